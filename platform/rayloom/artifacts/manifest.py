@@ -1,0 +1,121 @@
+"""What an artifact says about itself: what it is, where it came from, and every file's digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from rayloom.specs.base import Content
+
+MANIFEST_NAME = "manifest.json"
+WORK_NAME = ".work"
+"""Folder of resumable state inside an artifact in the making; never part of it."""
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """Relative to the artifact, with forward slashes."""
+    size_bytes: int
+    sha256: str
+
+
+class Parent(BaseModel):
+    """An artifact that this one was made from, and where the spec named it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    """Dotted path of the reference in the spec."""
+    name: str
+    version: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """`manifest.json`. It is written last: a folder without one is not an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    kind: str
+    name: str
+    version: str
+    """First 12 hexadecimal digits of the fingerprint of spec, parents' digests and stage version."""
+    content: Content
+    created_at: str
+    """UTC, ISO 8601."""
+    seconds: float
+    """Wall time of the run that finished it."""
+    spec: dict[str, Any]
+    stage_version: int
+    parents: tuple[Parent, ...]
+    licences: tuple[str, ...]
+    """Its own and those of all that it came from."""
+    code_version: str
+    packages: dict[str, str]
+    metrics: dict[str, Any]
+    files: tuple[FileEntry, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files' paths and digests: equal digests mean equal bytes."""
+        return digest_of(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage hands back when its files are written."""
+
+    content: Content
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Plain JSON values, nested as deep as they need; every number that the stage printed."""
+    licences: tuple[str, ...] = ()
+
+
+def digest_of(files: Iterable[FileEntry]) -> str:
+    lines = sorted(f"{file.path}\0{file.size_bytes}\0{file.sha256}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_entries(directory: Path) -> tuple[FileEntry, ...]:
+    """Size and digest of every file below `directory`, without the manifest and the work folder."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        if path.is_file() and relative.parts[0] not in (MANIFEST_NAME, WORK_NAME):
+            found.append(FileEntry(path=relative.as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)))
+    return tuple(found)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(kind: str, spec: dict[str, Any], parents: Iterable[Parent], stage_version: int) -> str:
+    """SHA-256 that names a result before it is made: equal fingerprints mean the same work."""
+    facts = {
+        "kind": kind,
+        "spec": spec,
+        "parents": sorted((parent.field, parent.digest) for parent in parents),
+        "stage_version": stage_version,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

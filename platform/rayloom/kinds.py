@@ -1,0 +1,75 @@
+"""The one table of job kinds: what a job file of each kind says, and which code runs, plans and reports it.
+
+Code is named as `module:function` and imported only when it is called, so that reading and checking stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.specs.base import JobSpec
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.evaluate import EvaluateSpec
+from rayloom.specs.export import MergeSpec, QuantizeSpec
+from rayloom.specs.ingest import ImportSpec
+from rayloom.specs.pipeline import PipelineSpec
+from rayloom.specs.serve import ServeSpec
+from rayloom.specs.train import TrainSpec
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job."""
+
+    spec: type[JobSpec]
+    stage: str
+    """`(spec, Build) -> Outcome`: makes the artifact."""
+    planner: str
+    """`(spec, parents by dotted path, job directory) -> PlanSheet`: what can be known without compute."""
+    reporter: str
+    """`(Artifact) -> list[Section]`: its part of the HTML report."""
+    version: int
+    """Raised when the stage's code would give another result for the same spec: old results are then not reused."""
+    foreground: str | None = None
+    """`(spec, parents, job directory) -> None`: what `rayloom run` does for a job that runs until it is stopped."""
+
+
+KINDS: dict[str, Kind] = {
+    "import": Kind(
+        ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
+    ),
+    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 1),
+    "train": Kind(TrainSpec, "rayloom.train.run:run", "rayloom.train.plan:plan", "rayloom.train.report:sections", 1),
+    "evaluate": Kind(
+        EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
+    ),
+    "merge": Kind(
+        MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 1
+    ),
+    "quantize": Kind(
+        QuantizeSpec,
+        "rayloom.export.quantize:run",
+        "rayloom.export.plan:plan_quantize",
+        "rayloom.export.report:sections",
+        1,
+    ),
+    "serve": Kind(
+        ServeSpec,
+        "rayloom.serve.run:check",
+        "rayloom.serve.plan:plan",
+        "rayloom.serve.report:sections",
+        1,
+        foreground="rayloom.serve.run:serve_until_stopped",
+    ),
+}
+
+SPECS: dict[str, type[JobSpec]] = {name: kind.spec for name, kind in KINDS.items()} | {"pipeline": PipelineSpec}
+
+
+def imported(code: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    module, _, function = code.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]

@@ -1,0 +1,81 @@
+"""What a person sees while a job runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for the person who runs the job; on standard error, so that output can be piped."""
+    console.print(text, markup=False)
+
+
+class Bar(ABC):
+    """Progress of one piece of work. `note` stands behind the numbers: `loss 3.21`."""
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self.note = ""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        self.note = note or self.note
+        self._show()
+
+    @abstractmethod
+    def _show(self) -> None: ...
+
+
+class _TerminalBar(Bar):
+    def __init__(self, label: str, total: int | None, unit: str, progress: Progress) -> None:
+        super().__init__(label, total, unit)
+        self._progress = progress
+        self._task = progress.add_task(label, total=total, note="", unit=unit)
+
+    def _show(self) -> None:
+        self._progress.update(self._task, completed=self.done, note=self.note)
+
+
+class _LineBar(Bar):
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        super().__init__(label, total, unit)
+        self._started = self._said = time.monotonic()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            of_total = f"/{self.total}" if self.total else ""
+            rate = self.done / (now - self._started)
+            say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s {self.note}".rstrip())
+
+
+@contextmanager
+def progress(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Bar]:
+    """A bar for work that takes over two seconds: `with progress("packing", n) as bar: bar.advance()`."""
+    if not sys.stderr.isatty():
+        yield _LineBar(label, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as display:
+        yield _TerminalBar(label, total, unit, display)

@@ -1,0 +1,67 @@
+"""One self-contained HTML page for an artifact: sections of text, tables and charts, no script and no outside file."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: .5rem 0; } th, td { padding: .25rem .8rem .25rem 0; text-align: left;
+border-bottom: 1px solid #e4e4e4; vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; } pre { background: #f6f6f4; padding: .8rem;
+overflow-x: auto; white-space: pre-wrap; } svg { max-width: 100%; height: auto; } .muted { color: #666; }
+@media (prefers-color-scheme: dark) { body { background: #16181b; color: #e6e6e6; } th, td { border-color: #333; }
+pre { background: #202326; } svg { background: #fff; border-radius: 4px; } .muted { color: #999; } }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and finished HTML below it. Make the HTML with `table`, `text` and `chart`, which escape."""
+
+    title: str
+    body: str
+
+
+def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The whole page as HTML."""
+    parts = [f"<h2>{html.escape(section.title)}</h2>\n{section.body}" for section in sections]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        f'<h1>{html.escape(title)}</h1>\n<p class="muted">{html.escape(subtitle)}</p>\n' + "\n".join(parts) + "\n"
+        "</body></html>\n"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
+
+
+def text(value: str) -> str:
+    return f"<pre>{html.escape(value)}</pre>"
+
+
+def chart(figure: Figure) -> str:
+    """A matplotlib figure (of its object interface, without pyplot) as inline SVG."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"<td>{html.escape(str(value))}</td>"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return f'<td class="number">{shown}</td>'

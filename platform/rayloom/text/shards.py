@@ -1,0 +1,203 @@
+"""Token shards: tokenised documents on disk, read by position without a scan.
+
+A folder holds `index.json` and, for each shard, three arrays of plain .npy (memory-mapped, never unpickled):
+`NNNNN.tokens.npy` the token ids one after the other, `NNNNN.documents.npy` where each document starts (int64), and,
+where not every token is trained, `NNNNN.trained.npy` (bool, one for each token). `rows.npy`, where it exists, fixes
+where packed rows start; otherwise a row is every `sequence_length_tokens` tokens.
+
+Shapes: T tokens in a row, at most the sequence length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.errors import InputError
+
+INDEX_NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row of T tokens; documents in it must not see each other."""
+
+    tokens: NDArray[np.int64]
+    """(T,) token ids."""
+    trained: NDArray[np.bool_]
+    """(T,) whether the token is a label. The first of each document never is: nothing in the row precedes it."""
+    positions: NDArray[np.int64]
+    """(T,) place in the document's part in this row; 0 begins a document."""
+
+
+class ShardWriter:
+    """Writes documents in order. `index.json` comes last, so a folder without it is unfinished."""
+
+    def __init__(
+        self,
+        directory: Path,
+        vocabulary_size: int,
+        tokenizer_digest: str,
+        shard_tokens: int = 50_000_000,
+        sequence_length_tokens: int | None = None,
+    ) -> None:
+        """`sequence_length_tokens`: the row length that `start_row` calls keep to; None for rows cut anywhere."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.shard_tokens = directory, shard_tokens
+        self.dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+        self.facts: dict[str, Any] = {
+            "format": 1,
+            "vocabulary_size": vocabulary_size,
+            "tokenizer_digest": tokenizer_digest,
+            "sequence_length_tokens": sequence_length_tokens,
+        }
+        self._shards: list[dict[str, int]] = []
+        self._rows: list[int] = []
+        self._total = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tokens: list[NDArray[Any]] = []
+        self._trained: list[NDArray[np.bool_]] = []
+        self._starts: list[int] = []
+        self._size = 0
+
+    def start_row(self) -> None:
+        """The next document begins a new packed row."""
+        self._rows.append(self._total)
+
+    def add(self, tokens: Sequence[int] | NDArray[Any], trained: NDArray[np.bool_] | None = None) -> None:
+        """Appends one document. `trained` (one for each token); None trains every token."""
+        array = np.asarray(tokens, dtype=self.dtype)
+        if not len(array):
+            return
+        self._starts.append(self._size)
+        self._tokens.append(array)
+        self._trained.append(np.ones(len(array), np.bool_) if trained is None else trained)
+        self._size += len(array)
+        self._total += len(array)
+        if self._size >= self.shard_tokens:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._size:
+            return
+        stem = self.directory / f"{len(self._shards):05d}"
+        np.save(f"{stem}.tokens.npy", np.concatenate(self._tokens), allow_pickle=False)
+        np.save(f"{stem}.documents.npy", np.asarray(self._starts, np.int64), allow_pickle=False)
+        trained = np.concatenate(self._trained)
+        if not trained.all():
+            np.save(f"{stem}.trained.npy", trained, allow_pickle=False)
+        self._shards.append({"num_tokens": self._size, "num_documents": len(self._starts)})
+        self._begin()
+
+    def close(self) -> None:
+        """Writes what is left, and the index."""
+        self._flush()
+        if self._rows:
+            np.save(self.directory / "rows.npy", np.asarray(self._rows, np.int64), allow_pickle=False)
+        index = self.facts | {"has_rows": bool(self._rows), "shards": self._shards}
+        (self.directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Shard:
+    first_token: int
+    num_tokens: int
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    trained: NDArray[np.bool_] | None
+
+
+class TokenShards:
+    """Reads a folder of shards. Rows are numbered from 0 over all shards.
+
+    Raises InputError where the folder is not one, or where its rows were packed for another length.
+    """
+
+    def __init__(self, directory: Path, sequence_length_tokens: int) -> None:
+        self.directory, self.sequence_length = directory, sequence_length_tokens
+        index = _read_index(directory)
+        self.vocabulary_size = int(index["vocabulary_size"])
+        self.tokenizer_digest = str(index["tokenizer_digest"])
+        packed_for = index["sequence_length_tokens"]
+        if packed_for is not None and packed_for != sequence_length_tokens:
+            what = f"These rows were packed for {packed_for} tokens, not for {sequence_length_tokens}"
+            raise InputError(what, where=str(directory), fix="Pack them again for this length.")
+        self._shards = list(_open_shards(directory, index["shards"]))
+        self.num_tokens = sum(shard.num_tokens for shard in self._shards)
+        self.num_documents = sum(len(shard.starts) for shard in self._shards)
+        self._first_tokens = np.asarray([shard.first_token for shard in self._shards])
+        self._rows: NDArray[np.int64] | None = None
+        if index["has_rows"]:
+            self._rows = np.append(np.load(directory / "rows.npy", allow_pickle=False), self.num_tokens)
+
+    def __len__(self) -> int:
+        """Number of rows; a last piece shorter than a row is left out where rows are cut anywhere."""
+        return len(self._rows) - 1 if self._rows is not None else self.num_tokens // self.sequence_length
+
+    def row(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        if self._rows is not None:
+            begin, end = int(self._rows[index]), int(self._rows[index + 1])
+        else:
+            begin, end = index * self.sequence_length, (index + 1) * self.sequence_length
+        return self._slice(begin, end)
+
+    def num_trained(self, index: int) -> int:
+        """How many labels row `index` has."""
+        return int(self.row(index).trained.sum())
+
+    def _slice(self, begin: int, end: int) -> Row:
+        tokens = np.empty(end - begin, np.int64)
+        trained = np.ones(end - begin, np.bool_)
+        starts = np.zeros(end - begin, np.bool_)
+        starts[0] = True
+        shard_number = int(np.searchsorted(self._first_tokens, begin, side="right")) - 1
+        filled = 0
+        while filled < end - begin:
+            shard = self._shards[shard_number]
+            low = begin + filled - shard.first_token
+            high = min(shard.num_tokens, end - shard.first_token)
+            part = slice(filled, filled + high - low)
+            tokens[part] = shard.tokens[low:high]
+            if shard.trained is not None:
+                trained[part] = shard.trained[low:high]
+            first, last = np.searchsorted(shard.starts, (low, high))
+            starts[shard.starts[first:last] - low + filled] = True
+            filled += high - low
+            shard_number += 1
+        places = np.arange(end - begin)
+        positions = places - np.maximum.accumulate(np.where(starts, places, 0))
+        return Row(tokens, trained & ~starts, positions)
+
+
+def _read_index(directory: Path) -> dict[str, Any]:
+    try:
+        index: dict[str, Any] = json.loads((directory / INDEX_NAME).read_text())
+    except FileNotFoundError:
+        fix = "Name a corpus made by a `clean` job."
+        raise InputError("There are no finished token shards here", where=str(directory), fix=fix) from None
+    return index
+
+
+def _open_shards(directory: Path, shards: list[dict[str, int]]) -> Iterator[_Shard]:
+    first = 0
+    for number, facts in enumerate(shards):
+        stem = str(directory / f"{number:05d}")
+        trained = Path(f"{stem}.trained.npy")
+        yield _Shard(
+            first,
+            facts["num_tokens"],
+            np.load(f"{stem}.tokens.npy", mmap_mode="r", allow_pickle=False),
+            np.load(f"{stem}.documents.npy", mmap_mode="r", allow_pickle=False),
+            np.load(trained, mmap_mode="r", allow_pickle=False) if trained.exists() else None,
+        )
+        first += facts["num_tokens"]
