@@ -132,6 +132,7 @@ def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: floa
         licences=tuple(sorted({*outcome.licences, *inherited})),
         code_version=rayloom.__version__,
         packages=_packages(),
+        headline=outcome.headline,
         metrics=outcome.metrics,
         files=file_entries(directory),
     )

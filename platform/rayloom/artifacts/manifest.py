@@ -63,6 +63,8 @@ class Manifest(BaseModel):
     """Its own and those of all that it came from."""
     code_version: str
     packages: dict[str, str]
+    headline: str = ""
+    """The result in one line, for tables: `perplexity 61.3 (unigram 702, bigram 148)`."""
     metrics: dict[str, Any]
     files: tuple[FileEntry, ...]
 
@@ -88,6 +90,8 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     """Plain JSON values, nested as deep as they need; every number that the stage printed."""
     licences: tuple[str, ...] = ()
+    headline: str = ""
+    """The result in one line, for tables: `perplexity 61.3 (unigram 702, bigram 148)`."""
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:

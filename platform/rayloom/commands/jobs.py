@@ -44,7 +44,7 @@ def run(file: Path, overrides: Sequence[str]) -> int:
     if isinstance(job.spec, PipelineSpec):
         from rayloom.pipeline.run import run_pipeline
 
-        return run_pipeline(job, store, load_job, run_job)
+        return run_pipeline(job.spec, job, store, load_job, run_job)
     foreground = KINDS[job.spec.kind].foreground
     if foreground is not None:
         imported(foreground)(job.spec, resolve(job, store).parents, job.directory)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.table import Table
+
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.observe.progress import say
+from rayloom.errors import RayloomError, SpecError
+from rayloom.observe.progress import console, say
+from rayloom.pipeline.graph import StageJob, check_graph
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
@@ -14,11 +19,51 @@ LoadJob = Callable[[Path, Sequence[str]], Job]
 RunJob = Callable[[Job, Store], tuple[Artifact, bool]]
 
 
-def run_pipeline(job: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:
-    """Runs every stage; returns the exit code 0. A stage's error ends the pipeline; what is finished stays finished."""
-    assert isinstance(job.spec, PipelineSpec)
-    stages = [(stage, load_job(job.directory / stage.job, stage.set)) for stage in job.spec.ordered()]
-    for stage, stage_job in stages:
-        artifact, made = run_job(stage_job, store)
-        say(f"{stage.name}: {artifact.id} {'made' if made else 'was finished already'}")
+def load_stages(spec: PipelineSpec, pipeline: Job, load_job: LoadJob) -> list[StageJob]:
+    """Every stage with its job, in running order. Raises SpecError with the problems of all files at once."""
+    stages: list[StageJob] = []
+    problems: list[str] = []
+    for stage in spec.ordered():
+        try:
+            stages.append(StageJob(stage, load_job(pipeline.directory / stage.job, stage.set)))
+        except SpecError as error:
+            problems += error.problems or (str(error),)
+        except RayloomError as error:
+            problems.append(f"stage {stage.name}: {error}")
+    if problems:
+        raise SpecError("Job files of this pipeline have problems", where=str(pipeline.file), problems=tuple(problems))
+    check_graph(stages, str(pipeline.file))
+    return stages
+
+
+def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:
+    """Runs every stage and prints what was made; returns the exit code.
+
+    A stage's error ends the pipeline, naming what is finished: the same command goes on from there.
+    """
+    stages = load_stages(spec, pipeline, load_job)
+    started = time.monotonic()
+    results: list[tuple[StageJob, Artifact, bool]] = []
+    for number, item in enumerate(stages, 1):
+        say(f"[{number}/{len(stages)}] {item.stage.name}")
+        try:
+            artifact, made = run_job(item.job, store)
+        except RayloomError:
+            done = ", ".join(finished.stage.name for finished, _, _ in results) or "nothing"
+            say(f"stage {item.stage.name} failed; finished before it: {done}. The same command continues there.")
+            raise
+        results.append((item, artifact, made))
+    console.print(_table(spec, results))
+    say(f"{len(stages)} stages in {time.monotonic() - started:.0f} s")
+    for line in spec.next_steps:
+        say(line)
     return 0
+
+
+def _table(spec: PipelineSpec, results: Sequence[tuple[StageJob, Artifact, bool]]) -> Table:
+    table = Table("stage", "artifact", "", "result", title=spec.name, title_justify="left")
+    for item, artifact, made in results:
+        manifest = artifact.manifest
+        when = f"{manifest.seconds:.0f} s" if made else "reused"
+        table.add_row(item.stage.name, manifest.id, when, manifest.headline)
+    return table

@@ -26,6 +26,8 @@ class PipelineSpec(JobSpec):
 
     kind: Literal["pipeline"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    next_steps: Annotated[tuple[str, ...], "unfingerprinted"] = ()
+    """Lines printed at the end, for the person who ran it."""
 
     @model_validator(mode="after")
     def _is_a_graph(self) -> Self:
