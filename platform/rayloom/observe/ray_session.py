@@ -1,0 +1,213 @@
+"""The Ray cluster that a command works on: the one at `RAY_ADDRESS`, or an embedded one that dies with the command.
+
+An embedded cluster is private: it listens on loopback only, asks for a token that never touches the disk, keeps its
+files in a folder of its own that is removed at exit, and gives the object store a small, fixed share of memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rayloom.errors import ResourceError
+
+GIB = 1 << 30
+MAX_OBJECT_STORE_BYTES = 2 * GIB
+OBJECT_STORE_SHARE = 0.2
+WAITING_SLOTS = 6
+"""Logical CPUs above the real cores, for actors that mostly wait: controllers, proxies, the actor beside an engine."""
+MAX_TEMPORARY_PATH_BYTES = 44
+"""A socket's path holds 107 bytes, of which Ray's session folder and the socket's name take 63."""
+STALE_SECONDS = 60.0
+"""A younger folder without a lock may be one that is just being made."""
+
+_PREFIX = "rayloom-ray-"
+# What an embedded cluster's processes inherit. A person's own setting of any of these wins.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Read by Ray on Linux too, whatever its name says: at 0, the node's address is 127.0.0.1, not the network's.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """The cluster that this process is connected to."""
+
+    address: str
+    is_embedded: bool
+    num_cores: int
+    """Real cores where the cluster is embedded (its logical CPUs are more), else the cluster's CPUs."""
+
+
+def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -> Session:
+    """The cluster at `RAY_ADDRESS`, else an embedded one; every later call in this process gives the same one.
+
+    The arguments matter only to the call that starts an embedded cluster. Raises ResourceError where no cluster
+    answers at `RAY_ADDRESS`, or where an embedded one cannot start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "local")
+    embedded = address == "local"
+    if embedded:
+        _set_environment()
+    import ray
+
+    if not ray.is_initialized():
+        if embedded:
+            _start_embedded(object_store_bytes or _object_store_share(), dashboard)
+        else:
+            _attach(address)
+    found = ray.get_runtime_context().gcs_address
+    cores = _usable_cores() if embedded else int(ray.cluster_resources().get("CPU", 1))
+    return Session(found, embedded, cores)
+
+
+def disconnect() -> None:
+    """Leaves the cluster; an embedded one ends, and its files go when the process ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    # All of these are read when Ray is imported, which another module may have done before.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "1"
+
+
+def _start_embedded(object_store_bytes: int, dashboard: bool) -> None:
+    import ray
+
+    _remove_stale()
+    folder, lock = _private_folder()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=_usable_cores() + WAITING_SLOTS,
+            object_store_memory=object_store_bytes,
+            include_dashboard=dashboard,
+            _temp_dir=str(folder / "r"),
+            **_quiet(),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        fix = "`rayloom doctor` shows what is short: memory, disk under the temporary folder, or file handles."
+        raise ResourceError(f"Ray did not start here: {error}", where=str(folder), fix=fix) from error
+    atexit.register(_end_embedded, folder, lock)
+
+
+def _attach(address: str) -> None:
+    import ray
+
+    if "://" in address:
+        what = "RAY_ADDRESS names a client or dashboard port, through which Rayloom's engines cannot run"
+        fix = "Give HOST:PORT of the cluster's head (6379), or use `rayloom submit --address URL`."
+        raise ResourceError(what, where=address, fix=fix)
+    _check_listening(address)
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
+    try:
+        ray.init(address=address, **_quiet())
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        fix = "Start or name the right cluster (and its RAY_AUTH_TOKEN), or unset RAY_ADDRESS to run on this machine."
+        raise ResourceError(f"No Ray cluster lets us in: {error}", where=f"RAY_ADDRESS={address}", fix=fix) from error
+
+
+def _check_listening(address: str) -> None:
+    """Fails at once where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            fix = "Start that cluster, name the right one, or unset RAY_ADDRESS to run on this machine."
+            raise ResourceError(f"No Ray cluster answers: {error}", where=f"RAY_ADDRESS={address}", fix=fix) from error
+
+
+def _has_token() -> bool:
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or Path("~/.ray/auth_token").expanduser().exists()
+
+
+def _quiet() -> dict[str, object]:
+    # Ray's own variable still turns the workers' output on, for looking into a problem.
+    wanted = None if "RAY_LOG_TO_DRIVER" in os.environ else False
+    return {"logging_level": logging.ERROR, "log_to_driver": wanted}
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _object_store_share() -> int:
+    from ray._common.utils import get_system_memory
+
+    shared_memory = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else MAX_OBJECT_STORE_BYTES
+    return int(min(MAX_OBJECT_STORE_BYTES, get_system_memory() * OBJECT_STORE_SHARE, shared_memory * 0.8))
+
+
+# -- the embedded cluster's folder: sessions, logs, spilled objects ----------------------------------------------------
+
+
+def _temporary_root() -> Path:
+    root = Path(tempfile.gettempdir())
+    inside = len(f"/{_PREFIX}12345678/r")
+    return root if len(bytes(root)) + inside <= MAX_TEMPORARY_PATH_BYTES else Path("/tmp")
+
+
+def _private_folder() -> tuple[Path, IO[str]]:
+    """A new folder that only this user can enter, and the lock that says that its cluster is alive.
+
+    Ray makes its own folder inside it, which it opens to everyone.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temporary_root()))
+    lock = (folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock
+
+
+def _end_embedded(folder: Path, lock: IO[str]) -> None:
+    import ray
+
+    ray.shutdown()
+    lock.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale() -> None:
+    """Removes what killed commands left: logs, and spilled objects, which can be large."""
+    for folder in _folders_of_this_user():
+        with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
+            if time.time() - folder.stat().st_mtime >= STALE_SECONDS:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders_of_this_user() -> Iterator[Path]:
+    for folder in _temporary_root().glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid():
+                yield folder
