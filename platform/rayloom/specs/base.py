@@ -12,18 +12,33 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.fields import FieldInfo
 
 Content = Literal["model", "adapter", "corpus", "dataset", "report"]
 """What an artifact holds, whichever kind of job made it."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field's pattern asks for, in words, for the person who broke it."""
+
+    text: str
+
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$"),
+    Rule("must be lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or digit, at most 63 of them"),
+]
 """A name for an artifact or stage: lower case, digits, `.`, `_`, `-`; at most 63 characters."""
 
 
 class Spec(BaseModel):
     """A typed piece of a job file. Unknown keys are errors; a spec never changes once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class JobSpec(Spec):
@@ -92,6 +107,9 @@ def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Ref
     elif isinstance(value, (tuple, list)):
         for index, item in enumerate(value):
             yield from _references_in(item, f"{path}.{index}", mark)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _references_in(item, f"{path}.{key}", mark)
     elif isinstance(value, str) and mark is not None:
         yield Reference(path, value, mark.contents)
 
@@ -102,6 +120,12 @@ def _metadata(annotation: Any, found: list[Any]) -> list[Any]:
     for inner in get_args(annotation):
         marks += _metadata(inner, [])
     return marks
+
+
+def rule_of(field: FieldInfo) -> str | None:
+    """What the field's pattern asks for in words, where its type says so."""
+    rules = [mark.text for mark in _metadata(field.annotation, field.metadata) if isinstance(mark, Rule)]
+    return rules[0] if rules else None
 
 
 def fingerprinted(spec: Spec) -> dict[str, Any]:

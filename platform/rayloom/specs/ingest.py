@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from rayloom.specs.base import JobSpec, Spec
+from rayloom.specs.base import JobSpec, Rule, Spec
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Rule("must be a SHA-256: 64 digits of 0-9 and a-f")
+]
 
 
 class PackageSource(Spec):
@@ -28,7 +30,9 @@ class HubSource(Spec):
     """A repository of the Hugging Face hub (or of the mirror that `HF_ENDPOINT` names)."""
 
     type: Literal["hub"]
-    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+    repository: Annotated[
+        str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$"), Rule("must be ORGANISATION/MODEL, as the hub shows it")
+    ]
     revision: str = "main"
     """Branch, tag or commit. What it resolved to stands in the manifest."""
     patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")

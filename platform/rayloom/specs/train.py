@@ -74,6 +74,8 @@ class ConversationData(Spec):
     """Rows taken from the sources that are not repeated, never trained on; the same rows for the same seed."""
     length_policy: Literal["error", "drop", "truncate"] = "error"
     """What to do with a conversation longer than sequence_length_tokens."""
+    max_length_policy_share: Share = 0.01
+    """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
     system: str | None = None
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
 

@@ -1,0 +1,168 @@
+"""What pydantic found, said plainly: dotted path, rule, the value that breaks it, the nearest word that would fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from rayloom.specs.base import rule_of
+from rayloom.specs.cross_fields import broken_rules
+from rayloom.specs.document import Document, Path, Problem, dotted
+from rayloom.specs.schema_walk import Spot, keys_of, locate, models_of, tags_of
+
+Context = Mapping[str, Any]
+
+_CLOSE = 0.8
+"""How near a word must be where all choices are printed beside it anyway."""
+_MOST_KEYS = 12
+
+_RULES: dict[str, Callable[[Context], str]] = {
+    "missing": lambda _: "this key is missing",
+    "int_type": lambda _: "must be a whole number",
+    "int_from_float": lambda _: "must be a whole number",
+    "float_type": lambda _: "must be a number",
+    "finite_number": lambda _: "must be a finite number",
+    "string_type": lambda _: "must be text",
+    "bool_type": lambda _: "must be true or false",
+    "model_type": lambda _: "must be a mapping of keys to values",
+    "dict_type": lambda _: "must be a mapping of keys to values",
+    "tuple_type": lambda _: "must be a list",
+    "list_type": lambda _: "must be a list",
+    "greater_than": lambda context: f"must be more than {context['gt']:g}",
+    "greater_than_equal": lambda context: f"must be at least {_number(context['ge'])}",
+    "less_than": lambda context: f"must be less than {context['lt']:g}",
+    "less_than_equal": lambda context: f"must be at most {_number(context['le'])}",
+    "too_short": lambda context: f"must have at least {_entries(context['min_length'])}",
+    "too_long": lambda context: f"must have at most {_entries(context['max_length'])}",
+    "string_too_short": lambda context: f"must have at least {context['min_length']} characters",
+    "string_too_long": lambda context: f"must have at most {context['max_length']} characters",
+    "value_error": lambda context: str(context["error"]),
+}
+
+
+def problems_of(details: Iterable[ErrorDetails], document: Document, root: type[BaseModel]) -> list[Problem]:
+    """Every problem of a document, in the order of its lines, rules between fields included."""
+    found = [(detail, locate(detail["loc"], root)) for detail in details]
+    broken = {_place(detail, spot) for detail, spot in found} | _misspelt(found)
+    said = [(spot, _rule(detail, spot), detail) for detail, spot in _without_echoes(found)]
+    problems = [document.problem(_place(d, spot), _text(_place(d, spot), rule, d)) for spot, rule, d in _joined(said)]
+    for path, rule in broken_rules(root, document.values, broken):
+        problems.append(document.problem(path, f"{dotted(path) or '(the file)'}: {rule}"))
+    return list(dict.fromkeys(problems))
+
+
+def nearest(word: object, known: Iterable[str], closeness: float = 0.6) -> str:
+    """`; did you mean X?` where a known word is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=closeness)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _place(detail: ErrorDetails, spot: Spot) -> Path:
+    """Where the problem stands; a union's tag has a key of its own."""
+    return (*spot.path, "type") if detail["type"].startswith("union_tag_") else spot.path
+
+
+def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
+    """The known keys that unknown ones were meant to be: their values are unknown, not absent."""
+    meant = set()
+    for detail, spot in found:
+        if detail["type"] == "extra_forbidden" and spot.owner is not None:
+            near = difflib.get_close_matches(str(spot.path[-1]), keys_of(spot.owner), n=1)
+            meant |= {(*spot.path[:-1], key) for key in near}
+    return meant
+
+
+def _without_echoes(found: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorDetails, Spot]]:
+    """Leaves out what only follows from another problem.
+
+    A list whose entries are wrong is also "too short" to pydantic; a union's branches that did not come as far as
+    another add nothing.
+    """
+    kept = []
+    for detail, spot in found:
+        deeper = [s.path for _, s in found if s.path[: len(spot.path)] == spot.path and len(s.path) > len(spot.path)]
+        is_short_echo = detail["type"] == "too_short" and deeper
+        is_branch_echo = spot.union_path == spot.path and deeper
+        if not is_short_echo and not is_branch_echo:
+            kept.append((detail, spot))
+    return kept
+
+
+def _joined(said: list[tuple[Spot, str, ErrorDetails]]) -> list[tuple[Spot, str, ErrorDetails]]:
+    """The branches of one union as one problem: `must be a list, or must be 'all-linear'`."""
+    kept: dict[object, tuple[Spot, str, ErrorDetails]] = {}
+    for number, (spot, rule, detail) in enumerate(said):
+        key = spot.path if spot.union_path == spot.path else number
+        before = f"{kept[key][1]}, or " if key in kept else ""
+        kept[key] = (spot, before + rule, detail)
+    return list(kept.values())
+
+
+def _rule(detail: ErrorDetails, spot: Spot) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(spot)
+    if kind == "literal_error":
+        return _choice(spot.annotation, detail["input"])
+    if kind.startswith("union_tag_"):
+        return _tag(detail, spot)
+    if kind == "string_pattern_mismatch":
+        return (spot.field and rule_of(spot.field)) or f"must match the pattern {context['pattern']}"
+    if kind in _RULES:
+        quotes = kind == "string_type" and isinstance(detail["input"], (bool, int, float))
+        return _RULES[kind](context) + (": put it in quotes" if quotes else "")
+    return detail["msg"]
+
+
+def _unknown_key(spot: Spot) -> str:
+    if spot.owner is None:
+        return "unknown key"
+    keys, tags = keys_of(spot.owner), tags_of(spot.owner)
+    where = f" where type is {tags[0]}" if "type" in keys and tags else ""
+    near = nearest(spot.path[-1], keys)
+    listed = ", ".join(keys) if len(keys) <= _MOST_KEYS else f"{', '.join(keys[:_MOST_KEYS])} and more"
+    return f"unknown key{where}" + (near or f"; the keys here are {listed}")
+
+
+def _choice(annotation: Any, value: Any) -> str:
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return f"must be {_one_of(choices)}{nearest(value, [c for c in choices if isinstance(c, str)], _CLOSE)}"
+
+
+def _tag(detail: ErrorDetails, spot: Spot) -> str:
+    tags = [tag for model in models_of(spot.annotation) for tag in tags_of(model) if isinstance(tag, str)]
+    if detail["type"] == "union_tag_not_found":
+        return f"this key is missing; it must be {_one_of(tags)}"
+    return f"must be {_one_of(tags)}{nearest(detail['input'].get('type'), tags, _CLOSE)}"
+
+
+def _text(path: Path, rule: str, detail: ErrorDetails) -> str:
+    value = detail["input"]
+    if detail["type"] == "union_tag_invalid":
+        value = value.get("type")
+    is_said = detail["type"] in ("missing", "extra_forbidden", "union_tag_not_found") or isinstance(value, (dict, list))
+    return f"{dotted(path) or '(the file)'}: {rule}" + ("" if is_said else f" (it is {_shown(value)})")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "empty", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _one_of(choices: Iterable[Any]) -> str:
+    texts = [str(choice) for choice in choices]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,105 @@
+"""References, fingerprints and defaults of every kind's spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from rayloom.kinds import KINDS, SPECS
+from rayloom.specs.base import JobSpec, ModelRef, Reference, Spec, TunedRef, fingerprinted, references
+from rayloom.specs.ingest import ImportSpec
+from rayloom.specs.train import TrainSpec
+
+
+class Part(Spec):
+    model: ModelRef
+    note: Annotated[str, "unfingerprinted"] = ""
+    size: int = 1
+
+
+class WholeSpec(JobSpec):
+    kind: Literal["whole"]
+    base: ModelRef | None = None
+    parts: tuple[Part, ...] = ()
+    by_name: dict[str, TunedRef] = {}  # noqa: RUF012 (pydantic copies it)
+    text: str = "artifact:not-a-reference"
+
+
+WHOLE = WholeSpec(
+    kind="whole",
+    name="w",
+    base="artifact:one",
+    parts=(Part(model="hf://a/b@main", note="x"), Part(model="./folder")),
+    by_name={"x": "artifact:two@0123456789ab"},
+)
+
+
+def test_references_are_found_at_every_depth_with_what_they_may_hold() -> None:
+    assert list(references(WHOLE)) == [
+        Reference("base", "artifact:one", ("model",)),
+        Reference("parts.0.model", "hf://a/b@main", ("model",)),
+        Reference("parts.1.model", "./folder", ("model",)),
+        Reference("by_name.x", "artifact:two@0123456789ab", ("model", "adapter")),
+    ]
+
+
+@pytest.mark.parametrize("text", ["artifact:a", "artifact:a.b-c_d@0123ab", "hf://a/b", "hf://a/b@v1/x", "/x", "~/x"])
+def test_references_that_can_be_followed_are_taken(text: str) -> None:
+    assert Part(model=text).model == text
+
+
+@pytest.mark.parametrize("text", ["", "a", "artifact:", "artifact:A", "artifact:a@xyz", "hf://a", "hf://a/b/c"])
+def test_other_references_are_refused_with_the_right_form(text: str) -> None:
+    with pytest.raises(ValidationError, match="must be"):
+        Part(model=text)
+
+
+def test_what_cannot_change_the_result_is_not_fingerprinted() -> None:
+    plain = fingerprinted(WHOLE)
+    assert "description" not in plain
+    assert plain["parts"] == [{"model": "hf://a/b@main", "size": 1}, {"model": "./folder", "size": 1}]
+    assert json.loads(json.dumps(plain)) == plain
+    assert fingerprinted(WHOLE.model_copy(update={"description": "other"})) == plain
+    assert fingerprinted(WHOLE.model_copy(update={"text": "other"})) != plain
+
+
+def test_a_spec_never_changes() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        WHOLE.name = "other"
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+def test_every_kind_of_job_has_its_own_literal_kind(kind: str) -> None:
+    assert SPECS[kind].model_fields["kind"].annotation == Literal[kind]
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+def test_every_class_of_a_spec_has_a_docstring_for_editors_to_show(kind: str) -> None:
+    schema = SPECS[kind].model_json_schema()
+    for name, definition in {kind: schema, **schema.get("$defs", {})}.items():
+        assert definition.get("description"), f"{name} has no docstring"
+
+
+def test_a_spec_that_was_written_to_a_manifest_can_be_read_back() -> None:
+    spec = TrainSpec.model_validate(
+        {
+            "kind": "train", "name": "x", "base": "artifact:m", "learning_rate": 1e-3, "global_batch_tokens": 1024,
+            "num_steps": 3, "data": {"type": "corpus", "corpus": "artifact:c"}, "adapter": {"type": "lora"},
+        }
+    )  # fmt: skip
+    assert TrainSpec.model_validate(json.loads(spec.model_dump_json(by_alias=True))) == spec
+
+
+def test_versions_of_stages_are_positive() -> None:
+    assert all(kind.version >= 1 for kind in KINDS.values())
+
+
+def test_a_digest_of_the_wrong_form_is_refused() -> None:
+    with pytest.raises(ValidationError, match="sha256"):
+        ImportSpec.model_validate(
+            {"kind": "import", "name": "x", "licence": "MIT", "content": {"type": "dataset"},
+             "source": {"type": "package", "package": "p", "version": "1", "sha256": "abc"}}
+        )  # fmt: skip
