@@ -1,0 +1,115 @@
+"""Data sets of conversations made into packed token shards, every row accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rayloom.errors import InputError
+from rayloom.specs.train import ConversationData
+from rayloom.text.conversation_counts import ConversationCounts, SplitCounts
+from rayloom.text.packing import best_fit_decreasing
+from rayloom.text.render import Renderer, Sample
+from rayloom.text.rendered_rows import RenderedRow, render_rows
+from rayloom.text.shards import ShardWriter
+from rayloom.text.tokenizer_digest import tokenizer_digest
+
+
+def prepare(
+    data: ConversationData,
+    datasets: Mapping[str, Path],
+    renderer: Renderer,
+    sequence_length_tokens: int,
+    seed: int,
+    out: Path,
+) -> ConversationCounts:
+    """Writes token shards to `out/train` and `out/heldout`, the same bytes for the same arguments.
+
+    `datasets`: where each data set's files are, by the reference's dotted path in the train spec
+    (`data.sources.0.dataset`). Raises InputError with every unusable row by number, or where the length policy forbids.
+    """
+    counts = ConversationCounts()
+    rows = render_rows(data, datasets, renderer, seed, counts)
+    rows = _apply_length_policy(rows, data, sequence_length_tokens, counts)
+    heldout, train = split_heldout(rows, data.heldout_rows, seed, counts)
+    digest = tokenizer_digest(renderer.tokenizer)
+    for name, part, split in (("train", train, counts.train), ("heldout", heldout, counts.heldout)):
+        writer = ShardWriter(out / name, len(renderer.tokenizer), digest, sequence_length_tokens=sequence_length_tokens)
+        _write(part, name == "train", sequence_length_tokens, seed, writer, split)
+    return counts
+
+
+def _apply_length_policy(
+    rows: list[RenderedRow], data: ConversationData, limit: int, counts: ConversationCounts
+) -> list[RenderedRow]:
+    too_long = [row for row in rows if row.length_tokens > limit]
+    share = len(too_long) / len(rows) if rows else 0.0
+    if not too_long:
+        return rows
+    named = ", ".join(f"{row.origin} ({row.length_tokens})" for row in too_long[:5])
+    what = f"{len(too_long)} of {len(rows)} rows are longer than sequence_length_tokens ({limit}): {named}"
+    longest = max(row.length_tokens for row in too_long)
+    if data.length_policy == "error":
+        fix = f"Raise sequence_length_tokens to {longest}, set max_row_tokens, or choose a length_policy."
+        raise InputError(what, fix=fix)
+    if share > data.max_length_policy_share:
+        fix = f"Raise sequence_length_tokens to {longest}, or data.max_length_policy_share."
+        raise InputError(f"{what}; that is {share:.1%}, over max_length_policy_share", fix=fix)
+    if data.length_policy == "drop":
+        counts.left_out["longer_than_sequence_length"] = len(too_long)
+        return [row for row in rows if row.length_tokens <= limit]
+    counts.truncated_rows = len(too_long)
+    return [_truncated(row, limit) if row.length_tokens > limit else row for row in rows]
+
+
+def _truncated(row: RenderedRow, limit: int) -> RenderedRow:
+    samples = tuple(Sample(sample.tokens[:limit], sample.trained[:limit]) for sample in row.samples)
+    if not all(sample.num_trained for sample in samples):
+        fix = "Raise sequence_length_tokens, or drop such rows with length_policy: drop."
+        raise InputError(f"No trained token is left of {row.origin} after truncation to {limit} tokens", fix=fix)
+    return RenderedRow(row.origin, samples, row.source, row.repeat, row.digest)
+
+
+def split_heldout(
+    rows: Sequence[RenderedRow], num_heldout: int, seed: int, counts: ConversationCounts
+) -> tuple[list[RenderedRow], list[RenderedRow]]:
+    """Held-out rows, chosen by the seed from sources that are not repeated, and the rest without their duplicates."""
+    distinct = {row.digest: index for index, row in reversed(list(enumerate(rows))) if row.repeat == 1}
+    candidates = sorted(distinct.values())
+    if len(candidates) < 2 * num_heldout:
+        what = f"heldout_rows is {num_heldout}, but the sources with repeat: 1 have {len(candidates)} different rows"
+        raise InputError(what, fix=f"Hold out at most {len(candidates) // 2}, or add rows.")
+    picked = np.random.default_rng([seed, len(rows)]).permutation(len(candidates))[:num_heldout]
+    heldout = [rows[candidates[i]] for i in sorted(picked)]
+    digests = {row.digest for row in heldout}
+    train = [row for row in rows if row.digest not in digests]
+    duplicates = len(rows) - len(heldout) - len(train)
+    if duplicates:
+        counts.left_out["same_as_a_heldout_row"] = duplicates
+    return heldout, train
+
+
+def _write(
+    rows: Sequence[RenderedRow], is_repeated: bool, length: int, seed: int, writer: ShardWriter, split: SplitCounts
+) -> None:
+    samples = list(_repeated(rows, is_repeated))
+    packed = best_fit_decreasing([len(sample.tokens) for sample in samples], length)
+    # Best fit leaves the longest first; a run that ends early should have seen all kinds.
+    for row in np.random.default_rng([seed, len(packed)]).permutation(len(packed)):
+        writer.start_row()
+        for index in packed[row]:
+            writer.add(samples[index].tokens, np.asarray(samples[index].trained, np.bool_))
+    writer.close()
+    split.rows = sum(row.repeat if is_repeated else 1 for row in rows)
+    split.samples, split.packed_rows = len(samples), len(packed)
+    split.tokens = sum(len(sample.tokens) for sample in samples)
+    split.trained_tokens = sum(sample.num_trained for sample in samples)
+    split.filled_share = round(split.tokens / (len(packed) * length), 4)
+
+
+def _repeated(rows: Sequence[RenderedRow], is_repeated: bool) -> Iterator[Sample]:
+    for row in rows:
+        for _ in range(row.repeat if is_repeated else 1):
+            yield from row.samples

@@ -1,0 +1,232 @@
+"""Conversations as token ids and a mask of what is trained, exactly as the vLLM server computes its prompts.
+
+At each assistant turn the server sees the ids of the prompt, rendered with its generation prompt, and the model answers
+with ids up to a stop token. So that is what is trained on: prompt ids, then answer ids with the end-of-turn token.
+Tokenising the whole conversation at once gives other ids wherever a token spans the seam.
+
+A turn's prompt usually begins with exactly the ids of the turn before and its answer; all turns are then one sample.
+Where it does not (a template that drops earlier reasoning, a tokenizer that splits the seam otherwise), the turn begins
+a new sample, in which earlier answers are context only. Every answer is trained once, in the context that it will have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from rayloom.errors import InputError
+from rayloom.text.messages import ConversationError, Message, as_served, tools_as_served
+from rayloom.text.turns import check_turns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning"})
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the form of the chat API; an assistant message with `train: false` is context only."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    origin: str = ""
+    """Where it was read, for messages to people: `file.json row 7`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids to train on, and which of them are labels."""
+
+    tokens: list[int]
+    trained: list[bool]
+
+    @property
+    def num_trained(self) -> int:
+        return sum(self.trained)
+
+
+class Renderer:
+    """One model's tokenizer, chat template and stop tokens.
+
+    Raises InputError where there is no template, or where it cannot render an answer that ends in a stop token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_tokens: Collection[int] = (), where: str = "") -> None:
+        """`stop_tokens`: ids at which the server stops, beside the tokenizer's own end-of-sequence token."""
+        self.tokenizer, self.where = tokenizer, where
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self.stop_tokens = frozenset([*own, *stop_tokens])
+        self._stop_texts = tuple(str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_tokens)))
+        self.template = self._chat_template()
+        self._probe()
+
+    @classmethod
+    def of_model(cls, directory: Path) -> Renderer:
+        """The renderer of a model folder; stop tokens are those of its generation_config.json, as in the server."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        return cls(tokenizer, _stop_tokens(directory / "generation_config.json"), where=str(directory))
+
+    # -- prompts ---------------------------------------------------------------------------------------------------
+
+    def prompt_text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The prompt that the server renders for these messages, up to where the answer begins."""
+        return self._text(as_served(messages, self.template), tools, True)
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """The ids that the server computes for these messages."""
+        return self._ids([self.prompt_text(messages, tools)])[0]
+
+    # -- samples to train on ---------------------------------------------------------------------------------------
+
+    def samples(self, conversation: Conversation) -> list[Sample]:
+        """What to train on: one sample, or several where a later prompt does not continue an earlier one.
+
+        Raises ConversationError naming what is wrong with the conversation.
+        """
+        messages = conversation.messages
+        check_turns(messages)
+        self._check_answers(messages)
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        pairs = [self._prompt_and_turn(messages[: index + 1], conversation.tools) for index in turns]
+        ids = self._ids([text for prompt, turn in pairs for text in (prompt, prompt + turn)])
+        joined = _Joined()
+        for number, (index, (_, turn)) in enumerate(zip(turns, pairs, strict=True)):
+            prompt, whole = ids[2 * number : 2 * number + 2]
+            joined.add(prompt, self._answer(prompt, whole, turn), bool(messages[index].get("train", True)))
+        samples = [sample for sample in joined.finished() if sample.num_trained]
+        if not samples:
+            raise ConversationError("no token is trained: every assistant message says `train: false`")
+        self._check_beginning(samples[0].tokens)
+        return samples
+
+    def _prompt_and_turn(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, str]:
+        """The prompt before the last message, and the text that the template adds for that message."""
+        served = as_served(messages, self.template)
+        prompt, whole = self._text(served[:-1], tools, True), self._text(served, tools, False)
+        if not whole.startswith(prompt):
+            opening = _differing(prompt, whole)
+            raise ConversationError(
+                f"message {len(messages)}: the chat template opens the answer with {opening!r} in a prompt, but writes "
+                "the finished turn otherwise, so that the server would never see what is trained here"
+            )
+        return prompt, whole[len(prompt) :]
+
+    def _answer(self, prompt: list[int], whole: list[int], turn: str) -> list[int]:
+        """The answer's ids up to its stop token."""
+        # In context where the prompt's ids stay as they are (a tokenizer may put a space before a text that begins),
+        # by itself where a token would span the seam: the server's prompt ends at the seam whatever follows.
+        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids([turn])[0]
+        for place, token in enumerate(rest):
+            if token in self.stop_tokens:
+                answer = rest[: place + 1]
+                break
+        else:
+            raise ConversationError(f"the chat template ends the turn without a stop token ({self._named_stops()})")
+        if not self._same_text(prompt + rest, whole):
+            raise ConversationError("the tokenizer cannot split the text between prompt and answer")
+        return answer
+
+    def _same_text(self, left: list[int], right: list[int]) -> bool:
+        return left == right or self._decoded(left) == self._decoded(right)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def _check_answers(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        for number, message in enumerate(messages, 1):
+            if message["role"] != "assistant":
+                continue
+            said = json.dumps([message.get(key) for key in ("content", "tool_calls")], ensure_ascii=False)
+            for text in self._stop_texts:
+                if text in said:
+                    raise ConversationError(f"message {number}: the answer contains the stop token {text}")
+
+    def _check_beginning(self, tokens: list[int]) -> None:
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and tokens[:2] == [begin, begin]:
+            raise ConversationError(f"the text begins with {self.tokenizer.bos_token} twice")
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _text(self, served: list[Message], tools: Sequence[Mapping[str, Any]], open_answer: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                served,
+                tools=tools_as_served(tools),
+                chat_template=self.template,
+                add_generation_prompt=open_answer,
+                tokenize=False,
+            )
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise ConversationError(f"the chat template cannot render it: {error}") from error
+        return str(text)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        # The template writes every special token itself; a tokenizer that adds its own would double the first.
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _chat_template(self) -> str:
+        try:
+            return str(self.tokenizer.get_chat_template())
+        except ValueError:
+            fix = "Train an instruction-tuned model, or put a chat_template.jinja beside the weights."
+            raise InputError("This model has no chat template", where=self.where, fix=fix) from None
+
+    def _probe(self) -> None:
+        try:
+            prompt, turn = self._prompt_and_turn(_PROBE, ())
+            ids = self._ids([prompt, prompt + turn])
+            self._answer(ids[0], ids[1], turn)
+        except ConversationError as error:
+            fix = "Correct the template, or eos_token_id in generation_config.json."
+            what = f"This model's chat template cannot be trained on: {error}"
+            raise InputError(what, where=self.where, fix=fix) from None
+
+    def _named_stops(self) -> str:
+        return ", ".join(self._stop_texts) or "this model has none"
+
+
+class _Joined:
+    """Turns put together into as few samples as their prompts allow."""
+
+    def __init__(self) -> None:
+        self._samples: list[Sample] = []
+        self._tokens: list[int] = []
+        self._trained: list[bool] = []
+
+    def add(self, prompt: list[int], answer: list[int], is_trained: bool) -> None:
+        if prompt[: len(self._tokens)] == self._tokens:
+            self._trained += [False] * (len(prompt) - len(self._tokens))
+        else:
+            self._samples.append(Sample(self._tokens, self._trained))
+            self._trained = [False] * len(prompt)
+        self._tokens = prompt + answer
+        self._trained += [is_trained] * len(answer)
+
+    def finished(self) -> list[Sample]:
+        return [*self._samples, Sample(self._tokens, self._trained)]
+
+
+def _differing(prompt: str, whole: str) -> str:
+    same = next(
+        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+    )
+    return prompt[same : same + 40]
+
+
+def _stop_tokens(generation_config: Path) -> list[int]:
+    if not generation_config.exists():
+        return []
+    named = json.loads(generation_config.read_text()).get("eos_token_id")
+    return [] if named is None else [named] if isinstance(named, int) else list(named)

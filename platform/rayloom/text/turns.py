@@ -1,0 +1,45 @@
+"""Whether messages take turns as a conversation does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rayloom.text.messages import ConversationError
+
+_MAY_FOLLOW = {
+    "": ("system", "developer", "user"),
+    "system": ("user",),
+    "developer": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant", "user"),
+}
+
+
+def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ConversationError where the roles do not alternate as a conversation does, or an answer is empty."""
+    before = ""
+    for number, message in enumerate(messages, 1):
+        role = message.get("role")
+        if role not in _MAY_FOLLOW:
+            known = ", ".join(list(_MAY_FOLLOW)[1:])
+            raise ConversationError(f"message {number} has the role {role!r}; roles are {known}")
+        if role not in _MAY_FOLLOW[before]:
+            after = f"after {before}" if before else "at the beginning"
+            expected = " or ".join(_MAY_FOLLOW[before])
+            raise ConversationError(f"message {number} is from {role} {after}; there must be {expected}")
+        if role == "assistant" and not _says_something(message):
+            raise ConversationError(f"message {number} is an empty answer")
+        if role != "assistant" and message.get("train"):
+            raise ConversationError(f"message {number} is from {role}; only the assistant's messages are trained")
+        before = str(role)
+    if before != "assistant":
+        raise ConversationError(f"ends with a message from {before}" if before else "has no messages")
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, str):
+        content = content.strip()
+    return bool(content or message.get("tool_calls"))

@@ -1,0 +1,104 @@
+"""Four formats of rows become the same conversations, and rows that lack something say what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayloom.errors import InputError
+from rayloom.text.formats import conversation, read_rows
+from rayloom.text.messages import ConversationError
+
+ASKED = {"role": "user", "content": "Who are you?"}
+SAID = {"role": "assistant", "content": "I am Loomie."}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "row", "messages"),
+    [
+        ("alpaca", {"instruction": "Who are you?", "input": "", "output": "I am Loomie."}, [ASKED, SAID]),
+        (
+            "alpaca",
+            {"instruction": "Add", "input": "1 2", "output": "3", "system": "S", "history": [["a", "b"]]},
+            [
+                {"role": "system", "content": "S"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "Add\n1 2"},
+                {"role": "assistant", "content": "3"},
+            ],
+        ),
+        ("messages", {"messages": [ASKED, SAID]}, [ASKED, SAID]),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "I am Loomie."}]},
+            [ASKED, SAID],
+        ),
+        ("prompt_completion", {"prompt": "Who are you?", "completion": "I am Loomie."}, [ASKED, SAID]),
+        ("prompt_completion", {"prompt": [ASKED], "completion": [SAID]}, [ASKED, SAID]),
+    ],
+)
+def test_formats(format_name: str, row: dict[str, Any], messages: list[dict[str, str]]) -> None:
+    assert list(conversation(row, format_name, {}, "x").messages) == messages
+
+
+def test_placeholders_are_filled_everywhere_in_a_row() -> None:
+    row = {"messages": [ASKED, {"role": "assistant", "content": "I am {{name}} by {{author}}, {{other}}."}]}
+    read = conversation(row, "messages", {"name": "Loomie", "author": "us"}, "x")
+    assert read.messages[1]["content"] == "I am Loomie by us, {{other}}."
+
+
+def test_function_calls_of_sharegpt_become_tool_calls() -> None:
+    row = {
+        "conversations": [
+            {"from": "human", "value": "Weather?"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Bern"}}'},
+            {"from": "observation", "value": "sunny"},
+            {"from": "gpt", "value": "Sunny."},
+        ],
+        "tools": '[{"name": "weather"}]',
+    }
+    read = conversation(row, "sharegpt", {}, "x")
+    assert [m["role"] for m in read.messages] == ["user", "assistant", "tool", "assistant"]
+    assert read.messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Bern"}}
+    assert read.tools == ({"name": "weather"},)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "row", "problem"),
+    [
+        ("alpaca", {"question": "a"}, "no column instruction and output; its columns are question"),
+        ("messages", {"messages": "a"}, "not a list of messages"),
+        ("sharegpt", {"conversations": [{"from": "cat", "value": "a"}]}, "from 'cat'"),
+        ("sharegpt", {"conversations": [{"from": "function_call", "value": "{"}]}, "not JSON"),
+        ("sharegpt", {"conversations": [{"from": "gpt"}]}, "no text under `value`"),
+        ("messages", ["a"], "not a JSON object"),
+        ("messages", {"messages": [], "tools": "{"}, "`tools` is not JSON"),
+    ],
+)
+def test_rows_that_lack_something_say_what(format_name: str, row: Any, problem: str) -> None:
+    with pytest.raises(ConversationError, match=problem):
+        conversation(row, format_name, {}, "x")
+
+
+def test_rows_are_read_from_lists_and_from_lines_in_the_order_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"n": 1}\n\n{"n": "line\u2028break"}\n')
+    (tmp_path / "a.json").write_text(json.dumps([{"n": 3}, {"n": 4}]))
+    assert [origin for origin, _ in read_rows(tmp_path, "*")] == [
+        "a.json row 1", "a.json row 2", "b.jsonl row 1", "b.jsonl row 2",
+    ]  # fmt: skip
+    assert [row for _, row in read_rows(tmp_path / "b.jsonl", "**")] == [{"n": 1}, {"n": "line\u2028break"}]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n{"n": \n')
+    with pytest.raises(InputError, match="Line 2 is not JSON"):
+        list(read_rows(tmp_path, "*.jsonl"))
+    with pytest.raises(InputError, match="No file of this data set matches"):
+        list(read_rows(tmp_path, "*.csv"))
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as rows"):
+        list(read_rows(tmp_path, "*.jsonl"))
