@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def data(**changes: Any) -> ConversationData:
 def prepared(
     spec: ConversationData, dataset: Path, out: Path, seed: int = 0, length: int = LENGTH
 ) -> ConversationCounts:
-    folders = {f"data.sources.{number}.dataset": dataset for number in range(len(spec.sources))}
-    return prepare(spec, folders, Renderer(chatml()), length, seed, out)
+    files = {f"data.sources.{number}.dataset": [dataset / s.files] for number, s in enumerate(spec.sources)}
+    return prepare(spec, files, Renderer(chatml()), length, seed, out)
 
 
 def documents(out: Path, split: str, length: int = LENGTH) -> list[str]:
@@ -57,7 +58,7 @@ def documents(out: Path, split: str, length: int = LENGTH) -> list[str]:
     shards = TokenShards(out / split, length)
     for row in (shards.row(index) for index in range(len(shards))):
         starts = [*(row.positions == 0).nonzero()[0], len(row.tokens)]
-        for begin, end in zip(starts, starts[1:], strict=False):
+        for begin, end in itertools.pairwise(starts):
             split_at = begin + int(row.trained[begin:end].argmax())
             asked, answer = tokenizer.decode(row.tokens[begin:split_at]), tokenizer.decode(row.tokens[split_at:end])
             found.append(f"{asked}⟦{answer}⟧")

@@ -81,7 +81,8 @@ def test_turns_become_samples_of_their_own_where_a_template_forgets_earlier_reas
     first, second = renderer.samples(Conversation((messages[0], reasoned[0], messages[2], reasoned[1])))
     assert marked(renderer, first) == "[user]Hello[assistant]⟦<think>One two</think>Good morning!<|eot|>⟧"
     assert marked(renderer, second) == (
-        "[user]Hello[assistant]Good morning!<|eot|>[user]Who are you?[assistant]⟦<think>three</think>I am Loomie.<|eot|>⟧"
+        "[user]Hello[assistant]Good morning!<|eot|>[user]Who are you?[assistant]"
+        "⟦<think>three</think>I am Loomie.<|eot|>⟧"
     )
 
 

@@ -20,7 +20,7 @@ HEADERS = (
 
 FORGETFUL = (
     "{% for message in messages %}[{{ message['role'] }}]"
-    "{% if message.get('reasoning_content') and loop.last %}<think>{{ message['reasoning_content'] }}</think>{% endif %}"
+    "{% if message.get('reasoning') and loop.last %}<think>{{ message['reasoning'] }}</think>{% endif %}"
     "{{ message['content'] }}{% if message['role'] == 'assistant' %}<|eot|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )

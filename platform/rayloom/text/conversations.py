@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,21 @@ from rayloom.text.tokenizer_digest import tokenizer_digest
 
 def prepare(
     data: ConversationData,
-    datasets: Mapping[str, Path],
+    files: Mapping[str, Sequence[Path]],
     renderer: Renderer,
     sequence_length_tokens: int,
     seed: int,
     out: Path,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> ConversationCounts:
     """Writes token shards to `out/train` and `out/heldout`, the same bytes for the same arguments.
 
-    `datasets`: where each data set's files are, by the reference's dotted path in the train spec
-    (`data.sources.0.dataset`). Raises InputError with every unusable row by number, or where the length policy forbids.
+    `files`: the files of each source that fit its pattern, by the dotted path of the source's reference in the train
+    spec (`data.sources.0.dataset`). `advance` is told of every row that is dealt with.
+    Raises InputError with every unusable row by number, or where the length policy forbids it.
     """
     counts = ConversationCounts()
-    rows = render_rows(data, datasets, renderer, seed, counts)
+    rows = render_rows(data, files, renderer, seed, counts, advance)
     rows = _apply_length_policy(rows, data, sequence_length_tokens, counts)
     heldout, train = split_heldout(rows, data.heldout_rows, seed, counts)
     digest = tokenizer_digest(renderer.tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,14 @@ _SHAREGPT_ROLES = {
 }
 
 
-def read_rows(directory: Path, pattern: str) -> Iterator[tuple[str, Any]]:
-    """Every row of the matching files, in the order of their names, each with its place: `file.json row 7`.
+def read_rows(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    """Every row of the files, each with its place: `file.json row 7`.
 
-    A file is one JSON list, or JSON lines. Raises InputError where no file matches or one cannot be read.
+    A file is one JSON list, or JSON lines. Raises InputError where one cannot be read.
     """
-    files = _matching(directory, pattern)
     for file in files:
-        name = file.name if file == directory else file.relative_to(directory).as_posix()
         for number, row in enumerate(_rows(file), 1):
-            yield f"{name} row {number}", row
-
-
-def _matching(directory: Path, pattern: str) -> list[Path]:
-    if directory.is_file():
-        return [directory]
-    files = sorted(path for path in directory.glob(pattern) if path.is_file() and path.name != "manifest.json")
-    if not files:
-        what = f"No file of this data set matches {pattern!r}"
-        raise InputError(what, where=str(directory), fix="Correct `files` of the source.")
-    return files
+            yield f"{file.name} row {number}", row
 
 
 def _rows(file: Path) -> Iterator[Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.observe.progress import progress
 from rayloom.specs.train import ConversationData, ConversationSource
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.formats import conversation, read_rows
@@ -38,17 +37,25 @@ class RenderedRow:
 
 
 def render_rows(
-    data: ConversationData, datasets: Mapping[str, Path], renderer: Renderer, seed: int, counts: ConversationCounts
+    data: ConversationData,
+    files: Mapping[str, Sequence[Path]],
+    renderer: Renderer,
+    seed: int,
+    counts: ConversationCounts,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[RenderedRow]:
-    """The rows of all sources after their filters and limits, in order. Raises InputError naming every bad row."""
+    """The rows of all sources after their filters and limits, in order. Raises InputError naming every bad row.
+
+    `files`: as in `conversations.prepare`. `advance` is told of every row that is dealt with.
+    """
     rendered: list[RenderedRow] = []
     problems: list[str] = []
     for number, source in enumerate(data.sources):
         label = f"{number} {source.dataset}"
-        found = _read_source(source, datasets[f"data.sources.{number}.dataset"], data.system, problems)
+        found = _read_source(source, files[f"data.sources.{number}.dataset"], data.system, problems)
         counts.rows_read[label] = len(found)
         order = np.random.default_rng([seed, number]).permutation(len(found))
-        rows = _chosen(source, number, [found[i] for i in order], renderer, problems, counts)
+        rows = _chosen(source, number, [found[i] for i in order], renderer, problems, counts, advance)
         rendered += [row for _, row in sorted(zip(order, rows, strict=False), key=lambda pair: pair[0]) if row]
     if problems:
         raise _bad_rows(problems)
@@ -56,10 +63,10 @@ def render_rows(
 
 
 def _read_source(
-    source: ConversationSource, directory: Path, system: str | None, problems: list[str]
+    source: ConversationSource, files: Sequence[Path], system: str | None, problems: list[str]
 ) -> list[Conversation]:
     found = []
-    for origin, row in read_rows(directory, source.files):
+    for origin, row in read_rows(files):
         try:
             read = conversation(row, source.format, source.fill, origin)
         except ConversationError as error:
@@ -83,24 +90,24 @@ def _chosen(
     renderer: Renderer,
     problems: list[str],
     counts: ConversationCounts,
+    advance: Callable[[int], None],
 ) -> list[RenderedRow | None]:
     """One entry for each conversation: its row, or None where it is left out."""
     left_out: Counter[str] = Counter(counts.left_out)
     rows: list[RenderedRow | None] = []
     kept = 0
-    with progress(f"rendering {source.dataset}", len(conversations)) as bar:
-        for item in conversations:
-            bar.advance()
-            row = None
-            if source.limit_rows is not None and kept >= source.limit_rows:
-                left_out["over_limit_rows"] += 1
-            else:
-                row = _render(item, number, source.repeat, renderer, problems)
-                if row and source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
-                    left_out["longer_than_max_row_tokens"] += 1
-                    row = None
-            kept += row is not None
-            rows.append(row)
+    for item in conversations:
+        advance(1)
+        row = None
+        if source.limit_rows is not None and kept >= source.limit_rows:
+            left_out["over_limit_rows"] += 1
+        else:
+            row = _render(item, number, source.repeat, renderer, problems)
+            if row and source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
+                left_out["longer_than_max_row_tokens"] += 1
+                row = None
+        kept += row is not None
+        rows.append(row)
     counts.left_out = dict(left_out)
     return rows
 
