@@ -1,0 +1,68 @@
+"""Packed rows as tensors that a model reads.
+
+Shapes: B rows, S positions (the longest row's length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+NO_LABEL = -100
+"""Marks a position that predicts nothing."""
+
+
+class PackedRow(Protocol):
+    """What a row must have, wherever it was read from."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def trained(self) -> NDArray[np.bool_]: ...
+    @property
+    def positions(self) -> NDArray[np.int64]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several documents each. A document begins where its position is 0 and must not see its neighbours."""
+
+    tokens: torch.Tensor
+    """(B, S) token ids."""
+    positions: torch.Tensor
+    """(B, S) place inside the document."""
+    labels: torch.Tensor
+    """(B, S) the token that this position must predict, or NO_LABEL."""
+
+    @property
+    def num_labels(self) -> int:
+        return int((self.labels != NO_LABEL).sum())
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.positions, self.labels))
+        return type(self)(*moved)
+
+
+def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
+    """Each position predicts the next token of its row where that token is trained.
+
+    Shorter rows are filled up at their end with a document of padding that has no label and that nobody sees.
+    """
+    length = max(len(row.tokens) for row in rows)
+    tokens = np.full((len(rows), length), padding_token, np.int64)
+    positions = np.zeros((len(rows), length), np.int64)
+    labels = np.full((len(rows), length), NO_LABEL, np.int64)
+    for index, row in enumerate(rows):
+        size = len(row.tokens)
+        tokens[index, :size] = row.tokens
+        positions[index, :size] = row.positions
+        positions[index, size:] = np.arange(length - size)
+        labels[index, : size - 1] = np.where(row.trained[1:], row.tokens[1:], NO_LABEL)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(labels))

@@ -1,0 +1,152 @@
+"""The loss of a model's labels, and nothing computed where there is no label.
+
+The whole model runs up to its output head; hidden states of labelled positions are taken there, and head and
+cross-entropy go over them in chunks, so that no (positions × vocabulary) tensor ever exists.
+
+Shapes: N labelled positions, D hidden size, V vocabulary, C positions in a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from rayloom.score.batches import NO_LABEL, Batch
+
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""C × V, by device: small enough for a CPU's cache, large enough to keep a GPU busy."""
+
+
+class LabelLoss(nn.Module):
+    """Wraps a causal, masked or sequence-to-sequence model; calling it with a batch gives the sum of −log p(label)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
+        labelled = batch.labels != NO_LABEL
+        hidden = self._hidden_states(batch, labelled)
+        return self._head_loss(hidden, batch.labels[labelled])
+
+    def _hidden_states(self, batch: Batch, labelled: Tensor) -> Tensor:
+        """(N, D): what the model would have handed to its head."""
+        taken: list[Tensor] = []
+
+        def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden = inputs[0]
+            # Virtual tokens of prompt methods stand before the row's own.
+            taken.append(hidden[:, hidden.shape[1] - labelled.shape[1] :][labelled])
+            return (taken[0][:0], *inputs[1:])
+
+        hook = _head(self.model).register_forward_pre_hook(take)
+        try:
+            # Packing is found from positions only without cache and mask (transformers' masking_utils).
+            self.model(input_ids=batch.tokens, position_ids=batch.positions, attention_mask=None, use_cache=False)
+        finally:
+            hook.remove()
+        return taken[0]
+
+    def _head_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        head = _head(self.model)
+        scale = _LogitScale.of(self.model)
+        config: Any = self.model.config
+        chunk = max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 24) // int(config.vocab_size))
+        if type(head) is nn.Linear and scale.is_identity:
+            return _linear_head_loss(hidden, head.weight, head.bias, labels, chunk)
+        total = hidden.sum(dtype=torch.float32) * 0.0  # without a label there is still a graph to go back through
+        for begin in range(0, len(labels), chunk):
+            part = slice(begin, begin + chunk)
+            total = total + checkpoint(_chunk_loss, head, scale, hidden[part], labels[part], use_reentrant=False)
+        return total
+
+
+def _head(model: nn.Module) -> nn.Module:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Module):
+        raise TypeError(f"{type(model).__name__} has no output head over a vocabulary")
+    return head
+
+
+class _LogitScale:
+    """What some architectures do to logits behind the head: a factor, then a soft cap."""
+
+    def __init__(self, factor: float, cap: float | None) -> None:
+        self.factor, self.cap = factor, cap
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _LogitScale:
+        config: Any = model.config
+        # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma 2 caps.
+        factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", 1.0))
+        return cls(factor, getattr(config, "final_logit_softcapping", None))
+
+    @property
+    def is_identity(self) -> bool:
+        return self.factor == 1.0 and self.cap is None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        logits = logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def _chunk_loss(head: nn.Module, scale: _LogitScale, hidden: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(scale(head(hidden)).float(), labels, reduction="sum")
+
+
+def _linear_head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
+        return _LinearHeadLoss.apply(hidden, weight, bias, labels, chunk)  # type: ignore[no-any-return, no-untyped-call]
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for begin in range(0, len(labels), chunk):
+        part = slice(begin, begin + chunk)
+        logits = functional.linear(hidden[part], weight, bias).float()
+        total += functional.cross_entropy(logits, labels[part], reduction="sum")
+    return total
+
+
+class _LinearHeadLoss(torch.autograd.Function):
+    """Linear head and summed cross-entropy whose gradients are made in the forward pass, chunk by chunk.
+
+    The loss is a sum, so its gradients are known up to the factor that arrives later; nothing of size V is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+        needs_weight, needs_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for begin in range(0, len(labels), chunk):
+            part = slice(begin, begin + chunk)
+            log_p = functional.linear(hidden[part], weight, bias).float().log_softmax(dim=-1)
+            picked = labels[part, None]
+            total -= log_p.gather(1, picked).sum()
+            logits_grad = log_p.exp_().scatter_add_(1, picked, torch.full_like(picked, -1, dtype=log_p.dtype))
+            if bias_grad is not None:
+                bias_grad += logits_grad.sum(dim=0)
+            logits_grad = logits_grad.to(weight.dtype)
+            hidden_grad[part] = logits_grad @ weight
+            if weight_grad is not None:
+                weight_grad += logits_grad.T @ hidden[part]
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        factor = grads[0]
+        return (
+            (hidden_grad * factor).to(ctx.dtype),
+            None if weight_grad is None else (weight_grad * factor).to(ctx.dtype),
+            None if bias_grad is None else (bias_grad * factor).to(ctx.dtype),
+            None,
+            None,
+        )
