@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import rayloom
-from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import (
     WORK_NAME,
     Manifest,
@@ -21,7 +22,7 @@ from rayloom.artifacts.manifest import (
     fingerprint,
 )
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.errors import InputError
+from rayloom.errors import InputError, ResourceError
 from rayloom.specs.base import JobSpec, Reference, fingerprinted
 
 RECORDED_PACKAGES = (
@@ -59,6 +60,8 @@ class ResolvedJob:
     stage_version: int
     parents: Mapping[str, Artifact]
     job_directory: Path
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """Stamps of what the spec names that is no artifact, by dotted path."""
 
     def parent_records(self) -> tuple[Parent, ...]:
         return tuple(
@@ -68,7 +71,8 @@ class ResolvedJob:
 
     @property
     def version(self) -> str:
-        return fingerprint(self.spec.kind, fingerprinted(self.spec), self.parent_records(), self.stage_version)[:12]
+        parents = self.parent_records()
+        return fingerprint(self.spec.kind, fingerprinted(self.spec), parents, self.stage_version, self.outside)[:12]
 
 
 def check_content(reference: Reference, manifest: Manifest) -> None:
@@ -91,30 +95,48 @@ def build(
     folder is handed to the next; anything else that it left is removed.
     """
     name, version = job.spec.name, job.version
-    directory = store.building_directory(name, version)
-    with exclusive(directory.parent / f".{version}.lock", on_wait):
+    finished = store.manifest(name, version)
+    if finished is not None:
+        store.make_current(finished)
+        return store.open(finished), False
+    with store.builder(name, version, on_wait) as check_lease, _room_on_disk(store):
         finished = store.manifest(name, version)
         if finished is not None:
-            store.make_current(finished)
             return store.open(finished), False
+        directory = store.building_directory(name, version)
         _clear(directory)
         work = directory / WORK_NAME
         work.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         outcome = stage(job.spec, Build(store, directory, work, job.parents, job.job_directory, version))
-        shutil.rmtree(work)
         manifest = _manifest(job, outcome, directory, time.monotonic() - started)
-        store.publish(directory, manifest)
-    return store.open(manifest), True
+        store.publish(directory, manifest, check_lease)
+        # Only now: a builder killed while it published still has all that it needs to do so again.
+        shutil.rmtree(work, ignore_errors=True)
+        return store.open(manifest), True
+
+
+@contextmanager
+def _room_on_disk(store: Store) -> Iterator[None]:
+    """Says plainly that a disk is full, wherever in the stage or in publishing it filled."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = str(error.filename or store.uri)
+        fix = "Free space (`rayloom artifacts gc` shows what can go) and run the same command again: it continues."
+        raise ResourceError("The disk is full; nothing was published", where=where, fix=fix) from error
 
 
 def _clear(directory: Path) -> None:
-    if directory.exists():
-        for entry in directory.iterdir():
-            if entry.is_dir() and entry.name != WORK_NAME:
+    """Removes what an earlier builder left, apart from its work folder."""
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            if entry.name != WORK_NAME:
                 shutil.rmtree(entry)
-            elif not entry.is_dir():
-                entry.unlink()
+        else:
+            entry.unlink()
 
 
 def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: float) -> Manifest:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from rayloom.specs.base import Content
 
@@ -18,12 +18,20 @@ WORK_NAME = ".work"
 """Folder of resumable state inside an artifact in the making; never part of it."""
 
 
+def _inside(path: str) -> str:
+    """A manifest may come from a stranger: no file of it may stand outside its folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        raise ValueError(f"{path!r} is not a path inside the artifact")
+    return path
+
+
 class FileEntry(BaseModel):
     """One file of an artifact."""
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
+    path: Annotated[str, AfterValidator(_inside)]
     """Relative to the artifact, with forward slashes."""
     size_bytes: int
     sha256: str
@@ -100,13 +108,13 @@ def digest_of(files: Iterable[FileEntry]) -> str:
 
 
 def file_entries(directory: Path) -> tuple[FileEntry, ...]:
-    """Size and digest of every file below `directory`, without the manifest and the work folder."""
+    """Size and digest of every file below `directory` by path, without the manifest and the work folder."""
     found = []
-    for path in sorted(directory.rglob("*")):
+    for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in (MANIFEST_NAME, WORK_NAME):
             found.append(FileEntry(path=relative.as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda file: file.path))
 
 
 def sha256_of(path: Path) -> str:
@@ -114,12 +122,35 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(kind: str, spec: dict[str, Any], parents: Iterable[Parent], stage_version: int) -> str:
-    """SHA-256 that names a result before it is made: equal fingerprints mean the same work."""
+def fingerprint(
+    kind: str,
+    spec: dict[str, Any],
+    parents: Iterable[Parent],
+    stage_version: int,
+    outside: Mapping[str, str] | None = None,
+) -> str:
+    """SHA-256 that names a result before it is made: equal fingerprints mean the same work.
+
+    `outside`: stamps of what the spec names that is no artifact, such as a folder on a disk.
+    """
     facts = {
         "kind": kind,
         "spec": spec,
         "parents": sorted((parent.field, parent.digest) for parent in parents),
         "stage_version": stage_version,
+        "outside": dict(outside or {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def stamp_of_path(path: Path) -> str:
+    """SHA-256 over names, sizes and times of change of the files at `path`: a cheap sign that they are the same.
+
+    A copy of the same files has another stamp; they are then read again and give an artifact of the same digest.
+    """
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    lines = []
+    for file in files:
+        facts = file.stat()
+        lines.append(f"{file.relative_to(path).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 from pydantic import ValidationError
 
+from rayloom.artifacts.durable import flush, write_durably
+from rayloom.artifacts.lease import leased
 from rayloom.artifacts.lock import exclusive
-from rayloom.artifacts.manifest import MANIFEST_NAME, Manifest, file_entries
-from rayloom.errors import InputError
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
+from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
 
@@ -43,7 +47,7 @@ class Store:
     """
 
     def __init__(self, uri: str, cache: Path | None = None) -> None:
-        self.filesystem, root = fsspec.core.url_to_fs(uri)
+        self.filesystem, root = _filesystem(uri)
         self.is_local = "file" in _protocols(self.filesystem)
         self.root = str(Path(root).resolve()) if self.is_local else root.rstrip("/")
         self.uri = self.root if self.is_local else uri.rstrip("/")
@@ -71,6 +75,26 @@ class Store:
             return Path(self.location(name, version))
         return self.cache / "staging" / _safe(self.uri) / name / version
 
+    @contextmanager
+    def builder(self, name: str, version: str, on_wait: Callable[[], None]) -> Iterator[Callable[[], None]]:
+        """Makes this process the only builder of a version; gives a check that raises where it no longer is.
+
+        On a local folder (also one shared by NFS 4) the kernel's file lock serves; on an object store, a lease.
+        """
+        directory = self.building_directory(name, version)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            fix = "Name a folder that you may write to with RAYLOOM_STORE (and RAYLOOM_CACHE for a remote store)."
+            raise ResourceError(f"The store cannot be written to: {reason}", where=str(directory), fix=fix) from None
+        with exclusive(directory.parent / f".{version}.lock", on_wait):
+            if self.is_local:
+                yield lambda: None
+            else:
+                with leased(self.filesystem, f"{self.root}/{name}/.{version}.lease", on_wait) as lease:
+                    yield lease.check
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def manifest(self, name: str, version: str) -> Manifest | None:
@@ -78,83 +102,142 @@ class Store:
         place = f"{self.location(name, version)}/{MANIFEST_NAME}"
         try:
             text = self.filesystem.cat_file(place)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            return Manifest.model_validate_json(text)
+            manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             said = error.errors(include_url=False)[0]["msg"]
-            fix = f"Remove it with `rayloom artifacts gc {name}@{version}` and run its job again."
-            raise InputError(f"The manifest of {name}@{version} is damaged: {said}", where=place, fix=fix) from None
+        else:
+            if (manifest.name, manifest.version) == (name, version):
+                return manifest
+            said = f"it says that it is {manifest.id}"
+        fix = f"Remove it with `rayloom artifacts gc {name}@{version}` and run its job again."
+        raise InputError(f"The manifest of {name}@{version} is damaged: {said}", where=place, fix=fix)
+
+    def names(self) -> list[str]:
+        return self._folders(self.root)
+
+    def folders(self, name: str) -> list[str]:
+        """The versions of a name that have a folder, finished or not."""
+        return self._folders(f"{self.root}/{name}")
 
     def manifests(self) -> Iterator[Manifest]:
-        """Every finished artifact, by name and then by age."""
-        for name in self._folders(self.root):
+        """Every finished artifact, by name and then by age. Raises InputError at a damaged one."""
+        for name in self.names():
             yield from self.versions(name)
 
     def versions(self, name: str) -> list[Manifest]:
         """The finished versions of a name, oldest first."""
-        found = [self.manifest(name, version) for version in self._folders(f"{self.root}/{name}")]
+        found = [self.manifest(name, version) for version in self.folders(name)]
         return sorted((m for m in found if m is not None), key=lambda m: m.created_at)
 
     def resolve(self, reference: str) -> Manifest:
         """The manifest that NAME, NAME@VERSION (or its beginning), with or without `artifact:`, names."""
         name, _, version = reference.removeprefix("artifact:").partition("@")
-        known = self.versions(name) if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) else []
-        if version:
-            known = [manifest for manifest in known if manifest.version.startswith(version)]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            known = []
+        elif version:
+            known = self._beginning_with(name, version, reference)
         else:
-            current = self._current_version(name)
-            known = [manifest for manifest in known if manifest.version == current] or known
+            current = self.current_version(name)
+            pointed_at = self.manifest(name, current) if current else None
+            known = [pointed_at] if pointed_at else self.versions(name)
         if not known:
-            names = ", ".join(self._folders(self.root)) or "nothing yet"
+            names = ", ".join(self.names()) or "nothing yet"
             fix = f"Run the job that makes it first, or check the name; the store holds: {names}."
             raise InputError(f"There is no artifact {reference}", where=self.uri, fix=fix)
         return known[-1]
+
+    def _beginning_with(self, name: str, version: str, reference: str) -> list[Manifest]:
+        found = [self.manifest(name, folder) for folder in self.folders(name) if folder.startswith(version)]
+        known = [manifest for manifest in found if manifest is not None]
+        if len(known) > 1:
+            ids = ", ".join(manifest.id for manifest in known)
+            raise InputError(f"{reference} could be any of {ids}", where=self.uri, fix="Write more of the version.")
+        return known
+
+    def current_version(self, name: str) -> str | None:
+        """The version that `artifact:NAME` means, or None where no job has said so."""
+        place = f"{self.root}/{name}/{CURRENT_NAME}"
+        try:
+            return str(json.loads(self.filesystem.cat_file(place))["version"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError):
+            fix = "Remove this file; the next run of the job that makes it writes it anew."
+            raise InputError(f"The pointer to the current {name} is damaged", where=place, fix=fix) from None
 
     def open(self, manifest: Manifest) -> Artifact:
         """The artifact with its files on this machine's disk."""
         if self.is_local:
             return Artifact(manifest, Path(self.location(manifest.name, manifest.version)))
-        target = self.cache / "artifacts" / manifest.digest
+        target = self._cached(manifest)
         with exclusive(target.with_suffix(".lock")):
             if not (target / MANIFEST_NAME).exists():
                 self._fetch(manifest, target)
         return Artifact(manifest, target)
 
+    def _cached(self, manifest: Manifest) -> Path:
+        return self.cache / "artifacts" / manifest.digest
+
     def _fetch(self, manifest: Manifest, target: Path) -> None:
+        """Fetches what is not here yet; files that an interrupted fetch finished are kept."""
         source = self.location(manifest.name, manifest.version)
         for file in manifest.files:
             place = target / file.path
+            if place.is_file() and sha256_of(place) == file.sha256:
+                continue
             place.parent.mkdir(parents=True, exist_ok=True)
             self.filesystem.get_file(f"{source}/{file.path}", str(place))
         if file_entries(target) != manifest.files:
+            shutil.rmtree(target)
             fix = "Check it with `rayloom artifacts verify` and run its job again."
             raise InputError(f"{manifest.id} came damaged out of the store", where=self.uri, fix=fix)
-        (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2))
+        write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def publish(self, directory: Path, manifest: Manifest) -> None:
-        """Makes a finished folder an artifact: files first, the manifest last and at once, then `current`."""
+    def publish(self, directory: Path, manifest: Manifest, check_lease: Callable[[], None] = lambda: None) -> None:
+        """Makes a finished folder an artifact: files first, the manifest last and at once, then `current`.
+
+        `check_lease` raises where this process is no longer the builder.
+        """
         text = manifest.model_dump_json(indent=2)
-        target = self.location(manifest.name, manifest.version)
         if self.is_local:
-            _write_durably(directory / MANIFEST_NAME, text)
+            for file in manifest.files:
+                flush(directory / file.path)
+            write_durably(directory / MANIFEST_NAME, text)
         else:
+            target = self.location(manifest.name, manifest.version)
+            check_lease()
+            self.filesystem.makedirs(target, exist_ok=True)
             for file in manifest.files:
                 self.filesystem.makedirs(f"{target}/{file.path}".rsplit("/", 1)[0], exist_ok=True)
                 self.filesystem.put_file(str(directory / file.path), f"{target}/{file.path}")
-            self.filesystem.pipe_file(f"{target}/{MANIFEST_NAME}", text.encode())
+            check_lease()
+            # An object store's write is whole or not at all; others only promise that of a rename.
+            self.filesystem.pipe_file(f"{target}/.{MANIFEST_NAME}", text.encode())
+            self.filesystem.mv(f"{target}/.{MANIFEST_NAME}", f"{target}/{MANIFEST_NAME}")
+            self._keep_here(directory, manifest)
         self.make_current(manifest)
+
+    def _keep_here(self, directory: Path, manifest: Manifest) -> None:
+        """What was made on this machine need not be fetched back: its staging folder becomes the cached copy."""
+        target = self._cached(manifest)
+        with exclusive(target.with_suffix(".lock")):
+            if not target.exists():
+                shutil.rmtree(directory / WORK_NAME, ignore_errors=True)
+                directory.rename(target)
+                write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
     def make_current(self, manifest: Manifest) -> None:
         """From now on `artifact:NAME` means this version."""
-        if self._current_version(manifest.name) == manifest.version:
-            return
         place, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
+        if self.filesystem.exists(place) and self.filesystem.cat_file(place) == text.encode():
+            return
         if self.is_local:
-            _write_durably(Path(place), text)
+            write_durably(Path(place), text)
         else:
             self.filesystem.pipe_file(place, text.encode())
 
@@ -168,14 +251,8 @@ class Store:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _current_version(self, name: str) -> str | None:
-        try:
-            text = self.filesystem.cat_file(f"{self.root}/{name}/{CURRENT_NAME}")
-        except FileNotFoundError:
-            return None
-        return str(json.loads(text)["version"])
-
     def _folders(self, place: str) -> list[str]:
+        self.filesystem.invalidate_cache(place)
         if not self.filesystem.isdir(place):
             return []
         entries = self.filesystem.ls(place, detail=True)
@@ -192,11 +269,13 @@ def _safe(uri: str) -> str:
     return re.sub(r"[^\w.-]+", "-", uri)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    """Appears whole or not at all, also when the power goes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    fix = "RAYLOOM_STORE takes a folder or a URI such as s3://bucket/prefix."
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        what = f"This store needs a package that is not installed: {error}"
+        raise InputError(what, where=uri, fix="Install it beside Rayloom.") from None
+    except ValueError as error:
+        raise InputError(f"This is no place for a store: {error}", where=uri, fix=fix) from None
+    return filesystem, root

@@ -1,0 +1,36 @@
+"""A small kind of job and its stage, for tests of the store and of building."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rayloom.artifacts.build import Build, ResolvedJob
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact
+from rayloom.specs.base import JobSpec
+
+
+class NoteSpec(JobSpec):
+    """Writes a text."""
+
+    kind: Literal["note"] = "note"
+    text: str = "hello"
+
+
+def write_note(spec: JobSpec, build: Build) -> Outcome:
+    assert isinstance(spec, NoteSpec)
+    (build.directory / "texts").mkdir()
+    (build.directory / "texts" / "note.txt").write_text(spec.text)
+    (build.directory / "length.txt").write_text(str(len(spec.text)))
+    return Outcome("report", metrics={"characters": len(spec.text)}, licences=("MIT",), headline="written")
+
+
+def note(
+    text: str = "hello",
+    name: str = "note",
+    parents: dict[str, Artifact] | None = None,
+    stage_version: int = 1,
+    outside: dict[str, str] | None = None,
+) -> ResolvedJob:
+    return ResolvedJob(NoteSpec(name=name, text=text), stage_version, parents or {}, Path("/nowhere"), outside or {})
