@@ -9,7 +9,7 @@ import pytest
 
 from rayloom.errors import SpecError
 from rayloom.kinds import SPECS
-from rayloom.pipeline.run import load_stages
+from rayloom.pipeline.graph import load_stages
 from rayloom.specs.load import Job, load
 from rayloom.specs.pipeline import PipelineSpec
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from rayloom.errors import SpecError
-from rayloom.specs.base import references
+from rayloom.errors import RayloomError, SpecError
+from rayloom.specs.base import Reference, references
 from rayloom.specs.load import Job
-from rayloom.specs.pipeline import Stage
+from rayloom.specs.pipeline import PipelineSpec, Stage
+
+LoadJob = Callable[[Path, Sequence[str]], Job]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,23 @@ class StageJob:
 
     stage: Stage
     job: Job
+
+
+def load_stages(spec: PipelineSpec, pipeline: Job, load_job: LoadJob) -> list[StageJob]:
+    """Every stage with its job, in running order. Raises SpecError with the problems of all files at once."""
+    stages: list[StageJob] = []
+    problems: list[str] = []
+    for stage in spec.ordered():
+        try:
+            stages.append(StageJob(stage, load_job(pipeline.directory / stage.job, stage.set)))
+        except SpecError as error:
+            problems += error.problems or (str(error),)
+        except RayloomError as error:
+            problems.append(f"stage {stage.name}: {error}")
+    if problems:
+        raise SpecError("Job files of this pipeline have problems", where=str(pipeline.file), problems=tuple(problems))
+    check_graph(stages, str(pipeline.file))
+    return stages
 
 
 def check_graph(stages: Sequence[StageJob], source: str) -> None:
@@ -42,6 +62,17 @@ def check_graph(stages: Sequence[StageJob], source: str) -> None:
                 )
     if problems:
         raise SpecError("The stages do not fit together", where=source, problems=tuple(problems))
+
+
+def outside_references(stages: Sequence[StageJob]) -> list[tuple[StageJob, Reference]]:
+    """The artifacts that stages use and no stage makes: they must be in the store before the first stage runs."""
+    made = {item.job.spec.name for item in stages}
+    return [
+        (item, reference)
+        for item in stages
+        for reference in references(item.job.spec)
+        if reference.text.startswith("artifact:") and reference.text.removeprefix("artifact:") not in made
+    ]
 
 
 def _all_needs(stages: Sequence[StageJob]) -> dict[str, set[str]]:

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.table import Table
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.errors import RayloomError, SpecError
+from rayloom.errors import RayloomError
 from rayloom.observe.progress import console, say
-from rayloom.pipeline.graph import StageJob, check_graph
+from rayloom.pipeline.graph import LoadJob, StageJob, load_stages
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
-LoadJob = Callable[[Path, Sequence[str]], Job]
 RunJob = Callable[[Job, Store], tuple[Artifact, bool]]
-
-
-def load_stages(spec: PipelineSpec, pipeline: Job, load_job: LoadJob) -> list[StageJob]:
-    """Every stage with its job, in running order. Raises SpecError with the problems of all files at once."""
-    stages: list[StageJob] = []
-    problems: list[str] = []
-    for stage in spec.ordered():
-        try:
-            stages.append(StageJob(stage, load_job(pipeline.directory / stage.job, stage.set)))
-        except SpecError as error:
-            problems += error.problems or (str(error),)
-        except RayloomError as error:
-            problems.append(f"stage {stage.name}: {error}")
-    if problems:
-        raise SpecError("Job files of this pipeline have problems", where=str(pipeline.file), problems=tuple(problems))
-    check_graph(stages, str(pipeline.file))
-    return stages
 
 
 def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:

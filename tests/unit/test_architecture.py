@@ -1,0 +1,176 @@
+"""The plan of the house, read off the imports: floors, light specs, Ray at the edge, names and sizes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "platform" / "rayloom"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS: dict[str, int] = {
+    **dict.fromkeys(("errors", "specs"), 0),
+    **dict.fromkeys(("artifacts", "text", "score", "observe"), 1),
+    **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 2),
+    **dict.fromkeys(("tune", "pipeline", "submit"), 3),
+    **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 4),
+}
+# `errors` is for everyone, `specs` among them; above, only the top floor has rooms that call each other, in this order.
+MAY_MEET = {
+    ("specs", "errors"), ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
+    ("__main__", "cli"),
+}  # fmt: skip
+# Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
+RAY_FILES = {"observe/ray_session.py", "observe/ray_metrics.py", "serve/app.py"}
+HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+MOST_LINES = 400
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str | None:
+    """`rayloom.train.run` -> `train`; None for the package itself and for other packages."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "rayloom" and len(parts) > 1 and parts[1] in FLOORS else None
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+    assert rooms - set(FLOORS) == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_only_go_down(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if here == "__init__":
+        assert list(imports(path)) == []
+        return
+    for module in imports(path):
+        there = room(module)
+        if there is not None and there != here and (here, there) not in MAY_MEET:
+            assert FLOORS[there] < FLOORS[here], f"{name_of(path)} imports {module}, which is not below it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_ray_is_imported_at_the_edge_only(path: Path) -> None:
+    uses_ray = any(module == "ray" or module.startswith("ray.") for module in imports(path))
+    if uses_ray:
+        assert path.name == "run.py" or name_of(path) in RAY_FILES
+
+
+def test_the_files_that_may_import_ray_exist_or_are_struck_from_the_list() -> None:
+    for file in RAY_FILES & {name_of(path) for path in MODULES}:
+        assert any(module.split(".")[0] == "ray" for module in imports(PACKAGE / file))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "specs" in path.parts], ids=name_of)
+def test_specs_know_pydantic_and_yaml_only(path: Path) -> None:
+    allowed = {"pydantic", "pydantic_core", "yaml", "rayloom", *sys.stdlib_module_names}
+    assert {module.split(".")[0] for module in imports(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MOST_LINES
+    assert not lines or ast.get_docstring(tree(path)), f"{name_of(path)} has no docstring"
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    names = {part.removesuffix(".py") for path in MODULES for part in path.relative_to(PACKAGE).parts}
+    assert names & FORBIDDEN_NAMES == set()
+
+
+def _kind_entries() -> Iterator[str]:
+    for node in ast.walk(tree(PACKAGE / "kinds.py")):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("rayloom."):
+            yield node.value
+
+
+def test_the_table_of_kinds_names_code() -> None:
+    assert len(list(_kind_entries())) > 10
+
+
+@pytest.mark.parametrize("entry", sorted(set(_kind_entries())))
+def test_every_function_that_the_table_of_kinds_names_exists(entry: str) -> None:
+    """Read, not imported: the modules behind the table are the heavy ones."""
+    module, _, function = entry.partition(":")
+    path = PACKAGE.parent / f"{module.replace('.', '/')}.py"
+    assert path.is_file(), f"{entry}: there is no {path.relative_to(ROOT)}"
+    defined = {node.name for node in tree(path).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {
+        alias.asname or alias.name for n in tree(path).body if isinstance(n, ast.ImportFrom) for alias in n.names
+    }
+    assert function in defined
+
+
+def test_the_source_root_holds_no_python_of_its_own() -> None:
+    """`platform/__init__.py`, or a test folder named platform, would shadow Python's own module of that name."""
+    assert list((ROOT / "platform").glob("*.py")) == []
+    assert not any(path.name == "platform" for path in (ROOT / "tests").rglob("*"))
+
+
+def test_platform_is_still_the_standard_librarys() -> None:
+    code = "import platform, rayloom; print(platform.python_implementation(), platform.__file__)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("CPython ")
+    assert str(ROOT / "platform") not in said
+
+
+_PRINT_HEAVY = """
+import sys
+from rayloom.cli import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as ended:
+    code = ended.code
+print("heavy:", *sorted(set(sys.argv[1].split(",")) & {name.split(".")[0] for name in sys.modules}))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["check", *sorted(str(path) for path in (ROOT / "jobs" / "quickstart").glob("*.yaml"))],
+        ["schema", "train"],
+        ["init", "--help"],
+        ["artifacts", "list"],
+    ],
+    ids=lambda arguments: arguments[0].strip("-"),
+)
+def test_light_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _PRINT_HEAVY, ",".join(HEAVY), *arguments]
+    environment = {**os.environ, "RAYLOOM_STORE": str(tmp_path)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1] == "heavy:", ended.stdout + ended.stderr
+    assert ended.returncode == 0, ended.stderr
