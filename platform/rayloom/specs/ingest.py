@@ -11,14 +11,23 @@ from rayloom.specs.base import JobSpec, Rule, Spec
 Sha256 = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Rule("must be a SHA-256: 64 digits of 0-9 and a-f")
 ]
+# Both go to pip in a requirements file, so nothing that means more there than a name or a version may pass.
+PackageName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"),
+    Rule("must be a package's name: letters, digits, `.`, `_` and `-`"),
+]
+PackageVersion = Annotated[
+    str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.!+_-]*$"), Rule("must be one exact version, such as 1.2.0")
+]
 
 
 class PackageSource(Spec):
     """Files inside a package of the configured Python package index, pinned by version and digest."""
 
     type: Literal["package"]
-    package: str
-    version: str
+    package: PackageName
+    version: PackageVersion
     archive: Literal["wheel", "sdist"] = "wheel"
     sha256: Sha256
     """Digest of the downloaded archive."""

