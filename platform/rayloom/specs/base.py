@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Content = Literal["model", "adapter", "corpus", "dataset", "report"]
 """What an artifact holds, whichever kind of job made it."""
@@ -49,6 +51,25 @@ class JobSpec(Spec):
     """The artifact's name in the store."""
     description: Annotated[str, "unfingerprinted"] = ""
     """For people; changing it does not make a new result."""
+
+    def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Path and text of what is wrong although every field and model is right by itself; asked only then."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """Marks a field that holds another job: written out in place, or the path of the file that it stands in.
+
+    The loader puts the file's content in place before anything is checked, so that a spec has only the job.
+    """
+
+    overrides: str
+    """The field beside it whose `path.to.field=value` lines are applied to that job."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """For editors: also a path."""
+        return {"anyOf": [{"type": "string", "description": "path of a job file"}, handler(core)]}
 
 
 @dataclass(frozen=True)

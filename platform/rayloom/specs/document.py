@@ -64,6 +64,14 @@ class Document:
     overrides: dict[Path, str] = field(default_factory=dict)
     """What `--set` put in place, by path."""
     problems: list[Problem] = field(default_factory=list)
+    included: dict[Path, Document] = field(default_factory=dict)
+    """Documents whose values stand in this one, by path; what is wrong in them is placed in their own files."""
+
+    def include(self, path: Path, other: Document) -> None:
+        """Puts the values of another document in the place of the one key that `path` names."""
+        self.values[str(path[0])] = other.values
+        self.included[path] = other
+        self.problems += other.problems
 
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
         """A problem placed at the path, or at the nearest key above it that stands in the file."""
@@ -71,6 +79,8 @@ class Document:
             above = tuple(path[:end])
             if above in self.overrides:
                 return Problem(0, f"--set {self.overrides[above]}", text)
+            if above in self.included:
+                return self.included[above].problem(path[end:], text)
             if above in self.lines:
                 return Problem(self.lines[above], f"{self.source}:{self.lines[above]}", text)
         return Problem(1, self.source, text)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from rayloom.errors import InputError, SpecError
-from rayloom.specs.base import JobSpec
-from rayloom.specs.document import Document, Problem, parse
+from rayloom.specs.base import JobFile, JobSpec
+from rayloom.specs.document import Document, Problem, dotted, parse
 from rayloom.specs.problems import nearest, problems_of
 
 Kinds = Mapping[str, type[JobSpec]]
@@ -36,9 +38,56 @@ def load(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
     Raises InputError where there is no readable file, SpecError with every problem otherwise.
     """
     document = parse(_read(file), str(file))
-    for override in overrides:
+    waiting = list(overrides)
+    kind = document.values.get("kind")
+    for key, mark in _job_fields(kinds.get(kind) if isinstance(kind, str) else None):
+        waiting = _set_only(document, (key, mark.overrides), waiting)
+        _include(document, key, mark, file.parent)
+    for override in waiting:
         document.set(override)
     return Job(validate(document, kinds), file.resolve())
+
+
+def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
+    """The fields that hold another job, and how."""
+    fields = spec.model_fields.items() if spec else ()
+    return [(name, mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
+
+
+def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> list[str]:
+    """Applies the overrides of these whole keys, which say what to include; the others, still to be applied."""
+    chosen = [override for override in overrides if override.partition("=")[0].strip() in keys]
+    for override in chosen:
+        document.set(override)
+    return [override for override in overrides if override not in chosen]
+
+
+def _include(document: Document, key: str, mark: JobFile, directory: Path) -> None:
+    """Puts the job file that `key` names in place of its path, and applies the changes beside it.
+
+    Relative paths in that file go on starting where it stands.
+    """
+    value, changes = document.values.get(key), document.values.get(mark.overrides)
+    if isinstance(value, str):
+        file = directory / Path(value).expanduser()
+        other = parse(_read(file), str(file))
+        if file.parent.resolve() != directory.resolve():
+            other.values = _moved(other.values, os.path.relpath(file.parent, directory))
+        document.include((key,), other)
+    for change in changes if isinstance(changes, list) else ():
+        if isinstance(change, str):
+            document.set(f"{key}.{change}")
+
+
+def _moved(value: Any, folder: str) -> Any:
+    """The values with each relative path (`./…`, `../…`) that started in `folder` made to start here."""
+    if isinstance(value, dict):
+        return {key: _moved(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, folder) for item in value]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        return f"./{Path(folder, value).as_posix()}"
+    return value
 
 
 def _read(file: Path) -> str:
@@ -75,6 +124,8 @@ def validate(document: Document, kinds: Kinds) -> JobSpec:
             spec = kinds[kind].model_validate_json(json.dumps(document.values), strict=True)
         except ValidationError as error:
             problems += problems_of(error.errors(include_url=False), document, kinds[kind])
+        else:
+            problems += [document.problem(path, f"{dotted(path)}: {said}") for path, said in spec.further_problems()]
     if problems or spec is None:
         lines = tuple(str(problem) for problem in sorted(problems, key=lambda problem: problem.line))
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"

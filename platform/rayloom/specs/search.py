@@ -1,0 +1,125 @@
+"""How a search chooses its points (searchers) and which trials it lets go on (schedulers)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import Spec, TunedRef
+
+
+class GridSearcher(Spec):
+    """Every combination of the space once. It takes choices, multiples and whole numbers, not ranges."""
+
+    type: Literal["grid"]
+
+
+class RandomSearcher(Spec):
+    """Points drawn independently of each other and of results (Bergstra & Bengio 2012)."""
+
+    type: Literal["random"]
+
+
+class TpeSearcher(Spec):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), as Optuna has it; with two objectives too."""
+
+    type: Literal["tpe"]
+    random_trials: Annotated[int, Field(ge=1)] = 8
+    """Trials drawn at random before the model is used, warm-start trials counted."""
+    warm_start: tuple[TunedRef, ...] = ()
+    """Earlier searches (their artifacts) over the same paths; what they found is known from the start."""
+
+
+class GaussianProcessSearcher(Spec):
+    """Bayesian optimisation with a Gaussian process, as Optuna has it: for few and costly trials."""
+
+    type: Literal["gaussian_process"]
+    random_trials: Annotated[int, Field(ge=1)] = 8
+    """Trials drawn at random before the model is used, warm-start trials counted."""
+    warm_start: tuple[TunedRef, ...] = ()
+    """Earlier searches (their artifacts) over the same paths; what they found is known from the start."""
+
+
+class BohbSearcher(Spec):
+    """A TPE model of the largest step at which enough trials were measured (Falkner et al. 2018).
+
+    Meant for `asha` and `hyperband`, where few trials come far; part of the trials stays random, as in the paper.
+    """
+
+    type: Literal["bohb"]
+    random_share: Annotated[float, Field(ge=0, le=1)] = 1 / 3
+    min_points: Annotated[int, Field(ge=2)] | None = None
+    """Trials that must be measured at a step for its model. Default: one more than the space has dimensions."""
+
+
+Searcher = Annotated[
+    GridSearcher | RandomSearcher | TpeSearcher | GaussianProcessSearcher | BohbSearcher, Field(discriminator="type")
+]
+
+
+class NoScheduler(Spec):
+    """Every trial runs to its end."""
+
+    type: Literal["none"]
+
+
+class AshaScheduler(Spec):
+    """Asynchronous successive halving (Li et al. 2020), the variant that stops trials rather than promoting them.
+
+    At grace_steps × reduction_factor^k a trial goes on only if it is among the best 1/reduction_factor of those that
+    have come there so far.
+    """
+
+    type: Literal["asha"]
+    grace_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps that every trial may run. Default: evaluate_every_steps of the training job."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+
+
+class HyperbandScheduler(Spec):
+    """Asynchronous Hyperband (Li et al. 2020, section 3.3): ASHA in brackets that begin to stop later and later.
+
+    Bracket s begins at grace_steps × reduction_factor^s; trials go to the brackets in the shares of Hyperband (Li et
+    al. 2018), so that a metric that is misleading early cannot spoil the whole search.
+    """
+
+    type: Literal["hyperband"]
+    grace_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps that every trial may run in the most eager bracket. Default: as with asha."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    num_brackets: Annotated[int, Field(ge=2)] = 2
+
+
+class MedianScheduler(Spec):
+    """Stops a trial whose best value is worse than the median of the others' means so far (Golovin et al. 2017)."""
+
+    type: Literal["median"]
+    grace_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps that every trial may run. Default: evaluate_every_steps of the training job."""
+    min_trials: Annotated[int, Field(ge=2)] = 3
+    """Other trials that must have come as far before one is stopped."""
+
+
+class PopulationScheduler(Spec):
+    """Population-based training (Jaderberg et al. 2017), synchronous (appendix A.1 there).
+
+    All members train interval_steps; then each of the worst goes on from the weights and optimiser state of one of
+    the best, with changed values. No wall-clock order enters, so that the same seed gives the same search.
+    """
+
+    type: Literal["population"]
+    num_members: Annotated[int, Field(ge=2)] = 4
+    interval_steps: Annotated[int, Field(ge=1)]
+    exchanged_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Part of the members that is replaced, and from which is copied, at each interval."""
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """How often a value is drawn anew rather than moved."""
+    factors: Annotated[tuple[float, ...], Field(min_length=1)] = (0.8, 1.25)
+    """By which a number is moved; a choice moves to a neighbour."""
+
+
+Scheduler = Annotated[
+    NoScheduler | AshaScheduler | HyperbandScheduler | MedianScheduler | PopulationScheduler,
+    Field(discriminator="type"),
+]

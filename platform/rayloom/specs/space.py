@@ -1,0 +1,259 @@
+"""What a search may vary: dimensions over the fields of a training job, and the check of every path and value.
+
+A point is what a searcher chooses: for each dimension a number, or the index of one of its choices. Its values are what
+then stands in the training job, by dotted path.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from rayloom.specs.base import JobSpec, Spec
+from rayloom.specs.document import Document
+from rayloom.specs.problems import problems_of
+
+Scalar = bool | int | float | str | None
+Value = Scalar | tuple[Scalar, ...]
+Number = int | float
+Point = Mapping[str, Number]
+"""A number for each dimension that is free; for choices and multiples the index of the choice."""
+Values = dict[str, Any]
+"""What stands in the training job, by dotted path."""
+
+MOST_COMBINATIONS_CHECKED = 512
+
+
+class Choice(Spec):
+    """One of the listed values."""
+
+    type: Literal["choice"]
+    values: Annotated[tuple[Value, ...], Field(min_length=1)]
+
+
+class _Range(Spec):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.high <= self.low:
+            raise ValueError("high must be more than low")
+        return self
+
+
+class Uniform(_Range):
+    """Any number from low to high."""
+
+    type: Literal["uniform"]
+
+
+class LogUniform(_Range):
+    """Any number from low to high, each power of ten alike."""
+
+    type: Literal["loguniform"]
+    low: Annotated[float, Field(gt=0)]
+
+
+class Integer(Spec):
+    """A whole number from low to high, both included."""
+
+    type: Literal["integer"]
+    low: int
+    high: int
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.high <= self.low:
+            raise ValueError("high must be more than low")
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"high is not reached from low in steps of {self.step}")
+        return self
+
+
+class Multiple(Spec):
+    """One of the listed multiples of another field: of its searched value, else of what the training job says.
+
+    `of` may name the field itself: a learning rate of 0.5, 1 or 2 times the one in the file.
+    """
+
+    type: Literal["multiple"]
+    of: str
+    """Dotted path into the training job."""
+    times: Annotated[tuple[float, ...], Field(min_length=1)]
+    to_whole: bool = False
+    """Round the product to a whole number, for fields such as steps."""
+
+
+Dimension = Annotated[Choice | Uniform | LogUniform | Integer | Multiple, Field(discriminator="type")]
+Space = Annotated[dict[str, Dimension], Field(min_length=1)]
+
+
+def value_at(job: Mapping[str, Any], path: str) -> Any:
+    """What stands at a dotted path of plain values. Raises LookupError where there is nothing."""
+    found: Any = job
+    for key in path.split("."):
+        if isinstance(found, list | tuple) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, Mapping) and key in found:
+            found = found[key]
+        else:
+            raise LookupError(f"{path}: there is no such field in the training job")
+    return found
+
+
+def values_of(space: Mapping[str, Any], point: Point, job: Mapping[str, Any]) -> Values:
+    """The values that a point means; multiples come after what they are multiples of."""
+    values: Values = {}
+    for path in in_order(space):
+        dimension = space[path]
+        if isinstance(dimension, Choice):
+            value = dimension.values[int(point[path])]
+            values[path] = list(value) if isinstance(value, tuple) else value
+        elif isinstance(dimension, Multiple):
+            whole = values[dimension.of] if dimension.of in values else value_at(job, dimension.of)
+            values[path] = _product(whole, dimension, int(point.get(path, 0)))
+        else:
+            values[path] = point[path]
+    return values
+
+
+def _product(whole: Any, dimension: Multiple, index: int) -> Number:
+    product: float = whole * dimension.times[index]
+    if dimension.to_whole:
+        return round(product)
+    # 2 × 16 is 32, which also a whole-number field takes; 0.1 × 0.3 is kept from being 0.30000000000000004.
+    return int(product) if product == int(product) else float(f"{product:.12g}")
+
+
+def in_order(space: Mapping[str, Any]) -> list[str]:
+    """The paths so that each multiple comes after what it is a multiple of. Raises ValueError naming a circle."""
+    done: list[str] = []
+    waiting = list(space)
+    while waiting:
+        ready = [path for path in waiting if _needs(space, path) in (None, *done)]
+        if not ready:
+            raise ValueError(f"these are multiples of each other in a circle: {', '.join(waiting)}")
+        done.append(ready[0])
+        waiting.remove(ready[0])
+    return done
+
+
+def _needs(space: Mapping[str, Any], path: str) -> str | None:
+    dimension = space[path]
+    other = dimension.of if isinstance(dimension, Multiple) else None
+    return other if other in space and other != path else None
+
+
+def substituted(job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain job with the values put at their dotted paths. Raises LookupError where there is no such place."""
+    plain = copy.deepcopy(dict(job))
+    for path, value in values.items():
+        above, _, last = path.rpartition(".")
+        place = value_at(plain, above) if above else plain
+        if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
+            place[int(last)] = value
+        elif isinstance(place, dict):
+            place[last] = value
+        else:
+            said = "empty" if place is None else repr(place)
+            raise LookupError(f"{path}: no such field, because {above} is {said} in the training job")
+    return plain
+
+
+def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Why the job refuses the values, in the words of the loader; empty where it takes them."""
+    try:
+        plain = substituted(job, values)
+    except LookupError as error:
+        return [str(error.args[0])]
+    try:
+        spec.model_validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        found = problems_of(error.errors(include_url=False), Document("", plain), spec)
+        return [problem.text.replace("(the file)", "the training job", 1) for problem in found]
+    return []
+
+
+def space_problems(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Path and reason of each thing in the space that the job would refuse.
+
+    Every value of a choice or multiple and both ends of a range are tried alone; then they are tried together, because
+    fields also have rules between them (`MOST_COMBINATIONS_CHECKED` combinations, ends standing for ranges, drawn
+    where there are more).
+    """
+    try:
+        in_order(space)
+    except ValueError as error:
+        yield next(iter(space)), str(error)
+        return
+    alone = [(path, reason) for path in space for reason in _refused_alone(spec, job, space, path)]
+    yield from alone
+    if not alone:
+        yield from _refused_together(spec, job, space)
+
+
+def _refused_alone(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> Iterator[str]:
+    try:
+        probes = list(_probes(space[path]))
+        tried = [values_of(_with_what_it_needs(space, path), _first_of(space) | {path: p}, job)[path] for p in probes]
+    except LookupError as error:
+        yield f"a multiple of {error.args[0]}"
+        return
+    except TypeError:
+        yield f"{space[path].of} is not a number, so that there is no multiple of it"
+        return
+    found = dict.fromkeys(reason for value in tried for reason in refusals(spec, job, {path: value}))
+    for reason in found:
+        # A rule between fields may hold again when the others of the space change too.
+        if reason.startswith(path):
+            yield reason.removeprefix(f"{path}: ")
+
+
+def _refused_together(
+    spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    for probes in _combinations([_probes(dimension) for dimension in space.values()]):
+        values = values_of(space, dict(zip(space, probes, strict=True)), job)
+        for reason in refusals(spec, job, values):
+            said = ", ".join(f"{path} {value!r}" for path, value in values.items())
+            yield next(iter(space)), f"together ({said}) these are refused: {reason}"
+            return
+
+
+def _combinations(probes: list[tuple[Number, ...]]) -> Iterator[tuple[Number, ...]]:
+    if math.prod(map(len, probes)) <= MOST_COMBINATIONS_CHECKED:
+        yield from itertools.product(*probes)
+        return
+    draw = random.Random(0)
+    for _ in range(MOST_COMBINATIONS_CHECKED):
+        yield tuple(draw.choice(choices) for choices in probes)
+
+
+def _probes(dimension: Any) -> tuple[Number, ...]:
+    """Coordinates that stand for a dimension: every choice, both ends of a range."""
+    if isinstance(dimension, Choice):
+        return tuple(range(len(dimension.values)))
+    if isinstance(dimension, Multiple):
+        return tuple(range(len(dimension.times)))
+    return (dimension.low, dimension.high)
+
+
+def _first_of(space: Mapping[str, Any]) -> dict[str, Number]:
+    return {path: _probes(dimension)[0] for path, dimension in space.items()}
+
+
+def _with_what_it_needs(space: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The part of the space that the value at `path` follows from."""
+    needed = [path]
+    while (other := _needs(space, needed[-1])) is not None:
+        needed.append(other)
+    return {name: space[name] for name in needed}

@@ -1,0 +1,212 @@
+"""`kind: tune`: a search over the fields of a training job, within a budget, that hands back a job to rerun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayloom.specs.base import JobFile, JobSpec, Spec
+from rayloom.specs.search import (
+    AshaScheduler,
+    BohbSearcher,
+    GaussianProcessSearcher,
+    GridSearcher,
+    NoScheduler,
+    PopulationScheduler,
+    RandomSearcher,
+    Scheduler,
+    Searcher,
+    TpeSearcher,
+)
+from rayloom.specs.space import Choice, Multiple, Space, space_problems
+from rayloom.specs.train import TrainSpec
+
+Goal = Literal["minimise", "maximise"]
+Metric = Literal[
+    "heldout_loss",
+    "heldout_perplexity",
+    "train_loss",
+    "tokens_per_second",
+    "trainable_parameters",
+    "peak_memory_bytes",
+    "seconds",
+]
+"""What training reports at each evaluation and at its end."""
+
+CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
+"""Fields that may change while weights are kept, which population-based training does."""
+
+
+class Objective(Spec):
+    """One metric to make small or large."""
+
+    metric: Metric = "heldout_loss"
+    goal: Goal | None = None
+    """Default: what is better in this metric; only tokens_per_second is better large."""
+
+    @property
+    def sign(self) -> float:
+        """1 where smaller is better, -1 where larger is: sign × value is then always to be made small."""
+        goal = self.goal or ("maximise" if self.metric == "tokens_per_second" else "minimise")
+        return 1.0 if goal == "minimise" else -1.0
+
+
+class TrialResources(Spec):
+    """What one trial holds. Workers and their CPUs are those of the training job."""
+
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    """A part of one GPU where the job has one worker. Default: workers.gpus_per_worker for each worker."""
+    memory_bytes_per_trial: Annotated[int, Field(ge=1)] | None = None
+    """Default: what the plan of the training job estimates."""
+    max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
+    """Default: as many as the cluster has room for."""
+
+
+class Budget(Spec):
+    """Where the search ends, whichever comes first; what is finished by then is the result."""
+
+    num_trials: Annotated[int, Field(ge=1)] | None = None
+    """Default: every combination of a grid, every member of a population; other searchers need it."""
+    num_steps: Annotated[int, Field(ge=1)] | None = None
+    """Training steps of all trials together."""
+    wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    cost: Annotated[float, Field(gt=0)] | None = None
+    """In the currency of price_per_hour."""
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """What an hour of the whole cluster costs."""
+
+    @model_validator(mode="after")
+    def _cost_needs_a_price(self) -> Self:
+        if self.cost is not None and self.price_per_hour is None:
+            raise ValueError("cost needs price_per_hour")
+        return self
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time that time and cost together allow."""
+        by_cost = self.cost / self.price_per_hour * 3600 if self.cost and self.price_per_hour else None
+        limits = [limit for limit in (self.wall_seconds, by_cost) if limit is not None]
+        return min(limits, default=None)
+
+
+class TuneSpec(JobSpec):
+    """A search for the values of a training job with which a metric is best."""
+
+    kind: Literal["tune"]
+    train: Annotated[TrainSpec, JobFile(overrides="set")]
+    """The job whose fields are varied: the path of its file, or the job itself."""
+    set: tuple[str, ...] = ()
+    """Changes to that job for every trial, each `path.to.field=value`: such as fewer steps than the final run has."""
+    space: Space
+    """What is varied: dotted path into the training job, and the values that it may take."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(),)
+    """With two, the result is the Pareto front; the scheduler and `best` go by the first."""
+    searcher: Searcher = TpeSearcher(type="tpe")
+    scheduler: Scheduler = AshaScheduler(type="asha")
+    budget: Budget = Budget()
+    resources: TrialResources = TrialResources()
+    max_crashes_per_trial: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
+    seed: int = 0
+    """Of the search; the training job has its own, the same for all trials."""
+
+    @cached_property
+    def plain_train(self) -> dict[str, Any]:
+        """The training job as plain values."""
+        return self.train.model_dump(mode="json", by_alias=True)
+
+    @property
+    def gpus_per_trial(self) -> float:
+        workers = self.train.workers
+        asked = self.resources.gpus_per_trial
+        return asked if asked is not None else float(workers.num_workers * workers.gpus_per_worker)
+
+    @property
+    def num_trials(self) -> int | None:
+        """How many trials there may be at most; None where nothing says so."""
+        if isinstance(self.scheduler, PopulationScheduler):
+            return self.scheduler.num_members
+        if isinstance(self.searcher, GridSearcher):
+            size = 1
+            for dimension in self.space.values():
+                size *= num_values(dimension)
+            return min(size, self.budget.num_trials or size)
+        return self.budget.num_trials
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.num_trials is None:
+            raise ValueError(f"budget.num_trials is needed with the searcher {self.searcher.type}")
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_differ(self) -> Self:
+        if len({objective.metric for objective in self.objectives}) < len(self.objectives):
+            raise ValueError("the two objectives are the same metric")
+        return self
+
+    def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What the training job refuses, and what scheduler, searcher and space ask of each other."""
+        for path, reason in space_problems(TrainSpec, self.plain_train, self.space):
+            yield ("space", path), reason
+        yield from _searcher_problems(self)
+        yield from _scheduler_problems(self)
+        if self.resources.gpus_per_trial is not None and self.train.workers.num_workers > 1:
+            yield ("resources", "gpus_per_trial"), "can be set only where the training job has one worker"
+
+
+def num_values(dimension: Any) -> int:
+    """How many values a dimension has; 0 for a range."""
+    if isinstance(dimension, Choice):
+        return len(dimension.values)
+    if isinstance(dimension, Multiple):
+        return len(dimension.times)
+    return (dimension.high - dimension.low) // dimension.step + 1 if hasattr(dimension, "step") else 0
+
+
+def _searcher_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(spec.searcher, GridSearcher):
+        for path, dimension in spec.space.items():
+            if num_values(dimension) == 0:
+                yield ("space", path), "a grid needs a list of values here, not a range: make it a choice"
+    if isinstance(spec.searcher, GaussianProcessSearcher | BohbSearcher) and len(spec.objectives) > 1:
+        yield ("searcher", "type"), f"{spec.searcher.type} takes one objective; tpe takes two"
+
+
+def _scheduler_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    scheduler, every = spec.scheduler, spec.train.evaluate_every_steps
+    if isinstance(scheduler, NoScheduler):
+        return
+    key = "interval_steps" if isinstance(scheduler, PopulationScheduler) else "grace_steps"
+    if every is None:
+        yield (
+            ("scheduler",),
+            f"{scheduler.type} compares trials while they run: set evaluate_every_steps in the training job, or "
+            "`scheduler: {type: none}`",
+        )
+    elif (getattr(scheduler, key) or every) % every:
+        yield (
+            ("scheduler", key),
+            f"must be a multiple of the training job's evaluate_every_steps ({every}), where trials are measured",
+        )
+    if isinstance(scheduler, PopulationScheduler):
+        yield from _population_problems(spec)
+
+
+def _population_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if spec.budget.num_trials is not None:
+        yield ("budget", "num_trials"), "a population's trials are its members: set scheduler.num_members"
+    for path in spec.space:
+        if not path.startswith(CHANGEABLE):
+            yield (
+                ("space", path),
+                "population-based training keeps weights while values change, and this field shapes or scales them; "
+                f"it can vary {', '.join(name.rstrip('.') for name in CHANGEABLE)}",
+            )
+    if not isinstance(spec.searcher, GridSearcher | RandomSearcher):
+        yield ("searcher", "type"), "population-based training begins from random or grid points"
+    if spec.train.early_stopping is not None:
+        yield ("scheduler", "type"), "population-based training needs a training job without early_stopping"
