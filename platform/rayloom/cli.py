@@ -3,66 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from rayloom.errors import RayloomError
+import rayloom
+from rayloom.commands.table import COMMANDS, Command
+from rayloom.errors import INTERRUPTED_EXIT_CODE
+
+BROKEN_PIPE_EXIT_CODE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (see `rayloom.errors`)."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return int(options.command(options) or 0)
-    except RayloomError as error:
+        code = _answer(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT_CODE
+
+
+def _answer(options: argparse.Namespace) -> int:
+    try:
+        module, _, function = options.call.partition(":")
+        return getattr(importlib.import_module(module), function)(options) or 0
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:  # Ray's own way to end on SIGTERM
+            raise
+        print("stopped; the same command continues where it can", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    except Exception as error:  # noqa: BLE001 (the one place where a defect becomes a sentence)
+        from rayloom.commands.failures import told
+
         if options.debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; the same command continues where it can", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 141
+        message, code = told(error)
+        print(message, file=sys.stderr)
+        return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rayloom", description="From raw text to a served language model.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(name: str, call: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        added.set_defaults(command=call)
-        return added
-
-    check = command("check", _check, "validate job files, loading nothing heavy")
-    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    for name, call, text in (
-        ("plan", _plan, "what a job would do, without compute"),
-        ("run", _run, "run a job on the Ray cluster at RAY_ADDRESS, or on an embedded one"),
-    ):
-        added = command(name, call, text)
-        added.add_argument("file", type=Path, metavar="FILE")
-        added.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one field")
+    parser.add_argument("--version", action="version", version=f"rayloom {rayloom.__version__}")
+    _add(parser, COMMANDS)
     return parser
 
 
-def _check(options: argparse.Namespace) -> int:
-    from rayloom.commands.jobs import check
-
-    return check(options.files)
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from rayloom.commands.jobs import plan
-
-    return plan(options.file, options.set)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from rayloom.commands.jobs import run
-
-    return run(options.file, options.set)
+def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
+    group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in commands:
+        added = group.add_parser(command.name, help=command.help, description=command.help)
+        if command.commands:
+            _add(added, command.commands)
+            continue
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        for argument in command.arguments:
+            argument(added)
+        added.set_defaults(call=command.call)

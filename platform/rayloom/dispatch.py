@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rayloom.artifacts.build import ResolvedJob, build, check_content
+from rayloom.artifacts.manifest import stamp_of_path
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
@@ -19,14 +21,18 @@ def load_job(file: Path, overrides: Sequence[str] = ()) -> Job:
     return load(file, SPECS, overrides)
 
 
-def resolve(job: Job, store: Store) -> ResolvedJob:
-    """Finds every artifact that the job names. `hf://` and paths are imported first, so that lineage has no gap."""
+def resolve(job: Job, store: Store, *, fetch: bool = True) -> ResolvedJob:
+    """Finds every artifact that the job names.
+
+    `hf://` and paths are imported, so that lineage has no gap; without `fetch`, one that was not imported before is an
+    InputError.
+    """
     parents = {}
     for reference in references(job.spec):
-        artifact = _find(reference, job, store)
+        artifact = _find(reference, job, store, fetch)
         check_content(reference, artifact.manifest)
         parents[reference.path] = artifact
-    return ResolvedJob(job.spec, KINDS[job.spec.kind].version, parents, job.directory)
+    return ResolvedJob(job.spec, KINDS[job.spec.kind].version, parents, job.directory, _outside(job))
 
 
 def run(job: Job, store: Store) -> tuple[Artifact, bool]:
@@ -36,28 +42,52 @@ def run(job: Job, store: Store) -> tuple[Artifact, bool]:
     return build(resolved, store, stage, lambda: say(f"{job.spec.name}: another process is making it; waiting"))
 
 
-def _find(reference: Reference, job: Job, store: Store) -> Artifact:
+def _outside(job: Job) -> dict[str, str]:
+    """Stamps of what a job reads that is no artifact: a folder that changed is imported again."""
+    if not isinstance(job.spec, ImportSpec) or not isinstance(job.spec.source, FolderSource):
+        return {}
+    path = (job.directory / Path(job.spec.source.path).expanduser()).resolve()
+    return {"source.path": stamp_of_path(path)} if path.exists() else {}
+
+
+def _find(reference: Reference, job: Job, store: Store, fetch: bool) -> Artifact:
     if reference.text.startswith("artifact:"):
         return store.open(store.resolve(reference.text))
     if "model" not in reference.contents and "dataset" not in reference.contents:
         what = f"{reference.path} must name an artifact ({' or '.join(reference.contents)})"
         raise InputError(what, where=reference.text, fix="Write artifact:NAME.")
     imported_job = Job(_import_spec(reference, job.directory), job.file)
-    return run(imported_job, store)[0]
+    if fetch:
+        return run(imported_job, store)[0]
+    known = store.manifest(imported_job.spec.name, resolve(imported_job, store).version)
+    if known is None:
+        fix = "`rayloom run` on this job fetches it first; an import job for it does so alone."
+        raise InputError(f"{reference.path} is not in the store yet", where=reference.text, fix=fix)
+    return store.open(known)
 
 
 def _import_spec(reference: Reference, directory: Path) -> ImportSpec:
+    """The import that a reference to the hub or to a path stands for.
+
+    Its artifact's name begins with `hub.` or `folder.`, so that it never takes the place of one that a job file named.
+    """
     content = "dataset" if "dataset" in reference.contents else "model"
     if reference.text.startswith("hf://"):
         repository, _, revision = reference.text.removeprefix("hf://").partition("@")
         source: HubSource | FolderSource = HubSource(type="hub", repository=repository, revision=revision or "main")
-        name = repository.rpartition("/")[2].lower()
+        name = f"hub.{repository}"
     else:
         path = (directory / Path(reference.text).expanduser()).resolve()
         if not path.exists():
             raise InputError(f"{reference.path} names a path that does not exist", where=str(path), fix="Correct it.")
         source = FolderSource(type="folder", path=str(path))
-        name = path.name.lower()
+        name = f"folder.{path.name}"
     return ImportSpec.model_validate(
-        {"kind": "import", "name": name, "source": source, "content": {"type": content}, "licence": "unknown"}
+        {
+            "kind": "import",
+            "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:63],
+            "source": source,
+            "content": {"type": content},
+            "licence": "unknown",
+        }
     )

@@ -8,12 +8,15 @@ RayloomError              1   something this command could not do
 └── InterruptedJobError 130   stopped by a person or a scheduler; running the same command again continues
 
 The number is the exit code. Each error says what happened, where, and what to do about it. Anything else that escapes
-is a defect of Rayloom's and is reported as one, with the way to see its traceback (`--debug`).
+is a defect of Rayloom's and is reported as one (exit code 70), with the way to see its traceback (`--debug`).
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+DEFECT_EXIT_CODE = 70
+INTERRUPTED_EXIT_CODE = 130
 
 
 class RayloomError(Exception):
@@ -82,4 +85,4 @@ class QualityError(RayloomError):
 class InterruptedJobError(RayloomError):
     """Stopped by a person or a scheduler; the same command continues from the last checkpoint."""
 
-    exit_code = 130
+    exit_code = INTERRUPTED_EXIT_CODE

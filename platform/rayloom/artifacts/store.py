@@ -73,7 +73,17 @@ class Store:
         """Local folder in which a version is made: its place in a local store, a staging folder for a remote one."""
         if self.is_local:
             return Path(self.location(name, version))
-        return self.cache / "staging" / _safe(self.uri) / name / version
+        return self.staging / name / version
+
+    @property
+    def staging(self) -> Path:
+        """Where this machine makes the artifacts of a remote store."""
+        return self.cache / "staging" / _safe(self.uri)
+
+    @property
+    def log_directory(self) -> Path:
+        """Where the logs of runs stand on this machine."""
+        return Path(self.root) / ".logs" if self.is_local else self.cache / "logs"
 
     @contextmanager
     def builder(self, name: str, version: str, on_wait: Callable[[], None]) -> Iterator[Callable[[], None]]:
@@ -146,7 +156,7 @@ class Store:
         if not known:
             names = ", ".join(self.names()) or "nothing yet"
             fix = f"Run the job that makes it first, or check the name; the store holds: {names}."
-            raise InputError(f"There is no artifact {reference}", where=self.uri, fix=fix)
+            raise InputError(f"There is no artifact {reference.removeprefix('artifact:')}", where=self.uri, fix=fix)
         return known[-1]
 
     def _beginning_with(self, name: str, version: str, reference: str) -> list[Manifest]:

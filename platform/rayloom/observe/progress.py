@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ class _LineBar(Bar):
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Bar]:
     """A bar for work that takes over two seconds: `with progress("packing", n) as bar: bar.advance()`."""
-    if not sys.stderr.isatty():
+    if not console.is_terminal:
         yield _LineBar(label, total, unit)
         return
     columns = (

@@ -1,0 +1,240 @@
+"""The things that `rayloom doctor` looks at, each one function with one finding."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rayloom.artifacts.store import Store
+from rayloom.commands.output import size
+from rayloom.observe.environment import (
+    PYTHON,
+    flavour,
+    installed_versions,
+    locked_versions,
+    requirements,
+    unlike_lock,
+    unmet,
+)
+
+GB = 10**9
+QUICKSTART_MEMORY_BYTES = 10 * GB
+LEAST_MEMORY_BYTES = 4 * GB
+WANTED_DISK_BYTES = 10 * GB
+LEAST_DISK_BYTES = 2 * GB
+WANTED_SHARED_MEMORY_BYTES = 2 * GB
+WANTED_FILE_HANDLES = 4096
+PORTS = {8000: "serve", 8265: "Ray's dashboard"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "note", "warning", "missing"]
+    said: str
+    fix: str = ""
+
+
+def python() -> Finding:
+    found = platform.python_version()
+    if sys.version_info[:2] == PYTHON:
+        return Finding("Python", "ok", found)
+    wanted = ".".join(map(str, PYTHON))
+    return Finding("Python", "missing", f"{found}; the tested set of packages is for {wanted}", f"Install {wanted}.")
+
+
+def packages() -> Finding:
+    """Against the lock where the repository is at hand, else against what the package itself asks for."""
+    installed = installed_versions()
+    extra = flavour(installed)
+    problems = unmet(requirements(extra), installed)
+    if problems:
+        return Finding("packages", "missing", _few(problems), "`make setup` installs the tested set.")
+    locked = locked_versions(extra)
+    differences = unlike_lock(locked, installed)
+    if differences:
+        fix = "They meet what Rayloom asks for, but were not tested together; `make setup` installs those that were."
+        return Finding("packages", "warning", _few(differences), fix)
+    said = f"all {len(locked)} as in the {extra} lock" if locked else f"all that the {extra} extra asks for"
+    return Finding("packages", "ok", said)
+
+
+def _few(lines: list[str]) -> str:
+    return ", ".join(lines[:6]) + (f" and {len(lines) - 6} more" if len(lines) > 6 else "")
+
+
+def torch_build() -> Finding:
+    """A CUDA torchvision beside a CPU torch makes transformers fail with an error that names neither."""
+    installed = installed_versions()
+    version = installed.get("torch")
+    if version is None:
+        return Finding("torch", "missing", "not installed", "`make setup` installs its CPU build.")
+    other = installed.get("torchvision")
+    if "+cpu" in version and other is not None and "+cpu" not in other:
+        fix = "Uninstall torchvision; nothing in Rayloom needs it."
+        return Finding("torch", "missing", f"{version} beside torchvision {other}, which is built for CUDA", fix)
+    return Finding("torch", "ok", version)
+
+
+def processor() -> Finding:
+    """Cores that this process may use, and the instructions that make bf16 and INT8 fast."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    except OSError:
+        flags = set()
+    fast = {"bf16": {"avx512_bf16", "amx_bf16"}, "INT8": {"avx512_vnni", "avx_vnni", "amx_int8"}}
+    named = [name for name, wanted in fast.items() if flags & wanted]
+    cores = len(os.sched_getaffinity(0))
+    said = f"{cores} cores, fast {' and '.join(named)}" if named else f"{cores} cores"
+    if cores < 2:
+        fix = "The quickstart's pretraining wants two workers; ask for one with --set workers.num_workers=1."
+        return Finding("processor", "warning", said, fix)
+    return Finding("processor", "ok", said)
+
+
+def gpus() -> Finding:
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if names:
+        return Finding("GPUs", "ok", ", ".join(names))
+    if Path("/dev/nvidia0").exists():
+        fix = "Install cluster/requirements-gpu.txt, and a driver for its CUDA version."
+        return Finding("GPUs", "warning", "there is one, but this torch cannot use it", fix)
+    return Finding("GPUs", "note", "none; everything runs on the processor")
+
+
+def ray_cluster() -> Finding:
+    version = importlib.metadata.version("ray") if "ray" in installed_versions() else None
+    if version is None:
+        return Finding("Ray", "missing", "not installed", "`make setup` installs it.")
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address or address == "local":
+        return Finding("Ray", "ok", f"{version}; RAY_ADDRESS is not set, so each command starts its own cluster here")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+    except (OSError, ValueError) as error:
+        fix = "Start that cluster, correct RAY_ADDRESS, or unset it to run on this machine."
+        return Finding("Ray", "missing", f"{version}; nothing answers at RAY_ADDRESS={address} ({error})", fix)
+    return Finding("Ray", "ok", f"{version}; a cluster answers at {address}")
+
+
+def memory() -> Finding:
+    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(facts[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    limit = _container_limit()
+    if limit is not None and limit < total:
+        total, available = limit, min(available, limit)
+    said = f"{size(available)} free of {size(total)}"
+    if total < LEAST_MEMORY_BYTES:
+        return Finding("memory", "missing", said, f"Rayloom's engines need at least {size(LEAST_MEMORY_BYTES)}.")
+    if available < QUICKSTART_MEMORY_BYTES:
+        fix = f"The quickstart takes up to {size(QUICKSTART_MEMORY_BYTES)}: end what else runs, or choose smaller jobs."
+        return Finding("memory", "warning", said, fix)
+    return Finding("memory", "ok", said)
+
+
+def _container_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def shared_memory() -> Finding:
+    folder = Path("/dev/shm")
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    if free < WANTED_SHARED_MEMORY_BYTES:
+        fix = "Ray then keeps its objects in files, which is slow; in a container, start it with --shm-size=4g."
+        return Finding("shared memory", "warning", f"{size(free)} free", fix)
+    return Finding("shared memory", "ok", f"{size(free)} free")
+
+
+def file_handles() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < WANTED_FILE_HANDLES:
+        fix = f"`ulimit -n {max(WANTED_FILE_HANDLES, min(hard, 65536))}` before running many workers."
+        return Finding("file handles", "warning", f"{soft} (up to {hard})", fix)
+    return Finding("file handles", "ok", str(soft))
+
+
+def store_writable(store: Store) -> Finding:
+    """Writes, reads back and removes one small object, and the store's folder if it was not there."""
+    probe = f"{store.root}/.doctor-{uuid.uuid4().hex}"
+    was_there = store.filesystem.exists(store.root)
+    try:
+        store.filesystem.makedirs(store.root, exist_ok=True)
+        store.filesystem.pipe_file(probe, b"rayloom")
+        same = store.filesystem.cat_file(probe) == b"rayloom"
+        store.filesystem.rm_file(probe)
+        if not was_there:
+            store.filesystem.rmdir(store.root)
+    except OSError as error:
+        fix = "Name a folder or bucket that you may write to with RAYLOOM_STORE."
+        return Finding("store", "missing", f"{store.uri}: {error}", fix)
+    if not same:
+        return Finding("store", "missing", f"{store.uri}: what was written did not come back", "Check that storage.")
+    return Finding("store", "ok", f"{store.uri}, {len(store.names())} names")
+
+
+def disk(name: str, folder: Path) -> Finding:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    said = f"{size(free)} free at {existing}"
+    if free < LEAST_DISK_BYTES:
+        return Finding(name, "missing", said, "Free some; `rayloom artifacts gc` shows what can go.")
+    if free < WANTED_DISK_BYTES:
+        return Finding(name, "warning", said, f"The quickstart wants {size(WANTED_DISK_BYTES)} with its packages.")
+    return Finding(name, "ok", said)
+
+
+def temporary_disk() -> Finding:
+    return disk("temporary disk", Path(tempfile.gettempdir()))
+
+
+def ports() -> Finding:
+    taken = [f"{port} ({use})" for port, use in PORTS.items() if not _is_free(port)]
+    if taken:
+        fix = "Jobs of kind serve take another with `--set port=…`; a cluster of yours may be what uses them."
+        return Finding("ports", "warning", f"in use: {', '.join(taken)}", fix)
+    return Finding("ports", "ok", f"{', '.join(map(str, PORTS))} are free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def hub() -> Finding:
+    """Whether gated models can be fetched; the token itself is never shown."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    endpoint = os.environ.get("HF_ENDPOINT", "the public hub")
+    if os.environ.get("HF_TOKEN") or (home / "token").is_file():
+        return Finding("model hub", "ok", f"{endpoint}, with a token")
+    return Finding("model hub", "note", f"{endpoint}, without a token: gated models need HF_TOKEN")
+
+
+def compiler() -> Finding:
+    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if found:
+        return Finding("C++ compiler", "ok", found)
+    return Finding("C++ compiler", "note", "none")

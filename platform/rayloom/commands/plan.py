@@ -1,0 +1,88 @@
+"""`rayloom plan`: what a job, or every job of a pipeline, would do."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.text import Text
+
+from rayloom.artifacts.store import Store
+from rayloom.dispatch import load_job, resolve
+from rayloom.errors import InputError
+from rayloom.kinds import KINDS, imported
+from rayloom.observe.progress import console
+from rayloom.pipeline.graph import StageJob, load_stages, outside_references
+from rayloom.specs.base import references
+from rayloom.specs.load import Job
+from rayloom.specs.pipeline import PipelineSpec
+
+PROBLEM_EXIT_CODE = 2
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Prints what a job would do; 2 where it would fail."""
+    job = load_job(options.file, options.set)
+    store = Store.beside(job.directory)
+    if isinstance(job.spec, PipelineSpec):
+        return _plan_pipeline(job.spec, job, store)
+    return PROBLEM_EXIT_CODE if _plan_job(job, store) else 0
+
+
+def _plan_job(job: Job, store: Store) -> bool:
+    """Prints one job's sheet; whether it has a problem."""
+    resolved = resolve(job, store, fetch=False)
+    known = store.manifest(job.spec.name, resolved.version)
+    sheet = imported(KINDS[job.spec.kind].planner)(job.spec, resolved.parents, job.directory)
+    console.print(sheet.rendered())
+    state = "finished already; running it only finds it" if known else "not made yet"
+    console.print(Text(f"result: {job.spec.name}@{resolved.version}, {state}"))
+    return bool(sheet.problems)
+
+
+def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
+    """Prints the graph, then each stage's sheet where what it needs exists."""
+    stages = load_stages(spec, pipeline, load_job)
+    width = max(len(item.stage.name) for item in stages)
+    for item in stages:
+        after = f"after {', '.join(item.stage.needs)}" if item.stage.needs else "at once"
+        console.print(Text(f"{item.stage.name:<{width}}  {item.job.spec.kind:<8}  {after}"))
+    failing = bool(missing_inputs(stages, store))
+    for item in stages:
+        console.print(Text(f"\n{item.stage.name} ({item.job.file.name})", style="bold"))
+        makers = _unmade(item, stages, store)
+        if makers:
+            console.print(Text(f"after {', '.join(makers)}: what it works on is not made yet"))
+            continue
+        try:
+            failing |= _plan_job(item.job, store)
+        except InputError as error:
+            console.print(Text(f"problem: {error}", style="red"))
+            failing = True
+    return PROBLEM_EXIT_CODE if failing else 0
+
+
+def _unmade(item: StageJob, stages: list[StageJob], store: Store) -> list[str]:
+    """The stages whose artifacts this one uses and that are not in the store for their present specs."""
+    made_by = {other.job.spec.name: other for other in stages}
+    used = {reference.text.removeprefix("artifact:") for reference in references(item.job.spec)}
+    makers = [made_by[name] for name in used if name in made_by]
+    return sorted(maker.stage.name for maker in makers if _unmade(maker, stages, store) or not _is_made(maker, store))
+
+
+def _is_made(item: StageJob, store: Store) -> bool:
+    try:
+        version = resolve(item.job, store, fetch=False).version
+    except InputError:
+        return False
+    return store.manifest(item.job.spec.name, version) is not None
+
+
+def missing_inputs(stages: list[StageJob], store: Store) -> list[str]:
+    """One line for each artifact that neither a stage makes nor the store holds."""
+    missing = []
+    for item, reference in outside_references(stages):
+        try:
+            store.resolve(reference.text)
+        except InputError:
+            missing.append(f"stage {item.stage.name} uses {reference.text} in {reference.path}, which no stage makes")
+    return missing

@@ -1,0 +1,53 @@
+"""`rayloom run`: one job or a pipeline, with the engines' output in a log."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+
+from rayloom.artifacts.store import Store
+from rayloom.commands.plan import missing_inputs
+from rayloom.dispatch import load_job, resolve
+from rayloom.dispatch import run as run_job
+from rayloom.errors import InputError
+from rayloom.kinds import KINDS, imported
+from rayloom.observe.engine_output import engines_to, new_log
+from rayloom.observe.progress import say
+from rayloom.pipeline.graph import load_stages
+from rayloom.specs.load import Job
+from rayloom.specs.pipeline import PipelineSpec
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes the job's artifact, or says that it is there already."""
+    job = load_job(options.file, options.set)
+    store = Store.beside(job.directory)
+    if isinstance(job.spec, PipelineSpec):
+        _check_inputs(job.spec, job, store)
+    log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
+    with nullcontext() if options.debug else engines_to(log):
+        return _run(job, store)
+
+
+def _run(job: Job, store: Store) -> int:
+    if isinstance(job.spec, PipelineSpec):
+        from rayloom.pipeline.run import run_pipeline
+
+        return run_pipeline(job.spec, job, store, load_job, run_job)
+    foreground = KINDS[job.spec.kind].foreground
+    if foreground is not None:
+        imported(foreground)(job.spec, resolve(job, store).parents, job.directory)
+        return 0
+    artifact, made = run_job(job, store)
+    say(f"{artifact.id} {'made' if made else 'was finished already'}: {artifact.path}")
+    if artifact.manifest.headline:
+        say(artifact.manifest.headline)
+    return 0
+
+
+def _check_inputs(spec: PipelineSpec, pipeline: Job, store: Store) -> None:
+    """Fails before the first stage where the last one would lack something."""
+    missing = missing_inputs(load_stages(spec, pipeline, load_job), store)
+    if missing:
+        fix = "Add the stage that makes it, or run its job first."
+        raise InputError("; ".join(missing), where=str(pipeline.file), fix=fix)

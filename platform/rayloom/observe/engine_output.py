@@ -1,0 +1,62 @@
+"""Keeps the engines' chatter off the terminal: everything that they print goes into one log file.
+
+The file descriptors themselves are turned, so that C libraries and child processes are caught too; only `say` and the
+progress bars still reach the person.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayloom.observe.progress import console
+
+KEPT_LOGS = 50
+
+
+def new_log(folder: Path, name: str) -> Path:
+    """A path for the log of a run that begins now; the oldest logs of the folder make room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob("*.log"))[: -KEPT_LOGS + 1]:
+        old.unlink(missing_ok=True)
+    started = time.strftime("%Y%m%d-%H%M%S")
+    return folder / f"{started}-{os.getpid()}-{re.sub(r'[^a-z0-9.-]+', '-', name)}.log"
+
+
+@contextmanager
+def engines_to(log: Path) -> Iterator[None]:
+    """Inside, standard output and error of this process and its children go to `log`.
+
+    An exception is written there with its traceback, and gets a note that names the file.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Ray brings its workers' output to this process too, for the same file.
+    before = os.environ.get("RAY_LOG_TO_DRIVER")
+    os.environ.setdefault("RAY_LOG_TO_DRIVER", "1")
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    with log.open("ab") as file, os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal:
+        shown, console.file = console.file, terminal
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        try:
+            yield
+        except BaseException as error:
+            traceback.print_exc()
+            error.add_note(f"Everything that the engines said: {log}")
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip((1, 2), kept, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+            console.file = shown
+            if before is None:
+                del os.environ["RAY_LOG_TO_DRIVER"]

