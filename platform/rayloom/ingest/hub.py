@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rayloom.errors import InputError, RayloomError, ResourceError
@@ -22,10 +23,10 @@ def snapshot(spec: ImportSpec, source: HubSource, target: Path) -> str:
 
     repository_type = "model" if spec.content.type == "model" else "dataset"
     try:
-        api = huggingface_hub.HfApi()
+        api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         commit = api.repo_info(source.repository, revision=source.revision, repo_type=repository_type).sha
         say(f"{source.repository}: {source.revision} is commit {commit}")
-        huggingface_hub.snapshot_download(
+        api.snapshot_download(
             source.repository,
             revision=commit,
             repo_type=repository_type,

@@ -42,7 +42,7 @@ class ModelFacts:
 def checked_model(folder: Path) -> ModelFacts:
     """Facts about the model in `folder`. Raises InputError where it is not one."""
     config = _config(folder)
-    weights = _weights(folder)
+    weights = weight_files(folder)
     tokenizer = _tokenizer(folder)
     class_name = (config.architectures or ["AutoModel"])[0]
     num_parameters, weights_bytes = _sizes(weights)
@@ -77,7 +77,8 @@ def _config(folder: Path) -> Any:
         raise InputError(what, where=str(path), fix="Use a model whose architecture transformers has.") from None
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the model in `folder`. Raises InputError where it has none, or not all of them."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

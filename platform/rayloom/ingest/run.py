@@ -65,7 +65,7 @@ def folder_path(source: FolderSource, job_directory: Path) -> Path:
 
 
 def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path, facts: dict[str, Any]) -> Outcome:
-    from rayloom.ingest.model_folder import checked_model
+    from rayloom.ingest.model_folder import checked_model, weight_files
 
     if content.format == "gguf":
         from rayloom.ingest.gguf import convert
@@ -77,7 +77,9 @@ def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path
         say(f"{spec.name}: converting {found[0].name} to safetensors")
         convert(found[0], build.directory)
     else:
-        _keep(_model_root(files), build.directory, MODEL_FILES)
+        root = _model_root(files)
+        weight_files(root)
+        _keep(root, build.directory, MODEL_FILES)
     say(f"{spec.name}: loading the model for a test sentence")
     model = checked_model(build.directory)
     metrics = facts | _file_metrics(build.directory) | {"model": model.as_metrics()}

@@ -1,0 +1,301 @@
+"""Imports with a real pip, real transformers and a hub that is a small server of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.dispatch import load_job, run
+from rayloom.errors import InputError, RayloomError, ResourceError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with random weights: real files, small enough to break in many ways."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"), cache=tmp_path / "cache")
+
+
+def _import(store: Store, folder: Path, text: str) -> Artifact:
+    job = folder / "import.yaml"
+    job.write_text(f"kind: import\nname: thing\nlicence: CC0-1.0\n{text}")
+    return run(load_job(job), store)[0]
+
+
+def _import_folder(store: Store, tmp_path: Path, source: Path, content: str = "model") -> Artifact:
+    return _import(store, tmp_path, f"source: {{type: folder, path: {source}}}\ncontent: {{type: {content}}}\n")
+
+
+# -- a folder that should be a model -----------------------------------------------------------------------------------
+
+
+def test_a_model_folder_comes_in_with_its_facts(store: Store, model: Path, tmp_path: Path) -> None:
+    artifact = _import_folder(store, tmp_path, model)
+    facts = artifact.manifest.metrics["model"]
+    assert artifact.manifest.content == "model" and artifact.manifest.licences == ("CC0-1.0",)
+    assert facts["architecture"] == "LlamaForCausalLM" and facts["smoke_tested"]
+    assert facts["num_parameters"] == sum(t.numel() for t in load_file(model / "model.safetensors").values())
+    # Random weights know nothing: the loss of a sentence is near that of a guess among 256 letters.
+    assert facts["smoke_loss"] == pytest.approx(5.545, abs=0.2)
+    transformers.AutoModelForCausalLM.from_pretrained(artifact.path)
+
+
+def _without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _own_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _one_tensor_short(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _not_finite(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def _a_shard_short(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_config, "not a model: it has no config.json"),
+        (_pickled, r"pickled \(pytorch_model.bin\)"),
+        (_own_code, "brings its own Python code"),
+        (_truncated, "weight file is damaged"),
+        (_one_tensor_short, r"lack 1 of the model's tensors, such as model\.layers\.0\.mlp\.up_proj\.weight"),
+        (_not_finite, "not finite"),
+        (_without_tokenizer, "no tokenizer that loads"),
+        (_a_shard_short, "lacks 1 of its 2 weight files"),
+    ],
+)
+def test_what_is_not_a_model_is_one_clear_error(
+    store: Store, model: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    broken = shutil.copytree(model, tmp_path / "broken")
+    damage(broken)
+    with pytest.raises(InputError, match=message) as caught:
+        _import_folder(store, tmp_path, broken)
+    assert caught.value.fix
+    assert not list(store.manifests())
+
+
+def test_a_folder_that_is_not_there(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"source\.path names nothing"):
+        _import_folder(store, tmp_path, tmp_path / "nowhere", "dataset")
+
+
+def test_a_file_that_is_no_gguf(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("no weights")
+    source = f"source: {{type: folder, path: {tmp_path / 'model.gguf'}}}\ncontent: {{type: model, format: gguf}}\n"
+    with pytest.raises(InputError, match="not a GGUF file"):
+        _import(store, tmp_path, source)
+
+
+# -- packages, from a folder that pip is told to look in ---------------------------------------------------------------
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with a data file, in the only place where pip may look."""
+    place = tmp_path / "index" / "tiny_corpus-1.0-py3-none-any.whl"
+    place.parent.mkdir()
+    with zipfile.ZipFile(place, "w") as file:
+        file.writestr("tiny_corpus/data/articles.csv", "text\nOne article.\n")
+        file.writestr("tiny_corpus-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-corpus\nVersion: 1.0\n")
+        file.writestr("tiny_corpus-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr("tiny_corpus-1.0.dist-info/RECORD", "")
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(place.parent))
+    return place
+
+
+def _import_package(store: Store, tmp_path: Path, sha256: str, version: str = "1.0") -> Artifact:
+    source = f"{{type: package, package: tiny-corpus, version: '{version}', sha256: {sha256}, members: ['**/*.csv']}}"
+    return _import(store, tmp_path, f"source: {source}\ncontent: {{type: dataset}}\n")
+
+
+def test_a_package_member_comes_in_and_its_archive_stays_in_the_cache(
+    store: Store, wheel: Path, tmp_path: Path
+) -> None:
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    artifact = _import_package(store, tmp_path, sha256)
+    assert (artifact.path / "articles.csv").read_text() == "text\nOne article.\n"
+    wheel.unlink()  # the second import has nothing but the cache
+    store.remove("thing", artifact.manifest.version)
+    assert _import_package(store, tmp_path, sha256).manifest.digest == artifact.manifest.digest
+
+
+def test_a_damaged_archive_in_the_cache_is_fetched_again(store: Store, wheel: Path, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    cached = store.cache / "packages" / sha256 / wheel.name
+    cached.parent.mkdir(parents=True)
+    cached.write_text("half a downl")
+    assert (_import_package(store, tmp_path, sha256).path / "articles.csv").exists()
+    assert cached.read_bytes() == wheel.read_bytes()
+
+
+def test_another_file_than_the_pinned_one_is_refused(store: Store, wheel: Path, tmp_path: Path) -> None:
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=f"another file than the pinned one: SHA-256 {found}"):
+        _import_package(store, tmp_path, "0" * 64)
+    assert not list(store.manifests())
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_version_that_the_index_lacks(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no wheel of this version"):
+        _import_package(store, tmp_path, "0" * 64, version="2.0")
+
+
+@pytest.mark.usefixtures("wheel")
+def test_no_network(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(ResourceError, match="package index cannot be reached"):
+        _import_package(store, tmp_path, "0" * 64, version="2.0")
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a snapshot needs: a repository at a commit, its tree, its files."""
+
+    files: dict[str, bytes]
+    broken_after_bytes: int | None = None
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith(("/api/datasets/them/secret", "/api/models/them/secret")):
+            self._answer(401, b"{}", {"X-Error-Code": "GatedRepo"})
+        elif "/tree/" in path:
+            tree = [{"type": "file", "path": n, "size": len(c), "oid": _etag(c)} for n, c in self.files.items()]
+            self._answer(200, json.dumps(tree).encode())
+        elif path.startswith("/api/") and "them/texts" in path:
+            facts = {"id": "them/texts", "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
+            self._answer(200, json.dumps(facts).encode())
+        elif "/resolve/" in path and path.rpartition(f"{COMMIT}/")[2] in self.files:
+            self._file(self.files[path.rpartition(f"{COMMIT}/")[2]])
+        else:
+            self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET  # noqa: N815 - the name that the server calls
+
+    def _file(self, content: bytes) -> None:
+        self._answer(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ((headers or {}) | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """The test's output is not the place for an access log."""
+
+
+def _etag(content: bytes) -> str:
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    _Hub.files = {"data/train.jsonl": b'{"text": "One."}\n', "README.md": b"Texts.", "weights.bin": b"a pickle"}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def _import_hub(store: Store, tmp_path: Path, repository: str) -> Artifact:
+    source = f"{{type: hub, repository: {repository}, patterns: ['**']}}"
+    return _import(store, tmp_path, f"source: {source}\ncontent: {{type: dataset}}\n")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_repository_comes_in_with_its_commit_and_without_pickles(store: Store, tmp_path: Path) -> None:
+    artifact = _import_hub(store, tmp_path, "them/texts")
+    assert artifact.manifest.metrics["source"] == {"commit": COMMIT}
+    assert sorted(file.path for file in artifact.manifest.files) == ["README.md", "data/train.jsonl"]
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("repository", "message"), [("them/nothing", "no such repository"), ("them/secret", "does not give")]
+)
+def test_a_repository_that_we_do_not_get(store: Store, tmp_path: Path, repository: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _import_hub(store, tmp_path, repository)
+
+
+def test_a_hub_that_cannot_be_reached(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(RayloomError, match="hub cannot be reached") as caught:
+        _import_hub(store, tmp_path, "them/texts")
+    assert "continues" in caught.value.fix
