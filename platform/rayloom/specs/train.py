@@ -109,10 +109,24 @@ class Schedule(Spec):
     final_share: Share = 0.1
 
 
-class Optimizer(Spec):
+class AdamW(Spec):
     """AdamW (Loshchilov & Hutter 2019); norms and biases are never decayed."""
 
-    type: Literal["adamw"] = "adamw"
+    type: Literal["adamw"]
+    beta1: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+
+
+class Muon(Spec):
+    """Orthogonalised momentum for the matrices inside the layers (Jordan et al. 2024), AdamW for everything else.
+
+    Updates are scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
+    """
+
+    type: Literal["muon"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     beta1: Annotated[float, Field(gt=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -168,7 +182,7 @@ class TrainSpec(JobSpec):
     num_epochs: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Schedule = Schedule()
-    optimizer: Optimizer = Optimizer()
+    optimizer: Annotated[AdamW | Muon, Field(discriminator="type")] = AdamW(type="adamw")
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     sharding: Sharding = Sharding()
@@ -214,6 +228,14 @@ class TrainSpec(JobSpec):
                 f"global_batch_tokens must be a multiple of {at_once} (sequence_length_tokens × micro_batch_sequences "
                 f"× workers.num_workers): try {nearest}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _muon_needs_whole_matrices(self) -> Self:
+        if self.optimizer.type == "muon" and self.sharding.zero_stage == 3:
+            raise ValueError("optimizer muon needs whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
+        if self.optimizer.type == "muon" and self.adapter.type != "none":
+            raise ValueError("optimizer muon is for whole weights; adapters are trained with adamw")
         return self
 
     @model_validator(mode="after")
