@@ -237,4 +237,4 @@ def compiler() -> Finding:
     found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if found:
         return Finding("C++ compiler", "ok", found)
-    return Finding("C++ compiler", "note", "none")
+    return Finding("C++ compiler", "note", "none; only serving with `compiled: true` needs one (g++)")

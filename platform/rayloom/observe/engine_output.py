@@ -42,7 +42,8 @@ def engines_to(log: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "1")
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     with log.open("ab") as file, os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal:
-        shown, console.file = console.file, terminal
+        # Not `console.file`, which would be this moment's standard error, but "whatever standard error is" (None).
+        shown, console._file = console._file, terminal
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         try:
@@ -57,6 +58,6 @@ def engines_to(log: Path) -> Iterator[None]:
             for descriptor, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
-            console.file = shown
+            console._file = shown
             if before is None:
                 del os.environ["RAY_LOG_TO_DRIVER"]
