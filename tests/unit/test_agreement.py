@@ -1,0 +1,71 @@
+"""Agreement of two models, on models small enough to be read."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rayloom.score.agreement import compare, compare_answers, greedy_answers, logits_of
+
+ROWS = [[1, 5, 9, 3], [2, 7]]
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_a_model_agrees_with_itself(model: LlamaForCausalLM) -> None:
+    agreement = compare(logits_of(model, ROWS), logits_of(copy.deepcopy(model), ROWS))
+    assert agreement.max_logit_difference == agreement.mean_logit_difference == 0.0
+    assert agreement.next_token_share == 1.0
+    assert agreement.num_positions == 6
+
+
+def test_a_known_change_of_the_logits_is_measured(model: LlamaForCausalLM) -> None:
+    logits = logits_of(model, ROWS)
+    changed = [row.clone() for row in logits]
+    place = int(changed[0][2].argmin())
+    changed[0][2, place] += 1000.0
+    agreement = compare(logits, changed)
+    assert agreement.max_logit_difference == pytest.approx(1000.0, rel=1e-4)
+    assert agreement.mean_logit_difference == pytest.approx(1000.0 / (6 * 32), rel=1e-4)
+    assert agreement.next_token_share == pytest.approx(5 / 6)
+
+
+def test_logits_that_are_not_finite_never_agree(model: LlamaForCausalLM) -> None:
+    logits = logits_of(model, ROWS)
+    broken = [row.clone() for row in logits]
+    broken[1][0, 0] = math.nan
+    difference = compare(logits, broken).max_logit_difference
+    assert not difference <= 1e9
+
+
+def test_greedy_answers_are_those_of_generate(model: LlamaForCausalLM) -> None:
+    found = greedy_answers(model, ROWS, 12, stop_tokens=())
+    for row, answer in zip(ROWS, found, strict=True):
+        whole = model.generate(
+            torch.tensor([row]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert answer == whole[0, len(row) :].tolist()
+
+
+def test_an_answer_ends_before_its_stop_token(model: LlamaForCausalLM) -> None:
+    whole = greedy_answers(model, ROWS, 8, stop_tokens=())[0]
+    stopped = greedy_answers(model, ROWS, 8, stop_tokens=[whole[3]])[0]
+    assert stopped == whole[: whole.index(whole[3])]
+
+
+def test_answers_are_compared_up_to_the_first_difference() -> None:
+    agreement = compare_answers([[1, 2, 3], [4, 5, 6, 7]], [[1, 2, 3], [4, 5, 9, 7]])
+    assert agreement.same_answers_share == 0.5
+    assert agreement.same_tokens_share == pytest.approx(5 / 7)
+    assert compare_answers([[]], [[]]).same_tokens_share == 1.0
