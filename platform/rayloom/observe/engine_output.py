@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from rayloom.observe.progress import console
@@ -41,15 +41,20 @@ def engines_to(log: Path) -> Iterator[None]:
     before = os.environ.get("RAY_LOG_TO_DRIVER")
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "1")
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
-    with log.open("ab") as file, os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal:
+    with (
+        log.open("a", encoding="utf-8", buffering=1) as file,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal,
+    ):
         # Not `console.file`, which would be this moment's standard error, but "whatever standard error is" (None).
         shown, console._file = console._file, terminal
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         try:
-            yield
+            # Python's own streams too: they need not stand on descriptors 1 and 2.
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
         except BaseException as error:
-            traceback.print_exc()
+            traceback.print_exc(file=file)
             error.add_note(f"Everything that the engines said: {log}")
             raise
         finally:
