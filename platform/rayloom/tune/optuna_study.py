@@ -1,0 +1,116 @@
+"""A search as Optuna sees it: a study built from trials, asked for the next point or for what mattered."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from rayloom.specs.search import GaussianProcessSearcher
+from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, Number
+from rayloom.specs.tune import TuneSpec, num_values
+from rayloom.tune.history import Trial
+from rayloom.tune.points import is_ordered, tidied
+from rayloom.tune.schedulers import comparable
+
+MIN_TRIALS_FOR_IMPORTANCE = 4
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def asked(spec: TuneSpec, known: Sequence[FrozenTrial], seed: int) -> dict[str, Number]:
+    """The point that the searcher's sampler proposes after these trials."""
+    study = optuna.create_study(sampler=_sampler(spec, seed), directions=["minimize"] * len(spec.objectives))
+    study.add_trials(known)
+    found = study.ask(fixed_distributions=_distributions(spec)).params
+    return {path: tidied(dimension, found.get(path, 0)) for path, dimension in spec.space.items()}
+
+
+def as_known(spec: TuneSpec, trials: Sequence[Trial]) -> list[FrozenTrial]:
+    """Trials with their values, those on their way where they were stopped, the worst measured where they failed."""
+    worst = _worst_values(spec, trials)
+    return [_known(spec, trial, worst) for trial in trials]
+
+
+def measured_at(spec: TuneSpec, trials: Sequence[Trial], step: int) -> list[FrozenTrial]:
+    """The trials that came as far as `step`, with the first objective's value there."""
+    objective = spec.objectives[0]
+    values = [comparable(trial.value_at(step, objective.metric), objective) for trial in trials]
+    pairs = [(trial, value) for trial, value in zip(trials, values, strict=True) if math.isfinite(value)]
+    return [_frozen(spec, trial.point, TrialState.COMPLETE, [value]) for trial, value in pairs]
+
+
+def importances(spec: TuneSpec, trials: Sequence[Trial], step: int) -> dict[str, float]:
+    """What part of the differences at `step` each dimension explains (fANOVA, Hutter et al. 2014), largest first.
+
+    Empty where too few trials were measured there, or they do not differ.
+    """
+    known = measured_at(spec, trials, step)
+    values = {trial.value for trial in known}
+    if len(known) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2 or importlib.util.find_spec("sklearn") is None:
+        return {}
+    study = optuna.create_study(direction="minimize")
+    study.add_trials(known)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=spec.seed)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {path: float(share) for path, share in found.items()}
+
+
+def _sampler(spec: TuneSpec, seed: int) -> BaseSampler:
+    if isinstance(spec.searcher, GaussianProcessSearcher):
+        return GPSampler(seed=seed, n_startup_trials=1)
+    return TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
+
+
+def _distributions(spec: TuneSpec) -> dict[str, BaseDistribution]:
+    found = {path: _distribution(dimension) for path, dimension in spec.space.items()}
+    return {path: distribution for path, distribution in found.items() if not distribution.single()}
+
+
+def _distribution(dimension: Any) -> BaseDistribution:
+    if isinstance(dimension, Choice | Multiple):
+        indices = range(num_values(dimension))
+        return IntDistribution(0, len(indices) - 1) if is_ordered(dimension) else CategoricalDistribution(indices)
+    if isinstance(dimension, Integer):
+        return IntDistribution(dimension.low, dimension.high, step=dimension.step)
+    return FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
+
+
+def _worst_values(spec: TuneSpec, trials: Sequence[Trial]) -> list[float]:
+    """For each objective the worst number that was measured."""
+    found = [[comparable(t.metrics.get(objective.metric), objective) for t in trials] for objective in spec.objectives]
+    return [max((value for value in values if math.isfinite(value)), default=0.0) for values in found]
+
+
+def _known(spec: TuneSpec, trial: Trial, worst: Sequence[float]) -> FrozenTrial:
+    values = [comparable(trial.metrics.get(objective.metric), objective) for objective in spec.objectives]
+    values = [value if math.isfinite(value) else bad for value, bad in zip(values, worst, strict=True)]
+    if trial.outcome is None:
+        return _frozen(spec, trial.point, TrialState.RUNNING)
+    if trial.outcome == "failed":
+        return _frozen(spec, trial.point, TrialState.COMPLETE, worst)
+    if trial.outcome == "stopped" and len(values) == 1:
+        objective = spec.objectives[0]
+        way = {step: comparable(metrics.get(objective.metric), objective) for step, metrics in trial.reports}
+        return _frozen(spec, trial.point, TrialState.PRUNED, way=way)
+    return _frozen(spec, trial.point, TrialState.COMPLETE, values)
+
+
+def _frozen(
+    spec: TuneSpec,
+    point: Mapping[str, Number],
+    state: TrialState,
+    values: Sequence[float] | None = None,
+    way: Mapping[int, float] | None = None,
+) -> FrozenTrial:
+    distributions = _distributions(spec)
+    params = {path: point[path] for path in distributions}
+    return create_trial(
+        state=state, values=values, params=params, distributions=distributions, intermediate_values=dict(way or {})
+    )

@@ -1,0 +1,100 @@
+"""Which trials go on. Pure functions of the history: a reason to stop a trial, or None to let it go on.
+
+Values are compared with the objective's sign, so that smaller is always better; what is not a number is worst.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+
+from rayloom.specs.search import AshaScheduler, HyperbandScheduler, MedianScheduler
+from rayloom.specs.tune import Objective, TuneSpec
+from rayloom.tune.history import History, Trial
+
+
+def reason_to_stop(spec: TuneSpec, history: History, trial: Trial, step: int) -> str | None:
+    """Why a trial that was just measured at `step` should end there; None lets it go on."""
+    scheduler, objective = spec.scheduler, spec.objectives[0]
+    grace = grace_steps(spec)
+    if step < grace:
+        return None
+    if isinstance(scheduler, AshaScheduler):
+        return _halved(history.trials.values(), trial, step, objective, grace, scheduler.reduction_factor)
+    if isinstance(scheduler, HyperbandScheduler):
+        brackets = bracket_order(scheduler)
+        bracket = brackets[trial.number % len(brackets)]
+        others = [t for t in history.trials.values() if brackets[t.number % len(brackets)] == bracket]
+        first = grace * scheduler.reduction_factor**bracket
+        return _halved(others, trial, step, objective, first, scheduler.reduction_factor)
+    if isinstance(scheduler, MedianScheduler):
+        return _below_median(history, trial, step, objective, scheduler.min_trials)
+    return None
+
+
+def grace_steps(spec: TuneSpec) -> int:
+    """Steps that every trial may run."""
+    return getattr(spec.scheduler, "grace_steps", None) or spec.train.evaluate_every_steps or 1
+
+
+def rung_of(previous_step: int, step: int, grace: int, factor: int) -> int | None:
+    """The last milestone (grace × factor^k) that lies after the previous measurement and not after this one."""
+    milestone, found = grace, None
+    while milestone <= step:
+        found = milestone if milestone > previous_step else found
+        milestone *= factor
+    return found
+
+
+def bracket_order(scheduler: HyperbandScheduler) -> list[int]:
+    """The bracket of each trial of a round, spread evenly: with two brackets and factor 3, 0 1 0 1 0.
+
+    Of B brackets, bracket b gets ceil(B / (s + 1) × factor^s) trials of a round, s = B − 1 − b (Li et al. 2018,
+    algorithm 1, with s_max = B − 1).
+    """
+    brackets, factor = scheduler.num_brackets, scheduler.reduction_factor
+    places: list[tuple[float, int]] = []
+    for bracket in range(brackets):
+        s = brackets - 1 - bracket
+        count = math.ceil(brackets / (s + 1) * factor**s)
+        places += [((place + 0.5) / count, bracket) for place in range(count)]
+    return [bracket for _, bracket in sorted(places)]
+
+
+def comparable(value: float | None, objective: Objective) -> float:
+    """The value so that smaller is better; infinite where there is none or it is not a number."""
+    return math.inf if value is None or math.isnan(value) else objective.sign * value
+
+
+def _halved(
+    others: Iterable[Trial], trial: Trial, step: int, objective: Objective, first: int, factor: int
+) -> str | None:
+    rung = rung_of(trial.reports[-2][0] if len(trial.reports) > 1 else 0, step, first, factor)
+    if rung is None:
+        return None
+    here = comparable(trial.value_at(rung, objective.metric), objective)
+    arrived = [other for other in others if other.step >= rung]
+    better = sum(comparable(other.value_at(rung, objective.metric), objective) < here for other in arrived)
+    kept = math.ceil(len(arrived) / factor)
+    if better < kept and here < math.inf:
+        return None
+    shown = trial.value_at(rung, objective.metric)
+    return f"{objective.metric} {shown:.4g} at step {rung}: place {better + 1} of {len(arrived)}, {kept} go on"
+
+
+def _below_median(history: History, trial: Trial, step: int, objective: Objective, min_trials: int) -> str | None:
+    others = [t for t in history.trials.values() if t is not trial and t.step >= step]
+    if len(others) < min_trials:
+        return None
+    means = [statistics.fmean(_values_until(other, step, objective)) for other in others]
+    best = min(_values_until(trial, step, objective))
+    median = statistics.median(means)
+    if best <= median:
+        return None
+    said = objective.sign * median
+    return f"{objective.metric} {objective.sign * best:.4g}, median of {len(others)} others {said:.4g}, at step {step}"
+
+
+def _values_until(trial: Trial, step: int, objective: Objective) -> list[float]:
+    return [comparable(metrics.get(objective.metric), objective) for at, metrics in trial.reports if at <= step]

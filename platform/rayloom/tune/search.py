@@ -1,0 +1,194 @@
+"""The search itself: what to train next and what to make of each result. It knows no Ray; everything it decides
+follows from the history, and everything that happens goes to the journal before anyone acts on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.specs.search import PopulationScheduler
+from rayloom.specs.space import Values, refusals, values_of
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.tune import TuneSpec
+from rayloom.tune.history import Event, EventType, History, Journal, Outcome, Trial
+from rayloom.tune.population import boundary_after, copies_at, step_to_exchange
+from rayloom.tune.schedulers import reason_to_stop
+from rayloom.tune.searchers import suggested
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of a trial for one process: from its newest checkpoint or its start to `until_step` or its end."""
+
+    trial: int
+    values: Values
+    until_step: int | None = None
+    """Where a member of a population saves and waits for the others."""
+    copies: tuple[tuple[int, int], ...] = ()
+    """Donor and step of each time that the trial went on from another's checkpoint; the last is where it starts."""
+
+
+class Search:
+    """One search in one session. The caller runs what `next_run` gives and says what came of it."""
+
+    def __init__(
+        self,
+        spec: TuneSpec,
+        journal: Journal,
+        *,
+        num_concurrent: int,
+        num_steps: int | None = None,
+        earlier: Sequence[Trial] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`num_steps`: steps of a whole trial, where known. `earlier`: trials of warm-start searches."""
+        self.spec, self.history = spec, History()
+        self._journal, self._num_concurrent, self._num_steps = journal, num_concurrent, num_steps
+        self._earlier, self._clock = earlier, clock
+        for event in journal.read():
+            self.history.apply(event)
+        self._offset = self.history.seconds - clock()
+        self._note("session")
+
+    # -- what to do ----------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the search so far, over all sessions."""
+        return self._offset + self._clock()
+
+    def spent(self) -> str | None:
+        """Which part of the budget is used up; None while there is some of all."""
+        budget = self.spec.budget
+        if budget.num_steps is not None and self.history.num_steps >= budget.num_steps:
+            return f"the budget of {budget.num_steps} steps is used up"
+        if budget.seconds is not None and self.seconds >= budget.seconds:
+            return f"the budget of {budget.seconds:.0f} s is used up"
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing will be started any more."""
+        return not self.history.running and (self.spent() is not None or not self._has_more())
+
+    def next_run(self) -> Run | None:
+        """What a free process should train now; None where it should wait, or the search is over."""
+        if len(self.history.running) >= self._num_concurrent or self.spent() is not None:
+            return None
+        if isinstance(self.spec.scheduler, PopulationScheduler):
+            self._exchange()
+        trial = next(iter(self._ready()), None) or self._born()
+        if trial is None:
+            return None
+        self._note("started", trial)
+        copies = tuple((copy.donor, copy.step) for copy in trial.copies)
+        return Run(trial.number, trial.values, self._until(trial), copies)
+
+    def _has_more(self) -> bool:
+        return bool(self.history.waiting) or len(self.history.trials) < (self.spec.num_trials or 0)
+
+    def _ready(self) -> Iterable[Trial]:
+        """Trials that wait and may go on: members of a population only once the others came as far."""
+        if not isinstance(self.spec.scheduler, PopulationScheduler):
+            return self.history.waiting
+        interval, exchanged = self.spec.scheduler.interval_steps, self.history.exchanged_step
+        return [t for t in self.history.waiting if t.step < exchanged + interval]
+
+    def _born(self) -> Trial | None:
+        """A new trial, or None where there are enough. One whose values are refused together ends at once."""
+        while len(self.history.trials) < (self.spec.num_trials or 0):
+            number = len(self.history.trials)
+            point = suggested(self.spec, self.history, number, self._earlier)
+            values = values_of(self.spec.space, point, self.spec.plain_train)
+            self._append(Event("born", self.seconds, number, point=point, values=values))
+            trial = self.history.trials[number]
+            refused = refusals(TrainSpec, self.spec.plain_train, values)
+            if not refused:
+                return trial
+            self._note("ended", trial, outcome="failed", reason=f"refused: {refused[0]}")
+        return None
+
+    def _until(self, trial: Trial) -> int | None:
+        if isinstance(self.spec.scheduler, PopulationScheduler):
+            return boundary_after(trial.step, self.spec.scheduler, self._num_steps)
+        return None
+
+    def _exchange(self) -> None:
+        step = step_to_exchange(self.spec, self.history)
+        if step is None:
+            return
+        events = []
+        for copy in copies_at(self.spec, self.history, step):
+            values = values_of(self.spec.space, copy.point, self.spec.plain_train)
+            events.append(
+                Event(
+                    "copied", self.seconds, copy.trial, step, point=copy.point, values=values, donor=copy.donor,
+                    reason=f"goes on from trial {copy.donor}",
+                )
+            )  # fmt: skip
+        self._append(*events, Event("exchanged", self.seconds, step=step))
+
+    # -- what happened -------------------------------------------------------------------------------------------------
+
+    def measured(self, number: int, step: int, metrics: dict[str, float]) -> bool:
+        """Takes a measurement in; whether the process should go on with the trial."""
+        trial = self.history.trials[number]
+        is_new = step > trial.furthest_step
+        self._append(Event("report", self.seconds, number, step, metrics=metrics))
+        reason = reason_to_stop(self.spec, self.history, trial, step) if is_new else None
+        if reason is not None:
+            self._note("ended", trial, outcome="stopped", reason=reason)
+            return False
+        if self.spent() is not None or self._is_boundary(step):
+            self._note("left", trial)
+            return False
+        return True
+
+    def _is_boundary(self, step: int) -> bool:
+        scheduler = self.spec.scheduler
+        if not isinstance(scheduler, PopulationScheduler) or step % scheduler.interval_steps:
+            return False
+        return self._num_steps is None or step < self._num_steps
+
+    def finished(self, number: int, step: int, metrics: dict[str, float]) -> None:
+        """The trial came to its own end, with these metrics of its result."""
+        self._append(Event("report", self.seconds, number, step, metrics=metrics))
+        self._note("ended", self.history.trials[number], outcome="finished")
+
+    def failed(self, number: int, reason: str) -> None:
+        """The trial cannot go on, whoever tried again."""
+        self._note("ended", self.history.trials[number], outcome="failed", reason=reason)
+
+    def crashed(self, number: int, reason: str) -> None:
+        """The trial's process or node died. It waits to go on from its checkpoint, unless it died too often."""
+        trial = self.history.trials[number]
+        self._note("crashed", trial, reason=reason)
+        if trial.crashes > self.spec.max_crashes_per_trial:
+            self.failed(number, f"died {trial.crashes} times: {reason}")
+
+    def cut_off(self) -> None:
+        """Ends the trials that the budget leaves no room for."""
+        reason = self.spent()
+        if reason is not None:
+            for trial in [*self.history.running, *self.history.waiting]:
+                self._note("ended", trial, outcome="cut_off", reason=reason)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _note(
+        self, kind: EventType, trial: Trial | None = None, outcome: Outcome | None = None, reason: str = ""
+    ) -> None:
+        number = -1 if trial is None else trial.number
+        self._append(Event(kind, self.seconds, number, outcome=outcome, reason=reason))
+
+    def _append(self, *events: Event) -> None:
+        self._journal.append(events)
+        for event in events:
+            self.history.apply(event)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray copies what it is given into files of its own; a search is restored from its journal only."""
+        return {}
