@@ -39,7 +39,7 @@ def test_halving_finds_the_best_in_a_fraction_of_the_steps(tmp_path: Path) -> No
     assert "finished" in {trial.outcome for trial in ranked[:2]}
     assert search.history.num_steps <= 0.45 * 16 * NUM_STEPS
     stopped = [trial for trial in ranked if trial.outcome == "stopped"]
-    assert all("go on" in trial.reason and f"at step {trial.step}" in trial.reason for trial in stopped)
+    assert all("kept" in trial.reason and f"at step {trial.step}" in trial.reason for trial in stopped)
 
 
 def test_no_more_run_at_once_than_there_is_room_for(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _halved(
     if better < kept and here < math.inf:
         return None
     shown = trial.value_at(rung, objective.metric)
-    return f"{objective.metric} {shown:.4g} at step {rung}: place {better + 1} of {len(arrived)}, {kept} go on"
+    return f"{objective.metric} {shown:.4g} at step {rung}: place {better + 1} of {len(arrived)}, best {kept} kept"
 
 
 def _below_median(history: History, trial: Trial, step: int, objective: Objective, min_trials: int) -> str | None:

@@ -1,0 +1,187 @@
+"""What a search leaves behind: every trial, the best job as a file to run, and its values for a job that takes them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.specs.base import Spec
+from rayloom.specs.space import substituted
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.tune import TuneSpec
+from rayloom.tune.history import Event, History, Trial
+from rayloom.tune.points import point_of
+from rayloom.tune.ranking import front
+
+TRIALS_NAME = "trials.jsonl"
+BEST_JOB_NAME = "best.yaml"
+BEST_VALUES_NAME = "best_values.json"
+
+
+def trial_record(trial: Trial) -> dict[str, Any]:
+    """One line of `trials.jsonl`. What is not a number is null there."""
+    return {
+        "trial": trial.number,
+        "outcome": trial.outcome,
+        "reason": trial.reason,
+        "values": trial.values,
+        "point": trial.point,
+        "step": trial.step,
+        "metrics": _plain(trial.metrics),
+        "measured": [{"step": step, **_plain(metrics)} for step, metrics in trial.reports],
+        "born_at_seconds": round(trial.born_at_seconds, 2),
+        "ended_at_seconds": None if trial.ended_at_seconds is None else round(trial.ended_at_seconds, 2),
+        "busy_seconds": round(trial.busy_seconds, 2),
+        "crashes": trial.crashes,
+        "copies": [{"step": copy.step, "donor": copy.donor, "values": copy.values} for copy in trial.copies],
+    }
+
+
+def trial_of(record: Mapping[str, Any]) -> Trial:
+    """A trial as `trial_record` wrote it."""
+    reports = [
+        (line["step"], {name: value for name, value in line.items() if name != "step"}) for line in record["measured"]
+    ]
+    numbers = [
+        (step, {k: math.nan if v is None else float(v) for k, v in metrics.items()}) for step, metrics in reports
+    ]
+    return Trial(
+        record["trial"],
+        dict(record["point"]),
+        dict(record["values"]),
+        record["born_at_seconds"],
+        numbers,
+        crashes=record["crashes"],
+        outcome=record["outcome"],
+        reason=record["reason"],
+        ended_at_seconds=record["ended_at_seconds"],
+        busy_seconds=record["busy_seconds"],
+        copies=[
+            Event("copied", 0.0, record["trial"], copy["step"], values=copy["values"], donor=copy["donor"])
+            for copy in record["copies"]
+        ],
+    )
+
+
+def read_trials(artifact: Artifact) -> list[Trial]:
+    """The trials of a finished search. Raises InputError where the artifact is none."""
+    path = artifact.path / TRIALS_NAME
+    if not path.exists():
+        what = f"{artifact.id} is a {artifact.manifest.kind}, not a search"
+        raise InputError(what, where=str(artifact.path), fix="Name an artifact that a `tune` job made.")
+    return [trial_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def earlier_trials(spec: TuneSpec, searches: Sequence[Artifact]) -> list[Trial]:
+    """Trials of earlier searches that this space could have had, as a searcher may learn from them."""
+    found = []
+    for artifact in searches:
+        for trial in read_trials(artifact):
+            point = point_of(spec.space, trial.values, spec.plain_train)
+            if point is not None and trial.outcome is not None and trial.outcome != "cut_off":
+                trial.point = point
+                found.append(trial)
+    return found
+
+
+def write_trials(directory: Path, history: History) -> None:
+    lines = [json.dumps(trial_record(trial), ensure_ascii=False) for trial in history.trials.values()]
+    (directory / TRIALS_NAME).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_best(directory: Path, spec: TuneSpec, trial: Trial, parents: Mapping[str, Artifact]) -> None:
+    """The best trial's job as a file that `rayloom run` takes, and its values alone."""
+    job = substituted(spec.plain_train, trial.values)
+    job |= {"name": f"{spec.name[:57]}-best", "description": ""}
+    for path, artifact in parents.items():
+        if path.startswith("train."):
+            job = substituted(job, {path.removeprefix("train."): f"artifact:{artifact.id}"})
+    text = "".join(f"# {line}\n" for line in _comment(spec, trial))
+    readable = _readable(TrainSpec.model_validate_json(json.dumps(job), strict=True))
+    text += yaml.safe_dump(readable, sort_keys=False, allow_unicode=True, width=100)
+    (directory / BEST_JOB_NAME).write_text(text, encoding="utf-8")
+    best = {"trial": trial.number, "values": trial.values, "step": trial.step, "metrics": _plain(trial.metrics)}
+    (directory / BEST_VALUES_NAME).write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
+
+
+def is_reproducible(trial: Trial) -> bool:
+    """Whether one run of one file gives the trial's metrics again: not where it was cut off or changed on its way."""
+    return trial.outcome == "finished" and not trial.copies
+
+
+def _comment(spec: TuneSpec, trial: Trial) -> list[str]:
+    measured = ", ".join(f"{o.metric} {trial.metrics.get(o.metric, math.nan):.6g}" for o in spec.objectives)
+    lines = [f"Trial {trial.number} of the search {spec.name}: {measured} at step {trial.step}."]
+    if trial.copies:
+        lines.append("Its values changed on the way and its weights came from others (trials.jsonl says when);")
+        lines.append("this file has the last values, so that its own run gives another result.")
+    elif trial.outcome != "finished":
+        lines.append("The budget cut it off there; this file runs the whole length.")
+    else:
+        lines.append("On the same kind of machine this file gives the same numbers.")
+    return lines
+
+
+def summary(spec: TuneSpec, history: History, winner: Trial) -> dict[str, Any]:
+    """The artifact's metrics."""
+    outcomes = Counter(str(trial.outcome) for trial in history.trials.values())
+    return {
+        "objectives": [{"metric": o.metric, "goal": "minimise" if o.sign > 0 else "maximise"} for o in spec.objectives],
+        "best": {
+            "trial": winner.number,
+            "values": winner.values,
+            "step": winner.step,
+            "metrics": _plain(winner.metrics),
+            "outcome": winner.outcome,
+            "is_reproducible": is_reproducible(winner),
+        },
+        "front": [trial.number for trial in front(spec, history.trials.values())],
+        "num_trials": len(history.trials),
+        "outcomes": dict(sorted(outcomes.items())),
+        "num_steps": history.num_steps,
+        "seconds": round(history.seconds, 2),
+        "sessions": history.sessions,
+    }
+
+
+def headline(spec: TuneSpec, history: History, winner: Trial) -> str:
+    measured = ", ".join(f"{o.metric} {winner.metrics.get(o.metric, math.nan):.4g}" for o in spec.objectives)
+    values = ", ".join(f"{path} {shown(value)}" for path, value in winner.values.items())
+    return f"trial {winner.number} of {len(history.trials)}: {measured} with {values}"
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in tables."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _readable(spec: Spec) -> dict[str, Any]:
+    """Every field, so that nothing is left to defaults, but not those that are empty because nothing was said."""
+    plain = spec.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in _filled(spec, plain).items() if value != ""}
+
+
+def _filled(spec: Spec, plain: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, info in type(spec).model_fields.items():
+        key, value = info.alias or name, getattr(spec, name)
+        if value is None and info.default is None:
+            continue
+        kept[key] = _filled(value, plain[key]) if isinstance(value, Spec) else plain[key]
+        if isinstance(value, tuple) and any(isinstance(item, Spec) for item in value):
+            kept[key] = [_filled(item, entry) for item, entry in zip(value, plain[key], strict=True)]
+    return kept
