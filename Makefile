@@ -3,6 +3,7 @@
 PYTHON  ?= python3.11
 VENV    := .venv
 BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip
 LOCK    := cluster/requirements-cpu.txt
 STAMP   := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 # torch's CPU build: from the configured indexes when they have it, else from PyTorch's own.
@@ -11,27 +12,35 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-full lint clean
+.PHONY: setup demo test test-unit test-full lint lock-cpu lock-gpu clean
 
 setup: $(STAMP)
 
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "Rayloom needs Python 3.11: install it, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "pip==26.3"
-	$(BIN)/python -m pip install --quiet --no-deps "$(TORCH)" 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-deps --requirement $(LOCK)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm -f $(VENV)/.installed-*
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python has no venv module here; on Debian: apt-get install python3.11-venv" >&2; exit 1; }
+	@echo "Installing $$(grep -c == $(LOCK)) packages into $(VENV): a few minutes the first time, then seconds"
+	@$(PIP) install -qq "pip==26.3"
+	@$(PIP) install -qq --no-deps "$(TORCH)" 2>$(VENV)/torch-1.log \
+	  || $(PIP) install -qq --no-deps --index-url $(TORCH_CPU_INDEX) "$(TORCH)" 2>$(VENV)/torch-2.log \
+	  || { cat $(VENV)/torch-1.log $(VENV)/torch-2.log; \
+	       echo "$(TORCH) was found neither in the configured package indexes nor in $(TORCH_CPU_INDEX); the reasons stand above. Is the network there?"; exit 1; } >&2
+	@$(PIP) install -qq --no-deps --requirement $(LOCK)
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.installed-* $(VENV)/torch-*.log
 	@touch $@
 
 demo: setup
 	$(BIN)/rayloom run jobs/quickstart/pipeline.yaml
 
 test: setup
+	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
 	$(BIN)/python -m pytest -m "not full and not gpu"
+
+test-unit: setup
+	$(BIN)/python -m pytest tests/unit
 
 test-full: setup
 	$(BIN)/python -m pytest -m "not gpu"
@@ -40,6 +49,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Writes the locks anew with pip's resolver; nothing is installed.
+lock-cpu lock-gpu: lock-%: setup
+	$(BIN)/python cluster/lock.py $*
 
 clean:
 	rm -rf $(VENV) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
