@@ -1,0 +1,171 @@
+"""`kind: merge`: an adapter's update goes into its 16-bit base, and both are compared before anything is published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError, QualityError
+from rayloom.export.adapters import AdapterFolder, check_values
+from rayloom.export.lineage import base_of
+from rayloom.export.model_folder import ModelFolder, check_memory, copy_companions, first_line
+from rayloom.export.weights import stored_tensors
+from rayloom.observe.progress import progress, say
+from rayloom.score.agreement import Agreement, compare, logits_of
+from rayloom.specs.export import MergeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+STEPS = 6
+
+
+def run(spec: MergeSpec, build: Build) -> Outcome:
+    """Writes the merged model, ready for transformers and the server."""
+    adapter_artifact = build.parents["adapter"]
+    adapter = AdapterFolder.of(adapter_artifact.path)
+    base_artifact = base_of(adapter_artifact, build.parents.get("base"), build.store)
+    base = sixteen_bit(base_artifact)
+    update_norm = check_values(adapter)
+    check_memory(memory_bytes(base), f"Merging into {base_artifact.id}")
+    rows = prompt_tokens(tokenizer_folder(adapter.path, base.path), spec.prompts)
+    with progress(f"{spec.name}: merging", STEPS, "steps") as bar:
+        model = base.load(torch.float32)
+        plain = logits_of(model, rows)
+        bar.advance()
+        tuned = attach(model, adapter)
+        expected = logits_of(tuned, rows)
+        effect = compare(plain, expected)
+        bar.advance()
+        merged = merge_into_weights(tuned, adapter)
+        exact = compare(expected, logits_of(merged, rows))
+        bar.advance()
+        check_agreement(exact, effect, spec, adapter_artifact)
+        save(merged, spec, build.directory)
+        base.copy_companions(build.directory)
+        copy_companions(adapter.path, build.directory)
+        bar.advance()
+        saved = ModelFolder.of(build.directory).load(torch.float32)
+        bar.advance()
+        rounding = compare(expected, logits_of(saved, rows))
+        bar.advance()
+    check_finite(rounding, spec)
+    say(
+        f"{spec.name}: logits of merged and base + adapter differ by at most {exact.max_logit_difference:.2g}; "
+        f"{spec.save_precision} adds {rounding.max_logit_difference:.2g} "
+        f"({rounding.next_token_share:.1%} of next tokens stay the same)"
+    )
+    size = f"{merged.num_parameters() / 1e6:,.1f} M parameters in {spec.save_precision}"
+    metrics = {
+        "base": base_artifact.id,
+        "adapter": {"artifact": adapter_artifact.id, "described": adapter.described, "update_norm": update_norm},
+        "architecture": base.architecture,
+        "num_parameters": merged.num_parameters(),
+        "save_precision": spec.save_precision,
+        "max_logit_difference": spec.max_logit_difference,
+        "effect_of_adapter": effect.as_metrics(),
+        "merged_against_adapter": exact.as_metrics(),
+        "saved_against_adapter": rounding.as_metrics(),
+    }
+    headline = f"{size}, logits within {exact.max_logit_difference:.1g} of base + adapter"
+    return Outcome("model", metrics, base_artifact.manifest.licences, headline)
+
+
+def sixteen_bit(artifact: Artifact) -> ModelFolder:
+    """The base as a folder. Raises InputError where its weights are quantised."""
+    base = ModelFolder.of(artifact.path)
+    if base.quantization is not None:
+        what = f"{artifact.id} is quantised ({base.quantization}), and rounded weights cannot take in an adapter"
+        raise InputError(what, where=str(artifact.path), fix="Name the 16-bit model that it was made from.")
+    return base
+
+
+def memory_bytes(base: ModelFolder) -> int:
+    """About what merging takes at its peak: the model in fp32, and once more while the saved one is read back."""
+    num_values = sum(tensor.num_values for tensor in stored_tensors(base.path).values())
+    return 2 * 4 * num_values
+
+
+def tokenizer_folder(adapter: Path, base: Path) -> Path:
+    """The adapter's own tokenizer where it brings one: that is what it was trained with."""
+    return adapter if (adapter / "tokenizer_config.json").exists() else base
+
+
+def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of the prompts, in the chat template where the tokenizer has one, as the server would see them."""
+    from transformers import AutoTokenizer
+
+    from rayloom.text.render import Renderer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.chat_template is None:
+        return [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    renderer = Renderer(tokenizer, where=str(folder))
+    return [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+
+
+def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
+    """The base with the adapter beside its weights. Raises InputError where a tensor has no place, or a place none."""
+    from peft import PeftConfig, PeftModel
+
+    fix = "Name the base that it was trained on."
+    try:
+        config = PeftConfig.from_pretrained(str(adapter.path))
+        config.inference_mode = True
+        tuned = PeftModel(model, config)
+        loaded = tuned.load_adapter(str(adapter.path), "default")
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        what = f"The adapter does not fit this base: {first_line(error)}"
+        raise InputError(what, where=str(adapter.path), fix=fix) from None
+    for said, names in (
+        ("belong to no layer of this base", loaded.unexpected_keys),
+        ("are missing", loaded.missing_keys),
+    ):
+        if names:
+            what = f"{len(names)} tensors of this adapter {said}, such as {min(names)}"
+            raise InputError(what, where=str(adapter.path), fix=fix)
+    return tuned.eval()
+
+
+def merge_into_weights(tuned: Any, adapter: AdapterFolder) -> PreTrainedModel:
+    try:
+        return tuned.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
+        what = f"PEFT cannot merge this adapter: {first_line(error)}"
+        raise InputError(what, where=str(adapter.path), fix="Serve it beside its base instead.") from None
+
+
+def check_agreement(exact: Agreement, effect: Agreement, spec: MergeSpec, adapter: Artifact) -> None:
+    """Raises where the merged model is another one than base + adapter, or the adapter did nothing."""
+    if effect.max_logit_difference == 0.0:
+        what = f"{adapter.id} changes no logit of its base"
+        raise InputError(what, where=str(adapter.path), fix="Check that its tensors carry this base's module names.")
+    if not exact.max_logit_difference <= spec.max_logit_difference:
+        what = (
+            f"The merged model is not base + adapter: logits differ by {exact.max_logit_difference:.3g} in fp32, and "
+            f"{spec.max_logit_difference:g} is allowed"
+        )
+        fix = "Raise max_logit_difference if the model's logits are large; otherwise serve the adapter beside its base."
+        raise QualityError(what, where=adapter.id, fix=fix)
+
+
+def check_finite(rounding: Agreement, spec: MergeSpec) -> None:
+    if not math.isfinite(rounding.max_logit_difference):
+        what = (
+            f"The weights do not fit into {spec.save_precision}: the saved model computes numbers that are not finite"
+        )
+        raise QualityError(what, where=spec.name, fix="Set save_precision to bf16, which has the range of fp32.")
+
+
+def save(model: PreTrainedModel, spec: MergeSpec, directory: Path) -> None:
+    """Rounds the weights and writes them; the model is in that precision from then on."""
+    model.to(PRECISIONS[spec.save_precision])
+    model.save_pretrained(directory)

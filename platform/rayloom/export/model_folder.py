@@ -1,0 +1,111 @@
+"""A Hugging Face model folder: what it is, its model in memory, and the files that a server needs beside the weights.
+
+Not covered: models that bring their own code (`trust_remote_code` stays off).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayloom.errors import InputError, ResourceError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "spiece.*",
+    "chat_template*", "generation_config.json", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+"""Files that stay as they are, whatever is done to the weights."""
+_FIX = "Name a model in Hugging Face format: config.json, safetensors weights and a tokenizer."
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a model in it."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: Path) -> ModelFolder:
+        """Raises InputError where there is no model."""
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError("This is not a model: it has no config.json", where=str(path), fix=_FIX) from None
+        except ValueError as error:
+            what = f"This is not a model: its config.json is not JSON ({error})"
+            raise InputError(what, where=str(path), fix=_FIX) from None
+        if not isinstance(config, dict) or not config.get("architectures"):
+            raise InputError("This is not a model: config.json names no architecture", where=str(path), fix=_FIX)
+        return cls(path, config)
+
+    @property
+    def architecture(self) -> str:
+        return str(self.config["architectures"][0])
+
+    @property
+    def quantization(self) -> str | None:
+        """The method by which the weights are quantised already, or None."""
+        config = self.config.get("quantization_config")
+        return str(config.get("quant_method", "unknown")) if isinstance(config, dict) else None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it continues text: what perplexity and the text server need."""
+        return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model on the CPU, ready to compute. Raises InputError where weights and configuration do not fit."""
+        import transformers
+        from safetensors import SafetensorError
+
+        transformers.utils.logging.disable_progress_bar()
+        loader = getattr(transformers, self.architecture, None)
+        if loader is None:
+            what = f"transformers {transformers.__version__} has no {self.architecture}"
+            raise InputError(what, where=str(self.path), fix="Use a model whose architecture transformers has.")
+        try:
+            model, loaded = loader.from_pretrained(self.path, dtype=dtype, output_loading_info=True)
+        except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+            what = f"The model does not load: {first_line(error)}"
+            raise InputError(what, where=str(self.path), fix="Make or fetch it again.") from None
+        if loaded["missing_keys"]:
+            what = f"The weights lack {len(loaded['missing_keys'])} tensors, such as {min(loaded['missing_keys'])}"
+            raise InputError(what, where=str(self.path), fix="Make or fetch it again.")
+        return model.eval()
+
+    def copy_companions(self, target: Path) -> None:
+        """Copies tokenizer, chat template, generation defaults and licence, byte for byte, over what is there."""
+        copy_companions(self.path, target)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    for pattern in COMPANIONS:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
+
+
+def check_memory(needed_bytes: int, doing: str) -> None:
+    """Raises ResourceError where this machine has less memory free than `doing` takes."""
+    free = free_memory_bytes()
+    if needed_bytes > free:
+        what = f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        raise ResourceError(what, fix="Run it on a machine with more memory, or free some.")
+
+
+def free_memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,36 @@
+"""What merging or quantising would do, read off the files' headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import RayloomError
+from rayloom.export.adapters import AdapterFolder
+from rayloom.export.lineage import base_of
+from rayloom.export.model_folder import check_memory
+from rayloom.export.weights import stored_tensors
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.export import MergeSpec
+
+
+def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
+    """Adapter, base, memory and what is checked."""
+    from rayloom.export.merge import memory_bytes, sixteen_bit
+
+    sheet = PlanSheet()
+    try:
+        adapter = AdapterFolder.of(parents["adapter"].path)
+        sheet.add("adapter", f"{parents['adapter'].id}: {adapter.described}")
+        base = base_of(parents["adapter"], parents.get("base"), Store.beside(job_directory))
+        sheet.add("base", base.id)
+        folder = sixteen_bit(base)
+        sheet.add("parameters", sum(tensor.num_values for tensor in stored_tensors(folder.path).values()))
+        sheet.add("memory", f"about {memory_bytes(folder) / 1e9:.1f} GB: the merge is computed in fp32")
+        check_memory(memory_bytes(folder), "Merging")
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+    sheet.add("saved in", spec.save_precision)
+    sheet.add("fails past", f"a logit difference of {spec.max_logit_difference:g} on {len(spec.prompts)} prompts")
+    return sheet

@@ -1,0 +1,45 @@
+"""A merged or quantised model's part of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayloom.artifacts.store import Artifact
+from rayloom.observe.report_page import Section, table
+
+
+def sections(artifact: Artifact) -> list[Section]:
+    """What was made of what, and how far it is from it."""
+    return _merge_sections(artifact.manifest.metrics)
+
+
+def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
+    precision = metrics["save_precision"]
+    compared = (
+        ("what the adapter changes: base against base + adapter", metrics["effect_of_adapter"]),
+        ("what merging changes, in fp32: base + adapter against merged", metrics["merged_against_adapter"]),
+        (
+            f"what is published, in {precision}: base + adapter against the saved model",
+            metrics["saved_against_adapter"],
+        ),
+    )
+    header = ("", "largest logit difference", "mean", "same next token", "positions")
+    rows = [
+        (
+            name,
+            agreement["max_logit_difference"],
+            agreement["mean_logit_difference"],
+            f"{agreement['next_token_share']:.2%}",
+            agreement["num_positions"],
+        )
+        for name, agreement in compared
+    ]
+    facts = (
+        ("base", metrics["base"]),
+        ("adapter", f"{metrics['adapter']['artifact']}: {metrics['adapter']['described']}"),
+        ("norm of the update", metrics["adapter"]["update_norm"]),
+        ("architecture", metrics["architecture"]),
+        ("parameters", metrics["num_parameters"]),
+        ("largest logit difference allowed in fp32", metrics["max_logit_difference"]),
+    )
+    return [Section("Merged", table(("", ""), facts)), Section("On real prompts", table(header, rows))]
