@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
 from rayloom.export.adapters import AdapterFolder, check_values
-from rayloom.export.lineage import base_of
 from rayloom.export.model_folder import ModelFolder, check_memory, copy_companions, first_line
 from rayloom.export.weights import stored_tensors
 from rayloom.observe.progress import progress, say

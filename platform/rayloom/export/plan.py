@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
-from rayloom.export.lineage import base_of
 from rayloom.export.model_folder import check_memory
 from rayloom.export.weights import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
