@@ -70,6 +70,9 @@ class Laboratory:
             active[number] = (run, step)
             if not goes_on:
                 del active[number]
+            elif self.search.spent() is not None or step == run.until_step:
+                self.search.left(number)
+                del active[number]
             elif step >= NUM_STEPS:
                 self.search.finished(number, step, {"heldout_loss": self.measure(run.values, step), "seconds": 1.0})
                 del active[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,8 @@ Metric = Literal[
     "seconds",
 ]
 """What training reports at each evaluation and at its end."""
+METRICS: tuple[str, ...] = get_args(Metric)
+MEASURED_AT_THE_END = ("trainable_parameters",)
 
 CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
 """Fields that may change while weights are kept, which population-based training does."""
@@ -191,6 +193,12 @@ def _scheduler_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...],
         yield (
             ("scheduler", key),
             f"must be a multiple of the training job's evaluate_every_steps ({every}), where trials are measured",
+        )
+    if spec.objectives[0].metric in MEASURED_AT_THE_END:
+        yield (
+            ("objectives", 0, "metric"),
+            f"is known at the end of a trial only, and {scheduler.type} compares trials while they run: make it the "
+            "second objective, or set `scheduler: {type: none}`",
         )
     if isinstance(scheduler, PopulationScheduler):
         yield from _population_problems(spec)

@@ -20,6 +20,15 @@ from rayloom.tune.searchers import suggested
 
 
 @dataclass(frozen=True)
+class Source:
+    """A checkpoint of another trial."""
+
+    trial: int
+    segment: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A stretch of a trial for one process: from its newest checkpoint or its start to `until_step` or its end."""
 
@@ -27,8 +36,10 @@ class Run:
     values: Values
     until_step: int | None = None
     """Where a member of a population saves and waits for the others."""
-    copies: tuple[tuple[int, int], ...] = ()
-    """Donor and step of each time that the trial went on from another's checkpoint; the last is where it starts."""
+    segment: int = 0
+    """How often the trial went on from another's weights; each time its checkpoints begin anew."""
+    source: Source | None = None
+    """The checkpoint with which the segment begins."""
 
 
 class Search:
@@ -84,8 +95,7 @@ class Search:
         if trial is None:
             return None
         self._note("started", trial)
-        copies = tuple((copy.donor, copy.step) for copy in trial.copies)
-        return Run(trial.number, trial.values, self._until(trial), copies)
+        return Run(trial.number, trial.values, self._until(trial), len(trial.copies), self._source(trial))
 
     def _has_more(self) -> bool:
         return bool(self.history.waiting) or len(self.history.trials) < (self.spec.num_trials or 0)
@@ -116,6 +126,13 @@ class Search:
             return boundary_after(trial.step, self.spec.scheduler, self._num_steps)
         return None
 
+    def _source(self, trial: Trial) -> Source | None:
+        if not trial.copies:
+            return None
+        copy = trial.copies[-1]
+        before = [other for other in self.history.trials[copy.donor].copies if other.step < copy.step]
+        return Source(copy.donor, len(before), copy.step)
+
     def _exchange(self) -> None:
         step = step_to_exchange(self.spec, self.history)
         if step is None:
@@ -134,24 +151,19 @@ class Search:
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def measured(self, number: int, step: int, metrics: dict[str, float]) -> bool:
-        """Takes a measurement in; whether the process should go on with the trial."""
+        """Takes a measurement in; False where the trial is stopped there."""
         trial = self.history.trials[number]
-        is_new = step > trial.furthest_step
+        is_last = self._num_steps is not None and step >= self._num_steps
+        is_open = step > trial.furthest_step and not is_last
         self._append(Event("report", self.seconds, number, step, metrics=metrics))
-        reason = reason_to_stop(self.spec, self.history, trial, step) if is_new else None
+        reason = reason_to_stop(self.spec, self.history, trial, step) if is_open else None
         if reason is not None:
             self._note("ended", trial, outcome="stopped", reason=reason)
-            return False
-        if self.spent() is not None or self._is_boundary(step):
-            self._note("left", trial)
-            return False
-        return True
+        return reason is None
 
-    def _is_boundary(self, step: int) -> bool:
-        scheduler = self.spec.scheduler
-        if not isinstance(scheduler, PopulationScheduler) or step % scheduler.interval_steps:
-            return False
-        return self._num_steps is None or step < self._num_steps
+    def left(self, number: int) -> None:
+        """The trial's process saved a checkpoint and gave its resources back: at `until_step`, or asked to."""
+        self._note("left", self.history.trials[number])
 
     def finished(self, number: int, step: int, metrics: dict[str, float]) -> None:
         """The trial came to its own end, with these metrics of its result."""

@@ -1,0 +1,178 @@
+"""One trial in one process: the training loop that `train` jobs run, measured for the search. Knows no Ray."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.errors import InterruptedJobError, RayloomError
+from rayloom.train.group import current_group
+from rayloom.train.job import TrainJob
+from rayloom.train.log import read_log
+from rayloom.train.loop import train
+
+Report = Callable[[dict[str, Any]], None]
+"""Receives `measured` at each measurement and at last one of `finished`, `left` and `failed`."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What one process does for a trial. All paths are absolute and seen by every node."""
+
+    trial: int
+    job: TrainJob
+    until_step: int | None
+    """Save and leave there; None to go on to the end."""
+    source: Path | None
+    """Another trial's checkpoint to begin with, where this one has none yet."""
+    leave: Path
+    """The process saves and leaves as soon as this file exists."""
+
+
+def run_trial(task: TrialTask, report: Report) -> None:
+    """Trains until the end or until it should leave. What goes wrong is reported, not raised: others go on."""
+    job, watch = task.job, Watch(task, report)
+    torch.set_num_threads(job.spec.workers.cpus_per_worker)
+    _reset_peak_memory()
+    try:
+        if task.source is not None:
+            _begin_with(task.source, job.checkpoints)
+        train(job, current_group(_device(job)), watch.tell, watch.should_leave)
+    except InterruptedJobError:
+        report({"message": "left", "step": watch.step})
+    except Exception as error:  # noqa: BLE001 - whatever a trial dies of is its result
+        report({"message": "failed", "step": watch.step, "reason": reason_of(error)})
+    else:
+        report({"message": "finished", "step": watch.step, **watch.result()})
+    finally:
+        gc.collect()
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says what a trial died of."""
+    if isinstance(error, RayloomError):
+        return str(error)
+    first = str(error).strip().partition("\n")[0]
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first
+    name = "out of memory" if is_memory else type(error).__name__
+    return f"{name}: {first}" if first else name
+
+
+@dataclass
+class Watch:
+    """Follows the loop's events and turns them into metrics."""
+
+    task: TrialTask
+    report: Report
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    best_step: int | None = None
+    losses: list[float] = field(default_factory=list)
+    """Training losses since the last measurement."""
+    heldout: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def should_leave(self) -> bool:
+        """Asked before each step; the loop then does this step, saves and leaves."""
+        return self.step + 1 == self.task.until_step or self.task.leave.exists()
+
+    def tell(self, event: dict[str, Any]) -> None:
+        self.step = event.get("step", self.step)
+        if event["event"] == "resumed":
+            for earlier in read_log(self.task.job.log):
+                self._take_in(earlier)
+        self._take_in(event)
+        if event["event"] == "heldout" and event["name"] == self._deciding:
+            self.report({"message": "measured", "step": self.step, **self.heldout[self.step]})
+
+    @property
+    def _deciding(self) -> str:
+        return next(iter(self.task.job.heldout))
+
+    def _take_in(self, event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            self.losses.append(event["loss"])
+            self.seconds += event["seconds"]
+            self.tokens += event["tokens"]
+        elif event["event"] == "heldout" and event["name"] == self._deciding:
+            self.heldout[event["step"]] = self._metrics(event)
+            self.losses = []
+        elif event["event"] == "finished":
+            self.best_step = event["best_step"]
+
+    def _metrics(self, event: dict[str, Any]) -> dict[str, float]:
+        found = {
+            "heldout_loss": event["loss"],
+            "heldout_perplexity": event["perplexity"],
+            "train_loss": math.fsum(self.losses) / len(self.losses) if self.losses else math.nan,
+            "tokens_per_second": self.tokens / self.seconds if self.seconds else math.nan,
+            "peak_memory_bytes": float(_peak_memory_bytes()),
+            "seconds": round(self.seconds, 4),
+        }
+        return {name: value for name, value in found.items() if not math.isnan(value) or name == "heldout_loss"}
+
+    def result(self) -> dict[str, float]:
+        """The metrics of the finished model: of its best step where early stopping keeps that."""
+        last = self.heldout[max(self.heldout)]
+        kept = last if self.best_step is None else last | _quality(self.heldout[self.best_step])
+        return kept | {"trainable_parameters": float(num_parameters(self.task.job.out))}
+
+
+def whole_result(job: TrainJob, step: int) -> None:
+    """Writes the model of a trial that was cut off at `step`, from its checkpoint there, to `job.out`."""
+    ended = job.spec.model_copy(update={"num_steps": step, "num_epochs": None, "early_stopping": None})
+    torch.set_num_threads(job.spec.workers.cpus_per_worker)
+    train(replace(job, spec=ended), current_group(_device(job)), lambda _: None)
+
+
+def num_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files of a folder, read off their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+def _quality(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in ("heldout_loss", "heldout_perplexity") if name in metrics}
+
+
+def _begin_with(source: Path, checkpoints: Path) -> None:
+    """Puts the donor's checkpoint among the trial's own, whole or not at all; what is there already stays."""
+    target = checkpoints / source.name
+    if any(checkpoints.glob("step-*")):
+        return
+    partial = checkpoints / f".{source.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)
+
+
+def _device(job: TrainJob) -> torch.device:
+    return torch.device("cuda" if job.spec.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif (switch := Path("/proc/self/clear_refs")).exists():
+        switch.write_text("5")  # proc(5): sets the peak back to what is resident now
+
+
+def _peak_memory_bytes() -> int:
+    """Of the device; on the CPU, of this process. 0 where the system does not say."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
