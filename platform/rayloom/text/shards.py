@@ -50,13 +50,8 @@ class ShardWriter:
         """`sequence_length_tokens`: the row length that `start_row` calls keep to; None for rows cut anywhere."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.shard_tokens = directory, shard_tokens
-        self.dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
-        self.facts: dict[str, Any] = {
-            "format": 1,
-            "vocabulary_size": vocabulary_size,
-            "tokenizer_digest": tokenizer_digest,
-            "sequence_length_tokens": sequence_length_tokens,
-        }
+        self.dtype = token_type(vocabulary_size)
+        self.facts = shard_facts(vocabulary_size, tokenizer_digest, sequence_length_tokens)
         self._shards: list[dict[str, int]] = []
         self._rows: list[int] = []
         self._total = 0
@@ -88,12 +83,9 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._size:
             return
-        stem = self.directory / f"{len(self._shards):05d}"
-        np.save(f"{stem}.tokens.npy", np.concatenate(self._tokens), allow_pickle=False)
-        np.save(f"{stem}.documents.npy", np.asarray(self._starts, np.int64), allow_pickle=False)
         trained = np.concatenate(self._trained)
-        if not trained.all():
-            np.save(f"{stem}.trained.npy", trained, allow_pickle=False)
+        tokens, starts = np.concatenate(self._tokens), np.asarray(self._starts, np.int64)
+        save_shard(self.directory, len(self._shards), tokens, starts, None if trained.all() else trained)
         self._shards.append({"num_tokens": self._size, "num_documents": len(self._starts)})
         self._begin()
 
@@ -102,8 +94,40 @@ class ShardWriter:
         self._flush()
         if self._rows:
             np.save(self.directory / "rows.npy", np.asarray(self._rows, np.int64), allow_pickle=False)
-        index = self.facts | {"has_rows": bool(self._rows), "shards": self._shards}
-        (self.directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+        save_index(self.directory, self.facts | {"has_rows": bool(self._rows), "shards": self._shards})
+
+
+def token_type(vocabulary_size: int) -> type[np.uint16 | np.uint32]:
+    return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+
+
+def shard_facts(vocabulary_size: int, tokenizer_digest: str, sequence_length_tokens: int | None) -> dict[str, Any]:
+    """What an index says beside its shards."""
+    return {
+        "format": 1,
+        "vocabulary_size": vocabulary_size,
+        "tokenizer_digest": tokenizer_digest,
+        "sequence_length_tokens": sequence_length_tokens,
+    }
+
+
+def save_shard(
+    directory: Path,
+    number: int,
+    tokens: NDArray[Any],
+    starts: NDArray[np.int64],
+    trained: NDArray[np.bool_] | None = None,
+) -> None:
+    """One shard's arrays; `trained` None trains every token. Shards may be written side by side, the index last."""
+    stem = directory / f"{number:05d}"
+    np.save(f"{stem}.tokens.npy", tokens, allow_pickle=False)
+    np.save(f"{stem}.documents.npy", starts, allow_pickle=False)
+    if trained is not None:
+        np.save(f"{stem}.trained.npy", trained, allow_pickle=False)
+
+
+def save_index(directory: Path, index: dict[str, Any]) -> None:
+    (directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
