@@ -61,18 +61,23 @@ class ModelFolder:
         """Whether it continues text: what perplexity and the text server need."""
         return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
+    def skeleton(self) -> PreTrainedModel:
+        """The model without its weights, which takes no memory: which layers it has, and of which shapes."""
+        import torch
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(self.path)
+        with torch.device("meta"):
+            return self._class()(config)
+
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model on the CPU, ready to compute. Raises InputError where weights and configuration do not fit."""
         import transformers
         from safetensors import SafetensorError
 
         transformers.utils.logging.disable_progress_bar()
-        loader = getattr(transformers, self.architecture, None)
-        if loader is None:
-            what = f"transformers {transformers.__version__} has no {self.architecture}"
-            raise InputError(what, where=str(self.path), fix="Use a model whose architecture transformers has.")
         try:
-            model, loaded = loader.from_pretrained(self.path, dtype=dtype, output_loading_info=True)
+            model, loaded = self._class().from_pretrained(self.path, dtype=dtype, output_loading_info=True)
         except (RuntimeError, ValueError, OSError, SafetensorError) as error:
             what = f"The model does not load: {first_line(error)}"
             raise InputError(what, where=str(self.path), fix="Make or fetch it again.") from None
@@ -80,6 +85,15 @@ class ModelFolder:
             what = f"The weights lack {len(loaded['missing_keys'])} tensors, such as {min(loaded['missing_keys'])}"
             raise InputError(what, where=str(self.path), fix="Make or fetch it again.")
         return model.eval()
+
+    def _class(self) -> Any:
+        import transformers
+
+        found = getattr(transformers, self.architecture, None)
+        if found is None:
+            what = f"transformers {transformers.__version__} has no {self.architecture}"
+            raise InputError(what, where=str(self.path), fix="Use a model whose architecture transformers has.")
+        return found
 
     def copy_companions(self, target: Path) -> None:
         """Copies tokenizer, chat template, generation defaults and licence, byte for byte, over what is there."""

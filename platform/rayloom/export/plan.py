@@ -9,10 +9,11 @@ from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
+from rayloom.export.heldout import heldout_rows
 from rayloom.export.model_folder import check_memory
 from rayloom.export.weights import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.export import MergeSpec
+from rayloom.specs.export import MergeSpec, QuantizeSpec
 
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -33,4 +34,29 @@ def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: 
         sheet.problems.append(str(error))
     sheet.add("saved in", spec.save_precision)
     sheet.add("fails past", f"a logit difference of {spec.max_logit_difference:g} on {len(spec.prompts)} prompts")
+    return sheet
+
+
+def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """Size after, memory, and what is measured."""
+    from rayloom.export.compressed import linear_layers
+    from rayloom.export.quantize import memory_bytes, sixteen_bit
+
+    sheet = PlanSheet()
+    try:
+        folder = sixteen_bit(parents["model"])
+        sheet.add("model", parents["model"].id)
+        sheet.add("scheme", "INT8 weights by output channel, INT8 activations by token (W8A8)")
+        shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton()).values()]
+        before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
+        after = sum(outputs * (inputs + 2) for outputs, inputs in shapes)
+        sheet.add("layers", len(shapes))
+        sheet.add("linear layers", f"{before / 1e6:,.1f} MB in bf16, {after / 1e6:,.1f} MB after")
+        sheet.add("memory", f"about {memory_bytes(folder) / 1e9:.1f} GB")
+        check_memory(memory_bytes(folder), "Quantising")
+        rows = heldout_rows(parents["rows_of"], spec.max_measured_tokens)
+        sheet.add("measured on", f"{len(rows)} held-out rows of {parents['rows_of'].id}, {rows.num_tokens:,} tokens")
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+    sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")
     return sheet

@@ -10,7 +10,8 @@ from rayloom.observe.report_page import Section, table
 
 def sections(artifact: Artifact) -> list[Section]:
     """What was made of what, and how far it is from it."""
-    return _merge_sections(artifact.manifest.metrics)
+    metrics = artifact.manifest.metrics
+    return _merge_sections(metrics) if artifact.manifest.kind == "merge" else _quantize_sections(metrics)
 
 
 def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
@@ -43,3 +44,28 @@ def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
         ("largest logit difference allowed in fp32", metrics["max_logit_difference"]),
     )
     return [Section("Merged", table(("", ""), facts)), Section("On real prompts", table(header, rows))]
+
+
+def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
+    quality = (
+        ("perplexity on held-out rows", metrics["before"]["perplexity"], metrics["after"]["perplexity"]),
+        ("nats per token", metrics["before"]["mean_nats"], metrics["after"]["mean_nats"]),
+        ("tokens measured", metrics["before"]["num_tokens"], metrics["after"]["num_tokens"]),
+    )
+    sizes = [
+        (name, metrics[key]["before"], metrics[key]["after"], f"{metrics[key]['share']:.1%}")
+        for name, key in (("quantised linear layers", "linear_bytes"), ("weight files", "file_bytes"))
+    ]
+    facts = (
+        ("model", metrics["model"]),
+        ("architecture", metrics["architecture"]),
+        ("scheme", metrics["scheme"]),
+        ("layers quantised", metrics["num_layers"]),
+        ("perplexity ratio", metrics["perplexity_ratio"]),
+        ("largest ratio allowed", metrics["allowed_quality_loss"]),
+    )
+    return [
+        Section("Quantised", table(("", ""), facts)),
+        Section("Quality", table(("", "before", "after"), quality)),
+        Section("Bytes", table(("", "in bf16", "after", "share"), sizes)),
+    ]

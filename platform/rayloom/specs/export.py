@@ -32,6 +32,10 @@ class Int8Scheme(Spec):
 
     type: Literal["int8"]
 
+    @property
+    def usual_quality_loss(self) -> float:
+        return 1.05
+
 
 class QuantizeSpec(JobSpec):
     """Smaller weights in compressed-tensors format, with size and quality measured before and after."""
@@ -41,5 +45,13 @@ class QuantizeSpec(JobSpec):
     scheme: Annotated[Int8Scheme, Field()]
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
-    max_quality_loss: Annotated[float, Field(gt=1)] = 1.05
-    """Largest allowed ratio of the perplexity after to the perplexity before."""
+    max_quality_loss: Annotated[float, Field(gt=1)] | None = None
+    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for int8."""
+    max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
+    """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+    """Rows computed at once while measuring."""
+
+    @property
+    def allowed_quality_loss(self) -> float:
+        return self.max_quality_loss if self.max_quality_loss is not None else self.scheme.usual_quality_loss

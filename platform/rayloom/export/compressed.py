@@ -1,0 +1,75 @@
+"""Quantised models in compressed-tensors format, which transformers and vLLM read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.quantization import (
+    QuantizationConfig,
+    QuantizationScheme,
+    QuantizationStatus,
+    preset_name_to_scheme,
+)
+from torch import Tensor, nn
+
+from rayloom.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+StoredLayer = dict[str, Tensor]
+"""What stands in the file for one layer's weight, by the end of its name: `weight`, `weight_scale`."""
+
+
+def w8a8() -> QuantizationScheme:
+    """INT8 weights by output channel; INT8 activations by token, scaled while running."""
+    return preset_name_to_scheme("W8A8", ["Linear"])
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The layers to quantise, by name: every linear one but the output head.
+
+    The head is usually one tensor with the embeddings, and its rounding goes straight into the next token's choice.
+    Raises InputError where there is none.
+    """
+    head = model.get_output_embeddings()
+    found = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }
+    if not found:
+        what = f"{type(model).__name__} has no linear layer to quantise"
+        raise InputError(what, fix="Quantise a model whose layers are torch's Linear.")
+    return found
+
+
+def write_compressed(
+    model: PreTrainedModel,
+    scheme: QuantizationScheme,
+    layers: Mapping[str, nn.Linear],
+    store: Callable[[str, nn.Linear], StoredLayer],
+    directory: Path,
+) -> None:
+    """Saves the model with each layer as `store` gives it. The model in memory keeps its weights."""
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, layer in layers.items():
+        del state[f"{name}.weight"]
+        state |= {f"{name}.{end}": tensor for end, tensor in store(name, layer).items()}
+    model.config.quantization_config = _configuration(model, scheme, layers)
+    model.save_pretrained(directory, state_dict=state)
+
+
+def _configuration(
+    model: PreTrainedModel, scheme: QuantizationScheme, layers: Mapping[str, nn.Linear]
+) -> dict[str, Any]:
+    kept = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in layers]
+    config = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        format=infer_module_format(nn.Linear, scheme).value,
+        quantization_status=QuantizationStatus.COMPRESSED,
+        ignore=kept,
+    )
+    values: dict[str, Any] = config.model_dump(mode="json")
+    return values

@@ -1,0 +1,111 @@
+"""`kind: quantize`: smaller weights, measured before and after in the arithmetic in which they are served."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from torch import nn
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError, QualityError
+from rayloom.export.compressed import StoredLayer, linear_layers, w8a8, write_compressed
+from rayloom.export.heldout import SomeRows, check_tokenizer, heldout_rows
+from rayloom.export.model_folder import ModelFolder, check_memory
+from rayloom.export.rounding import round_channels
+from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
+from rayloom.observe.progress import progress, say
+from rayloom.score import scored_model
+from rayloom.score.perplexity import Loss, heldout_loss
+from rayloom.specs.export import QuantizeSpec
+
+
+def run(spec: QuantizeSpec, build: Build) -> Outcome:
+    """Writes the quantised model, ready for transformers and the server."""
+    source = build.parents["model"]
+    folder = sixteen_bit(source)
+    rows = heldout_rows(build.parents["rows_of"], spec.max_measured_tokens)
+    check_tokenizer(rows, build.parents["rows_of"], folder.path)
+    check_memory(memory_bytes(folder), f"Quantising {source.id}")
+    model = folder.load(torch.bfloat16)
+    before = measure(model, rows, spec, "before")
+    layers = linear_layers(model)
+    say(f"{spec.name}: rounding {len(layers)} linear layers to INT8")
+    write_compressed(model, w8a8(), layers, _int8_layer, build.directory)
+    folder.copy_companions(build.directory)
+    names = tuple(layers)
+    del model, layers
+    gc.collect()
+    # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
+    after = measure(scored_model.load(build.directory), rows, spec, "after")
+    sizes = compare_sizes(stored_tensors(folder.path), build.directory, names)
+    check_quality(before, after, spec, source)
+    return Outcome(
+        "model",
+        _metrics(spec, source, folder, before, after, sizes, len(names)),
+        source.manifest.licences,
+        f"perplexity {after.perplexity:.4g} (before {before.perplexity:.4g}), {sizes.file_share:.0%} of bf16's size",
+    )
+
+
+def sixteen_bit(artifact: Artifact) -> ModelFolder:
+    """The model as a folder. Raises InputError where it is quantised already or continues no text."""
+    folder = ModelFolder.of(artifact.path)
+    if folder.quantization is not None:
+        what = f"{artifact.id} is quantised already ({folder.quantization})"
+        raise InputError(what, where=str(artifact.path), fix="Name the 16-bit model that it was made from.")
+    if not folder.is_causal:
+        what = f"{artifact.id} is a {folder.architecture}, which has no perplexity to measure"
+        raise InputError(what, where=str(artifact.path), fix="Quantise a causal language model.")
+    return folder
+
+
+def memory_bytes(folder: ModelFolder) -> int:
+    """About what quantising takes at its peak: the 16-bit model, and the rounded one while it is written."""
+    return int(1.6 * sum(as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()))
+
+
+def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> Loss:
+    with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
+        return heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
+
+
+def _int8_layer(_: str, layer: nn.Linear) -> StoredLayer:
+    rounded = round_channels(layer.weight.detach())
+    return {"weight": rounded.values, "weight_scale": rounded.scales}
+
+
+def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifact) -> None:
+    ratio = after.perplexity / before.perplexity
+    if not ratio <= spec.allowed_quality_loss:
+        what = (
+            f"The quantised model is too much worse: perplexity {after.perplexity:.4g} after {before.perplexity:.4g} "
+            f"is a ratio of {ratio:.4g}, and {spec.allowed_quality_loss:g} is allowed"
+        )
+        raise QualityError(what, where=source.id, fix="Choose another scheme, or raise max_quality_loss.")
+
+
+def _metrics(
+    spec: QuantizeSpec,
+    source: Artifact,
+    folder: ModelFolder,
+    before: Loss,
+    after: Loss,
+    sizes: Sizes,
+    num_layers: int,
+) -> dict[str, Any]:
+    return {
+        "model": source.id,
+        "architecture": folder.architecture,
+        "scheme": spec.scheme.type,
+        "num_layers": num_layers,
+        "before": before.as_metrics(),
+        "after": after.as_metrics(),
+        "perplexity_ratio": after.perplexity / before.perplexity,
+        "allowed_quality_loss": spec.allowed_quality_loss,
+        "linear_bytes": {"before": sizes.linear_bf16_bytes, "after": sizes.linear_bytes, "share": sizes.linear_share},
+        "file_bytes": {"before": sizes.file_bf16_bytes, "after": sizes.file_bytes, "share": sizes.file_share},
+    }

@@ -1,0 +1,259 @@
+"""Quantising, on models of two layers: what is written, how it is measured, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationConfig
+from models_for_tests import VOCABULARY_SIZE, made, write_model
+from safetensors.torch import load_file, save_file
+from tokenizers_for_tests import chatml, headers
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
+
+from rayloom.artifacts.build import ResolvedJob, build
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
+from rayloom.export import model_folder
+from rayloom.export.heldout import SomeRows
+from rayloom.export.plan import plan_quantize
+from rayloom.export.quantize import run
+from rayloom.export.report import sections
+from rayloom.export.rounding import round_channels
+from rayloom.observe.report_page import page
+from rayloom.specs.export import QuantizeSpec
+from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.tokenizer_digest import tokenizer_digest
+
+LENGTH = 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def model(store: Store) -> Artifact:
+    return made(store, "model", "model", write_model)
+
+
+@pytest.fixture
+def trained(store: Store) -> Artifact:
+    return made(store, "trained", "adapter", write_rows)
+
+
+def write_rows(folder: Path, tokenizer: Any = None, num_rows: int = 12) -> None:
+    """Held-out rows of random tokens, half of them labels, two documents in a row."""
+    random = np.random.default_rng(0)
+    digest = tokenizer_digest(tokenizer or chatml())
+    writer = ShardWriter(folder / "heldout", VOCABULARY_SIZE, digest, sequence_length_tokens=LENGTH)
+    for _ in range(num_rows):
+        writer.start_row()
+        for size in (40, 20):
+            writer.add(random.integers(0, VOCABULARY_SIZE, size), np.arange(size) % 2 == 0)
+    writer.close()
+
+
+def quantize(store: Store, model: Artifact, trained: Artifact, **changes: Any) -> Artifact:
+    spec = spec_of(model, trained, **changes)
+    return build(ResolvedJob(spec, 1, {"model": model, "rows_of": trained}, Path.cwd()), store, run)[0]
+
+
+def spec_of(model: Artifact, trained: Artifact, **changes: Any) -> QuantizeSpec:
+    values = {
+        "kind": "quantize",
+        "name": "small",
+        "model": f"artifact:{model.id}",
+        "rows_of": f"artifact:{trained.id}",
+        "scheme": {"type": "int8"},
+    }
+    return QuantizeSpec.model_validate(values | changes)
+
+
+def refusal(store: Store, model: Artifact, trained: Artifact, **changes: Any) -> RayloomError:
+    with pytest.raises(RayloomError) as caught:
+        quantize(store, model, trained, **changes)
+    assert [m.name for m in store.manifests() if m.name == "small"] == []
+    return caught.value
+
+
+# -- rounding ----------------------------------------------------------------------------------------------------------
+
+
+def test_rounded_weights_are_within_half_a_step_of_the_weights() -> None:
+    weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 48)[:, None]
+    rounded = round_channels(weight)
+    steps = rounded.scales.expand_as(weight)
+    assert rounded.values.dtype == torch.int8 and rounded.values.abs().max() <= 127
+    assert ((rounded.restored() - weight).abs() <= steps * 0.5001).all()
+    assert (rounded.values.abs().amax(dim=1) == 127).all()
+
+
+def test_scales_in_bf16_are_those_that_the_values_were_made_for() -> None:
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    rounded = round_channels(weight)
+    assert rounded.scales.dtype == torch.bfloat16
+    # Half a step, and where bf16 made the scale smaller than the largest weight needs, that weight's last half step.
+    assert ((rounded.restored() - weight.float()).abs() <= rounded.scales.float() * 0.76).all()
+
+
+def test_an_output_of_zeros_stays_zero() -> None:
+    weight = torch.randn(4, 8)
+    weight[2] = 0
+    restored = round_channels(weight).restored()
+    assert torch.isfinite(restored).all() and (restored[2] == 0).all()
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_spread_over_all_of_them(tmp_path: Path) -> None:
+    write_rows(tmp_path, num_rows=12)
+    rows = TokenShards(tmp_path / "heldout", LENGTH)
+    assert SomeRows(rows, 10**6).numbers == list(range(12))
+    assert SomeRows(rows, 4 * 60).numbers == [0, 4, 7, 11]
+    assert SomeRows(rows, 1).numbers == [0]
+    assert SomeRows(rows, 4 * 60).num_tokens == 240
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+def test_the_quantised_model_is_int8_in_its_linear_layers_only(
+    store: Store, model: Artifact, trained: Artifact
+) -> None:
+    small = quantize(store, model, trained)
+    before, after = (load_file(artifact.path / "model.safetensors") for artifact in (model, small))
+    layers = [name.removesuffix("_scale") for name in after if name.endswith("weight_scale")]
+    assert len(layers) == small.manifest.metrics["num_layers"] == 2 * 7
+    for name in layers:
+        assert after[name].dtype == torch.int8 and after[f"{name}_scale"].shape == (len(before[name]), 1)
+        restored = after[name].float() * after[f"{name}_scale"].float()
+        assert (restored - before[name].float()).abs().max() <= after[f"{name}_scale"].float().max()
+    for name in set(before) - set(layers):
+        assert torch.equal(before[name], after[name])
+
+
+def test_transformers_loads_it_and_computes_nearly_the_same(store: Store, model: Artifact, trained: Artifact) -> None:
+    small = quantize(store, model, trained)
+    tokens = torch.randint(0, VOCABULARY_SIZE, (2, 32), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected, found = (
+            AutoModelForCausalLM.from_pretrained(artifact.path, dtype=torch.bfloat16)(tokens).logits.float()
+            for artifact in (model, small)
+        )
+    assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
+    assert AutoTokenizer.from_pretrained(small.path).chat_template
+    QuantizationConfig.model_validate(json.loads((small.path / "config.json").read_text())["quantization_config"])
+
+
+def test_sizes_and_quality_are_measured(store: Store, model: Artifact, trained: Artifact) -> None:
+    small = quantize(store, model, trained)
+    metrics = small.manifest.metrics
+    assert metrics["linear_bytes"]["share"] == pytest.approx(0.5 + 1 / 64, abs=0.01)
+    assert metrics["file_bytes"]["after"] == (small.path / "model.safetensors").stat().st_size
+    assert metrics["before"]["num_tokens"] == 12 * (19 + 9)
+    assert metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.05) and metrics["perplexity_ratio"] != 1.0
+    assert "of bf16's size" in small.manifest.headline
+
+
+def test_what_is_measured_has_quantised_activations(store: Store, trained: Artifact) -> None:
+    """One huge channel leaves the others no INT8 steps: only activations can lose that, weights by channel do not."""
+
+    def write(folder: Path) -> None:
+        write_model(folder)
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if name.endswith("layernorm.weight"):
+                tensor[5] = 3000.0
+            elif name.endswith(
+                ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
+            ):
+                tensor[:, 5] = 0
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    model = made(store, "outlier", "model", write)
+    error = refusal(store, model, trained)
+    assert isinstance(error, QualityError) and "too much worse" in str(error)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_a_quantised_model_is_refused(store: Store, model: Artifact, trained: Artifact) -> None:
+    small = quantize(store, model, trained, name="first")
+    error = refusal(store, small, trained)
+    assert isinstance(error, InputError) and "is quantised already (compressed-tensors)" in str(error)
+    assert plan_quantize(spec_of(small, trained), {"model": small, "rows_of": trained}, Path()).problems
+
+
+def test_rows_of_another_tokenizer_are_refused(store: Store, model: Artifact) -> None:
+    trained = made(store, "trained", "adapter", lambda folder: write_rows(folder, headers()))
+    assert "another tokenizer" in str(refusal(store, model, trained))
+
+
+def test_an_artifact_without_heldout_rows_is_refused(store: Store, model: Artifact) -> None:
+    assert "has no held-out rows" in str(refusal(store, model, model))
+    problems = plan_quantize(spec_of(model, model), {"model": model, "rows_of": model}, Path()).problems
+    assert "has no held-out rows" in problems[0]
+
+
+def test_empty_heldout_rows_are_refused(store: Store, model: Artifact) -> None:
+    trained = made(store, "trained", "adapter", lambda folder: write_rows(folder, num_rows=0))
+    assert "are empty" in str(refusal(store, model, trained))
+
+
+def test_a_folder_that_is_no_model_is_refused(store: Store, trained: Artifact) -> None:
+    empty = made(store, "hollow", "model", lambda folder: (folder / "notes.txt").write_text("hello"))
+    assert "it has no config.json" in str(refusal(store, empty, trained))
+
+
+def test_an_encoder_is_refused_by_name(store: Store, trained: Artifact) -> None:
+    def write(folder: Path) -> None:
+        config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        BertModel(config).save_pretrained(folder)
+
+    encoder = made(store, "encoder", "model", write)
+    assert "is a BertModel" in str(refusal(store, encoder, trained))
+
+
+def test_damaged_weights_are_refused(store: Store, trained: Artifact) -> None:
+    def write(folder: Path) -> None:
+        write_model(folder)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:3])
+
+    damaged = made(store, "damaged", "model", write)
+    assert "weight file is damaged" in str(refusal(store, damaged, trained))
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(
+    store: Store, model: Artifact, trained: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "free_memory_bytes", lambda: 1000)
+    assert isinstance(refusal(store, model, trained), ResourceError)
+
+
+# -- the plan and the report -------------------------------------------------------------------------------------------
+
+
+def test_the_plan_foretells_the_size(store: Store, model: Artifact, trained: Artifact) -> None:
+    sheet = plan_quantize(spec_of(model, trained), {"model": model, "rows_of": trained}, Path())
+    small = quantize(store, model, trained)
+    foretold = dict(sheet.facts)["linear layers"]
+    metrics = small.manifest.metrics["linear_bytes"]
+    assert sheet.problems == []
+    assert foretold == f"{metrics['before'] / 1e6:,.1f} MB in bf16, {metrics['after'] / 1e6:,.1f} MB after"
+
+
+def test_the_report_shows_size_and_quality(store: Store, model: Artifact, trained: Artifact) -> None:
+    small = quantize(store, model, trained)
+    text = page("small", "", sections(small))
+    assert f"{small.manifest.metrics['after']['perplexity']:,.4g}" in text
+    assert "quantised linear layers" in text
