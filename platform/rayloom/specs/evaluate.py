@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayloom.specs.base import JobSpec, ModelRef, Name, Share, Spec, TunedRef
 
@@ -43,3 +43,18 @@ class EvaluateSpec(JobSpec):
         tuple[Annotated[HeldoutLoss | AnswersCheck, Field(discriminator="type")], ...], Field(min_length=1)
     ]
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [check.name for check in self.checks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two checks have the name {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _increase_needs_a_baseline(self) -> Self:
+        for check in self.checks:
+            if isinstance(check, HeldoutLoss) and check.max_increase is not None and self.baseline is None:
+                raise ValueError(f"max_increase of the check {check.name} compares with a baseline: name one")
+        return self

@@ -67,12 +67,16 @@ class Renderer:
         self._probe()
 
     @classmethod
-    def of_model(cls, directory: Path) -> Renderer:
-        """The renderer of a model folder; stop tokens are those of its generation_config.json, as in the server."""
+    def of_model(cls, directory: Path, generation_config: Path | None = None) -> Renderer:
+        """The renderer of a model folder; stop tokens are those of its generation_config.json, as in the server.
+
+        `generation_config`: that file, where it stands elsewhere (beside an adapter's base).
+        """
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        return cls(tokenizer, _stop_tokens(directory / "generation_config.json"), where=str(directory))
+        stop_tokens = _stop_tokens(generation_config or directory / "generation_config.json")
+        return cls(tokenizer, stop_tokens, where=str(directory))
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 

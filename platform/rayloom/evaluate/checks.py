@@ -1,0 +1,157 @@
+"""Each kind of check: what it measures on one model, and which of its limits the numbers break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.evaluate.subject import Subject
+from rayloom.observe.progress import progress
+from rayloom.score.answers import greedy_answers
+from rayloom.score.perplexity import heldout_loss
+from rayloom.specs.evaluate import AnswersCheck, HeldoutLoss
+from rayloom.text.shards import TokenShards
+from rayloom.text.tokenizer_digest import tokenizer_digest
+
+Check = HeldoutLoss | AnswersCheck
+
+PREDICTIONS_NAME = "predictions.jsonl"
+"""One line for each prompt, model by model, in an evaluation's artifact."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One check on one model."""
+
+    metrics: dict[str, Any]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    """What the model said, for reading: one mapping for each prompt."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the spec and what was found."""
+
+    check: str
+    limit: str
+    """The field of the spec: `min_share`."""
+    wanted: float
+    found: float
+    is_met: bool
+    sentence: str
+    """What was found, in words."""
+
+
+def check_ready(check: Check, rows_of: Artifact | None, subject: Subject) -> None:
+    """Raises InputError for whatever would stop the check once the model is loaded."""
+    if isinstance(check, HeldoutLoss):
+        check_same_tokenizer(heldout_shards(_needed(rows_of)), subject)
+    else:
+        subject.renderer.prompt([{"role": "user", "content": check.prompts[0]}])
+
+
+def measure(check: Check, rows_of: Artifact | None, subject: Subject, micro_batch_sequences: int) -> Measured:
+    """Runs one check on one model. `rows_of`: the artifact whose held-out rows a loss check uses."""
+    if isinstance(check, HeldoutLoss):
+        return _heldout_loss(check, _needed(rows_of), subject, micro_batch_sequences)
+    return _answers(check, subject, micro_batch_sequences)
+
+
+def limits(check: Check, found: Measured, baseline: Measured | None) -> list[Limit]:
+    """The check's limits, met or not."""
+    if isinstance(check, HeldoutLoss):
+        return _loss_limits(check, found, baseline)
+    return _share_limits(check, found)
+
+
+# -- held-out loss -----------------------------------------------------------------------------------------------------
+
+
+def _needed(rows_of: Artifact | None) -> Artifact:
+    if rows_of is None:
+        raise ValueError("a held-out loss needs the artifact that holds the rows")
+    return rows_of
+
+
+def heldout_shards(rows_of: Artifact) -> TokenShards:
+    """The held-out rows of a training artifact. Raises InputError where it has none."""
+    directory = rows_of.path / "heldout"
+    length = rows_of.manifest.spec.get("sequence_length_tokens")
+    if length is None or not directory.exists():
+        fix = "Name the adapter or model that a `train` job made."
+        raise InputError(f"{rows_of.id} keeps no held-out rows", where=str(rows_of.path), fix=fix)
+    return TokenShards(directory, int(length))
+
+
+def check_same_tokenizer(shards: TokenShards, subject: Subject) -> None:
+    """Raises InputError where the rows' ids mean other text to the model than to the one that they were made for."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(subject.tokenizer_folder)
+    if tokenizer_digest(tokenizer) != shards.tokenizer_digest:
+        what = f"The held-out rows were made with another tokenizer than that of {subject.artifact_id}"
+        fix = "Compare models that share a tokenizer, or name rows of a run on this model."
+        raise InputError(what, where=str(shards.directory), fix=fix)
+
+
+def _heldout_loss(check: HeldoutLoss, rows_of: Artifact, subject: Subject, micro_batch_sequences: int) -> Measured:
+    shards = heldout_shards(rows_of)
+    check_same_tokenizer(shards, subject)
+    with progress(f"{check.name}: {subject.artifact_id}", len(shards)) as bar:
+        loss = heldout_loss(subject.model, shards, micro_batch_sequences, bar.advance)
+    return Measured(loss.as_metrics())
+
+
+def _loss_limits(check: HeldoutLoss, found: Measured, baseline: Measured | None) -> list[Limit]:
+    if check.max_increase is None or baseline is None:
+        return []
+    model, before = found.metrics["mean_nats"], baseline.metrics["mean_nats"]
+    increase = round(model - before, 6)
+    sentence = f"{check.name}: {model:.4f} nats per token against the baseline's {before:.4f}"
+    # NaN is never within a limit.
+    is_met = increase <= check.max_increase
+    return [Limit(check.name, "max_increase", check.max_increase, increase, is_met, sentence)]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _answers(check: AnswersCheck, subject: Subject, micro_batch_sequences: int) -> Measured:
+    renderer = subject.renderer
+    prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in check.prompts]
+    with progress(f"{check.name}: {subject.artifact_id}", len(prompts), "answers") as bar:
+        answers = greedy_answers(
+            subject.model, prompts, check.max_new_tokens, renderer.stop_tokens, micro_batch_sequences, bar.advance
+        )
+    texts = [str(renderer.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
+    contains = [check.contains.casefold() in text.casefold() for text in texts]
+    predictions = [
+        {"check": check.name, "prompt": prompt, "answer": text, "contains": found}
+        for prompt, text, found in zip(check.prompts, texts, contains, strict=True)
+    ]
+    metrics = {"share": round(sum(contains) / len(contains), 6), "count": sum(contains), "num_prompts": len(contains)}
+    return Measured(metrics, predictions)
+
+
+def _share_limits(check: AnswersCheck, found: Measured) -> list[Limit]:
+    share, metrics = found.metrics["share"], found.metrics
+    sentence = f"{check.name}: {metrics['count']} of {metrics['num_prompts']} answers contain {check.contains!r}"
+    wanted: tuple[tuple[str, float | None, Callable[[float], bool]], ...] = (
+        ("min_share", check.min_share, lambda limit: share >= limit),
+        ("max_share", check.max_share, lambda limit: share <= limit),
+    )
+    return [
+        Limit(check.name, name, limit, share, is_met(limit), sentence)
+        for name, limit, is_met in wanted
+        if limit is not None
+    ]
+
+
+def shown(metrics: Mapping[str, Any]) -> str:
+    """A check's result on one model in a few words, for tables."""
+    if "mean_nats" in metrics:
+        return f"{metrics['mean_nats']:.4f} nats, perplexity {metrics['perplexity']:.2f}"
+    return f"{metrics['count']} of {metrics['num_prompts']}"

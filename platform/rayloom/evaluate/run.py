@@ -1,0 +1,101 @@
+"""`kind: evaluate`: every check on the model and the baseline, a table, predictions to read, limits that can fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.errors import QualityError
+from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, Measured, check_ready, limits, measure, shown
+from rayloom.evaluate.subject import subjects
+from rayloom.observe.progress import console
+from rayloom.specs.evaluate import EvaluateSpec
+
+Results = dict[str, dict[str, Measured]]
+"""Check -> role (`model`, `baseline`) -> what was measured."""
+
+
+def run(spec: EvaluateSpec, build: Build) -> Outcome:
+    """The report artifact of models that keep the spec's limits.
+
+    Raises QualityError where a limit is broken: nothing is published then, but the predictions stay in the build's
+    folder for reading, which without a manifest is no artifact and is cleared by the next run.
+    """
+    results = _measured(spec, build)
+    _write_predictions(results, build.directory / PREDICTIONS_NAME)
+    checked = [limit for check in spec.checks for limit in _limits_of(check.name, spec, results)]
+    console.print(comparison_table(spec, results, checked))
+    _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)
+    ids = {role: build.parents[role].id for role in ("model", "baseline") if role in build.parents}
+    checks = {name: {role: found.metrics for role, found in by_role.items()} for name, by_role in results.items()}
+    metrics = {**ids, "checks": checks, "limits": [asdict(limit) for limit in checked]}
+    return Outcome("report", metrics, headline=_headline(results))
+
+
+def _measured(spec: EvaluateSpec, build: Build) -> Results:
+    """One model after the other, so that only one is in memory."""
+    results: Results = {check.name: {} for check in spec.checks}
+    rows_of = [build.parents.get(f"checks.{number}.rows_of") for number in range(len(spec.checks))]
+    compared = subjects(build.parents, build.store)
+    for subject in compared:
+        for check, rows in zip(spec.checks, rows_of, strict=True):
+            check_ready(check, rows, subject)
+    for subject in compared:
+        for check, rows in zip(spec.checks, rows_of, strict=True):
+            results[check.name][subject.role] = measure(check, rows, subject, spec.micro_batch_sequences)
+        subject.release()
+    return results
+
+
+def _limits_of(name: str, spec: EvaluateSpec, results: Results) -> list[Limit]:
+    check = next(check for check in spec.checks if check.name == name)
+    return limits(check, results[name]["model"], results[name].get("baseline"))
+
+
+def _write_predictions(results: Results, file: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"role": role, **prediction}
+        for by_role in results.values()
+        for role, found in by_role.items()
+        for prediction in found.predictions
+    ]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def comparison_table(spec: EvaluateSpec, results: Results, checked: Sequence[Limit]) -> Table:
+    """Check by check: before, after, and whether the limits are kept."""
+    roles = ["baseline", "model"] if spec.baseline else ["model"]
+    table = Table("check", *roles, "limit", title=spec.name, title_justify="left")
+    for name, by_role in results.items():
+        of_check = [limit for limit in checked if limit.check == name]
+        kept = ", ".join(f"{item.limit} {item.wanted:g}: {'kept' if item.is_met else 'BROKEN'}" for item in of_check)
+        table.add_row(name, *(shown(by_role[role].metrics) for role in roles), kept or "none")
+    return table
+
+
+def _raise_where_broken(spec: EvaluateSpec, checked: Sequence[Limit], predictions: Path) -> None:
+    broken = [limit for limit in checked if not limit.is_met]
+    if broken:
+        said = "; ".join(f"{limit.sentence}, and {limit.limit} is {limit.wanted:g}" for limit in broken)
+        what = f"{len(broken)} of {len(checked)} limits of {spec.name} are broken: {said}"
+        fix = "Read what the model said there; then train further, or change the limit."
+        raise QualityError(what, where=str(predictions), fix=fix)
+
+
+def _headline(results: Results) -> str:
+    parts = []
+    for name, by_role in results.items():
+        before = f" (baseline {_short(by_role['baseline'].metrics)})" if "baseline" in by_role else ""
+        parts.append(f"{name} {_short(by_role['model'].metrics)}{before}")
+    return ", ".join(parts)
+
+
+def _short(metrics: Mapping[str, Any]) -> str:
+    return f"{metrics['mean_nats']:.3f}" if "mean_nats" in metrics else f"{metrics['count']}/{metrics['num_prompts']}"

@@ -1,0 +1,57 @@
+"""What is evaluated: a model, or an adapter on the base that its lineage names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from rayloom.artifacts.adapter_base import base_of
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.score import scored_model
+from rayloom.text.render import Renderer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of the comparison. Weights are loaded when they are first asked for."""
+
+    role: str
+    """`model` or `baseline`."""
+    artifact_id: str
+    base: Path
+    adapter: Path | None = None
+
+    @classmethod
+    def of(cls, role: str, artifact: Artifact, store: Store) -> Subject:
+        """Raises InputError where an adapter's base is unknown, gone or another one."""
+        if artifact.manifest.content != "adapter":
+            return cls(role, artifact.id, artifact.path)
+        base = base_of(artifact, None, store)
+        return cls(role, artifact.id, base.path, artifact.path)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """An adapter's own tokenizer and template, where it brings them: what it was trained with."""
+        brings_one = self.adapter is not None and (self.adapter / "tokenizer_config.json").exists()
+        return self.adapter if brings_one and self.adapter is not None else self.base
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        return scored_model.load(self.base, self.adapter)
+
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        return Renderer.of_model(self.tokenizer_folder, generation_config=self.base / "generation_config.json")
+
+    def release(self) -> None:
+        """Gives the weights' memory back."""
+        self.__dict__.pop("model", None)
+
+
+def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:
+    """The model, and the baseline where the job names one."""
+    return [Subject.of(role, parents[role], store) for role in ("model", "baseline") if role in parents]
