@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rayloom.artifacts.manifest import Parent
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.artifacts.training import field_in_training
 from rayloom.errors import InputError
 
 
@@ -38,4 +39,5 @@ def base_of(adapter: Artifact, named: Artifact | None, store: Store) -> Artifact
 
 
 def recorded_base(adapter: Artifact) -> Parent | None:
-    return next((parent for parent in adapter.manifest.parents if parent.field == "base"), None)
+    parents = adapter.manifest.parents
+    return next((parent for parent in parents if field_in_training(parent.field) == "base"), None)

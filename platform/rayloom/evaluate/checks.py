@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.evaluate.subject import Subject
 from rayloom.observe.progress import progress
@@ -79,7 +80,7 @@ def _needed(rows_of: Artifact | None) -> Artifact:
 def heldout_shards(rows_of: Artifact) -> TokenShards:
     """The held-out rows of a training artifact. Raises InputError where it has none."""
     directory = rows_of.path / "heldout"
-    length = rows_of.manifest.spec.get("sequence_length_tokens")
+    length = training_of(rows_of.manifest).get("sequence_length_tokens")
     if length is None or not directory.exists():
         fix = "Name the adapter or model that a `train` job made."
         raise InputError(f"{rows_of.id} keeps no held-out rows", where=str(rows_of.path), fix=fix)

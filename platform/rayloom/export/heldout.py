@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.text.shards import Row, TokenShards
 
@@ -32,7 +33,7 @@ class SomeRows:
 
 def heldout_rows(trained: Artifact, max_tokens: int) -> SomeRows:
     """Raises InputError where the artifact is not that of a training job that set rows aside."""
-    length = trained.manifest.spec.get("sequence_length_tokens")
+    length = training_of(trained.manifest).get("sequence_length_tokens")
     if not isinstance(length, int) or not (trained.path / "heldout").is_dir():
         what = f"{trained.id} has no held-out rows to measure on"
         raise InputError(what, where="rows_of", fix="Name the artifact of a `train` job.")
