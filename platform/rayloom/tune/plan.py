@@ -1,0 +1,176 @@
+"""What a search would try, how many trials run at once, and what would make it fail; nothing is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import RayloomError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.search import GridSearcher, NoScheduler, PopulationScheduler
+from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, values_of
+from rayloom.specs.tune import TuneSpec
+from rayloom.train.plan import plan as plan_training
+from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
+from rayloom.tune.history import History
+from rayloom.tune.points import grid_size
+from rayloom.tune.results import earlier_trials, shown
+from rayloom.tune.schedulers import bracket_order, grace_steps
+from rayloom.tune.searchers import missing_package, suggested
+
+POINTS_SHOWN = 8
+
+
+def plan(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
+    """The space, searcher, scheduler, budget and concurrency, then the plan of one trial's training."""
+    sheet = PlanSheet()
+    for path, dimension in spec.space.items():
+        sheet.add(path, described(dimension))
+    if size := grid_size(spec.space):
+        sheet.add("combinations", size)
+    sheet.add("trials", spec.num_trials or 0)
+    _add_searcher(sheet, spec, parents)
+    _add_scheduler(sheet, spec)
+    _add_budget(sheet, spec)
+    _add_room(sheet, spec)
+    _add_training(sheet, spec, parents, job_directory)
+    return sheet
+
+
+def described(dimension: Any) -> str:
+    """A dimension in words."""
+    if isinstance(dimension, Choice):
+        return " | ".join(shown(list(v) if isinstance(v, tuple) else v) for v in dimension.values)
+    if isinstance(dimension, Multiple):
+        return f"{' | '.join(f'{times:g}' for times in dimension.times)} × {dimension.of}"
+    if isinstance(dimension, Integer):
+        step = f" in steps of {dimension.step}" if dimension.step > 1 else ""
+        return f"{dimension.low} to {dimension.high}{step}"
+    scale = ", each power of ten alike" if isinstance(dimension, LogUniform) else ""
+    return f"{dimension.low:g} to {dimension.high:g}{scale}"
+
+
+def local_node() -> list[dict[str, float]]:
+    """This machine, as the embedded cluster would see it."""
+    import torch
+
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count()), "memory": memory}]
+
+
+def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
+    sheet.add("searcher", f"{spec.searcher.type}, seed {spec.seed}")
+    if (missing := missing_package(spec)) is not None:
+        sheet.problems.append(missing)
+    warm = [artifact for path, artifact in parents.items() if path.startswith("searcher.warm_start.")]
+    try:
+        earlier = earlier_trials(spec, warm)
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+        return
+    if warm:
+        sheet.add("known from earlier searches", f"{len(earlier)} trials")
+        if not earlier:
+            sheet.warnings.append("no trial of the earlier searches lies in this space")
+    _add_first_points(sheet, spec, len(earlier))
+
+
+def _add_first_points(sheet: PlanSheet, spec: TuneSpec, num_earlier: int) -> None:
+    """The points that are certain already: those that no result decides."""
+    random_trials = getattr(spec.searcher, "random_trials", None)
+    certain = spec.num_trials or 0
+    if random_trials is not None:
+        certain = min(certain, max(0, random_trials - num_earlier))
+    elif not isinstance(spec.searcher, GridSearcher) and spec.searcher.type != "random":
+        return
+    table = Table("trial", *spec.space, title="first trials", title_justify="left")
+    history = History()
+    for number in range(min(certain, POINTS_SHOWN)):
+        values = values_of(spec.space, suggested(spec, history, number), spec.plain_train)
+        table.add_row(str(number), *(shown(values[path]) for path in spec.space))
+    if certain:
+        sheet.examples.append(table)
+
+
+def _add_scheduler(sheet: PlanSheet, spec: TuneSpec) -> None:
+    scheduler, steps = spec.scheduler, spec.train.num_steps
+    if isinstance(scheduler, PopulationScheduler):
+        sheet.add(
+            "scheduler", f"population: {scheduler.num_members} members exchange every {scheduler.interval_steps} steps"
+        )
+    elif isinstance(scheduler, NoScheduler):
+        sheet.add("scheduler", "none: every trial runs to its end")
+    else:
+        said = f"{scheduler.type}: trials are compared from step {grace_steps(spec)} on"
+        factor = getattr(scheduler, "reduction_factor", None)
+        if factor is not None and steps is not None:
+            said += (
+                f", at steps {', '.join(map(str, _rungs(spec, factor, steps))) or 'beyond the end: none is stopped'}"
+            )
+        if scheduler.type == "hyperband":
+            order = bracket_order(scheduler)
+            said += f"; brackets of {len(order)} trials: {' '.join(map(str, order))}"
+        sheet.add("scheduler", said)
+    if len(spec.objectives) == 2 and not isinstance(scheduler, NoScheduler):
+        metric = spec.objectives[0].metric
+        sheet.warnings.append(
+            f"{scheduler.type} stops trials by {metric} alone; `scheduler: {{type: none}}` keeps the front"
+        )
+    if isinstance(spec.searcher, GridSearcher) and (spec.num_trials or 0) < grid_size(spec.space):
+        sheet.warnings.append(f"the budget covers {spec.num_trials} of {grid_size(spec.space)} combinations")
+
+
+def _rungs(spec: TuneSpec, factor: int, steps: int) -> list[int]:
+    rung, found = grace_steps(spec), []
+    while rung < steps:
+        found.append(rung)
+        rung *= factor
+    return found
+
+
+def _add_budget(sheet: PlanSheet, spec: TuneSpec) -> None:
+    if spec.train.num_steps is not None:
+        sheet.add("training steps, at most", (spec.num_trials or 0) * spec.train.num_steps)
+    budget = spec.budget
+    limits = [f"{budget.num_steps:,} steps"] if budget.num_steps is not None else []
+    limits += [f"{budget.seconds:,.0f} s"] if budget.seconds is not None else []
+    if limits:
+        sheet.add("ends after", " or ".join(limits))
+    length = spec.train.num_steps
+    if length is not None and spec.train.checkpoints.every_steps >= length:
+        sheet.warnings.append(
+            "trials are shorter than checkpoints.every_steps: one that is killed begins anew (finished ones never do)"
+        )
+
+
+def _add_room(sheet: PlanSheet, spec: TuneSpec) -> None:
+    bundles = bundles_of(spec)
+    sheet.add("one trial holds", f"{len(bundles)} × {', '.join(f'{v:g} {k}' for k, v in bundles[0].items())}")
+    try:
+        sheet.add("trials at once", num_concurrent(spec, _nodes_at_hand()))
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+
+
+def _nodes_at_hand() -> Sequence[Amounts]:
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        return local_node()
+    from rayloom.tune.run import cluster_nodes
+
+    return cluster_nodes()
+
+
+def _add_training(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
+    """The plan of the training job as it stands; searched values change what follows from them."""
+    prefix = "train."
+    own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
+    training = plan_training(spec.train, own, job_directory)
+    sheet.facts += [(f"trial: {name}", value) for name, value in training.facts]
+    sheet.examples += training.examples
+    sheet.warnings += [f"trial: {line}" for line in training.warnings]
+    sheet.problems += [f"trial: {line}" for line in training.problems]
