@@ -124,7 +124,11 @@ def test_a_training_job_that_is_not_there_is_said(folder: Path) -> None:
         ("early_stopping.patience: {type: choice, values: [1]}", "no such field, because early_stopping is empty"),
         ("adapter.alpha: {type: multiple, of: adapter.rnk, times: [2]}", "a multiple of adapter.rnk: there is no such"),
         ("adapter.alpha: {type: multiple, of: adapter.type, times: [2]}", "adapter.type is not a number"),
-        ("workers.num_workers: {type: choice, values: [1, 3]}", "global_batch_tokens must be a multiple of 768"),
+        ("micro_batch_sequences: {type: choice, values: [1, 3]}", "global_batch_tokens must be a multiple of 384"),
+        ("workers.num_workers: {type: choice, values: [1, 2]}", "says what a trial holds"),
+        ("base: {type: choice, values: ['artifact:a']}", "names an artifact"),
+        ("data: {type: choice, values: [1]}", "names an artifact"),
+        ("name: {type: choice, values: [a, b]}", "changes nothing that is trained"),
     ],
 )
 def test_every_path_and_value_is_checked_against_the_training_job(folder: Path, line: str, reason: str) -> None:

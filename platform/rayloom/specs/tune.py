@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobFile, JobSpec, Spec
+from rayloom.specs.base import JobFile, JobSpec, Spec, references
 from rayloom.specs.search import (
     AshaScheduler,
     BohbSearcher,
@@ -152,12 +152,30 @@ class TuneSpec(JobSpec):
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What the training job refuses, and what scheduler, searcher and space ask of each other."""
-        for path, reason in space_problems(TrainSpec, self.plain_train, self.space):
+        varied = {path: dimension for path, dimension in self.space.items() if path not in _unvaried(self)}
+        for path, reason in _unvaried(self).items():
             yield ("space", path), reason
+        if varied:
+            for path, reason in space_problems(TrainSpec, self.plain_train, varied):
+                yield ("space", path), reason
         yield from _searcher_problems(self)
         yield from _scheduler_problems(self)
         if self.resources.gpus_per_trial is not None and self.train.workers.num_workers > 1:
             yield ("resources", "gpus_per_trial"), "can be set only where the training job has one worker"
+
+
+def _unvaried(spec: TuneSpec) -> dict[str, str]:
+    """Paths of the space that every trial must have in common, and why."""
+    named = [reference.path for reference in references(spec.train)]
+    found = {}
+    for path in spec.space:
+        if any(f"{name}.".startswith(f"{path}.") for name in named):
+            found[path] = "names an artifact, and all trials start from the same ones; make a search for each"
+        elif f"{path}.".startswith("workers."):
+            found[path] = "says what a trial holds, which is the same for all; make a search for each"
+        elif path in ("kind", "name", "description"):
+            found[path] = "changes nothing that is trained"
+    return found
 
 
 def num_values(dimension: Any) -> int:

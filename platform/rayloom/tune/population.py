@@ -22,10 +22,10 @@ class Copy:
     point: dict[str, Number]
 
 
-def boundary_after(step: int, scheduler: PopulationScheduler, num_steps: int | None) -> int | None:
+def boundary_after(step: int, scheduler: PopulationScheduler, num_steps: int) -> int | None:
     """Where a member that stands at `step` waits for the others next; None where it runs to its end."""
     boundary = (step // scheduler.interval_steps + 1) * scheduler.interval_steps
-    return boundary if num_steps is None or boundary < num_steps else None
+    return boundary if boundary < num_steps else None
 
 
 def step_to_exchange(spec: TuneSpec, history: History) -> int | None:

@@ -51,13 +51,13 @@ class Search:
         journal: Journal,
         *,
         num_concurrent: int,
-        num_steps: int | None = None,
+        length_of: Callable[[Values], int],
         earlier: Sequence[Trial] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`num_steps`: steps of a whole trial, where known. `earlier`: trials of warm-start searches."""
+        """`length_of`: steps of a whole trial with these values. `earlier`: trials of warm-start searches."""
         self.spec, self.history = spec, History()
-        self._journal, self._num_concurrent, self._num_steps = journal, num_concurrent, num_steps
+        self._journal, self._num_concurrent, self._length_of = journal, num_concurrent, length_of
         self._earlier, self._clock = earlier, clock
         for event in journal.read():
             self.history.apply(event)
@@ -123,7 +123,7 @@ class Search:
 
     def _until(self, trial: Trial) -> int | None:
         if isinstance(self.spec.scheduler, PopulationScheduler):
-            return boundary_after(trial.step, self.spec.scheduler, self._num_steps)
+            return boundary_after(trial.step, self.spec.scheduler, self._length_of(trial.values))
         return None
 
     def _source(self, trial: Trial) -> Source | None:
@@ -153,8 +153,7 @@ class Search:
     def measured(self, number: int, step: int, metrics: dict[str, float]) -> bool:
         """Takes a measurement in; False where the trial is stopped there."""
         trial = self.history.trials[number]
-        is_last = self._num_steps is not None and step >= self._num_steps
-        is_open = step > trial.furthest_step and not is_last
+        is_open = trial.furthest_step < step < self._length_of(trial.values)
         self._append(Event("report", self.seconds, number, step, metrics=metrics))
         reason = reason_to_stop(self.spec, self.history, trial, step) if is_open else None
         if reason is not None:
