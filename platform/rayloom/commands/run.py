@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import nullcontext
 
 from rayloom.artifacts.store import Store
@@ -30,6 +31,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(job: Job, store: Store) -> int:
+    if "RAYLOOM_ON_CLUSTER" in os.environ:
+        from rayloom.submit.run import check_cluster
+
+        check_cluster(store)
     if isinstance(job.spec, PipelineSpec):
         from rayloom.pipeline.run import run_pipeline
 

@@ -52,11 +52,25 @@ def _argument(*names: str, **settings: object) -> Add:
     return lambda parser: parser.add_argument(*names, **settings)  # type: ignore[arg-type]
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 (it is {number})")
+    return number
+
+
 def _flag(name: str, text: str) -> Add:
     return _argument(name, action="store_true", help=text)
 
 
 _ARTIFACTS = "rayloom.commands.artifacts"
+_JOBS = "rayloom.commands.cluster_jobs"
+_ADDRESS = _argument(
+    "--address",
+    metavar="URL",
+    help="the cluster's dashboard, http://HEAD:8265; default: the one on this machine",
+)
+_JOB = _argument("job", metavar="JOB", help="name or id, as `rayloom jobs list` shows them")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -80,6 +94,52 @@ COMMANDS: tuple[Command, ...] = (
         "run a job on the Ray cluster at RAY_ADDRESS, or on an embedded one",
         "rayloom.commands.run:run",
         (_file, _set),
+    ),
+    Command(
+        "submit",
+        "run a job on another cluster through Ray Jobs",
+        "rayloom.commands.submit:submit",
+        (
+            _file,
+            _set,
+            _ADDRESS,
+            _argument("--name", metavar="NAME", help="what `rayloom jobs` calls it; default: the job's name"),
+            _argument("--store", metavar="URI", help="the store as the cluster sees it; default: RAYLOOM_STORE"),
+            _flag("--wait", "stay until it ends, and end with its exit code"),
+            _flag("--follow", "print its log until it ends, and end with its exit code"),
+        ),
+    ),
+    Command(
+        "jobs",
+        "the jobs of a cluster",
+        commands=(
+            Command("list", "every job", f"{_JOBS}:list_jobs", (_ADDRESS, _json)),
+            Command("status", "one job; ends with its exit code", f"{_JOBS}:status", (_JOB, _ADDRESS, _json)),
+            Command(
+                "logs", "what a job said", f"{_JOBS}:logs",
+                (_JOB, _ADDRESS, _flag("--follow", "stay until the job ends")),
+            ),
+            Command("stop", "let a job save its checkpoint and end", f"{_JOBS}:stop", (_JOB, _ADDRESS)),
+            Command("retry", "run a failed or stopped job again, where it was", f"{_JOBS}:retry", (_JOB, _ADDRESS)),
+        ),
+    ),
+    Command(
+        "cluster",
+        "a cluster of several nodes on this machine, for trying things",
+        commands=(
+            Command(
+                "up",
+                "start it",
+                "rayloom.commands.local_cluster:up",
+                (
+                    _argument("--nodes", type=_positive, default=3, help="with the head; default 3"),
+                    _argument("--cpus-per-node", type=_positive, default=2, help="logical; default 2"),
+                    _argument("--port", type=int, default=6399, help="of the head; default 6399"),
+                    _argument("--dashboard-port", type=int, default=8265, help="default 8265"),
+                ),
+            ),
+            Command("down", "end it", "rayloom.commands.local_cluster:down"),
+        ),
     ),
     Command(
         "artifacts",

@@ -1,0 +1,202 @@
+"""Ray's Jobs API over plain HTTP: small enough that `rayloom jobs list` need not import Ray.
+
+Every failure is one of Rayloom's errors: an address where nothing answers, a token that is not taken, a job that is not
+there, a cluster too old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import InputError, ResourceError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+TIMEOUT_SECONDS = 30.0
+FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """One job as the cluster knows it."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    entrypoint: str
+    metadata: Mapping[str, str]
+    runtime_env: Mapping[str, Any]
+    started_ms: int
+    ended_ms: int | None
+    exit_code: int | None
+
+    @property
+    def name(self) -> str:
+        return self.metadata.get("rayloom_name", self.id)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed or waits, in one line: Rayloom's own error where there is one, else what Ray says."""
+        if self.status not in ("FAILED", "PENDING"):
+            return ""
+        lines = self.message.strip().splitlines()
+        own = [line for line in lines if line.startswith("error: ")]
+        return (own or lines or [""])[0]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True)
+class Node:
+    """One living node and what it offers."""
+
+    id: str
+    address: str
+    is_head: bool
+    resources: Mapping[str, float]
+
+
+def token_here() -> str | None:
+    """The cluster's token, where Ray itself looks for it."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    return file.read_text().strip() if file.is_file() else None
+
+
+class JobsApi:
+    """The jobs of one cluster."""
+
+    def __init__(self, address: str, token: str | None) -> None:
+        self.address, self._token = address.rstrip("/"), token
+        if not self.address.startswith(("http://", "https://")):
+            fix = "Give the dashboard's address, such as http://HEAD:8265 or https://ray.example.org."
+            raise InputError("This is no address of a cluster's Jobs API", where=address, fix=fix)
+
+    def ray_version(self) -> str:
+        return str(self._json("GET", "/api/version")["ray_version"])
+
+    def nodes(self) -> list[Node]:
+        """The nodes that are alive."""
+        answer = self._json("GET", "/nodes?view=summary")["data"]["summary"]
+        raylets = [entry["raylet"] for entry in answer if entry.get("raylet", {}).get("state") == "ALIVE"]
+        return [
+            Node(r["nodeId"], r["nodeManagerAddress"], bool(r.get("isHeadNode")), r.get("resourcesTotal", {}))
+            for r in raylets
+        ]
+
+    def can_grow(self) -> bool:
+        """Whether an autoscaler with worker groups of its own adds nodes when they are wanted."""
+        status = self._json("GET", "/api/cluster_status")["data"].get("clusterStatus") or {}
+        report = status.get("autoscalerReport") or {}
+        return bool(report) and not report.get("legacy", False)
+
+    def jobs(self) -> list[ClusterJob]:
+        """Every submitted job, oldest first; drivers that were not submitted have no id and are left out."""
+        found = [_job(entry) for entry in self._json("GET", "/api/jobs/") if entry.get("submission_id")]
+        return sorted(found, key=lambda job: job.started_ms)
+
+    def job(self, id: str) -> ClusterJob | None:  # noqa: A002 (what Ray calls it)
+        try:
+            return _job(self._json("GET", f"/api/jobs/{id}"))
+        except _NotFoundError:
+            return None
+
+    def find(self, name: str) -> ClusterJob:
+        """The job with this id, or the newest one with this name. Raises InputError where there is none."""
+        jobs = self.jobs()
+        found = [job for job in jobs if job.id == name] or [job for job in jobs if job.name == name]
+        if not found:
+            fix = "`rayloom jobs list` shows the names and ids."
+            raise InputError(f"There is no job {name!r} on this cluster", where=self.address, fix=fix)
+        return found[-1]
+
+    def submit(self, request: Mapping[str, Any]) -> None:
+        self._json("POST", "/api/jobs/", dict(request))
+
+    def stop(self, id: str) -> bool:  # noqa: A002
+        """Asks the job to end; whether it was running."""
+        return bool(self._json("POST", f"/api/jobs/{id}/stop")["stopped"])
+
+    def logs(self, id: str) -> str:  # noqa: A002
+        return str(self._json("GET", f"/api/jobs/{id}/logs")["logs"])
+
+    def has_package(self, name: str) -> bool:
+        try:
+            self._request("GET", f"/api/packages/gcs/{name}")
+        except _NotFoundError:
+            return False
+        return True
+
+    def upload_package(self, name: str, content: bytes) -> None:
+        self._request("PUT", f"/api/packages/gcs/{name}", content)
+
+    def follow(self, id: str) -> Iterator[str]:  # noqa: A002
+        """The log from its beginning, piece by piece as it grows, until the job ends."""
+        from rayloom.submit.log_stream import log_pieces
+
+        return log_pieces(self.address, id, self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _json(self, method: str, path: str, body: Any = None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        text = self._request(method, path, content, {"Content-Type": "application/json"})
+        try:
+            return json.loads(text)
+        except ValueError:
+            fix = "Check that the address is the one of Ray's dashboard."
+            raise ResourceError("What answers there is not Ray", where=self.address, fix=fix) from None
+
+    def _request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> bytes:
+        request = urllib.request.Request(
+            self.address + path, data=body, method=method, headers={**headers, **self._headers()}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (OSError, urllib.error.URLError) as error:
+            reason = getattr(error, "reason", error)
+            fix = "Check --address and that the cluster runs; `rayloom cluster up` starts one on this machine."
+            raise ResourceError(f"No cluster answers: {reason}", where=self.address, fix=fix) from None
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        said = error.read().decode(errors="replace").strip()
+        if error.code in (401, 403):
+            what = "The cluster asks for a token" if self._token is None else "The cluster does not take this token"
+            fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
+            return ResourceError(what, where=self.address, fix=fix)
+        if error.code == 404:
+            return _NotFoundError(said, where=self.address)
+        last = said.splitlines()[-1] if said else error.reason
+        return ResourceError(f"The cluster answered {error.code}: {last}", where=self.address)
+
+
+class _NotFoundError(InputError):
+    """404: a job or package that the cluster does not have."""
+
+
+def _job(entry: Mapping[str, Any]) -> ClusterJob:
+    return ClusterJob(
+        id=str(entry["submission_id"]),
+        status=str(entry["status"]),
+        message=str(entry.get("message") or ""),
+        entrypoint=str(entry.get("entrypoint") or ""),
+        metadata=entry.get("metadata") or {},
+        runtime_env=entry.get("runtime_env") or {},
+        started_ms=int(entry.get("start_time") or 0),
+        ended_ms=entry.get("end_time"),
+        exit_code=entry.get("driver_exit_code"),
+    )

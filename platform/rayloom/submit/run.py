@@ -1,0 +1,69 @@
+"""A submitted job's first acts on the cluster: do the versions fit, and do all nodes see the store?"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import uuid
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayloom.artifacts.store import Store
+from rayloom.errors import ResourceError
+from rayloom.observe.environment import PYTHON, flavour, installed_versions, requirements, unmet
+from rayloom.observe.ray_session import connect
+
+PROBE_SECONDS = 60.0
+
+
+def check_cluster(store: Store) -> None:
+    """Raises ResourceError where this cluster cannot run Rayloom's jobs on this store."""
+    check_versions()
+    connect()
+    check_store_is_shared(store)
+
+
+def check_versions() -> None:
+    """Raises ResourceError where the packages on this node are not those that Rayloom asks for."""
+    if sys.version_info[:2] != PYTHON:
+        wanted = ".".join(map(str, PYTHON))
+        what = f"The cluster runs Python {platform.python_version()}, and Rayloom's packages are for {wanted}"
+        raise ResourceError(what, fix="Use the image of cluster/, or set up the nodes with its lock.")
+    installed = installed_versions()
+    problems = unmet(requirements(flavour(installed)), installed)
+    if problems:
+        what = f"Packages on the cluster do not fit: {', '.join(problems)}"
+        raise ResourceError(what, fix="Use the image of cluster/, or install its lock on every node.")
+
+
+def check_store_is_shared(store: Store) -> None:
+    """Writes a file into the store and asks every node whether it sees it."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    probe = f"{store.root}/.probe-{uuid.uuid4().hex}"
+    task = ray.remote(num_cpus=0)(_sees)
+    store.filesystem.makedirs(store.root, exist_ok=True)
+    store.filesystem.pipe_file(probe, b"rayloom")
+    try:
+        asked = {
+            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(store.uri, probe)
+            for node in nodes
+        }
+        answers = ray.get(list(asked.values()), timeout=PROBE_SECONDS)
+    finally:
+        store.filesystem.rm_file(probe)
+    blind = [name for name, answer in zip(asked, answers, strict=True) if not answer]
+    if blind:
+        fix = "Name a folder on storage that all nodes mount, or a URI such as s3://bucket/prefix, with RAYLOOM_STORE."
+        raise ResourceError(f"The store is not shared: {', '.join(blind)} cannot see it", where=store.uri, fix=fix)
+
+
+def _sees(uri: str, probe: str) -> bool:
+    try:
+        return bool(Store(uri).filesystem.exists(probe))
+    except OSError:
+        return False

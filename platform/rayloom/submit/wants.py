@@ -1,0 +1,68 @@
+"""What a job takes from a cluster at once, read off its spec, and whether a cluster has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rayloom.errors import ResourceError
+from rayloom.specs.base import JobSpec
+from rayloom.specs.serve import ServeSpec
+from rayloom.specs.train import TrainSpec
+from rayloom.submit.jobs_api import Node
+
+DRIVER_CPUS = 1.0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one worker or replica needs on one node."""
+
+    cpus: float
+    gpus: float
+
+
+def wanted(spec: JobSpec) -> list[Bundle]:
+    """One bundle for each worker or replica that must run at the same time; empty where any node will do."""
+    if isinstance(spec, TrainSpec):
+        workers = spec.workers
+        return [Bundle(workers.cpus_per_worker, workers.gpus_per_worker)] * workers.num_workers
+    if isinstance(spec, ServeSpec):
+        return [
+            Bundle(model.engine.cpus_per_replica, model.engine.gpus_per_replica)
+            for model in spec.models
+            for _ in range(model.autoscaling.min_replicas)
+        ]
+    return []
+
+
+def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:
+    """Notes for the person. Raises ResourceError where a job can never be placed on these nodes.
+
+    `can_grow`: the cluster adds nodes by itself, so what is short now is only noted.
+    """
+    notes = []
+    for spec in specs:
+        short = _shortage(wanted(spec), nodes)
+        if short and can_grow:
+            notes.append(f"{spec.name}: {short}; the cluster's autoscaler must add nodes")
+        elif short:
+            fix = "Ask for less in the job file, or start more or larger nodes."
+            raise ResourceError(f"{spec.name} does not fit on this cluster: {short}", fix=fix)
+    return notes
+
+
+def _shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str:
+    """What is missing, in words; empty where all bundles can stand on the nodes at once (largest first, first fit)."""
+    free = [[node.resources.get("CPU", 0.0), node.resources.get("GPU", 0.0)] for node in nodes]
+    for number, bundle in enumerate(sorted(bundles, key=lambda b: (b.gpus, b.cpus), reverse=True)):
+        place = next((n for n in free if n[0] >= bundle.cpus and n[1] >= bundle.gpus), None)
+        if place is None:
+            has_cpus = sum(node.resources.get("CPU", 0.0) for node in nodes)
+            has_gpus = sum(node.resources.get("GPU", 0.0) for node in nodes)
+            each = f"{bundle.cpus:g} CPUs" + (f" and {bundle.gpus:g} GPUs" if bundle.gpus else "")
+            offer = f"{len(nodes)} nodes with {has_cpus:g} CPUs and {has_gpus:g} GPUs in all"
+            return f"it wants {len(bundles)} workers of {each} each, and only {number} find room on {offer}"
+        place[0] -= bundle.cpus
+        place[1] -= bundle.gpus
+    return ""
