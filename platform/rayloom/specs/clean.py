@@ -7,6 +7,33 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import DatasetRef, JobSpec, ModelRef, Name, Share, Spec
+from rayloom.specs.rules import Rules
+
+
+class JsonLines(Spec):
+    """One JSON object a line."""
+
+    type: Literal["jsonl"]
+    text_column: str = "text"
+    title_column: str | None = None
+    """Put before the text on a line of its own, where it is not empty."""
+
+
+class Csv(Spec):
+    """Comma-separated values with a header."""
+
+    type: Literal["csv"]
+    text_column: str = "text"
+    title_column: str | None = None
+    """Put before the text on a line of its own, where it is not empty."""
+
+
+class PlainText(Spec):
+    """Text files."""
+
+    type: Literal["text"]
+    documents: Literal["file", "paragraph", "line"] = "file"
+    """What one document is; paragraphs are set apart by empty lines."""
 
 
 class TextSource(Spec):
@@ -17,51 +44,39 @@ class TextSource(Spec):
     """An imported data set, or a folder's path."""
     files: str = "**"
     """Glob pattern of the files inside it."""
-    format: Literal["jsonl", "csv", "text"]
-    """text: one document a file, or paragraphs where `split_on_blank_lines`."""
-    text_column: str = "text"
-    title_column: str | None = None
-    """Put before the text on a line of its own."""
-    split_on_blank_lines: bool = False
+    format: Annotated[JsonLines | Csv | PlainText, Field(discriminator="type")]
     domain: Name
-    """For the counts by domain, and for limits that differ by domain."""
-    licence: str
+    """For the counts by domain, and for rules that differ by domain."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many rows, in the order of the files."""
 
 
-class QualityRules(Spec):
-    """Documents that break a limit are dropped, each with the limit's name as the reason."""
+class Normalisation(Spec):
+    """How text is written before anything judges or compares it. Unicode is always brought to NFC."""
 
-    min_words: Annotated[int, Field(ge=0)] = 50
-    """`too_few_words` (Gopher, Rae et al. 2021, table A1)."""
-    max_words: Annotated[int, Field(ge=1)] = 100_000
-    """`too_many_words` (Gopher)."""
-    min_mean_word_characters: Annotated[float, Field(ge=0)] = 3.0
-    """`words_too_short` (Gopher)."""
-    max_mean_word_characters: Annotated[float, Field(gt=0)] = 10.0
-    """`words_too_long` (Gopher)."""
-    max_symbol_word_ratio: Annotated[float, Field(ge=0)] = 0.1
-    """`too_many_symbols`: `#` or an ellipsis per word (Gopher)."""
-    min_stop_words: Annotated[int, Field(ge=0)] = 2
-    """`too_few_stop_words`: of the, be, to, of, and, that, have, with (Gopher)."""
-    min_alphabetic_words_share: Share = 0.8
-    """`too_few_alphabetic_words` (Gopher)."""
-    max_bullet_lines_share: Share = 0.9
-    """`too_many_bullet_lines` (Gopher)."""
-    max_ellipsis_lines_share: Share = 0.3
-    """`too_many_ellipsis_lines` (Gopher)."""
-    max_duplicate_lines_share: Share = 0.3
-    """`too_many_duplicate_lines` (Gopher repetition)."""
+    fix_encoding: bool = True
+    """Mends text that was decoded with the wrong encoding, and HTML entities (ftfy)."""
+    straight_quotes: bool = True
+    """Curly quotes become straight ones, ligatures their letters."""
+    white_space: Literal["collapse", "keep"] = "collapse"
+    """collapse: one space between words, at most one empty line. keep: for code, only line ends are made alike."""
 
 
 class Deduplication(Spec):
-    """Exact duplicates by normalised text; near duplicates by MinHash candidates verified by exact Jaccard."""
+    """Exact duplicates by normalised text; near duplicates by MinHash candidates verified by exact Jaccard.
+
+    Both compare words after case folding and collapsing white space. Of each cluster (single link) the longest document
+    stays, of equally long ones the first.
+    """
 
     near_duplicates: bool = True
     similarity_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Jaccard similarity of the two sets of word 5-shingles, computed exactly on every candidate pair."""
-    num_bands: Annotated[int, Field(ge=1)] = 16
-    rows_per_band: Annotated[int, Field(ge=1)] = 8
+    """Jaccard similarity of two sets of shingles, computed exactly on every candidate pair."""
+    shingle_words: Annotated[int, Field(ge=1, le=50)] = 5
+    """Words in a shingle; for Chinese, Japanese and Thai, characters."""
+    num_bands: Annotated[int, Field(ge=1, le=255)] = 16
+    rows_per_band: Annotated[int, Field(ge=1, le=64)] = 8
+    """Pairs of similarity s become candidates with probability 1 − (1 − s^rows)^bands (Leskovec et al., ch. 3)."""
 
 
 class TrainTokenizer(Spec):
@@ -69,7 +84,9 @@ class TrainTokenizer(Spec):
 
     type: Literal["train"]
     vocabulary_size: Annotated[int, Field(ge=300)] = 8192
+    """Tokens in all: 256 bytes, the end-of-text token, and merges."""
     sample_documents: Annotated[int, Field(ge=1)] = 100_000
+    """About so many documents, chosen by hash, are read to learn the merges."""
 
 
 class ExistingTokenizer(Spec):
@@ -84,15 +101,32 @@ class CleanSpec(JobSpec):
 
     kind: Literal["clean"]
     sources: Annotated[tuple[TextSource, ...], Field(min_length=1)]
-    quality: QualityRules = QualityRules()
-    deduplication: Deduplication = Deduplication()
+    normalisation: Normalisation = Normalisation()
+    rules: Rules = Rules()
+    domain_rules: dict[Name, Rules] = Field(default_factory=dict)
+    """For the named domains, in place of `rules`."""
+    domain_normalisation: dict[Name, Normalisation] = Field(default_factory=dict)
+    """For the named domains, in place of `normalisation`."""
+    deduplication: Deduplication | None = Deduplication()
+    """null keeps duplicates."""
     tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
     heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Part of the documents, chosen by a hash of their text, that is never trained on."""
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""
+    max_row_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
+    """A longer row is quarantined."""
     shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
-    seed: int = 0
+    sample_rows_per_reason: Annotated[int, Field(ge=0)] = 5
+    """Kept and dropped documents shown in the report, for a person to read."""
+    chunk_bytes: Annotated[int, Field(ge=1 << 16), "unfingerprinted"] = 4 << 20
+    """Text that one task works on at once. It changes speed and memory, never the result."""
+
+    def rules_of(self, domain: str) -> Rules:
+        return self.domain_rules.get(domain, self.rules)
+
+    def normalisation_of(self, domain: str) -> Normalisation:
+        return self.domain_normalisation.get(domain, self.normalisation)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -100,4 +134,12 @@ class CleanSpec(JobSpec):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two sources have the name {', '.join(sorted(twice))}")
+        return self
+
+    @model_validator(mode="after")
+    def _domains_exist(self) -> Self:
+        domains = {source.domain for source in self.sources}
+        unknown = sorted({*self.domain_rules, *self.domain_normalisation} - domains)
+        if unknown:
+            raise ValueError(f"no source has the domain {', '.join(unknown)}; there are: {', '.join(sorted(domains))}")
         return self

@@ -1,0 +1,81 @@
+"""The source files of a job in one fixed order, and the chunks of rows that are read out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.store import Artifact
+from rayloom.data.chunks import RawChunk, chunked
+from rayloom.data.rows import BadRow, Input, Row, rows_of
+from rayloom.specs.clean import CleanSpec, TextSource
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A source file and its place in the list of all files."""
+
+    number: int
+    source: int
+    path: str
+    name: str
+    """Relative to its data set, for people."""
+    size_bytes: int
+
+
+def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[InputFile, ...]:
+    """Every file of every source: sources in the order of the job file, files by name.
+
+    Raises InputError where a source's pattern fits no file.
+    """
+    found: list[InputFile] = []
+    for index, source in enumerate(spec.sources):
+        folder = parents[f"sources.{index}.dataset"].path
+        for path in matching_files(folder, source.files):
+            name = path.relative_to(folder).as_posix()
+            found.append(InputFile(len(found), index, str(path), name, path.stat().st_size))
+    return tuple(found)
+
+
+def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
+    """What one reading task reads: a file; where only the first documents count, all files of the source."""
+    jobs: dict[tuple[int, int], list[InputFile]] = {}
+    for file in files:
+        is_limited = spec.sources[file.source].limit_documents is not None
+        jobs.setdefault((file.source, -1 if is_limited else file.number), []).append(file)
+    return list(jobs.values())
+
+
+def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChunk]:
+    """The rows of the files in chunks. Raises InputError where a file cannot be opened or lacks a column."""
+    source = spec.sources[files[0].source]
+    left = source.limit_documents
+    for file in files:
+        if left is not None and left <= 0:
+            return
+        opened = Input(Path(file.path))
+        before = 0
+        try:
+            for chunk in chunked(_first(_rows(source, opened, file, spec), left), file.number, spec.chunk_bytes):
+                now = min(opened.bytes_read, file.size_bytes)
+                chunk.bytes_read, before = now - before, now
+                left = None if left is None else left - len(chunk.rows)
+                yield chunk
+        finally:
+            opened.close()
+
+
+def _rows(source: TextSource, opened: Input, file: InputFile, spec: CleanSpec) -> Iterator[Row | BadRow]:
+    return rows_of(source, opened, f"{source.name}: {file.name}", spec.max_row_bytes)
+
+
+def _first(rows: Iterator[Row | BadRow], limit: int | None) -> Iterator[Row | BadRow]:
+    """All rows up to the `limit`th good one."""
+    count = 0
+    for row in rows:
+        yield row
+        count += isinstance(row, Row)
+        if limit is not None and count >= limit:
+            return

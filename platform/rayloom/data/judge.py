@@ -1,0 +1,65 @@
+"""All rules of a domain in one function: a raw text in, what is kept of it or why it goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rayloom.data import c4, characters, fineweb, gopher, repetition
+from rayloom.data.folded import Folded
+from rayloom.data.normalise import normaliser
+from rayloom.data.verdict import Drop
+from rayloom.data.view import TextView
+from rayloom.specs.clean import Normalisation
+from rayloom.specs.rules import Rules
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A text that passed, and its folded form for comparing it with others."""
+
+    text: str
+    folded: Folded
+    was_shortened: bool
+    """It is a piece of a longer document, or the beginning of one."""
+
+
+Judgement = Kept | Drop
+Judge = Callable[[str], list[Judgement]]
+"""From a raw text to one judgement, or to one for each piece that it was split into."""
+
+
+def judge_of(normalisation: Normalisation, rules: Rules) -> Judge:
+    """The function that normalises and judges one document of a domain."""
+    normalise = normaliser(normalisation)
+
+    def judge(raw: str) -> list[Judgement]:
+        text = normalise(raw)
+        pieces = characters.fitted(text, rules.length)
+        if isinstance(pieces, Drop):
+            return [pieces]
+        shortened = len(pieces[0]) < len(text)
+        return [_judged(piece, rules, shortened) for piece in pieces]
+
+    return judge
+
+
+def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
+    if not text:
+        return Drop("empty", 0)
+    view = TextView(text)
+    special = characters.judge(view, rules.characters) if rules.characters else None
+    if special:
+        return special
+    if rules.c4:
+        left = c4.judge(text, rules.c4)
+        if isinstance(left, Drop):
+            return left
+        view = view if left == text else TextView(left)
+    folded = Folded(view.text, view.is_unspaced)
+    drop: Drop | None = (
+        (gopher.judge(view, rules.gopher) if rules.gopher else None)
+        or (repetition.judge(view, folded, rules.repetition) if rules.repetition else None)
+        or (fineweb.judge(view, rules.fineweb) if rules.fineweb else None)
+    )
+    return drop or Kept(view.text, folded, shortened)

@@ -1,0 +1,56 @@
+"""What a cleaning job would read and do, without reading more than the names and sizes of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayloom.artifacts.store import Artifact
+from rayloom.data.inputs import input_files, reading_jobs
+from rayloom.errors import InputError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.clean import CleanSpec, Deduplication, TrainTokenizer
+
+MAX_SCRATCH_RATIO = 3.0
+"""Scratch space for each byte of input: the normalised text, keys (17 of 32 bytes a document), tokens, rejects."""
+
+
+def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """Files, bytes, rules and what duplicates are; a pattern that fits no file is a problem."""
+    sheet = PlanSheet()
+    try:
+        files = input_files(spec, parents)
+    except InputError as error:
+        sheet.problems.append(str(error))
+        return sheet
+    for index, source in enumerate(spec.sources):
+        mine = [file for file in files if file.source == index]
+        size = sum(file.size_bytes for file in mine)
+        limit = f", first {source.limit_documents:,} documents" if source.limit_documents else ""
+        sheet.add(source.name, f"{len(mine):,} files, {size:,} bytes, {source.format.type}, {source.domain}{limit}")
+    total = sum(file.size_bytes for file in files)
+    sheet.add("bytes in all", total)
+    sheet.add("files read side by side", len(reading_jobs(spec, files)))
+    sheet.add("scratch space at most", f"{int(total * MAX_SCRATCH_RATIO):,} bytes (gone when the job is done)")
+    for domain in sorted({source.domain for source in spec.sources}):
+        rules = spec.rules_of(domain)
+        families = ("length", "characters", "c4", "gopher", "repetition", "fineweb")
+        sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
+    sheet.add("duplicates", _duplicates(spec.deduplication))
+    tokenizer = spec.tokenizer
+    if isinstance(tokenizer, TrainTokenizer):
+        sheet.add("tokenizer", f"trained, {tokenizer.vocabulary_size:,} tokens")
+    else:
+        sheet.add("tokenizer", f"that of {tokenizer.model}")
+    sheet.add("held out", f"{spec.heldout_share:.1%} of the documents")
+    return sheet
+
+
+def _duplicates(spec: Deduplication | None) -> str:
+    if spec is None:
+        return "kept"
+    if not spec.near_duplicates:
+        return "exact ones removed"
+    bands, rows, threshold = spec.num_bands, spec.rows_per_band, spec.similarity_threshold
+    found = 1 - (1 - threshold**rows) ** bands
+    return f"removed from similarity {threshold} on; a pair just there is found with probability {found:.4f}"

@@ -1,0 +1,103 @@
+"""A corpus' part of the report: what came in, what went out and why, what is left, and rows to read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from rayloom.artifacts.store import Artifact
+from rayloom.observe.report_page import Section, chart, table, text
+
+MAX_EXCERPT_CHARACTERS = 600
+
+
+def sections(artifact: Artifact) -> list[Section]:
+    """Flow of rows, drops by reason, tokens by domain, lengths, and kept and dropped documents to read."""
+    numbers = artifact.manifest.metrics
+    return [
+        Section("Rows", _rows(numbers)),
+        Section("Dropped by reason", _reasons(numbers)),
+        Section("Tokens by domain", _tokens(numbers)),
+        Section("Lengths of documents that passed the rules", _lengths(numbers)),
+        *_examples(artifact),
+    ]
+
+
+def _rows(numbers: dict[str, Any]) -> str:
+    header = ("source", "rows", "unreadable", "passed the rules", "kept", "tokens", "bytes", "tokens held out")
+    names = ("rows_in", "bad_rows", "passed_rules", "documents", "tokens", "bytes", "heldout_tokens")
+    rows = [[source, *(one[name] for name in names)] for source, one in numbers["sources"].items()]
+    total = ["all", *(sum(one[name] for one in numbers["sources"].values()) for name in names)]
+    return table(header, [*rows, total])
+
+
+def _reasons(numbers: dict[str, Any]) -> str:
+    dropped = numbers["dropped"]
+    if not dropped and not numbers["bad"]:
+        return text("Nothing was dropped.")
+    rows = [(reason, count, f"{count / numbers['rows_in']:.2%}") for reason, count in dropped.items()]
+    bad = [(f"unreadable: {reason}", count, "") for reason, count in numbers["bad"].items()]
+    figure = _bars(list(dropped), list(dropped.values()), "documents") if dropped else ""
+    return figure + table(("reason", "documents", "of all rows"), [*rows, *bad])
+
+
+def _tokens(numbers: dict[str, Any]) -> str:
+    domains = numbers["domains"]
+    return _bars(list(domains), [one["tokens"] for one in domains.values()], "tokens")
+
+
+def _bars(names: list[str], values: list[int], unit: str) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.6 + 0.3 * len(names)))
+    axes = figure.subplots()
+    bars = axes.barh(names[::-1], values[::-1], color="#4c72b0")
+    axes.bar_label(bars, labels=[f"{value:,}" for value in values[::-1]], padding=4)
+    axes.margins(x=0.15)
+    axes.set_xlabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    return chart(figure)
+
+
+def _lengths(numbers: dict[str, Any]) -> str:
+    from matplotlib.figure import Figure
+
+    by_source: dict[str, Counter[int]] = {}
+    for name, count in numbers["lengths"].items():
+        source, _, digits = name.rpartition("/")
+        by_source.setdefault(source, Counter())[int(digits)] += count
+    if not by_source:
+        return text("No document passed.")
+    digits = range(min(map(min, by_source.values())), max(map(max, by_source.values())) + 1)
+    figure = Figure(figsize=(8, 3))
+    axes = figure.subplots()
+    bottoms = [0] * len(digits)
+    for source, counts in by_source.items():
+        heights = [counts[digit] for digit in digits]
+        axes.bar([f"{1 << digit - 1:,}" for digit in digits], heights, bottom=bottoms, label=source)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    axes.set_xlabel("characters, from this many to twice as many")
+    axes.set_ylabel("documents")
+    axes.tick_params(axis="x", rotation=45)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return chart(figure)
+
+
+def _examples(artifact: Artifact) -> list[Section]:
+    place = artifact.path / "samples.json"
+    rows = json.loads(place.read_text(encoding="utf-8")) if place.exists() else []
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row)
+    ordered = sorted(by_reason.items(), key=lambda item: (item[0] != "kept", item[0]))
+    return [Section(f"To read: {reason}", "".join(map(_example, group))) for reason, group in ordered]
+
+
+def _example(row: dict[str, Any]) -> str:
+    place = f"{row['source']}, {row['file']}, row {row['row']}"
+    measured = f", measured {row['value']:g}" if "value" in row else ""
+    kept = f", kept instead: {row['kept']['file']} row {row['kept']['row']}" if "kept" in row else ""
+    excerpt = row["text"][:MAX_EXCERPT_CHARACTERS]
+    return text(f"{place}{measured}{kept}\n\n{excerpt}{'…' if len(row['text']) > len(excerpt) else ''}")

@@ -1,0 +1,32 @@
+"""A few rows of each reason for a person to read, the same ones whatever order the rows come in."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, Any]]:
+    """The `per_reason` rows of each reason whose place has the smallest hash, by reason."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row)
+    return [row for _, group in sorted(by_reason.items()) for row in heapq.nsmallest(per_reason, group, _order)]
+
+
+def merged(files: Sequence[Path], per_reason: int) -> list[dict[str, Any]]:
+    """The rows to show out of what was chosen file by file."""
+    found: list[dict[str, Any]] = []
+    for path in files:
+        if path.exists():
+            found = chosen([*found, *map(json.loads, path.read_text(encoding="utf-8").splitlines())], per_reason)
+    return found
+
+
+def _order(row: dict[str, Any]) -> str:
+    place = "\0".join(str(row.get(name, "")) for name in ("source", "file", "row", "piece"))
+    return hashlib.sha256(place.encode()).hexdigest()

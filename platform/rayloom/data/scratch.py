@@ -1,0 +1,73 @@
+"""Files between the passes: where each stands, and how it appears whole or not at all.
+
+An exchange is how one pass hands records to the next without anyone holding all of them: each writer leaves one file
+with its records sorted by bucket and an index of where each bucket begins, and each reader takes its bucket out of
+every writer's file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder that every node sees."""
+
+    root: Path
+
+    def folder(self, name: str) -> Path:
+        place = self.root / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def save_json(self, name: str, value: Any) -> None:
+        write_whole(self.root / f"{name}.json", lambda file: file.write(json.dumps(value).encode()))
+
+    def load_json(self, name: str) -> Any | None:
+        place = self.root / f"{name}.json"
+        return json.loads(place.read_text()) if place.exists() else None
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file that appears under its name only when it is finished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        write(file)
+    temporary.replace(path)
+
+
+def send(folder: Path, writer: str, records: NDArray[Any], buckets: NDArray[np.int64], num_buckets: int) -> None:
+    """Leaves `records` (structured or plain, one a bucket number) for the readers of an exchange."""
+    order = np.argsort(buckets, kind="stable")
+    begins = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
+
+    def write(file: IO[bytes]) -> None:
+        file.write(begins.astype("<i8").tobytes())
+        file.write(records[order].tobytes())
+
+    write_whole(folder / writer, write)
+
+
+def receive(folder: Path, writers: Sequence[str], bucket: int, num_buckets: int, dtype: Any) -> NDArray[Any]:
+    """All records of a bucket, writer after writer in the order given."""
+    kind = np.dtype(dtype)
+    header = 8 * (num_buckets + 1)
+    found = []
+    for writer in writers:
+        with (folder / writer).open("rb") as file:
+            file.seek(8 * bucket)
+            begin, end = np.frombuffer(file.read(16), "<i8")
+            if end > begin:
+                file.seek(header + int(begin) * kind.itemsize)
+                found.append(np.frombuffer(file.read(int(end - begin) * kind.itemsize), kind))
+    return np.concatenate(found) if found else np.zeros(0, kind)

@@ -1,0 +1,22 @@
+"""Exact Jaccard similarity of two documents' sets of shingle hashes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
+    """|A ∩ B| / |A ∪ B| of two sorted sets; 1 for two empty ones."""
+    if not len(first) and not len(second):
+        return 1.0
+    if len(first) > len(second):
+        first, second = second, first
+    places = np.minimum(np.searchsorted(second, first), len(second) - 1)
+    shared = int((second[places] == first).sum())
+    return shared / (len(first) + len(second) - shared)
+
+
+def is_similar(first: NDArray[np.uint64], second: NDArray[np.uint64], threshold: float) -> bool:
+    # 9 shared of 10 is 0.9, also where the quotient in floating point falls a hair short of it.
+    return jaccard(first, second) >= threshold - 1e-12

@@ -1,0 +1,13 @@
+"""What a rule says about a document: nothing, or why it is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The document goes, for `reason`; `value` is what was measured, for the person who asks why."""
+
+    reason: str
+    value: float

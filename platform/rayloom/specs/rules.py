@@ -1,0 +1,136 @@
+"""Quality rules of text with their published thresholds; a document that breaks one is dropped under the rule's name.
+
+Every family can be turned off (`c4: null`) and every threshold set, for all domains and for one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import Share, Spec
+
+Count = Annotated[int, Field(ge=0)]
+Ratio = Annotated[float, Field(ge=0)]
+
+
+class LengthRules(Spec):
+    """Length in characters, after normalising."""
+
+    min_characters: Annotated[int, Field(ge=1)] = 1
+    """`too_few_characters`"""
+    max_characters: Annotated[int, Field(ge=1)] | None = None
+    when_longer: Literal["drop", "split", "truncate"] = "drop"
+    """drop: `too_many_characters`. split: before a line or word, each piece its own document. truncate: the rest is
+    left out. Split and truncated documents are counted."""
+
+
+class GopherRules(Spec):
+    """Gopher's quality filters (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1).
+
+    A word is what stands between white space; in scripts without spaces, one character.
+    """
+
+    min_words: Count = 50
+    """`too_few_words`"""
+    max_words: Count = 100_000
+    """`too_many_words`"""
+    min_mean_word_characters: Ratio = 3.0
+    """`words_too_short`; not for scripts without spaces."""
+    max_mean_word_characters: Ratio = 10.0
+    """`words_too_long`; not for scripts without spaces."""
+    max_symbols_per_word: Ratio = 0.1
+    """`too_many_hashes` and `too_many_ellipses`: occurrences for each word."""
+    max_bullet_lines_share: Share = 0.9
+    """`too_many_bullet_lines`: lines that begin with a bullet point."""
+    max_ellipsis_lines_share: Share = 0.3
+    """`too_many_ellipsis_lines`: lines that end with an ellipsis."""
+    min_alphabetic_words_share: Share = 0.8
+    """`too_few_alphabetic_words`: words with at least one letter."""
+    min_stop_words: Count = 2
+    """`too_few_stop_words`: different words of `stop_words` that occur."""
+    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    stop_characters: tuple[str, ...] = ("的", "一", "是", "不", "了", "在", "有", "和", "の", "に", "は", "を")
+    """Take the place of `stop_words` in scripts without spaces."""
+
+
+class RepetitionRules(Spec):
+    """Gopher's repetition filters (Rae et al. 2021, table A1): limits on what is said more than once."""
+
+    max_duplicate_lines_share: Share | None = 0.30
+    """`too_many_duplicate_lines`: lines that occurred before, of all lines."""
+    max_duplicate_paragraphs_share: Share | None = 0.30
+    """`too_many_duplicate_paragraphs`"""
+    max_duplicate_line_characters_share: Share | None = 0.20
+    """`too_many_duplicate_line_characters`"""
+    max_duplicate_paragraph_characters_share: Share | None = 0.20
+    """`too_many_duplicate_paragraph_characters`"""
+    max_top_ngram_characters_share: dict[Literal[2, 3, 4], Share] = {2: 0.20, 3: 0.18, 4: 0.16}
+    """`repeats_one_{n}_gram`: characters of the most frequent word n-gram, where it occurs more than once."""
+    max_duplicate_ngram_characters_share: dict[Literal[5, 6, 7, 8, 9, 10], Share] = {
+        5: 0.15,
+        6: 0.14,
+        7: 0.13,
+        8: 0.12,
+        9: 0.11,
+        10: 0.10,
+    }
+    """`repeats_{n}_grams`: characters within all word n-grams that occur more than once, each character once."""
+
+
+class C4Rules(Spec):
+    """C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2), for text of the web.
+
+    Lines go first, then the document is judged by what is left.
+    """
+
+    min_words_per_line: Count = 5
+    """A shorter line is left out."""
+    max_word_characters: Annotated[int, Field(ge=1)] = 1000
+    """A line with a longer word is left out."""
+    line_needs_end_mark: bool = True
+    """A line that does not end in . ? ! or a quotation mark, or that ends in an ellipsis, is left out."""
+    remove_citation_marks: bool = True
+    """`[1]`, `[edit]` and `[citation needed]` are cut out."""
+    drop_javascript_lines: bool = True
+    drop_policy_lines: bool = True
+    """Lines about cookies, terms of use and privacy policies."""
+    drop_lorem_ipsum: bool = True
+    """`lorem_ipsum`"""
+    drop_curly_brackets: bool = True
+    """`curly_bracket`: a page with { is taken for code."""
+    min_sentences: Count = 3
+    """`too_few_sentences`"""
+
+
+class FineWebRules(Spec):
+    """FineWeb's own filters (Penedo et al. 2024, arXiv:2406.17557, section 3.6)."""
+
+    min_end_mark_lines_share: Share = 0.12
+    """`too_few_ended_lines`: lines that end in a mark that ends a sentence."""
+    max_short_lines_share: Share = 0.67
+    """`too_many_short_lines`: lines of at most `short_line_characters`."""
+    short_line_characters: Count = 30
+    max_duplicate_line_characters_share: Share = 0.10
+    """`too_many_repeated_line_characters`"""
+    max_lines_per_word: Ratio = 0.3
+    """`too_many_lines`: line ends for each word (in the authors' published code, datatrove, not in the paper)."""
+
+
+class CharacterRules(Spec):
+    """What the text is made of."""
+
+    max_special_characters_share: Share = 0.25
+    """`too_many_special_characters`: neither letter, digit nor white space. Ordinary prose has 2 to 6 %."""
+
+
+class Rules(Spec):
+    """All rules for a domain, applied in this order; null turns a family off."""
+
+    length: LengthRules = LengthRules()
+    characters: CharacterRules | None = CharacterRules()
+    c4: C4Rules | None = None
+    gopher: GopherRules | None = GopherRules()
+    repetition: RepetitionRules | None = RepetitionRules()
+    fineweb: FineWebRules | None = None
