@@ -110,6 +110,25 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "manifest",
+        "print the Kubernetes objects that run a job on KubeRay",
+        "rayloom.commands.manifest:manifest",
+        (
+            _file,
+            _argument("--image", required=True, metavar="IMAGE", help="built from cluster/Dockerfile.cpu or .gpu"),
+            _argument("--store", metavar="URI", help="the store as the pods see it; default: RAYLOOM_STORE"),
+            _argument("--store-claim", metavar="CLAIM", help="a PersistentVolumeClaim to mount at the store's path"),
+            _argument("--namespace", metavar="NAME"),
+            _argument(
+                "--secret", action="append", default=[], metavar="NAME",
+                help="a Secret whose keys become environment variables, such as HF_TOKEN; may be repeated",
+            ),
+            _argument("--spot", metavar="LABEL=VALUE", help="label of spot nodes, which workers then prefer"),
+            _argument("--retries", type=int, default=2, metavar="N", help="attempts after the first; default 2"),
+            _argument("--worker-memory-gib", type=_positive, default=8, metavar="N", help="of each worker; default 8"),
+        ),
+    ),
+    Command(
         "jobs",
         "the jobs of a cluster",
         commands=(

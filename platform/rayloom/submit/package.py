@@ -62,7 +62,7 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
     """
     files = {job.file, *(stage.file for stage in stages)}
     for one in (job, *stages):
-        for path in _named_paths(one):
+        for path in named_paths(one):
             files |= set(_files_at(path))
     total = sum(file.stat().st_size for file in files)
     if total > MOST_UPLOADED_BYTES:
@@ -75,7 +75,7 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
     return JobFiles(Package(_zipped(entries)), job.file.relative_to(root).as_posix())
 
 
-def _named_paths(job: Job) -> Iterable[Path]:
+def named_paths(job: Job) -> Iterable[Path]:
     """The local paths that a spec names. Raises InputError where one cannot mean the same on the cluster."""
     texts = [(r.path, r.text) for r in references(job.spec) if not r.text.startswith(("artifact:", "hf://"))]
     if isinstance(job.spec, ImportSpec) and isinstance(job.spec.source, FolderSource):

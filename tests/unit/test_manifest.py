@@ -1,0 +1,154 @@
+"""Kubernetes objects for KubeRay: valid by its closed schemas, with the job inside and nothing secret."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from crds_for_tests import problems
+
+from rayloom.cli import main
+from rayloom.kinds import SPECS
+from rayloom.specs.document import parse
+from rayloom.specs.load import validate
+
+TRAIN = (
+    "kind: train\nname: tuned.v1\nbase: artifact:m\ndata: {type: corpus, corpus: 'artifact:c'}\n"
+    "global_batch_tokens: 4096\nnum_steps: 1\nlearning_rate: 1e-3\n"
+    "workers: {num_workers: 4, cpus_per_worker: 3, gpus_per_worker: 1}\n"
+)
+MERGE = "kind: merge\nname: merged\nadapter: artifact:tuned.v1\n"
+PIPELINE = """
+kind: pipeline
+name: chain
+stages:
+  - {name: a, job: sub/train.yaml}
+  - {name: b, job: merge.yaml, needs: [a]}
+"""
+    "kind: pipeline\nname: chain\nstages: [{name: a, job: sub/train.yaml}, {name: b, job: merge.yaml, needs: [a]}]\n"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("RAYLOOM_STORE", raising=False)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "train.yaml").write_text(TRAIN)
+    (tmp_path / "merge.yaml").write_text(MERGE)
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    return tmp_path
+
+
+@pytest.fixture
+def printed(folder: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def prints(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["manifest", *arguments, "--image", "rayloom:1"]) == 0
+        return capsys.readouterr().out
+
+    return prints
+
+
+def objects(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    config, job = yaml.safe_load_all(text)
+    return config, job
+
+
+CHOICES = {
+    "object store": ("sub/train.yaml", "--store", "s3://bucket/prefix"),
+    "claim": ("sub/train.yaml", "--store", "/store", "--store-claim", "rayloom-store", "--namespace", "ml"),
+    "secrets": ("merge.yaml", "--store", "/store", "--secret", "hub", "--secret", "bucket"),
+    "spot": ("sub/train.yaml", "--store", "/store", "--spot", "cloud.google.com/gke-spot=true"),
+    "pipeline": ("pipeline.yaml", "--store", "/store", "--retries", "5", "--worker-memory-gib", "64"),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_what_is_printed_is_valid_by_kuberays_closed_schema(choice: str, printed) -> None:  # type: ignore[no-untyped-def]
+    _, job = objects(printed(*CHOICES[choice]))
+    assert job["kind"] == "RayJob"
+    assert problems(job) == []
+
+
+def test_the_closed_schema_finds_typos_that_the_published_one_lets_pass(printed) -> None:  # type: ignore[no-untyped-def]
+    _, job = objects(printed(*CHOICES["claim"]))
+    for path in (("spec", "backofLimit"), ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "contaners")):
+        wrong = copy.deepcopy(job)
+        place = wrong
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = 1
+        assert any(path[-1] in problem for problem in problems(wrong))
+
+
+def test_the_job_files_come_back_as_they_were(printed, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    config, job = objects(printed(*CHOICES["pipeline"]))
+    worker = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    items = next(volume for volume in worker["volumes"] if volume["name"] == "job")["configMap"]["items"]
+    placed = {item["path"]: config["data"][item["key"]] for item in items}
+    assert placed == {path: (folder / path).read_text() for path in ("pipeline.yaml", "sub/train.yaml", "merge.yaml")}
+    assert job["spec"]["entrypoint"] == "python -m rayloom run /rayloom/job/pipeline.yaml"
+    assert validate(parse(placed["sub/train.yaml"], "x"), SPECS).name == "tuned.v1"
+
+
+def test_workers_have_room_for_what_the_spec_asks(printed) -> None:  # type: ignore[no-untyped-def]
+    _, job = objects(printed(*CHOICES["claim"]))
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert group["maxReplicas"] == 4
+    assert limits["nvidia.com/gpu"] == "1"
+    assert float(limits["cpu"]) >= 3 + job["spec"]["entrypointNumCpus"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert job["metadata"]["namespace"] == "ml"
+    mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "store", "mountPath": "/store"} in mounts
+
+
+def test_spot_workers_are_asked_for_first_and_others_stand_behind_them(printed) -> None:  # type: ignore[no-untyped-def]
+    _, job = objects(printed(*CHOICES["spot"]))
+    spot, steady = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert spot["priority"] > steady["priority"]
+    assert spot["template"]["spec"]["nodeSelector"] == {"cloud.google.com/gke-spot": "true"}
+    assert "nodeSelector" not in steady["template"]["spec"]
+    assert spot["labels"] == {"ray.io/market-type": "spot"}
+
+
+def test_nothing_secret_stands_in_it_and_the_cluster_asks_for_a_token(printed) -> None:  # type: ignore[no-untyped-def]
+    text = printed(*CHOICES["secrets"])
+    assert "hf_secret" not in text
+    _, job = objects(text)
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    container = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert container["envFrom"] == [{"secretRef": {"name": "hub"}}, {"secretRef": {"name": "bucket"}}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("merge.yaml",), "needs a store that the whole cluster sees"),
+        (("merge.yaml", "--store", "s3://b", "--store-claim", "c"), "A volume claim needs a store that is a path"),
+        (("merge.yaml", "--store", "/s", "--spot", "true"), "--spot must be LABEL=VALUE"),
+        (("local.yaml", "--store", "/s"), "A manifest carries job files only"),
+        (("missing.yaml", "--store", "/s"), "There is no such job file"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    arguments: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model").mkdir()
+    (folder / "local.yaml").write_text(TRAIN.replace("artifact:m", "./model"))
+    assert main(["manifest", *arguments, "--image", "rayloom:1"]) == 3
+    assert message in capsys.readouterr().err
+
+
+def test_a_service_is_no_job_that_ends(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "serve.yaml").write_text("kind: serve\nname: s\nmodels: [{name: m, model: 'artifact:m'}]\n")
+    assert main(["manifest", "serve.yaml", "--image", "rayloom:1", "--store", "/s"]) == 3
+    assert "serves until it is stopped" in capsys.readouterr().err
