@@ -28,8 +28,6 @@ stages:
   - {name: a, job: sub/train.yaml}
   - {name: b, job: merge.yaml, needs: [a]}
 """
-    "kind: pipeline\nname: chain\nstages: [{name: a, job: sub/train.yaml}, {name: b, job: merge.yaml, needs: [a]}]\n"
-)
 
 
 @pytest.fixture
