@@ -99,7 +99,7 @@ def test_a_batch_without_labels_has_loss_and_gradients_of_zero() -> None:
     for name in ("llama", "gemma2"):
         model = fresh(name)
         tokens = torch.full((1, 8), 5)
-        loss = LabelLoss(model)(Batch(tokens, torch.arange(8)[None], torch.full((1, 8), NO_LABEL)))
+        loss = LabelLoss(model)(Batch(tokens, torch.arange(8)[None], torch.full((1, 8), NO_LABEL), 8))
         loss.backward()
         assert loss.item() == 0.0
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -113,4 +113,4 @@ def test_collating_shifts_labels_and_pads_with_a_document_of_its_own() -> None:
     assert batch.positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1]]
     none = NO_LABEL
     assert batch.labels.tolist() == [[5, 6, none, 8, none], [none, 11, none, none, none]]
-    assert batch.num_labels == 4
+    assert (batch.num_labels, batch.num_tokens) == (4, 8)

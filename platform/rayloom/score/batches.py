@@ -38,6 +38,8 @@ class Batch:
     """(B, S) place inside the document."""
     labels: torch.Tensor
     """(B, S) the token that this position must predict, or NO_LABEL."""
+    num_tokens: int
+    """Without padding."""
 
     @property
     def num_labels(self) -> int:
@@ -46,8 +48,10 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.positions, self.labels))
-        return type(self)(*moved)
+        tokens, positions, labels = (
+            t.to(device, non_blocking=True) for t in (self.tokens, self.positions, self.labels)
+        )
+        return type(self)(tokens, positions, labels, self.num_tokens)
 
 
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
@@ -65,4 +69,5 @@ def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
         positions[index, :size] = row.positions
         positions[index, size:] = np.arange(length - size)
         labels[index, : size - 1] = np.where(row.trained[1:], row.tokens[1:], NO_LABEL)
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(labels))
+    num_tokens = sum(len(row.tokens) for row in rows)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(labels), num_tokens)

@@ -44,7 +44,7 @@ class LabelLoss(nn.Module):
             taken.append(hidden[:, hidden.shape[1] - labelled.shape[1] :][labelled])
             return (taken[0][:0], *inputs[1:])
 
-        hook = _head(self.model).register_forward_pre_hook(take)
+        hook = output_head(self.model).register_forward_pre_hook(take)
         try:
             # Packing is found from positions only without cache and mask (transformers' masking_utils).
             self.model(input_ids=batch.tokens, position_ids=batch.positions, attention_mask=None, use_cache=False)
@@ -53,7 +53,7 @@ class LabelLoss(nn.Module):
         return taken[0]
 
     def _head_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        head = _head(self.model)
+        head = output_head(self.model)
         scale = _LogitScale.of(self.model)
         config: Any = self.model.config
         chunk = max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 24) // int(config.vocab_size))
@@ -66,7 +66,8 @@ class LabelLoss(nn.Module):
         return total
 
 
-def _head(model: nn.Module) -> nn.Module:
+def output_head(model: nn.Module) -> nn.Module:
+    """The module that turns hidden states into logits."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(model).__name__} has no output head over a vocabulary")

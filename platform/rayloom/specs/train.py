@@ -151,8 +151,23 @@ class Checkpoints(Spec):
     """When training saves what it needs to continue exactly where it was."""
 
     every_steps: Annotated[int, Field(ge=1)] = 1000
+    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Also so many minutes after the last one."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the newest are kept while the job runs; all are gone once its artifact is published."""
+
+
+class Faults(Spec):
+    """What is done, in this order, when a step's loss or gradient is NaN or infinite, or its loss a spike."""
+
+    spike_factor: Annotated[float, Field(gt=1)] | None = None
+    """A loss of more than so many times its running mean is a spike. Default: spikes are trained on."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 3
+    """Bad steps in a row whose batch is skipped."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 1
+    """How often the run then goes back to its last checkpoint. After that it stops and names the rows."""
+    rollback_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """What the learning rate is multiplied by when going back."""
 
 
 class EarlyStopping(Spec):
@@ -188,6 +203,7 @@ class TrainSpec(JobSpec):
     sharding: Sharding = Sharding()
     workers: Workers = Workers()
     checkpoints: Checkpoints = Checkpoints()
+    faults: Faults = Faults()
     evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Held-out loss every so many steps. Default: at the start and the end only."""
     early_stopping: EarlyStopping | None = None

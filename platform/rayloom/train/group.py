@@ -1,0 +1,63 @@
+"""The processes that train together, and the few words that they exchange beside the engine's own traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process' view: who it is, how many there are, and the device that it drives."""
+
+    rank: int
+    num_workers: int
+    device: torch.device
+    control: Any = None
+    """A gloo group for small values on the CPU, so that agreeing on a number never waits for the device."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def agreed(self, *values: float) -> tuple[float, ...]:
+        """Each value summed over all processes. Integers up to 2^53 are exact."""
+        if self.num_workers == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.control)
+        return tuple(tensor.tolist())
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over all processes, on the device, the same bits everywhere."""
+        if self.num_workers > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def from_first(self, value: Any) -> Any:
+        """The first process' value, in every process."""
+        if self.num_workers == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def wait_for_all(self) -> None:
+        if self.num_workers > 1:
+            dist.barrier(group=self.control)
+
+
+def current_group(device: torch.device, timeout_seconds: float = 1800.0) -> Group:
+    """The group that Ray Train or torchrun set up, or a group of one where nobody did."""
+    if not dist.is_initialized():
+        # Engines ask for a group even where there is nobody to talk to.
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    control = None
+    if dist.get_world_size() > 1:
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+    return Group(dist.get_rank(), dist.get_world_size(), device, control)

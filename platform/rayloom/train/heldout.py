@@ -1,0 +1,47 @@
+"""The loss of rows that were never trained on, shared out over the workers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from rayloom.score.batches import causal_batch
+from rayloom.text.shards import TokenShards
+from rayloom.train.engine import Engine
+from rayloom.train.feed import without_labels
+from rayloom.train.group import Group
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """Mean over labels, in nats per token."""
+
+    loss: float
+    num_labels: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+
+@torch.no_grad()
+def heldout_loss(
+    engine: Engine, shards: TokenShards, micro_batch_sequences: int, padding_token: int, group: Group
+) -> HeldoutLoss:
+    """The same on every worker, whatever their number, up to the order of additions."""
+    total, num_labels = 0.0, 0
+    at_once = micro_batch_sequences * group.num_workers
+    for begin in range(0, len(shards), at_once):
+        first = begin + group.rank * micro_batch_sequences
+        last = min(first + micro_batch_sequences, len(shards))
+        # Sharded weights are gathered by everyone together, so nobody may have a batch less.
+        rows = [shards.row(index) for index in range(first, last)] or [shards.row(begin)]
+        batch = causal_batch(rows, padding_token)
+        if first >= last:
+            batch = without_labels(batch)
+        total += float(engine.loss(batch.to(group.device)))
+        num_labels += batch.num_labels
+    total, labels = group.agreed(total, num_labels)
+    return HeldoutLoss(total / max(1, labels), int(labels))

@@ -1,0 +1,180 @@
+"""The training loop: one for every model, engine and number of workers, with or without Ray.
+
+On N workers each computes its micro-batches of a step; losses are summed over labels and workers and divided by the
+number of labels in the whole global batch, so that nothing depends on how rows were shared out.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import torch
+
+from rayloom.errors import InterruptedJobError, QualityError
+from rayloom.score.batches import Batch
+from rayloom.train import faults
+from rayloom.train.feed import Feed
+from rayloom.train.group import Group
+from rayloom.train.heldout import heldout_loss
+from rayloom.train.job import TrainJob
+from rayloom.train.log import Tell
+from rayloom.train.model import save_model
+from rayloom.train.run_state import Run, go_to, prepared
+from rayloom.train.schedule import learning_rate_share
+
+
+def train(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Trains from the newest sound checkpoint, or from the start, and writes the finished model to `job.out`.
+
+    Numbers go to `job.log`. Raises InterruptedJobError where `should_stop` became true on any worker (a checkpoint is
+    written first), QualityError where the policy for bad steps gives up.
+    """
+    with closing(prepared(job, group, tell, should_stop)) as run:
+        if run.state.step == 0:
+            _measure(run)
+        while not run.is_finished:
+            # Going back to a checkpoint ends the feed; the next one begins where the state is then.
+            with Feed(run.rows, run.state.step, run.micro_batch_sequences, group.rank, group.num_workers) as feed:
+                while not run.is_finished and _step(run, feed):
+                    pass
+        run.checkpoints.finish()
+        _publish(run)
+
+
+def _step(run: Run, feed: Feed) -> bool:
+    """One step of training; False where the run went back to a checkpoint instead."""
+    state, started, waited = run.state, time.perf_counter(), feed.wait_seconds
+    batches = feed.next()
+    counts = sum(batch.num_labels for batch in batches), sum(batch.num_tokens for batch in batches)
+    agreed = run.group.agreed(*counts, run.should_stop(), run.checkpoints.is_written, run.is_checkpoint_due)
+    num_labels, num_tokens, num_stopping, num_written, num_due = (int(count) for count in agreed)
+    if num_written == run.group.num_workers:
+        run.commit_checkpoint()
+    state.step += 1
+    state.tokens += num_tokens
+    if state.step in state.skipped_steps:
+        return True
+    share = learning_rate_share(run.job.spec.schedule, state.step - 1, run.rows.num_steps)
+    learning_rate = run.job.spec.learning_rate * share * state.learning_rate_factor
+    loss = _accumulate(run, batches, num_labels)
+    norm = run.engine.step(learning_rate)
+    if not math.isfinite(norm):
+        return _after_bad_step(run, loss)
+    faults.remember_loss(state, loss)
+    seconds = time.perf_counter() - started
+    run.log.add(
+        "step",
+        state.step,
+        loss=loss,
+        learning_rate=learning_rate,
+        gradient_norm=norm,
+        tokens=num_tokens,
+        labels=num_labels,
+        seconds=round(seconds, 5),
+        data_wait_seconds=round(feed.wait_seconds - waited, 5),
+    )
+    if run.is_measurement_due:
+        _measure(run)
+    if num_due or num_stopping or run.is_checkpoint_step:
+        run.save_checkpoint()
+    if num_stopping:
+        run.checkpoints.finish()
+        fix = "Run the same command again; it continues there."
+        raise InterruptedJobError(f"Training was asked to stop and did so after step {state.step}", fix=fix)
+    return True
+
+
+def _accumulate(run: Run, batches: Sequence[Batch], num_labels: int) -> float:
+    """Gradients of the global batch's mean loss; the loss. Past the policy's limit gradients become NaN on purpose."""
+    limit = faults.loss_limit(run.job.spec.faults, run.state)
+    total = torch.zeros((), device=run.group.device)
+    mean = total
+    for number, batch in enumerate(batches):
+        run.seed_micro_batch(number)
+        loss = run.engine.loss(batch.to(run.group.device))
+        total += loss.detach()
+        scale = torch.tensor(1 / max(1, num_labels), device=run.group.device)
+        is_last = number == len(batches) - 1
+        if is_last:
+            mean = run.group.summed(total) * scale
+            scale = torch.where(mean <= limit, scale, torch.nan)
+        run.engine.backward(loss * scale, is_last)
+    return float(mean)
+
+
+def _after_bad_step(run: Run, loss: float) -> bool:
+    state, policy = run.state, run.job.spec.faults
+    state.skipped_steps.append(state.step)
+    run.checkpoints.finish()
+    newest = run.checkpoints.newest_sound()
+    decision = faults.after_bad_step(policy, state, newest is not None)
+    rows = run.rows.of_step(state.step - 1)
+    run.log.add("bad_step", state.step, loss=loss, decision=decision.name.lower(), rows=rows)
+    run.log.say(f"step {state.step}: loss {loss:.4g}, or its gradient, is not usable; {decision.value}")
+    if decision is faults.Decision.STOP:
+        named = ", ".join(f"{source}:{row}" for source, row in rows[:8])
+        what = f"{policy.max_skipped_steps + 1} steps in a row up to step {state.step} had no usable loss or gradient"
+        fix = f"Look at these rows (source:row): {named}; or lower learning_rate, or set gradient_clip_norm."
+        raise QualityError(what, where=f"loss {loss:.4g}", fix=fix)
+    if decision is faults.Decision.GO_BACK and newest is not None:
+        skipped, rollbacks = state.skipped_steps, state.rollbacks + 1
+        go_to(run, newest)
+        run.state.skipped_steps, run.state.rollbacks = skipped, rollbacks
+        run.state.learning_rate_factor *= policy.rollback_learning_rate_factor
+        run.log.say(f"continuing from step {run.state.step} at {run.state.learning_rate_factor:g} × the learning rate")
+        return False
+    return True
+
+
+def _measure(run: Run) -> None:
+    """Held-out losses into the log; with early stopping, the best weights into their folder."""
+    run.model.eval()
+    measured = {
+        name: heldout_loss(run.engine, shards, run.micro_batch_sequences, run.rows.padding_token, run.group)
+        for name, shards in run.heldout.items()
+    }
+    run.model.train()
+    state, stopping = run.state, run.job.spec.early_stopping
+    for name, found in measured.items():
+        run.log.add(
+            "heldout", state.step, name=name, loss=found.loss, perplexity=found.perplexity, labels=found.num_labels
+        )
+    if stopping is None or state.step == 0:
+        return
+    loss = next(iter(measured.values())).loss
+    if state.best_loss is None or loss < state.best_loss - stopping.threshold:
+        state.best_loss, state.best_step = loss, state.step
+        state.evaluations_without_improvement = 0
+        run.save_best()
+    else:
+        state.evaluations_without_improvement += 1
+
+
+def _publish(run: Run) -> None:
+    """Writes the result: the best weights where early stopping keeps them, else the last."""
+    state, job = run.state, run.job
+    if job.spec.early_stopping is None:
+        if not run.is_measurement_due:
+            _measure(run)
+        weights = run.engine.whole_weights()
+        if weights is not None:
+            save_model(job.spec, run.model, weights, job.tokenizer, job.out)
+    elif run.group.is_first and state.best_step is not None:
+        shutil.copytree(run.best.path(state.best_step), job.out, dirs_exist_ok=True)
+    run.log.add(
+        "finished",
+        state.step,
+        tokens=state.tokens,
+        updates=state.num_updates,
+        skipped_steps=state.skipped_steps,
+        rollbacks=state.rollbacks,
+        best_step=state.best_step,
+        checkpoint_stall_seconds=round(run.checkpoints.stall_seconds, 3),
+    )
+    if run.group.is_first:
+        job.finished.touch()
+    run.group.wait_for_all()

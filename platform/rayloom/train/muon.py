@@ -1,0 +1,88 @@
+"""Muon: momentum made orthogonal, for matrices that lie flattened in a tensor or in a shard of one.
+
+Jordan et al. 2024 ("Muon: an optimizer for hidden layers"); sharding and the scale of updates as Liu et al. 2025
+("Muon is scalable for LLM training"): a shard's owner gathers whole matrices, orthogonalises those that reach into its
+shard, and keeps its own part. What is no matrix inside a layer is updated by AdamW.
+
+Shapes: F elements of the flattened group over all workers, P in this worker's shard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+NUM_ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton–Schulz iteration: steepest at zero, so that small singular values grow in few steps."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where matrices lie in the flattened group, and which part of it this worker keeps."""
+
+    matrices: Sequence[tuple[int, torch.Size]]
+    """First element and shape of each."""
+    shard_start: int
+    gathered: Callable[[Tensor], Tensor]
+    """(P,) → (F,): every worker's shard, one after the other."""
+
+
+class MuonAdamW(AdamW):
+    """AdamW, except for parameter groups that have a `layout` (a Layout) and a `momentum`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        groups = self.param_groups
+        for group in groups:
+            if "layout" in group:
+                self._step_matrices(group)
+        self.param_groups = [group for group in groups if "layout" not in group]
+        try:
+            if self.param_groups:
+                super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        (flat,) = group["params"]
+        state = self.state[flat]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(flat)
+        momentum = state["momentum"].lerp_(flat.grad, 1 - group["momentum"])
+        looked_ahead = torch.lerp(flat.grad, momentum, group["momentum"]).bfloat16()  # Nesterov's
+        update = _update_of_shard(looked_ahead, group["layout"])
+        flat.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+
+
+def _update_of_shard(shard: Tensor, layout: Layout) -> Tensor:
+    """(P,) the orthogonal update of the elements that this worker keeps; padding stays as it is."""
+    whole = layout.gathered(shard)
+    update = torch.zeros(len(shard), dtype=torch.float32, device=shard.device)
+    shard_end = layout.shard_start + len(shard)
+    for start, shape in layout.matrices:
+        first, last = max(start, layout.shard_start), min(start + shape.numel(), shard_end)
+        if first < last:
+            matrix = orthogonalized(whole[start : start + shape.numel()].view(shape))
+            scale = 0.2 * math.sqrt(max(shape))
+            update[first - layout.shard_start : last - layout.shard_start] = (
+                matrix.reshape(-1)[first - start : last - start].float() * scale
+            )
+    return update
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """The matrix with its singular values moved close to 1 (between 0.7 and 1.2), in bf16."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    wide = wide / wide.float().norm().clamp(min=1e-7).bfloat16()
+    for _ in range(NUM_ITERATIONS):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T

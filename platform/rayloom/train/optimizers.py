@@ -1,0 +1,73 @@
+"""Which parameter gets which update, and the optimiser over them.
+
+Engines keep parameters flattened group by group, whole or a shard of them, so optimisers here take flat tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from rayloom.score.label_loss import output_head
+from rayloom.specs import train as spec_of
+from rayloom.train.muon import MuonAdamW
+
+ADAM_STATE = ("exp_avg", "exp_avg_sq")
+MUON_STATE = ("momentum",)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained parameters that are updated alike, by name and in the model's order."""
+
+    names: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    weight_decay: float
+    is_orthogonalized: bool = False
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        """The optimiser's tensors that have a value for each of the parameter's."""
+        return MUON_STATE if self.is_orthogonalized else ADAM_STATE
+
+
+def parameter_groups(model: nn.Module, spec: spec_of.AdamW | spec_of.Muon) -> list[ParameterGroup]:
+    """Matrices, then what is never decayed: norms and biases. With Muon, matrices inside the layers come first."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(p) for p in output_head(model).parameters()}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    is_muon = spec.type == "muon"
+    inner = [(n, p) for n, p in trained if is_muon and p.ndim == 2 and id(p) not in tables]
+    taken = {id(p) for _, p in inner}
+    decayed = [(n, p) for n, p in trained if p.ndim >= 2 and id(p) not in taken]
+    plain = [(n, p) for n, p in trained if p.ndim < 2]
+    groups = []
+    for found, decay, orthogonal in (
+        (inner, spec.weight_decay, True),
+        (decayed, spec.weight_decay, False),
+        (plain, 0.0, False),
+    ):
+        if found:
+            names, parameters = zip(*found, strict=True)
+            groups.append(ParameterGroup(names, parameters, decay, orthogonal))
+    return groups
+
+
+def optimizer_over(
+    groups: Sequence[ParameterGroup], tensors: Sequence[Sequence[Tensor]], spec: spec_of.AdamW | spec_of.Muon
+) -> AdamW:
+    """The optimiser of these groups over the tensors that an engine keeps for each of them.
+
+    Groups that are orthogonalised still need their `layout`, which only the engine knows.
+    """
+    settings = []
+    for group, kept in zip(groups, tensors, strict=True):
+        setting = {"params": list(kept), "weight_decay": group.weight_decay, "lr": 0.0}
+        if group.is_orthogonalized and isinstance(spec, spec_of.Muon):
+            setting["momentum"] = spec.momentum
+        settings.append(setting)
+    kind = MuonAdamW if spec.type == "muon" else AdamW
+    return kind(settings, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=True)

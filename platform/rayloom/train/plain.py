@@ -1,0 +1,185 @@
+"""The engine without sharding: every worker holds all weights and optimiser state; only torch is needed.
+
+Trained parameters lie one after the other in flat tensors, so that clipping, the optimiser, conversion and the sum over
+workers are each one operation, however many parameters there are. In bf16, weights and activations are bf16 while
+master weights, gradients and optimiser state are fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rayloom.score.batches import Batch
+from rayloom.score.label_loss import LabelLoss
+from rayloom.specs.train import TrainSpec
+from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.group import Group
+from rayloom.train.muon import Layout
+from rayloom.train.optimizers import ParameterGroup, optimizer_over, parameter_groups
+
+ALIGNMENT = 32
+"""Elements; each parameter begins at a multiple, which vector instructions like."""
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """One parameter group, flattened."""
+
+    group: ParameterGroup
+    starts: tuple[int, ...]
+    master: Tensor
+    """fp32, what the optimiser updates."""
+    weights: Tensor
+    """What the model computes with; in fp32 the same memory as `master`."""
+    gradients: Tensor
+    """fp32, a view into the engine's one tensor of gradients."""
+
+    def views(self, flat: Tensor) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+        for name, parameter, start in zip(self.group.names, self.group.parameters, self.starts, strict=True):
+            yield name, parameter, flat[start : start + parameter.numel()]
+
+
+class PlainEngine:
+    """Engine for ZeRO stage 0."""
+
+    def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
+        self.model, self.group = model, group
+        self.clip_norm = spec.gradient_clip_norm
+        self.num_updates = 0
+        dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+        groups = parameter_groups(model.model, spec.optimizer)
+        sizes = [_layout([p.numel() for p in found.parameters]) for found in groups]
+        self._gradients = torch.zeros(sum(total for _, total in sizes), device=group.device)
+        self._flats: list[_Flat] = []
+        begin = 0
+        for found, (starts, total) in zip(groups, sizes, strict=True):
+            gradients = self._gradients[begin : begin + total]
+            self._flats.append(_flattened(found, starts, total, dtype, gradients))
+            begin += total
+        for parameter in model.parameters():
+            # Buffers stay as they are: rotary frequencies in bf16 would move every position.
+            parameter.data = parameter.data.to(device=group.device, dtype=dtype)
+        model.to(device=group.device)
+        for flat in self._flats:
+            for _, parameter, view in flat.views(flat.weights):
+                parameter.data = view.view(parameter.shape)
+        self._collect_gradients()
+        self.optimizer = optimizer_over(groups, [[flat.master] for flat in self._flats], spec.optimizer)
+        for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
+            flat.master.grad = flat.gradients
+            if flat.group.is_orthogonalized:
+                shapes = [parameter.shape for parameter in flat.group.parameters]
+                settings["layout"] = Layout(list(zip(flat.starts, shapes, strict=True)), 0, lambda shard: shard)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.model(batch)  # type: ignore[no-any-return]
+
+    def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
+        scaled_loss.backward()  # type: ignore[no-untyped-call]
+        if is_last:
+            self.group.summed(self._gradients)
+
+    def step(self, learning_rate: float) -> float:
+        norm = float(torch.linalg.vector_norm(self._gradients))
+        if math.isfinite(norm):
+            if self.clip_norm is not None and norm > self.clip_norm:
+                self._gradients.mul_(self.clip_norm / norm)
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = learning_rate
+            self.optimizer.step()
+            self.num_updates += 1
+            self._convert()
+        self._gradients.zero_()
+        return norm
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Each worker gives its part of every parameter, so that writing is shared out."""
+        for flat in self._flats:
+            state = self.optimizer.state.get(flat.master, {})
+            for name, parameter, weights in flat.views(flat.master):
+                start, end = _part(parameter.numel(), self.group)
+                offset = weights.storage_offset() - flat.master.storage_offset()
+                tensors = {WEIGHT: weights[start:end]}
+                for kind in flat.group.state_kinds:
+                    if kind in state:
+                        tensors[kind] = state[kind][offset + start : offset + end]
+                if start < end:
+                    yield Fragment(name, start, tensors)
+
+    def restore(self, reader: FragmentReader, num_updates: int) -> None:
+        self.num_updates = num_updates
+        for flat in self._flats:
+            state = self.optimizer.state[flat.master]
+            kept = {WEIGHT: flat.master}
+            if num_updates:
+                kept |= {kind: state.setdefault(kind, torch.zeros_like(flat.master)) for kind in flat.group.state_kinds}
+                state["step"] = torch.tensor(float(num_updates), device=flat.master.device)
+            for kind, tensor in kept.items():
+                for name, parameter, view in flat.views(tensor.detach()):
+                    view.copy_(reader.read(kind, name, 0, parameter.numel()))
+        self._gradients.zero_()
+        self._convert()
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        if not self.group.is_first:
+            return None
+        return {
+            name: view.view(parameter.shape)
+            for flat in self._flats
+            for name, parameter, view in flat.views(flat.weights)
+        }
+
+    def _convert(self) -> None:
+        for flat in self._flats:
+            if flat.weights is not flat.master:
+                flat.weights.copy_(flat.master)
+
+    def _collect_gradients(self) -> None:
+        """Gradients go into the flat tensor: at once in fp32, as soon as each is finished in bf16."""
+        for flat in self._flats:
+            for _, parameter, view in flat.views(flat.gradients):
+                shaped = view.view(parameter.shape)
+                if parameter.dtype == torch.float32:
+                    parameter.grad = shaped
+                else:
+                    parameter.register_post_accumulate_grad_hook(_adding_to(shaped))  # type: ignore[no-untyped-call]
+
+
+def _adding_to(gradients: Tensor) -> Callable[[Tensor], None]:
+    def add(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            gradients.add_(parameter.grad)
+            parameter.grad = None
+
+    return add
+
+
+def _layout(sizes: list[int]) -> tuple[tuple[int, ...], int]:
+    """Where parameters of these sizes begin, and the size of all."""
+    starts, total = [], 0
+    for size in sizes:
+        starts.append(total)
+        total += -(-size // ALIGNMENT) * ALIGNMENT
+    return tuple(starts), total
+
+
+def _flattened(
+    group: ParameterGroup, starts: tuple[int, ...], total: int, dtype: torch.dtype, gradients: Tensor
+) -> _Flat:
+    master = torch.zeros(total, device=gradients.device)
+    weights = master if dtype == torch.float32 else torch.zeros(total, dtype=dtype, device=gradients.device)
+    flat = _Flat(group, starts, master, weights, gradients)
+    for _, parameter, view in flat.views(master):
+        view.copy_(parameter.detach().reshape(-1))
+    weights.copy_(master)
+    return flat
+
+
+def _part(size: int, group: Group) -> tuple[int, int]:
+    """Which elements of a parameter this worker writes to a checkpoint."""
+    return size * group.rank // group.num_workers, size * (group.rank + 1) // group.num_workers

@@ -1,0 +1,97 @@
+"""From a spec and its parents to a job of plain paths: rows to train and to measure on, and a tokenizer that fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.observe.progress import progress
+from rayloom.specs.train import ConversationData, TrainSpec
+from rayloom.text.shards import TokenShards
+from rayloom.train.job import TrainJob, rows_of_run
+
+COUNTS_NAME = "counts.json"
+
+
+def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path) -> TrainJob:
+    """The job, with conversations rendered into `work` where that is not done yet.
+
+    Raises InputError where rows, base and tokenizer do not belong together.
+    """
+    base = parents["base"].path if "base" in parents else None
+    if isinstance(spec.data, ConversationData):
+        data = conversation_rows(spec, parents, work / "data")
+        tokenizer = parents["base"].path
+    else:
+        data = parents["data.corpus"].path
+        tokenizer = base or data / "tokenizer"
+    train, shares = (data / "train",), (1.0,)
+    sizes = [len(TokenShards(folder, spec.sequence_length_tokens)) for folder in train]
+    job = TrainJob(
+        spec=spec,
+        base=base,
+        tokenizer=tokenizer,
+        train=train,
+        shares=shares,
+        heldout={"heldout": data / "heldout"},
+        work=work,
+        out=out,
+        num_rows=rows_of_run(spec, sizes, shares),
+    )
+    check_rows(job)
+    return job
+
+
+def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
+    """A folder with `train/`, `heldout/` and the counts of what went where; made once, found again after a kill."""
+    data = spec.data
+    if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
+        return folder
+    from rayloom.text.conversations import prepare
+    from rayloom.text.render import Renderer
+
+    if "base" not in parents:
+        raise InputError("Conversations need a base with a chat template", fix="Give base.")
+    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(data.sources)}
+    files = {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
+    renderer = Renderer.of_model(parents["base"].path)
+    with progress("rendering conversations", unit="rows") as bar:
+        counts = prepare(data, files, renderer, spec.sequence_length_tokens, spec.seed, folder, bar.advance)
+    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
+    return folder
+
+
+def row_counts(work: Path) -> dict[str, Any]:
+    """Where every conversation went; empty for a corpus, whose own artifact says it."""
+    file = work / "data" / COUNTS_NAME
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def check_rows(job: TrainJob) -> None:
+    """Raises InputError where rows are missing, too long for the base, or made with another tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from rayloom.text.tokenizer_digest import tokenizer_digest
+
+    length = job.spec.sequence_length_tokens
+    digest = tokenizer_digest(AutoTokenizer.from_pretrained(job.tokenizer))
+    for folder in (*job.train, *job.heldout.values()):
+        shards = TokenShards(folder, length)
+        if shards.tokenizer_digest != digest:
+            what = "These token shards were made with another tokenizer than the model's"
+            fix = "Make the corpus with tokenizer: {type: model, model: …} naming the base, or train fresh weights."
+            raise InputError(what, where=str(folder), fix=fix)
+        if not len(shards):
+            what = f"There is not one row of {length} tokens here (there are {shards.num_tokens} tokens)"
+            raise InputError(what, where=str(folder), fix="Give more text, or lower sequence_length_tokens.")
+    if job.base is not None:
+        limit = getattr(AutoConfig.from_pretrained(job.base), "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            what = f"sequence_length_tokens is {length}, but the base has {limit} positions"
+            raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")

@@ -1,0 +1,40 @@
+"""A run's events as a progress bar and lines for people."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from rayloom.observe.progress import Bar, say
+from rayloom.train.job import TrainJob
+
+RECENT_STEPS = 20
+
+
+class TrainingProgress:
+    """Shows steps on a bar with loss, speed and time left; everything else as lines."""
+
+    def __init__(self, job: TrainJob, bar: Bar) -> None:
+        self.job, self.bar = job, bar
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
+
+    def show(self, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "step":
+                self._recent.append(event)
+                self.bar.advance(event["step"] - self.bar.done, self._note())
+            elif event["event"] == "resumed":
+                self.bar.advance(event["step"] - self.bar.done)
+            elif event["event"] == "heldout":
+                loss, perplexity = event["loss"], event["perplexity"]
+                say(f"{self.job.spec.name}: step {event['step']}: {event['name']} loss {loss:.4f}, "
+                    f"perplexity {perplexity:,.1f}")  # fmt: skip
+            elif event["event"] == "said":
+                say(f"{self.job.spec.name}: {event['text']}")
+
+    def _note(self) -> str:
+        seconds = sum(event["seconds"] for event in self._recent)
+        speed = sum(event["tokens"] for event in self._recent) / seconds
+        left = (self.job.num_steps - self._recent[-1]["step"]) * seconds / len(self._recent)
+        return f"loss {self._recent[-1]['loss']:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left"

@@ -1,0 +1,180 @@
+"""Training on Ray: workers by Ray Train, events and stopping through a mailbox, errors in one sentence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer, get_device
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.errors import InterruptedJobError, RayloomError, ResourceError
+from rayloom.observe.progress import progress, say
+from rayloom.observe.ray_session import Session, connect
+from rayloom.specs.train import TrainSpec
+from rayloom.train.job import TrainJob
+from rayloom.train.prepare import job_of
+from rayloom.train.progress import TrainingProgress
+from rayloom.train.publish import publish
+
+POLL_SECONDS = 0.2
+STOP_WITHIN_SECONDS = 120.0
+
+
+def run(spec: TrainSpec, build: Build) -> Outcome:
+    """Trains, from the work folder's newest checkpoint where there is one, and publishes the finished model."""
+    job = job_of(spec, build.parents, build.work, build.work / "result")
+    if not job.finished.exists():
+        _check_resources(connect(), spec)
+        _train_on_ray(job, build.version)
+    return publish(job, build)
+
+
+def _check_resources(session: Session, spec: TrainSpec) -> None:
+    workers = spec.workers
+    wanted = workers.num_workers * workers.cpus_per_worker
+    gpus = workers.num_workers * workers.gpus_per_worker
+    has_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if session.is_embedded and wanted > session.num_cores:
+        what = f"{workers.num_workers} workers of {workers.cpus_per_worker} CPUs need {wanted}; this machine has "
+        fix = "Lower workers.num_workers or workers.cpus_per_worker, or run on a cluster (RAY_ADDRESS)."
+        raise ResourceError(what + str(session.num_cores), where=session.address, fix=fix)
+    if gpus > has_gpus and session.is_embedded:
+        what = f"{gpus} GPUs are asked for; this machine has {has_gpus}"
+        raise ResourceError(what, where=session.address, fix="Set workers.gpus_per_worker: 0, or run on a cluster.")
+    if wanted > int(ray.cluster_resources().get("CPU", 0)) or gpus > has_gpus:
+        say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
+
+
+def _train_on_ray(job: TrainJob, version: str) -> None:
+    """Runs the loop on Ray Train's workers, showing what happens; raises what stopped it."""
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    fit = _Fit(job, version, mailbox)
+    fit.start()
+    workers = job.spec.workers
+    say(f"{job.spec.name}: starting {workers.num_workers} workers of {workers.cpus_per_worker} CPUs")
+    with progress(f"training {job.spec.name}", job.num_steps, "steps") as bar:
+        shown = TrainingProgress(job, bar)
+        try:
+            while fit.is_alive():
+                fit.join(POLL_SECONDS)
+                shown.show(ray.get(mailbox.take.remote()))
+        except KeyboardInterrupt:
+            say(f"{job.spec.name}: stopping after this step, with a checkpoint")
+            mailbox.ask_to_stop.remote()
+            fit.join(STOP_WITHIN_SECONDS)
+        shown.show(ray.get(mailbox.take.remote()))
+    if fit.is_alive():
+        raise InterruptedJobError("Training did not stop in time", fix="Run it again; it continues at its checkpoint.")
+    if fit.error is not None:
+        raise _in_one_sentence(fit.error, job) from fit.error
+
+
+class _Fit(threading.Thread):
+    """Ray Train's blocking call. Not in the main thread, where it would take Ctrl-C for itself and lose the work."""
+
+    def __init__(self, job: TrainJob, version: str, mailbox: Any) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self.error: BaseException | None = None
+        workers = job.spec.workers
+        resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
+        self._trainer = TorchTrainer(
+            _train_in_worker,
+            train_loop_config={"job": job, "mailbox": mailbox},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.num_workers,
+                use_gpu=bool(workers.gpus_per_worker),
+                resources_per_worker=resources,
+            ),
+            # Ray Train takes up a run of the same name by itself; ours continue at our own checkpoints instead.
+            run_config=ray.train.RunConfig(name=f"{version}-{time.time_ns()}", storage_path=str(job.work / "ray")),
+        )
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for this thread
+            self.error = error
+
+
+def _train_in_worker(config: dict[str, Any]) -> None:
+    from rayloom.train.group import current_group
+    from rayloom.train.loop import train
+
+    group = current_group(get_device())
+    post = _Post(config["mailbox"])
+    try:
+        train(config["job"], group, post.tell, post.is_asked_to_stop)
+    finally:
+        post.send()
+
+
+class Mailbox:
+    """An actor between the workers and whoever waits for them."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+        self._is_stopping = False
+
+    def put(self, events: Sequence[dict[str, Any]]) -> bool:
+        """Takes in events; whether training is asked to stop."""
+        self._events += events
+        return self._is_stopping
+
+    def take(self) -> list[dict[str, Any]]:
+        events, self._events = self._events, []
+        return events
+
+    def ask_to_stop(self) -> None:
+        self._is_stopping = True
+
+
+class _Post:
+    """A worker's end of the mailbox: sends at most a few times a second, never waits."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._events: list[dict[str, Any]] = []
+        self._sent_at = 0.0
+        self._answer: ray.ObjectRef | None = None
+        self._is_asked_to_stop = False
+
+    def tell(self, event: dict[str, Any]) -> None:
+        self._events.append(event)
+        if event["event"] != "step" or time.monotonic() - self._sent_at > POLL_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        if self._events:
+            self._sent_at = time.monotonic()
+            self._answer = self._mailbox.put.remote(self._events)
+            self._events = []
+
+    def is_asked_to_stop(self) -> bool:
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._is_asked_to_stop |= ray.get(self._answer)
+            self._answer = None
+        return self._is_asked_to_stop
+
+
+def _in_one_sentence(error: BaseException, job: TrainJob) -> BaseException:
+    """What a person reads instead of Ray's account of the same thing."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes: list[BaseException] = [getattr(failure, "cause", None) or failure for failure in failures]
+    for cause in causes:
+        if isinstance(cause, RayloomError):
+            return cause
+    where = f"{job.spec.name}, {job.spec.workers.num_workers} workers"
+    text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+    if any(sign in text for sign in ("OutOfMemory", "MemoryError", "can't allocate memory")):
+        fix = "Lower micro_batch_sequences (accumulation keeps the batch) or sequence_length_tokens, or raise sharding."
+        return ResourceError("Training ran out of memory", where=where, fix=fix)
+    if any(sign in text for sign in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError")):
+        fix = "Run the same command again; it continues at its last checkpoint."
+        return ResourceError("A training worker died", where=where, fix=fix)
+    return causes[0]

@@ -1,0 +1,132 @@
+"""One worker's run: everything that its training works with, and how it comes into a state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from numpy.random import SeedSequence
+
+from rayloom.text.shards import TokenShards
+from rayloom.train import checkpoints as stored
+from rayloom.train.best import BestWeights
+from rayloom.train.checkpoints import Checkpoints
+from rayloom.train.engine import Engine, engine_for
+from rayloom.train.feed import Rows
+from rayloom.train.group import Group
+from rayloom.train.job import TrainJob
+from rayloom.train.log import RunLog, Tell
+from rayloom.train.model import build_model, save_model
+from rayloom.train.state import TrainState
+
+
+@dataclass
+class Run:
+    """What a worker's training works with. Methods that write are called by every worker."""
+
+    job: TrainJob
+    group: Group
+    model: torch.nn.Module
+    engine: Engine
+    rows: Rows
+    heldout: dict[str, TokenShards]
+    checkpoints: Checkpoints
+    best: BestWeights
+    log: RunLog
+    should_stop: Callable[[], bool]
+    state: TrainState = field(default_factory=TrainState)
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def micro_batch_sequences(self) -> int:
+        return self.job.spec.micro_batch_sequences
+
+    @property
+    def is_finished(self) -> bool:
+        stopping = self.job.spec.early_stopping
+        enough = stopping is not None and self.state.evaluations_without_improvement >= stopping.patience
+        return enough or self.state.step >= self.rows.num_steps
+
+    @property
+    def is_measurement_due(self) -> bool:
+        every = self.job.spec.evaluate_every_steps
+        is_end_of_stopping = self.job.spec.early_stopping is not None and self.state.step == self.rows.num_steps
+        return is_end_of_stopping or (every is not None and self.state.step % every == 0)
+
+    @property
+    def is_checkpoint_step(self) -> bool:
+        return self.state.step % self.job.spec.checkpoints.every_steps == 0
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """By the clock. Workers' clocks differ, so they have to agree on it."""
+        minutes = self.job.spec.checkpoints.every_minutes
+        return self.group.is_first and minutes is not None and time.monotonic() - self._saved_at > minutes * 60
+
+    def seed_micro_batch(self, number: int) -> None:
+        """Makes random state a function of seed, step and micro-batch, so that no checkpoint has to carry it."""
+        place = number * self.group.num_workers + self.group.rank
+        words = SeedSequence([self.job.spec.seed, self.state.step, place]).generate_state(1)
+        torch.manual_seed(int(words[0]))
+
+    def save_checkpoint(self) -> None:
+        self._saved_at = time.monotonic()
+        self.state.num_updates = self.engine.num_updates
+        self.checkpoints.save(self.state, self.engine.fragments())
+
+    def commit_checkpoint(self) -> None:
+        self.checkpoints.commit_written()
+        if self.group.is_first:
+            self.best.prune({self.state.best_step, *(state.best_step for state in self.checkpoints.states())})
+
+    def save_best(self) -> None:
+        weights = self.engine.whole_weights()
+        if weights is not None:
+            job = self.job
+            self.best.save(self.state.step, lambda out: save_model(job.spec, self.model, weights, job.tokenizer, out))
+
+    def close(self) -> None:
+        self.log.close()
+        self.checkpoints.close()
+
+
+def prepared(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool]) -> Run:
+    """The run at its newest sound checkpoint, or at its start."""
+    spec = job.spec
+    shards = [TokenShards(folder, spec.sequence_length_tokens) for folder in job.train]
+    rows = Rows(
+        shards=shards,
+        shares=job.shares,
+        seed=spec.seed,
+        num_rows=job.num_rows,
+        global_batch_sequences=spec.global_batch_sequences,
+        padding_token=0,
+    )
+    heldout = {name: TokenShards(folder, spec.sequence_length_tokens) for name, folder in job.heldout.items()}
+    checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
+    newest = checkpoints.newest_sound()
+    log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
+    model = build_model(spec, job.base, job.tokenizer)
+    model.train()
+    engine = engine_for(spec, model, group)
+    run = Run(job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop)
+    if newest is not None:
+        go_to(run, newest)
+        log.say(f"continuing from step {run.state.step} of {rows.num_steps}")
+        log.add("resumed", run.state.step, num_workers=group.num_workers)
+    return run
+
+
+def go_to(run: Run, checkpoint: Path) -> None:
+    """Puts weights, optimiser and state back to a checkpoint."""
+    run.state, reader = stored.load(checkpoint)
+    with reader:
+        run.engine.restore(reader, run.state.num_updates)
+
+
+def _tell_text(tell: Tell, group: Group, text: str) -> None:
+    if group.is_first:
+        tell({"event": "said", "text": text})

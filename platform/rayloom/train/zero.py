@@ -1,0 +1,135 @@
+"""The engine for ZeRO stages 1 to 3: DeepSpeed shards state and gradients, and weights in stage 3.
+
+DeepSpeed's own checkpoints load at the same number of workers only and are pickled; here its shards are read and
+written as fragments, which any engine on any number of workers takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from rayloom.score.batches import Batch
+from rayloom.score.label_loss import LabelLoss
+from rayloom.specs.train import TrainSpec
+from rayloom.train.fragments import Fragment, FragmentReader
+from rayloom.train.group import Group
+from rayloom.train.muon import Layout
+from rayloom.train.optimizers import optimizer_over, parameter_groups
+from rayloom.train.zero_shards import ShardsOfStage3, ShardsOfStages1And2
+
+MAX_BUCKET_ELEMENTS = 50_000_000
+
+
+def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:
+    """DeepSpeed's JSON for a spec. Accumulation, the learning rate and the loss' scale are the loop's own."""
+    stage = spec.sharding.zero_stage
+    bucket = min(MAX_BUCKET_ELEMENTS, num_trained + num_trained % 2)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": spec.micro_batch_sequences,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": spec.micro_batch_sequences * num_workers,
+        "gradient_clipping": spec.gradient_clip_norm or 0.0,
+        "bf16": {"enabled": spec.precision == "bf16"},
+        # Sums over micro-batches and over workers lose nothing to bf16.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": is_cuda,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW is as fast as DeepSpeed's own on a CPU, which has to be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+    if stage == 3:
+        config["zero_optimization"] |= {
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_param_persistence_threshold": min(100_000, bucket),
+        }
+    return config
+
+
+class ZeroEngine:
+    """Engine for ZeRO stages 1, 2 and 3."""
+
+    def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
+        _quieten()
+        self.model, self.group = model, group
+        groups = parameter_groups(model.model, spec.optimizer)
+        optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
+        num_trained = sum(p.numel() for found in groups for p in found.parameters)
+        config = deepspeed_config(spec, group.num_workers, num_trained, group.device.type == "cuda")
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        shards = ShardsOfStage3 if spec.sharding.zero_stage == 3 else ShardsOfStages1And2
+        self.shards = shards(self.engine, groups, model.model, group)
+        for found, settings in zip(groups, optimizer.param_groups, strict=True):
+            if found.is_orthogonalized:
+                settings["layout"] = self._layout([p.shape for p in found.parameters], settings["params"][0])
+
+    @property
+    def num_updates(self) -> int:
+        return self.shards.num_updates
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.engine(batch)  # type: ignore[no-any-return]
+
+    def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed takes the mean over workers; the loop wants the sum.
+        self.engine.backward(scaled_loss * self.group.num_workers, scale_wrt_gas=False)
+        if not is_last:
+            self.engine.step()
+
+    def step(self, learning_rate: float) -> float:
+        for settings in self.engine.optimizer.param_groups:
+            settings["lr"] = learning_rate
+        self.engine.step()
+        if not self.engine.was_step_applied():
+            return math.inf
+        self.shards.num_updates += 1
+        return float(self.engine.get_global_grad_norm())
+
+    def fragments(self) -> Iterator[Fragment]:
+        return self.shards.fragments()
+
+    def restore(self, reader: FragmentReader, num_updates: int) -> None:
+        self.shards.restore(reader, num_updates)
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        return self.shards.whole_weights()
+
+    def _layout(self, shapes: list[torch.Size], shard: Tensor) -> Layout:
+        starts, total = [], 0
+        for shape in shapes:
+            starts.append(total)
+            total += shape.numel()
+        return Layout(list(zip(starts, shapes, strict=True)), len(shard) * self.group.rank, self._gathered)
+
+    def _gathered(self, shard: Tensor) -> Tensor:
+        if self.group.num_workers == 1:
+            return shard
+        whole = torch.empty(len(shard) * self.group.num_workers, dtype=shard.dtype, device=shard.device)
+        dist.all_gather_single(whole, shard)
+        return whole
+
+
+def _quieten() -> None:
+    """Sets DeepSpeed up for our processes: no chatter, and no C++ build where the run starts."""
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Communication over shared memory is compiled on first use, for about a minute, and a build that was killed
+    # leaves a lock at which every later run would wait without a word.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

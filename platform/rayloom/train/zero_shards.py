@@ -1,0 +1,115 @@
+"""DeepSpeed's shards as fragments: where each stage keeps the fp32 weights and the optimiser's state of this worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+from torch import Tensor, nn
+
+from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.group import Group
+from rayloom.train.optimizers import ParameterGroup
+
+
+class _Shards:
+    num_updates = 0
+
+    def __init__(self, engine: Any, groups: Sequence[ParameterGroup], model: nn.Module, group: Group) -> None:
+        self.optimizer, self.groups, self.model, self.group = engine.optimizer, groups, model, group
+
+    @property
+    def _state(self) -> Any:
+        """Optimiser state by flat tensor."""
+        return self.optimizer.optimizer.state
+
+    def _make_state(self, flat: Tensor, group: ParameterGroup) -> None:
+        """State tensors to restore into, where no step made them yet, and AdamW's count of steps."""
+        for kind in group.state_kinds if self.num_updates else ():
+            self._state[flat].setdefault(kind, torch.zeros_like(flat.detach()))
+        if self.num_updates:
+            self._state[flat]["step"] = torch.tensor(float(self.num_updates), device=flat.device)
+
+
+class ShardsOfStages1And2(_Shards):
+    """Every worker keeps one range of each flattened parameter group."""
+
+    @property
+    def _flats(self) -> list[Tensor]:
+        # Stage 1 in bf16 is another class of DeepSpeed's, with another name for the same thing.
+        names = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+        flats: list[Tensor] = next(getattr(self.optimizer, name) for name in names if hasattr(self.optimizer, name))
+        return flats
+
+    def fragments(self) -> Iterator[Fragment]:
+        for flat, group, name, parameter in self._parameters():
+            here, kept = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+            tensors = {WEIGHT: flat.detach()}
+            tensors |= {k: self._state[flat][k] for k in group.state_kinds if k in self._state[flat]}
+            cut = {kind: t[kept.start : kept.start + kept.numel] for kind, t in tensors.items()}
+            yield Fragment(name, here.start, cut)
+
+    def restore(self, reader: FragmentReader, num_updates: int) -> None:
+        self.num_updates = num_updates
+        for flat, group in zip(self._flats, self.groups, strict=True):
+            self._make_state(flat, group)
+        for fragment in self.fragments():
+            for kind, tensor in fragment.tensors.items():
+                end = fragment.start + len(tensor)
+                tensor.copy_(reader.read(kind, fragment.parameter, fragment.start, end))
+        self.optimizer.update_lp_params()
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        if not self.group.is_first:
+            return None
+        return {name: p.detach() for g in self.groups for name, p in zip(g.names, g.parameters, strict=True)}
+
+    def _parameters(self) -> Iterator[tuple[Tensor, ParameterGroup, str, Any]]:
+        for flat, group in zip(self._flats, self.groups, strict=True):
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                if parameter._hp_mapping is not None:  # type: ignore[attr-defined]
+                    yield flat, group, name, parameter
+
+
+class ShardsOfStage3(_Shards):
+    """Every worker keeps one range of each parameter, padded to equal length."""
+
+    def fragments(self) -> Iterator[Fragment]:
+        for group in self.groups:
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                tensors = {WEIGHT: safe_get_local_fp32_param(parameter)}
+                if self.num_updates:
+                    kinds = group.state_kinds
+                    tensors |= {kind: safe_get_local_optimizer_state(parameter, kind) for kind in kinds}
+                start = len(tensors[WEIGHT]) * self.group.rank
+                size = min(len(tensors[WEIGHT]), parameter.ds_numel - start)  # type: ignore[attr-defined]
+                if size > 0:
+                    yield Fragment(name, start, {kind: tensor.detach()[:size] for kind, tensor in tensors.items()})
+
+    def restore(self, reader: FragmentReader, num_updates: int) -> None:
+        self.num_updates = num_updates
+        optimizer = self.optimizer
+        for number, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+            self._make_state(flat, self.groups[optimizer.sub_group_to_group_id[number]])
+        for fragment in self.fragments():
+            for kind, tensor in fragment.tensors.items():
+                end = fragment.start + len(tensor)
+                tensor.copy_(reader.read(kind, fragment.parameter, fragment.start, end))
+        for number in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        whole = {}
+        for group in self.groups:
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                # One parameter at a time, so that no worker ever holds all of them on its device.
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    if self.group.is_first:
+                        whole[name] = parameter.detach().to("cpu", copy=True)
+        return whole if self.group.is_first else None

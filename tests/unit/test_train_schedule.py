@@ -1,0 +1,26 @@
+"""Learning rates by step, against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayloom.specs.train import Schedule
+from rayloom.train.schedule import learning_rate_share
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        (Schedule(type="constant", warmup_steps=4), 0, 0.25),
+        (Schedule(type="constant", warmup_steps=4), 3, 1.0),
+        (Schedule(type="constant", warmup_steps=4), 99, 1.0),
+        (Schedule(type="linear", warmup_steps=0, final_share=0.0), 0, 1.0),
+        (Schedule(type="linear", warmup_steps=0, final_share=0.0), 75, 0.25),
+        (Schedule(type="linear", warmup_steps=20, final_share=0.5), 60, 0.75),
+        (Schedule(type="cosine", warmup_steps=0, final_share=0.1), 50, 0.55),
+        (Schedule(type="cosine", warmup_steps=20, final_share=0.0), 20, 1.0),
+        (Schedule(type="cosine", warmup_steps=20, final_share=0.2), 100, 0.2),
+    ],
+)
+def test_share_of_the_peak(schedule: Schedule, step: int, expected: float) -> None:
+    assert learning_rate_share(schedule, step, num_steps=100) == pytest.approx(expected)

@@ -1,0 +1,88 @@
+"""Small training jobs on made-up rows, for tests of the loop that need neither Ray nor real text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayloom.specs.train import TrainSpec
+from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.train.group import Group
+from rayloom.train.job import TrainJob, rows_of_run
+
+VOCABULARY = 67
+LENGTH = 16
+ONE = Group(0, 1, torch.device("cpu"))
+
+
+def small_spec(**changes: Any) -> TrainSpec:
+    values: dict[str, Any] = {
+        "kind": "train",
+        "name": "small",
+        "architecture": {
+            "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 2, "feed_forward_size": 32,
+            "max_positions": 32,
+        },
+        "data": {"type": "corpus", "corpus": "artifact:made-up"},
+        "sequence_length_tokens": LENGTH,
+        "micro_batch_sequences": 2,
+        "global_batch_tokens": 4 * LENGTH,
+        "num_steps": 12,
+        "learning_rate": 0.01,
+        "precision": "fp32",
+        "schedule": {"type": "cosine", "warmup_steps": 2},
+        "checkpoints": {"every_steps": 4},
+    }  # fmt: skip
+    return TrainSpec.model_validate(values | changes)
+
+
+def write_rows(folder: Path, num_documents: int, seed: int) -> Path:
+    """Documents in which each token mostly follows from the one before, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    writer = ShardWriter(folder, VOCABULARY, "made-up")
+    for _ in range(num_documents):
+        size = int(random.integers(5, 40))
+        first = int(random.integers(3, VOCABULARY))
+        steps = np.where(random.random(size) < 0.9, 7, random.integers(0, VOCABULARY, size))
+        writer.add(3 + (first + np.cumsum(steps)) % (VOCABULARY - 3))
+    writer.close()
+    return folder
+
+
+def write_tokenizer(folder: Path) -> Path:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", bos_token="w1", eos_token="w2").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def small_job(folder: Path, **changes: Any) -> TrainJob:
+    """A job whose work and result lie in `folder`; call again with the same folder to run it again."""
+    data = folder / "data"
+    if not data.exists():
+        write_tokenizer(data / "tokenizer")
+        write_rows(data / "train", 60, seed=1)
+        write_rows(data / "heldout", 8, seed=2)
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    spec = small_spec(**changes)
+    size = len(TokenShards(data / "train", LENGTH))
+    return TrainJob(
+        spec=spec,
+        base=None,
+        tokenizer=data / "tokenizer",
+        train=(data / "train",),
+        shares=(1.0,),
+        heldout={"heldout": data / "heldout"},
+        work=work,
+        out=folder / "out",
+        num_rows=rows_of_run(spec, [size], [1.0]),
+    )
