@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-full lint lock-cpu lock-gpu clean
+.PHONY: setup demo test test-unit test-cluster test-full lint lock-cpu lock-gpu print-torch-index clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,9 @@ test: setup
 test-unit: setup
 	$(BIN)/python -m pytest tests/unit
 
+test-cluster: setup
+	$(BIN)/python -m pytest tests/cluster
+
 test-full: setup
 	$(BIN)/python -m pytest -m "not gpu"
 
@@ -53,6 +56,9 @@ lint: setup
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup
 	$(BIN)/python cluster/lock.py $*
+
+print-torch-index:
+	@echo $(TORCH_CPU_INDEX)
 
 clean:
 	rm -rf $(VENV) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
