@@ -110,6 +110,8 @@ def _rule(detail: ErrorDetails, spot: Spot) -> str:
         return _choice(spot.annotation, detail["input"])
     if kind.startswith("union_tag_"):
         return _tag(detail, spot)
+    if kind in ("model_type", "model_attributes_type", "dict_type") and detail["input"] in _tags_at(spot):
+        return f"must be a mapping of keys to values: write {{type: {detail['input']}}}"
     if kind == "string_pattern_mismatch":
         return (spot.field and rule_of(spot.field)) or f"must match the pattern {context['pattern']}"
     if kind in _RULES:
@@ -133,8 +135,12 @@ def _choice(annotation: Any, value: Any) -> str:
     return f"must be {_one_of(choices)}{nearest(value, [c for c in choices if isinstance(c, str)], _CLOSE)}"
 
 
+def _tags_at(spot: Spot) -> list[str]:
+    return [tag for model in models_of(spot.annotation) for tag in tags_of(model) if isinstance(tag, str)]
+
+
 def _tag(detail: ErrorDetails, spot: Spot) -> str:
-    tags = [tag for model in models_of(spot.annotation) for tag in tags_of(model) if isinstance(tag, str)]
+    tags = _tags_at(spot)
     if detail["type"] == "union_tag_not_found":
         return f"this key is missing; it must be {_one_of(tags)}"
     return f"must be {_one_of(tags)}{nearest(detail['input'].get('type'), tags, _CLOSE)}"
