@@ -53,7 +53,6 @@ def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
     exact = receive(scratch.folder("exact"), given.chunks, bucket, given.num_buckets, KEY)
     edges = exact_edges(exact)
     _save(scratch.folder("edges") / f"exact-{name}", edges)
-    counts = {"exact_edges": len(edges), "candidate_pairs": 0}
     if given.spec.near_duplicates:
         keys = receive(scratch.folder("bands"), given.chunks, bucket, given.num_buckets, KEY)
         pairs = candidate_pairs(keys, given.spec.similarity_threshold)
@@ -64,8 +63,7 @@ def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
         wanted["bucket"] = np.concatenate([homes, homes])
         wanted = np.unique(wanted)
         send(scratch.folder("wanted"), name, wanted, given.chunk_of(wanted["id"]), len(given.chunks))
-        counts["candidate_pairs"] = len(pairs)
-    return counts
+    return {}
 
 
 def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
@@ -81,7 +79,7 @@ def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
     sizes = [len(array) for array in sent]
     hashes = np.concatenate(sent) if sent else np.zeros(0, np.uint64)
     send(scratch.folder("fetched"), f"{name}.shingles", hashes, np.repeat(homes, sizes), given.num_buckets)
-    return {"fetched_documents": len(wanted)}
+    return {}
 
 
 def _shingles(
@@ -119,7 +117,7 @@ def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
     kept = np.fromiter(map(similar, firsts, seconds), np.bool_, len(pairs))
     edges = edges_between(about[firsts[kept]], about[seconds[kept]])
     _save(scratch.folder("edges") / f"near-{given.buckets[bucket]}", edges)
-    return {"verified_pairs": len(edges)}
+    return {"candidate_pairs": len(pairs), "verified_pairs": len(edges)}
 
 
 def cluster(given: DuplicatesPass) -> dict[str, int]:

@@ -5,25 +5,19 @@ Rows are numbered from 1 in each file: lines of JSON lines and of text, records 
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
-
+from rayloom.data.compressed import DAMAGED, decompressed
 from rayloom.errors import InputError
 from rayloom.specs.clean import Csv, JsonLines, PlainText, TextSource
 
 EXCERPT_CHARACTERS = 200
 _TOO_LONG = "\x00a line that was too long to be read\x00"
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, OSError)
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Input:
         except OSError as error:
             fix = "Check that every node sees the file and may read it."
             raise InputError(f"A source file cannot be read: {error.strerror}", where=str(path), fix=fix) from None
-        self.stream = _decompressed(self._raw, path.suffix)
+        self.stream = decompressed(self._raw, path.suffix)
 
     @property
     def bytes_read(self) -> int:
@@ -63,16 +57,6 @@ class Input:
         self._raw.close()
 
 
-def _decompressed(raw: IO[bytes], suffix: str) -> IO[bytes]:
-    if suffix == ".gz":
-        return gzip.open(raw)  # type: ignore[return-value]
-    if suffix == ".bz2":
-        return bz2.open(raw)
-    if suffix in (".zst", ".zstd"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return raw
-
-
 def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
     """Every row of a file, in order. Raises InputError where a CSV file lacks a column that the source names."""
     number = 0
@@ -80,7 +64,7 @@ def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) ->
         for row in _readers(source, opened, name, max_row_bytes):
             number = row.number
             yield row
-    except _DAMAGED as error:
+    except DAMAGED as error:
         yield BadRow(number + 1, "damaged_file", f"the rest of the file cannot be read: {error}")
         return
     if not number:

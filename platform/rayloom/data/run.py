@@ -123,11 +123,12 @@ class _Run:
     def _judge(self) -> list[dict[str, Any]]:
         given = JudgingPass(self.spec, self.files, self.scratch, self.num_buckets)
         jobs = reading_jobs(self.spec, self.files)
+        readers = min(self.session.num_cores, len(jobs))
         dataset = (
             ray.data.from_items(
                 [{"files": json.dumps([asdict(f) for f in files])} for files in jobs], override_num_blocks=len(jobs)
             )
-            .flat_map(functools.partial(_read, self.spec), num_cpus=READER_CPUS, concurrency=self.session.num_cores)
+            .flat_map(functools.partial(_read, self.spec), num_cpus=READER_CPUS, concurrency=readers)
             .map(functools.partial(_judge, given), num_cpus=1, concurrency=self.session.num_cores)
         )
         records, rows, started = [], 0, time.monotonic()
@@ -142,7 +143,7 @@ class _Run:
     def _each(self, label: str, items: Sequence[int], work: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
         """What `work` returns for every item, in the order of the items."""
         dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items)).map(
-            functools.partial(_work, work), num_cpus=1, concurrency=self.session.num_cores
+            functools.partial(_work, work), num_cpus=1, concurrency=min(self.session.num_cores, len(items))
         )
         found: dict[int, dict[str, Any]] = {}
         with progress(f"{self.spec.name}: {label}", len(items), "parts") as bar:

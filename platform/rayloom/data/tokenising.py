@@ -127,7 +127,7 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
             kept.append(place | {"reason": "kept", "text": document.text[:EXCERPT_CHARACTERS]})
         kept = chosen(kept, given.spec.sample_rows_per_reason)
     for split, arrays in parts.items():
-        _save_tokens(given.scratch.folder("tokens") / f"{name}.{split}", arrays, encode.dtype)
+        save_tokens(given.scratch.folder("tokens") / f"{name}.{split}", arrays, encode.dtype)
     rejects = _duplicate_rejects(given, chunk)
     per_reason = given.spec.sample_rows_per_reason
     write_lines(given.scratch.folder("tokens") / f"{name}.rejects.jsonl", rejects)
@@ -172,7 +172,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
+def save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
     sizes = np.asarray([len(array) for array in arrays], np.int64)
     tokens = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
     write_whole(stem.with_name(f"{stem.name}.sizes"), lambda file: file.write(sizes.tobytes()))
