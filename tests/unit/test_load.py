@@ -43,6 +43,8 @@ class CutSpec(JobSpec):
     holes: Annotated[tuple[Hole, ...], Field(min_length=1)] | None = None
     tools: Annotated[tuple[str, ...], Field(min_length=1)] = ("saw",)
     labels: dict[str, str] = Field(default_factory=dict)
+    by_size: dict[Annotated[int, Field(ge=2, le=4)], float] = Field(default_factory=dict)
+    by_speed: dict[Literal["slow", "fast"], float] = Field(default_factory=dict)
     speed: Literal["slow", "fast"] = "slow"
     first: int = 0
     last: int = 10
@@ -78,10 +80,12 @@ GOOD = "kind: cut\nname: a\nshape: {type: square}\n"
 
 def test_a_right_file_gives_its_spec() -> None:
     text = GOOD.replace("{type: square}", "{type: square, side: 2, corners: [x, y]}") + "labels: {a: b}\n"
+    text += "by_size: {2: 1.5}\n"
     spec = validate(parse(text, "job.yaml"), KINDS)
     assert isinstance(spec, CutSpec)
     assert spec.shape == Square(type="square", side=2, corners=("x", "y"))
     assert spec.labels == {"a": "b"}
+    assert spec.by_size == {2: 1.5}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,10 @@ def test_a_right_file_gives_its_spec() -> None:
         ("description: 1.10", "description: must be text: put it in quotes (it is 1.1)"),
         ("description: [a]", "description: must be text"),
         ("labels: {a: 1}", "labels.a: must be text: put it in quotes (it is 1)"),
+        ("by_size: {9: 1.5}", "by_size.9: must be at most 4 (it is '9')"),
+        ("by_size: {x: 1.5}", "by_size.x: must be a whole number (it is 'x')"),
+        ("by_size: {2: x}", "by_size.2: must be a number (it is 'x')"),
+        ("by_speed: {fats: 1}", "by_speed.fats: must be slow or fast (it is 'fats')"),
         ("labels: x", "labels: must be a mapping of keys to values (it is 'x')"),
         ("speed: fasst", "speed: must be slow or fast; did you mean fast? (it is 'fasst')"),
         ("speed: 3", "speed: must be slow or fast (it is 3)"),
@@ -105,8 +113,8 @@ def test_a_right_file_gives_its_spec() -> None:
         ("holes: [{depth: 1}]", "holes.0.at: this key is missing"),
         ("holes: [3]", "holes.0: must be a mapping of keys to values (it is 3)"),
         ("toolz: [a]", "toolz: unknown key; did you mean tools?"),
-        ("zzz: 1", "zzz: unknown key; the keys here are kind, name, description, shape, holes, tools, labels, speed, "
-         "first, last, is_dry"),
+        ("zzz: 1", "zzz: unknown key; the keys here are kind, name, description, shape, holes, tools, labels, "
+         "by_size, by_speed, speed, first, last and more"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_its_rule_and_value(line: str, problem: str) -> None:

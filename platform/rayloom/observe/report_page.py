@@ -16,8 +16,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .5rem 0; } th, td { padding: .25rem .8rem .25rem 0; text-align: left;
 border-bottom: 1px solid #e4e4e4; vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } pre { background: #f6f6f4; padding: .8rem;
-overflow-x: auto; white-space: pre-wrap; } svg { max-width: 100%; height: auto; } .muted { color: #666; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap; }
+svg { max-width: 100%; height: auto; } .muted { color: #666; }
 @media (prefers-color-scheme: dark) { body { background: #16181b; color: #e6e6e6; } th, td { border-color: #333; }
 pre { background: #202326; } svg { background: #fff; border-radius: 4px; } .muted { color: #999; } }
 """
@@ -44,8 +45,14 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in rows)
+    """Columns of numbers only stand to the right."""
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    classes = [' class="number"' if is_numeric else "" for is_numeric in numeric]
+    head = "".join(f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(header, classes, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{_shown(value)}</td>' for value, kind in zip(row, classes, strict=True))}</tr>\n"
+        for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
 
 
@@ -60,8 +67,13 @@ def chart(figure: Figure) -> str:
     return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"<td>{html.escape(str(value))}</td>"
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-    return f'<td class="number">{shown}</td>'
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else html.escape(str(value))

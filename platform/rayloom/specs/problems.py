@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from rayloom.specs.base import rule_of
 from rayloom.specs.cross_fields import broken_rules
 from rayloom.specs.document import Document, Path, Problem, dotted
-from rayloom.specs.schema_walk import Spot, keys_of, locate, models_of, tags_of
+from rayloom.specs.schema_walk import Spot, bare, keys_of, locate, models_of, tags_of
 
 Context = Mapping[str, Any]
 
@@ -23,6 +23,7 @@ _MOST_KEYS = 12
 _RULES: dict[str, Callable[[Context], str]] = {
     "missing": lambda _: "this key is missing",
     "int_type": lambda _: "must be a whole number",
+    "int_parsing": lambda _: "must be a whole number",
     "int_from_float": lambda _: "must be a whole number",
     "float_type": lambda _: "must be a number",
     "finite_number": lambda _: "must be a finite number",
@@ -131,6 +132,7 @@ def _unknown_key(spot: Spot) -> str:
 
 
 def _choice(annotation: Any, value: Any) -> str:
+    annotation = bare(annotation)
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     return f"must be {_one_of(choices)}{nearest(value, [c for c in choices if isinstance(c, str)], _CLOSE)}"
 
@@ -162,7 +164,7 @@ def _shown(value: Any) -> str:
 
 
 def _one_of(choices: Iterable[Any]) -> str:
-    texts = [str(choice) for choice in choices]
+    texts = [str(choice) for choice in choices] or ["one of the values that the schema names"]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
 
 

@@ -66,16 +66,20 @@ class RepetitionRules(Spec):
     """`too_many_duplicate_line_characters`"""
     max_duplicate_paragraph_characters_share: Share | None = 0.20
     """`too_many_duplicate_paragraph_characters`"""
-    max_top_ngram_characters_share: dict[Literal[2, 3, 4], Share] = {2: 0.20, 3: 0.18, 4: 0.16}
+    max_top_ngram_characters_share: dict[Annotated[int, Field(ge=2, le=4)], Share] = Field(
+        default={2: 0.20, 3: 0.18, 4: 0.16}
+    )
     """`repeats_one_{n}_gram`: characters of the most frequent word n-gram, where it occurs more than once."""
-    max_duplicate_ngram_characters_share: dict[Literal[5, 6, 7, 8, 9, 10], Share] = {
-        5: 0.15,
-        6: 0.14,
-        7: 0.13,
-        8: 0.12,
-        9: 0.11,
-        10: 0.10,
-    }
+    max_duplicate_ngram_characters_share: dict[Annotated[int, Field(ge=5, le=10)], Share] = Field(
+        default={
+            5: 0.15,
+            6: 0.14,
+            7: 0.13,
+            8: 0.12,
+            9: 0.11,
+            10: 0.10,
+        }
+    )
     """`repeats_{n}_grams`: characters within all word n-grams that occur more than once, each character once."""
 
 

@@ -11,6 +11,9 @@ from pydantic.fields import FieldInfo
 
 from rayloom.specs.document import Path
 
+_KEY = "[key]"
+"""What pydantic puts behind a key of a mapping where the key itself is wrong."""
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -30,9 +33,12 @@ class Spot:
 
 def locate(location: tuple[str | int, ...], root: type[BaseModel]) -> Spot:
     """Follows a location of pydantic's through the classes."""
-    spot = Spot((), None, None, root)
+    spot = before = Spot((), None, None, root)
     for part in location:
-        spot = _step(spot, part)
+        if part == _KEY and get_origin(bare(before.annotation)) is dict:
+            spot = Spot(spot.path, None, None, get_args(bare(before.annotation))[0], spot.union_path)
+        else:
+            before, spot = spot, _step(spot, part)
     return spot
 
 
