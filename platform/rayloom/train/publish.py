@@ -8,7 +8,8 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.specs.train import NoAdapter
+from rayloom.specs.train import CorpusData, NoAdapter
+from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.log import read_log
 from rayloom.train.prepare import row_counts
@@ -23,6 +24,8 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
     if not metrics["rows"]:
         del metrics["rows"]
+    if isinstance(job.spec.data, CorpusData):
+        metrics["baselines"] = _baselines(job)
     is_adapter = not isinstance(job.spec.adapter, NoAdapter)
     return Outcome("adapter" if is_adapter else "model", metrics, headline=_headline(metrics))
 
@@ -35,9 +38,24 @@ def _linked(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+def _baselines(job: TrainJob) -> dict[str, float]:
+    """What counting alone reaches on the same labels."""
+    from rayloom.score.ngrams import ngram_perplexities
+
+    length = job.spec.sequence_length_tokens
+    heldout = TokenShards(next(iter(job.heldout.values())), length)
+    found = ngram_perplexities(TokenShards(job.train[0], length), heldout)
+    return {"unigram_perplexity": round(found.unigram, 2), "bigram_perplexity": round(found.bigram, 2)}
+
+
 def _headline(metrics: dict[str, Any]) -> str:
+    """`heldout perplexity 4,261.6 → 61.3 (unigram 702, bigram 148)`."""
     said = []
     for name, found in metrics["heldout"].items():
         before, after = found["before"]["perplexity"], found["after"]["perplexity"]
         said.append(f"{name} perplexity {before:,.1f} → {after:,.1f}")
+    counted = metrics.get("baselines")
+    if counted:
+        unigram, bigram = counted["unigram_perplexity"], counted["bigram_perplexity"]
+        said[0] += f" (unigram {unigram:,.0f}, bigram {bigram:,.0f})"
     return ", ".join(said)

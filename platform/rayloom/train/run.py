@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ class _Fit(threading.Thread):
 
 
 def _train_in_worker(config: dict[str, Any]) -> None:
+    # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
+    os.environ.setdefault("DS_ACCELERATOR", get_device().type)
     from rayloom.train.group import current_group
     from rayloom.train.loop import train
 

@@ -1,0 +1,140 @@
+"""What a training job would do, worked out without training: sizes, memory, steps, data, and what would go wrong."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError, RayloomError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.train import ConversationData, LoraAdapter, TrainSpec
+from rayloom.text.shards import TokenShards
+from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
+from rayloom.train.job import TrainJob
+from rayloom.train.prepare import job_of, row_counts
+from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
+
+MAX_EPOCHS_WORTHWHILE = 4
+"""Repeating data more often than this gains little (Muennighoff et al. 2023)."""
+TOKENS_PER_PARAMETER = 20
+"""Below this, a smaller model would reach the same loss for less (Hoffmann et al. 2022)."""
+
+
+def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """Facts in reading order; a problem for everything that would stop the run."""
+    sheet = PlanSheet()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            job = job_of(spec, parents, Path(folder), Path(folder) / "result")
+            size = model_size(job)
+        except RayloomError as error:
+            sheet.problems.append(str(error))
+            return sheet
+        _add_model(sheet, spec, size)
+        _add_memory(sheet, spec, size)
+        _add_data(sheet, job)
+        _add_counts(sheet, Path(folder))
+        _warn_about_shape(sheet, size)
+        _warn_about_data(sheet, job, size)
+    return sheet
+
+
+def model_size(job: TrainJob) -> ModelSize:
+    """Raises InputError where the base is not a model."""
+    spec = job.spec
+    if spec.architecture is not None:
+        vocabulary = TokenShards(job.train[0], spec.sequence_length_tokens).vocabulary_size
+        return size_of_architecture(spec.architecture, vocabulary)
+    if job.base is None:
+        raise InputError("There is neither base nor architecture", fix="Give one of them.")
+    return size_of_folder(job.base, spec.adapter if isinstance(spec.adapter, LoraAdapter) else None)
+
+
+def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
+    sheet.add("parameters", size.parameters)
+    sheet.add("trained parameters", f"{size.trained:,} ({size.trained / size.parameters:.2%})")
+    per_token = flops_per_token(size, spec.sequence_length_tokens)
+    sheet.add("arithmetic", f"{per_token / 1e6:,.1f} MFLOP a token")
+
+
+def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
+    memory = memory_per_device(spec, size)
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimiser": memory.optimizer,
+        "activations": memory.activations,
+    }
+    said = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
+    sheet.add("memory per device", f"{_amount(memory.total)} ({said}; ZeRO stage {spec.sharding.zero_stage})")
+    sheet.add("checkpoint", f"{_amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")
+
+
+def _add_data(sheet: PlanSheet, job: TrainJob) -> None:
+    spec = job.spec
+    train = TokenShards(job.train[0], spec.sequence_length_tokens)
+    sheet.add("rows", f"{len(train):,} of {spec.sequence_length_tokens:,} tokens ({train.num_tokens:,} tokens)")
+    for name, folder in job.heldout.items():
+        heldout = TokenShards(folder, spec.sequence_length_tokens)
+        sheet.add(name, f"{len(heldout):,} rows ({heldout.num_tokens:,} tokens)")
+    workers = spec.workers.num_workers
+    sheet.add(
+        "batch",
+        f"{spec.global_batch_tokens:,} tokens: {workers} workers × {spec.accumulation_steps} accumulated × "
+        f"{spec.micro_batch_sequences} rows",
+    )
+    epochs = job.num_rows / len(train)
+    sheet.add("steps", f"{job.num_steps:,} ({epochs:,.2f} epochs)")
+    sheet.add("tokens", f"{job.num_rows * spec.sequence_length_tokens:,} at most")
+
+
+def _add_counts(sheet: PlanSheet, work: Path) -> None:
+    """Of conversations: where every row went."""
+    counts = row_counts(work)
+    if counts:
+        sheet.add("conversations", json.dumps(counts["rows_read"]))
+        sheet.add("left out", json.dumps(counts["left_out"]))
+        train = counts["train"]
+        sheet.add("trained tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
+
+
+def _warn_about_shape(sheet: PlanSheet, size: ModelSize) -> None:
+    head_size = size.hidden_size // size.num_heads
+    if head_size not in (64, 128):
+        sheet.warnings.append(f"heads of {head_size} are slower than heads of 64 or 128: change num_heads")
+    for name, value in (("hidden_size", size.hidden_size), ("feed_forward_size", size.feed_forward_size)):
+        if value % 64:
+            sheet.warnings.append(f"{name} {value} is not a multiple of 64, which matrix units work in")
+
+
+def _warn_about_data(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
+    spec = job.spec
+    rows = len(TokenShards(job.train[0], spec.sequence_length_tokens))
+    epochs = job.num_rows / rows
+    is_pretraining = spec.architecture is not None
+    if is_pretraining and epochs > MAX_EPOCHS_WORTHWHILE:
+        sheet.warnings.append(
+            f"{epochs:.1f} epochs: repeating text more than {MAX_EPOCHS_WORTHWHILE} times gains little"
+        )
+    tokens = job.num_rows * spec.sequence_length_tokens
+    if is_pretraining and tokens < TOKENS_PER_PARAMETER * size.parameters:
+        sheet.warnings.append(
+            f"{tokens / size.parameters:.2g} tokens a parameter; a smaller model learns as much from so little text "
+            f"(about {TOKENS_PER_PARAMETER} is balanced)"
+        )
+    if spec.global_batch_sequences > rows:
+        sheet.warnings.append(f"a batch of {spec.global_batch_sequences} rows is more than the {rows} rows there are")
+    if isinstance(spec.data, ConversationData) and spec.data.heldout_rows < 20:
+        sheet.warnings.append(f"{spec.data.heldout_rows} held-out rows are too few to tell noise from progress")
+
+
+def _amount(num_bytes: int) -> str:
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

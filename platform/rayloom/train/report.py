@@ -1,0 +1,66 @@
+"""A training run's part of the report: what it reached, and how it got there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayloom.artifacts.store import Artifact
+from rayloom.observe.metric_rows import metric_rows
+from rayloom.observe.report_page import Section, chart, table
+from rayloom.train.log import read_log
+
+SMOOTHING = 0.9
+MAX_POINTS = 2000
+
+
+def sections(artifact: Artifact) -> list[Section]:
+    """Held-out losses, the curve of the loss, and every number of the run."""
+    metrics = artifact.manifest.metrics
+    events = list(read_log(artifact.path / "metrics.jsonl"))
+    made = [Section("Held-out loss", table(("rows", "before", "after", "perplexity", "labels"), _heldout(metrics)))]
+    if metrics.get("baselines"):
+        rows = [(name, value) for name, value in metrics["baselines"].items()]
+        made.append(Section("Counting alone, on the same tokens", table(("model", "perplexity"), rows)))
+    if any(event["event"] == "step" for event in events):
+        made.append(Section("Loss by step", _curve(events)))
+    bad = [(e["step"], e["loss"], e["decision"]) for e in events if e["event"] == "bad_step"]
+    if bad:
+        made.append(Section("Steps that were not applied", table(("step", "loss", "decision"), bad)))
+    shown = {name: value for name, value in metrics.items() if name not in ("heldout", "baselines")}
+    made.append(Section("Run", table(("", ""), metric_rows(shown))))
+    return made
+
+
+def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for name, found in metrics["heldout"].items():
+        after = found["after"]
+        rows.append((name, found["before"]["loss"], after["loss"], after["perplexity"], found["labels"]))
+    return rows
+
+
+def _curve(events: list[dict[str, Any]]) -> str:
+    from matplotlib.figure import Figure
+
+    steps = [event for event in events if event["event"] == "step"]
+    every = max(1, len(steps) // MAX_POINTS)
+    figure = Figure(figsize=(8, 3.6))
+    axes = figure.subplots()
+    axes.plot([e["step"] for e in steps[::every]], [e["loss"] for e in steps[::every]], color="0.8", linewidth=0.8)
+    axes.plot([e["step"] for e in steps[::every]], _smoothed(steps)[::every], label="training, smoothed")
+    for name in dict.fromkeys(event["name"] for event in events if event["event"] == "heldout"):
+        measured = [event for event in events if event["event"] == "heldout" and event["name"] == name]
+        axes.plot([e["step"] for e in measured], [e["loss"] for e in measured], "o-", markersize=4, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats per token")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return chart(figure)
+
+
+def _smoothed(steps: list[dict[str, Any]]) -> list[float]:
+    smoothed: list[float] = []
+    for event in steps:
+        before = smoothed[-1] if smoothed else event["loss"]
+        smoothed.append(SMOOTHING * before + (1 - SMOOTHING) * event["loss"])
+    return smoothed

@@ -1,0 +1,118 @@
+"""How large a model is, from its specification or from the headers of its files, without loading anything.
+
+Shapes: L layers, D hidden size, F feed-forward size, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import InputError
+from rayloom.specs.train import DecoderArchitecture, LoraAdapter
+
+_LINEAR = re.compile(r"\.(\w+)\.weight$")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Counts of parameters, and the few dimensions that memory and arithmetic depend on."""
+
+    parameters: int
+    """Each counted once, tied ones too."""
+    trained: int
+    multiplied: int
+    """Parameters that every token is multiplied with: matrices and the head, but no table that is only looked up."""
+    num_layers: int
+    hidden_size: int
+    feed_forward_size: int
+    vocabulary_size: int
+    num_heads: int
+    num_key_value_heads: int
+
+
+def size_of_architecture(architecture: DecoderArchitecture, vocabulary_size: int) -> ModelSize:
+    hidden, layers = architecture.hidden_size, architecture.num_layers
+    key_values = (architecture.num_key_value_heads or architecture.heads) * (hidden // architecture.heads)
+    matrices = layers * (2 * hidden * hidden + 2 * hidden * key_values + 3 * hidden * architecture.feed_forward)
+    norms = (2 * layers + 1) * hidden
+    table = vocabulary_size * hidden
+    parameters = matrices + norms + table * (1 if architecture.tied_embeddings else 2)
+    return ModelSize(
+        parameters=parameters,
+        trained=parameters,
+        multiplied=matrices + table,
+        num_layers=layers,
+        hidden_size=hidden,
+        feed_forward_size=architecture.feed_forward,
+        vocabulary_size=vocabulary_size,
+        num_heads=architecture.heads,
+        num_key_value_heads=architecture.num_key_value_heads or architecture.heads,
+    )
+
+
+def size_of_folder(folder: Path, lora: LoraAdapter | None = None) -> ModelSize:
+    """The size of a transformers folder, with a LoRA adapter on it where one is given."""
+    config = _config(folder)
+    shapes = tensor_shapes(folder)
+    parameters = sum(_count(shape) for shape in shapes.values())
+    vocabulary, hidden = int(config["vocab_size"]), int(config["hidden_size"])
+    # A tied head stands in the files once, as the table; an untied one stands beside a table that is only looked up.
+    is_tied = not any(name.startswith("lm_head.") for name in shapes)
+    matrices = sum(_count(shape) for shape in shapes.values() if len(shape) == 2)
+    heads = int(config["num_attention_heads"])
+    return ModelSize(
+        parameters=parameters + (0 if lora is None else _lora_parameters(shapes, lora)),
+        trained=parameters if lora is None else _lora_parameters(shapes, lora),
+        multiplied=matrices - (0 if is_tied else vocabulary * hidden),
+        num_layers=int(config["num_hidden_layers"]),
+        hidden_size=hidden,
+        feed_forward_size=int(config["intermediate_size"]),
+        vocabulary_size=vocabulary,
+        num_heads=heads,
+        num_key_value_heads=int(config.get("num_key_value_heads") or heads),
+    )
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Every tensor's shape, from the headers of the folder's safetensors files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        shapes |= {name: tuple(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
+    if not shapes:
+        fix = "Name a folder or artifact with config.json and model.safetensors."
+        raise InputError("The base is not a model: it has no safetensors weights", where=str(folder), fix=fix)
+    return shapes
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        fix = "Name a folder or artifact with config.json and model.safetensors."
+        raise InputError("The base is not a model: it has no config.json", where=str(folder), fix=fix) from None
+    return config
+
+
+def _lora_parameters(shapes: Mapping[str, tuple[int, ...]], lora: LoraAdapter) -> int:
+    return sum(lora.rank * sum(shape) for name, shape in shapes.items() if len(shape) == 2 and _is_target(name, lora))
+
+
+def _is_target(name: str, lora: LoraAdapter) -> bool:
+    module = _LINEAR.search(name)
+    if module is None or "embed" in name or name.startswith("lm_head."):
+        return False
+    return lora.target_modules == "all-linear" or module[1] in lora.target_modules
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
