@@ -77,12 +77,10 @@ name: corpus
 sources:
   - {{name: pages, dataset: {sources}/pages, format: {{type: jsonl}}, domain: web}}
   - {{name: books, dataset: {sources}/books, format: {{type: text, documents: line}}, domain: prose}}
-  - {{name: news, dataset: {sources}/news, format: {{type: csv, title_column: title}}, domain: news}}
+  - {{name: news, dataset: {sources}/news, format: {{type: csv, text_columns: [title, text]}}, domain: news}}
 rules: {{repetition: null}}
-tokenizer: {{type: train, vocabulary_size: 600}}
-heldout_share: 0.1
+output: {{type: tokens, tokenizer: {{type: train, vocabulary_size: 600}}, heldout_share: 0.1, shard_tokens: 20000}}
 max_bad_rows_share: 0.02
-shard_tokens: 20000
 """
 
 
@@ -190,7 +188,7 @@ def test_an_existing_tokenizer_and_no_deduplication(corpus: Artifact, sources: P
         vocab_size=600, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     transformers.LlamaForCausalLM(config).save_pretrained(model)
-    changes: dict[str, Any] = {"tokenizer": {"type": "model", "model": str(model)}, "deduplication": None}
+    changes: dict[str, Any] = {"output.tokenizer": {"type": "model", "model": str(model)}, "deduplication": None}
     again = _clean(tmp_path, sources, "store", **changes)
     numbers = again.manifest.metrics
     assert numbers["dropped"] == {"too_few_words": 1} and numbers["documents_kept"] == numbers["rows_in"] - 1
@@ -240,7 +238,7 @@ def test_too_many_bad_rows(sources: Path, tmp_path: Path) -> None:
 
 def test_a_missing_column(sources: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no column body \(news: news\.csv\)\. The file has: title, text"):
-        _clean(tmp_path, sources, "store", **{"sources.2.format": {"type": "csv", "text_column": "body"}})
+        _clean(tmp_path, sources, "store", **{"sources.2.format": {"type": "csv", "text_columns": ["body"]}})
 
 
 def test_a_pattern_without_files(sources: Path, tmp_path: Path) -> None:
@@ -250,4 +248,4 @@ def test_a_pattern_without_files(sources: Path, tmp_path: Path) -> None:
 
 def test_nothing_held_out(sources: Path, tmp_path: Path) -> None:
     with pytest.raises(QualityError, match="fell into the heldout part"):
-        _clean(tmp_path, sources, "store", heldout_share=0.000001)
+        _clean(tmp_path, sources, "store", **{"output.heldout_share": 0.000001})

@@ -29,7 +29,12 @@ def _spec(**changes: Any) -> CleanSpec:
         {"name": name, "dataset": "artifact:d", "domain": domain, "format": {"type": "jsonl"}}
         for name, domain in (("pages", "web"), ("posts", "web"), ("books", "prose"))
     ]
-    job = {"kind": "clean", "name": "n", "sources": sources, "tokenizer": {"type": "train"}}
+    job = {
+        "kind": "clean",
+        "name": "n",
+        "sources": sources,
+        "output": {"type": "tokens", "tokenizer": {"type": "train"}},
+    }
     return CleanSpec.model_validate(job | changes)
 
 

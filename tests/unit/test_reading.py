@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_json_lines(tmp_path: Path) -> None:
         b'{"text": "one"}',
         b"",
         b'{"text": "two", "title": "Head"}',
-        b'{"text": "three", "title": null}',
+        b'{"text": "three", "title": ""}',
         b'{"text": broken}',
         b'{"text": "\xff\xfe"}',
         b'{"body": "four"}',
@@ -61,9 +63,9 @@ def test_json_lines(tmp_path: Path) -> None:
         b'{"text": "' + b"x" * 3000 + b'"}',
         b'{"text": "last, without a line end"}',
     ]
-    assert _read(_file(tmp_path, b"\n".join(lines)), type="jsonl", title_column="title") == [
+    assert _read(_file(tmp_path, b"\n".join(lines)), type="jsonl", text_columns=["text"]) == [
         (1, "one"),
-        (3, "Head\ntwo"),
+        (3, "two"),
         (4, "three"),
         (5, "malformed_json"),
         (6, "invalid_utf8"),
@@ -74,6 +76,13 @@ def test_json_lines(tmp_path: Path) -> None:
         (11, "row_too_long"),
         (12, "last, without a line end"),
     ]
+
+
+def test_several_columns_are_joined(tmp_path: Path) -> None:
+    lines = [{"title": "Head", "text": "body"}, {"title": " ", "text": "body"}, {"title": None, "text": "body"}]
+    path = _file(tmp_path, "\n".join(map(json.dumps, lines)))
+    found = _read(path, type="jsonl", text_columns=["title", "text"])
+    assert found == [(1, "Head\nbody"), (2, "body"), (3, "null_text")]
 
 
 def test_a_fifty_megabyte_line_is_skipped_without_being_held(tmp_path: Path) -> None:
@@ -156,6 +165,82 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         Input(tmp_path / "nowhere")
 
 
+# -- tables and archives -----------------------------------------------------------------------------------------------
+
+RECORDS: list[dict[str, Any]] = [{"text": f"row {n}", "id": n} for n in range(2500)] + [{"text": None, "id": 2500}]
+EXPECTED = [(n + 1, f"row {n}") for n in range(2500)] + [(2501, "null_text")]
+
+
+def test_a_json_array(tmp_path: Path) -> None:
+    assert _read(_file(tmp_path, json.dumps(RECORDS)), type="json") == EXPECTED
+    cut = json.dumps(RECORDS)[:5000]
+    found = _read(_file(tmp_path, cut), type="json")
+    assert found[-1][1] == "damaged_file" and found[:-1] == EXPECTED[: len(found) - 1]
+    assert _read(_file(tmp_path, '["x", {"body": "y"}, {"text": "' + "z" * 3000 + '"}]'), type="json") == [
+        (1, "not_an_object"), (2, "missing_column"), (3, "row_too_long"),
+    ]  # fmt: skip
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "data", row_group_size=1000)
+    assert _read(tmp_path / "data", type="parquet") == EXPECTED
+    with pytest.raises(InputError, match="no column body"):
+        _read(tmp_path / "data", type="parquet", text_columns=["body"])
+    assert _read(_file(tmp_path, b"no parquet at all"), type="parquet") == [(1, "damaged_file")]
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow(tmp_path: Path, new: Any) -> None:
+    table = pa.Table.from_pylist(RECORDS)
+    with new(str(tmp_path / "data"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=999)
+    assert _read(tmp_path / "data", type="arrow") == EXPECTED
+    with pytest.raises(InputError, match="no column body"):
+        _read(tmp_path / "data", type="arrow", text_columns=["body"])
+    assert _read(_file(tmp_path, b"no arrow at all"), type="arrow") == [(1, "damaged_file")]
+
+
+def _warc(folder: Path) -> Path:
+    path = folder / "pages.warc.gz"
+    words = " ".join(f"word{n}" for n in range(80))
+    article = f"<article><h1>Title</h1><p>{words}</p></article>"
+    html = f"<html><body><nav><a href='/'>Home</a></nav>{article}<footer>About</footer></body></html>"
+    latin = "<html><head><meta charset='iso-8859-1'></head><body><p>schön " + words + "</p></body></html>"
+    answers = [
+        ("request", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+        ("response", "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n", html.encode()),
+        ("response", "HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", b"PNG"),
+        ("response", "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n", b"<p>gone</p>"),
+        ("response", "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=iso-8859-1\r\n\r\n", latin.encode("latin-1")),
+        ("response", "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", b"<p>" + b"x" * 3000 + b"</p>"),
+    ]
+    with path.open("wb") as file:
+        for number, (kind, head, body) in enumerate(answers):
+            content = head.encode() + body
+            about = (
+                f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{number}>\r\nWARC-Target-URI: http://a/\r\n"
+                f"Content-Type: application/http; msgtype={kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+            )
+            file.write(gzip.compress(about.encode() + content + b"\r\n\r\n"))
+    return path
+
+
+def test_web_archives(tmp_path: Path) -> None:
+    rows = _rows(_warc(tmp_path), type="warc")
+    assert [row.number for row in rows] == [2, 3, 4, 5, 6]
+    first, second, third, fourth, fifth = rows
+    assert isinstance(first, Row) and "word79" in first.text and "Home" not in first.text and "About" not in first.text
+    assert isinstance(second, Row) and second.drop == "not_html"
+    assert isinstance(third, Row) and third.drop == "not_ok"
+    assert isinstance(fourth, Row) and fourth.text.startswith("schön word0")
+    assert isinstance(fifth, BadRow) and fifth.reason == "row_too_long"
+    packed = _warc(tmp_path).read_bytes()
+    cut = _rows(_file(tmp_path, packed[: len(packed) - 40], "cut.warc.gz"), type="warc")
+    assert cut[:-1] == rows[: len(cut) - 1] and isinstance(cut[-1], BadRow) and cut[-1].reason == "damaged_file"
+    (whole, *_) = _rows(_warc(tmp_path), type="warc", main_content_only=False)
+    assert isinstance(whole, Row) and "Home" in whole.text
+
+
 # -- chunks and ids ----------------------------------------------------------------------------------------------------
 
 
@@ -184,9 +269,9 @@ def test_ids_sort_by_file_row_and_piece() -> None:
 
 def _spec(limit: int | None) -> CleanSpec:
     source = {"name": "s", "dataset": "artifact:d", "domain": "web", "format": {"type": "text", "documents": "line"}}
-    tokenizer = {"type": "train"}
+    output = {"type": "tokens", "tokenizer": {"type": "train"}}
     return CleanSpec.model_validate(
-        {"kind": "clean", "name": "n", "tokenizer": tokenizer, "sources": [source | {"limit_documents": limit}]}
+        {"kind": "clean", "name": "n", "output": output, "sources": [source | {"limit_documents": limit}]}
     )
 
 

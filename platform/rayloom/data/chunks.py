@@ -40,6 +40,7 @@ class RawChunk:
             "number": self.name.number,
             "bytes_read": self.bytes_read,
             "row_numbers": json.dumps([row.number for row in self.rows]),
+            "row_drops": json.dumps([row.drop for row in self.rows]),
             "texts": b"\0".join(row.text.replace("\0", "").encode("utf-8", "replace") for row in self.rows),
             "bad_rows": json.dumps([asdict(row) for row in self.bad_rows]),
         }
@@ -48,7 +49,8 @@ class RawChunk:
     def from_ray_row(cls, row: dict[str, Any]) -> RawChunk:
         numbers = json.loads(row["row_numbers"])
         texts = row["texts"].split(b"\0") if numbers else []
-        rows = [Row(number, text.decode()) for number, text in zip(numbers, texts, strict=True)]
+        known = zip(numbers, texts, json.loads(row["row_drops"]), strict=True)
+        rows = [Row(number, text.decode(), drop) for number, text, drop in known]
         bad_rows = [BadRow(**bad) for bad in json.loads(row["bad_rows"])]
         name = ChunkName(int(row["file"]), int(row["number"]))
         return cls(name, rows, bad_rows, len(row["texts"]), int(row["bytes_read"]))

@@ -39,7 +39,8 @@ def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
     for split, count in num_documents.items():
         if not count:
             total = sum(num_documents.values())
-            what = f"None of the {total:,} documents fell into the {split} part (heldout_share {spec.heldout_share})"
+            share = spec.output.heldout_share
+            what = f"None of the {total:,} documents fell into the {split} part (heldout_share {share})"
             raise QualityError(what, fix="Raise heldout_share, or clean a larger corpus.")
 
 

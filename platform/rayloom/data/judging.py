@@ -17,9 +17,11 @@ from rayloom.data.ids import document_id
 from rayloom.data.inputs import InputFile
 from rayloom.data.judge import Judge, Kept, judge_of
 from rayloom.data.minhash import Bands
+from rayloom.data.rows import Row
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, send, write_whole
 from rayloom.data.tally import Tally
+from rayloom.data.verdict import Drop
 from rayloom.specs.clean import CleanSpec, Deduplication
 
 KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
@@ -59,7 +61,7 @@ class Judging:
         result = _Result(self.given, chunk)
         judge = self._judges[result.source.domain]
         for row in chunk.rows:
-            result.judge_row(row.number, row.text, judge)
+            result.judge_row(row, judge)
         if self.given.spec.deduplication:
             self._send_keys(result, self.given.spec.deduplication)
         result.write(place)
@@ -98,10 +100,10 @@ class _Result:
         self.kept: list[Kept] = []
         self.rejects: list[dict[str, Any]] = []
 
-    def judge_row(self, number: int, text: str, judge: Judge) -> None:
-        name = self.source.name
+    def judge_row(self, row: Row, judge: Judge) -> None:
+        name, number, text = self.source.name, row.number, row.text
         self.tally.rows_in[name] += 1
-        for piece, judgement in enumerate(judge(text)):
+        for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else judge(text)):
             if isinstance(judgement, Kept):
                 self.ids.append(document_id(self.file.number, number, piece))
                 self.kept.append(judgement)

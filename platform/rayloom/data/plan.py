@@ -37,12 +37,12 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         families = ("length", "characters", "c4", "gopher", "repetition", "fineweb")
         sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
     sheet.add("duplicates", _duplicates(spec.deduplication))
-    tokenizer = spec.tokenizer
+    tokenizer = spec.output.tokenizer
     if isinstance(tokenizer, TrainTokenizer):
         sheet.add("tokenizer", f"trained, {tokenizer.vocabulary_size:,} tokens")
     else:
         sheet.add("tokenizer", f"that of {tokenizer.model}")
-    sheet.add("held out", f"{spec.heldout_share:.1%} of the documents")
+    sheet.add("held out", f"{spec.output.heldout_share:.1%} of the documents")
     return sheet
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rayloom.data import tables
 from rayloom.data.compressed import DAMAGED, decompressed
 from rayloom.errors import InputError
-from rayloom.specs.clean import Csv, JsonLines, PlainText, TextSource
+from rayloom.specs.clean import Arrow, Csv, JsonArray, JsonLines, Parquet, PlainText, TextSource, Warc
 
 EXCERPT_CHARACTERS = 200
 _TOO_LONG = "\x00a line that was too long to be read\x00"
@@ -26,6 +27,8 @@ class Row:
 
     number: int
     text: str
+    drop: str = ""
+    """A reason for which it is no document, found while reading: `not_html`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) ->
         for row in _readers(source, opened, name, max_row_bytes):
             number = row.number
             yield row
-    except DAMAGED as error:
+    except (*DAMAGED, *tables.DAMAGED_TABLE) as error:
         yield BadRow(number + 1, "damaged_file", f"the rest of the file cannot be read: {error}")
         return
     if not number:
@@ -72,11 +75,24 @@ def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) ->
 
 
 def _readers(source: TextSource, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
-    if isinstance(source.format, JsonLines):
-        return _json_rows(source.format, opened, max_row_bytes)
-    if isinstance(source.format, Csv):
-        return _csv_rows(source.format, opened, name, max_row_bytes)
-    return _text_rows(source.format, opened, max_row_bytes)
+    spec, stream = source.format, opened.stream
+    if isinstance(spec, JsonLines):
+        return _json_rows(spec, opened, max_row_bytes)
+    if isinstance(spec, Csv):
+        return _csv_rows(spec, opened, name, max_row_bytes)
+    if isinstance(spec, PlainText):
+        return _text_rows(spec, opened, max_row_bytes)
+    if isinstance(spec, Warc):
+        return _page_rows(spec, stream, max_row_bytes)
+    return _table_rows(spec, stream, name, max_row_bytes)
+
+
+def check_columns(wanted: Sequence[str], there: Sequence[str], name: str) -> None:
+    """Raises InputError where a file lacks a column that the job names."""
+    for column in wanted:
+        if column not in there:
+            fix = f"The file has: {', '.join(there)}. Correct text_columns in the job file."
+            raise InputError(f"There is no column {column}", where=name, fix=fix)
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
@@ -128,19 +144,23 @@ def _json_row(spec: JsonLines, number: int, line: bytes) -> Row | BadRow:
         return BadRow(number, "malformed_json", f"{error}: {text[:EXCERPT_CHARACTERS].strip()}")
     if not isinstance(values, dict):
         return BadRow(number, "not_an_object", text[:EXCERPT_CHARACTERS].strip())
-    return _titled(number, values, spec)
+    return _texts(number, values, spec.text_columns)
 
 
-def _titled(number: int, values: dict[str, Any], spec: JsonLines | Csv) -> Row | BadRow:
-    if spec.text_column not in values:
-        return BadRow(number, "missing_column", f"no {spec.text_column}; the row has: {', '.join(values)}")
-    text = values[spec.text_column]
-    if text is None:
-        return BadRow(number, "null_text", f"{spec.text_column} is null")
-    if not isinstance(text, str):
-        return BadRow(number, "not_text", f"{spec.text_column} is of type {type(text).__name__}")
-    title = values.get(spec.title_column) if spec.title_column else None
-    return Row(number, f"{title}\n{text}" if isinstance(title, str) and title.strip() else text)
+def _texts(number: int, values: dict[str, Any], columns: Sequence[str]) -> Row | BadRow:
+    """The text columns of a record, joined."""
+    found = []
+    for column in columns:
+        if column not in values:
+            return BadRow(number, "missing_column", f"no {column}; the row has: {', '.join(map(str, values))}")
+        value = values[column]
+        if value is None:
+            return BadRow(number, "null_text", f"{column} is null")
+        if not isinstance(value, str):
+            return BadRow(number, "not_text", f"{column} is of type {type(value).__name__}")
+        if value.strip():
+            found.append(value)
+    return Row(number, "\n".join(found))
 
 
 # -- CSV ---------------------------------------------------------------------------------------------------------------
@@ -155,10 +175,8 @@ def _csv_rows(spec: Csv, opened: Input, name: str, max_row_bytes: int) -> Iterat
     )
     reader = csv.reader(lines, strict=True)
     header = [column.removeprefix("\ufeff") for column in next(reader, [])]
-    for column in (spec.text_column, spec.title_column):
-        if header and column is not None and column not in header:
-            fix = f"The file has: {', '.join(header)}. Correct text_column or title_column in the job file."
-            raise InputError(f"There is no column {column}", where=name, fix=fix)
+    if header:
+        check_columns(spec.text_columns, header, name)
     number = 0
     while True:
         number += 1
@@ -178,7 +196,7 @@ def _csv_rows(spec: Csv, opened: Input, name: str, max_row_bytes: int) -> Iterat
 def _csv_row(spec: Csv, number: int, header: list[str], record: list[str]) -> Row | BadRow:
     if len(record) != len(header):
         return BadRow(number, "wrong_number_of_fields", f"{len(record)} fields under {len(header)} columns")
-    row = _titled(number, dict(zip(header, record, strict=True)), spec)
+    row = _texts(number, dict(zip(header, record, strict=True)), spec.text_columns)
     if isinstance(row, Row) and not row.text.isascii() and _has_surrogate(row.text):
         return BadRow(number, "invalid_utf8", row.text.encode("utf-8", "replace").decode()[:EXCERPT_CHARACTERS])
     return row
@@ -232,3 +250,37 @@ def _paragraphs(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes 
             lines.append(line)
     if begin:
         yield begin, b"".join(lines) if size <= max_bytes else None
+
+
+# -- tables and archives -----------------------------------------------------------------------------------------------
+
+
+def _table_rows(
+    spec: JsonArray | Parquet | Arrow, stream: IO[bytes], name: str, max_row_bytes: int
+) -> Iterator[Row | BadRow]:
+    for number, record in enumerate(_records(spec, stream, name), start=1):
+        if not isinstance(record, dict):
+            yield BadRow(number, "not_an_object", str(record)[:EXCERPT_CHARACTERS])
+            continue
+        row = _texts(number, record, spec.text_columns)
+        is_long = isinstance(row, Row) and len(row.text) * 4 > max_row_bytes and len(row.text.encode()) > max_row_bytes
+        yield _too_long(number, max_row_bytes) if is_long else row
+
+
+def _records(spec: JsonArray | Parquet | Arrow, stream: IO[bytes], name: str) -> Iterator[Any]:
+    if isinstance(spec, JsonArray):
+        yield from tables.json_records(stream)
+    elif isinstance(spec, Parquet):
+        check_columns(spec.text_columns, tables.parquet_columns(stream), name)
+        yield from tables.parquet_records(stream, spec.text_columns)
+    else:
+        for batch in tables.arrow_batches(stream):
+            check_columns(spec.text_columns, batch.schema.names, name)
+            yield from tables.batch_records(batch, spec.text_columns)
+
+
+def _page_rows(spec: Warc, stream: IO[bytes], max_row_bytes: int) -> Iterator[Row | BadRow]:
+    from rayloom.data.warc import pages
+
+    for page in pages(stream, spec.main_content_only, max_row_bytes):
+        yield _too_long(page.number, max_row_bytes) if page.too_long else Row(page.number, page.text, page.drop)

@@ -172,9 +172,9 @@ class _Run:
         return given, dict(found)
 
     def _prepare_tokenizer(self, given: TokenisingPass) -> None:
-        wanted = self.spec.tokenizer
+        wanted = self.spec.output.tokenizer
         if not isinstance(wanted, TrainTokenizer):
-            copy_tokenizer(self.build.parents["tokenizer.model"].path, given.tokenizer_folder)
+            copy_tokenizer(self.build.parents["output.tokenizer.model"].path, given.tokenizer_folder)
             return
 
         def work() -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ class _Run:
         for split in SPLITS:
             target = self.build.directory / split
             target.mkdir(exist_ok=True)
-            plans = sharding.planned(folder, chunks, split, self.spec.shard_tokens)
+            plans = sharding.planned(folder, chunks, split, self.spec.output.shard_tokens)
             write = functools.partial(_write_shard, folder, target, plans, dtype)
             self._each(f"packing {split}", range(len(plans)), write)
             save_index(target, facts | {"has_rows": False, "shards": [plan.facts for plan in plans]})

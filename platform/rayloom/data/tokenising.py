@@ -67,7 +67,7 @@ def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
     for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
         stays = ~np.isin(batch["id"], gone)
         for index in np.flatnonzero(stays):
-            split = split_of(int(batch["split_hash"][index]), given.spec.heldout_share)
+            split = split_of(int(batch["split_hash"][index]), given.spec.output.heldout_share)
             yield Document(int(batch["id"][index]), batch["text"][index], split)
 
 

@@ -10,22 +10,49 @@ from rayloom.specs.base import DatasetRef, JobSpec, ModelRef, Name, Share, Spec
 from rayloom.specs.rules import Rules
 
 
-class JsonLines(Spec):
+class Columns(Spec):
+    """Which columns of a row are its text."""
+
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
+    """Joined by line ends, empty ones left out. A row that lacks one, or has null in it, cannot be read."""
+
+
+class JsonLines(Columns):
     """One JSON object a line."""
 
     type: Literal["jsonl"]
-    text_column: str = "text"
-    title_column: str | None = None
-    """Put before the text on a line of its own, where it is not empty."""
 
 
-class Csv(Spec):
+class JsonArray(Columns):
+    """One JSON array of objects a file."""
+
+    type: Literal["json"]
+
+
+class Csv(Columns):
     """Comma-separated values with a header."""
 
     type: Literal["csv"]
-    text_column: str = "text"
-    title_column: str | None = None
-    """Put before the text on a line of its own, where it is not empty."""
+
+
+class Parquet(Columns):
+    """Parquet files."""
+
+    type: Literal["parquet"]
+
+
+class Arrow(Columns):
+    """Arrow files, as a stream or with a footer, such as the data files of a saved Hugging Face data set."""
+
+    type: Literal["arrow"]
+
+
+class Warc(Spec):
+    """Web archives: the main text of every HTML page that was answered with status 200."""
+
+    type: Literal["warc"]
+    main_content_only: bool = True
+    """Leave out navigation, footers and the like (resiliparse)."""
 
 
 class PlainText(Spec):
@@ -44,7 +71,7 @@ class TextSource(Spec):
     """An imported data set, or a folder's path."""
     files: str = "**"
     """Glob pattern of the files inside it."""
-    format: Annotated[JsonLines | Csv | PlainText, Field(discriminator="type")]
+    format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
     domain: Name
     """For the counts by domain, and for rules that differ by domain."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
@@ -96,6 +123,16 @@ class ExistingTokenizer(Spec):
     model: ModelRef
 
 
+class TokensOutput(Spec):
+    """A corpus for language modelling: documents tokenised and packed into shards, some of them held out."""
+
+    type: Literal["tokens"]
+    tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
+    heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """Part of the documents, chosen by a hash of their text, that is never trained on."""
+    shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
+
+
 class CleanSpec(JobSpec):
     """A corpus: documents cleaned, deduplicated, split, tokenised and packed into shards."""
 
@@ -109,14 +146,11 @@ class CleanSpec(JobSpec):
     """For the named domains, in place of `normalisation`."""
     deduplication: Deduplication | None = Deduplication()
     """null keeps duplicates."""
-    tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
-    heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    """Part of the documents, chosen by a hash of their text, that is never trained on."""
+    output: Annotated[TokensOutput, Field()]
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""
     max_row_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     """A longer row is quarantined."""
-    shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
     sample_rows_per_reason: Annotated[int, Field(ge=0)] = 5
     """Kept and dropped documents shown in the report, for a person to read."""
     chunk_bytes: Annotated[int, Field(ge=1 << 16), "unfingerprinted"] = 4 << 20
