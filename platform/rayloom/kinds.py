@@ -18,6 +18,7 @@ from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.pipeline import PipelineSpec
 from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.tune import TuneSpec
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ KINDS: dict[str, Kind] = {
     ),
     "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 1),
     "train": Kind(TrainSpec, "rayloom.train.run:run", "rayloom.train.plan:plan", "rayloom.train.report:sections", 1),
+    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
     "evaluate": Kind(
         EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
     ),

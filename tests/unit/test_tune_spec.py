@@ -164,7 +164,12 @@ def test_multiples_in_a_circle_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("objectives=[{metric: heldout_lose}]", "objectives.0.metric: must be heldout_loss, "),
+        (
+            "objectives=[{metric: heldout_lose}]",
+            "no metric that training or a check reports; did you mean heldout_loss?",
+        ),
+        ("objectives=[{metric: checks.name.share}]", "'checks.name.share' is no metric"),
+        ("objectives=[{metric: trainable_parameters}]", "is known at the end of a trial only, and asha compares"),
         ("objectives=[{metric: seconds}, {metric: seconds}]", "the two objectives are the same metric"),
         ("budget={}", "budget.num_trials is needed with the searcher tpe"),
         ("budget={num_trials: 2, cost: 5}", "budget: cost needs price_per_hour"),
@@ -192,6 +197,14 @@ def test_a_searched_job_written_to_a_manifest_can_be_read_back(folder: Path) -> 
     spec = read(folder)
     plain: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True))
     assert TuneSpec.model_validate(plain) == spec
+
+
+def test_checks_of_finished_trials_can_be_objectives(folder: Path) -> None:
+    checks = "checks=[{type: answers, name: name, prompts: [Who are you?], contains: Loomie}]"
+    objectives = "objectives=[{metric: heldout_loss}, {metric: checks.name.share}]"
+    spec = read(folder, TUNE, checks, objectives)
+    assert [objective.sign for objective in spec.objectives] == [1, -1]
+    assert spec.metrics[-2:] == ("checks.name.share", "checks.name.count")
 
 
 def test_cost_and_time_give_one_limit(folder: Path) -> None:

@@ -33,6 +33,10 @@ class AnswersCheck(Spec):
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
 
 
+CHECK_METRICS = {"heldout_loss": ("mean_nats", "perplexity"), "answers": ("share", "count")}
+"""The numbers that each type of check gives, by which models can be compared."""
+
+
 class EvaluateSpec(JobSpec):
     """Runs the checks on a model, and on the baseline when one is named; predictions are kept for reading."""
 

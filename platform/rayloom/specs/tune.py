@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import JobFile, JobSpec, Spec, references
+from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
+from rayloom.specs.problems import nearest
 from rayloom.specs.search import (
     AshaScheduler,
     BohbSearcher,
@@ -25,18 +27,19 @@ from rayloom.specs.space import Choice, Multiple, Space, space_problems
 from rayloom.specs.train import TrainSpec
 
 Goal = Literal["minimise", "maximise"]
-Metric = Literal[
+
+TRAINING_METRICS = (
     "heldout_loss",
     "heldout_perplexity",
     "train_loss",
     "tokens_per_second",
-    "trainable_parameters",
     "peak_memory_bytes",
     "seconds",
-]
-"""What training reports at each evaluation and at its end."""
-METRICS: tuple[str, ...] = get_args(Metric)
-MEASURED_AT_THE_END = ("trainable_parameters",)
+)
+"""What training reports at each evaluation."""
+RESULT_METRICS = ("trainable_parameters",)
+"""What is known of a finished trial only, as are all checks."""
+_LARGER_IS_BETTER = ("tokens_per_second", ".share", ".count")
 
 CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
 """Fields that may change while weights are kept, which population-based training does."""
@@ -45,14 +48,15 @@ CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", 
 class Objective(Spec):
     """One metric to make small or large."""
 
-    metric: Metric = "heldout_loss"
+    metric: str = "heldout_loss"
+    """What training reports, or `checks.NAME.share` and the like of a check below."""
     goal: Goal | None = None
-    """Default: what is better in this metric; only tokens_per_second is better large."""
+    """Default: what is better in this metric: large for tokens_per_second, shares and counts, else small."""
 
     @property
     def sign(self) -> float:
         """1 where smaller is better, -1 where larger is: sign × value is then always to be made small."""
-        goal = self.goal or ("maximise" if self.metric == "tokens_per_second" else "minimise")
+        goal = self.goal or ("maximise" if self.metric.endswith(_LARGER_IS_BETTER) else "minimise")
         return 1.0 if goal == "minimise" else -1.0
 
 
@@ -106,6 +110,8 @@ class TuneSpec(JobSpec):
     """What is varied: dotted path into the training job, and the values that it may take."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(),)
     """With two, the result is the Pareto front; the scheduler and `best` go by the first."""
+    checks: tuple[Annotated[HeldoutLoss | AnswersCheck, Field(discriminator="type")], ...] = ()
+    """Made on each finished trial, as an `evaluate` job would; their numbers can be objectives. Limits do not apply."""
     searcher: Searcher = TpeSearcher(type="tpe")
     scheduler: Scheduler = AshaScheduler(type="asha")
     budget: Budget = Budget()
@@ -119,6 +125,12 @@ class TuneSpec(JobSpec):
     def plain_train(self) -> dict[str, Any]:
         """The training job as plain values."""
         return self.train.model_dump(mode="json", by_alias=True)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that a trial reports sooner or later."""
+        of_checks = (f"checks.{check.name}.{key}" for check in self.checks for key in CHECK_METRICS[check.type])
+        return (*TRAINING_METRICS, *RESULT_METRICS, *of_checks)
 
     @property
     def gpus_per_trial(self) -> float:
@@ -158,6 +170,7 @@ class TuneSpec(JobSpec):
         if varied:
             for path, reason in space_problems(TrainSpec, self.plain_train, varied):
                 yield ("space", path), reason
+        yield from _metric_problems(self)
         yield from _searcher_problems(self)
         yield from _scheduler_problems(self)
         if self.resources.gpus_per_trial is not None and self.train.workers.num_workers > 1:
@@ -187,6 +200,19 @@ def num_values(dimension: Any) -> int:
     return (dimension.high - dimension.low) // dimension.step + 1 if hasattr(dimension, "step") else 0
 
 
+def _metric_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for number, objective in enumerate(spec.objectives):
+        if objective.metric not in spec.metrics:
+            said = f"{objective.metric!r} is no metric that training or a check reports"
+            yield (
+                ("objectives", number, "metric"),
+                f"{said}{nearest(objective.metric, spec.metrics)}; there are {', '.join(spec.metrics)}",
+            )
+    names = [check.name for check in spec.checks]
+    if len(set(names)) < len(names):
+        yield ("checks",), "two checks have the same name"
+
+
 def _searcher_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(spec.searcher, GridSearcher):
         for path, dimension in spec.space.items():
@@ -212,7 +238,7 @@ def _scheduler_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...],
             ("scheduler", key),
             f"must be a multiple of the training job's evaluate_every_steps ({every}), where trials are measured",
         )
-    if spec.objectives[0].metric in MEASURED_AT_THE_END:
+    if spec.objectives[0].metric not in TRAINING_METRICS:
         yield (
             ("objectives", 0, "metric"),
             f"is known at the end of a trial only, and {scheduler.type} compares trials while they run: make it the "

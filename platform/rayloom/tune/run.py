@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +17,56 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from rayloom.observe.ray_session import Session
-from rayloom.tune.capacity import Amounts
-from rayloom.tune.search import Run, Search
-
-MakeTask = Callable[[Run], Any]
-"""What a process needs to know to do a run: a `TrialTask`."""
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.errors import QualityError, ResourceError
+from rayloom.observe.progress import say
+from rayloom.observe.ray_session import Session, connect
+from rayloom.specs.tune import TuneSpec
+from rayloom.train.publish import publish
+from rayloom.tune.capacity import bundles_of, num_concurrent
+from rayloom.tune.history import History, Journal
+from rayloom.tune.live import LiveTable
+from rayloom.tune.ranking import best, front
+from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
+from rayloom.tune.search import Search
+from rayloom.tune.searchers import missing_package
+from rayloom.tune.trial_files import TrialFiles
 
 # Ray Tune reads these from the environment only. Its own snapshots are not used: the journal restores a search.
 _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
-def drive(
-    search: Search,
-    make_task: MakeTask,
-    bundles: Sequence[Amounts],
-    num_concurrent: int,
-    folder: Path,
-    watch: Callable[[], None],
-) -> None:
-    """Runs the search to its end or its budget's. `folder`: for Ray's own records, seen by every node.
-
-    `watch` is called several times a second, between events.
-    """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    trainable = tune.with_resources(_trial_in_process, tune.PlacementGroupFactory([dict(b) for b in bundles]))
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=ConcurrencyLimiter(
-                _Suggestions(search, make_task, num_concurrent), max_concurrent=num_concurrent
-            ),
-            scheduler=_Referee(search),
-            num_samples=-1,
-            reuse_actors=True,
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
-        ),
-        run_config=tune.RunConfig(
-            name=f"session-{search.history.sessions}",
-            storage_path=str(folder),
-            callbacks=[_Watcher(watch)],
-            failure_config=tune.FailureConfig(max_failures=0),
-            verbose=0,
-        ),
+def run(spec: TuneSpec, build: Build) -> Outcome:
+    """Searches, from the journal of a killed run where there is one, and publishes the best trial with all records."""
+    if (missing := missing_package(spec)) is not None:
+        raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
+    files = TrialFiles(spec, build.parents, build.work)
+    concurrent = num_concurrent(spec, nodes_of(connect()))
+    warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
+    search = Search(
+        spec,
+        Journal(build.work / "journal.jsonl"),
+        num_concurrent=concurrent,
+        length_of=files.length,
+        earlier=earlier_trials(spec, warm),
     )
-    tuner.fit()
+    done = len(search.history.ended)
+    state = f"{done} trials are done already; going on with the rest" if done else f"{concurrent} at once"
+    say(f"{spec.name}: {spec.num_trials} trials, {state}")
+    if not search.is_over:
+        _drive(search, files, concurrent)
+    search.cut_off()
+    return _published(search, files, build)
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """The nodes of the cluster at `RAY_ADDRESS`, for planning."""
+    return nodes_of(connect())
 
 
 def nodes_of(session: Session) -> list[dict[str, float]]:
@@ -82,6 +80,38 @@ def nodes_of(session: Session) -> list[dict[str, float]]:
     return found
 
 
+# -- the result --------------------------------------------------------------------------------------------------------
+
+
+def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
+    """The best trial's files as the artifact's, with what happened in all trials beside them."""
+    spec, history = search.spec, search.history
+    winner = best(spec, history.trials.values())
+    if winner is None:
+        raise _no_result(history, build.work)
+    job = files.job(winner.number, len(winner.copies), winner.values)
+    if winner.outcome != "finished":
+        workers = spec.train.workers
+        remote = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=spec.gpus_per_trial)(_write_whole_result)
+        ray.get(remote.remote(job, winner.step))
+    outcome = publish(job, build)
+    write_trials(build.directory, history)
+    write_best(build.directory, spec, winner, build.parents)
+    files.write_logs(build.directory / "trials", history.trials.values())
+    metrics = summary(spec, history, winner) | {"training": outcome.metrics}
+    return Outcome(outcome.content, metrics, headline=headline(spec, history, winner))
+
+
+def _no_result(history: History, work: Path) -> QualityError:
+    reasons = [f"trial {trial.number}: {trial.reason}" for trial in history.ended if trial.reason]
+    said = "; ".join(reasons[:3]) or "no trial was started"
+    fix = "Mend what they say in the job file, or remove that folder to try the same trials again."
+    return QualityError(f"No trial came to an end that can be used: {said}", where=str(work), fix=fix)
+
+
+# -- in the processes of trials ----------------------------------------------------------------------------------------
+
+
 def _trial_in_process(config: dict[str, Any]) -> None:
     """What Ray Tune calls in a trial's process. The modules that it loads stay loaded for the next trial."""
     # A process is used again once the thread of the trial before has ended, which a full machine may delay.
@@ -91,12 +121,50 @@ def _trial_in_process(config: dict[str, Any]) -> None:
     run_trial(config["task"], tune.report)
 
 
+def _write_whole_result(job: Any, step: int) -> None:
+    from rayloom.tune.trial import whole_result
+
+    whole_result(job, step)
+
+
+# -- between Ray Tune and the search -----------------------------------------------------------------------------------
+
+
+def _drive(search: Search, files: TrialFiles, concurrent: int) -> None:
+    """Runs the search to its end or its budget's."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    files.ask_nobody_to_leave()
+    bundles = [dict(bundle) for bundle in bundles_of(search.spec)]
+    with LiveTable(search.spec, search.history) as live:
+        tuner = tune.Tuner(
+            tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
+            tune_config=tune.TuneConfig(
+                search_alg=ConcurrencyLimiter(_Suggestions(search, files, concurrent), max_concurrent=concurrent),
+                scheduler=_Referee(search),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_name_of,
+                trial_dirname_creator=_name_of,
+            ),
+            run_config=tune.RunConfig(
+                name=f"session-{search.history.sessions}",
+                storage_path=str(files.folder / "ray"),
+                callbacks=[_Watcher(search, files, live)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        live.show()
+
+
 class _Suggestions(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the next run when one more fits beside those in flight."""
 
-    def __init__(self, search: Search, make_task: MakeTask, num_concurrent: int) -> None:
+    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int) -> None:
         super().__init__(metric=None, mode=None)
-        self._search, self._make_task, self._num_concurrent = search, make_task, num_concurrent
+        self._search, self._files, self._num_concurrent = search, files, num_concurrent
         self._in_flight: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -108,7 +176,8 @@ class _Suggestions(Searcher):  # type: ignore[misc]
         if run is None:
             return None
         self._in_flight.add(trial_id)
-        return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": self._make_task(run)}
+        task = self._files.task(run)
+        return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": task}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         self._in_flight.discard(trial_id)
@@ -129,11 +198,12 @@ class _Referee(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:  # noqa: ARG002
         number, message = trial.config["trial"], result["message"]
+        metrics = {name.removeprefix("metrics/"): result[name] for name in result if name.startswith("metrics/")}
         if message == "measured":
-            goes_on = self._search.measured(number, result["step"], _metrics(result))
+            goes_on = self._search.measured(number, result["step"], metrics)
             return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
         if message == "finished":
-            self._search.finished(number, result["step"], _metrics(result))
+            self._search.finished(number, result["step"], metrics)
         elif message == "failed":
             self._search.failed(number, result["reason"])
         else:
@@ -147,22 +217,25 @@ class _Referee(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Watcher(tune.Callback):  # type: ignore[misc]
-    """Calls `watch` after every turn of Ray Tune's loop."""
+    """After every turn of Ray Tune's loop: shows the table, and at the budget's end asks the trials to leave."""
 
-    def __init__(self, watch: Callable[[], None]) -> None:
-        self._watch = watch
+    def __init__(self, search: Search, files: TrialFiles, live: LiveTable) -> None:
+        self._search, self._files, self._live = search, files, live
+        self._num_ended = -1
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:  # noqa: ARG002
-        self._watch()
+        self._live.show()
+        if self._search.spent() is not None:
+            self._files.ask_to_leave()
+        history = self._search.history
+        if len(history.ended) != self._num_ended:
+            self._num_ended = len(history.ended)
+            wanted = {trial.number for trial in front(self._search.spec, history.trials.values())}
+            donors = {copy.donor for trial in history.trials.values() if not trial.outcome for copy in trial.copies}
+            self._files.keep_only(wanted | donors, history.ended)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    from rayloom.specs.tune import METRICS
-
-    return {name: float(result[name]) for name in METRICS if name in result}
 
 
 def _name_of(trial: RayTrial) -> str:

@@ -13,7 +13,11 @@ from typing import Any
 
 import torch
 
+from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
+from rayloom.evaluate.checks import measure
+from rayloom.evaluate.subject import Subject
+from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
 from rayloom.train.group import current_group
 from rayloom.train.job import TrainJob
 from rayloom.train.log import read_log
@@ -35,6 +39,8 @@ class TrialTask:
     """Another trial's checkpoint to begin with, where this one has none yet."""
     leave: Path
     """The process saves and leaves as soon as this file exists."""
+    checks: tuple[tuple[HeldoutLoss | AnswersCheck, Artifact | None], ...] = ()
+    """Made on the finished model, each with the artifact of its rows."""
 
 
 def run_trial(task: TrialTask, report: Report) -> None:
@@ -51,7 +57,7 @@ def run_trial(task: TrialTask, report: Report) -> None:
     except Exception as error:  # noqa: BLE001 - whatever a trial dies of is its result
         report({"message": "failed", "step": watch.step, "reason": reason_of(error)})
     else:
-        report({"message": "finished", "step": watch.step, **watch.result()})
+        report({"message": "finished", "step": watch.step, "metrics": watch.result()})
     finally:
         gc.collect()
 
@@ -91,7 +97,7 @@ class Watch:
                 self._take_in(earlier)
         self._take_in(event)
         if event["event"] == "heldout" and event["name"] == self._deciding:
-            self.report({"message": "measured", "step": self.step, **self.heldout[self.step]})
+            self.report({"message": "measured", "step": self.step, "metrics": self.heldout[self.step]})
 
     @property
     def _deciding(self) -> str:
@@ -123,14 +129,31 @@ class Watch:
         """The metrics of the finished model: of its best step where early stopping keeps that."""
         last = self.heldout[max(self.heldout)]
         kept = last if self.best_step is None else last | _quality(self.heldout[self.best_step])
-        return kept | {"trainable_parameters": float(num_parameters(self.task.job.out))}
+        return kept | {"trainable_parameters": float(num_parameters(self.task.job.out))} | _checked(self.task)
+
+
+def _checked(task: TrialTask) -> dict[str, float]:
+    """The numbers of the task's checks on the finished model."""
+    if not task.checks:
+        return {}
+    job = task.job
+    is_adapter = job.base is not None and (job.out / "adapter_config.json").exists()
+    subject = Subject("model", f"trial {task.trial}", job.base if is_adapter and job.base else job.out)
+    if is_adapter:
+        subject = replace(subject, adapter=job.out)
+    found: dict[str, float] = {}
+    for check, rows_of in task.checks:
+        metrics = measure(check, rows_of, subject, job.spec.micro_batch_sequences).metrics
+        found |= {f"checks.{check.name}.{key}": float(metrics[key]) for key in CHECK_METRICS[check.type]}
+    subject.release()
+    return found
 
 
 def whole_result(job: TrainJob, step: int) -> None:
     """Writes the model of a trial that was cut off at `step`, from its checkpoint there, to `job.out`."""
-    ended = job.spec.model_copy(update={"num_steps": step, "num_epochs": None, "early_stopping": None})
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
-    train(replace(job, spec=ended), current_group(_device(job)), lambda _: None)
+    ended = replace(job, num_rows=step * job.spec.global_batch_sequences)
+    train(ended, current_group(_device(job)), lambda _: None)
 
 
 def num_parameters(folder: Path) -> int:

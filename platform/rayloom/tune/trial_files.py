@@ -11,24 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rayloom.artifacts.store import Artifact
 from rayloom.specs.space import Values, substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
-from rayloom.train.job import TrainJob
+from rayloom.text.shards import TokenShards
+from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.log import read_log
+from rayloom.train.prepare import job_of
 from rayloom.tune.history import Trial
 from rayloom.tune.search import Run
 from rayloom.tune.trial import TrialTask
 
-Prepare = Callable[[TrainSpec, Path], TrainJob]
-"""Makes the data of a training job in a folder, or finds it there finished; the job's own folders are set later."""
-
-SHAPES_DATA = ("base", "data", "sequence_length_tokens", "seed")
+SHAPES_ROWS = ("base", "data", "sequence_length_tokens", "seed")
 """Fields of a training job that decide which rows it sees."""
 
 
@@ -37,17 +37,24 @@ class TrialFiles:
     """The files of one search, under the folder that survives a kill."""
 
     spec: TuneSpec
+    parents: Mapping[str, Artifact]
+    """Of the search, by dotted path."""
     folder: Path
-    prepare: Prepare
-    _prepared: dict[str, TrainJob] = field(default_factory=dict)
+    _with_rows: dict[str, TrainJob] = field(default_factory=dict)
 
     def job(self, number: int, segment: int, values: Values) -> TrainJob:
-        """The training job of a trial; its data is made if no trial before had the same."""
-        plain = substituted(self.spec.plain_train, values)
-        spec = TrainSpec.model_validate_json(json.dumps(plain), strict=True)
+        """The training job of a trial; its rows are made if no trial before had the same."""
         work = self._segment(number, segment)
         work.mkdir(parents=True, exist_ok=True)
-        return replace(self._with_data(spec, plain), spec=spec, work=work, out=self.result(number))
+        return replace(self._job_with_rows(values), work=work, out=self.result(number))
+
+    def length(self, values: Values) -> int:
+        """Steps of a whole trial with these values."""
+        return self._job_with_rows(values).num_steps
+
+    def rows_folder(self, values: Values) -> Path:
+        """Where the tokenised rows of trials with these values lie."""
+        return self._job_with_rows(values).work
 
     def task(self, run: Run) -> TrialTask:
         source = None
@@ -55,14 +62,22 @@ class TrialFiles:
             checkpoints = self._segment(run.source.trial, run.source.segment) / "checkpoints"
             source = checkpoints / f"step-{run.source.step:08d}"
         job = self.job(run.trial, run.segment, run.values)
-        return TrialTask(run.trial, job, run.until_step, source, self._leave)
+        checks = ((check, self.parents.get(f"checks.{n}.rows_of")) for n, check in enumerate(self.spec.checks))
+        return TrialTask(run.trial, job, run.until_step, source, self._leave, tuple(checks))
 
     def result(self, number: int) -> Path:
         """Where the trial's model is, once it is finished."""
         return self._trial(number) / "result"
 
-    def events(self, trial: Trial) -> Iterator[dict[str, Any]]:
-        """The log of the trial's training, step by step, over all its segments."""
+    def write_logs(self, folder: Path, trials: Iterable[Trial]) -> None:
+        """`NNNN.jsonl` for each trial: the log of its training, step by step."""
+        folder.mkdir()
+        for trial in trials:
+            lines = [json.dumps(event) for event in self._events(trial)]
+            (folder / f"{trial.number:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    def _events(self, trial: Trial) -> Iterator[dict[str, Any]]:
+        """Of all segments, each until the next began."""
         ends = [copy.step for copy in trial.copies]
         for segment, end in enumerate([*ends, None]):
             for event in read_log(self._segment(trial.number, segment) / "metrics.jsonl"):
@@ -95,9 +110,16 @@ class TrialFiles:
     def _segment(self, number: int, segment: int) -> Path:
         return self._trial(number) / str(segment)
 
-    def _with_data(self, spec: TrainSpec, plain: dict[str, Any]) -> TrainJob:
-        shaping = json.dumps([plain.get(name) for name in SHAPES_DATA], sort_keys=True)
+    def _job_with_rows(self, values: Values) -> TrainJob:
+        plain = substituted(self.spec.plain_train, values)
+        spec = TrainSpec.model_validate_json(json.dumps(plain), strict=True)
+        shaping = json.dumps([plain.get(name) for name in SHAPES_ROWS], sort_keys=True)
         key = hashlib.sha256(shaping.encode()).hexdigest()[:12]
-        if key not in self._prepared:
-            self._prepared[key] = self.prepare(spec, self.folder / "data" / key)
-        return self._prepared[key]
+        if key not in self._with_rows:
+            folder = self.folder / "rows" / key
+            folder.mkdir(parents=True, exist_ok=True)
+            own = {path.removeprefix("train."): artifact for path, artifact in self.parents.items()}
+            self._with_rows[key] = job_of(spec, own, folder, folder / "unused")
+        known = self._with_rows[key]
+        sizes = [len(TokenShards(rows, spec.sequence_length_tokens)) for rows in known.train]
+        return replace(known, spec=spec, num_rows=rows_of_run(spec, sizes, known.shares))
