@@ -29,7 +29,13 @@ MAY_MEET = {
     ("__main__", "cli"),
 }  # fmt: skip
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
-RAY_FILES = {"observe/ray_session.py", "observe/ray_metrics.py", "serve/app.py", "serve/replica.py"}
+RAY_FILES = {
+    "observe/ray_session.py",
+    "observe/ray_metrics.py",
+    "serve/app.py",
+    "serve/llm_engine.py",
+    "serve/replica.py",
+}
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 MOST_LINES = 400

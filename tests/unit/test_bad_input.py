@@ -90,6 +90,15 @@ def test_a_store_that_cannot_be_written_is_said(folder: Path) -> None:
     assert "binary.yaml" in ended.stderr
 
 
+def test_a_cluster_that_does_not_answer_is_said_before_any_work(folder: Path) -> None:
+    (folder / "import.yaml").write_text(IMPORT % ".")
+    ended = rayloom(folder, "run", "import.yaml", RAY_ADDRESS="127.0.0.1:1")
+    assert ended.returncode == 4
+    assert "error: No Ray cluster answers" in ended.stderr
+    assert "RAY_ADDRESS=127.0.0.1:1" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_one_line(folder: Path, number: signal.Signals) -> None:
     """The run waits for another builder; it is stopped there, and the other's lock is untouched."""

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(job: Job, store: Store) -> int:
-    if "RAYLOOM_ON_CLUSTER" in os.environ:
+    if _is_on_cluster():
         from rayloom.submit.run import check_cluster
 
         check_cluster(store)
@@ -48,6 +48,11 @@ def _run(job: Job, store: Store) -> int:
     if artifact.manifest.headline:
         say(artifact.manifest.headline)
     return 0
+
+
+def _is_on_cluster() -> bool:
+    """Whether the job runs on a cluster that was there before, whose nodes must all see the store."""
+    return "RAYLOOM_ON_CLUSTER" in os.environ or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def _check_inputs(spec: PipelineSpec, pipeline: Job, store: Store) -> None:
