@@ -13,14 +13,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.text.shards import TokenShards
+
+if TYPE_CHECKING:
+    from rayloom.score.batches import PackedRow
 
 ROWS_AT_ONCE = 2048
+
+
+class TokenRows(Protocol):
+    """Rows of token ids by number, wherever they are read from."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def vocabulary_size(self) -> int: ...
+    def __len__(self) -> int: ...
+    def row(self, index: int) -> PackedRow: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class BigramCounts:
     """(D,)"""
 
 
-def ngram_perplexities(train: TokenShards, heldout: TokenShards) -> NgramPerplexities:
+def ngram_perplexities(train: TokenRows, heldout: TokenRows) -> NgramPerplexities:
     """Counts `train`, scores `heldout`. Raises InputError where their vocabularies differ or there is no label."""
     if train.vocabulary_size != heldout.vocabulary_size:
         what = f"Training has {train.vocabulary_size} tokens, held-out text {heldout.vocabulary_size}"
@@ -53,7 +68,7 @@ def ngram_perplexities(train: TokenShards, heldout: TokenShards) -> NgramPerplex
     return scored(counted(train), heldout)
 
 
-def counted(shards: TokenShards) -> BigramCounts:
+def counted(shards: TokenRows) -> BigramCounts:
     """Memory: a few times the different bigrams of the shards, which grow far slower than its tokens."""
     size = shards.vocabulary_size
     tokens = np.zeros(size, np.int64)
@@ -65,7 +80,7 @@ def counted(shards: TokenShards) -> BigramCounts:
     return BigramCounts(size, tokens, pairs, counts)
 
 
-def scored(counts: BigramCounts, shards: TokenShards) -> NgramPerplexities:
+def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
     size = counts.vocabulary_size
     unigram = (counts.tokens + 1) / (counts.tokens.sum() + size)
     contexts = counts.pairs // size
@@ -87,7 +102,7 @@ def scored(counts: BigramCounts, shards: TokenShards) -> NgramPerplexities:
     return NgramPerplexities(math.exp(unigram_nats / num_labels), math.exp(bigram_nats / num_labels), num_labels)
 
 
-def _blocks(shards: TokenShards) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+def _blocks(shards: TokenRows) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
     """(L,) the token before each label, (L,) the labels, and all tokens, of some thousand rows at a time."""
     for begin in range(0, len(shards), ROWS_AT_ONCE):
         rows = [shards.row(index) for index in range(begin, min(begin + ROWS_AT_ONCE, len(shards)))]
