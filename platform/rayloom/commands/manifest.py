@@ -18,7 +18,7 @@ from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 from rayloom.submit.manifest import KubernetesChoices
 from rayloom.submit.manifest import manifest as objects_of
-from rayloom.submit.package import named_paths
+from rayloom.submit.package import job_files, named_paths
 from rayloom.submit.submission import check_store
 
 
@@ -70,7 +70,7 @@ def _texts(job: Job, jobs: list[Job]) -> tuple[dict[str, str], str]:
             raise InputError(
                 "A manifest carries job files only, and this job reads local files", where=str(path), fix=fix
             )
-    paths = {job.file, *(one.file for one in jobs)}
+    paths = job_files([job, *jobs])
     root = Path(os.path.commonpath([path.parent for path in paths]))
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
     return texts, job.file.relative_to(root).as_posix()

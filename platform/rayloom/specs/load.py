@@ -26,6 +26,8 @@ class Job:
 
     spec: JobSpec
     file: Path
+    included: tuple[Path, ...] = ()
+    """Other job files whose content stands in the spec."""
 
     @property
     def directory(self) -> Path:
@@ -45,7 +47,8 @@ def load(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
         _include(document, key, mark, file.parent)
     for override in waiting:
         document.set(override)
-    return Job(validate(document, kinds), file.resolve())
+    included = tuple(Path(other.source).resolve() for other in document.included.values())
+    return Job(validate(document, kinds), file.resolve(), included)
 
 
 def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:

@@ -60,7 +60,7 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
 
     Raises InputError for what is too large to upload with every submission, or stands on this machine only.
     """
-    files = {job.file, *(stage.file for stage in stages)}
+    files = job_files([job, *stages])
     for one in (job, *stages):
         for path in named_paths(one):
             files |= set(_files_at(path))
@@ -73,6 +73,11 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
     root = Path(os.path.commonpath([file.parent for file in files]))
     entries = {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
     return JobFiles(Package(_zipped(entries)), job.file.relative_to(root).as_posix())
+
+
+def job_files(jobs: Iterable[Job]) -> set[Path]:
+    """The files of jobs and of those that stand in them."""
+    return {file for job in jobs for file in (job.file, *job.included)}
 
 
 def named_paths(job: Job) -> Iterable[Path]:

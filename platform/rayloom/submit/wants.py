@@ -9,6 +9,7 @@ from rayloom.errors import ResourceError
 from rayloom.specs.base import JobSpec
 from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.tune import TuneSpec
 from rayloom.submit.jobs_api import Node
 
 DRIVER_CPUS = 1.0
@@ -27,6 +28,8 @@ def wanted(spec: JobSpec) -> list[Bundle]:
     if isinstance(spec, TrainSpec):
         workers = spec.workers
         return [Bundle(workers.cpus_per_worker, workers.gpus_per_worker)] * workers.num_workers
+    if isinstance(spec, TuneSpec):
+        return wanted(spec.train)  # of one trial; the search runs as many at once as there is room for
     if isinstance(spec, ServeSpec):
         return [
             Bundle(model.engine.cpus_per_replica, model.engine.gpus_per_replica)
