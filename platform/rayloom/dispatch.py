@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayloom.artifacts.build import ResolvedJob, build, check_content
@@ -12,9 +12,10 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
-from rayloom.specs.base import Reference, references
+from rayloom.specs.base import JobSpec, Reference, references
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec
 from rayloom.specs.load import Job, load
+from rayloom.specs.train import TrainSpec
 
 
 def load_job(file: Path, overrides: Sequence[str] = ()) -> Job:
@@ -32,7 +33,17 @@ def resolve(job: Job, store: Store, *, fetch: bool = True) -> ResolvedJob:
         artifact = _find(reference, job, store, fetch)
         check_content(reference, artifact.manifest)
         parents[reference.path] = artifact
-    return ResolvedJob(job.spec, KINDS[job.spec.kind].version, parents, job.directory, _outside(job))
+    spec = _settled(job.spec, parents)
+    return ResolvedJob(spec, KINDS[spec.kind].version, parents, job.directory, _outside(job))
+
+
+def _settled(spec: JobSpec, parents: Mapping[str, Artifact]) -> JobSpec:
+    """The spec with the values that it takes from a search, where it names one."""
+    if not isinstance(spec, TrainSpec) or spec.settings_from is None:
+        return spec
+    from rayloom.tune.settings import with_best_values
+
+    return with_best_values(spec, parents["settings_from"])
 
 
 def run(job: Job, store: Store) -> tuple[Artifact, bool]:

@@ -200,7 +200,7 @@ def test_a_searched_job_written_to_a_manifest_can_be_read_back(folder: Path) -> 
 
 
 def test_checks_of_finished_trials_can_be_objectives(folder: Path) -> None:
-    checks = "checks=[{type: answers, name: name, prompts: [Who are you?], contains: Loomie}]"
+    checks = "checks=[{type: answers, name: name, prompts: ['Who are you?'], contains: Loomie}]"
     objectives = "objectives=[{metric: heldout_loss}, {metric: checks.name.share}]"
     spec = read(folder, TUNE, checks, objectives)
     assert [objective.sign for objective in spec.objectives] == [1, -1]

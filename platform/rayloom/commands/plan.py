@@ -32,7 +32,7 @@ def _plan_job(job: Job, store: Store) -> bool:
     """Prints one job's sheet; whether it has a problem."""
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
-    sheet = imported(KINDS[job.spec.kind].planner)(job.spec, resolved.parents, job.directory)
+    sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
     console.print(sheet.rendered())
     state = "finished already; running it only finds it" if known else "not made yet"
     console.print(Text(f"result: {job.spec.name}@{resolved.version}, {state}"))

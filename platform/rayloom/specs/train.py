@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import CorpusRef, DatasetRef, JobSpec, ModelRef, Share, Spec
+from rayloom.specs.base import CorpusRef, DatasetRef, JobSpec, ModelRef, Share, Spec, TunedRef
 
 
 class DecoderArchitecture(Spec):
@@ -208,6 +208,8 @@ class TrainSpec(JobSpec):
     """Held-out loss every so many steps. Default: at the start and the end only."""
     early_stopping: EarlyStopping | None = None
     seed: int = 0
+    settings_from: TunedRef | None = None
+    """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
 
     @property
     def global_batch_sequences(self) -> int:

@@ -18,6 +18,7 @@ from rayloom.specs.tune import TuneSpec
 from rayloom.train.plan import plan as plan_training
 from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
 from rayloom.tune.history import History
+from rayloom.tune.memory import memory_bytes_per_worker
 from rayloom.tune.points import grid_size
 from rayloom.tune.results import earlier_trials, shown
 from rayloom.tune.schedulers import bracket_order, grace_steps
@@ -37,7 +38,7 @@ def plan(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -
     _add_searcher(sheet, spec, parents)
     _add_scheduler(sheet, spec)
     _add_budget(sheet, spec)
-    _add_room(sheet, spec)
+    _add_room(sheet, spec, parents)
     _add_training(sheet, spec, parents, job_directory)
     return sheet
 
@@ -148,11 +149,12 @@ def _add_budget(sheet: PlanSheet, spec: TuneSpec) -> None:
         )
 
 
-def _add_room(sheet: PlanSheet, spec: TuneSpec) -> None:
-    bundles = bundles_of(spec)
-    sheet.add("one trial holds", f"{len(bundles)} × {', '.join(f'{v:g} {k}' for k, v in bundles[0].items())}")
+def _add_room(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
     try:
-        sheet.add("trials at once", num_concurrent(spec, _nodes_at_hand()))
+        memory = memory_bytes_per_worker(spec, parents)
+        bundles = bundles_of(spec, memory)
+        sheet.add("one trial holds", f"{len(bundles)} × {', '.join(f'{v:,.4g} {k}' for k, v in bundles[0].items())}")
+        sheet.add("trials at once", num_concurrent(spec, _nodes_at_hand(), memory))
     except RayloomError as error:
         sheet.problems.append(str(error))
 

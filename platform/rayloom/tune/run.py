@@ -27,6 +27,7 @@ from rayloom.train.publish import publish
 from rayloom.tune.capacity import bundles_of, num_concurrent
 from rayloom.tune.history import History, Journal
 from rayloom.tune.live import LiveTable
+from rayloom.tune.memory import memory_bytes_per_worker
 from rayloom.tune.ranking import best, front
 from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
 from rayloom.tune.search import Search
@@ -46,7 +47,8 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     files = TrialFiles(spec, build.parents, build.work)
-    concurrent = num_concurrent(spec, nodes_of(connect()))
+    memory = memory_bytes_per_worker(spec, build.parents)
+    concurrent = num_concurrent(spec, nodes_of(connect()), memory)
     warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
     search = Search(
         spec,
@@ -59,7 +61,7 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     state = f"{done} trials are done already; going on with the rest" if done else f"{concurrent} at once"
     say(f"{spec.name}: {spec.num_trials} trials, {state}")
     if not search.is_over:
-        _drive(search, files, concurrent)
+        _drive(search, files, concurrent, bundles_of(spec, memory))
     search.cut_off()
     return _published(search, files, build)
 
@@ -130,12 +132,11 @@ def _write_whole_result(job: Any, step: int) -> None:
 # -- between Ray Tune and the search -----------------------------------------------------------------------------------
 
 
-def _drive(search: Search, files: TrialFiles, concurrent: int) -> None:
+def _drive(search: Search, files: TrialFiles, concurrent: int, bundles: list[dict[str, float]]) -> None:
     """Runs the search to its end or its budget's."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     files.ask_nobody_to_leave()
-    bundles = [dict(bundle) for bundle in bundles_of(search.spec)]
     with LiveTable(search.spec, search.history) as live:
         tuner = tune.Tuner(
             tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
