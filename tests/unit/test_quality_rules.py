@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayloom.data import c4, characters, fineweb, gopher, repetition
+from rayloom.data import c4, characters, fineweb, gopher, language, repetition
 from rayloom.data.folded import Folded
 from rayloom.data.judge import Kept, judge_of
 from rayloom.data.verdict import Drop
@@ -17,6 +17,7 @@ from rayloom.specs.rules import (
     CharacterRules,
     FineWebRules,
     GopherRules,
+    LanguageRules,
     LengthRules,
     RepetitionRules,
     Rules,
@@ -256,6 +257,29 @@ def test_c4_in_chinese() -> None:
 )
 def test_fineweb(lines: list[str], reason: str | None) -> None:
     assert _reason(fineweb.judge(TextView("\n".join(lines)), FineWebRules())) == reason
+
+
+# -- language ----------------------------------------------------------------------------------------------------------
+
+GERMAN = "Der Hafen liegt an der Mündung eines kleinen Flusses, und die Boote fahren jeden Morgen hinaus aufs Meer."
+
+
+@pytest.mark.parametrize(("text", "code"), [(PROSE, "en"), (CHINESE, "zh"), (GERMAN, "de")])
+def test_language(text: str, code: str) -> None:
+    found, confidence = language.identified(text, 1500)
+    assert found == code and confidence > 0.65
+    assert language.judge(text, LanguageRules(allowed=(code,))) == code
+    assert _reason(language.judge(text, LanguageRules(allowed=("fi",)))) == "wrong_language"  # type: ignore[arg-type]
+
+
+def test_a_text_of_no_language_is_unsure() -> None:
+    assert language.judge("qx zzv 12 :: kpf", LanguageRules()) == Drop("unsure_language", pytest.approx(0.2, abs=0.2))
+
+
+def test_beginning_middle_and_end_of_a_long_text_are_looked_at() -> None:
+    text = "a" * 1000 + "b" * 1000 + "c" * 1000
+    assert language.sampled(text, 300) == f"{'a' * 100} {'b' * 100} {'c' * 100}"
+    assert language.sampled("short", 300) == "short"
 
 
 # -- characters and length ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rayloom.data import c4, characters, fineweb, gopher, repetition
+from rayloom.data import language as language_of
 from rayloom.data.folded import Folded
 from rayloom.data.normalise import normaliser
 from rayloom.data.verdict import Drop
@@ -22,6 +23,8 @@ class Kept:
     folded: Folded
     was_shortened: bool
     """It is a piece of a longer document, or the beginning of one."""
+    language: str = ""
+    """ISO 639 code; empty where nobody asked."""
 
 
 Judgement = Kept | Drop
@@ -51,6 +54,9 @@ def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
     special = characters.judge(view, rules.characters) if rules.characters else None
     if special:
         return special
+    language: str | Drop = language_of.judge(text, rules.language) if rules.language else ""
+    if isinstance(language, Drop):
+        return language
     if rules.c4:
         left = c4.judge(text, rules.c4)
         if isinstance(left, Drop):
@@ -62,4 +68,4 @@ def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
         or (repetition.judge(view, folded, rules.repetition) if rules.repetition else None)
         or (fineweb.judge(view, rules.fineweb) if rules.fineweb else None)
     )
-    return drop or Kept(view.text, folded, shortened)
+    return drop or Kept(view.text, folded, shortened, language)

@@ -110,6 +110,8 @@ class _Result:
                 self.tally.kept[name] += 1
                 self.tally.shortened[name] += judgement.was_shortened
                 self.tally.characters[name] += len(judgement.text)
+                if judgement.language:
+                    self.tally.languages[f"{name}/{judgement.language}"] += 1
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
             else:
                 self.tally.dropped[f"{name}/{judgement.reason}"] += 1

@@ -22,6 +22,8 @@ class Tally:
     """Pieces and truncated documents among the kept, by source."""
     characters: Counter[str] = field(default_factory=Counter)
     """Of the kept documents, by source."""
+    languages: Counter[str] = field(default_factory=Counter)
+    """Kept documents by `source/language`, where the language was asked for."""
     lengths: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/b`, where their length in characters has b binary digits: 2^(b-1) to 2^b - 1."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from rayloom.specs.base import Share, Spec
 
@@ -129,11 +129,23 @@ class CharacterRules(Spec):
     """`too_many_special_characters`: neither letter, digit nor white space. Ordinary prose has 2 to 6 %."""
 
 
+class LanguageRules(Spec):
+    """Language identification by fastText's lid.176 (Joulin et al. 2017), offline."""
+
+    allowed: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")], ...] = ()
+    """ISO 639 codes, such as en, de, zh; none allows every language. `wrong_language`"""
+    min_confidence: Share = 0.65
+    """`unsure_language` (FineWeb's threshold, Penedo et al. 2024)."""
+    sample_characters: Annotated[int, Field(ge=100)] = 1500
+    """Of a longer text, so many from its beginning, middle and end are looked at."""
+
+
 class Rules(Spec):
     """All rules for a domain, applied in this order; null turns a family off."""
 
     length: LengthRules = LengthRules()
     characters: CharacterRules | None = CharacterRules()
+    language: LanguageRules | None = None
     c4: C4Rules | None = None
     gopher: GopherRules | None = GopherRules()
     repetition: RepetitionRules | None = RepetitionRules()
