@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint lock-cpu lock-gpu print-torch-index clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize lock-cpu lock-gpu print-torch-index clean
 
 setup: $(STAMP)
 
@@ -52,6 +52,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Tokens per second in bf16 and quantised, side by side; SAVE=1 keeps the result under tests/bench/results/.
+bench-quantize: setup
+	$(BIN)/python tests/bench/quantize.py $(if $(SAVE),--save)
 
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup

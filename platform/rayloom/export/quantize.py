@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from rayloom.export.heldout import SomeRows, check_tokenizer, heldout_rows
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.rounding import round_channels
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
-from rayloom.observe.progress import progress, say
+from rayloom.observe.progress import progress
 from rayloom.score import scored_model
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.export import QuantizeSpec
@@ -30,25 +30,27 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     rows = heldout_rows(build.parents["rows_of"], spec.max_measured_tokens)
     check_tokenizer(rows, build.parents["rows_of"], folder.path)
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
-    model = folder.load(torch.bfloat16)
-    before = measure(model, rows, spec, "before")
-    layers = linear_layers(model)
-    say(f"{spec.name}: rounding {len(layers)} linear layers to INT8")
-    write_compressed(model, w8a8(), layers, _int8_layer, build.directory)
-    folder.copy_companions(build.directory)
-    names = tuple(layers)
-    del model, layers
-    gc.collect()
+    before = measure(scored_model.load(folder.path), rows, spec, "before")
+    layers = write_quantized(folder, build.directory)
     # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
     after = measure(scored_model.load(build.directory), rows, spec, "after")
-    sizes = compare_sizes(stored_tensors(folder.path), build.directory, names)
+    sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
     return Outcome(
         "model",
-        _metrics(spec, source, folder, before, after, sizes, len(names)),
+        _metrics(spec, source, folder, before, after, sizes, len(layers)),
         source.manifest.licences,
         f"perplexity {after.perplexity:.4g} (before {before.perplexity:.4g}), {sizes.file_share:.0%} of bf16's size",
     )
+
+
+def write_quantized(folder: ModelFolder, directory: Path) -> tuple[str, ...]:
+    """Writes the model with INT8 weights, and what a server needs beside them; returns the names of the layers."""
+    model = folder.load(torch.bfloat16)
+    layers = linear_layers(model)
+    write_compressed(model, w8a8(), layers, _int8_layer, directory)
+    folder.copy_companions(directory)
+    return tuple(layers)
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:

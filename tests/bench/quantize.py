@@ -1,0 +1,161 @@
+"""Tokens per second of a quantised model beside the same model in bf16: `make bench-quantize`.
+
+Both engines are up at once, each in a process of its own with the same arguments and all cores, and take turns; medians
+of the rounds are compared. Prints a table and, last, one JSON object. With --save, also writes it to results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+BATCHES = (1, 8, 32)
+NEW_TOKENS = 64
+PROMPT_TOKENS = 32
+JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
+RESULTS = Path(__file__).parent / "results"
+
+
+def serve_turns(model: str, turns: Connection) -> None:
+    """In an engine's process: loads the model, then answers each batch size with the seconds that it took."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # Engines write to standard output; the last line there is this program's own.
+    os.dup2(2, 1)
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(model=model, max_model_len=512, max_num_seqs=max(BATCHES), kv_cache_memory_bytes=1 << 29)
+    greedy = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, ignore_eos=True)
+    turns.send("ready")
+    turn = 0
+    while (batch := turns.recv()) is not None:
+        turn += 1
+        # Other tokens each time, so that no prefix is found in the cache.
+        prompts = [
+            {
+                "prompt_token_ids": [
+                    1000 + (turn * 7919 + row * 104729 + place * 31) % 40000 for place in range(PROMPT_TOKENS)
+                ]
+            }
+            for row in range(batch)
+        ]
+        started = time.perf_counter()
+        engine.generate(prompts, greedy, use_tqdm=False)
+        turns.send(time.perf_counter() - started)
+
+
+class Engine:
+    """One engine in its process."""
+
+    def __init__(self, model: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.turns, theirs = context.Pipe()
+        self.process = context.Process(target=serve_turns, args=(str(model), theirs))
+        self.process.start()
+        theirs.close()
+        assert self.turns.recv() == "ready"
+
+    def tokens_per_second(self, batch: int) -> float:
+        self.turns.send(batch)
+        return batch * NEW_TOKENS / float(self.turns.recv())
+
+    def stop(self) -> None:
+        self.turns.send(None)
+        self.process.join()
+
+
+@contextmanager
+def engines(models: dict[str, Path]) -> Iterator[dict[str, Engine]]:
+    started = {name: Engine(model) for name, model in models.items()}
+    try:
+        yield started
+    finally:
+        for engine in started.values():
+            engine.stop()
+
+
+def measure(models: dict[str, Path], rounds: int) -> dict[int, dict[str, list[float]]]:
+    """Tokens per second by batch, model and round."""
+    with engines(models) as running:
+        for engine in running.values():
+            engine.tokens_per_second(max(BATCHES))
+        return {batch: _turns(running, batch, rounds) for batch in BATCHES}
+
+
+def _turns(running: dict[str, Engine], batch: int, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in running}
+    for number in range(rounds):
+        order: Sequence[str] = list(running) if number % 2 == 0 else list(running)[::-1]
+        for name in order:
+            found[name].append(running[name].tokens_per_second(batch))
+    return found
+
+
+def models_in(folder: Path) -> dict[str, Path]:
+    """SmolLM2 as the quickstart imports it, and the same weights in each scheme."""
+    from rayloom.artifacts.store import Store
+    from rayloom.dispatch import load_job, run
+    from rayloom.export.model_folder import ModelFolder
+    from rayloom.export.quantize import write_quantized
+
+    bf16 = run(load_job(JOBS / "import-smollm2.yaml"), Store.beside(JOBS))[0].path
+    write_quantized(ModelFolder.of(bf16), folder / "int8")
+    return {"bf16": bf16, "int8": folder / "int8"}
+
+
+def hardware() -> str:
+    """`amd-epyc-2-cores`: what the numbers hold for."""
+    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = named[0].partition(":")[2].strip() if named else "cpu"
+    words = "".join(letter if letter.isalnum() else " " for letter in model.lower()).split()
+    return "-".join([*words, str(len(os.sched_getaffinity(0))), "cores"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(models_in(Path(folder)), options.rounds)
+    medians = {batch: {name: statistics.median(runs) for name, runs in each.items()} for batch, each in found.items()}
+    for batch, each in medians.items():
+        print(f"batch {batch:3}: " + ", ".join(f"{name} {rate:,.0f} tokens/s" for name, rate in each.items()))
+    largest = medians[max(BATCHES)]
+    result: dict[str, Any] = {
+        "int8_speedup": round(largest["int8"] / largest["bf16"], 3),
+        "tokens_per_second": {
+            f"{name}_batch_{b}": round(r, 1) for b, each in medians.items() for name, r in each.items()
+        },
+        "rounds": options.rounds,
+        "new_tokens": NEW_TOKENS,
+        "hardware": hardware(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"quantize-{result['hardware']}-{result['date']}.json").write_text(
+            json.dumps(result, indent=2) + "\n"
+        )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
