@@ -205,6 +205,19 @@ COMMANDS: tuple[Command, ...] = (
         (_artifact, _argument("--output", type=Path, metavar="FILE", help="default: NAME-VERSION.html in this folder")),
     ),
     Command(
+        "chat",
+        "talk to a served model",
+        "rayloom.commands.chat:chat",
+        (
+            _argument("url", metavar="URL", help="http://HOST:PORT of the endpoint"),
+            _argument("--model", metavar="NAME", help="default: the first that the endpoint lists"),
+            _argument("--system", metavar="TEXT", help="the system message"),
+            _argument("--max-new-tokens", type=_positive, metavar="N", help="of each answer"),
+            _argument("--temperature", type=float, metavar="T", help="0 gives the same answer each time"),
+            _argument("--save", type=Path, metavar="FILE", help="keep the conversation there as JSON"),
+        ),
+    ),
+    Command(
         "doctor",
         "what works on this machine, and what to do about the rest",
         "rayloom.commands.doctor:doctor",

@@ -1,0 +1,146 @@
+"""`rayloom chat URL`: talks to an OpenAI-compatible endpoint, on a terminal or from a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
+
+from rayloom.commands.conversation import HELP, Conversation
+from rayloom.errors import InputError, RayloomError, ResourceError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
+
+KEY_VARIABLE = "RAYLOOM_API_KEY"
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Lines of standard input are what the person says; answers appear on standard output as they come."""
+    client = _client(options.url)
+    models = _models(client, options.url)
+    model = options.model or models[0]
+    if model not in models:
+        raise InputError(f"There is no model {model} at this address", where=options.url, fix=_known(models))
+    conversation = Conversation(model, models, system=options.system)
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        _show(f"{options.url}: {', '.join(models)}; talking to {model}. {HELP}\n")
+    try:
+        _talk(conversation, client, options, is_terminal)
+    finally:
+        if options.save is not None and conversation.messages:
+            conversation.save(options.save)
+    return 0
+
+
+def _talk(conversation: Conversation, client: OpenAI, options: argparse.Namespace, is_terminal: bool) -> None:
+    for line in _lines(is_terminal):
+        turn = conversation.take(line)
+        if turn.is_end:
+            return
+        if turn.note:
+            _show(turn.note + "\n")
+        if turn.is_question:
+            try:
+                _answer(conversation, client, options)
+            except RayloomError as error:
+                conversation.take_back()
+                if not is_terminal:
+                    raise
+                _show(f"error: {error}\n")
+
+
+def _lines(is_terminal: bool) -> Iterator[str]:
+    if is_terminal:
+        import readline  # noqa: F401 (gives `input` its arrow keys and history)
+    while True:
+        try:
+            line = input("> ") if is_terminal else sys.stdin.readline()
+        except (EOFError, KeyboardInterrupt):
+            _show("\n")
+            return
+        if not is_terminal and not line:
+            return
+        yield line.rstrip("\n")
+
+
+def _answer(conversation: Conversation, client: OpenAI, options: argparse.Namespace) -> None:
+    """Prints the answer while it comes. Ctrl-C ends it; what was said until then stays."""
+    said: list[str] = []
+    try:
+        with closing(_pieces(client, conversation, options)) as pieces:
+            for piece in pieces:
+                said.append(piece)
+                _show(piece)
+    except KeyboardInterrupt:
+        said.append(" …")
+    _show("\n")
+    conversation.answered("".join(said))
+
+
+def _pieces(client: OpenAI, conversation: Conversation, options: argparse.Namespace) -> Generator[str, None, None]:
+    import openai
+
+    try:
+        stream = client.chat.completions.create(
+            model=conversation.model,
+            messages=cast("list[ChatCompletionMessageParam]", conversation.messages),
+            stream=True,
+            max_tokens=openai.omit if options.max_new_tokens is None else options.max_new_tokens,
+            temperature=openai.omit if options.temperature is None else options.temperature,
+        )
+        with stream:
+            for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    yield chunk.choices[0].delta.content
+    except openai.APIConnectionError as error:
+        raise _no_answer(options.url, error) from None
+    except openai.APIError as error:
+        raise RayloomError(f"The endpoint refused: {error.message}", where=options.url) from None
+
+
+def _client(url: str) -> OpenAI:
+    import openai
+
+    if not url.startswith(("http://", "https://")):
+        raise InputError("This is no address of an endpoint", where=url, fix="Give http://HOST:PORT.")
+    base = url.rstrip("/").removesuffix("/v1")
+    return openai.OpenAI(base_url=f"{base}/v1", api_key=os.environ.get(KEY_VARIABLE, "none"), max_retries=0)
+
+
+def _models(client: OpenAI, url: str) -> list[str]:
+    import openai
+
+    try:
+        models = [model.id for model in client.models.list().data]
+    except openai.APIConnectionError as error:
+        raise _no_answer(url, error) from None
+    except openai.AuthenticationError:
+        fix = f"Put a key that `rayloom keys create` printed into {KEY_VARIABLE}."
+        raise InputError("The endpoint asks for an API key", where=url, fix=fix) from None
+    except (openai.APIError, AttributeError, TypeError, ValueError) as error:
+        what = f"What answers there is no OpenAI-compatible endpoint ({error})"
+        raise ResourceError(what, where=url, fix="Check the address.") from None
+    if not models:
+        raise ResourceError("The endpoint serves no model", where=url, fix="Look at the service's job file.")
+    return models
+
+
+def _no_answer(url: str, error: Exception) -> ResourceError:
+    reason = error.__cause__ or error
+    fix = "Start a service with `rayloom run` on a serve job, or check the address."
+    return ResourceError(f"Nothing answers ({reason})", where=url, fix=fix)
+
+
+def _known(models: list[str]) -> str:
+    return f"There are: {', '.join(models)}."
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,129 @@
+"""What a replica needs and what fits into it, from the model's files and the spec alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import InputError
+from rayloom.specs.serve import Engine
+
+CPU_BLOCK_TOKENS = 128
+GPU_BLOCK_TOKENS = 16
+"""vLLM hands out the cache in blocks of so many tokens."""
+PROCESSES_BYTES = 1_600_000_000
+"""Memory of a replica's two processes beside weights and cache: measured with vLLM 0.32 on a CPU."""
+_BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What `config.json` and the weights' sizes say about a model."""
+
+    architecture: str
+    max_positions_tokens: int | None
+    kv_bytes_per_token: int | None
+    """None where the attention is not one key and one value per head and layer."""
+    weights_bytes: int
+    quantization: str | None
+    has_chat_template: bool
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """Raises InputError where the folder is not a model."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = str(config["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        fix = "Serve an artifact that holds a model: `rayloom artifacts list` shows them."
+        raise InputError(
+            f"There is no readable config.json of a model here: {error}", where=str(folder), fix=fix
+        ) from None
+    weights_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    text: dict[str, Any] = config.get("text_config") or config
+    return ModelShape(
+        architecture,
+        text.get("max_position_embeddings"),
+        _kv_bytes_per_token(text),
+        weights_bytes,
+        (config.get("quantization_config") or {}).get("quant_method"),
+        _has_chat_template(folder),
+    )
+
+
+def _kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    latent_or_recurrent = {"kv_lora_rank", "layers_block_type", "ssm_cfg", "linear_num_key_heads"} & set(config)
+    if not isinstance(layers, int) or not isinstance(heads, int) or latent_or_recurrent:
+        return None
+    key_value_heads = config.get("num_key_value_heads") or heads
+    head_size = config.get("head_dim") or config["hidden_size"] // heads
+    precision = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    # vLLM computes a float32 model in 16 bits unless told otherwise.
+    value_bytes = min(2, _BYTES_PER_VALUE.get(precision, 2))
+    return int(2 * layers * key_value_heads * head_size * value_bytes)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").exists():
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(settings.get("chat_template"))
+
+
+@dataclass(frozen=True)
+class CacheRoom:
+    """What the key-value cache of one replica holds."""
+
+    tokens: int
+    full_length_requests: float
+
+
+def cache_room(shape: ModelShape, engine: Engine) -> CacheRoom | None:
+    """Tokens in whole blocks, as vLLM counts them; None where the model's cache layout is not known here."""
+    if shape.kv_bytes_per_token is None:
+        return None
+    block_tokens = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
+    blocks = engine.kv_cache.size_bytes * max(1, engine.gpus_per_replica) // (shape.kv_bytes_per_token * block_tokens)
+    tokens = blocks * block_tokens
+    return CacheRoom(tokens, tokens / engine.max_model_length_tokens)
+
+
+def replica_bytes(shape: ModelShape, engine: Engine) -> int:
+    """Memory of the machine that one replica takes: on a CPU all of it, with GPUs the processes only."""
+    if engine.gpus_per_replica:
+        return PROCESSES_BYTES
+    return PROCESSES_BYTES + shape.weights_bytes + engine.kv_cache.size_bytes
+
+
+def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num_cores: int) -> int:
+    """How many replicas one machine has memory and cores for."""
+    return min(available_bytes // each_bytes, num_cores // each_cpus)
+
+
+def problems(shape: ModelShape, engine: Engine, known_architectures: frozenset[str]) -> list[str]:
+    """What would keep vLLM from serving this model so, each a sentence with what to do."""
+    found = []
+    positions, wanted = shape.max_positions_tokens, engine.max_model_length_tokens
+    if positions is not None and wanted > positions:
+        found.append(
+            f"engine.max_model_length_tokens is {wanted}, but the model knows {positions} positions: use at most those"
+        )
+    if known_architectures and shape.architecture not in known_architectures:
+        found.append(f"vLLM does not know the architecture {shape.architecture}: serve a model of one that it knows")
+    if shape.quantization == "bitsandbytes":
+        found.append("this vLLM has no loader for bitsandbytes weights: quantise the 16-bit model to int8 instead")
+    room = cache_room(shape, engine)
+    if room is not None and room.full_length_requests < 1:
+        needed = (shape.kv_bytes_per_token or 0) * wanted
+        found.append(
+            f"engine.kv_cache.size_bytes holds {room.tokens} tokens, less than one request of {wanted}: "
+            f"give it at least {needed} bytes, or lower engine.max_model_length_tokens"
+        )
+    return found

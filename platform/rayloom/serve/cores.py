@@ -1,0 +1,98 @@
+"""Cores for engines: each replica on a machine holds its own, and a replica's death gives them back.
+
+A core is held by locking a file named after it. The kernel drops the lock when its holder dies, so nothing has to be
+cleaned up, and replicas of unrelated services on one machine keep apart too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+CPU_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
+SIBLINGS_FILE = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Cores held by this process for as long as it lives, or until `release`."""
+
+    cores: tuple[int, ...]
+    locks: tuple[IO[str], ...]
+
+    def release(self) -> None:
+        for lock in self.locks:
+            lock.close()
+
+    @contextmanager
+    def inherited(self) -> Iterator[None]:
+        """Processes that this thread starts inside run on these cores only; the thread itself does so meanwhile."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.cores)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def lease(num_cores: int, candidates: Iterable[int], directory: Path | None = None) -> Lease | None:
+    """The first `num_cores` of the candidates that no other replica holds, or None where fewer are free."""
+    folder = directory or Path(tempfile.gettempdir()) / f"rayloom-cores-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    taken: dict[int, IO[str]] = {}
+    for core in candidates:
+        if len(taken) == num_cores:
+            break
+        lock = (folder / f"core-{core}").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            taken[core] = lock
+    held = Lease(tuple(taken), tuple(taken.values()))
+    if len(taken) == num_cores:
+        return held
+    held.release()
+    return None
+
+
+def bindable_cores() -> tuple[int, ...]:
+    """The cores that this process may bind to, best first; none inside a container with a share of the machine's time.
+
+    Such a container sees every core, and so does its neighbour: both would choose the same.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    limit = cpu_limit(CPU_LIMIT_FILE.read_text()) if CPU_LIMIT_FILE.exists() else None
+    return () if limit is not None and limit < len(allowed) else physical_first(allowed, _siblings)
+
+
+def cpu_limit(text: str) -> float | None:
+    """CPUs that a control group may use at once, of its `cpu.max` (`QUOTA PERIOD` or `max PERIOD`)."""
+    quota, period = text.split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def physical_first(cores: Iterable[int], siblings: Callable[[int], str]) -> tuple[int, ...]:
+    """One hardware thread of each physical core, then the second ones: two of one core share its arithmetic."""
+    return tuple(sorted(cores, key=lambda core: (_place_among(core, siblings(core)), core)))
+
+
+def _place_among(core: int, siblings: str) -> int:
+    """0 for the first hardware thread of its physical core. `siblings` is such as `3,11` or `6-7`."""
+    threads: list[int] = []
+    for part in siblings.split(","):
+        first, _, last = part.partition("-")
+        threads += range(int(first), int(last or first) + 1)
+    return threads.index(core)
+
+
+def _siblings(core: int) -> str:
+    file = Path(SIBLINGS_FILE.format(core=core))
+    return file.read_text().strip() if file.exists() else str(core)

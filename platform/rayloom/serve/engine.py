@@ -1,0 +1,62 @@
+"""One replica's engine as plain values: what it loads, the arguments vLLM gets, and the environment it runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.specs.serve import Engine, ServedModel
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """All that a replica needs to start on whichever node Ray puts it."""
+
+    served: ServedModel
+    store_uri: str
+    artifact_name: str
+    artifact_version: str
+
+
+def settings(served: ServedModel, artifact: Artifact, store: Store) -> EngineSettings:
+    return EngineSettings(served, store.uri, artifact.manifest.name, artifact.manifest.version)
+
+
+def engine_arguments(engine: Engine) -> dict[str, Any]:
+    """vLLM's engine arguments, apart from the model's path and name."""
+    arguments: dict[str, Any] = {
+        "max_model_len": engine.max_model_length_tokens,
+        "max_num_seqs": engine.max_sequences,
+        "kv_cache_memory_bytes": engine.kv_cache.size_bytes,
+        "enable_prefix_caching": engine.kv_cache.prefix_caching,
+        "enforce_eager": not engine.compiled,
+        "trust_remote_code": False,
+    }
+    if engine.gpus_per_replica > 1:
+        arguments["tensor_parallel_size"] = engine.gpus_per_replica
+    return arguments
+
+
+def environment(engine: Engine) -> dict[str, str]:
+    """Variables for the replica and its engine's processes, to be set before vLLM is imported."""
+    variables = {
+        # The model is on this disk; nothing about it, or about this run, is asked or told over the network.
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    if engine.gpus_per_replica:
+        return variables
+    return variables | {
+        # One process schedules and computes. vLLM's default on a CPU is two, of which the first turns round and round
+        # on a core while the second computes; it costs that core, 0.8 GB and seven seconds of start-up. vLLM's own
+        # switch for it stands here; the executor is chosen in `replica`.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # Threads stay on the replica's cores by inheritance (see `cores`). vLLM's own binding gives every replica of a
+        # node the same cores and keeps one of them free.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(engine.cpus_per_replica),
+        # vLLM 0.32 cannot read back what it stores by this on a CPU, and compiles again each time.
+        "VLLM_USE_AOT_COMPILE": "0",
+    }

@@ -1,0 +1,76 @@
+"""What a service would hold and take, from the model's files and this machine, without starting anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import RayloomError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.serve.capacity import ModelShape, cache_room, problems, read_shape, replica_bytes, replicas_that_fit
+from rayloom.serve.machine import available_bytes, check_port
+from rayloom.serve.vllm_models import served_architectures
+from rayloom.specs.serve import ServedModel, ServeSpec
+
+
+def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """For each model: its size, what its cache holds, what a replica takes, and how many of them fit here."""
+    sheet = PlanSheet()
+    sheet.add("address", f"http://{spec.host}:{spec.port}")
+    try:
+        check_port(spec.host, spec.port)
+    except RayloomError as error:
+        sheet.warnings.append(str(error))
+    for index, served in enumerate(spec.models):
+        artifact = parents.get(f"models.{index}.model")
+        if artifact is None:
+            continue
+        sheet.add(served.name, artifact.id)
+        try:
+            _add_model(sheet, served, read_shape(artifact.path))
+        except RayloomError as error:
+            sheet.problems.append(str(error))
+    return sheet
+
+
+def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:
+    engine = served.engine
+    sheet.add("  weights", f"{shape.weights_bytes / 1e6:,.0f} MB of {shape.architecture}")
+    room = cache_room(shape, engine)
+    cache = f"{engine.kv_cache.size_bytes / 1e6:,.0f} MB per replica"
+    if room is not None:
+        cache += (
+            f": {room.tokens:,} tokens of {shape.kv_bytes_per_token:,} bytes, "
+            f"{room.full_length_requests:.1f} requests of the full {engine.max_model_length_tokens:,} tokens"
+        )
+    sheet.add("  key-value cache", cache)
+    _add_replicas(sheet, served, shape)
+    sheet.problems += [f"{served.name}: {problem}" for problem in problems(shape, engine, served_architectures())]
+    if not shape.has_chat_template:
+        sheet.warnings.append(
+            f"{served.name} has no chat template: /v1/chat/completions refuses, /v1/completions works"
+        )
+
+
+def _add_replicas(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:
+    scaling, engine = served.autoscaling, served.engine
+    each = replica_bytes(shape, engine)
+    takes = f"{engine.cpus_per_replica} cores and about {each / 1e9:.1f} GB"
+    if engine.gpus_per_replica:
+        takes += f", {engine.gpus_per_replica} GPUs"
+    sheet.add("  a replica takes", takes)
+    growth = (
+        f"{scaling.min_replicas} to {scaling.max_replicas}, aiming at {scaling.target_ongoing_requests:g} requests each"
+    )
+    sheet.add("  replicas", growth)
+    if "RAY_ADDRESS" in os.environ:
+        return
+    num_cores = len(os.sched_getaffinity(0))
+    fit = replicas_that_fit(each, engine.cpus_per_replica, available_bytes(), num_cores)
+    sheet.add("  fit on this machine", f"{fit} ({available_bytes() / 1e9:.1f} GB free, {num_cores} cores)")
+    if fit < scaling.max_replicas:
+        sheet.problems.append(
+            f"{served.name} may grow to {scaling.max_replicas} replicas, and {fit} fit on this machine"
+        )

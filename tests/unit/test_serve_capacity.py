@@ -1,0 +1,125 @@
+"""What fits into a replica, beside numbers that vLLM printed and cases worked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayloom.errors import InputError
+from rayloom.serve.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
+from rayloom.serve.vllm_models import architectures_in, served_architectures
+from rayloom.specs.serve import Engine, KvCache
+
+SMOLLM2: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_size": 576,
+    "max_position_embeddings": 8192,
+    "dtype": "bfloat16",
+}
+KNOWN = frozenset({"LlamaForCausalLM"})
+
+
+def model(folder: Path, weights_bytes: int = 1000, **changes: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(SMOLLM2 | changes))
+    (folder / "model.safetensors").write_bytes(b"\0" * weights_bytes)
+    return folder
+
+
+def engine(size_bytes: int = 1 << 30, **changes: Any) -> Engine:
+    return Engine(kv_cache=KvCache(size_bytes=size_bytes), **changes)
+
+
+def test_the_cache_holds_as_many_tokens_as_vllm_says(tmp_path: Path) -> None:
+    # vLLM 0.32 on this model: "CPU KV cache size: 46,592 tokens, Maximum concurrency for 2,048 tokens: 22.75x"
+    room = cache_room(read_shape(model(tmp_path)), engine())
+    assert room is not None
+    assert room.tokens == 46_592
+    assert room.full_length_requests == 22.75
+
+
+def test_heads_of_their_own_size_and_full_precision_are_counted(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, num_key_value_heads=None, head_dim=128, dtype="float32"))
+    # Key and value, 30 layers, 9 heads, 128 values, computed in 16 bits although the file holds 32.
+    assert shape.kv_bytes_per_token == 2 * 30 * 9 * 128 * 2
+
+
+def test_the_text_part_of_a_model_with_pictures_counts(tmp_path: Path) -> None:
+    text = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["X"], "text_config": text}))
+    assert read_shape(tmp_path).kv_bytes_per_token == 23_040
+
+
+def test_other_cache_layouts_are_not_guessed(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, kv_lora_rank=512))
+    assert shape.kv_bytes_per_token is None
+    assert cache_room(shape, engine()) is None
+
+
+def test_a_replica_takes_weights_cache_and_processes(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, weights_bytes=5000))
+    with_more = read_shape(model(tmp_path, weights_bytes=6000))
+    assert replica_bytes(with_more, engine()) - replica_bytes(shape, engine()) == 1000
+    assert replica_bytes(shape, engine(2 << 30)) - replica_bytes(shape, engine(1 << 30)) == 1 << 30
+    assert replica_bytes(shape, engine(2 << 30, gpus_per_replica=1)) == replica_bytes(shape, engine(gpus_per_replica=1))
+
+
+@pytest.mark.parametrize(
+    ("available", "cores", "fit"),
+    [(10, 8, 3), (10, 2, 1), (2, 8, 0), (12, 8, 4)],
+    ids=["memory", "cores", "none", "all"],
+)
+def test_replicas_fit_by_memory_and_cores(available: int, cores: int, fit: int) -> None:
+    assert replicas_that_fit(3, 2, available, cores) == fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "said"),
+    [
+        ({}, {"max_model_length_tokens": 9000}, "8192 positions"),
+        ({"architectures": ["MyOwnModel"]}, {}, "does not know the architecture MyOwnModel"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, {}, "no loader for bitsandbytes"),
+        ({}, {"size_bytes": 23_040 * 1024}, f"at least {23_040 * 2048} bytes"),
+    ],
+    ids=["too long", "unknown architecture", "bitsandbytes", "cache too small"],
+)
+def test_what_vllm_would_refuse_is_said_with_what_to_do(
+    tmp_path: Path, changes: dict[str, Any], wanted: dict[str, Any], said: str
+) -> None:
+    found = problems(read_shape(model(tmp_path, **changes)), engine(**wanted), KNOWN)
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_a_model_that_fits_has_no_problems(tmp_path: Path) -> None:
+    assert problems(read_shape(model(tmp_path)), engine(), KNOWN) == []
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"hidden_size": 3}'], ids=["missing", "not JSON", "no architecture"])
+def test_a_folder_that_is_no_model_is_an_input_error(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_shape(tmp_path)
+
+
+def test_a_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
+    assert not read_shape(model(tmp_path)).has_chat_template
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert read_shape(tmp_path).has_chat_template
+
+
+def test_architectures_are_the_keys_of_the_registrys_tables() -> None:
+    source = '_TEXT_MODELS = {"A": ("a", "A")}\n_PREVIOUSLY_SUPPORTED_MODELS = {"Old": "0.1"}\nother = {"B": 1}\n'
+    assert architectures_in(source) == {"A"}
+
+
+def test_the_installed_vllm_serves_what_it_is_known_for() -> None:
+    served = served_architectures()
+    assert {"LlamaForCausalLM", "Qwen3ForCausalLM"} <= served
+    assert "T5ForConditionalGeneration" not in served
