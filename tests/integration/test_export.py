@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.export import merge, quantize
-from rayloom.score import scored_model
+from rayloom.models import loading
 from rayloom.score.agreement import greedy_answers
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.base import references
@@ -127,13 +127,13 @@ def test_vllm_serves_int8_with_the_perplexity_that_was_measured(
     int8: Artifact, merged: Artifact, tuned: Artifact, tmp_path: Path
 ) -> None:
     rows = FirstRows(tuned)
-    measured = heldout_loss(scored_model.load(int8.path), rows, 2)
-    before = heldout_loss(scored_model.load(merged.path), rows, 2)
+    measured = heldout_loss(loading.load(int8.path), rows, 2)
+    before = heldout_loss(loading.load(merged.path), rows, 2)
     served, answers = asked_of_vllm(int8, tuned, tmp_path)
     assert served.num_tokens == measured.num_tokens > 400
     # Quantised activations are most of the loss: a measurement without them would be off by more than this.
     assert abs(served.mean_nats - measured.mean_nats) < 0.3 * (measured.mean_nats - before.mean_nats)
-    ours = answers_of(scored_model.load(int8.path), int8.path)
+    ours = answers_of(loading.load(int8.path), int8.path)
     assert all(begins_alike(*pair, 4) for pair in zip(answers, ours, strict=True))
 
 

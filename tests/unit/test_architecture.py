@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "specs"), 0),
-    **dict.fromkeys(("artifacts", "text", "score", "observe"), 1),
+    **dict.fromkeys(("artifacts", "text", "models", "score", "observe"), 1),
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 2),
     **dict.fromkeys(("tune", "pipeline", "submit"), 3),
     **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 4),

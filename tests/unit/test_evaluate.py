@@ -20,8 +20,8 @@ from rayloom.evaluate.plan import plan
 from rayloom.evaluate.report import sections
 from rayloom.evaluate.run import run
 from rayloom.kinds import SPECS
+from rayloom.models import loading
 from rayloom.observe.report_page import page
-from rayloom.score import scored_model
 from rayloom.score.batches import causal_batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.base import JobSpec
@@ -202,7 +202,7 @@ def test_a_loss_that_rose_is_broken(store: Store, tuned: Artifact, base: Artifac
 def test_rows_of_another_tokenizer_or_of_no_training_are_refused_before_a_model_is_loaded(
     store: Store, tuned: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scored_model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))
     foreign = published(store, train_spec("foreign"), lambda out: write_shards(out / "heldout", headers()))
     with pytest.raises(InputError, match="made with another tokenizer than that of tuned@"):
         evaluated(store, tuned, base, LOSS_CHECK, **{"checks.0.rows_of": foreign})
@@ -213,7 +213,7 @@ def test_rows_of_another_tokenizer_or_of_no_training_are_refused_before_a_model_
 def test_a_plan_names_models_rows_and_problems_without_loading_weights(
     tuned: Artifact, base: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scored_model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))
     spec = EvaluateSpec.model_validate(
         {"kind": "evaluate", "name": "e", "model": "artifact:tuned", "checks": [LOSS_CHECK, NAME_CHECK]}
     )

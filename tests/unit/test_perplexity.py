@@ -18,9 +18,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.errors import InputError
-from rayloom.score.int8_linear import Int8Linear
+from rayloom.models.int8_linear import Int8Linear
+from rayloom.models.loading import load
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.score.scored_model import load
 
 VOCABULARY = 64
 CONFIG = LlamaConfig(

@@ -11,7 +11,7 @@ from torch import nn
 
 from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.score import scored_model
+from rayloom.models import loading
 from rayloom.text.render import Renderer
 
 
@@ -41,7 +41,7 @@ class Subject:
 
     @functools.cached_property
     def model(self) -> nn.Module:
-        return scored_model.load(self.base, self.adapter)
+        return loading.load(self.base, self.adapter)
 
     @functools.cached_property
     def renderer(self) -> Renderer:

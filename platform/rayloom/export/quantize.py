@@ -17,8 +17,8 @@ from rayloom.export.heldout import SomeRows, check_tokenizer, heldout_rows
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.rounding import round_channels
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
+from rayloom.models import loading
 from rayloom.observe.progress import progress
-from rayloom.score import scored_model
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.export import QuantizeSpec
 
@@ -30,10 +30,10 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     rows = heldout_rows(build.parents["rows_of"], spec.max_measured_tokens)
     check_tokenizer(rows, build.parents["rows_of"], folder.path)
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
-    before = measure(scored_model.load(folder.path), rows, spec, "before")
+    before = measure(loading.load(folder.path), rows, spec, "before")
     layers = write_quantized(folder, build.directory)
     # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
-    after = measure(scored_model.load(build.directory), rows, spec, "after")
+    after = measure(loading.load(build.directory), rows, spec, "after")
     sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
     return Outcome(

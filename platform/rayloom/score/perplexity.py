@@ -1,6 +1,6 @@
 """The loss of a causal model on packed rows: a sum of nats and a number of tokens, so that parts can be added.
 
-Works on whatever `scored_model.load` gives: a model, a model with an adapter, a model with INT8 weights.
+Works on whatever `models.loading.load` gives: a model, a model with an adapter, a model with INT8 weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models loaded for measuring, in the arithmetic in which they are served."""
+"""Models loaded for inference, in the arithmetic in which they are served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rayloom.errors import InputError
-from rayloom.score.int8_linear import use_int8_arithmetic
+from rayloom.models.int8_linear import use_int8_arithmetic
 
 
 def load(model: Path, adapter: Path | None = None) -> nn.Module:
