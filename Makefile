@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize lock-cpu lock-gpu print-torch-index clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean lock-cpu lock-gpu print-torch-index clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,15 @@ lint: setup
 bench-quantize: setup
 	$(BIN)/python tests/bench/quantize.py $(if $(SAVE),--save)
 
+# The data engine beside datatrove, which gets an environment of its own; SAVE=1 keeps the result.
+PEER := .venv-datatrove
+$(PEER)/bin/python:
+	$(PYTHON) -m venv $(PEER)
+	$@ -m pip install --quiet "datatrove[io,processing]==0.10.1" spacy aiohttp requests
+
+bench-clean: setup $(PEER)/bin/python
+	$(BIN)/python tests/bench/clean.py --peer $(PEER)/bin/python $(if $(SAVE),--save)
+
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup
 	$(BIN)/python cluster/lock.py $*
@@ -65,4 +74,4 @@ print-torch-index:
 	@echo $(TORCH_CPU_INDEX)
 
 clean:
-	rm -rf $(VENV) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
