@@ -108,10 +108,10 @@ def prepared(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], 
     heldout = {name: TokenShards(folder, spec.sequence_length_tokens) for name, folder in job.heldout.items()}
     checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
     newest = checkpoints.newest_sound()
-    log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
     model = build_model(spec, job.base, job.tokenizer)
     model.train()
     engine = engine_for(spec, model, group)
+    log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
     run = Run(job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop)
     if newest is not None:
         go_to(run, newest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +67,8 @@ class ZeroEngine:
 
     def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
         _quieten()
+        # Launchers set it; where there is none, DeepSpeed asks for it all the same.
+        os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
         self.model, self.group = model, group
         groups = parameter_groups(model.model, spec.optimizer)
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)

@@ -1,0 +1,99 @@
+"""Every engine on two workers against one worker: the same losses, resumed exactly, on more and fewer workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rayloom.train.log import read_log
+from workers_for_tests import Training, run_alone, run_on_workers
+
+from training_jobs_for_tests import small_job
+
+NUM_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage of ZeRO with a precision and an optimiser."""
+
+    stage: int
+    precision: str
+    optimizer: str = "adamw"
+
+    @property
+    def name(self) -> str:
+        return f"zero{self.stage}-{self.precision}-{self.optimizer}"
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-3 if self.precision == "fp32" else 1e-2
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return {
+            "sharding": {"zero_stage": self.stage},
+            "precision": self.precision,
+            "optimizer": {"type": self.optimizer},
+            "checkpoints": {"every_steps": 2},
+            "num_steps": NUM_STEPS,
+            # Six rows a step in micro-batches of two: they do not come out even on two workers.
+            "global_batch_tokens": 6 * 16,
+            "workers": {"num_workers": 1},
+        }
+
+
+CORE = [Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case(2, "bf16", "muon")]
+REST = [Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"), Case(0, "bf16", "muon")]
+
+Losses = Callable[[Case, str], list[float]]
+
+
+def losses(folder: Path) -> list[float]:
+    events = list(read_log(folder / "work" / "metrics.jsonl"))
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, NUM_STEPS + 1))
+    return [event["loss"] for event in events if event["event"] in ("step", "heldout")]
+
+
+@pytest.fixture(scope="module", params=[CORE, pytest.param(REST, marks=pytest.mark.full)], ids=["core", "rest"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], Losses]:
+    """The cases, and their losses by what happened to the run: whole, killed and resumed, on 1 → 2 → 1 workers, alone."""
+    cases: list[Case] = request.param
+    root = tmp_path_factory.mktemp("engines")
+    for fate in ("whole", "killed", "elastic", "alone"):
+        for case in cases:
+            (root / f"{case.name}-{fate}").mkdir()
+            small_job(root / f"{case.name}-{fate}")
+
+    def each(fate: str, dies_at_step: int | None = None) -> list[Training]:
+        return [Training(root / f"{case.name}-{fate}", case.changes, dies_at_step) for case in cases]
+
+    run_alone([*each("elastic", 3), *each("alone")])
+    run_on_workers(2, [*each("whole"), *each("killed", 5), *each("killed"), *each("elastic", 3)])
+    run_alone(each("elastic"))
+    return cases, lambda case, fate: losses(root / f"{case.name}-{fate}")
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(trained: tuple[list[Case], Losses]) -> None:
+    cases, losses_of = trained
+    for case in cases:
+        assert losses_of(case, "killed") == losses_of(case, "whole"), case.name
+
+
+def test_the_number_of_workers_does_not_change_the_losses(trained: tuple[list[Case], Losses]) -> None:
+    cases, losses_of = trained
+    for case in cases:
+        whole = pytest.approx(losses_of(case, "whole"), abs=case.tolerance)
+        assert losses_of(case, "alone") == whole, case.name
+        assert losses_of(case, "elastic") == whole, case.name
+
+
+def test_sharding_does_not_change_the_losses(trained: tuple[list[Case], Losses]) -> None:
+    cases, losses_of = trained
+    alike = [case for case in cases if (case.precision, case.optimizer) == (cases[0].precision, "adamw")]
+    assert len(alike) >= 3
+    for case in alike[1:]:
+        assert losses_of(case, "whole") == pytest.approx(losses_of(alike[0], "whole"), abs=case.tolerance), case.name

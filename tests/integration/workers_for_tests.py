@@ -1,0 +1,88 @@
+"""Runs small training jobs on gloo processes of their own, one job after the other in the same processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+
+@dataclass
+class Training:
+    """One call of the loop: where, with which changes to the small spec, and at which step it dies."""
+
+    folder: Path
+    changes: dict[str, Any] = field(default_factory=dict)
+    dies_at_step: int | None = None
+
+
+class DeadError(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+def run_on_workers(num_workers: int, trainings: Sequence[Training]) -> None:
+    """Raises where a worker fails in another way than by dying as it should."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_work, args=(num_workers, port, list(trainings)), nprocs=num_workers)
+
+
+def run_alone(trainings: Sequence[Training]) -> None:
+    """In this process, as its only worker."""
+    for training in trainings:
+        with _dying(training):
+            _train(training)
+
+
+def _work(rank: int, num_workers: int, port: int, trainings: list[Training]) -> None:
+    import torch
+    from torch import distributed as dist
+
+    torch.set_num_threads(1)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_workers}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    dist.init_process_group("gloo")
+    for training in trainings:
+        with _dying(training):
+            _train(training)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _dying(training: Training) -> Iterator[None]:
+    try:
+        yield
+    except DeadError:
+        return
+    if training.dies_at_step is not None:
+        raise AssertionError(f"{training.folder.name} outlived step {training.dies_at_step}")
+
+
+def _train(training: Training) -> None:
+    import torch
+    from rayloom.train.group import current_group
+    from rayloom.train.loop import train
+    from training_jobs_for_tests import small_job
+
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        if training.dies_at_step is not None and asked > training.dies_at_step:
+            raise DeadError
+        return False
+
+    job = small_job(training.folder, **training.changes)
+    train(job, current_group(torch.device("cpu")), lambda event: None, should_stop)
