@@ -66,6 +66,7 @@ def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], tokens: Counte
         "duplicates": found,
         "sources": sources,
         "domains": {domain: dict(numbers) for domain, numbers in domains.items()},
+        "masked": by_part(tally.masked, 1),
         "languages": by_part(tally.languages, 1),
         "lengths": dict(sorted(tally.lengths.items())),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rayloom.data import c4, characters, fineweb, gopher, repetition
+from rayloom.data import c4, characters, fineweb, gopher, repetition, sensitive
 from rayloom.data import language as language_of
 from rayloom.data.folded import Folded
 from rayloom.data.normalise import normaliser
@@ -25,6 +26,8 @@ class Kept:
     """It is a piece of a longer document, or the beginning of one."""
     language: str = ""
     """ISO 639 code; empty where nobody asked."""
+    masked: Counter[str] = field(default_factory=Counter)
+    """How often each kind of personal data was masked."""
 
 
 Judgement = Kept | Drop
@@ -57,15 +60,19 @@ def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
     language: str | Drop = language_of.judge(text, rules.language) if rules.language else ""
     if isinstance(language, Drop):
         return language
+    cleaned = sensitive.judge(text, rules.sensitive) if rules.sensitive else (text, Counter[str]())
+    if isinstance(cleaned, Drop):
+        return cleaned
+    view, masked = view if cleaned[0] == text else TextView(cleaned[0]), cleaned[1]
     if rules.c4:
-        left = c4.judge(text, rules.c4)
+        left = c4.judge(view.text, rules.c4)
         if isinstance(left, Drop):
             return left
-        view = view if left == text else TextView(left)
+        view = view if left == view.text else TextView(left)
     folded = Folded(view.text, view.is_unspaced)
     drop: Drop | None = (
         (gopher.judge(view, rules.gopher) if rules.gopher else None)
         or (repetition.judge(view, folded, rules.repetition) if rules.repetition else None)
         or (fineweb.judge(view, rules.fineweb) if rules.fineweb else None)
     )
-    return drop or Kept(view.text, folded, shortened, language)
+    return drop or Kept(view.text, folded, shortened, language, masked)

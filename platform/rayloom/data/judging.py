@@ -110,6 +110,7 @@ class _Result:
                 self.tally.kept[name] += 1
                 self.tally.shortened[name] += judgement.was_shortened
                 self.tally.characters[name] += len(judgement.text)
+                self.tally.masked.update({f"{name}/{kind}": count for kind, count in judgement.masked.items()})
                 if judgement.language:
                     self.tally.languages[f"{name}/{judgement.language}"] += 1
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1

@@ -34,7 +34,7 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
     sheet.add("scratch space at most", f"{int(total * MAX_SCRATCH_RATIO):,} bytes (gone when the job is done)")
     for domain in sorted({source.domain for source in spec.sources}):
         rules = spec.rules_of(domain)
-        families = ("length", "characters", "language", "c4", "gopher", "repetition", "fineweb")
+        families = ("length", "characters", "language", "sensitive", "c4", "gopher", "repetition", "fineweb")
         sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
     sheet.add("duplicates", _duplicates(spec.deduplication))
     tokenizer = spec.output.tokenizer

@@ -22,6 +22,8 @@ class Tally:
     """Pieces and truncated documents among the kept, by source."""
     characters: Counter[str] = field(default_factory=Counter)
     """Of the kept documents, by source."""
+    masked: Counter[str] = field(default_factory=Counter)
+    """Masked pieces of personal data in kept documents, by `source/kind`."""
     languages: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/language`, where the language was asked for."""
     lengths: Counter[str] = field(default_factory=Counter)

@@ -140,12 +140,35 @@ class LanguageRules(Spec):
     """Of a longer text, so many from its beginning, middle and end are looked at."""
 
 
+Action = Literal["keep", "mask", "drop"]
+
+
+class SensitiveRules(Spec):
+    """Personal data and listed words: `mask` puts the kind in its place, `drop` drops the document (`has_email`, …)."""
+
+    email: Action = "mask"
+    phone: Action = "mask"
+    """By form only: with a country code, in brackets, in the American grouping, or a Chinese mobile number."""
+    ip_address: Action = "mask"
+    """Public addresses, IPv4 and IPv6."""
+    iban: Action = "mask"
+    """With the right checksum (ISO 13616)."""
+    payment_card: Action = "mask"
+    """With the right check digit (Luhn)."""
+    chinese_id: Action = "mask"
+    """With the right check digit (GB 11643)."""
+    words: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Words and phrases of which a document may hold `max_listed_words`; whole words, in any case. `listed_words`"""
+    max_listed_words: Count = 0
+
+
 class Rules(Spec):
     """All rules for a domain, applied in this order; null turns a family off."""
 
     length: LengthRules = LengthRules()
     characters: CharacterRules | None = CharacterRules()
     language: LanguageRules | None = None
+    sensitive: SensitiveRules | None = None
     c4: C4Rules | None = None
     gopher: GopherRules | None = GopherRules()
     repetition: RepetitionRules | None = RepetitionRules()

@@ -1,0 +1,82 @@
+"""Personal data with right and wrong checksums, and what only looks like it. All numbers are published test numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayloom.data import sensitive
+from rayloom.data.judge import Kept, judge_of
+from rayloom.data.verdict import Drop
+from rayloom.specs.clean import Normalisation
+from rayloom.specs.rules import Rules, SensitiveRules
+
+
+def _masked(text: str) -> str:
+    found = sensitive.judge(text, SensitiveRules())
+    assert not isinstance(found, Drop)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Write to anna.smith+news@mail.example.org, please.", "Write to [EMAIL], please."),
+        ("a@b is no address, nor is @handle or user@host", "a@b is no address, nor is @handle or user@host"),
+        ("Pay to GB82 WEST 1234 5698 7654 32 today", "Pay to [IBAN] today"),
+        ("Pay to DE89370400440532013000.", "Pay to [IBAN]."),
+        ("Pay to DE89370400440532013001.", "Pay to DE89370400440532013001."),  # one digit off
+        ("Card 4111 1111 1111 1111 expires", "Card [PAYMENT_CARD] expires"),
+        ("Card 378282246310005", "Card [PAYMENT_CARD]"),
+        ("Order 4111 1111 1111 1112", "Order 4111 1111 1111 1112"),  # wrong check digit
+        ("身份证11010519491231002X号", "身份证[CHINESE_ID]号"),
+        ("身份证110105194912310021号", "身份证110105194912310021号"),  # wrong check digit
+        ("from 8.8.8.8 to 192.168.0.1", "from [IP_ADDRESS] to 192.168.0.1"),  # a private one is nobody's
+        ("from 2606:4700:4700::1111 at 10:30:15", "from [IP_ADDRESS] at 10:30:15"),
+        ("version 999.1.2.3", "version 999.1.2.3"),
+        ("Call +44 20 7946 0958 now", "Call [PHONE] now"),
+        ("Call (020) 7946 0958 or 202-555-0143.", "Call [PHONE] or [PHONE]."),
+        ("手机13800138000", "手机13800138000"),  # glued to letters, it may be part of a name
+        ("手机 13800138000。", "手机 [PHONE]。"),
+        ("on 2017-03-12 at 10:30, pages 100-120, 1914-1918", "on 2017-03-12 at 10:30, pages 100-120, 1914-1918"),
+        ("3.14159265358979 and 1,000,000,000", "3.14159265358979 and 1,000,000,000"),
+    ],
+)
+def test_masking(text: str, masked: str) -> None:
+    assert _masked(text) == masked
+
+
+@given(st.text(alphabet="0123456789 .-+()@abcXé:", max_size=60))
+def test_what_is_masked_is_not_found_again(text: str) -> None:
+    once = _masked(text)
+    assert _masked(once) == once
+
+
+def test_what_was_masked_is_counted_by_kind() -> None:
+    found = sensitive.judge("a@b.org, c@d.org and 8.8.8.8", SensitiveRules(ip_address="keep"))
+    assert found == ("[EMAIL], [EMAIL] and 8.8.8.8", Counter(email=2))
+
+
+def test_dropping() -> None:
+    assert sensitive.judge("mail a@b.org", SensitiveRules(email="drop")) == Drop("has_email", 1)
+    assert not isinstance(sensitive.judge("no address", SensitiveRules(email="drop")), Drop)
+
+
+def test_listed_words_are_whole_words_in_any_case() -> None:
+    words = ("scam", "get rich", "诈骗")
+    assert sensitive.num_listed_words("A SCAM, a scam. Scampi and scams; get rich!", words) == 3
+    assert sensitive.num_listed_words("这是诈骗信息", words) == 1
+    rules = SensitiveRules(words=words, max_listed_words=1)
+    assert not isinstance(sensitive.judge("one scam", rules), Drop)
+    assert sensitive.judge("a scam to get rich", rules) == Drop("listed_words", 2)
+
+
+def test_a_job_masks_what_its_documents_hold() -> None:
+    rules = Rules(gopher=None, repetition=None, sensitive=SensitiveRules())
+    (judgement,) = judge_of(Normalisation(), rules)("Ask anna@example.org about the boat.")
+    assert isinstance(judgement, Kept)
+    assert judgement.text == "Ask [EMAIL] about the boat." and judgement.masked == Counter(email=1)
+    assert judgement.folded.content == b"ask [email] about the boat."
