@@ -106,6 +106,14 @@ def test_a_row_like_a_heldout_one_is_not_trained_on(dataset: Path, tmp_path: Pat
     assert not set(documents(tmp_path / "out", "train")) & set(documents(tmp_path / "out", "heldout"))
 
 
+def test_rows_that_are_not_packed_hold_one_sample_each(dataset: Path, tmp_path: Path) -> None:
+    files = {f"data.sources.{number}.dataset": [dataset / s.files] for number, s in enumerate(data().sources)}
+    counts = prepare(data(), files, Renderer(chatml()), LENGTH, 0, tmp_path, packs_rows=False)
+    shards = TokenShards(tmp_path / "train", LENGTH)
+    assert len(shards) == counts.train.packed_rows == counts.train.samples == 36
+    assert all((shards.row(index).positions == 0).sum() == 1 for index in range(len(shards)))
+
+
 def test_long_rows_are_an_error_by_default_and_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rows are longer than sequence_length_tokens \(32\): facts.json row"):
         prepared(data(), dataset, tmp_path / "out", length=32)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from rayloom.errors import InputError
+from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
 
 
@@ -16,7 +16,7 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     """The causal model in a folder, ready for inference on this process' device: the GPU where there is one.
 
     Weights stay in the precision that they are stored in; W8A8 layers multiply integers, as the server does; an
-    adapter (a PEFT folder) works beside its base, unmerged. Raises InputError where the folder holds no such model.
+    adapter works beside its base, unmerged. Raises InputError where the folder holds no such model.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -32,17 +32,5 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
         raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=fix) from error
     use_int8_arithmetic(loaded)
     if adapter is not None:
-        loaded = _with_adapter(loaded, adapter)
+        loaded = load_adapter(loaded, adapter)
     return loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _with_adapter(model: nn.Module, adapter: Path) -> nn.Module:
-    from peft import PeftModel
-
-    try:
-        adapted: Any = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        fix = "Evaluate it on the base that it was trained on."
-        raise InputError(f"The adapter does not fit its base: {reason}", where=str(adapter), fix=fix) from error
-    return adapted  # type: ignore[no-any-return]

@@ -45,9 +45,11 @@ class LabelLoss(nn.Module):
             return (taken[0][:0], *inputs[1:])
 
         hook = output_head(self.model).register_forward_pre_hook(take)
+        # Packing is found from positions only without cache and mask (transformers' masking_utils). Where virtual
+        # tokens stand before the text, rows hold one text each, and its positions follow from its length.
+        positions = {} if has_virtual_tokens(self.model) else {"position_ids": batch.positions}
         try:
-            # Packing is found from positions only without cache and mask (transformers' masking_utils).
-            self.model(input_ids=batch.tokens, position_ids=batch.positions, attention_mask=None, use_cache=False)
+            self.model(input_ids=batch.tokens, attention_mask=None, use_cache=False, **positions)
         finally:
             hook.remove()
         return taken[0]
@@ -72,6 +74,12 @@ def output_head(model: nn.Module) -> nn.Module:
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(model).__name__} has no output head over a vocabulary")
     return head
+
+
+def has_virtual_tokens(model: nn.Module) -> bool:
+    """Whether an adapter puts trained embeddings or keys and values before each row."""
+    config: Any = getattr(model, "active_peft_config", None)
+    return bool(getattr(config, "is_prompt_learning", False))
 
 
 class _LogitScale:

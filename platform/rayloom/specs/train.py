@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rayloom.specs.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.base import CorpusRef, DatasetRef, JobSpec, ModelRef, Share, Spec, TunedRef
 
 
@@ -80,27 +81,6 @@ class ConversationData(Spec):
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
 
 
-class NoAdapter(Spec):
-    """Every weight of the model is trained."""
-
-    type: Literal["none"]
-
-
-class LoraAdapter(Spec):
-    """Low-rank adapters beside frozen linear layers (Hu et al. 2021)."""
-
-    type: Literal["lora"]
-    rank: Annotated[int, Field(ge=1, le=512)] = 16
-    alpha: Annotated[float, Field(gt=0)] | None = None
-    """Scale: the update is multiplied by alpha / rank. Default: 2 × rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-
-    @property
-    def scale_alpha(self) -> float:
-        return self.alpha if self.alpha is not None else 2.0 * self.rank
-
-
 class Schedule(Spec):
     """Learning rate by step: linear warm-up, then the named shape down to `final_share` of the peak."""
 
@@ -158,7 +138,7 @@ class Checkpoints(Spec):
 
 
 class Faults(Spec):
-    """What is done, in this order, when a step's loss or gradient is NaN or infinite, or its loss a spike."""
+    """What is done when a step's loss or gradient is NaN or infinite, or its loss a spike, and when workers fail."""
 
     spike_factor: Annotated[float, Field(gt=1)] | None = None
     """A loss of more than so many times its running mean is a spike. Default: spikes are trained on."""
@@ -168,6 +148,10 @@ class Faults(Spec):
     """How often the run then goes back to its last checkpoint. After that it stops and names the rows."""
     rollback_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     """What the learning rate is multiplied by when going back."""
+    out_of_memory: Literal["halve_micro_batch", "stop"] = "halve_micro_batch"
+    """Halved, the global batch stays the same by accumulating more."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often workers that died are started again, each time from the last checkpoint."""
 
 
 class EarlyStopping(Spec):
@@ -186,7 +170,7 @@ class TrainSpec(JobSpec):
     base: ModelRef | None = None
     architecture: DecoderArchitecture | None = None
     data: Annotated[CorpusData | ConversationData, Field(discriminator="type")]
-    adapter: Annotated[NoAdapter | LoraAdapter, Field(discriminator="type")] = NoAdapter(type="none")
+    adapter: Adapter = NoAdapter(type="none")
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
     """Length of a packed row. Documents are packed without seeing each other."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 1
@@ -214,6 +198,11 @@ class TrainSpec(JobSpec):
     @property
     def global_batch_sequences(self) -> int:
         return self.global_batch_tokens // self.sequence_length_tokens
+
+    @property
+    def packs_rows(self) -> bool:
+        """Whether several texts share a row. Virtual tokens stand before the first one only."""
+        return not isinstance(self.adapter, VIRTUAL_TOKEN_METHODS)
 
     @property
     def accumulation_steps(self) -> int:
@@ -254,6 +243,19 @@ class TrainSpec(JobSpec):
             raise ValueError("optimizer muon needs whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
         if self.optimizer.type == "muon" and self.adapter.type != "none":
             raise ValueError("optimizer muon is for whole weights; adapters are trained with adamw")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> Self:
+        is_quantised = isinstance(self.adapter, LoraAdapter) and self.adapter.quantised_base is not None
+        if is_quantised and self.sharding.zero_stage:
+            raise ValueError("adapter.quantised_base cannot be sharded, and its adapter is small: use zero_stage 0")
+        if not self.packs_rows and self.data.type == "corpus":
+            raise ValueError(
+                f"adapter {self.adapter.type} needs one text in each row, and a corpus packs many: use lora"
+            )
+        if isinstance(self.adapter, PartsOnly) and self.sharding.zero_stage == 3:
+            raise ValueError("adapter parts leaves weights frozen, which zero_stage 3 does not gather: use stage 2")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,14 @@ def prepare(
     seed: int,
     out: Path,
     advance: Callable[[int], None] = lambda _: None,
+    *,
+    packs_rows: bool = True,
 ) -> ConversationCounts:
     """Writes token shards to `out/train` and `out/heldout`, the same bytes for the same arguments.
 
     `files`: the files of each source that fit its pattern, by the dotted path of the source's reference in the train
-    spec (`data.sources.0.dataset`). `advance` is told of every row that is dealt with.
+    spec (`data.sources.0.dataset`). `advance` is told of every row that is dealt with. `packs_rows`: whether several
+    samples may share a row.
     Raises InputError with every unusable row by number, or where the length policy forbids it.
     """
     counts = ConversationCounts()
@@ -39,7 +42,14 @@ def prepare(
     digest = tokenizer_digest(renderer.tokenizer)
     for name, part, split in (("train", train, counts.train), ("heldout", heldout, counts.heldout)):
         writer = ShardWriter(out / name, len(renderer.tokenizer), digest, sequence_length_tokens=sequence_length_tokens)
-        _write(part, name == "train", sequence_length_tokens, seed, writer, split)
+        repeated = [row for row in part for _ in range(row.repeat if name == "train" else 1)]
+        split.rows = len(repeated)
+        samples = [sample for row in repeated for sample in row.samples]
+        lengths = [len(sample.tokens) for sample in samples]
+        alone = [[index] for index in range(len(samples))]
+        together = best_fit_decreasing(lengths, sequence_length_tokens) if packs_rows else alone
+        _write(samples, together, seed, writer)
+        _count(samples, len(together), sequence_length_tokens, split)
     return counts
 
 
@@ -93,25 +103,17 @@ def split_heldout(
     return heldout, train
 
 
-def _write(
-    rows: Sequence[RenderedRow], is_repeated: bool, length: int, seed: int, writer: ShardWriter, split: SplitCounts
-) -> None:
-    samples = list(_repeated(rows, is_repeated))
-    packed = best_fit_decreasing([len(sample.tokens) for sample in samples], length)
+def _write(samples: Sequence[Sample], rows: Sequence[Sequence[int]], seed: int, writer: ShardWriter) -> None:
     # Best fit leaves the longest first; a run that ends early should have seen all kinds.
-    for row in np.random.default_rng([seed, len(packed)]).permutation(len(packed)):
+    for row in np.random.default_rng([seed, len(rows)]).permutation(len(rows)):
         writer.start_row()
-        for index in packed[row]:
+        for index in rows[row]:
             writer.add(samples[index].tokens, np.asarray(samples[index].trained, np.bool_))
     writer.close()
-    split.rows = sum(row.repeat if is_repeated else 1 for row in rows)
-    split.samples, split.packed_rows = len(samples), len(packed)
+
+
+def _count(samples: Sequence[Sample], num_rows: int, length: int, split: SplitCounts) -> None:
+    split.samples, split.packed_rows = len(samples), num_rows
     split.tokens = sum(len(sample.tokens) for sample in samples)
     split.trained_tokens = sum(sample.num_trained for sample in samples)
-    split.filled_share = round(split.tokens / (len(packed) * length), 4)
-
-
-def _repeated(rows: Sequence[RenderedRow], is_repeated: bool) -> Iterator[Sample]:
-    for row in rows:
-        for _ in range(row.repeat if is_repeated else 1):
-            yield from row.samples
+    split.filled_share = round(split.tokens / (num_rows * length), 4)

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.errors import InputError, QualityError
-from rayloom.specs.train import DecoderArchitecture, LoraAdapter, TrainSpec
+from rayloom.models.adapters import attach, save
+from rayloom.models.quantised import Precision, load_quantised
+from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly
+from rayloom.specs.train import DecoderArchitecture, TrainSpec
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -33,10 +36,9 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
         return fresh(spec.architecture, tokenizer)
     if base is None:
         raise ValueError("a spec without architecture needs its base")
-    model = from_base(base)
-    if isinstance(spec.adapter, LoraAdapter):
-        return with_lora(model, spec.adapter)
-    return model
+    quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
+    compute_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+    return attach(from_base(base, quantised, compute_dtype), spec.adapter, tokenizer=tokenizer)
 
 
 def fresh(architecture: DecoderArchitecture, tokenizer: Path) -> nn.Module:
@@ -70,39 +72,21 @@ def decoder_config(architecture: DecoderArchitecture, vocabulary_size: int, **sp
     )
 
 
-def from_base(base: Path) -> nn.Module:
-    """The causal model in a folder. Raises InputError where there is none."""
+def from_base(base: Path, quantised: Precision | None = None, compute_dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """The causal model in a folder, its linear layers quantised if wished. Raises InputError where there is none."""
     from transformers import AutoModelForCausalLM
 
     fix = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
     if not (base / "config.json").exists():
         raise InputError("The base is not a model: it has no config.json", where=str(base), fix=fix)
     try:
+        if quantised is not None:
+            return load_quantised(AutoModelForCausalLM, base, quantised, compute_dtype)
         model: nn.Module = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The base cannot be loaded: {reason}", where=str(base), fix=fix) from error
     return model
-
-
-def with_lora(model: nn.Module, adapter: LoraAdapter) -> nn.Module:
-    """The model with trainable low-rank matrices beside its frozen linear layers."""
-    from peft import LoraConfig, get_peft_model
-
-    targets = adapter.target_modules
-    config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.scale_alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        # Adapters keep the precision that training runs in; the engine holds master weights in fp32.
-        adapted: nn.Module = get_peft_model(model, config, autocast_adapter_dtype=False)
-    except ValueError as error:
-        raise InputError(f"LoRA cannot be put on this base: {error}", fix="Correct adapter.target_modules.") from error
-    return adapted
 
 
 def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor], tokenizer: Path, out: Path) -> None:
@@ -113,12 +97,15 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
     out.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
     saved: Any = model
-    if isinstance(spec.adapter, LoraAdapter):
-        _check_adapter(state)
-        saved.save_pretrained(out, state_dict=state, save_embedding_layers=False)
-        (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    else:
+    if isinstance(spec.adapter, NoAdapter):
         saved.save_pretrained(out, state_dict=state)
+    elif isinstance(spec.adapter, PartsOnly):
+        # What was not trained is what the base has stored.
+        frozen = {name: p.detach().to("cpu") for name, p in model.named_parameters() if name not in state}
+        saved.save_pretrained(out, state_dict=frozen | state)
+    else:
+        _check_adapter(state)
+        save(model, spec.adapter, state, out)
     for name in TOKENIZER_FILES:
         if (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, out / name)
@@ -127,6 +114,7 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
 def _check_adapter(weights: Mapping[str, Tensor]) -> None:
     """ZeRO-3 is known to save empty LoRA tensors (DeepSpeed #7900), and B starts at zero: both must be seen here."""
     for name, tensor in weights.items():
-        if not tensor.numel() or not torch.linalg.vector_norm(tensor.float()) > 0:
+        is_zero = "lora_B" in name and not torch.linalg.vector_norm(tensor.float()) > 0
+        if not tensor.numel() or is_zero:
             what = f"The adapter's {name} is empty or all zero after training"
             raise QualityError(what, fix="Train for more steps or with a higher learning rate.")

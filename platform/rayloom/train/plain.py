@@ -62,8 +62,9 @@ class PlainEngine:
             self._flats.append(_flattened(found, starts, total, dtype, gradients))
             begin += total
         for parameter in model.parameters():
-            # Buffers stay as they are: rotary frequencies in bf16 would move every position.
-            parameter.data = parameter.data.to(device=group.device, dtype=dtype)
+            # Buffers stay as they are: rotary frequencies in bf16 would move every position. So do quantised weights.
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(device=group.device, dtype=dtype)
         model.to(device=group.device)
         for flat in self._flats:
             for _, parameter, view in flat.views(flat.weights):

@@ -8,7 +8,8 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.specs.train import CorpusData, NoAdapter
+from rayloom.specs.adapters import is_whole_model
+from rayloom.specs.train import CorpusData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.log import read_log
@@ -26,7 +27,7 @@ def publish(job: TrainJob, build: Build) -> Outcome:
         del metrics["rows"]
     if isinstance(job.spec.data, CorpusData):
         metrics["baselines"] = _baselines(job)
-    is_adapter = not isinstance(job.spec.adapter, NoAdapter)
+    is_adapter = not is_whole_model(job.spec.adapter)
     return Outcome("adapter" if is_adapter else "model", metrics, headline=_headline(metrics))
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.specs.train import DecoderArchitecture, LoraAdapter
+from rayloom.specs.adapters import LoraAdapter
+from rayloom.specs.train import DecoderArchitecture
 
 _LINEAR = re.compile(r"\.(\w+)\.weight$")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayloom.artifacts.store import Artifact
-from rayloom.specs.train import LoraAdapter
+from rayloom.specs.adapters import LoraAdapter
 from rayloom.specs.tune import TuneSpec
 from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import memory_per_device

@@ -1,0 +1,67 @@
+"""Bases held in 4 or 8 bits while an adapter beside them is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["nf4", "int8"]
+
+
+def quantising(precision: Precision, compute_dtype: torch.dtype) -> Any:
+    """transformers' configuration that quantises a base while it is loaded.
+
+    nf4: 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314). int8: vector-wise 8 bits
+    (Dettmers et al. 2022, arXiv:2208.07339). Embeddings, norms and output layer stay as they are.
+    """
+    from transformers import BitsAndBytesConfig
+
+    # It says so for every layer and step; that is what the method does.
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "MatMul8bitLt" not in record.msg)
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def load_quantised(model_class: Any, folder: Path, precision: Precision, compute_dtype: torch.dtype) -> nn.Module:
+    """A model of transformers' `model_class` with its linear layers quantised, on this process' device."""
+    device: Any = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    model: nn.Module = model_class.from_pretrained(
+        folder,
+        quantization_config=quantising(precision, compute_dtype),
+        dtype=compute_dtype,
+        device_map={"": device},
+        use_safetensors=True,
+    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In evaluation, bitsandbytes repacks the weights, for good, for a kernel without a backward pass: after
+            # the first held-out loss no gradient would come through these layers any more.
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Memory of all weights, with what quantised ones need to be read."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(module))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    for parameter in module.parameters():
+        yield parameter.data
+        state: Any = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            yield from (t for t in (getattr(part, "absmax", None), getattr(part, "code", None)) if t is not None)
+        scales = getattr(parameter, "SCB", None)
+        if isinstance(scales, Tensor):
+            yield scales
