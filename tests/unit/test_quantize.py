@@ -19,7 +19,7 @@ from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.export import model_folder
-from rayloom.export.heldout import SomeRows
+from rayloom.export.heldout import SomeRows, rows_for
 from rayloom.export.plan import plan_quantize
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
@@ -30,6 +30,7 @@ from rayloom.text.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 LENGTH = 64
+PLAIN = {"type": "int8", "smoothing": None}
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def refusal(store: Store, model: Artifact, trained: Artifact, **changes: Any) ->
 
 def test_rounded_weights_are_within_half_a_step_of_the_weights() -> None:
     weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 48)[:, None]
-    rounded = round_channels(weight)
+    rounded = round_channels(weight, torch.float32)
     steps = rounded.scales.expand_as(weight)
     assert rounded.values.dtype == torch.int8 and rounded.values.abs().max() <= 127
     assert ((rounded.restored() - weight).abs() <= steps * 0.5001).all()
@@ -96,7 +97,7 @@ def test_rounded_weights_are_within_half_a_step_of_the_weights() -> None:
 
 def test_scales_in_bf16_are_those_that_the_values_were_made_for() -> None:
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    rounded = round_channels(weight)
+    rounded = round_channels(weight, torch.bfloat16)
     assert rounded.scales.dtype == torch.bfloat16
     # Half a step, and where bf16 made the scale smaller than the largest weight needs, that weight's last half step.
     assert ((rounded.restored() - weight.float()).abs() <= rounded.scales.float() * 0.76).all()
@@ -105,7 +106,7 @@ def test_scales_in_bf16_are_those_that_the_values_were_made_for() -> None:
 def test_an_output_of_zeros_stays_zero() -> None:
     weight = torch.randn(4, 8)
     weight[2] = 0
-    restored = round_channels(weight).restored()
+    restored = round_channels(weight, torch.bfloat16).restored()
     assert torch.isfinite(restored).all() and (restored[2] == 0).all()
 
 
@@ -121,13 +122,39 @@ def test_rows_are_spread_over_all_of_them(tmp_path: Path) -> None:
     assert SomeRows(rows, 4 * 60).num_tokens == 240
 
 
+def test_what_calibrates_does_not_measure(store: Store, model: Artifact, trained: Artifact) -> None:
+    measured, calibrating = rows_for(spec_of(model, trained), {"model": model, "rows_of": trained})
+    assert calibrating is not None
+    assert calibrating.numbers == [3, 7, 11] and set(measured.numbers) == set(range(12)) - {3, 7, 11}
+    assert rows_for(spec_of(model, trained, scheme=PLAIN), {"rows_of": trained})[1] is None
+
+
+def test_a_corpus_can_calibrate(store: Store, model: Artifact, trained: Artifact) -> None:
+    def write(folder: Path) -> None:
+        writer = ShardWriter(folder / "train", VOCABULARY_SIZE, tokenizer_digest(chatml()))
+        writer.add(np.random.default_rng(1).integers(0, VOCABULARY_SIZE, 5000))
+        writer.close()
+
+    corpus = made(store, "corpus", "corpus", write)
+    spec = spec_of(model, trained, calibration={"rows_of": f"artifact:{corpus.id}", "max_tokens": 1500})
+    measured, calibrating = rows_for(spec, {"rows_of": trained, "calibration.rows_of": corpus})
+    assert len(measured) == 12
+    assert calibrating is not None and calibrating.num_tokens == 1024
+
+
+def test_one_heldout_row_cannot_do_both(store: Store, model: Artifact) -> None:
+    trained = made(store, "trained", "adapter", lambda folder: write_rows(folder, num_rows=1))
+    assert "cannot both calibrate and measure" in str(refusal(store, model, trained))
+    assert quantize(store, model, trained, scheme=PLAIN).manifest.metrics["num_layers"] == 14
+
+
 # -- what is written ---------------------------------------------------------------------------------------------------
 
 
 def test_the_quantised_model_is_int8_in_its_linear_layers_only(
     store: Store, model: Artifact, trained: Artifact
 ) -> None:
-    small = quantize(store, model, trained)
+    small = quantize(store, model, trained, scheme=PLAIN)
     before, after = (load_file(artifact.path / "model.safetensors") for artifact in (model, small))
     layers = [name.removesuffix("_scale") for name in after if name.endswith("weight_scale")]
     assert len(layers) == small.manifest.metrics["num_layers"] == 2 * 7
@@ -153,7 +180,7 @@ def test_transformers_loads_it_and_computes_nearly_the_same(store: Store, model:
 
 
 def test_sizes_and_quality_are_measured(store: Store, model: Artifact, trained: Artifact) -> None:
-    small = quantize(store, model, trained)
+    small = quantize(store, model, trained, scheme=PLAIN)
     metrics = small.manifest.metrics
     assert metrics["linear_bytes"]["share"] == pytest.approx(0.5 + 1 / 64, abs=0.01)
     assert metrics["file_bytes"]["after"] == (small.path / "model.safetensors").stat().st_size
@@ -162,25 +189,38 @@ def test_sizes_and_quality_are_measured(store: Store, model: Artifact, trained: 
     assert "of bf16's size" in small.manifest.headline
 
 
+def with_outlier(folder: Path) -> None:
+    """One huge channel behind each norm, which no weight reads: by channel, weights are as exact as ever."""
+    write_model(folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.endswith("layernorm.weight"):
+            tensor[5] = 3000.0
+        elif name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
+            tensor[:, 5] = 0
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 def test_what_is_measured_has_quantised_activations(store: Store, trained: Artifact) -> None:
-    """One huge channel leaves the others no INT8 steps: only activations can lose that, weights by channel do not."""
-
-    def write(folder: Path) -> None:
-        write_model(folder)
-        file = folder / "model.safetensors"
-        tensors = load_file(file)
-        for name, tensor in tensors.items():
-            if name.endswith("layernorm.weight"):
-                tensor[5] = 3000.0
-            elif name.endswith(
-                ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
-            ):
-                tensor[:, 5] = 0
-        save_file(tensors, file, metadata={"format": "pt"})
-
-    model = made(store, "outlier", "model", write)
-    error = refusal(store, model, trained)
+    """The outlier leaves the other channels of an activation no steps; a measurement without that would not see it."""
+    model = made(store, "outlier", "model", with_outlier)
+    error = refusal(store, model, trained, scheme=PLAIN)
     assert isinstance(error, QualityError) and "too much worse" in str(error)
+
+
+def test_smoothing_takes_outliers_out_of_activations(store: Store, trained: Artifact) -> None:
+    small = quantize(store, made(store, "outlier", "model", with_outlier), trained)
+    assert small.manifest.metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_static_ranges_are_stored_and_measured(store: Store, model: Artifact, trained: Artifact) -> None:
+    static = quantize(store, model, trained, scheme={"type": "int8", "activations": "static"})
+    scales = [t for name, t in load_file(static.path / "model.safetensors").items() if name.endswith("input_scale")]
+    assert len(scales) == 14 and all(float(scale) > 0 for scale in scales)
+    inputs = json.loads((static.path / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    assert (inputs["input_activations"]["strategy"], inputs["input_activations"]["dynamic"]) == ("tensor", False)
+    assert static.manifest.metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.05)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

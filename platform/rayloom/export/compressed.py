@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ from compressed_tensors.quantization import (
     QuantizationConfig,
     QuantizationScheme,
     QuantizationStatus,
-    preset_name_to_scheme,
 )
 from torch import Tensor, nn
 
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
 StoredLayer = dict[str, Tensor]
 """What stands in the file for one layer's weight, by the end of its name: `weight`, `weight_scale`."""
-
-
-def w8a8() -> QuantizationScheme:
-    """INT8 weights by output channel; INT8 activations by token, scaled while running."""
-    return preset_name_to_scheme("W8A8", ["Linear"])
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -46,23 +40,19 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def write_compressed(
-    model: PreTrainedModel,
-    scheme: QuantizationScheme,
-    layers: Mapping[str, nn.Linear],
-    store: Callable[[str, nn.Linear], StoredLayer],
-    directory: Path,
+    model: PreTrainedModel, scheme: QuantizationScheme, stored: Mapping[str, StoredLayer], directory: Path
 ) -> None:
-    """Saves the model with each layer as `store` gives it. The model in memory keeps its weights."""
+    """Saves the model with its layers as they are in `stored`; everything else stays as it is in memory."""
     state: dict[str, Tensor] = dict(model.state_dict())
-    for name, layer in layers.items():
+    for name, tensors in stored.items():
         del state[f"{name}.weight"]
-        state |= {f"{name}.{end}": tensor for end, tensor in store(name, layer).items()}
-    model.config.quantization_config = _configuration(model, scheme, layers)
+        state |= {f"{name}.{end}": tensor for end, tensor in tensors.items()}
+    model.config.quantization_config = _configuration(model, scheme, stored)
     model.save_pretrained(directory, state_dict=state)
 
 
 def _configuration(
-    model: PreTrainedModel, scheme: QuantizationScheme, layers: Mapping[str, nn.Linear]
+    model: PreTrainedModel, scheme: QuantizationScheme, layers: Mapping[str, StoredLayer]
 ) -> dict[str, Any]:
     kept = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in layers]
     config = QuantizationConfig(

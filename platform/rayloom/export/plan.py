@@ -9,7 +9,7 @@ from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
-from rayloom.export.heldout import heldout_rows
+from rayloom.export.heldout import rows_for
 from rayloom.export.model_folder import check_memory
 from rayloom.export.weights import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
@@ -54,8 +54,10 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
         sheet.add("linear layers", f"{before / 1e6:,.1f} MB in bf16, {after / 1e6:,.1f} MB after")
         sheet.add("memory", f"about {memory_bytes(folder) / 1e9:.1f} GB")
         check_memory(memory_bytes(folder), "Quantising")
-        rows = heldout_rows(parents["rows_of"], spec.max_measured_tokens)
+        rows, calibrating = rows_for(spec, parents)
         sheet.add("measured on", f"{len(rows)} held-out rows of {parents['rows_of'].id}, {rows.num_tokens:,} tokens")
+        if calibrating is not None:
+            sheet.add("calibrated on", f"{len(calibrating)} other rows, {calibrating.num_tokens:,} tokens")
     except RayloomError as error:
         sheet.problems.append(str(error))
     sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")

@@ -12,28 +12,28 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
-from rayloom.export.compressed import StoredLayer, linear_layers, w8a8, write_compressed
-from rayloom.export.heldout import SomeRows, check_tokenizer, heldout_rows
+from rayloom.export.compressed import write_compressed
+from rayloom.export.heldout import SomeRows, check_tokenizer, rows_for
+from rayloom.export.int8 import configuration, int8_layers
 from rayloom.export.model_folder import ModelFolder, check_memory
-from rayloom.export.rounding import round_channels
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
 from rayloom.observe.progress import progress
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.specs.export import QuantizeSpec
+from rayloom.specs.export import Int8Scheme, QuantizeSpec
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
     """Writes the quantised model, ready for transformers and the server."""
     source = build.parents["model"]
     folder = sixteen_bit(source)
-    rows = heldout_rows(build.parents["rows_of"], spec.max_measured_tokens)
-    check_tokenizer(rows, build.parents["rows_of"], folder.path)
+    measured, calibrating = rows_for(spec, build.parents)
+    check_tokenizer(folder.path, measured, calibrating)
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
-    before = measure(loading.load(folder.path), rows, spec, "before")
-    layers = write_quantized(folder, build.directory)
+    before = measure(loading.load(folder.path), measured, spec, "before")
+    layers = write_quantized(folder, spec.scheme, calibrating, build.directory, spec.name)
     # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
-    after = measure(loading.load(build.directory), rows, spec, "after")
+    after = measure(loading.load(build.directory), measured, spec, "after")
     sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
     return Outcome(
@@ -44,13 +44,19 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     )
 
 
-def write_quantized(folder: ModelFolder, directory: Path) -> tuple[str, ...]:
-    """Writes the model with INT8 weights, and what a server needs beside them; returns the names of the layers."""
+def write_quantized(
+    folder: ModelFolder, scheme: Int8Scheme, rows: SomeRows | None, directory: Path, label: str = "quantising"
+) -> tuple[str, ...]:
+    """Writes the model in the scheme, and what a server needs beside it; returns the names of the layers.
+
+    `rows`: what calibrates, where the scheme needs it.
+    """
     model = folder.load(torch.bfloat16)
-    layers = linear_layers(model)
-    write_compressed(model, w8a8(), layers, _int8_layer, directory)
+    with progress(f"{label}: calibration", len(rows) if rows else 0, "rows") as bar:
+        stored = int8_layers(model, scheme, rows, bar.advance)
+    write_compressed(model, configuration(scheme), stored, directory)
     folder.copy_companions(directory)
-    return tuple(layers)
+    return tuple(stored)
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:
@@ -73,11 +79,6 @@ def memory_bytes(folder: ModelFolder) -> int:
 def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> Loss:
     with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
         return heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
-
-
-def _int8_layer(_: str, layer: nn.Linear) -> StoredLayer:
-    rounded = round_channels(layer.weight.detach())
-    return {"weight": rounded.values, "weight_scale": rounded.scales}
 
 
 def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifact) -> None:

@@ -25,13 +25,13 @@ class RoundedWeight:
         return self.values.float() * self.scales.float()
 
 
-def round_channels(weight: Tensor, num_bits: int = 8) -> RoundedWeight:
+def round_channels(weight: Tensor, scale_dtype: torch.dtype, num_bits: int = 8) -> RoundedWeight:
     """One symmetric scale for each output, taken from its largest magnitude; nothing is clipped.
 
     The largest negative value is left out, so that the range is the same on both sides of zero.
     """
     largest_value = 2 ** (num_bits - 1) - 1
-    scales = scales_for(weight.float().abs().amax(dim=1, keepdim=True), largest_value, weight.dtype)
+    scales = scales_for(weight.float().abs().amax(dim=1, keepdim=True), largest_value, scale_dtype)
     values = (weight.float() / scales.float()).round().clamp(-largest_value, largest_value)
     return RoundedWeight(values.to(torch.int8), scales)
 

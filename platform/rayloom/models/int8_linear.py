@@ -18,21 +18,28 @@ _LARGEST = 127
 class Int8Linear(nn.Module):
     """y = (x_int8 · Wᵀ_int8) × scale of the token × scale of the output channel (+ bias).
 
-    Weights are INT8 with one scale for each output; activations are scaled by each token's largest magnitude.
+    Weights are INT8 with one scale for each output; activations are scaled by each token's largest magnitude, or by one
+    scale that calibration found.
     """
 
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-        """`weight` (O, I) int8, `weight_scale` (O, 1)."""
+    def __init__(
+        self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None = None
+    ) -> None:
+        """`weight` (O, I) int8, `weight_scale` (O, 1), `input_scale` (1,) where it is fixed."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
         self.weight_scale = nn.Parameter(weight_scale.reshape(-1).float(), requires_grad=False)
         self.bias = nn.Parameter(bias.float(), requires_grad=False) if bias is not None else None
+        fixed = None if input_scale is None else nn.Parameter(input_scale.float(), requires_grad=False)
+        self.input_scale = fixed
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features).float()
-        scale = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
-        quantized = (flat / scale).round().to(torch.int8)
+        scale: Tensor | None = self.input_scale
+        if scale is None:
+            scale = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
+        quantized = (flat / scale).round().clamp(-_LARGEST - 1, _LARGEST).to(torch.int8)
         y = _int8_matmul(quantized, self.weight).float() * scale * self.weight_scale
         if self.bias is not None:
             y = y + self.bias
@@ -54,7 +61,9 @@ def use_int8_arithmetic(model: nn.Module) -> int:
     for name, module in list(model.named_modules()):
         if is_w8a8(module):
             parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], Int8Linear(module.weight, module.weight_scale, module.bias))
+            fixed = getattr(module, "input_scale", None)
+            served = Int8Linear(module.weight, module.weight_scale, module.bias, fixed)
+            setattr(parent, name.rpartition(".")[2], served)
             replaced += 1
     if replaced:
         quantizer: Any = model.hf_quantizer
@@ -63,7 +72,7 @@ def use_int8_arithmetic(model: nn.Module) -> int:
 
 
 def is_w8a8(module: nn.Module) -> bool:
-    """Whether the layer holds INT8 weights by channel and takes INT8 activations scaled by token."""
+    """Whether the layer holds INT8 weights by channel and takes INT8 activations, scaled by token or by one scale."""
     scheme: Any = getattr(module, "quantization_scheme", None)
     if not isinstance(module, nn.Linear) or scheme is None or scheme.input_activations is None:
         return False
@@ -75,6 +84,5 @@ def is_w8a8(module: nn.Module) -> bool:
         and inputs.num_bits == 8
         and inputs.type == "int"
         and inputs.symmetric
-        and inputs.strategy == "token"
-        and inputs.dynamic
+        and (inputs.strategy, bool(inputs.dynamic)) in (("token", True), ("tensor", False))
     )

@@ -98,6 +98,8 @@ TunedRef = Annotated[_Reference, RefersTo(("model", "adapter"))]
 """A model, or an adapter together with the base that it names in its lineage."""
 AdapterRef = Annotated[_Reference, RefersTo(("adapter",))]
 CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
+CalibrationRef = Annotated[_Reference, RefersTo(("corpus", "model", "adapter"))]
+"""A corpus, or the outcome of a training job, which keeps its held-out rows."""
 DatasetRef = Annotated[_Reference, RefersTo(("dataset",))]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayloom.specs.base import AdapterRef, JobSpec, ModelRef, Spec, TunedRef
+from rayloom.specs.base import AdapterRef, CalibrationRef, JobSpec, ModelRef, Share, Spec, TunedRef
 
 
 class MergeSpec(JobSpec):
@@ -28,21 +28,40 @@ class MergeSpec(JobSpec):
 
 
 class Int8Scheme(Spec):
-    """W8A8: INT8 weights per output channel, INT8 activations per token, scaled while running."""
+    """W8A8: INT8 weights per output channel, INT8 activations."""
 
     type: Literal["int8"]
+    activations: Literal["dynamic", "static"] = "dynamic"
+    """dynamic: each token's activations are scaled while running. static: one scale for each layer, by calibration."""
+    smoothing: Share | None = 0.75
+    """How much of the activations' outliers moves into the weights (SmoothQuant, Xiao et al. 2022); null: nothing."""
 
     @property
     def usual_quality_loss(self) -> float:
         return 1.05
 
+    @property
+    def calibrates(self) -> bool:
+        return self.activations == "static" or self.smoothing is not None
+
+
+class Calibration(Spec):
+    """Real text on which ranges and rounding are fitted. What calibrates never measures."""
+
+    rows_of: CalibrationRef | None = None
+    """A corpus, or a training job by its held-out rows. Default: every fourth held-out row of the job that measures."""
+    max_tokens: Annotated[int, Field(ge=128)] = 4096
+    """Rows are taken up to about so many tokens, spread evenly over all of them."""
+
 
 class QuantizeSpec(JobSpec):
-    """Smaller weights in compressed-tensors format, with size and quality measured before and after."""
+    """Smaller weights, with size and quality measured before and after."""
 
     kind: Literal["quantize"]
     model: ModelRef
     scheme: Annotated[Int8Scheme, Field()]
+    calibration: Calibration = Calibration()
+    """For schemes that fit something to activations."""
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None

@@ -1,0 +1,56 @@
+"""W8A8: INT8 weights by output channel; INT8 activations, scaled by token while running or by layer beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
+
+from rayloom.export.calibration import observe
+from rayloom.export.compressed import StoredLayer, linear_layers
+from rayloom.export.heldout import SomeRows
+from rayloom.export.rounding import round_channels
+from rayloom.export.smoothing import smooth
+from rayloom.specs.export import Int8Scheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LARGEST = 127
+
+
+def configuration(scheme: Int8Scheme) -> QuantizationScheme:
+    """As compressed-tensors writes it."""
+    found = preset_name_to_scheme("W8A8", ["Linear"])
+    if scheme.activations == "static":
+        found.input_activations = QuantizationArgs(num_bits=8, type="int", strategy="tensor", symmetric=True)
+    return found
+
+
+def int8_layers(
+    model: PreTrainedModel, scheme: Int8Scheme, rows: SomeRows | None, advance: Callable[[int], None]
+) -> dict[str, StoredLayer]:
+    """The layers as they are stored, by name. Smoothing divides the norms of `model` in place.
+
+    `rows`: calibration rows, where the scheme needs them.
+    """
+    layers = linear_layers(model)
+    factors: dict[str, torch.Tensor] = {}
+    largest: dict[str, torch.Tensor] = {}
+    if rows is not None:
+        seen = observe(model, layers, rows, advance)
+        largest = seen.largest
+        if scheme.smoothing is not None:
+            factors = smooth(model, layers, seen, scheme.smoothing)
+    stored = {}
+    for name, layer in layers.items():
+        factor = factors.get(name)
+        weight = layer.weight.detach().float()
+        rounded = round_channels(weight if factor is None else weight * factor, layer.weight.dtype)
+        stored[name] = {"weight": rounded.values, "weight_scale": rounded.scales}
+        if scheme.activations == "static":
+            top = (largest[name] if factor is None else largest[name] / factor).max()
+            stored[name]["input_scale"] = (top / LARGEST).reshape(1).to(layer.weight.dtype)
+    return stored
