@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rayloom.train.log import read_log
+from training_jobs_for_tests import small_job
 from workers_for_tests import Training, run_alone, run_on_workers
 
-from training_jobs_for_tests import small_job
+from rayloom.train.log import read_log
 
 NUM_STEPS = 8
 
@@ -60,7 +60,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module", params=[CORE, pytest.param(REST, marks=pytest.mark.full)], ids=["core", "rest"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], Losses]:
-    """The cases, and their losses by what happened to the run: whole, killed and resumed, on 1 → 2 → 1 workers, alone."""
+    """The cases, and their losses by the run's fate: whole, killed and resumed, elastic (1 → 2 → 1), alone."""
     cases: list[Case] = request.param
     root = tmp_path_factory.mktemp("engines")
     for fate in ("whole", "killed", "elastic", "alone"):

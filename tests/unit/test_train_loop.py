@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 import torch
 from training_jobs_for_tests import ONE, small_job
 
-from rayloom.errors import InterruptedJobError, QualityError
-from rayloom.train import loop
+from rayloom.errors import InterruptedJobError, QualityError, ResourceError
+from rayloom.train import checkpoints, loop, run_state
+from rayloom.train.fragments import write_fragments
 from rayloom.train.log import read_log
 from rayloom.train.plain import PlainEngine
 
@@ -223,3 +225,61 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert kept == ["step-00000008", "step-00000010"]
     manifest = json.loads((tmp_path / "work" / "checkpoints" / kept[0] / "checkpoint.json").read_text())
     assert {file["path"] for file in manifest["files"]} == {"rank-00000.safetensors", "state.json"}
+
+
+class FullDisk:
+    """Writing fails for the chosen calls, as on a disk without room."""
+
+    def __init__(self, *failing: int) -> None:
+        self.calls, self.failing = 0, failing
+
+    def __call__(self, file: Path, fragments: Any) -> None:
+        self.calls += 1
+        if self.calls in self.failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_fragments(file, fragments)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "write_fragments", FullDisk(2))
+    said: list[str] = []
+    loop.train(small_job(tmp_path), ONE, lambda e: said.append(e.get("text", "")))
+    assert any("checkpoint of step 8 could not be written" in line and "No space left" in line for line in said)
+    kept = sorted(folder.name for folder in (tmp_path / "work" / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000012"]
+
+
+def test_two_checkpoints_in_a_row_that_cannot_be_written_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "write_fragments", FullDisk(2, 3))
+    with pytest.raises(ResourceError, match="No space left on device"):
+        loop.train(small_job(tmp_path), ONE, quiet)
+    monkeypatch.undo()
+    loop.train(small_job(tmp_path), ONE, quiet)
+    loop.train(small_job(tmp_path / "whole"), ONE, quiet)
+    assert steps(tmp_path) == steps(tmp_path / "whole")
+
+
+def test_notice_of_a_leaving_machine_is_answered_by_one_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_state, "ASKING_SECONDS", 0.0)
+    seen: list[int] = []
+
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            seen.append(event["step"])
+
+    job = small_job(tmp_path, checkpoints={"every_steps": 100, "keep": 10})
+    loop.train(job, ONE, tell, has_notice=lambda: 5 <= len(seen) < 8)
+    kept = [folder.name for folder in (tmp_path / "work" / "checkpoints").iterdir()]
+    assert kept == ["step-00000006"]
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+    job = small_job(tmp_path, checkpoints={"every_steps": 100, "every_minutes": 1e-6, "keep": 100})
+    loop.train(job, ONE, quiet)
+    assert len(list((tmp_path / "work" / "checkpoints").iterdir())) == 12

@@ -39,10 +39,10 @@ def small_spec(**changes: Any) -> TrainSpec:
     return TrainSpec.model_validate(values | changes)
 
 
-def write_rows(folder: Path, num_documents: int, seed: int) -> Path:
+def write_rows(folder: Path, num_documents: int, seed: int, digest: str = "made-up") -> Path:
     """Documents in which each token mostly follows from the one before, so that there is something to learn."""
     random = np.random.default_rng(seed)
-    writer = ShardWriter(folder, VOCABULARY, "made-up")
+    writer = ShardWriter(folder, VOCABULARY, digest)
     for _ in range(num_documents):
         size = int(random.integers(5, 40))
         first = int(random.integers(3, VOCABULARY))
@@ -85,4 +85,5 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
         work=work,
         out=folder / "out",
         num_rows=rows_of_run(spec, [size], [1.0]),
+        micro_batch_sequences=spec.micro_batch_sequences,
     )

@@ -49,6 +49,22 @@ class CorpusData(Spec):
     corpus: CorpusRef
 
 
+RowProblem = Literal[
+    "missing_column",
+    "not_a_conversation",
+    "not_text",
+    "roles_out_of_order",
+    "not_the_assistants",
+    "empty_answer",
+    "no_answer",
+    "stop_token_in_answer",
+    "no_trained_token",
+    "bad_tool",
+    "unrenderable",
+]
+"""What can be wrong with a row of conversations."""
+
+
 class ConversationSource(Spec):
     """Rows of a data set read as conversations."""
 
@@ -77,6 +93,8 @@ class ConversationData(Spec):
     """What to do with a conversation longer than sequence_length_tokens."""
     max_length_policy_share: Share = 0.01
     """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
+    leave_out: tuple[RowProblem, ...] = ()
+    """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     system: str | None = None
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
 

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rayloom.artifacts.manifest import sha256_of
+from rayloom.errors import ResourceError
 from rayloom.train.fragments import Fragment, FragmentReader, write_fragments
 from rayloom.train.group import Group
 from rayloom.train.state import TrainState
@@ -34,7 +37,8 @@ class Pending:
 
     step: int
     folder: Path
-    written: Future[None]
+    written: Future[str]
+    """Nothing, or why this worker could not write its part."""
 
 
 class Checkpoints:
@@ -44,13 +48,14 @@ class Checkpoints:
         self.folder, self.keep, self.group, self._say = folder, keep, group, say
         self.stall_seconds = 0.0
         """How long training stood still for checkpoints."""
+        self.failed_in_a_row = 0
         self._pending: Pending | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def save(self, state: TrainState, fragments: Iterable[Fragment]) -> None:
-        """Copies everything now and writes it in the background; `commit_written` or `finish` makes it count."""
+        """Copies everything now and writes it in the background; `settle` or `finish` makes it count."""
         started = time.perf_counter()
         self.finish()
         folder = self.folder / f"step-{state.step:08d}"
@@ -59,40 +64,65 @@ class Checkpoints:
         self._pending = Pending(state.step, folder, self._writer.submit(self._write, folder, copies, text))
         self.stall_seconds += time.perf_counter() - started
 
-    def _write(self, folder: Path, copies: list[Fragment], state: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        name = f"rank-{self.group.rank:05d}"
-        write_fragments(folder / f"{name}.safetensors", copies)
-        written = [folder / f"{name}.safetensors"]
-        if self.group.is_first:
-            (folder / STATE_NAME).write_text(state)
-            written.append(folder / STATE_NAME)
-        for file in written:
-            _flush(file)
-        entries = [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
-        (folder / f"{name}.json").write_text(json.dumps(entries))
+    def _write(self, folder: Path, copies: list[Fragment], state: str) -> str:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            name = f"rank-{self.group.rank:05d}"
+            write_fragments(folder / f"{name}.safetensors", copies)
+            written = [folder / f"{name}.safetensors"]
+            if self.group.is_first:
+                (folder / STATE_NAME).write_text(state)
+                written.append(folder / STATE_NAME)
+            for file in written:
+                _flush(file)
+            entries = [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
+            (folder / f"{name}.json").write_text(json.dumps(entries))
+        except (OSError, SafetensorError) as error:
+            return str(error)
+        return ""
 
     @property
     def is_written(self) -> bool:
-        """Whether this worker has written its part of a checkpoint that does not count yet."""
+        """Whether this worker is done with a checkpoint that does not count yet."""
         return self._pending is not None and self._pending.written.done()
 
-    def commit_written(self) -> None:
-        """Makes the pending checkpoint count. Only when `is_written` holds on every worker."""
+    @property
+    def has_failed(self) -> bool:
+        """Whether this worker could not write its part."""
+        return self._pending is not None and self.is_written and self._pending.written.result() != ""
+
+    def settle(self, num_failed: int) -> None:
+        """Makes the pending checkpoint count, where no worker failed. Only when `is_written` holds on every worker.
+
+        Raises ResourceError where it is the second in a row that could not be written.
+        """
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        pending.written.result()
+        reason = pending.written.result()
+        if not num_failed:
+            self.failed_in_a_row = 0
+            if self.group.is_first:
+                self._commit(pending.folder)
+            return
+        self.failed_in_a_row += 1
+        self._say(f"the checkpoint of step {pending.step} could not be written: {reason or 'on another worker'}")
         if self.group.is_first:
-            self._commit(pending.folder)
+            shutil.rmtree(pending.folder, ignore_errors=True)
+            self._keep_newest(1)
+        if self.failed_in_a_row > 1:
+            fix = "Make room there, or set checkpoints.keep: 1; the same command then continues at its last checkpoint."
+            raise ResourceError(
+                f"Two checkpoints in a row could not be written: {reason}", where=str(self.folder), fix=fix
+            )
 
     def finish(self) -> None:
         """Waits until the pending checkpoint is written everywhere, and makes it count."""
         if self._pending is not None:
             self._pending.written.result()
-            self.group.wait_for_all()
-            self.commit_written()
+            (num_failed,) = self.group.agreed(self.has_failed)
+            self.settle(int(num_failed))
 
     def close(self) -> None:
         """Lets the writer end. What is pending does not count any more."""
@@ -106,7 +136,10 @@ class Checkpoints:
         _flush(temporary)
         temporary.replace(folder / MANIFEST_NAME)
         _flush(folder)
-        for old in list(self._newest_first())[self.keep :]:
+        self._keep_newest(self.keep)
+
+    def _keep_newest(self, count: int) -> None:
+        for old in list(self._newest_first())[count:]:
             (old / MANIFEST_NAME).unlink()
             shutil.rmtree(old)
 

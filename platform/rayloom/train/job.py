@@ -31,6 +31,8 @@ class TrainJob:
 
     num_rows: int
     """Rows in all of the run; the last step may have fewer than the others."""
+    micro_batch_sequences: int
+    """The spec's, or fewer after running out of memory."""
 
     @property
     def num_steps(self) -> int:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 
@@ -27,13 +28,20 @@ from rayloom.train.run_state import Run, go_to, prepared
 from rayloom.train.schedule import learning_rate_share
 
 
-def train(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool] = lambda: False) -> None:
+def train(
+    job: TrainJob,
+    group: Group,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    has_notice: Callable[[], bool] = lambda: False,
+) -> None:
     """Trains from the newest sound checkpoint, or from the start, and writes the finished model to `job.out`.
 
-    Numbers go to `job.log`. Raises InterruptedJobError where `should_stop` became true on any worker (a checkpoint is
-    written first), QualityError where the policy for bad steps gives up.
+    Numbers go to `job.log`. `has_notice`: whether a machine is about to leave; asked by all workers together every few
+    seconds, and answered by a checkpoint. Raises InterruptedJobError where `should_stop` became true on any worker (a
+    checkpoint is written first), QualityError where the policy for bad steps gives up.
     """
-    with closing(prepared(job, group, tell, should_stop)) as run:
+    with closing(prepared(job, group, tell, should_stop, has_notice)) as run:
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
@@ -49,43 +57,75 @@ def _step(run: Run, feed: Feed) -> bool:
     """One step of training; False where the run went back to a checkpoint instead."""
     state, started, waited = run.state, time.perf_counter(), feed.wait_seconds
     batches = feed.next()
-    counts = sum(batch.num_labels for batch in batches), sum(batch.num_tokens for batch in batches)
-    agreed = run.group.agreed(*counts, run.should_stop(), run.checkpoints.is_written, run.is_checkpoint_due)
-    num_labels, num_tokens, num_stopping, num_written, num_due = (int(count) for count in agreed)
-    if num_written == run.group.num_workers:
-        run.commit_checkpoint()
+    agreed = _agreed(run, batches)
     state.step += 1
-    state.tokens += num_tokens
+    state.tokens += agreed.num_tokens
     if state.step in state.skipped_steps:
         return True
     share = learning_rate_share(run.job.spec.schedule, state.step - 1, run.rows.num_steps)
     learning_rate = run.job.spec.learning_rate * share * state.learning_rate_factor
-    loss = _accumulate(run, batches, num_labels)
+    loss = _accumulate(run, batches, agreed.num_labels)
     norm = run.engine.step(learning_rate)
     if not math.isfinite(norm):
         return _after_bad_step(run, loss)
     faults.remember_loss(state, loss)
-    seconds = time.perf_counter() - started
     run.log.add(
         "step",
         state.step,
         loss=loss,
         learning_rate=learning_rate,
         gradient_norm=norm,
-        tokens=num_tokens,
-        labels=num_labels,
-        seconds=round(seconds, 5),
+        tokens=agreed.num_tokens,
+        labels=agreed.num_labels,
+        seconds=round(time.perf_counter() - started, 5),
         data_wait_seconds=round(feed.wait_seconds - waited, 5),
     )
+    _between_steps(run, agreed)
+    return True
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """What all workers know at a step: sums over their batches, and whether any of them wants something."""
+
+    num_labels: int
+    num_tokens: int
+    is_stopping: bool
+    is_checkpoint_due: bool
+    has_new_notice: bool
+
+
+def _agreed(run: Run, batches: Sequence[Batch]) -> _Agreed:
+    checkpoints = run.checkpoints
+    sums = run.group.agreed(
+        sum(batch.num_labels for batch in batches),
+        sum(batch.num_tokens for batch in batches),
+        run.should_stop(),
+        run.is_checkpoint_due,
+        run.is_asking_due,
+        checkpoints.is_written,
+        checkpoints.has_failed,
+    )
+    num_labels, num_tokens, stopping, due, asking, written, failed = (int(value) for value in sums)
+    if written == run.group.num_workers:
+        run.settle_checkpoint(failed)
+    has_new_notice = asking > 0 and run.is_new_notice()
+    return _Agreed(num_labels, num_tokens, stopping > 0, due > 0, has_new_notice)
+
+
+def _between_steps(run: Run, agreed: _Agreed) -> None:
+    """Measurements and checkpoints that are due after a step."""
     if run.is_measurement_due:
         _measure(run)
-    if num_due or num_stopping or run.is_checkpoint_step:
+    if agreed.is_checkpoint_due or agreed.is_stopping or agreed.has_new_notice or run.is_checkpoint_step:
         run.save_checkpoint()
-    if num_stopping:
+    if agreed.has_new_notice:
+        run.checkpoints.finish()
+        run.log.say(f"a machine is about to leave; the checkpoint of step {run.state.step} is safe")
+    if agreed.is_stopping:
         run.checkpoints.finish()
         fix = "Run the same command again; it continues there."
-        raise InterruptedJobError(f"Training was asked to stop and did so after step {state.step}", fix=fix)
-    return True
+        raise InterruptedJobError(f"Training was asked to stop and did so after step {run.state.step}", fix=fix)
 
 
 def _accumulate(run: Run, batches: Sequence[Batch], num_labels: int) -> float:

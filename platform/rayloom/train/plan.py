@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from rayloom.specs.train import ConversationData, TrainSpec
 from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
 from rayloom.train.job import TrainJob
+from rayloom.train.preflight import add_conversations, add_method
 from rayloom.train.prepare import job_of, row_counts
 from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
 
@@ -37,7 +37,9 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _add_model(sheet, spec, size)
         _add_memory(sheet, spec, size)
         _add_data(sheet, job)
-        _add_counts(sheet, Path(folder))
+        counts = row_counts(Path(folder))
+        add_conversations(sheet, job, counts)
+        add_method(sheet, spec, size, counts)
         _warn_about_shape(sheet, size)
         _warn_about_data(sheet, job, size)
     return sheet
@@ -90,16 +92,6 @@ def _add_data(sheet: PlanSheet, job: TrainJob) -> None:
     epochs = job.num_rows / len(train)
     sheet.add("steps", f"{job.num_steps:,} ({epochs:,.2f} epochs)")
     sheet.add("tokens", f"{job.num_rows * spec.sequence_length_tokens:,} at most")
-
-
-def _add_counts(sheet: PlanSheet, work: Path) -> None:
-    """Of conversations: where every row went."""
-    counts = row_counts(work)
-    if counts:
-        sheet.add("conversations", json.dumps(counts["rows_read"]))
-        sheet.add("left out", json.dumps(counts["left_out"]))
-        train = counts["train"]
-        sheet.add("trained tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
 
 
 def _warn_about_shape(sheet: PlanSheet, size: ModelSize) -> None:

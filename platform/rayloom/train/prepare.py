@@ -42,6 +42,7 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
         work=work,
         out=out,
         num_rows=rows_of_run(spec, sizes, shares),
+        micro_batch_sequences=spec.micro_batch_sequences,
     )
     check_rows(job)
     return job
@@ -61,7 +62,16 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
     files = {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
     renderer = Renderer.of_model(parents["base"].path)
     with progress("rendering conversations", unit="rows") as bar:
-        counts = prepare(data, files, renderer, spec.sequence_length_tokens, spec.seed, folder, bar.advance)
+        counts = prepare(
+            data,
+            files,
+            renderer,
+            spec.sequence_length_tokens,
+            spec.seed,
+            folder,
+            bar.advance,
+            packs_rows=spec.packs_rows,
+        )
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder
 

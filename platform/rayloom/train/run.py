@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,10 +15,12 @@ from ray.train.torch import TorchTrainer, get_device
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.errors import InterruptedJobError, RayloomError, ResourceError
+from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.train import TrainSpec
+from rayloom.train.attempts import Attempts
+from rayloom.train.failures import Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
 from rayloom.train.prepare import job_of
 from rayloom.train.progress import TrainingProgress
@@ -32,7 +35,7 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
     job = job_of(spec, build.parents, build.work, build.work / "result")
     if not job.finished.exists():
         _check_resources(connect(), spec)
-        _train_on_ray(job, build.version)
+        _train_until_done(job, build.version)
     return publish(job, build)
 
 
@@ -52,8 +55,23 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
 
-def _train_on_ray(job: TrainJob, version: str) -> None:
-    """Runs the loop on Ray Train's workers, showing what happens; raises what stopped it."""
+def _train_until_done(job: TrainJob, version: str) -> None:
+    """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
+    attempts = Attempts.of(job)
+    while True:
+        failure = _train_on_ray(replace(job, micro_batch_sequences=attempts.micro_batch_sequences), version)
+        if failure is None:
+            return
+        policy, micro_batch = job.spec.faults, attempts.micro_batch_sequences
+        decision = after_failure(policy, failure, micro_batch, attempts.num_restarts)
+        if isinstance(decision, Stop):
+            raise decision.error
+        say(f"{job.spec.name}: {decision.why}")
+        attempts.restart(decision)
+
+
+def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
+    """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     fit = _Fit(job, version, mailbox)
     fit.start()
@@ -70,10 +88,12 @@ def _train_on_ray(job: TrainJob, version: str) -> None:
             mailbox.ask_to_stop.remote()
             fit.join(STOP_WITHIN_SECONDS)
         shown.show(ray.get(mailbox.take.remote()))
+    ray.kill(mailbox)
     if fit.is_alive():
         raise InterruptedJobError("Training did not stop in time", fix="Run it again; it continues at its checkpoint.")
-    if fit.error is not None:
-        raise _in_one_sentence(fit.error, job) from fit.error
+    if fit.error is None:
+        return None
+    return first_cause(list(getattr(fit.error, "worker_failures", {}).values()) or [fit.error])
 
 
 class _Fit(threading.Thread):
@@ -112,9 +132,14 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     group = current_group(get_device())
     post = _Post(config["mailbox"])
     try:
-        train(config["job"], group, post.tell, post.is_asked_to_stop)
+        train(config["job"], group, post.tell, post.is_asked_to_stop, _has_notice)
     finally:
         post.send()
+
+
+def _has_notice() -> bool:
+    """Whether a machine of this training is about to be taken away. All workers ask together."""
+    return ray.train.get_preemption_info() is not None
 
 
 class Mailbox:
@@ -163,21 +188,3 @@ class _Post:
             self._is_asked_to_stop |= ray.get(self._answer)
             self._answer = None
         return self._is_asked_to_stop
-
-
-def _in_one_sentence(error: BaseException, job: TrainJob) -> BaseException:
-    """What a person reads instead of Ray's account of the same thing."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    causes: list[BaseException] = [getattr(failure, "cause", None) or failure for failure in failures]
-    for cause in causes:
-        if isinstance(cause, RayloomError):
-            return cause
-    where = f"{job.spec.name}, {job.spec.workers.num_workers} workers"
-    text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-    if any(sign in text for sign in ("OutOfMemory", "MemoryError", "can't allocate memory")):
-        fix = "Lower micro_batch_sequences (accumulation keeps the batch) or sequence_length_tokens, or raise sharding."
-        return ResourceError("Training ran out of memory", where=where, fix=fix)
-    if any(sign in text for sign in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError")):
-        fix = "Run the same command again; it continues at its last checkpoint."
-        return ResourceError("A training worker died", where=where, fix=fix)
-    return causes[0]

@@ -22,6 +22,9 @@ from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
 from rayloom.train.state import TrainState
 
+ASKING_SECONDS = 5.0
+"""Between questions for notice that a machine leaves; clouds give at least half a minute of it."""
+
 
 @dataclass
 class Run:
@@ -37,12 +40,15 @@ class Run:
     best: BestWeights
     log: RunLog
     should_stop: Callable[[], bool]
+    has_notice: Callable[[], bool]
     state: TrainState = field(default_factory=TrainState)
     _saved_at: float = field(default_factory=time.monotonic)
+    _asked_at: float = field(default_factory=time.monotonic)
+    _is_notice_taken: bool = False
 
     @property
     def micro_batch_sequences(self) -> int:
-        return self.job.spec.micro_batch_sequences
+        return self.job.micro_batch_sequences
 
     @property
     def is_finished(self) -> bool:
@@ -66,6 +72,18 @@ class Run:
         minutes = self.job.spec.checkpoints.every_minutes
         return self.group.is_first and minutes is not None and time.monotonic() - self._saved_at > minutes * 60
 
+    @property
+    def is_asking_due(self) -> bool:
+        """Whether it is time to ask for notice that a machine leaves, which all workers do together."""
+        return self.group.is_first and time.monotonic() - self._asked_at > ASKING_SECONDS
+
+    def is_new_notice(self) -> bool:
+        """Whether a machine is known to leave, for the first time since none was."""
+        self._asked_at = time.monotonic()
+        has_notice = self.has_notice()
+        is_new, self._is_notice_taken = has_notice and not self._is_notice_taken, has_notice
+        return is_new
+
     def seed_micro_batch(self, number: int) -> None:
         """Makes random state a function of seed, step and micro-batch, so that no checkpoint has to carry it."""
         place = number * self.group.num_workers + self.group.rank
@@ -77,8 +95,8 @@ class Run:
         self.state.num_updates = self.engine.num_updates
         self.checkpoints.save(self.state, self.engine.fragments())
 
-    def commit_checkpoint(self) -> None:
-        self.checkpoints.commit_written()
+    def settle_checkpoint(self, num_failed: int) -> None:
+        self.checkpoints.settle(num_failed)
         if self.group.is_first:
             self.best.prune({self.state.best_step, *(state.best_step for state in self.checkpoints.states())})
 
@@ -93,7 +111,9 @@ class Run:
         self.checkpoints.close()
 
 
-def prepared(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool]) -> Run:
+def prepared(
+    job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool], has_notice: Callable[[], bool]
+) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
     shards = [TokenShards(folder, spec.sequence_length_tokens) for folder in job.train]
@@ -112,7 +132,9 @@ def prepared(job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], 
     model.train()
     engine = engine_for(spec, model, group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
-    run = Run(job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop)
+    run = Run(
+        job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop, has_notice
+    )
     if newest is not None:
         go_to(run, newest)
         log.say(f"continuing from step {run.state.step} of {rows.num_steps}")

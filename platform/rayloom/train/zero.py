@@ -67,8 +67,7 @@ class ZeroEngine:
 
     def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
         _quieten()
-        # Launchers set it; where there is none, DeepSpeed asks for it all the same.
-        os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
+        _ensure_process_group(group)
         self.model, self.group = model, group
         groups = parameter_groups(model.model, spec.optimizer)
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
@@ -128,6 +127,13 @@ class ZeroEngine:
         whole = torch.empty(len(shard) * self.group.num_workers, dtype=shard.dtype, device=shard.device)
         dist.all_gather_single(whole, shard)
         return whole
+
+
+def _ensure_process_group(group: Group) -> None:
+    """DeepSpeed asks for a process group and a local rank also where there is one worker and no launcher."""
+    os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _quieten() -> None:

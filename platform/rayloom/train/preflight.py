@@ -1,0 +1,83 @@
+"""What `plan` says about conversations and methods before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+
+from rayloom.models.adapters import why_not_served
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.adapters import LoraAdapter, NoAdapter
+from rayloom.specs.train import ConversationData, TrainSpec
+from rayloom.text.preview import examples
+from rayloom.text.shards import TokenShards
+from rayloom.train.job import TrainJob
+from rayloom.train.sizes import ModelSize
+
+NUM_EXAMPLES = 2
+FEW_ROWS = 500
+"""Below this, what is learned depends on which rows they happen to be (Zhou et al. 2023 used 1,000 chosen ones)."""
+LEARNING_RATE_FACTOR = 10
+"""So far from a method's usual learning rate, a warning."""
+PARAMETERS_PER_TRAINED_TOKEN = 1000
+"""More trained parameters for each trained token than this, and a smaller method does as well."""
+
+
+def add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
+    """Where every row goes, how long rows are, what is trained of them, and the first examples with that marked."""
+    if not counts:
+        return
+    from transformers import AutoTokenizer
+
+    for source, rows in counts["rows_read"].items():
+        sheet.add(f"rows of source {source}", rows)
+    for reason, rows in counts["left_out"].items():
+        sheet.add(f"left out: {reason}", rows)
+    if counts["truncated_rows"]:
+        sheet.add("truncated rows", counts["truncated_rows"])
+    train, lengths = counts["train"], counts["lengths_tokens"]
+    sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
+    sheet.add("tokens of a row", ", ".join(f"{name} {tokens:,}" for name, tokens in lengths.items()))
+    sheet.add("trained tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
+    sheet.add("packing", f"{train['packed_rows']:,} rows, {train['filled_share']:.1%} filled")
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
+    shards = TokenShards(job.train[0], job.spec.sequence_length_tokens)
+    for number, example in enumerate(examples(shards, tokenizer, NUM_EXAMPLES), 1):
+        sheet.examples += [Text(f"example {number}, what is trained in green:", style="underline"), example]
+    _warn_about_rows(sheet, job.spec, counts)
+
+
+def _warn_about_rows(sheet: PlanSheet, spec: TrainSpec, counts: dict[str, Any]) -> None:
+    train = counts["train"]
+    if train["rows"] < FEW_ROWS:
+        sheet.warnings.append(f"{train['rows']} training rows are few: under {FEW_ROWS}, results depend on chance")
+    if counts["repeated_in_training"]:
+        sheet.warnings.append(f"{counts['repeated_in_training']} training rows say the same as an earlier one")
+    if isinstance(spec.data, ConversationData) and spec.data.system is not None:
+        sheet.warnings.append(
+            "data.system is trained with, but is no part of the chat template: requests to the server must send it too"
+        )
+
+
+def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[str, Any]) -> None:
+    """Whether the result can be served as it is, and what is unusual about the method's settings."""
+    if spec.base is None:
+        return
+    reason = why_not_served(spec.adapter)
+    if reason is not None:
+        sheet.add("serving", f"not as it is: {reason}")
+    elif not isinstance(spec.adapter, NoAdapter):
+        sheet.add("serving", "the server can load it beside its base, or merged")
+    usual = spec.adapter.usual_learning_rate
+    if not usual / LEARNING_RATE_FACTOR <= spec.learning_rate <= usual * LEARNING_RATE_FACTOR:
+        sheet.warnings.append(
+            f"learning_rate {spec.learning_rate:g} is far from what {spec.adapter.type} uses: {usual:g}"
+        )
+    trained_tokens = counts.get("train", {}).get("trained_tokens")
+    if trained_tokens and isinstance(spec.adapter, LoraAdapter) and spec.adapter.rank > 8:
+        for_each = size.trained / trained_tokens
+        if for_each > PARAMETERS_PER_TRAINED_TOKEN:
+            sheet.warnings.append(
+                f"{for_each:,.0f} trained parameters for each trained token: a lower rank does as well"
+            )

@@ -1,0 +1,213 @@
+"""Training jobs on Ray: killed commands, dead workers, adapters, and what a person is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from rayloom.artifacts.build import Build, ResolvedJob, build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.dispatch import load_job
+from rayloom.dispatch import run as run_job
+from rayloom.errors import InputError, QualityError
+from rayloom.specs.base import JobSpec
+from rayloom.specs.clean import CleanSpec
+from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.train.log import read_log
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+
+NUM_STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a small corpus of made-up rows."""
+    store = Store(str(tmp_path_factory.mktemp("train-store")))
+    source = {"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}
+    spec = CleanSpec.model_validate(
+        {
+            "kind": "clean",
+            "name": "made-up",
+            "sources": [source],
+            "output": {"type": "tokens", "tokenizer": {"type": "train"}},
+        }
+    )
+
+    def stage(_: JobSpec, made: Build) -> Outcome:
+        from transformers import AutoTokenizer
+
+        write_tokenizer(made.directory / "tokenizer")
+        digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
+        write_rows(made.directory / "train", 400, seed=1, digest=digest)
+        write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
+        return Outcome("corpus")
+
+    build(ResolvedJob(spec, 1, {}, Path.cwd()), store, stage)
+    return store
+
+
+def job_file(folder: Path, name: str, **changes: Any) -> Path:
+    spec = small_spec(**({"name": name, "num_steps": NUM_STEPS, "checkpoints": {"every_steps": 20}} | changes))
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+TWO_WORKERS = {"workers": {"num_workers": 2}, "sharding": {"zero_stage": 2}, "precision": "bf16"}
+
+
+def step_losses(artifact: Artifact) -> list[tuple[int, float]]:
+    return [(e["step"], e["loss"]) for e in read_log(artifact.path / "metrics.jsonl") if e["event"] == "step"]
+
+
+def wait_for_step(store: Store, name: str, step: int, is_alive: Callable[[], bool]) -> None:
+    """Returns once the run's log has the step and a checkpoint counts."""
+    root = Path(store.root) / name
+    while is_alive():
+        logs = list(root.glob("*/.work/metrics.jsonl"))
+        is_there = any(e["event"] == "step" and e["step"] >= step for log in logs for e in read_log(log))
+        if is_there and list(root.glob("*/.work/checkpoints/*/checkpoint.json")):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{name} ended before step {step}")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The run that nothing disturbs."""
+    return run_job(load_job(job_file(tmp_path_factory.mktemp("jobs"), "whole", **TWO_WORKERS)), store)[0]
+
+
+def test_a_killed_command_continues_and_gives_the_same_losses(
+    store: Store, whole: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = job_file(tmp_path, "killed", **TWO_WORKERS)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "rayloom", "run", str(file)]
+    running = subprocess.Popen(command, env=environment | {"RAYLOOM_STORE": store.root}, stderr=subprocess.DEVNULL)
+    wait_for_step(store, "killed", 100, lambda: running.poll() is None)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    artifact, was_made = run_job(load_job(file), store)
+    said = capfd.readouterr().err
+    assert was_made
+    assert f"of {NUM_STEPS}" in next(line for line in said.splitlines() if "continuing from step" in line)
+    assert step_losses(artifact) == step_losses(whole)
+    assert artifact.manifest.metrics["heldout"] == whole.manifest.metrics["heldout"]
+    assert artifact.manifest.metrics["resumed_at_steps"]
+
+
+def test_a_dead_worker_is_replaced_and_the_losses_are_the_same(
+    store: Store, whole: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = load_job(job_file(tmp_path, "bereaved", **TWO_WORKERS))
+    made: list[Artifact] = []
+    running = threading.Thread(target=lambda: made.append(run_job(job, store)[0]))
+    running.start()
+    wait_for_step(store, "bereaved", 60, running.is_alive)
+    os.kill(_train_worker_processes()[-1].pid, signal.SIGKILL)
+    running.join()
+    assert "a worker died; start 2 of 4" in capfd.readouterr().err
+    assert step_losses(made[0]) == step_losses(whole)
+
+
+def _train_worker_processes() -> list[psutil.Process]:
+    """Ray Train's workers of this process' embedded cluster."""
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
+
+
+def test_pretraining_says_what_counting_alone_reaches(whole: Artifact) -> None:
+    metrics = whole.manifest.metrics
+    unigram, bigram = (metrics["baselines"][name] for name in ("unigram_perplexity", "bigram_perplexity"))
+    assert metrics["heldout"]["heldout"]["after"]["perplexity"] < unigram / 2
+    assert bigram < unigram
+    assert f"unigram {unigram:,.0f}, bigram {bigram:,.0f}" in whole.manifest.headline
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_rows(store: Store, tmp_path: Path) -> None:
+    file = job_file(tmp_path, "exploding", learning_rate=1e30, faults={"max_skipped_steps": 0, "max_rollbacks": 0})
+    with pytest.raises(QualityError, match=r"no usable loss or gradient .*source:row"):
+        run_job(load_job(file), store)
+    assert not store.versions("exploding")
+
+
+def test_shards_of_another_tokenizer_are_refused_before_anything_starts(
+    store: Store, smollm2: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="another tokenizer than the model's"):
+        run_job(load_job(job_file(tmp_path, "foreign", architecture=None, base=str(smollm2.path))), store)
+
+
+def test_a_base_that_is_not_a_model_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("no model")
+    with pytest.raises(InputError, match=r"config\.json"):
+        run_job(load_job(job_file(tmp_path, "baseless", architecture=None, base="./notes")), store)
+
+
+def test_a_lora_run_stops_early_and_loads_with_plain_peft(
+    shared_store: Store, smollm2: Artifact, instructions: Artifact, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from rayloom.score.perplexity import heldout_loss
+    from rayloom.text.shards import TokenShards
+
+    spec = {
+        "kind": "train",
+        "name": "small-adapter",
+        "base": "artifact:smollm2",
+        "data": {
+            "type": "conversations",
+            "sources": [
+                {
+                    "dataset": "artifact:instructions",
+                    "files": "**/alpaca_en_demo.json",
+                    "format": "alpaca",
+                    "limit_rows": 40,
+                    "max_row_tokens": 64,
+                }
+            ],
+            "heldout_rows": 8,
+        },
+        "adapter": {"type": "lora", "rank": 4},
+        "sequence_length_tokens": 64,
+        "micro_batch_sequences": 2,
+        "global_batch_tokens": 256,
+        "num_epochs": 2,
+        "learning_rate": 1e-3,
+        "workers": {"num_workers": 1, "cpus_per_worker": 2},
+        "evaluate_every_steps": 4,
+        "early_stopping": {"patience": 2},
+    }
+    file = tmp_path / "adapter.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    artifact, _ = run_job(load_job(file), shared_store)
+    assert artifact.manifest.content == "adapter"
+    found = artifact.manifest.metrics["heldout"]["heldout"]
+    assert found["after"]["loss"] < found["before"]["loss"]
+    base = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.bfloat16)
+    adapted = PeftModel.from_pretrained(base, artifact.path)
+    again = heldout_loss(adapted, TokenShards(artifact.path / "heldout", 64), 2)
+    assert again.mean_nats == pytest.approx(found["after"]["loss"], abs=0.01)
+    assert (artifact.path / "chat_template.jinja").exists()
+    assert artifact.manifest.metrics["rows"]["heldout"]["rows"] == 8
+    shutil.rmtree(artifact.path)
