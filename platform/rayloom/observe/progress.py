@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 class Bar(ABC):
-    """Progress of one piece of work. `note` stands behind the numbers: `loss 3.21`."""
+    """Progress of one piece of work. `total` may become known on the way; `note` stands behind: `loss 3.21`."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -44,7 +44,7 @@ class _TerminalBar(Bar):
         self._task = progress.add_task(label, total=total, note="", unit=unit)
 
     def _show(self) -> None:
-        self._progress.update(self._task, completed=self.done, note=self.note)
+        self._progress.update(self._task, completed=self.done, total=self.total, note=self.note)
 
 
 class _LineBar(Bar):
