@@ -81,6 +81,8 @@ def test_each_row_is_trained_as_often_as_it_is_repeated_or_held_out(dataset: Pat
     assert len({*train, *heldout}) == 42
     assert counts.rows_read == {"0 ./d": 2, "1 ./d": 40}
     assert counts.left_out == {}
+    assert counts.lengths_tokens["longest"] >= counts.lengths_tokens["median"] > 10
+    assert counts.repeated_in_training == 0
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_rows(dataset: Path, tmp_path: Path) -> None:
@@ -142,9 +144,20 @@ def test_all_bad_rows_are_named_at_once(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         prepared(data(), dataset, tmp_path / "out")
     assert "2 rows cannot be trained on" in str(caught.value)
-    assert "facts.json row 1 message 2 is an empty answer" in str(caught.value)
-    assert "facts.json row 3 has no column instruction and output" in str(caught.value)
+    assert "facts.json row 1 (empty_answer): message 2 is an empty answer" in str(caught.value)
+    assert "facts.json row 3 (missing_column): has no column instruction and output" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_named_problems_are_left_out_and_counted_and_others_still_stop_the_job(dataset: Path, tmp_path: Path) -> None:
+    rows = json.loads((dataset / "facts.json").read_text())
+    (dataset / "facts.json").write_text(json.dumps([*rows, {"instruction": "a", "output": ""}, {"prompt": "b"}]))
+    with pytest.raises(InputError, match=r"(?s)1 row cannot .*row 42 \(missing_column\)") as caught:
+        prepared(data(leave_out=["empty_answer"]), dataset, tmp_path / "out")
+    assert "row 41" not in str(caught.value)
+    counts = prepared(data(leave_out=["empty_answer", "missing_column"]), dataset, tmp_path / "out")
+    assert counts.left_out == {"empty_answer": 1, "missing_column": 1}
+    assert counts.rows_read["1 ./d"] == 42
 
 
 def test_too_few_rows_to_hold_out_is_an_error(dataset: Path, tmp_path: Path) -> None:

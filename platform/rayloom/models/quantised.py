@@ -43,6 +43,7 @@ def load_quantised(model_class: Any, folder: Path, precision: Precision, compute
         device_map={"": device},
         use_safetensors=True,
     )
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # In evaluation, bitsandbytes repacks the weights, for good, for a kernel without a backward pass: after

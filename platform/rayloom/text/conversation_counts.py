@@ -26,8 +26,13 @@ class ConversationCounts:
     rows_read: dict[str, int] = field(default_factory=dict)
     """By source: the data set's reference and number."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """By reason: longer_than_max_row_tokens, over_limit_rows, same_as_a_heldout_row, longer_than_sequence_length."""
+    """By reason: longer_than_max_row_tokens, over_limit_rows, same_as_a_heldout_row,
+    longer_than_sequence_length, and the problems that the spec's `leave_out` names."""
     truncated_rows: int = 0
+    lengths_tokens: dict[str, int] = field(default_factory=dict)
+    """Of rows before the length policy: median, p90, p99, longest."""
+    repeated_in_training: int = 0
+    """Training rows that train the same ids as an earlier one, beyond what `repeat` asks for."""
     train: SplitCounts = field(default_factory=SplitCounts)
     heldout: SplitCounts = field(default_factory=SplitCounts)
 

@@ -37,8 +37,10 @@ def prepare(
     """
     counts = ConversationCounts()
     rows = render_rows(data, files, renderer, seed, counts, advance)
+    counts.lengths_tokens = _lengths(rows)
     rows = _apply_length_policy(rows, data, sequence_length_tokens, counts)
     heldout, train = split_heldout(rows, data.heldout_rows, seed, counts)
+    counts.repeated_in_training = len(train) - len({row.digest for row in train})
     digest = tokenizer_digest(renderer.tokenizer)
     for name, part, split in (("train", train, counts.train), ("heldout", heldout, counts.heldout)):
         writer = ShardWriter(out / name, len(renderer.tokenizer), digest, sequence_length_tokens=sequence_length_tokens)
@@ -51,6 +53,13 @@ def prepare(
         _write(samples, together, seed, writer)
         _count(samples, len(together), sequence_length_tokens, split)
     return counts
+
+
+def _lengths(rows: Sequence[RenderedRow]) -> dict[str, int]:
+    if not rows:
+        return {}
+    found = np.percentile([row.length_tokens for row in rows], [50, 90, 99, 100], method="higher")
+    return dict(zip(("median", "p90", "p99", "longest"), (int(length) for length in found), strict=True))
 
 
 def _apply_length_policy(

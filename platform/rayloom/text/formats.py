@@ -60,7 +60,7 @@ def _parsed_line(line: str, file: Path, number: int) -> Any:
 def conversation(row: Any, format_name: str, fill: Mapping[str, str], origin: str) -> Conversation:
     """One row as a conversation, `{{key}}` in its texts replaced. Raises ConversationError saying what it lacks."""
     if not isinstance(row, Mapping):
-        raise ConversationError(f"is not a JSON object but {type(row).__name__}")
+        raise ConversationError("not_a_conversation", f"is not a JSON object but {type(row).__name__}")
     filled = _filled(row, fill)
     return Conversation(tuple(_FORMATS[format_name](filled)), tuple(_tools(filled)), origin)
 
@@ -104,9 +104,10 @@ def _sharegpt_message(turn: Message, number: int) -> Message:
     said_by, text = turn.get("from"), turn.get("value")
     role = _SHAREGPT_ROLES.get(str(said_by))
     if role is None:
-        raise ConversationError(f"message {number} is from {said_by!r}; known are {', '.join(_SHAREGPT_ROLES)}")
+        known = ", ".join(_SHAREGPT_ROLES)
+        raise ConversationError("roles_out_of_order", f"message {number} is from {said_by!r}; known are {known}")
     if not isinstance(text, str):
-        raise ConversationError(f"message {number} has no text under `value`")
+        raise ConversationError("not_a_conversation", f"message {number} has no text under `value`")
     if said_by == "function_call":
         return {"role": role, "content": None, "tool_calls": _function_calls(text, number)}
     return {"role": role, "content": text} | ({"train": turn["train"]} if "train" in turn else {})
@@ -116,7 +117,7 @@ def _function_calls(text: str, number: int) -> list[dict[str, Any]]:
     try:
         calls = json.loads(text)
     except json.JSONDecodeError:
-        raise ConversationError(f"message {number} is a function_call that is not JSON") from None
+        raise ConversationError("bad_tool", f"message {number} is a function_call that is not JSON") from None
     calls = calls if isinstance(calls, list) else [calls]
     return [{"type": "function", "function": call} for call in calls]
 
@@ -140,24 +141,25 @@ def _tools(row: Mapping[str, Any]) -> list[Any]:
         try:
             tools = json.loads(tools) if tools.strip() else []
         except json.JSONDecodeError:
-            raise ConversationError("`tools` is not JSON") from None
+            raise ConversationError("bad_tool", "`tools` is not JSON") from None
     if tools is None:
         return []
     if not isinstance(tools, list):
-        raise ConversationError("`tools` is not a list")
+        raise ConversationError("bad_tool", "`tools` is not a list")
     return tools
 
 
 def _objects(value: Any, column: str) -> list[Message]:
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise ConversationError(f"`{column}` is not a list of messages")
+        raise ConversationError("not_a_conversation", f"`{column}` is not a list of messages")
     return [dict(item) for item in value]
 
 
 def _need(row: Mapping[str, Any], *columns: str) -> None:
     missing = [column for column in columns if row.get(column) is None]
     if missing:
-        raise ConversationError(f"has no column {' and '.join(missing)}; its columns are {', '.join(row)}")
+        said = f"has no column {' and '.join(missing)}; its columns are {', '.join(row)}"
+        raise ConversationError("missing_column", said)
 
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], list[Message]]] = {

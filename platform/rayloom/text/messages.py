@@ -14,6 +14,8 @@ from typing import Any
 
 from jinja2 import nodes
 
+from rayloom.specs.train import RowProblem
+
 Message = dict[str, Any]
 """`role`, `content`, and where they apply `tool_calls`, `tool_call_id`, `reasoning`, `name`, as the API has them."""
 
@@ -23,6 +25,10 @@ _KEPT_STRINGS = ("name", "task")
 
 class ConversationError(ValueError):
     """What is wrong with one conversation. Whoever reads the rows adds which one it is."""
+
+    def __init__(self, problem: RowProblem, said: str) -> None:
+        super().__init__(said)
+        self.problem = problem
 
 
 def as_served(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
@@ -48,7 +54,7 @@ def tools_as_served(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str,
 def _tool_function(tool: Mapping[str, Any]) -> dict[str, Any]:
     function = tool.get("function", tool)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ConversationError("a tool definition has no name")
+        raise ConversationError("bad_tool", "a tool definition has no name")
     known = {"name": function["name"]} | {key: function.get(key) for key in ("description", "parameters")}
     if function.get("strict") is not None:
         known["strict"] = function["strict"]
@@ -79,7 +85,7 @@ def _content(content: Any, wants_parts: bool) -> Any:
     elif isinstance(content, Sequence):
         texts = [text for part in content if (text := _part_text(part)) is not None]
     else:
-        raise ConversationError(f"content must be text or a list of parts, not {type(content).__name__}")
+        raise ConversationError("not_text", f"content must be text or a list of parts, not {type(content).__name__}")
     return [{"type": "text", "text": text} for text in texts] if wants_parts else "\n".join(texts)
 
 
@@ -88,7 +94,7 @@ def _part_text(part: Any) -> str | None:
         return part
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind not in _TEXT_PARTS:
-        raise ConversationError(f"content has a part of type {kind!r}; only text is supported")
+        raise ConversationError("not_text", f"content has a part of type {kind!r}; only text is supported")
     text = part.get("thinking" if kind == "thinking" else "text")
     return None if text is None else str(text)
 
@@ -96,16 +102,17 @@ def _part_text(part: Any) -> str | None:
 def _tool_call(call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ConversationError("a tool call has no function name")
+        raise ConversationError("bad_tool", "a tool call has no function name")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
         except json.JSONDecodeError:
             # The server would go on with no arguments; as something to learn from, that is wrong.
-            raise ConversationError(f"the arguments of tool call {function['name']} are not JSON") from None
+            said = f"the arguments of tool call {function['name']} are not JSON"
+            raise ConversationError("bad_tool", said) from None
     if not isinstance(arguments, Mapping):
-        raise ConversationError(f"the arguments of tool call {function['name']} are not a mapping")
+        raise ConversationError("bad_tool", f"the arguments of tool call {function['name']} are not a mapping")
     named = {"id": call["id"]} if call.get("id") is not None else {}
     return named | {"function": {"arguments": dict(arguments), "name": function["name"]}, "type": "function"}
 

@@ -107,7 +107,8 @@ class Renderer:
             joined.add(prompt, self._answer(prompt, whole, turn), bool(messages[index].get("train", True)))
         samples = [sample for sample in joined.finished() if sample.num_trained]
         if not samples:
-            raise ConversationError("no token is trained: every assistant message says `train: false`")
+            said = "no token is trained: every assistant message says `train: false`"
+            raise ConversationError("no_trained_token", said)
         self._check_beginning(samples[0].tokens)
         return samples
 
@@ -120,8 +121,9 @@ class Renderer:
         if not whole.startswith(prompt):
             opening = _differing(prompt, whole)
             raise ConversationError(
+                "unrenderable",
                 f"message {len(messages)}: the chat template opens the answer with {opening!r} in a prompt, but writes "
-                "the finished turn otherwise, so that the server would never see what is trained here"
+                "the finished turn otherwise, so that the server would never see what is trained here",
             )
         return prompt, whole[len(prompt) :]
 
@@ -135,9 +137,10 @@ class Renderer:
                 answer = rest[: place + 1]
                 break
         else:
-            raise ConversationError(f"the chat template ends the turn without a stop token ({self._named_stops()})")
+            said = f"the chat template ends the turn without a stop token ({self._named_stops()})"
+            raise ConversationError("unrenderable", said)
         if not self._same_text(prompt + rest, whole):
-            raise ConversationError("the tokenizer cannot split the text between prompt and answer")
+            raise ConversationError("unrenderable", "the tokenizer cannot split the text between prompt and answer")
         return answer
 
     def _same_text(self, left: list[int], right: list[int]) -> bool:
@@ -150,15 +153,16 @@ class Renderer:
         for number, message in enumerate(messages, 1):
             if message["role"] != "assistant":
                 continue
-            said = json.dumps([message.get(key) for key in ("content", "tool_calls")], ensure_ascii=False)
+            answer = json.dumps([message.get(key) for key in ("content", "tool_calls")], ensure_ascii=False)
             for text in self._stop_texts:
-                if text in said:
-                    raise ConversationError(f"message {number}: the answer contains the stop token {text}")
+                if text in answer:
+                    said = f"message {number}: the answer contains the stop token {text}"
+                    raise ConversationError("stop_token_in_answer", said)
 
     def _check_beginning(self, tokens: list[int]) -> None:
         begin = self.tokenizer.bos_token_id
         if begin is not None and tokens[:2] == [begin, begin]:
-            raise ConversationError(f"the text begins with {self.tokenizer.bos_token} twice")
+            raise ConversationError("unrenderable", f"the text begins with {self.tokenizer.bos_token} twice")
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class Renderer:
                 tokenize=False,
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise ConversationError(f"the chat template cannot render it: {error}") from error
+            raise ConversationError("unrenderable", f"the chat template cannot render it: {error}") from error
         return str(text)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.specs.train import ConversationData, ConversationSource
+from rayloom.specs.train import ConversationData, ConversationSource, RowProblem
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.formats import conversation, read_rows
 from rayloom.text.messages import ConversationError
@@ -36,6 +36,31 @@ class RenderedRow:
         return max(len(sample.tokens) for sample in self.samples)
 
 
+@dataclass
+class _Problems:
+    """What is wrong with which rows, except what the spec says may be left out."""
+
+    leave_out: Collection[RowProblem]
+    left_out: Counter[str]
+    said: list[str] = field(default_factory=list)
+
+    def add(self, origin: str, error: ConversationError) -> None:
+        if error.problem in self.leave_out:
+            self.left_out[error.problem] += 1
+        else:
+            self.said.append(f"{origin} ({error.problem}): {error}")
+
+    def raise_any(self) -> None:
+        if not self.said:
+            return
+        shown = "\n".join(f"  {line}" for line in self.said[:NUM_PROBLEMS_SHOWN])
+        more = len(self.said) - NUM_PROBLEMS_SHOWN
+        rest = f"\n  and {more} more" if more > 0 else ""
+        count = "1 row" if len(self.said) == 1 else f"{len(self.said)} rows"
+        fix = "Correct these rows, or name the problems whose rows data.leave_out may drop."
+        raise InputError(f"{count} cannot be trained on:\n{shown}{rest}\n", fix=fix)
+
+
 def render_rows(
     data: ConversationData,
     files: Mapping[str, Sequence[Path]],
@@ -48,32 +73,42 @@ def render_rows(
 
     `files`: as in `conversations.prepare`. `advance` is told of every row that is dealt with.
     """
+    left_out: Counter[str] = Counter()
+    problems = _Problems(data.leave_out, left_out)
     rendered: list[RenderedRow] = []
-    problems: list[str] = []
     for number, source in enumerate(data.sources):
-        label = f"{number} {source.dataset}"
-        found = _read_source(source, files[f"data.sources.{number}.dataset"], data.system, problems)
-        counts.rows_read[label] = len(found)
-        order = np.random.default_rng([seed, number]).permutation(len(found))
-        rows = _chosen(source, number, [found[i] for i in order], renderer, problems, counts, advance)
-        rendered += [row for _, row in sorted(zip(order, rows, strict=False), key=lambda pair: pair[0]) if row]
-    if problems:
-        raise _bad_rows(problems)
+        read = [*read_rows(files[f"data.sources.{number}.dataset"])]
+        counts.rows_read[f"{number} {source.dataset}"] = len(read)
+        rows = [
+            _with_system(found, data.system)
+            for origin, row in read
+            if (found := _conversation(row, source, origin, problems)) is not None
+        ]
+        # In an order of its own, so that a limit takes rows from everywhere; then in the files' order again.
+        order = [int(index) for index in np.random.default_rng([seed, number]).permutation(len(rows))]
+        kept: dict[int, RenderedRow] = {}
+        for index in order:
+            advance(1)
+            if source.limit_rows is not None and len(kept) >= source.limit_rows:
+                left_out["over_limit_rows"] += 1
+                continue
+            row = _render(rows[index], number, source.repeat, renderer, problems)
+            if row and source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
+                left_out["longer_than_max_row_tokens"] += 1
+            elif row:
+                kept[index] = row
+        rendered += [kept[index] for index in sorted(kept)]
+    problems.raise_any()
+    counts.left_out = dict(left_out)
     return rendered
 
 
-def _read_source(
-    source: ConversationSource, files: Sequence[Path], system: str | None, problems: list[str]
-) -> list[Conversation]:
-    found = []
-    for origin, row in read_rows(files):
-        try:
-            read = conversation(row, source.format, source.fill, origin)
-        except ConversationError as error:
-            problems.append(f"{origin} {error}")
-            continue
-        found.append(_with_system(read, system))
-    return found
+def _conversation(row: object, source: ConversationSource, origin: str, problems: _Problems) -> Conversation | None:
+    try:
+        return conversation(row, source.format, source.fill, origin)
+    except ConversationError as error:
+        problems.add(origin, error)
+        return None
 
 
 def _with_system(read: Conversation, system: str | None) -> Conversation:
@@ -83,51 +118,13 @@ def _with_system(read: Conversation, system: str | None) -> Conversation:
     return Conversation(({"role": "system", "content": system}, *read.messages), read.tools, read.origin)
 
 
-def _chosen(
-    source: ConversationSource,
-    number: int,
-    conversations: Sequence[Conversation],
-    renderer: Renderer,
-    problems: list[str],
-    counts: ConversationCounts,
-    advance: Callable[[int], None],
-) -> list[RenderedRow | None]:
-    """One entry for each conversation: its row, or None where it is left out."""
-    left_out: Counter[str] = Counter(counts.left_out)
-    rows: list[RenderedRow | None] = []
-    kept = 0
-    for item in conversations:
-        advance(1)
-        row = None
-        if source.limit_rows is not None and kept >= source.limit_rows:
-            left_out["over_limit_rows"] += 1
-        else:
-            row = _render(item, number, source.repeat, renderer, problems)
-            if row and source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
-                left_out["longer_than_max_row_tokens"] += 1
-                row = None
-        kept += row is not None
-        rows.append(row)
-    counts.left_out = dict(left_out)
-    return rows
-
-
 def _render(
-    item: Conversation, source: int, repeat: int, renderer: Renderer, problems: list[str]
+    item: Conversation, source: int, repeat: int, renderer: Renderer, problems: _Problems
 ) -> RenderedRow | None:
     try:
         samples = tuple(renderer.samples(item))
     except ConversationError as error:
-        problems.append(f"{item.origin} {error}")
+        problems.add(item.origin, error)
         return None
     content = repr([(sample.tokens, sample.trained) for sample in samples]).encode()
     return RenderedRow(item.origin, samples, source, repeat, hashlib.blake2b(content, digest_size=16).digest())
-
-
-def _bad_rows(problems: Sequence[str]) -> InputError:
-    shown = "\n".join(f"  {problem}" for problem in problems[:NUM_PROBLEMS_SHOWN])
-    more = len(problems) - NUM_PROBLEMS_SHOWN
-    rest = f"\n  and {more} more" if more > 0 else ""
-    count = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
-    what = f"{count} cannot be trained on:\n{shown}{rest}\n"
-    return InputError(what, fix="Correct or remove these rows, or name other `files`.")

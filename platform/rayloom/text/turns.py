@@ -24,18 +24,19 @@ def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
         role = message.get("role")
         if role not in _MAY_FOLLOW:
             known = ", ".join(list(_MAY_FOLLOW)[1:])
-            raise ConversationError(f"message {number} has the role {role!r}; roles are {known}")
+            raise ConversationError("roles_out_of_order", f"message {number} has the role {role!r}; roles are {known}")
         if role not in _MAY_FOLLOW[before]:
             after = f"after {before}" if before else "at the beginning"
             expected = " or ".join(_MAY_FOLLOW[before])
-            raise ConversationError(f"message {number} is from {role} {after}; there must be {expected}")
+            said = f"message {number} is from {role} {after}; there must be {expected}"
+            raise ConversationError("roles_out_of_order", said)
         if role == "assistant" and not _says_something(message):
-            raise ConversationError(f"message {number} is an empty answer")
+            raise ConversationError("empty_answer", f"message {number} is an empty answer")
         if role != "assistant" and message.get("train"):
-            raise ConversationError(f"message {number} is from {role}; only the assistant's messages are trained")
+            raise ConversationError("not_the_assistants", f"message {number} is from {role}; only answers are trained")
         before = str(role)
     if before != "assistant":
-        raise ConversationError(f"ends with a message from {before}" if before else "has no messages")
+        raise ConversationError("no_answer", f"ends with a message from {before}" if before else "has no messages")
 
 
 def _says_something(message: Mapping[str, Any]) -> bool:

@@ -1,0 +1,128 @@
+"""What `plan` shows of conversations: where rows go, what is trained in colour, what is unusual."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.text import Text
+from tokenizers_for_tests import chatml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rayloom.artifacts.build import Build, ResolvedJob, build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.base import JobSpec
+from rayloom.specs.ingest import ImportSpec
+from rayloom.specs.train import TrainSpec
+from rayloom.text.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
+from rayloom.text.render import Renderer
+from rayloom.text.shards import Row
+from rayloom.train.plan import plan
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    store = Store(str(tmp_path_factory.mktemp("store")))
+
+    def published(name: str, content: Any, files: Any) -> Artifact:
+        spec = ImportSpec.model_validate(
+            {
+                "kind": "import",
+                "name": name,
+                "source": {"type": "folder", "path": f"/{name}"},
+                "content": {"type": content},
+                "licence": "MIT",
+            }
+        )
+
+        def stage(_: JobSpec, building: Build) -> Outcome:
+            files(building.directory)
+            return Outcome(content)
+
+        return build(ResolvedJob(spec, 1, {}, Path.cwd()), store, stage)[0]
+
+    def model(directory: Path) -> None:
+        torch.manual_seed(0)
+        tokenizer = chatml()
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=256,
+        )
+        LlamaForCausalLM(config).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+    def rows(directory: Path) -> None:
+        found = [{"instruction": f"Tell me {n % 50}", "output": f"{n % 50} it is."} for n in range(60)]
+        (directory / "rows.json").write_text(json.dumps([*found, {"instruction": "Why?", "output": ""}]))
+
+    return {"base": published("base", "model", model), "data.sources.0.dataset": published("rows", "dataset", rows)}
+
+
+def planned(parents: dict[str, Artifact], leave_out: tuple[str, ...] = ("empty_answer",), **changes: Any) -> PlanSheet:
+    data: dict[str, Any] = {
+        "type": "conversations",
+        "sources": [{"dataset": "artifact:rows", "format": "alpaca"}],
+        "heldout_rows": 10,
+        "leave_out": list(leave_out),
+    } | changes.pop("data", {})
+    values = {
+        "kind": "train",
+        "name": "t",
+        "base": "artifact:base",
+        "data": data,
+        "adapter": {"type": "lora", "rank": 4},
+        "sequence_length_tokens": 128,
+        "global_batch_tokens": 128,
+        "num_epochs": 1,
+        "learning_rate": 2e-4,
+    }
+    return plan(TrainSpec.model_validate(values | changes), parents, Path.cwd())
+
+
+def test_a_plan_says_where_every_row_goes(parents: dict[str, Artifact]) -> None:
+    sheet = planned(parents)
+    facts = dict(sheet.facts)
+    assert sheet.problems == []
+    assert facts["rows of source 0 artifact:rows"] == "61"
+    assert facts["left out: empty_answer"] == "1"
+    assert "10 held out" in facts["rows trained on"]
+    assert "longest" in facts["tokens of a row"]
+    assert facts["serving"] == "the server can load it beside its base, or merged"
+    assert any("training rows are few" in line for line in sheet.warnings)
+    assert any("say the same as an earlier one" in line for line in sheet.warnings)
+
+
+def test_the_first_examples_show_what_is_trained_in_colour(parents: dict[str, Artifact]) -> None:
+    example = planned(parents).examples[1]
+    assert isinstance(example, Text)
+    in_green = [example.plain[span.start : span.end] for span in example.spans if span.style == TRAINED]
+    dim = [example.plain[span.start : span.end] for span in example.spans if span.style == CONTEXT]
+    assert in_green[0].endswith("it is.<|im_end|>")
+    assert dim[0].startswith("<|im_start|>user\nTell me")
+    assert dim[0].endswith("<|im_start|>assistant\n")
+
+
+def test_long_examples_are_cut_and_say_so() -> None:
+    renderer = Renderer(chatml())
+    tokens = renderer.tokenizer("one two " * MAX_TOKENS, return_tensors="np")["input_ids"][0]
+    row = Row(tokens, tokens > 0, tokens * 0)
+    text = marked(row, slice(0, len(tokens)), renderer.tokenizer)
+    assert text.plain.endswith(f"… and {len(tokens) - MAX_TOKENS} tokens more")
+
+
+def test_bad_rows_and_unusual_settings_are_said_before_training(parents: dict[str, Artifact]) -> None:
+    assert "1 row cannot be trained on" in planned(parents, leave_out=()).problems[0]
+    sheet = planned(parents, learning_rate=0.1, adapter={"type": "lora", "rank": 4, "weight_decomposed": True})
+    assert "vLLM refuses DoRA" in dict(sheet.facts)["serving"]
+    assert any("learning_rate 0.1 is far from what lora uses: 0.0002" in line for line in sheet.warnings)
+    told = planned(parents, data={"system": "Be kind."})
+    assert any("requests to the server must send it too" in line for line in told.warnings)
