@@ -176,6 +176,7 @@ def test_multiples_in_a_circle_are_refused(folder: Path) -> None:
         ("searcher={type: grid}", "space.learning_rate: a grid needs a list of values here"),
         ("scheduler={type: asha, grace_steps: 15}", "multiple of the training job's evaluate_every_steps (10)"),
         ("train.evaluate_every_steps=null", "asha compares trials while they run: set evaluate_every_steps"),
+        ("train.workers={num_workers: 2}", "train.workers.num_workers: a trial trains in one process"),
         ("resources={gpus_per_trial: -1}", "resources.gpus_per_trial: must be at least 0"),
     ],
 )

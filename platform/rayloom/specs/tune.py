@@ -175,8 +175,11 @@ class TuneSpec(JobSpec):
         yield from _scheduler_problems(self)
         if self.train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
-        if self.resources.gpus_per_trial is not None and self.train.workers.num_workers > 1:
-            yield ("resources", "gpus_per_trial"), "can be set only where the training job has one worker"
+        if self.train.workers.num_workers > 1:
+            yield (
+                ("train", "workers", "num_workers"),
+                "a trial trains in one process: add workers.num_workers=1 to `set`",
+            )
 
 
 def _unvaried(spec: TuneSpec) -> dict[str, str]:

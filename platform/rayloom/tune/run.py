@@ -19,7 +19,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.errors import QualityError, ResourceError
+from rayloom.errors import QualityError, RayloomError, ResourceError
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.tune import TuneSpec
@@ -47,6 +47,7 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     files = TrialFiles(spec, build.parents, build.work)
+    files.prepare_rows()
     memory = memory_bytes_per_worker(spec, build.parents)
     concurrent = num_concurrent(spec, nodes_of(connect()), memory)
     warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
@@ -176,8 +177,13 @@ class _Suggestions(Searcher):  # type: ignore[misc]
         run = self._search.next_run()
         if run is None:
             return None
+        try:
+            task = self._files.task(run)
+        except RayloomError as error:
+            # Values that change the rows can make them unusable: too long, or too few.
+            self._search.failed(run.trial, str(error))
+            return None
         self._in_flight.add(trial_id)
-        task = self._files.task(run)
         return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": task}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002

@@ -42,6 +42,13 @@ class TrialFiles:
     folder: Path
     _with_rows: dict[str, TrainJob] = field(default_factory=dict)
 
+    def prepare_rows(self) -> None:
+        """Makes the rows of the training job as it stands, which are those of all trials unless the space varies them.
+
+        Raises InputError where rows, base and tokenizer do not belong together.
+        """
+        self._job_with_rows({})
+
     def job(self, number: int, segment: int, values: Values) -> TrainJob:
         """The training job of a trial; its rows are made if no trial before had the same."""
         work = self._segment(number, segment)
@@ -113,7 +120,7 @@ class TrialFiles:
     def _job_with_rows(self, values: Values) -> TrainJob:
         plain = substituted(self.spec.plain_train, values)
         spec = TrainSpec.model_validate_json(json.dumps(plain), strict=True)
-        shaping = json.dumps([plain.get(name) for name in SHAPES_ROWS], sort_keys=True)
+        shaping = json.dumps([spec.packs_rows, *(plain.get(name) for name in SHAPES_ROWS)], sort_keys=True)
         key = hashlib.sha256(shaping.encode()).hexdigest()[:12]
         if key not in self._with_rows:
             folder = self.folder / "rows" / key
@@ -122,4 +129,5 @@ class TrialFiles:
             self._with_rows[key] = job_of(spec, own, folder, folder / "unused")
         known = self._with_rows[key]
         sizes = [len(TokenShards(rows, spec.sequence_length_tokens)) for rows in known.train]
-        return replace(known, spec=spec, num_rows=rows_of_run(spec, sizes, known.shares))
+        num_rows = rows_of_run(spec, sizes, known.shares)
+        return replace(known, spec=spec, num_rows=num_rows, micro_batch_sequences=spec.micro_batch_sequences)
