@@ -20,12 +20,13 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.export import model_folder
 from rayloom.export.heldout import SomeRows, rows_for
+from rayloom.export.int4 import group_size_for
 from rayloom.export.plan import plan_quantize
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
 from rayloom.export.rounding import round_channels
 from rayloom.observe.report_page import page
-from rayloom.specs.export import QuantizeSpec
+from rayloom.specs.export import Int4Scheme, QuantizeSpec
 from rayloom.text.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
@@ -223,6 +224,36 @@ def test_static_ranges_are_stored_and_measured(store: Store, model: Artifact, tr
     assert static.manifest.metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_int4_is_packed_and_loads(store: Store, model: Artifact, trained: Artifact, rounding: str) -> None:
+    scheme = {"type": "int4", "rounding": rounding, "group_size": 32}
+    small = quantize(store, model, trained, scheme=scheme)
+    before, after = (load_file(artifact.path / "model.safetensors") for artifact in (model, small))
+    layers = [name.removesuffix("_packed") for name in after if name.endswith("weight_packed")]
+    loaded = AutoModelForCausalLM.from_pretrained(small.path, dtype=torch.bfloat16)
+    with torch.no_grad():
+        loaded(torch.tensor([[1, 2, 3]]))  # the first pass unpacks
+    assert len(layers) == 14
+    for name in layers:
+        outputs, inputs = before[name].shape
+        assert after[f"{name}_packed"].shape == (outputs, inputs // 8)
+        assert after[f"{name}_scale"].shape == (outputs, inputs // 32)
+        found = loaded.get_submodule(name.removesuffix(".weight")).weight.float()
+        assert (found - before[name].float()).norm() < 0.2 * before[name].float().norm()
+    assert small.manifest.metrics["linear_bytes"]["share"] < 0.30
+    assert small.manifest.metrics["perplexity_ratio"] < 1.25
+
+
+def test_groups_are_chosen_so_that_they_divide() -> None:
+    free = Int4Scheme(type="int4")
+    assert group_size_for(free, [(576, 576), (1536, 576), (576, 1536)]) == 64
+    assert group_size_for(free, [(4096, 4096), (4096, 11008)]) == 128
+    with pytest.raises(InputError, match="use one of \\[64, 32\\]"):
+        group_size_for(Int4Scheme(type="int4", group_size=128), [(576, 576)])
+    with pytest.raises(InputError, match="sides of \\[100\\]"):
+        group_size_for(free, [(64, 100)])
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -283,9 +314,11 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 # -- the plan and the report -------------------------------------------------------------------------------------------
 
 
-def test_the_plan_foretells_the_size(store: Store, model: Artifact, trained: Artifact) -> None:
-    sheet = plan_quantize(spec_of(model, trained), {"model": model, "rows_of": trained}, Path())
-    small = quantize(store, model, trained)
+@pytest.mark.parametrize("scheme", [PLAIN, {"type": "int8", "activations": "static"}, {"type": "int4"}])
+def test_the_plan_foretells_the_size(store: Store, model: Artifact, trained: Artifact, scheme: dict[str, Any]) -> None:
+    spec = spec_of(model, trained, scheme=scheme)
+    sheet = plan_quantize(spec, {"model": model, "rows_of": trained}, Path())
+    small = quantize(store, model, trained, scheme=scheme)
     foretold = dict(sheet.facts)["linear layers"]
     metrics = small.manifest.metrics["linear_bytes"]
     assert sheet.problems == []

@@ -18,8 +18,6 @@ from torch.overrides import TorchFunctionMode
 from rayloom.export.heldout import SomeRows
 from rayloom.score.batches import Batch, causal_batch
 
-MICRO_BATCH_SEQUENCES = 4
-
 
 @dataclass
 class Observed:
@@ -32,11 +30,10 @@ class Observed:
 
 
 def batches(rows: SomeRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Batch]:
-    """The rows as batches for a model's forward pass."""
-    for first in range(0, len(rows), MICRO_BATCH_SEQUENCES):
-        numbers = range(first, min(first + MICRO_BATCH_SEQUENCES, len(rows)))
-        yield causal_batch([rows.row(number) for number in numbers], padding_token=0)
-        advance(len(numbers))
+    """The rows as batches for a model's forward pass; one by one, so that no padding is taken for text."""
+    for number in range(len(rows)):
+        yield causal_batch([rows.row(number)], padding_token=0)
+        advance(1)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayloom.artifacts.adapter_base import base_of
@@ -13,7 +13,7 @@ from rayloom.export.heldout import rows_for
 from rayloom.export.model_folder import check_memory
 from rayloom.export.weights import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.export import MergeSpec, QuantizeSpec
+from rayloom.specs.export import Int8Scheme, MergeSpec, QuantizeSpec, Scheme
 
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -46,10 +46,10 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
     try:
         folder = sixteen_bit(parents["model"])
         sheet.add("model", parents["model"].id)
-        sheet.add("scheme", "INT8 weights by output channel, INT8 activations by token (W8A8)")
         shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton()).values()]
+        described, after = _foretold(spec.scheme, shapes)
         before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
-        after = sum(outputs * (inputs + 2) for outputs, inputs in shapes)
+        sheet.add("scheme", described)
         sheet.add("layers", len(shapes))
         sheet.add("linear layers", f"{before / 1e6:,.1f} MB in bf16, {after / 1e6:,.1f} MB after")
         sheet.add("memory", f"about {memory_bytes(folder) / 1e9:.1f} GB")
@@ -62,3 +62,17 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
         sheet.problems.append(str(error))
     sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")
     return sheet
+
+
+def _foretold(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, int]:
+    """The scheme in words, and the bytes of layers of these (O, I) shapes in it."""
+    if isinstance(scheme, Int8Scheme):
+        by = "token" if scheme.activations == "dynamic" else "layer"
+        fixed = 2 * len(shapes) if scheme.activations == "static" else 0
+        words = f"INT8 weights by output channel, INT8 activations by {by} (W8A8)"
+        return words, fixed + sum(outputs * (inputs + 2) for outputs, inputs in shapes)
+    from rayloom.export.int4 import group_size_for
+
+    size = group_size_for(scheme, shapes)
+    words = f"INT4 weights in groups of {size} by {scheme.rounding}, 16-bit activations (W4A16)"
+    return words, sum(outputs * (inputs // 2 + inputs // size * 2) + 16 for outputs, inputs in shapes)

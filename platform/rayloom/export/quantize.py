@@ -12,15 +12,16 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
-from rayloom.export.compressed import write_compressed
+from rayloom.export import int4, int8
+from rayloom.export.blocks import blocks_of
+from rayloom.export.compressed import linear_layers, write_compressed
 from rayloom.export.heldout import SomeRows, check_tokenizer, rows_for
-from rayloom.export.int8 import configuration, int8_layers
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
 from rayloom.observe.progress import progress
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.specs.export import Int8Scheme, QuantizeSpec
+from rayloom.specs.export import Int4Scheme, QuantizeSpec, Scheme
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
@@ -45,16 +46,23 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 
 
 def write_quantized(
-    folder: ModelFolder, scheme: Int8Scheme, rows: SomeRows | None, directory: Path, label: str = "quantising"
+    folder: ModelFolder, scheme: Scheme, rows: SomeRows | None, directory: Path, label: str = "quantising"
 ) -> tuple[str, ...]:
     """Writes the model in the scheme, and what a server needs beside it; returns the names of the layers.
 
     `rows`: what calibrates, where the scheme needs it.
     """
     model = folder.load(torch.bfloat16)
-    with progress(f"{label}: calibration", len(rows) if rows else 0, "rows") as bar:
-        stored = int8_layers(model, scheme, rows, bar.advance)
-    write_compressed(model, configuration(scheme), stored, directory)
+    if isinstance(scheme, Int4Scheme):
+        shapes = [tuple(layer.weight.shape) for layer in linear_layers(model).values()]
+        config = int4.configuration(int4.group_size_for(scheme, shapes))
+        with progress(f"{label}: fitting", len(blocks_of(model, linear_layers(model))), "blocks") as bar:
+            stored = int4.int4_layers(model, scheme, rows, bar.advance)
+    else:
+        config = int8.configuration(scheme)
+        with progress(f"{label}: calibrating", len(rows) if rows else 0, "rows") as bar:
+            stored = int8.int8_layers(model, scheme, rows, bar.advance)
+    write_compressed(model, config, stored, directory)
     folder.copy_companions(directory)
     return tuple(stored)
 

@@ -45,6 +45,27 @@ class Int8Scheme(Spec):
         return self.activations == "static" or self.smoothing is not None
 
 
+class Int4Scheme(Spec):
+    """W4A16: INT4 weights in groups of inputs, each group with its scale; activations stay in 16 bits."""
+
+    type: Literal["int4"]
+    group_size: Literal[32, 64, 128] | None = None
+    """Inputs that share a scale. Default: the largest of 128, 64 and 32 that divides every layer's inputs."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """gptq: fitted to calibration text (Frantar et al. 2022). nearest: without text, and worse."""
+
+    @property
+    def usual_quality_loss(self) -> float:
+        return 1.25
+
+    @property
+    def calibrates(self) -> bool:
+        return self.rounding == "gptq"
+
+
+Scheme = Int8Scheme | Int4Scheme
+
+
 class Calibration(Spec):
     """Real text on which ranges and rounding are fitted. What calibrates never measures."""
 
@@ -59,13 +80,13 @@ class QuantizeSpec(JobSpec):
 
     kind: Literal["quantize"]
     model: ModelRef
-    scheme: Annotated[Int8Scheme, Field()]
+    scheme: Annotated[Scheme, Field(discriminator="type")]
     calibration: Calibration = Calibration()
     """For schemes that fit something to activations."""
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
-    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for int8."""
+    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for int8, 1.25 for int4."""
     max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
     """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8

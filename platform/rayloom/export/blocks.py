@@ -1,0 +1,116 @@
+"""A model taken block by block, so that each block is fitted to inputs that the rounded blocks before it really give.
+
+Only one block's activations and products are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayloom.errors import InputError
+from rayloom.export.calibration import batches
+from rayloom.export.heldout import SomeRows
+
+Fit = Callable[[str, nn.Linear, Tensor], None]
+"""`(name, layer, products)`: rounds the layer's weight in place. `products`: (I, I) fp32, summed over positions."""
+
+
+def blocks_of(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, nn.Module]:
+    """The repeated blocks that hold the linear layers, by name, in order. Raises InputError where there are none."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    counts = {name: sum(layer.startswith(f"{name}.") for layer in layers) for name in lists}
+    if not any(counts.values()):
+        what = f"{type(model).__name__} has no repeated blocks to calibrate one after the other"
+        raise InputError(what, fix="Choose rounding: nearest, which needs no text.")
+    name = max(counts, key=lambda name: counts[name])
+    return {f"{name}.{number}": block for number, block in enumerate(lists[name])}
+
+
+@torch.no_grad()
+def fit_blocks(
+    model: Any, layers: Mapping[str, nn.Linear], rows: SomeRows, fit: Fit, advance: Callable[[int], None]
+) -> None:
+    """Calls `fit` for every layer inside the blocks, from the first block to the last. `advance` counts blocks."""
+    blocks = blocks_of(model, layers)
+    calls = [_record(model, blocks, batch) for batch in batches(rows)]
+    for name, block in blocks.items():
+        inside = {layer: module for layer, module in layers.items() if layer.startswith(f"{name}.")}
+        for members, products in _products(block, name, inside, calls):
+            for layer in members:
+                fit(layer, inside[layer], products)
+        for call in calls:
+            call.hidden = call.run(block, name)
+        advance(1)
+
+
+@dataclass
+class _Call:
+    """One batch on its way through the blocks: what flows, and what each block is given beside it."""
+
+    hidden: Tensor
+    rest: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+
+    def run(self, block: nn.Module, name: str) -> Tensor:
+        arguments, named = self.rest[name]
+        output = block(self.hidden, *arguments, **named)
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
+
+
+def _record(model: Any, blocks: Mapping[str, nn.Module], batch: Any) -> _Call:
+    """Runs the unchanged model once and notes with what its blocks are called: masks and positions differ by block."""
+    call = _Call(torch.empty(0))
+    first = next(iter(blocks))
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            named = dict(named)
+            hidden = arguments[0] if arguments else named.pop("hidden_states")
+            if name == first:
+                call.hidden = hidden
+            call.rest[name] = (arguments[1:], named)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, block in blocks.items():
+            hooks.callback(block.register_forward_pre_hook(watch(name), with_kwargs=True).remove)
+        model.base_model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False)
+    return call
+
+
+def _products(
+    block: nn.Module, name: str, layers: Mapping[str, nn.Linear], calls: list[_Call]
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Layers that read the same input, and that input's products over all calls."""
+    sums: dict[str, Tensor] = {}
+    leaders: dict[str, str] = {}
+    last: list[tuple[str, Tensor]] = []
+
+    def watch(layer: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # Layers with the same input are computed one after the other.
+            if last and last[0][1] is inputs[0]:
+                leaders[layer] = last[0][0]
+                return
+            last[:] = [(layer, inputs[0])]
+            leaders[layer] = layer
+            flat = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
+            sums[layer] = sums[layer] + flat.T @ flat if layer in sums else flat.T @ flat
+
+        return hook
+
+    with ExitStack() as hooks:
+        for layer, module in layers.items():
+            hooks.callback(module.register_forward_pre_hook(watch(layer)).remove)
+        for call in calls:
+            last.clear()
+            call.run(block, name)
+    for leader, products in sums.items():
+        yield [layer for layer in layers if leaders.get(layer) == leader], products

@@ -1,0 +1,116 @@
+"""Rounding in groups that makes up for its own errors (GPTQ, Frantar et al. 2022, arXiv:2210.17323).
+
+Weights are rounded input by input; the error that each rounding makes in the layer's output on real text is taken back
+by the weights that are not rounded yet. The most active inputs go first, while most weights are still free; groups stay
+where they are, so that nothing is reordered in the file.
+
+Shapes: O outputs, I inputs, G groups of inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INT4_RANGE = (-8, 7)
+DAMPING_SHARE = 0.01
+"""Of the mean diagonal, added to the diagonal so that the matrix can be inverted (the paper's section 4)."""
+BLOCK_INPUTS = 128
+"""Errors reach weights outside a block once a block: the same result, in larger products (the paper's section 4)."""
+SHRINKING = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7)
+"""Scales that are tried: clipping a group's largest weight can serve the others."""
+
+
+@dataclass(frozen=True)
+class GroupedWeight:
+    """weight ≈ values × scale of the output and group."""
+
+    values: Tensor
+    """(O, I) int8 between −8 and 7."""
+    scales: Tensor
+    """(O, G), in the precision of the model."""
+
+    def restored(self) -> Tensor:
+        """(O, I) fp32."""
+        return self.values.float() * self.scales.float().repeat_interleave(self.group_size, dim=1)
+
+    @property
+    def group_size(self) -> int:
+        return self.values.shape[1] // self.scales.shape[1]
+
+
+def round_to_nearest(weight: Tensor, group_size: int, scale_dtype: torch.dtype) -> GroupedWeight:
+    """Each weight to its nearest step; what GPTQ is compared with, and what is left where no text calibrates."""
+    scales = group_scales(weight, torch.ones(weight.shape[1]), group_size, scale_dtype)
+    steps = scales.float().repeat_interleave(group_size, dim=1)
+    return GroupedWeight(_rounded(weight.float(), steps).to(torch.int8), scales)
+
+
+def gptq(weight: Tensor, products: Tensor, group_size: int, scale_dtype: torch.dtype) -> GroupedWeight:
+    """`products`: (I, I) fp32, the sum over all positions of the outer product of the layer's input with itself."""
+    weight = weight.float().clone()
+    activity = products.diagonal().clone()
+    scales = group_scales(weight, activity, group_size, scale_dtype)
+    order = torch.argsort(activity, descending=True, stable=True)
+    steps = scales.float().repeat_interleave(group_size, dim=1)[:, order]
+    values = _rounded_with_feedback(weight[:, order], steps, _inverse_factor(products[order][:, order]))
+    return GroupedWeight(values[:, torch.argsort(order)].to(torch.int8), scales)
+
+
+def group_scales(weight: Tensor, activity: Tensor, group_size: int, dtype: torch.dtype) -> Tensor:
+    """(O, G) scales with the least squared error, each input weighed by how active it is."""
+    outputs, inputs = weight.shape
+    groups = weight.float().reshape(outputs, inputs // group_size, group_size)
+    importance = activity.reshape(1, -1, group_size)
+    largest = groups.abs().amax(dim=2, keepdim=True)
+    best_scales = torch.ones_like(largest)
+    best_errors = torch.full_like(largest, torch.inf)
+    for share in SHRINKING:
+        # 7.5: half a step more is clipped to the outermost value on the positive side, and none on the other.
+        scales = (largest * share / 7.5).to(dtype).float()
+        scales = torch.where(scales > 0, scales, torch.ones_like(scales))
+        errors = ((_rounded(groups, scales) * scales - groups).square() * importance).sum(dim=2, keepdim=True)
+        better = errors < best_errors
+        best_scales = torch.where(better, scales, best_scales)
+        best_errors = torch.where(better, errors, best_errors)
+    return best_scales[:, :, 0].to(dtype)
+
+
+def _rounded(weight: Tensor, steps: Tensor) -> Tensor:
+    return (weight / steps).round_().clamp_(*INT4_RANGE)
+
+
+def _inverse_factor(products: Tensor) -> Tensor:
+    """(I, I) upper Cholesky factor of the inverse. Row i says how later weights make up for an error in weight i."""
+    damped = products.clone()
+    diagonal = damped.diagonal()
+    diagonal += DAMPING_SHARE * diagonal.mean()
+    diagonal.clamp_(min=torch.finfo(torch.float32).tiny)  # inputs that were always zero, in a layer without any
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
+
+
+def _rounded_with_feedback(weight: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
+    """(O, I) values; `weight` is used up."""
+    values = torch.empty_like(weight)
+    for begin, end in _blocks(weight.shape[1]):
+        inside = factor[begin:end, begin:end]
+        errors = torch.empty_like(weight[:, begin:end])
+        for place in range(end - begin):
+            column, step = weight[:, begin + place], steps[:, begin + place]
+            value = _rounded(column, step)
+            values[:, begin + place] = value
+            error = (column - value * step) / inside[place, place]
+            weight[:, begin + place : end] -= error[:, None] * inside[place, place:]
+            errors[:, place] = error
+        weight[:, end:] -= errors @ factor[begin:end, end:]
+    return values
+
+
+def _blocks(num_inputs: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, num_inputs, BLOCK_INPUTS):
+        yield begin, min(begin + BLOCK_INPUTS, num_inputs)

@@ -1,0 +1,92 @@
+"""W4A16: INT4 weights in groups of inputs, activations in 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+from torch import Tensor, nn
+
+from rayloom.errors import InputError
+from rayloom.export.blocks import blocks_of, fit_blocks
+from rayloom.export.compressed import StoredLayer, linear_layers
+from rayloom.export.gptq import GroupedWeight, gptq, round_to_nearest
+from rayloom.export.heldout import SomeRows
+from rayloom.specs.export import Int4Scheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GROUP_SIZES = (128, 64, 32)
+"""The usual ones; small groups cost size, large ones quality."""
+SIDE_MULTIPLE = 32
+"""vLLM's kernels want both sides of a layer in multiples of it."""
+
+
+def configuration(group_size: int) -> QuantizationScheme:
+    """As compressed-tensors writes it."""
+    found = preset_name_to_scheme("W4A16", ["Linear"])
+    assert found.weights is not None
+    found.weights.group_size = group_size
+    return found
+
+
+def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int:
+    """The scheme's own group size, or the largest usual one that divides the inputs of every layer.
+
+    `shapes`: (O, I) of each layer. Raises InputError where none fits.
+    """
+    sides = {side for shape in shapes for side in shape}
+    odd = sorted(side for side in sides if side % SIDE_MULTIPLE)
+    inputs = sorted({shape[1] for shape in shapes})
+    if odd:
+        what = f"INT4 needs layers whose sides are multiples of {SIDE_MULTIPLE}, and this model has sides of {odd}"
+        raise InputError(what, where="scheme", fix="Use scheme int8 for this model.")
+    usual = (scheme.group_size,) if scheme.group_size is not None else GROUP_SIZES
+    for size in usual:
+        if all(width % size == 0 for width in inputs):
+            return size
+    fitting = [size for size in GROUP_SIZES if all(width % size == 0 for width in inputs)]
+    what = f"Groups of {usual[0]} do not divide layers with {inputs} inputs"
+    raise InputError(what, where="scheme.group_size", fix=f"Leave it out, or use one of {fitting}.")
+
+
+def int4_layers(
+    model: PreTrainedModel, scheme: Int4Scheme, rows: SomeRows | None, advance: Callable[[int], None]
+) -> dict[str, StoredLayer]:
+    """The layers as they are stored, by name. The weights of `model` are replaced by what is left of them.
+
+    `rows`: calibration rows, for GPTQ.
+    """
+    layers = linear_layers(model)
+    group_size = group_size_for(scheme, [tuple(layer.weight.shape) for layer in layers.values()])
+    stored: dict[str, StoredLayer] = {}
+
+    def keep(name: str, layer: nn.Linear, rounded: GroupedWeight) -> None:
+        stored[name] = _stored(rounded)
+        with torch.no_grad():
+            layer.weight.copy_(rounded.restored())
+
+    def fit(name: str, layer: nn.Linear, products: Tensor) -> None:
+        keep(name, layer, gptq(layer.weight.detach(), products, group_size, layer.weight.dtype))
+
+    if rows is not None:
+        inside = tuple(f"{block}." for block in blocks_of(model, layers))
+        fit_blocks(
+            model, {name: layer for name, layer in layers.items() if name.startswith(inside)}, rows, fit, advance
+        )
+    for name, layer in layers.items():
+        if name not in stored:  # no text was asked for, or the layer stands outside the blocks or was never reached
+            keep(name, layer, round_to_nearest(layer.weight.detach(), group_size, layer.weight.dtype))
+    return stored
+
+
+def _stored(rounded: GroupedWeight) -> StoredLayer:
+    return {
+        "weight_packed": pack_to_int32(rounded.values, 4),
+        "weight_scale": rounded.scales,
+        "weight_shape": torch.tensor(rounded.values.shape),
+    }
