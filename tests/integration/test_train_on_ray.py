@@ -31,7 +31,7 @@ from rayloom.train.log import read_log
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
 
-NUM_STEPS = 300
+NUM_STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def job_file(folder: Path, name: str, **changes: Any) -> Path:
-    spec = small_spec(**({"name": name, "num_steps": NUM_STEPS, "checkpoints": {"every_steps": 20}} | changes))
+    spec = small_spec(**({"name": name, "num_steps": NUM_STEPS, "checkpoints": {"every_steps": 10}} | changes))
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
     return file
@@ -100,7 +100,7 @@ def test_a_killed_command_continues_and_gives_the_same_losses(
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "rayloom", "run", str(file)]
     running = subprocess.Popen(command, env=environment | {"RAYLOOM_STORE": store.root}, stderr=subprocess.DEVNULL)
-    wait_for_step(store, "killed", 100, lambda: running.poll() is None)
+    wait_for_step(store, "killed", 40, lambda: running.poll() is None)
     running.send_signal(signal.SIGKILL)
     running.wait()
     artifact, was_made = run_job(load_job(file), store)
@@ -119,7 +119,7 @@ def test_a_dead_worker_is_replaced_and_the_losses_are_the_same(
     made: list[Artifact] = []
     running = threading.Thread(target=lambda: made.append(run_job(job, store)[0]))
     running.start()
-    wait_for_step(store, "bereaved", 60, running.is_alive)
+    wait_for_step(store, "bereaved", 30, running.is_alive)
     os.kill(_train_worker_processes()[-1].pid, signal.SIGKILL)
     running.join()
     assert "a worker died; start 2 of 4" in capfd.readouterr().err

@@ -49,8 +49,8 @@ def _work(rank: int, num_workers: int, port: int, trainings: list[Training]) -> 
     from torch import distributed as dist
 
     torch.set_num_threads(1)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_workers}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(num_workers))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo")
     for training in trainings:
         with _dying(training):
@@ -71,9 +71,10 @@ def _dying(training: Training) -> Iterator[None]:
 
 def _train(training: Training) -> None:
     import torch
+    from training_jobs_for_tests import small_job
+
     from rayloom.train.group import current_group
     from rayloom.train.loop import train
-    from training_jobs_for_tests import small_job
 
     asked = 0
 
