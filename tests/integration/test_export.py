@@ -43,7 +43,8 @@ def merged(shared_store: Store, tuned: Artifact) -> Artifact:
 
 @pytest.fixture(scope="module")
 def int8(shared_store: Store, merged: Artifact, tuned: Artifact) -> Artifact:
-    return quantized(shared_store, merged, tuned, {"type": "int8"})
+    # Without smoothing the loss is large enough to tell apart from the engines' different rounding.
+    return quantized(shared_store, merged, tuned, {"type": "int8", "smoothing": None})
 
 
 def quantized(store: Store, model: Artifact, tuned: Artifact, scheme: dict[str, Any], **changes: Any) -> Artifact:
