@@ -10,7 +10,6 @@ A folder without `checkpoint.json` is none. One thread per worker writes, so tha
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from rayloom.artifacts.durable import flush
 from rayloom.artifacts.manifest import sha256_of
 from rayloom.errors import ResourceError
 from rayloom.train.fragments import Fragment, FragmentReader, write_fragments
@@ -75,7 +75,7 @@ class Checkpoints:
                 (folder / STATE_NAME).write_text(state)
                 written.append(folder / STATE_NAME)
             for file in written:
-                _flush(file)
+                flush(file)
             entries = [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
             (folder / f"{name}.json").write_text(json.dumps(entries))
         except (OSError, SafetensorError) as error:
@@ -133,9 +133,9 @@ class Checkpoints:
         files = [entry for part in parts for entry in json.loads(part.read_text())]
         temporary = folder / f".{MANIFEST_NAME}"
         temporary.write_text(json.dumps({"format": 1, "num_workers": self.group.num_workers, "files": files}, indent=1))
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(folder / MANIFEST_NAME)
-        _flush(folder)
+        flush(folder)
         self._keep_newest(self.keep)
 
     def _keep_newest(self, count: int) -> None:
@@ -195,12 +195,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _is_sound(path: Path, entry: dict[str, Any]) -> bool:
     return path.exists() and path.stat().st_size == entry["size_bytes"] and sha256_of(path) == entry["sha256"]
-
-
-def _flush(path: Path) -> None:
-    """The path's content is on the disk, also when the power goes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
