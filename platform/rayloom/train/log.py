@@ -15,17 +15,20 @@ class RunLog:
     """Appends events to a file and passes them on. Only the first worker's log writes."""
 
     def __init__(self, file: Path, from_step: int, tell: Tell, is_first: bool) -> None:
-        """Lines of steps that will be done again (after `from_step`) are taken out first."""
+        """Lines of what will be done again are taken out first: of steps after `from_step`, and of the run's end."""
         self._tell, self._is_first = tell, is_first
         if is_first:
-            kept = [json.dumps(event) for event in read_log(file) if event["step"] <= from_step]
-            file.write_text("".join(f"{line}\n" for line in kept))
+            kept = [e for e in read_log(file) if e["step"] <= from_step and e["event"] != "finished"]
+            self._measured = {_measurement(event) for event in kept if event["event"] == "heldout"}
+            file.write_text("".join(f"{json.dumps(event)}\n" for event in kept))
             self._file = file.open("a", buffering=1)
 
     def add(self, event: str, step: int, **values: Any) -> None:
         if self._is_first:
             record = {"event": event, "step": step, **values}
-            self._file.write(json.dumps(record) + "\n")
+            # A run killed between its last measurement and its end measures again: the same numbers, once in the log.
+            if event != "heldout" or _measurement(record) not in self._measured:
+                self._file.write(json.dumps(record) + "\n")
             self._tell(record)
 
     def say(self, text: str) -> None:
@@ -36,6 +39,10 @@ class RunLog:
     def close(self) -> None:
         if self._is_first:
             self._file.close()
+
+
+def _measurement(event: dict[str, Any]) -> tuple[int, str]:
+    return event["step"], event["name"]
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
