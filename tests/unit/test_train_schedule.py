@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.specs.train import Schedule
+from rayloom.specs.optimization import Schedule
 from rayloom.train.schedule import learning_rate_share
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.specs.train import ConversationData, ConversationSource, RowProblem
+from rayloom.specs.training_data import ConversationData, ConversationSource, RowProblem
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.formats import conversation, read_rows
 from rayloom.text.messages import ConversationError

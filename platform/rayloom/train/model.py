@@ -14,7 +14,8 @@ from rayloom.errors import InputError, QualityError
 from rayloom.models.adapters import attach, save
 from rayloom.models.quantised import Precision, load_quantised
 from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly
-from rayloom.specs.train import DecoderArchitecture, TrainSpec
+from rayloom.specs.architectures import DecoderArchitecture
+from rayloom.specs.train import TrainSpec
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -10,7 +10,8 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.adapters import LoraAdapter
-from rayloom.specs.train import ConversationData, TrainSpec
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training_data import ConversationData
 from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
 from rayloom.train.job import TrainJob

@@ -11,7 +11,8 @@ from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.progress import progress
-from rayloom.specs.train import ConversationData, TrainSpec
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training_data import ConversationData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob, rows_of_run
 

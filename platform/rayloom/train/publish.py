@@ -9,7 +9,7 @@ from typing import Any
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.specs.adapters import is_whole_model
-from rayloom.specs.train import CorpusData
+from rayloom.specs.training_data import CorpusData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.log import read_log

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.specs.adapters import LoraAdapter
-from rayloom.specs.train import DecoderArchitecture
+from rayloom.specs.architectures import DecoderArchitecture
 
 _LINEAR = re.compile(r"\.(\w+)\.weight$")
 

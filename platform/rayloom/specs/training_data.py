@@ -1,0 +1,66 @@
+"""`data` of a training job: what it reads, and which of it is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import CorpusRef, DatasetRef, Share, Spec
+
+
+class CorpusData(Spec):
+    """Packed token shards made by a `clean` job; every token is trained."""
+
+    type: Literal["corpus"]
+    corpus: CorpusRef
+
+
+RowProblem = Literal[
+    "missing_column",
+    "not_a_conversation",
+    "not_text",
+    "roles_out_of_order",
+    "not_the_assistants",
+    "empty_answer",
+    "no_answer",
+    "stop_token_in_answer",
+    "no_trained_token",
+    "bad_tool",
+    "unrenderable",
+]
+"""What can be wrong with a row of conversations."""
+
+
+class ConversationSource(Spec):
+    """Rows of a data set read as conversations."""
+
+    dataset: DatasetRef
+    files: str = "**"
+    """Glob pattern of the files to read: JSON lists, or JSON lines."""
+    format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
+    fill: dict[str, str] = Field(default_factory=dict)
+    """Text put in for `{{key}}` in every row, such as name and author of an identity set."""
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """At most so many rows, chosen by the seed."""
+    max_row_tokens: Annotated[int, Field(ge=8)] | None = None
+    """Rows longer than this are left out before limit_rows is applied, and counted."""
+    repeat: Annotated[int, Field(ge=1)] = 1
+    """How often each row stands in an epoch."""
+
+
+class ConversationData(Spec):
+    """Conversations rendered with the model's chat template; only what the assistant says is trained."""
+
+    type: Literal["conversations"]
+    sources: Annotated[tuple[ConversationSource, ...], Field(min_length=1)]
+    heldout_rows: Annotated[int, Field(ge=1)] = 100
+    """Rows taken from the sources that are not repeated, never trained on; the same rows for the same seed."""
+    length_policy: Literal["error", "drop", "truncate"] = "error"
+    """What to do with a conversation longer than sequence_length_tokens."""
+    max_length_policy_share: Share = 0.01
+    """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
+    leave_out: tuple[RowProblem, ...] = ()
+    """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
+    system: str | None = None
+    """System message for rows that bring none. Default: whatever the chat template does by itself."""
