@@ -53,6 +53,10 @@ class Batch:
         )
         return type(self)(tokens, positions, labels, self.num_tokens)
 
+    def without_labels(self) -> Self:
+        """The same work, from which nothing is learned."""
+        return type(self)(self.tokens, self.positions, torch.full_like(self.labels, NO_LABEL), 0)
+
 
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
     """Each position predicts the next token of its row where that token is trained.

@@ -11,11 +11,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from rayloom.score.batches import Batch
-from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.train.fragments import Fragment, FragmentReader
 from rayloom.train.group import Group
+from rayloom.train.objective import TrainBatch
 
 
 class Engine(Protocol):
@@ -25,7 +24,7 @@ class Engine(Protocol):
     def num_updates(self) -> int:
         """Updates applied so far; part of what AdamW corrects its means by."""
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainBatch) -> Tensor:
         """() sum of −log p over the batch's labels."""
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
@@ -48,13 +47,12 @@ class Engine(Protocol):
         """The trained parameters by name, in the precision of training; None except on the first worker."""
 
 
-def engine_for(spec: TrainSpec, model: nn.Module, group: Group) -> Engine:
-    """The engine that the spec's sharding asks for, around the model."""
-    wrapped = LabelLoss(model)
+def engine_for(spec: TrainSpec, loss: nn.Module, group: Group) -> Engine:
+    """The engine that the spec's sharding asks for, around a loss module (see `Objective.loss_of`)."""
     if spec.sharding.zero_stage == 0:
         from rayloom.train.plain import PlainEngine
 
-        return PlainEngine(spec, wrapped, group)
+        return PlainEngine(spec, loss, group)
     from rayloom.train.zero import ZeroEngine
 
-    return ZeroEngine(spec, wrapped, group)
+    return ZeroEngine(spec, loss, group)

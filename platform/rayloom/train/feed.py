@@ -11,10 +11,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import torch
 
-from rayloom.score.batches import NO_LABEL, Batch, causal_batch
-from rayloom.text.shards import TokenShards
+from rayloom.train.objective import Objective, StoredRows, TrainBatch
 from rayloom.train.order import Source, located
 
 AHEAD_STEPS = 3
@@ -24,13 +22,13 @@ AHEAD_STEPS = 3
 class Rows:
     """What a run reads: data sets of rows, how they are mixed, and how they are cut into steps."""
 
-    shards: Sequence[TokenShards]
+    objective: Objective
+    shards: Sequence[StoredRows]
     shares: Sequence[float]
     seed: int
     num_rows: int
     """Rows in all of the run; the last step's batch may be smaller."""
     global_batch_sequences: int
-    padding_token: int
 
     @property
     def num_steps(self) -> int:
@@ -44,11 +42,11 @@ class Rows:
         chosen, rows = located(positions, sources, self.seed)
         return list(zip(chosen.tolist(), rows.tolist(), strict=True))
 
-    def batch(self, places: Sequence[tuple[int, int]]) -> Batch:
-        return causal_batch([self.shards[source].row(row) for source, row in places], self.padding_token)
+    def batch(self, places: Sequence[tuple[int, int]]) -> TrainBatch:
+        return self.objective.batch([self.shards[source].row(row) for source, row in places])
 
 
-def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> list[Batch]:
+def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> list[TrainBatch]:
     """This worker's micro-batches of a step; every worker has equally many.
 
     Which rows make up a micro-batch does not depend on the number of workers; workers take them in turn. Where they do
@@ -58,18 +56,14 @@ def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, 
     parts = [places[i : i + micro_batch_sequences] for i in range(0, len(places), micro_batch_sequences)]
     batches = [rows.batch(part) for part in parts[rank::num_workers]]
     missing = -(-len(parts) // num_workers) - len(batches)
-    return batches + [without_labels(rows.batch(parts[0][:1]))] * missing
-
-
-def without_labels(batch: Batch) -> Batch:
-    return Batch(batch.tokens, batch.positions, torch.full_like(batch.labels, NO_LABEL), 0)
+    return batches + [rows.batch(parts[0][:1]).without_labels()] * missing
 
 
 class Feed:
     """Hands out each step's micro-batches in order, a few steps ahead of the training."""
 
     def __init__(self, rows: Rows, first_step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
-        self._made: queue.Queue[list[Batch] | BaseException] = queue.Queue(AHEAD_STEPS)
+        self._made: queue.Queue[list[TrainBatch] | BaseException] = queue.Queue(AHEAD_STEPS)
         self._stopped = threading.Event()
         self._work = (rows, first_step, micro_batch_sequences, rank, num_workers)
         self._thread = threading.Thread(target=self._make, name="feed", daemon=True)
@@ -86,7 +80,7 @@ class Feed:
         self._stopped.set()
         self._thread.join()
 
-    def next(self) -> list[Batch]:
+    def next(self) -> list[TrainBatch]:
         started = time.perf_counter()
         made = self._made.get()
         self.wait_seconds += time.perf_counter() - started
@@ -103,7 +97,7 @@ class Feed:
         except Exception as error:  # noqa: BLE001 - raised again where the training takes its next batch
             self._put(error)
 
-    def _put(self, made: list[Batch] | BaseException) -> None:
+    def _put(self, made: list[TrainBatch] | BaseException) -> None:
         while not self._stopped.is_set():
             try:
                 self._made.put(made, timeout=0.1)

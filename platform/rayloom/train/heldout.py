@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rayloom.score.batches import causal_batch
-from rayloom.text.shards import TokenShards
 from rayloom.train.engine import Engine
-from rayloom.train.feed import without_labels
 from rayloom.train.group import Group
+from rayloom.train.objective import Objective, StoredRows
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class HeldoutLoss:
 
 @torch.no_grad()
 def heldout_loss(
-    engine: Engine, shards: TokenShards, micro_batch_sequences: int, padding_token: int, group: Group
+    engine: Engine, objective: Objective, shards: StoredRows, micro_batch_sequences: int, group: Group
 ) -> HeldoutLoss:
     """The same on every worker, whatever their number, up to the order of additions."""
     total, num_labels = 0.0, 0
@@ -38,9 +36,9 @@ def heldout_loss(
         last = min(first + micro_batch_sequences, len(shards))
         # Sharded weights are gathered by everyone together, so nobody may have a batch less.
         rows = [shards.row(index) for index in range(first, last)] or [shards.row(begin)]
-        batch = causal_batch(rows, padding_token)
+        batch = objective.batch(rows)
         if first >= last:
-            batch = without_labels(batch)
+            batch = batch.without_labels()
         total += float(engine.loss(batch.to(group.device)))
         num_labels += batch.num_labels
     total, labels = group.agreed(total, num_labels)

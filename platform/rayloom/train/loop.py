@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 
 from rayloom.errors import InterruptedJobError, QualityError
-from rayloom.score.batches import Batch
 from rayloom.train import faults
 from rayloom.train.feed import Feed
 from rayloom.train.group import Group
@@ -24,6 +23,7 @@ from rayloom.train.heldout import heldout_loss
 from rayloom.train.job import TrainJob
 from rayloom.train.log import Tell
 from rayloom.train.model import save_model
+from rayloom.train.objective import TrainBatch
 from rayloom.train.run_state import Run, go_to, prepared
 from rayloom.train.schedule import learning_rate_share
 
@@ -95,7 +95,7 @@ class _Agreed:
     has_new_notice: bool
 
 
-def _agreed(run: Run, batches: Sequence[Batch]) -> _Agreed:
+def _agreed(run: Run, batches: Sequence[TrainBatch]) -> _Agreed:
     checkpoints = run.checkpoints
     sums = run.group.agreed(
         sum(batch.num_labels for batch in batches),
@@ -128,7 +128,7 @@ def _between_steps(run: Run, agreed: _Agreed) -> None:
         raise InterruptedJobError(f"Training was asked to stop and did so after step {run.state.step}", fix=fix)
 
 
-def _accumulate(run: Run, batches: Sequence[Batch], num_labels: int) -> float:
+def _accumulate(run: Run, batches: Sequence[TrainBatch], num_labels: int) -> float:
     """Gradients of the global batch's mean loss; the loss. Past the policy's limit gradients become NaN on purpose."""
     limit = faults.loss_limit(run.job.spec.faults, run.state)
     total = torch.zeros((), device=run.group.device)
@@ -174,7 +174,7 @@ def _measure(run: Run) -> None:
     """Held-out losses into the log; with early stopping, the best weights into their folder."""
     run.model.eval()
     measured = {
-        name: heldout_loss(run.engine, shards, run.micro_batch_sequences, run.rows.padding_token, run.group)
+        name: heldout_loss(run.engine, run.rows.objective, shards, run.micro_batch_sequences, run.group)
         for name, shards in run.heldout.items()
     }
     run.model.train()

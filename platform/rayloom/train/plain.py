@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rayloom.score.batches import Batch
-from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
 from rayloom.train.group import Group
 from rayloom.train.muon import Layout
+from rayloom.train.objective import TrainBatch
 from rayloom.train.optimizers import ParameterGroup, optimizer_over, parameter_groups
 
 ALIGNMENT = 32
@@ -47,7 +47,7 @@ class _Flat:
 class PlainEngine:
     """Engine for ZeRO stage 0."""
 
-    def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
+    def __init__(self, spec: TrainSpec, model: Any, group: Group) -> None:
         self.model, self.group = model, group
         self.clip_norm = spec.gradient_clip_norm
         self.num_updates = 0
@@ -77,7 +77,7 @@ class PlainEngine:
                 shapes = [parameter.shape for parameter in flat.group.parameters]
                 settings["layout"] = Layout(list(zip(flat.starts, shapes, strict=True)), 0, lambda shard: shard)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainBatch) -> Tensor:
         return self.model(batch)  # type: ignore[no-any-return]
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:

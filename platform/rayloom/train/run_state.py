@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from numpy.random import SeedSequence
 
-from rayloom.text.shards import TokenShards
 from rayloom.train import checkpoints as stored
 from rayloom.train.best import BestWeights
 from rayloom.train.checkpoints import Checkpoints
@@ -20,6 +19,7 @@ from rayloom.train.group import Group
 from rayloom.train.job import TrainJob
 from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
+from rayloom.train.objective import NextToken, StoredRows
 from rayloom.train.state import TrainState
 
 ASKING_SECONDS = 5.0
@@ -35,7 +35,7 @@ class Run:
     model: torch.nn.Module
     engine: Engine
     rows: Rows
-    heldout: dict[str, TokenShards]
+    heldout: dict[str, StoredRows]
     checkpoints: Checkpoints
     best: BestWeights
     log: RunLog
@@ -116,21 +116,22 @@ def prepared(
 ) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
-    shards = [TokenShards(folder, spec.sequence_length_tokens) for folder in job.train]
+    objective = NextToken(spec.sequence_length_tokens)
+    shards = [objective.rows(folder) for folder in job.train]
     rows = Rows(
+        objective=objective,
         shards=shards,
         shares=job.shares,
         seed=spec.seed,
         num_rows=job.num_rows,
         global_batch_sequences=spec.global_batch_sequences,
-        padding_token=0,
     )
-    heldout = {name: TokenShards(folder, spec.sequence_length_tokens) for name, folder in job.heldout.items()}
+    heldout: dict[str, StoredRows] = {name: objective.rows(folder) for name, folder in job.heldout.items()}
     checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
     newest = checkpoints.newest_sound()
     model = build_model(spec, job.base, job.tokenizer)
     model.train()
-    engine = engine_for(spec, model, group)
+    engine = engine_for(spec, objective.loss_of(model), group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
     run = Run(
         job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop, has_notice

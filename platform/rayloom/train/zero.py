@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rayloom.score.batches import Batch
-from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.train.fragments import Fragment, FragmentReader
 from rayloom.train.group import Group
 from rayloom.train.muon import Layout
+from rayloom.train.objective import TrainBatch
 from rayloom.train.optimizers import optimizer_over, parameter_groups
 from rayloom.train.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 
@@ -65,7 +64,7 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
 class ZeroEngine:
     """Engine for ZeRO stages 1, 2 and 3."""
 
-    def __init__(self, spec: TrainSpec, model: LabelLoss, group: Group) -> None:
+    def __init__(self, spec: TrainSpec, model: Any, group: Group) -> None:
         _quieten()
         _ensure_process_group(group)
         self.model, self.group = model, group
@@ -86,7 +85,7 @@ class ZeroEngine:
     def num_updates(self) -> int:
         return self.shards.num_updates
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainBatch) -> Tensor:
         return self.engine(batch)  # type: ignore[no-any-return]
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
