@@ -32,13 +32,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.train import TrainSpec
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.shards import ShardWriter
+from rayloom.train.architectures import fresh
 from rayloom.train.estimates import flops_per_token
 from rayloom.train.feed import Rows
 from rayloom.train.group import Group, current_group
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop import train
-from rayloom.train.model import fresh
+from rayloom.train.objective import NextToken
 from rayloom.train.plan import model_size
 
 RESULTS = Path(__file__).parent / "results"
@@ -282,11 +283,12 @@ class Bench:
 
     def micro_batches(self, step: int) -> Iterator[dict[str, torch.Tensor]]:
         micro = self.preset["micro_batch_sequences"]
-        rows = Rows([TokenShards(self.folder / "train", self.preset["sequence_length_tokens"])], [1.0], 0, 10**9,
-                    self.preset["global_batch_sequences"], 0)  # fmt: skip
+        objective = NextToken(self.preset["sequence_length_tokens"])
+        shards = [objective.rows(self.folder / "train")]
+        rows = Rows(objective, shards, [1.0], 0, 10**9, self.preset["global_batch_sequences"])
         places = rows.of_step(step)
         for begin in range(0, len(places), micro):
-            tokens = rows.batch(places[begin : begin + micro]).to(self.group.device).tokens
+            tokens = rows.batch(places[begin : begin + micro], begin).to(self.group.device).tokens
             yield {"input_ids": tokens, "labels": tokens}
 
     def tokens_a_step(self) -> int:

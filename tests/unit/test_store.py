@@ -13,11 +13,12 @@ import pytest
 from artifacts_for_tests import note, write_note
 
 from rayloom.artifacts import lease
-from rayloom.artifacts.build import build
-from rayloom.artifacts.manifest import FileEntry
+from rayloom.artifacts.build import Build, build
+from rayloom.artifacts.manifest import FileEntry, Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.verify import damage
 from rayloom.errors import InputError
+from rayloom.specs.base import JobSpec
 
 HERE = Path(__file__).parent
 
@@ -112,6 +113,16 @@ def test_an_interrupted_fetch_continues_and_damage_is_noticed(remote: Store, tmp
     for _ in range(2):
         with pytest.raises(InputError, match="came damaged out of the store"):
             third.open(artifact.manifest)
+
+
+def test_what_others_may_read_they_can_read(store: Store) -> None:
+    def write_private(spec: JobSpec, given: Build) -> Outcome:
+        outcome = write_note(spec, given)
+        (given.directory / "weights").touch(mode=0o600)
+        return outcome
+
+    artifact = build(note("private"), store, write_private)[0]
+    assert (artifact.path / "weights").stat().st_mode & 0o044 == 0o044
 
 
 def test_verification_names_what_changed_is_missing_or_foreign(store: Store) -> None:

@@ -12,6 +12,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.text.shards import ShardWriter, TokenShards
 from rayloom.train.group import Group
 from rayloom.train.job import TrainJob, rows_of_run
+from rayloom.train.vocabulary import tokenizer_for
 
 VOCABULARY = 67
 LENGTH = 16
@@ -78,7 +79,7 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
     return TrainJob(
         spec=spec,
         base=None,
-        tokenizer=data / "tokenizer",
+        tokenizer=tokenizer_for(spec.objective_in_use, data / "tokenizer", work),
         train=(data / "train",),
         shares=(1.0,),
         heldout={"heldout": data / "heldout"},

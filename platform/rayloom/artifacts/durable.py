@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -24,3 +26,13 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_readable(files: Iterable[Path]) -> None:
+    """Gives files the mode that new files have here; libraries that write through temporary files leave 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in files:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode != (mode | 0o666) & ~mask:
+            file.chmod((mode | 0o666) & ~mask)

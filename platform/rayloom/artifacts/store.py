@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 from pydantic import ValidationError
 
-from rayloom.artifacts.durable import flush, write_durably
+from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lease import leased
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
@@ -214,6 +214,7 @@ class Store:
         `check_lease` raises where this process is no longer the builder.
         """
         text = manifest.model_dump_json(indent=2)
+        make_readable(directory / file.path for file in manifest.files)
         if self.is_local:
             for file in manifest.files:
                 flush(directory / file.path)

@@ -174,7 +174,8 @@ class _Run:
     def _prepare_tokenizer(self, given: TokenisingPass) -> None:
         wanted = self.spec.output.tokenizer
         if not isinstance(wanted, TrainTokenizer):
-            copy_tokenizer(self.build.parents["output.tokenizer.model"].path, given.tokenizer_folder)
+            model = self.build.parents["output.tokenizer.model"].path
+            copy_tokenizer(model, given.tokenizer_folder, wanted.new_terms)
             return
 
         def work() -> list[dict[str, Any]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
 
 from rayloom.errors import InputError
 
@@ -13,8 +16,11 @@ FILES = (
 )  # fmt: skip
 
 
-def copy_tokenizer(model: Path, target: Path) -> None:
-    """Raises InputError where the model has no fast tokenizer with an end-of-text token."""
+def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> None:
+    """The tokenizer, with the terms as tokens behind all others.
+
+    Raises InputError where the model has no fast tokenizer with an end-of-text token.
+    """
     from rayloom.data.tokenising import end_token
 
     fix = "Load it with transformers.AutoTokenizer and save it again: that writes tokenizer.json."
@@ -29,3 +35,8 @@ def copy_tokenizer(model: Path, target: Path) -> None:
     except (OSError, KeyError, ValueError):
         what = "The tokenizer has no end-of-text token, which ends every document of a corpus"
         raise InputError(what, where=str(model), fix="Set eos_token in its tokenizer_config.json.") from None
+    if new_terms:
+        tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+        # Only as words: a term inside a longer word is left to the pieces that it always had.
+        tokenizer.add_tokens([AddedToken(term, single_word=True, normalized=False) for term in new_terms])
+        tokenizer.save(str(target / "tokenizer.json"))

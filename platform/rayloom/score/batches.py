@@ -6,8 +6,8 @@ Shapes: B rows, S positions (the longest row's length).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -39,7 +39,11 @@ class Batch:
     labels: torch.Tensor
     """(B, S) the token that this position must predict, or NO_LABEL."""
     num_tokens: int
-    """Without padding."""
+    """Of text, without padding."""
+    decoder_tokens: torch.Tensor | None = None
+    """(B, T) what an encoder-decoder's decoder reads; `labels` are then (B, T) and belong to these."""
+    decoder_positions: torch.Tensor | None = None
+    """(B, T) place inside the document's target; the n-th target of a row belongs to its n-th document."""
 
     @property
     def num_labels(self) -> int:
@@ -48,14 +52,16 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self
-        tokens, positions, labels = (
-            t.to(device, non_blocking=True) for t in (self.tokens, self.positions, self.labels)
-        )
-        return type(self)(tokens, positions, labels, self.num_tokens)
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(self, **moved)
 
     def without_labels(self) -> Self:
         """The same work, from which nothing is learned."""
-        return type(self)(self.tokens, self.positions, torch.full_like(self.labels, NO_LABEL), 0)
+        return replace(self, labels=torch.full_like(self.labels, NO_LABEL), num_tokens=0)
 
 
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.model_inputs import model_inputs
 
 CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """C × V, by device: small enough for a CPU's cache, large enough to keep a GPU busy."""
@@ -45,11 +46,8 @@ class LabelLoss(nn.Module):
             return (taken[0][:0], *inputs[1:])
 
         hook = output_head(self.model).register_forward_pre_hook(take)
-        # Packing is found from positions only without cache and mask (transformers' masking_utils). Where virtual
-        # tokens stand before the text, rows hold one text each, and its positions follow from its length.
-        positions = {} if has_virtual_tokens(self.model) else {"position_ids": batch.positions}
         try:
-            self.model(input_ids=batch.tokens, attention_mask=None, use_cache=False, **positions)
+            self.model(**model_inputs(self.model, batch, has_virtual_tokens(self.model)))
         finally:
             hook.remove()
         return taken[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import DatasetRef, JobSpec, ModelRef, Name, Share, Spec
 from rayloom.specs.rules import Rules
@@ -121,6 +121,8 @@ class ExistingTokenizer(Spec):
 
     type: Literal["model"]
     model: ModelRef
+    new_terms: tuple[Annotated[str, StringConstraints(min_length=2, pattern=r"^\S+$")], ...] = ()
+    """Words of a new domain that become one token each; training on from the model gives them embeddings."""
 
 
 class TokensOutput(Spec):

@@ -7,11 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
-from rayloom.specs.architectures import DecoderArchitecture
+from rayloom.specs.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.base import JobSpec, ModelRef, TunedRef
 from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
+from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.optimization import AdamW, Optimizer, Schedule
-from rayloom.specs.training_data import ConversationData, CorpusData
+from rayloom.specs.training_data import ConversationData, CorpusData, Replay
 
 
 class TrainSpec(JobSpec):
@@ -19,8 +20,11 @@ class TrainSpec(JobSpec):
 
     kind: Literal["train"]
     base: ModelRef | None = None
-    architecture: DecoderArchitecture | None = None
+    architecture: Architecture | None = None
+    objective: Objective | None = None
+    """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
     data: Annotated[CorpusData | ConversationData, Field(discriminator="type")]
+    replay: Replay | None = None
     adapter: Adapter = NoAdapter(type="none")
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
     """Length of a packed row. Documents are packed without seeing each other."""
@@ -47,6 +51,10 @@ class TrainSpec(JobSpec):
     """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
 
     @property
+    def objective_in_use(self) -> Causal | Masked | SpanCorruption:
+        return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]
+
+    @property
     def global_batch_sequences(self) -> int:
         return self.global_batch_tokens // self.sequence_length_tokens
 
@@ -65,9 +73,49 @@ class TrainSpec(JobSpec):
             raise ValueError("give either base (continue from a model) or architecture (fresh weights)")
         if self.architecture is not None and not isinstance(self.adapter, NoAdapter):
             raise ValueError("an adapter needs a base: fresh weights are trained whole")
-        if self.architecture is not None and self.sequence_length_tokens > self.architecture.max_positions:
-            limit = self.architecture.max_positions
+        return self
+
+    @model_validator(mode="after")
+    def _positions_suffice(self) -> Self:
+        if self.architecture is None or isinstance(self.architecture, EncoderDecoderArchitecture):
+            return self
+        limit = self.architecture.max_positions
+        if self.sequence_length_tokens > limit:
             raise ValueError(f"sequence_length_tokens is more than architecture.max_positions ({limit})")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        objective = self.objective_in_use
+        if self.architecture is not None and objective.type != OBJECTIVE_OF[self.architecture.type].type:
+            own = OBJECTIVE_OF[self.architecture.type].type
+            raise ValueError(
+                f"architecture {self.architecture.type} is trained with objective {own}, not {objective.type}"
+            )
+        if objective.type != "causal" and self.data.type != "corpus":
+            raise ValueError(f"objective {objective.type} needs data of type corpus")
+        if objective.type != "causal" and not isinstance(self.adapter, NoAdapter):
+            raise ValueError(f"objective {objective.type} trains whole weights: leave adapter out")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_fits(self) -> Self:
+        if self.replay is not None and self.base is None:
+            raise ValueError("replay keeps what a base has learned: give base, or mix the texts in the clean job")
+        if self.replay is not None and not self.packs_rows:
+            raise ValueError(f"adapter {self.adapter.type} needs one text in each row, and replay's corpus packs many")
+        return self
+
+    @model_validator(mode="after")
+    def _sentinels_suffice(self) -> Self:
+        objective = self.objective_in_use
+        if isinstance(objective, SpanCorruption):
+            spans = objective.most_spans(self.sequence_length_tokens)
+            if spans > objective.num_sentinels:
+                raise ValueError(
+                    f"rows of {self.sequence_length_tokens} tokens can have {spans} spans, but objective.num_sentinels "
+                    f"is {objective.num_sentinels}: give {spans}"
+                )
         return self
 
     @model_validator(mode="after")

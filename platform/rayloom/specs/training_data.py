@@ -64,3 +64,11 @@ class ConversationData(Spec):
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     system: str | None = None
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
+
+
+class Replay(Spec):
+    """General text mixed into the training on another domain's, against forgetting; both are measured."""
+
+    corpus: CorpusRef
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Part of all tokens. 0.1 to 0.2 keeps most of what was known (Ibrahim et al. 2024)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayloom.specs.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.train import TrainSpec
 from rayloom.train.sizes import ModelSize
 
@@ -26,14 +27,23 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def flops_per_token(size: ModelSize, sequence_length_tokens: int) -> int:
+def flops_per_token(
+    size: ModelSize, sequence_length_tokens: int, objective: Causal | Masked | SpanCorruption | None = None
+) -> int:
     """Forward and backward: 6 for each multiplied parameter, 12 · L · D · S for attention (Chowdhery et al. 2022, B).
 
-    Frozen weights need no gradient of their own, which takes 2 of the 6 away.
+    Frozen weights need no gradient of their own, which takes 2 of the 6 away. Of a text, an encoder-decoder reads what
+    is kept and writes what is replaced, each with a sentinel for every span.
     """
     attention = 12 * size.num_layers * size.hidden_size * sequence_length_tokens
     per_parameter = 6 if size.trained == size.parameters else 4
-    return per_parameter * size.multiplied + attention
+    if not isinstance(objective, SpanCorruption):
+        return per_parameter * size.multiplied + attention
+    spans = objective.share / objective.mean_span_tokens
+    read, written = 1 - objective.share + spans, objective.share + spans
+    in_encoder = size.multiplied - size.multiplied_in_decoder
+    met = in_encoder * read + size.multiplied_in_decoder * written
+    return int(per_parameter * met + attention * (read * read + written * written + read * written))
 
 
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:

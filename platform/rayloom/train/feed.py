@@ -16,6 +16,8 @@ from rayloom.train.objective import Objective, StoredRows, TrainBatch
 from rayloom.train.order import Source, located
 
 AHEAD_STEPS = 3
+TRAINING, MEASURING = 0, 1
+"""Streams of random choices: what is hidden of held-out rows has nothing to do with what is hidden in training."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Rows:
         chosen, rows = located(positions, sources, self.seed)
         return list(zip(chosen.tolist(), rows.tolist(), strict=True))
 
-    def batch(self, places: Sequence[tuple[int, int]]) -> TrainBatch:
-        return self.objective.batch([self.shards[source].row(row) for source, row in places])
+    def batch(self, places: Sequence[tuple[int, int]], position: int) -> TrainBatch:
+        """`position`: place of the first row in the run, from which what is hidden of it follows."""
+        rows = [self.shards[source].row(row) for source, row in places]
+        return self.objective.batch(rows, [(self.seed, TRAINING, position + index) for index in range(len(rows))])
 
 
 def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> list[TrainBatch]:
@@ -52,11 +56,11 @@ def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, 
     Which rows make up a micro-batch does not depend on the number of workers; workers take them in turn. Where they do
     not come out even, a worker gets a row a second time without labels, which trains nothing.
     """
-    places = rows.of_step(step)
-    parts = [places[i : i + micro_batch_sequences] for i in range(0, len(places), micro_batch_sequences)]
-    batches = [rows.batch(part) for part in parts[rank::num_workers]]
-    missing = -(-len(parts) // num_workers) - len(batches)
-    return batches + [rows.batch(parts[0][:1]).without_labels()] * missing
+    places, begin = rows.of_step(step), step * rows.global_batch_sequences
+    starts = range(0, len(places), micro_batch_sequences)
+    batches = [rows.batch(places[i : i + micro_batch_sequences], begin + i) for i in starts[rank::num_workers]]
+    missing = -(-len(starts) // num_workers) - len(batches)
+    return batches + [rows.batch(places[:1], begin).without_labels()] * missing
 
 
 class Feed:

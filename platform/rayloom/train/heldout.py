@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rayloom.train.engine import Engine
+from rayloom.train.feed import MEASURING
 from rayloom.train.group import Group
 from rayloom.train.objective import Objective, StoredRows
 
@@ -28,15 +29,18 @@ class HeldoutLoss:
 def heldout_loss(
     engine: Engine, objective: Objective, shards: StoredRows, micro_batch_sequences: int, group: Group
 ) -> HeldoutLoss:
-    """The same on every worker, whatever their number, up to the order of additions."""
+    """The same on every worker, whatever their number, up to the order of additions.
+
+    What masks and spans hide of a row is the same at every measurement of every run.
+    """
     total, num_labels = 0.0, 0
     at_once = micro_batch_sequences * group.num_workers
     for begin in range(0, len(shards), at_once):
         first = begin + group.rank * micro_batch_sequences
         last = min(first + micro_batch_sequences, len(shards))
         # Sharded weights are gathered by everyone together, so nobody may have a batch less.
-        rows = [shards.row(index) for index in range(first, last)] or [shards.row(begin)]
-        batch = objective.batch(rows)
+        numbers = list(range(first, last)) or [begin]
+        batch = objective.batch([shards.row(n) for n in numbers], [(MEASURING, n) for n in numbers])
         if first >= last:
             batch = batch.without_labels()
         total += float(engine.loss(batch.to(group.device)))

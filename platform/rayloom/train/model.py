@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from rayloom.errors import InputError, QualityError
 from rayloom.models.adapters import attach, save
 from rayloom.models.quantised import Precision, load_quantised
+from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly
-from rayloom.specs.architectures import DecoderArchitecture
 from rayloom.specs.train import TrainSpec
+from rayloom.train.architectures import fresh
+from rayloom.train.vocabulary import extend_embeddings
 
+KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
+"""What each objective trains."""
+NAMES = {"causal": "causal language model", "masked": "masked language model", "span": "sequence-to-sequence model"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,54 +44,52 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
     compute_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    return attach(from_base(base, quantised, compute_dtype), spec.adapter, tokenizer=tokenizer)
+    model = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
+    _extend(spec, model, base, tokenizer)
+    return attach(model, spec.adapter, tokenizer=tokenizer)
 
 
-def fresh(architecture: DecoderArchitecture, tokenizer: Path) -> nn.Module:
-    """A Llama-style decoder with fresh weights and the vocabulary of the tokenizer."""
-    from transformers import AutoTokenizer, LlamaForCausalLM
+def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
+    """Embeddings for tokens that the base's own tokenizer does not have."""
+    if tokenizer == base or not any((base / name).exists() for name in TOKENIZER_FILES):
+        return
+    from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
-    specials = {
-        "bos_token_id": loaded.bos_token_id,
-        "eos_token_id": loaded.eos_token_id,
-        "pad_token_id": loaded.pad_token_id,
-    }
-    model: nn.Module = LlamaForCausalLM(decoder_config(architecture, len(loaded), **specials))
-    return model
-
-
-def decoder_config(architecture: DecoderArchitecture, vocabulary_size: int, **specials: int | None) -> Any:
-    """transformers' configuration of the architecture."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=architecture.hidden_size,
-        intermediate_size=architecture.feed_forward,
-        num_hidden_layers=architecture.num_layers,
-        num_attention_heads=architecture.heads,
-        num_key_value_heads=architecture.num_key_value_heads or architecture.heads,
-        max_position_embeddings=architecture.max_positions,
-        tie_word_embeddings=architecture.tied_embeddings,
-        **specials,
-    )
+    added = extend_embeddings(model, AutoTokenizer.from_pretrained(tokenizer), AutoTokenizer.from_pretrained(base))
+    if added and not isinstance(spec.adapter, NoAdapter):
+        what = (
+            f"The corpus' tokenizer has {added} tokens that the base does not know, and an adapter trains no embeddings"
+        )
+        raise InputError(what, where=str(tokenizer), fix="Leave adapter out, or make the corpus without new_terms.")
 
 
-def from_base(base: Path, quantised: Precision | None = None, compute_dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-    """The causal model in a folder, its linear layers quantised if wished. Raises InputError where there is none."""
-    from transformers import AutoModelForCausalLM
+def from_base(
+    base: Path,
+    quantised: Precision | None = None,
+    compute_dtype: torch.dtype = torch.bfloat16,
+    objective: str = "causal",
+) -> nn.Module:
+    """The model in a folder with the head of the objective, its linear layers quantised if wished.
 
-    fix = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
+    Raises InputError where there is no such model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    classes = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "span": AutoModelForSeq2SeqLM}
+    fix = f"Name a folder or artifact with config.json and model.safetensors of a {NAMES[objective]}."
     if not (base / "config.json").exists():
         raise InputError("The base is not a model: it has no config.json", where=str(base), fix=fix)
     try:
         if quantised is not None:
             return load_quantised(AutoModelForCausalLM, base, quantised, compute_dtype)
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+        model: nn.Module = classes[objective].from_pretrained(base, dtype="auto", use_safetensors=True)
+        is_fitting = KIND_OF[objective] == kind_of(model.config)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The base cannot be loaded: {reason}", where=str(base), fix=fix) from error
+    if not is_fitting:
+        what = f"The base is of kind {kind_of(model.config)}, which objective {objective} does not train"
+        raise InputError(what, where=str(base), fix=fix)
     return model
 
 

@@ -18,6 +18,9 @@ from rayloom.score.batches import Batch, causal_batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.text.shards import TokenShards
 
+Draw = tuple[int, ...]
+"""Seed of a row's random choices: a function of its place in the run, so that a resumed run makes the same."""
+
 
 class TrainBatch(Protocol):
     """Tensors of some rows."""
@@ -48,8 +51,8 @@ class Objective(Protocol):
     def rows(self, folder: Path) -> StoredRows:
         """The rows of a folder."""
 
-    def batch(self, rows: Sequence[Any]) -> TrainBatch:
-        """These rows as tensors on the CPU."""
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> TrainBatch:
+        """These rows as tensors on the CPU. Whatever is random about a row follows from its draw."""
 
     def loss_of(self, model: nn.Module) -> nn.Module:
         """A module that holds the model as `model` and gives () the sum of a batch's losses."""
@@ -64,7 +67,7 @@ class NextToken:
     def rows(self, folder: Path) -> TokenShards:
         return TokenShards(folder, self.sequence_length_tokens)
 
-    def batch(self, rows: Sequence[Any]) -> Batch:
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> Batch:  # noqa: ARG002
         # Padding has no label and is seen by nobody, so any token will do.
         return causal_batch(rows, padding_token=0)
 

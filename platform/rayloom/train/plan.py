@@ -60,7 +60,7 @@ def model_size(job: TrainJob) -> ModelSize:
 def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     sheet.add("parameters", size.parameters)
     sheet.add("trained parameters", f"{size.trained:,} ({size.trained / size.parameters:.2%})")
-    per_token = flops_per_token(size, spec.sequence_length_tokens)
+    per_token = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)
     sheet.add("arithmetic", f"{per_token / 1e6:,.1f} MFLOP a token")
 
 

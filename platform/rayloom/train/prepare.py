@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob, rows_of_run
+from rayloom.train.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
 
@@ -30,23 +32,45 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
         tokenizer = parents["base"].path
     else:
         data = parents["data.corpus"].path
-        tokenizer = base or data / "tokenizer"
-    train, shares = (data / "train",), (1.0,)
-    sizes = [len(TokenShards(folder, spec.sequence_length_tokens)) for folder in train]
+        tokenizer = corpus_tokenizer(base, data / "tokenizer")
+    train, heldout, token_shares = [data / "train"], {"heldout": data / "heldout"}, [1.0]
+    if spec.replay is not None:
+        general = parents["replay.corpus"].path
+        train.append(general / "train")
+        token_shares = [1 - spec.replay.share, spec.replay.share]
+        heldout = {"domain": data / "heldout", "general": general / "heldout"}
+    shards = [TokenShards(folder, spec.sequence_length_tokens) for folder in train]
+    sizes, shares = [len(found) for found in shards], row_shares(token_shares, shards)
     job = TrainJob(
         spec=spec,
         base=base,
         tokenizer=tokenizer,
-        train=train,
+        train=tuple(train),
         shares=shares,
-        heldout={"heldout": data / "heldout"},
+        heldout=heldout,
         work=work,
         out=out,
         num_rows=rows_of_run(spec, sizes, shares),
         micro_batch_sequences=spec.micro_batch_sequences,
     )
     check_rows(job)
-    return job
+    return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
+
+
+def row_shares(token_shares: Sequence[float], shards: Sequence[TokenShards]) -> tuple[float, ...]:
+    """Each data set's part of the rows, so that tokens have the given shares: rows of conversations are not full."""
+    rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
+    return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
+
+
+def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
+    """The tokenizer of the corpus where it is the base's with new terms, or where there is no base; else the base's."""
+    if base is None:
+        return corpus
+    from transformers import AutoTokenizer
+
+    extended = is_extension(AutoTokenizer.from_pretrained(corpus), AutoTokenizer.from_pretrained(base))
+    return corpus if extended else base
 
 
 def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.specs.adapters import is_whole_model
+from rayloom.specs.objectives import Causal
 from rayloom.specs.training_data import CorpusData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
@@ -25,7 +26,7 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
     if not metrics["rows"]:
         del metrics["rows"]
-    if isinstance(job.spec.data, CorpusData):
+    if isinstance(job.spec.data, CorpusData) and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)
     is_adapter = not is_whole_model(job.spec.adapter)
     return Outcome("adapter" if is_adapter else "model", metrics, headline=_headline(metrics))

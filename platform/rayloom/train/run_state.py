@@ -16,10 +16,11 @@ from rayloom.train.checkpoints import Checkpoints
 from rayloom.train.engine import Engine, engine_for
 from rayloom.train.feed import Rows
 from rayloom.train.group import Group
+from rayloom.train.hiding import pretraining_objective
 from rayloom.train.job import TrainJob
 from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
-from rayloom.train.objective import NextToken, StoredRows
+from rayloom.train.objective import StoredRows
 from rayloom.train.state import TrainState
 
 ASKING_SECONDS = 5.0
@@ -116,7 +117,7 @@ def prepared(
 ) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
-    objective = NextToken(spec.sequence_length_tokens)
+    objective = pretraining_objective(spec, job.tokenizer)
     shards = [objective.rows(folder) for folder in job.train]
     rows = Rows(
         objective=objective,

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.specs.adapters import LoraAdapter
-from rayloom.specs.architectures import DecoderArchitecture
+from rayloom.specs.architectures import Architecture, DecoderArchitecture, EncoderDecoderArchitecture
 
 _LINEAR = re.compile(r"\.(\w+)\.weight$")
 
@@ -34,25 +34,38 @@ class ModelSize:
     vocabulary_size: int
     num_heads: int
     num_key_value_heads: int
+    multiplied_in_decoder: int = 0
+    """Of an encoder-decoder: those of `multiplied` that only what it writes is multiplied with."""
 
 
-def size_of_architecture(architecture: DecoderArchitecture, vocabulary_size: int) -> ModelSize:
-    hidden, layers = architecture.hidden_size, architecture.num_layers
-    key_values = (architecture.num_key_value_heads or architecture.heads) * (hidden // architecture.heads)
-    matrices = layers * (2 * hidden * hidden + 2 * hidden * key_values + 3 * hidden * architecture.feed_forward)
-    norms = (2 * layers + 1) * hidden
-    table = vocabulary_size * hidden
-    parameters = matrices + norms + table * (1 if architecture.tied_embeddings else 2)
+def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> ModelSize:
+    """Counted on the model itself, built without memory for its weights."""
+    import torch
+
+    from rayloom.train.architectures import config_of, model_of
+
+    with torch.device("meta"):
+        model = model_of(config_of(architecture, vocabulary_size, bos_token_id=1, eos_token_id=1, pad_token_id=0))
+    parameters = sum(p.numel() for p in model.parameters())
+    multiplied, in_decoder = 0, 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.dim() == 2 and not isinstance(module, torch.nn.Embedding):
+            multiplied += weight.numel()
+            in_decoder += weight.numel() if name.startswith(("decoder.", "lm_head")) else 0
+    key_values = architecture.num_key_value_heads if isinstance(architecture, DecoderArchitecture) else None
+    is_split = isinstance(architecture, EncoderDecoderArchitecture)
     return ModelSize(
         parameters=parameters,
         trained=parameters,
-        multiplied=matrices + table,
-        num_layers=layers,
-        hidden_size=hidden,
+        multiplied=multiplied,
+        num_layers=architecture.num_layers,
+        hidden_size=architecture.hidden_size,
         feed_forward_size=architecture.feed_forward,
         vocabulary_size=vocabulary_size,
         num_heads=architecture.heads,
-        num_key_value_heads=architecture.num_key_value_heads or architecture.heads,
+        num_key_value_heads=key_values or architecture.heads,
+        multiplied_in_decoder=in_decoder if is_split else 0,
     )
 
 
@@ -61,18 +74,18 @@ def size_of_folder(folder: Path, lora: LoraAdapter | None = None) -> ModelSize:
     config = _config(folder)
     shapes = tensor_shapes(folder)
     parameters = sum(_count(shape) for shape in shapes.values())
-    vocabulary, hidden = int(config["vocab_size"]), int(config["hidden_size"])
+    vocabulary, hidden = int(config["vocab_size"]), _first(config, "hidden_size", "n_embd", "d_model")
     # A tied head stands in the files once, as the table; an untied one stands beside a table that is only looked up.
     is_tied = not any(name.startswith("lm_head.") for name in shapes)
     matrices = sum(_count(shape) for shape in shapes.values() if len(shape) == 2)
-    heads = int(config["num_attention_heads"])
+    heads = _first(config, "num_attention_heads", "n_head", "num_heads")
     return ModelSize(
         parameters=parameters + (0 if lora is None else _lora_parameters(shapes, lora)),
         trained=parameters if lora is None else _lora_parameters(shapes, lora),
         multiplied=matrices - (0 if is_tied else vocabulary * hidden),
-        num_layers=int(config["num_hidden_layers"]),
+        num_layers=_first(config, "num_hidden_layers", "n_layer", "num_layers"),
         hidden_size=hidden,
-        feed_forward_size=int(config["intermediate_size"]),
+        feed_forward_size=_first(config, "intermediate_size", "n_inner", "d_ff") or 4 * hidden,
         vocabulary_size=vocabulary,
         num_heads=heads,
         num_key_value_heads=int(config.get("num_key_value_heads") or heads),
@@ -99,6 +112,11 @@ def _config(folder: Path) -> dict[str, Any]:
         fix = "Name a folder or artifact with config.json and model.safetensors."
         raise InputError("The base is not a model: it has no config.json", where=str(folder), fix=fix) from None
     return config
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """The value under the first of the names that the configuration has: families name the same thing differently."""
+    return next(int(config[name] or 0) for name in names if name in config)
 
 
 def _lora_parameters(shapes: Mapping[str, tuple[int, ...]], lora: LoraAdapter) -> int:

@@ -1,0 +1,81 @@
+"""What a model is called with so that documents of a packed row do not see each other, by kind of architecture."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from rayloom.errors import InputError
+from rayloom.score.batches import Batch
+from rayloom.score.document_masks import as_attention_takes_it, causal, documents_of, near, same_document
+
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
+
+PACKED_ENCODERS = ("bert", "modernbert")
+PACKED_ENCODER_DECODERS = ("t5", "mt5")
+"""Model types whose packed rows are proven to give the same as single ones (tests/unit/test_packing.py)."""
+
+
+def kind_of(config: Any) -> Kind:
+    """Raises InputError for an encoder or encoder-decoder whose packing is not proven."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if getattr(config, "is_encoder_decoder", False):
+        return _proven(config, "encoder-decoder", PACKED_ENCODER_DECODERS)
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return _proven(config, "encoder", PACKED_ENCODERS)
+    return "decoder"
+
+
+def _proven(config: Any, kind: Kind, types: tuple[str, ...]) -> Kind:
+    if config.model_type not in types:
+        what = f"Texts of one row would see each other in a model of type {config.model_type}"
+        raise InputError(what, fix=f"Of the {kind} models, {' and '.join(types)} can be trained here.")
+    return kind
+
+
+def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> dict[str, Any]:
+    """Keyword arguments for the model."""
+    config: Any = model.config
+    kind = kind_of(config)
+    if kind == "encoder-decoder":
+        return _encoder_decoder_inputs(model, batch)
+    if kind == "encoder":
+        mask = _encoder_mask(model, batch)
+        return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.positions}
+    # Packing is found from positions only without cache and mask (transformers' masking_utils). Where virtual tokens
+    # stand before the text, rows hold one text each, and its positions follow from its length.
+    positions = {} if has_virtual_tokens else {"position_ids": batch.positions}
+    return {"input_ids": batch.tokens, "attention_mask": None, "use_cache": False, **positions}
+
+
+def _encoder_mask(model: nn.Module, batch: Batch) -> Any:
+    config: Any = model.config
+    documents = documents_of(batch.positions)
+    whole = same_document(documents, documents)
+    if config.model_type != "modernbert":
+        return _taken(model, whole)
+    local = near(whole, batch.positions, config.sliding_window)
+    return {"full_attention": _taken(model, whole), "sliding_attention": _taken(model, local)}
+
+
+def _encoder_decoder_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The encoder runs here: transformers would use its mask for the decoder's look at it, where another one is due."""
+    if batch.decoder_tokens is None or batch.decoder_positions is None:
+        raise ValueError("an encoder-decoder needs batches with decoder tokens")
+    texts, targets = documents_of(batch.positions), documents_of(batch.decoder_positions)
+    encode: Any = model.get_encoder()  # type: ignore[operator]
+    encoded = encode(input_ids=batch.tokens, attention_mask=_taken(model, same_document(texts, texts)))
+    return {
+        "encoder_outputs": encoded,
+        "attention_mask": _taken(model, same_document(targets, texts)),
+        "decoder_input_ids": batch.decoder_tokens,
+        "decoder_attention_mask": _taken(model, causal(same_document(targets, targets))),
+        "use_cache": False,
+    }
+
+
+def _taken(model: nn.Module, mask: Tensor) -> Tensor:
+    config: Any = model.config
+    return as_attention_takes_it(mask, config._attn_implementation, next(model.parameters()).dtype)

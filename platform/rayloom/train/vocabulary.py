@@ -1,0 +1,84 @@
+"""Tokens that a run adds to a tokenizer: what its objective needs, and terms of a new domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rayloom.errors import InputError
+from rayloom.score.label_loss import output_head
+from rayloom.specs.objectives import Causal, Masked, SpanCorruption
+
+MASK_TOKEN = "<|mask|>"
+
+
+def sentinel_tokens(count: int) -> list[str]:
+    """Named as T5 names them."""
+    return [f"<extra_id_{number}>" for number in range(count)]
+
+
+def tokenizer_for(objective: Causal | Masked | SpanCorruption, tokenizer: Path, work: Path) -> Path:
+    """The tokenizer's folder, or a copy under `work` that also has the mask or the sentinels.
+
+    They come behind all others, so that text has the same ids as before.
+    """
+    from transformers import AutoTokenizer
+
+    if isinstance(objective, Causal):
+        return tokenizer
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    if isinstance(objective, Masked):
+        if loaded.mask_token_id is not None:
+            return tokenizer
+        loaded.add_special_tokens({"mask_token": MASK_TOKEN})
+    else:
+        names = sentinel_tokens(objective.num_sentinels)
+        if loaded.eos_token_id is None:
+            what = "The tokenizer has no end token, which ends what an encoder-decoder writes"
+            raise InputError(what, where=str(tokenizer), fix="Set eos_token in its tokenizer_config.json.")
+        if set(names) <= set(loaded.get_vocab()):
+            return tokenizer
+        loaded.add_tokens(names, special_tokens=True)
+    folder = work / "tokenizer"
+    loaded.save_pretrained(folder)
+    return folder
+
+
+def is_extension(tokenizer: Any, base: Any) -> bool:
+    """Whether the tokenizer is the base's with tokens added behind: every old token has its old id."""
+    known, more = base.get_vocab(), tokenizer.get_vocab()
+    added = set(more) - set(known)
+    whole = set(tokenizer.get_added_vocab())
+    return (
+        len(more) > len(known) and added <= whole and all(more.get(token) == number for token, number in known.items())
+    )
+
+
+def extend_embeddings(model: nn.Module, tokenizer: Any, base: Any) -> int:
+    """Gives each added token the mean of its pieces' embeddings, and of their rows in the head; how many were added.
+
+    A token that starts as what it was made of costs nothing at first (Hewitt 2021; Sachidananda et al. 2021). Special
+    tokens, whose text means nothing, get the mean of all.
+    """
+    added = [token for token, number in tokenizer.get_vocab().items() if number >= len(base)]
+    if not added:
+        return 0
+    engine: Any = model
+    old = len(base)
+    if len(tokenizer) > engine.config.vocab_size:
+        engine.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = output_head(model)
+    tables = [engine.get_input_embeddings().weight]
+    if isinstance(head, nn.Linear) and head.weight is not tables[0]:
+        tables.append(head.weight)
+    special = set(tokenizer.all_special_tokens)
+    with torch.no_grad():
+        for token in added:
+            pieces = [] if token in special else base.encode(token, add_special_tokens=False)
+            for table in tables:
+                rows = table[pieces] if pieces else table[:old]
+                table[tokenizer.convert_tokens_to_ids(token)] = rows.float().mean(dim=0).to(table.dtype)
+    return len(added)
