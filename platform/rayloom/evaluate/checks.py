@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
+from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import Subject
+from rayloom.evaluate.task_check import check_task_ready, measure_task
 from rayloom.observe.progress import progress
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
-from rayloom.specs.evaluate import AnswersCheck, HeldoutLoss
+from rayloom.specs.evaluate import AnswersCheck, HeldoutLoss, TaskCheck
 from rayloom.text.shards import TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
-Check = HeldoutLoss | AnswersCheck
+Check = HeldoutLoss | AnswersCheck | TaskCheck
 
 PREDICTIONS_NAME = "predictions.jsonl"
 """One line for each prompt, model by model, in an evaluation's artifact."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One check on one model."""
-
-    metrics: dict[str, Any]
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    """What the model said, for reading: one mapping for each prompt."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +41,27 @@ class Limit:
 
 def check_ready(check: Check, rows_of: Artifact | None, subject: Subject) -> None:
     """Raises InputError for whatever would stop the check once the model is loaded."""
+    if isinstance(check, TaskCheck):
+        check_task_ready(_needed(rows_of), subject)
+        return
+    _check_goes_on_with_text(check, subject)
     if isinstance(check, HeldoutLoss):
         check_same_tokenizer(heldout_shards(_needed(rows_of)), subject)
     else:
         subject.renderer.prompt([{"role": "user", "content": check.prompts[0]}])
 
 
-def measure(check: Check, rows_of: Artifact | None, subject: Subject, micro_batch_sequences: int) -> Measured:
-    """Runs one check on one model. `rows_of`: the artifact whose held-out rows a loss check uses."""
+def measure(
+    check: Check, rows_of: Artifact | None, subject: Subject, micro_batch_sequences: int, store: Store | None = None
+) -> Measured:
+    """Runs one check on one model.
+
+    `rows_of`: the artifact whose held-out rows are used. `store`: where the data behind it is looked for.
+    """
     if isinstance(check, HeldoutLoss):
         return _heldout_loss(check, _needed(rows_of), subject, micro_batch_sequences)
+    if isinstance(check, TaskCheck):
+        return measure_task(check, _needed(rows_of), subject, store, micro_batch_sequences)
     return _answers(check, subject, micro_batch_sequences)
 
 
@@ -65,6 +69,8 @@ def limits(check: Check, found: Measured, baseline: Measured | None) -> list[Lim
     """The check's limits, met or not."""
     if isinstance(check, HeldoutLoss):
         return _loss_limits(check, found, baseline)
+    if isinstance(check, TaskCheck):
+        return _score_limits(check, found)
     return _share_limits(check, found)
 
 
@@ -73,14 +79,18 @@ def limits(check: Check, found: Measured, baseline: Measured | None) -> list[Lim
 
 def _needed(rows_of: Artifact | None) -> Artifact:
     if rows_of is None:
-        raise ValueError("a held-out loss needs the artifact that holds the rows")
+        raise ValueError("this check needs the artifact that holds the rows")
     return rows_of
 
 
 def heldout_shards(rows_of: Artifact) -> TokenShards:
     """The held-out rows of a training artifact. Raises InputError where it has none."""
     directory = rows_of.path / "heldout"
-    length = training_of(rows_of.manifest).get("sequence_length_tokens")
+    training = training_of(rows_of.manifest)
+    length = training.get("sequence_length_tokens")
+    if training.get("task") is not None:
+        fix = "Use a check of type task, which measures what it was trained for."
+        raise InputError(f"{rows_of.id} was trained for a task, not to go on with text", where="rows_of", fix=fix)
     if length is None or not directory.exists():
         fix = "Name the adapter or model that a `train` job made."
         raise InputError(f"{rows_of.id} keeps no held-out rows", where=str(rows_of.path), fix=fix)
@@ -151,8 +161,25 @@ def _share_limits(check: AnswersCheck, found: Measured) -> list[Limit]:
     ]
 
 
+def _check_goes_on_with_text(check: Check, subject: Subject) -> None:
+    if subject.task is not None:
+        what = f"{subject.artifact_id} answers with labels, and the check {check.name} wants text"
+        raise InputError(what, where=f"checks {check.name}", fix="Use a check of type task.")
+
+
+def _score_limits(check: TaskCheck, found: Measured) -> list[Limit]:
+    if check.min_score is None:
+        return []
+    score, name = found.metrics["score"], found.metrics["score_name"]
+    sentence = f"{check.name}: {name} {score:.4f} on {found.metrics['num_rows']} texts"
+    return [Limit(check.name, "min_score", check.min_score, score, score >= check.min_score, sentence)]
+
+
 def shown(metrics: Mapping[str, Any]) -> str:
     """A check's result on one model in a few words, for tables."""
+    if "score_name" in metrics:
+        low, high = metrics["interval"]
+        return f"{metrics['score_name']} {metrics['score']:.4f} ({low:.4f} to {high:.4f})"
     if "mean_nats" in metrics:
         return f"{metrics['mean_nats']:.4f} nats, perplexity {metrics['perplexity']:.2f}"
     return f"{metrics['count']} of {metrics['num_prompts']}"

@@ -11,8 +11,9 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.checks import check_ready, heldout_shards
 from rayloom.evaluate.subject import Subject, subjects
+from rayloom.evaluate.task_check import heldout_examples
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.evaluate import EvaluateSpec, HeldoutLoss
+from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HeldoutLoss, TaskCheck
 
 
 def plan(spec: EvaluateSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -39,11 +40,13 @@ def _add_check(
     try:
         for subject in compared:
             check_ready(check, rows_of, subject)
-        if not isinstance(check, HeldoutLoss):
+        if isinstance(check, TaskCheck) and rows_of is not None:
+            sheet.add(check.name, f"{len(heldout_examples(rows_of)):,} held-out texts of {rows_of.id}")
+        elif isinstance(check, AnswersCheck):
             sheet.add(check.name, f"{len(check.prompts)} prompts, answers of up to {check.max_new_tokens} tokens")
             prompt = compared[0].renderer.prompt_text([{"role": "user", "content": check.prompts[0]}])
             sheet.examples.append(Text(f"{check.name}, first prompt:\n{prompt}", style="dim"))
-        elif rows_of is not None:
+        elif isinstance(check, HeldoutLoss) and rows_of is not None:
             shards = heldout_shards(rows_of)
             sheet.add(check.name, f"{shards.num_tokens:,} held-out tokens of {rows_of.id} in {len(shards):,} rows")
     except RayloomError as error:

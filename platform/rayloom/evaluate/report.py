@@ -6,6 +6,7 @@ import json
 
 from rayloom.artifacts.store import Artifact
 from rayloom.evaluate.checks import PREDICTIONS_NAME, shown
+from rayloom.evaluate.task_report import task_sections, wrong_texts
 from rayloom.observe.report_page import Section, table
 
 
@@ -27,7 +28,10 @@ def sections(artifact: Artifact) -> list[Section]:
             for item in metrics["limits"]
         ]
         found.append(Section("Limits", table(("check", "limit", "wanted", "found", "kept"), limits)))
+    found += task_sections(metrics)
     said = [json.loads(line) for line in (artifact.path / PREDICTIONS_NAME).read_text(encoding="utf-8").splitlines()]
+    found += wrong_texts([row for row in said if "is_right" in row])
+    said = [row for row in said if "contains" in row]
     if said:
         answers = [
             (row["check"], row["role"], row["prompt"], row["answer"], "yes" if row["contains"] else "no")

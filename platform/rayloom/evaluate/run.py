@@ -13,9 +13,11 @@ from rich.table import Table
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, Measured, check_ready, limits, measure, shown
+from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, shown
+from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import subjects
 from rayloom.observe.progress import console
+from rayloom.score.intervals import of_difference
 from rayloom.specs.evaluate import EvaluateSpec
 
 Results = dict[str, dict[str, Measured]]
@@ -35,6 +37,7 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)
     ids = {role: build.parents[role].id for role in ("model", "baseline") if role in build.parents}
     checks = {name: {role: found.metrics for role, found in by_role.items()} for name, by_role in results.items()}
+    checks = {name: found | differences(results[name]) for name, found in checks.items()}
     metrics = {**ids, "checks": checks, "limits": [asdict(limit) for limit in checked]}
     return Outcome("report", metrics, headline=_headline(results))
 
@@ -49,7 +52,7 @@ def _measured(spec: EvaluateSpec, build: Build) -> Results:
             check_ready(check, rows, subject)
     for subject in compared:
         for check, rows in zip(spec.checks, rows_of, strict=True):
-            results[check.name][subject.role] = measure(check, rows, subject, spec.micro_batch_sequences)
+            results[check.name][subject.role] = measure(check, rows, subject, spec.micro_batch_sequences, build.store)
         subject.release()
     return results
 
@@ -80,6 +83,15 @@ def comparison_table(spec: EvaluateSpec, results: Results, checked: Sequence[Lim
     return table
 
 
+def differences(by_role: Mapping[str, Measured]) -> dict[str, Any]:
+    """How much better the model's score is than the baseline's, with a 95 % interval over the same texts."""
+    model, baseline = by_role["model"], by_role.get("baseline")
+    if baseline is None or not model.parts or len(model.parts) != len(baseline.parts):
+        return {}
+    difference = round(model.metrics["score"] - baseline.metrics["score"], 6)
+    return {"difference": difference, "difference_interval": of_difference(model.parts, baseline.parts).as_metrics()}
+
+
 def _raise_where_broken(spec: EvaluateSpec, checked: Sequence[Limit], predictions: Path) -> None:
     broken = [limit for limit in checked if not limit.is_met]
     if broken:
@@ -98,4 +110,8 @@ def _headline(results: Results) -> str:
 
 
 def _short(metrics: Mapping[str, Any]) -> str:
+    if "score_name" in metrics:
+        beside = metrics.get("linear_baseline")
+        linear = f", linear {beside['score']:.3f}" if beside else ""
+        return f"{metrics['score_name']} {metrics['score']:.3f}{linear}"
     return f"{metrics['mean_nats']:.3f}" if "mean_nats" in metrics else f"{metrics['count']}/{metrics['num_prompts']}"

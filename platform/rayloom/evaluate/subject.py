@@ -12,6 +12,8 @@ from torch import nn
 from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.models import loading
+from rayloom.models.task_models import load_task_model, task_of
+from rayloom.specs.tasks import Task
 from rayloom.text.render import Renderer
 
 
@@ -44,12 +46,24 @@ class Subject:
         return loading.load(self.base, self.adapter)
 
     @functools.cached_property
+    def task(self) -> tuple[Task, int] | None:
+        """What the model was trained to say about texts, and its rows' length; None where it goes on with them."""
+        return task_of(self.adapter or self.base)
+
+    @functools.cached_property
+    def task_model(self) -> nn.Module:
+        if self.task is None:
+            raise ValueError(f"{self.artifact_id} has no task")
+        return load_task_model(self.base, self.adapter, self.task[0])
+
+    @functools.cached_property
     def renderer(self) -> Renderer:
         return Renderer.of_model(self.tokenizer_folder, generation_config=self.base / "generation_config.json")
 
     def release(self) -> None:
         """Gives the weights' memory back."""
         self.__dict__.pop("model", None)
+        self.__dict__.pop("task_model", None)
 
 
 def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,20 +39,25 @@ HEADS = ("classifier", "score", "qa_outputs", "pre_classifier")
 
 
 def attach(
-    model: nn.Module, adapter: Adapter, task: TaskType = "CAUSAL_LM", tokenizer: Path | None = None
+    model: nn.Module,
+    adapter: Adapter,
+    task: TaskType = "CAUSAL_LM",
+    tokenizer: Path | None = None,
+    fresh: Sequence[str] = (),
 ) -> nn.Module:
     """The model with the adapter's weights trainable and all others frozen.
 
-    `tokenizer`: folder of the tokenizer, for a prompt that begins as words. Raises InputError where the method does not
-    fit the model.
+    `tokenizer`: folder of the tokenizer, for a prompt that begins as words. `fresh`: modules that the base did not
+    bring, which are trained and saved whole beside the adapter, as a frozen one would be another at each loading.
+    Raises InputError where the method does not fit the model.
     """
     if isinstance(adapter, NoAdapter):
         return model
     if isinstance(adapter, PartsOnly):
         return _only_parts(model, adapter)
     if isinstance(adapter, (BottleneckAdapter, BitFit)):
-        return _own(model, adapter, task)
-    return _peft(model, adapter, task, tokenizer)
+        return _own(model, adapter, task, fresh)
+    return _peft(model, adapter, task, tokenizer, fresh)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
@@ -122,7 +127,7 @@ def _need_trained(model: nn.Module, why: str) -> None:
 # -- bottlenecks and BitFit --------------------------------------------------------------------------------------------
 
 
-def _own(model: nn.Module, adapter: BottleneckAdapter | BitFit, task: TaskType) -> nn.Module:
+def _own(model: nn.Module, adapter: BottleneckAdapter | BitFit, task: TaskType, fresh: Sequence[str] = ()) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad = False
     if isinstance(adapter, BottleneckAdapter):
@@ -132,10 +137,10 @@ def _own(model: nn.Module, adapter: BottleneckAdapter | BitFit, task: TaskType) 
                 part.requires_grad_(True)
     else:
         _train_biases(model)
-    if task in HEADED_TASKS:
-        for name, parameter in model.named_parameters():
-            if name.partition(".")[0] in HEADS:
-                parameter.requires_grad = True
+    for name, parameter in model.named_parameters():
+        is_head = task in HEADED_TASKS and name.partition(".")[0] in HEADS
+        if is_head or name.rpartition(".")[0] in fresh:
+            parameter.requires_grad = True
     return model
 
 
@@ -169,14 +174,18 @@ def _load_own(model: nn.Module, folder: Path) -> nn.Module:
 # -- PEFT --------------------------------------------------------------------------------------------------------------
 
 
-def _peft(model: nn.Module, adapter: Adapter, task: TaskType, tokenizer: Path | None) -> nn.Module:
+def _peft(
+    model: nn.Module, adapter: Adapter, task: TaskType, tokenizer: Path | None, fresh: Sequence[str]
+) -> nn.Module:
     from peft import get_peft_model
 
+    below_head = [name for name in fresh if name not in HEADS]
     try:
+        config = _CONFIGS[type(adapter)](adapter, model, task, tokenizer)
+        if below_head:
+            config.modules_to_save = [*(config.modules_to_save or ()), *below_head]
         # Adapters keep the precision that training runs in; the engine holds master weights in fp32.
-        adapted: nn.Module = get_peft_model(
-            model, _CONFIGS[type(adapter)](adapter, model, task, tokenizer), autocast_adapter_dtype=False
-        )
+        adapted: nn.Module = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         what = f"The adapter {adapter.type} cannot be put on {type(model).__name__}: {error}"
         raise InputError(what, fix="Correct `adapter`.") from error

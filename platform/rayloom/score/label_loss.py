@@ -68,10 +68,16 @@ class LabelLoss(nn.Module):
 
 def output_head(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into logits."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if not isinstance(head, nn.Module):
+    head = output_head_of(model)
+    if head is None:
         raise TypeError(f"{type(model).__name__} has no output head over a vocabulary")
     return head
+
+
+def output_head_of(model: nn.Module) -> nn.Module | None:
+    """The same, or None in a model with a task's head."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return head if isinstance(head, nn.Module) else None
 
 
 def has_virtual_tokens(model: nn.Module) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, ModelRef, Name, Share, Spec, TunedRef
+from rayloom.specs.base import JobSpec, Name, Share, Spec, TunedRef
 
 
 class HeldoutLoss(Spec):
@@ -33,7 +33,28 @@ class AnswersCheck(Spec):
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
 
 
-CHECK_METRICS = {"heldout_loss": ("mean_nats", "perplexity"), "answers": ("share", "count")}
+class TaskCheck(Spec):
+    """Labels, entities or answers for the texts that a task's training held out, and how good they are.
+
+    The score is accuracy for one label, micro F1 for several, entity F1 (kind and both ends right) for tokens, and the
+    F1 of words for questions.
+    """
+
+    type: Literal["task"]
+    name: Name = "task"
+    rows_of: TunedRef
+    """The model or adapter whose training job set the texts aside."""
+    linear_baseline: bool = False
+    """Also train a linear model on the same rows (TF-IDF, or features of words) and say how much better this one is."""
+    min_score: Share | None = None
+    """Past it the job fails."""
+
+
+CHECK_METRICS = {
+    "heldout_loss": ("mean_nats", "perplexity"),
+    "answers": ("share", "count"),
+    "task": ("score", "accuracy", "macro_f1", "micro_f1", "exact_match"),
+}
 """The numbers that each type of check gives, by which models can be compared."""
 
 
@@ -42,9 +63,9 @@ class EvaluateSpec(JobSpec):
 
     kind: Literal["evaluate"]
     model: TunedRef
-    baseline: ModelRef | None = None
+    baseline: TunedRef | None = None
     checks: Annotated[
-        tuple[Annotated[HeldoutLoss | AnswersCheck, Field(discriminator="type")], ...], Field(min_length=1)
+        tuple[Annotated[HeldoutLoss | AnswersCheck | TaskCheck, Field(discriminator="type")], ...], Field(min_length=1)
     ]
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
 

@@ -10,8 +10,10 @@ from rayloom.specs.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, 
 from rayloom.specs.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.base import JobSpec, ModelRef, TunedRef
 from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
+from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.optimization import AdamW, Optimizer, Schedule
+from rayloom.specs.tasks import Task
 from rayloom.specs.training_data import ConversationData, CorpusData, Replay
 
 
@@ -23,7 +25,9 @@ class TrainSpec(JobSpec):
     architecture: Architecture | None = None
     objective: Objective | None = None
     """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
-    data: Annotated[CorpusData | ConversationData, Field(discriminator="type")]
+    task: Task | None = None
+    """What the model learns to say about a text. Default: how it goes on."""
+    data: Annotated[CorpusData | ConversationData | LabelledData, Field(discriminator="type")]
     replay: Replay | None = None
     adapter: Adapter = NoAdapter(type="none")
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
@@ -116,6 +120,16 @@ class TrainSpec(JobSpec):
                     f"rows of {self.sequence_length_tokens} tokens can have {spans} spans, but objective.num_sentinels "
                     f"is {objective.num_sentinels}: give {spans}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _task_has_its_data(self) -> Self:
+        if (self.task is None) == isinstance(self.data, LabelledData):
+            raise ValueError("a task needs data of type labelled, and such data needs a task")
+        if self.task is not None and self.base is None:
+            raise ValueError("a task needs a base: fresh weights know no language yet")
+        if self.task is not None and self.replay is not None:
+            raise ValueError("replay goes on with general text, which a task's head cannot: leave one of them out")
         return self
 
     @model_validator(mode="after")

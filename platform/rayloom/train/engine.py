@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -19,6 +19,9 @@ from rayloom.train.objective import TrainBatch
 
 class Engine(Protocol):
     """Owns weights, gradients and optimiser state. Every worker makes the same calls in the same order."""
+
+    model: Any
+    """The loss module."""
 
     @property
     def num_updates(self) -> int:

@@ -19,6 +19,8 @@ class HeldoutLoss:
 
     loss: float
     num_labels: int
+    accuracy: float | None = None
+    """Part of the labels that were the most probable ones, where the objective counts them."""
 
     @property
     def perplexity(self) -> float:
@@ -34,6 +36,9 @@ def heldout_loss(
     What masks and spans hide of a row is the same at every measurement of every run.
     """
     total, num_labels = 0.0, 0
+    counts_hits = hasattr(engine.model, "hits")
+    if counts_hits:
+        engine.model.hits = 0
     at_once = micro_batch_sequences * group.num_workers
     for begin in range(0, len(shards), at_once):
         first = begin + group.rank * micro_batch_sequences
@@ -45,5 +50,6 @@ def heldout_loss(
             batch = batch.without_labels()
         total += float(engine.loss(batch.to(group.device)))
         num_labels += batch.num_labels
-    total, labels = group.agreed(total, num_labels)
-    return HeldoutLoss(total / max(1, labels), int(labels))
+    total, labels, hits = group.agreed(total, num_labels, engine.model.hits if counts_hits else 0)
+    accuracy = hits / max(1, labels) if counts_hits else None
+    return HeldoutLoss(total / max(1, labels), int(labels), accuracy)

@@ -180,9 +180,10 @@ def _measure(run: Run) -> None:
     run.model.train()
     state, stopping = run.state, run.job.spec.early_stopping
     for name, found in measured.items():
-        run.log.add(
-            "heldout", state.step, name=name, loss=found.loss, perplexity=found.perplexity, labels=found.num_labels
-        )
+        numbers = {"loss": found.loss, "perplexity": found.perplexity, "labels": found.num_labels}
+        if found.accuracy is not None:
+            numbers["accuracy"] = found.accuracy
+        run.log.add("heldout", state.step, name=name, **numbers)
     if stopping is None or state.step == 0:
         return
     loss = next(iter(measured.values())).loss

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rayloom.errors import InputError, QualityError
 from rayloom.models.adapters import attach, save
 from rayloom.models.quantised import Precision, load_quantised
+from rayloom.models.task_models import save_task, trained_task_model
 from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.train import TrainSpec
@@ -44,6 +45,8 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
     compute_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+    if spec.task is not None:
+        return trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
     model = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
     _extend(spec, model, base, tokenizer)
     return attach(model, spec.adapter, tokenizer=tokenizer)
@@ -110,6 +113,8 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
     else:
         _check_adapter(state)
         save(model, spec.adapter, state, out)
+    if spec.task is not None:
+        save_task(spec.task, spec.sequence_length_tokens, out)
     for name in TOKENIZER_FILES:
         if (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, out / name)

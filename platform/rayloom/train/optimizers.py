@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from rayloom.score.label_loss import output_head
+from rayloom.score.label_loss import output_head_of
 from rayloom.specs import optimization as spec_of
 from rayloom.train.muon import MuonAdamW
 
@@ -37,7 +37,8 @@ class ParameterGroup:
 def parameter_groups(model: nn.Module, spec: spec_of.AdamW | spec_of.Muon) -> list[ParameterGroup]:
     """Matrices, then what is never decayed: norms and biases. With Muon, matrices inside the layers come first."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    tables |= {id(p) for p in output_head(model).parameters()}
+    head = output_head_of(model)
+    tables |= {id(p) for p in head.parameters()} if head is not None else set()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     is_muon = spec.type == "muon"
     inner = [(n, p) for n, p in trained if is_muon and p.ndim == 2 and id(p) not in tables]

@@ -15,8 +15,9 @@ from rayloom.specs.training_data import ConversationData
 from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
 from rayloom.train.job import TrainJob
+from rayloom.train.labelled_preflight import add_labelled
 from rayloom.train.preflight import add_conversations, add_method
-from rayloom.train.prepare import job_of, row_counts
+from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
 
 MAX_EPOCHS_WORTHWHILE = 4
@@ -40,6 +41,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _add_data(sheet, job)
         counts = row_counts(Path(folder))
         add_conversations(sheet, job, counts)
+        add_labelled(sheet, job, counts)
         add_method(sheet, spec, size, counts)
         _warn_about_shape(sheet, size)
         _warn_about_data(sheet, job, size)
@@ -79,10 +81,10 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
 
 def _add_data(sheet: PlanSheet, job: TrainJob) -> None:
     spec = job.spec
-    train = TokenShards(job.train[0], spec.sequence_length_tokens)
+    train = stored_rows(spec, job.train[0])
     sheet.add("rows", f"{len(train):,} of {spec.sequence_length_tokens:,} tokens ({train.num_tokens:,} tokens)")
     for name, folder in job.heldout.items():
-        heldout = TokenShards(folder, spec.sequence_length_tokens)
+        heldout = stored_rows(spec, folder)
         sheet.add(name, f"{len(heldout):,} rows ({heldout.num_tokens:,} tokens)")
     workers = spec.workers.num_workers
     sheet.add(
@@ -106,7 +108,7 @@ def _warn_about_shape(sheet: PlanSheet, size: ModelSize) -> None:
 
 def _warn_about_data(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
     spec = job.spec
-    rows = len(TokenShards(job.train[0], spec.sequence_length_tokens))
+    rows = len(stored_rows(spec, job.train[0]))
     epochs = job.num_rows / rows
     is_pretraining = spec.architecture is not None
     if is_pretraining and epochs > MAX_EPOCHS_WORTHWHILE:

@@ -27,7 +27,7 @@ PARAMETERS_PER_TRAINED_TOKEN = 1000
 
 def add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
     """Where every row goes, how long rows are, what is trained of them, and the first examples with that marked."""
-    if not counts:
+    if not isinstance(job.spec.data, ConversationData):
         return
     from transformers import AutoTokenizer
 
@@ -65,7 +65,7 @@ def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[
     """Whether the result can be served as it is, and what is unusual about the method's settings."""
     if spec.base is None:
         return
-    reason = why_not_served(spec.adapter)
+    reason = _why_not_served(spec)
     if reason is not None:
         sheet.add("serving", f"not as it is: {reason}")
     elif not isinstance(spec.adapter, NoAdapter):
@@ -82,3 +82,9 @@ def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[
             sheet.warnings.append(
                 f"{for_each:,.0f} trained parameters for each trained token: a lower rank does as well"
             )
+
+
+def _why_not_served(spec: TrainSpec) -> str | None:
+    if spec.task is None:
+        return why_not_served(spec.adapter)
+    return "a task's labels are no text: use `rayloom predict`"

@@ -12,9 +12,12 @@ from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.progress import progress
+from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
 from rayloom.text.shards import TokenShards
+from rayloom.text.task_encoding import TaskEncoder
+from rayloom.text.task_rows import TaskRows
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.vocabulary import is_extension, tokenizer_for
 
@@ -30,6 +33,9 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     if isinstance(spec.data, ConversationData):
         data = conversation_rows(spec, parents, work / "data")
         tokenizer = parents["base"].path
+    elif isinstance(spec.data, LabelledData):
+        data = labelled_task_rows(spec, parents, work / "data")
+        tokenizer = parents["base"].path
     else:
         data = parents["data.corpus"].path
         tokenizer = corpus_tokenizer(base, data / "tokenizer")
@@ -39,7 +45,7 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
         train.append(general / "train")
         token_shares = [1 - spec.replay.share, spec.replay.share]
         heldout = {"domain": data / "heldout", "general": general / "heldout"}
-    shards = [TokenShards(folder, spec.sequence_length_tokens) for folder in train]
+    shards = [stored_rows(spec, folder) for folder in train]
     sizes, shares = [len(found) for found in shards], row_shares(token_shares, shards)
     job = TrainJob(
         spec=spec,
@@ -57,7 +63,7 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
 
 
-def row_shares(token_shares: Sequence[float], shards: Sequence[TokenShards]) -> tuple[float, ...]:
+def row_shares(token_shares: Sequence[float], shards: Sequence[TokenShards | TaskRows]) -> tuple[float, ...]:
     """Each data set's part of the rows, so that tokens have the given shares: rows of conversations are not full."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
@@ -101,6 +107,31 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
     return folder
 
 
+def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
+    """The same for labelled texts."""
+    data = spec.data
+    if (folder / COUNTS_NAME).exists() or not isinstance(data, LabelledData) or spec.task is None:
+        return folder
+    from rayloom.text.labelled_set import prepare_labelled
+
+    encoder = TaskEncoder.of_folder(spec.task, parents["base"].path, spec.sequence_length_tokens)
+    with progress("encoding texts", unit="rows") as bar:
+        counts = prepare_labelled(data, labelled_files(data, parents), encoder, spec.seed, folder, bar.advance)
+    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
+    return folder
+
+
+def labelled_files(data: LabelledData, parents: Mapping[str, Artifact]) -> dict[str, list[Path]]:
+    """The files of each source, by the path of its reference."""
+    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(data.sources)}
+    return {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
+
+
+def stored_rows(spec: TrainSpec, folder: Path) -> TokenShards | TaskRows:
+    """The rows of a folder, of whichever kind."""
+    return TokenShards(folder, spec.sequence_length_tokens) if spec.task is None else TaskRows(folder)
+
+
 def row_counts(work: Path) -> dict[str, Any]:
     """Where every conversation went; empty for a corpus, whose own artifact says it."""
     file = work / "data" / COUNTS_NAME
@@ -117,7 +148,7 @@ def check_rows(job: TrainJob) -> None:
     length = job.spec.sequence_length_tokens
     digest = tokenizer_digest(AutoTokenizer.from_pretrained(job.tokenizer))
     for folder in (*job.train, *job.heldout.values()):
-        shards = TokenShards(folder, length)
+        shards = stored_rows(job.spec, folder)
         if shards.tokenizer_digest != digest:
             what = "These token shards were made with another tokenizer than the model's"
             fix = "Make the corpus with tokenizer: {type: model, model: …} naming the base, or train fresh weights."

@@ -54,6 +54,10 @@ def _headline(metrics: dict[str, Any]) -> str:
     """`heldout perplexity 4,261.6 → 61.3 (unigram 702, bigram 148)`."""
     said = []
     for name, found in metrics["heldout"].items():
+        if "accuracy" in found["after"]:
+            before, after = found["before"]["accuracy"], found["after"]["accuracy"]
+            said.append(f"{name} accuracy {before:.3f} → {after:.3f}, loss {found['after']['loss']:.3f}")
+            continue
         before, after = found["before"]["perplexity"], found["after"]["perplexity"]
         said.append(f"{name} perplexity {before:,.1f} → {after:,.1f}")
     counted = metrics.get("baselines")

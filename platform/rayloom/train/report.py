@@ -17,7 +17,9 @@ def sections(artifact: Artifact) -> list[Section]:
     """Held-out losses, the curve of the loss, and every number of the run."""
     metrics = artifact.manifest.metrics
     events = list(read_log(artifact.path / "metrics.jsonl"))
-    made = [Section("Held-out loss", table(("rows", "before", "after", "perplexity", "labels"), _heldout(metrics)))]
+    made = [
+        Section("Held-out loss", table(("rows", "before", "after", *_measures(metrics), "labels"), _heldout(metrics)))
+    ]
     if metrics.get("baselines"):
         rows = [(name, value) for name, value in metrics["baselines"].items()]
         made.append(Section("Counting alone, on the same tokens", table(("model", "perplexity"), rows)))
@@ -35,8 +37,15 @@ def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, found in metrics["heldout"].items():
         after = found["after"]
-        rows.append((name, found["before"]["loss"], after["loss"], after["perplexity"], found["labels"]))
+        measures = (after[measure] for measure in _measures(metrics))
+        rows.append((name, found["before"]["loss"], after["loss"], *measures, found["labels"]))
     return rows
+
+
+def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """What beside the loss is said of held-out rows: of a task, the part that was right."""
+    is_task = all("accuracy" in found["after"] for found in metrics["heldout"].values())
+    return ("accuracy",) if is_task else ("perplexity",)
 
 
 def _curve(events: list[dict[str, Any]]) -> str:

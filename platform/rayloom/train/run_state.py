@@ -20,8 +20,9 @@ from rayloom.train.hiding import pretraining_objective
 from rayloom.train.job import TrainJob
 from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
-from rayloom.train.objective import StoredRows
+from rayloom.train.objective import Objective, StoredRows
 from rayloom.train.state import TrainState
+from rayloom.train.task_objective import objective_of_task
 
 ASKING_SECONDS = 5.0
 """Between questions for notice that a machine leaves; clouds give at least half a minute of it."""
@@ -117,7 +118,11 @@ def prepared(
 ) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
-    objective = pretraining_objective(spec, job.tokenizer)
+    objective: Objective
+    if spec.task is not None:
+        objective = objective_of_task(spec.task, job.train[0], job.tokenizer)
+    else:
+        objective = pretraining_objective(spec, job.tokenizer)
     shards = [objective.rows(folder) for folder in job.train]
     rows = Rows(
         objective=objective,

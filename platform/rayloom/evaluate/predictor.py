@@ -1,0 +1,54 @@
+"""A task model with its tokenizer: from texts to labels, entities or answers, in evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from rayloom.errors import InputError
+from rayloom.evaluate.subject import Subject
+from rayloom.score.task_batches import target_of
+from rayloom.score.task_predictions import logits_of_rows
+from rayloom.specs.tasks import QuestionAnswering, RelationExtraction, Task
+from rayloom.text.examples import Example
+from rayloom.text.task_decoding import Prediction, decoded
+from rayloom.text.task_encoding import TaskEncoder
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts for one task with one model."""
+
+    task: Task
+    encoder: TaskEncoder
+    model: nn.Module
+
+    @classmethod
+    def of(cls, subject: Subject) -> Predictor:
+        """Raises InputError where the model was not trained for a task."""
+        if subject.task is None:
+            what = f"{subject.artifact_id} was not trained for a task"
+            raise InputError(what, fix="Name the result of a `train` job with a task.")
+        task, length = subject.task
+        return cls(task, TaskEncoder.of_folder(task, subject.tokenizer_folder, length), subject.task_model)
+
+    def predict(
+        self, examples: Sequence[Example], micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each text, in order."""
+        rows = self.encoder.rows(examples)
+        padding = int(self.encoder.tokenizer.pad_token_id or 0)
+        flat = [row for of_one in rows for row in of_one]
+        logits = iter(logits_of_rows(self.model, flat, target_of(self.task), micro_batch_sequences, padding))
+        found = [decoded(self.task, of_one, [next(logits) for _ in of_one]) for of_one in rows]
+        advance(len(examples))
+        return found
+
+
+def needs(task: Task) -> str:
+    """What beside a text a prediction needs, in words; empty where the text is enough."""
+    if isinstance(task, QuestionAnswering):
+        return "a question"
+    return "two marked entities" if isinstance(task, RelationExtraction) else ""

@@ -1,0 +1,172 @@
+"""The check of a task: predictions for the texts that its training held out, scored, beside a linear baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
+from rayloom.evaluate.linear import linear_predictions
+from rayloom.evaluate.measured import Measured
+from rayloom.evaluate.predictor import Predictor
+from rayloom.evaluate.subject import Subject
+from rayloom.observe.progress import progress, say
+from rayloom.score.answer_scores import exact_match, word_f1
+from rayloom.score.class_scores import Scores, confusion, scores
+from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
+from rayloom.specs.evaluate import TaskCheck
+from rayloom.specs.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
+from rayloom.text.examples import Example, read_examples
+from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.text.task_decoding import Prediction
+
+
+def check_task_ready(rows_of: Artifact, subject: Subject) -> None:
+    """Raises InputError where the model has no task, or its task is not that of the held-out texts."""
+    if subject.task is None:
+        what = f"{subject.artifact_id} was not trained for a task"
+        raise InputError(what, where="model", fix="Name the result of a `train` job with a task.")
+    examples = heldout_examples(rows_of)
+    known = set(getattr(subject.task[0], "entities", getattr(subject.task[0], "labels", ())))
+    if not isinstance(subject.task[0], QuestionAnswering):
+        strange = sorted(set(_said(subject.task[0], examples)) - known)
+        if strange:
+            what = f"The held-out texts of {rows_of.id} have the label {', '.join(strange)}"
+            raise InputError(what, where="rows_of", fix=f"{subject.artifact_id} knows {', '.join(sorted(known))}.")
+
+
+def heldout_examples(rows_of: Artifact) -> list[Example]:
+    """The texts that a training job set aside. Raises InputError where there are none."""
+    file = rows_of.path / "heldout" / EXAMPLES_NAME
+    if not file.exists():
+        fix = "Name the model or adapter that a `train` job with a task made."
+        raise InputError(f"{rows_of.id} keeps no held-out texts of a task", where=str(rows_of.path), fix=fix)
+    return list(read_examples(file))
+
+
+def measure_task(
+    check: TaskCheck, rows_of: Artifact, subject: Subject, store: Store | None, micro_batch_sequences: int
+) -> Measured:
+    """Runs the check on one model."""
+    examples = heldout_examples(rows_of)
+    predictor = Predictor.of(subject)
+    with progress(f"{check.name}: {subject.artifact_id}", len(examples), "texts") as bar:
+        found = predictor.predict(examples, micro_batch_sequences, bar.advance)
+    judged = judge(predictor.task, examples, found)
+    metrics = judged.metrics
+    if check.linear_baseline and subject.role == "model" and store is not None:
+        say(f"{check.name}: training a linear model on the same rows")
+        baseline = judge(predictor.task, examples, linear_predictions(predictor, rows_of, examples, store))
+        metrics["linear_baseline"] = compared(judged, baseline)
+    return Measured(metrics, _readable(check.name, predictor.task, examples, found, judged), judged.parts)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How good predictions are, and what each text adds to that."""
+
+    metrics: dict[str, Any]
+    parts: list[Part]
+    is_right: list[bool]
+
+
+def judge(task: Task, examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+    """Scores of the predictions with a 95 % interval."""
+    if isinstance(task, QuestionAnswering):
+        judged = _answers(examples, found)
+    elif isinstance(task, TokenClassification):
+        want = [_entities(example.spans) for example in examples]
+        got = [_entities(prediction.spans) for prediction in found]
+        judged = _classes("entity F1", scores(want, got, task.entities), _f1_parts(want, got), want, got)
+    else:
+        judged = _labels(task, examples, found)
+    metrics = {"score": round(ratio(judged.parts), 6), "interval": of_ratio(judged.parts).as_metrics()}
+    return Judged(judged.metrics | metrics | {"num_rows": len(examples)}, judged.parts, judged.is_right)
+
+
+def compared(one: Judged, other: Judged) -> dict[str, Any]:
+    """The other's score, and how much better the one is, with an interval over the same texts."""
+    return {
+        "score": other.metrics["score"],
+        "interval": other.metrics["interval"],
+        "difference": round(one.metrics["score"] - other.metrics["score"], 6),
+        "difference_interval": of_difference(one.parts, other.parts).as_metrics(),
+    }
+
+
+def _labels(task: Task, examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+    want, got = [set(e.labels) for e in examples], [set(p.labels) for p in found]
+    labels = task.labels  # type: ignore[union-attr]
+    if isinstance(task, TextClassification) and task.multiple:
+        return _classes("micro F1", scores(want, got, labels), _f1_parts(want, got), want, got)
+    parts = [(float(w == g), 1.0) for w, g in zip(want, got, strict=True)]
+    judged = _classes("accuracy", scores(want, got, labels), parts, want, got)
+    counts = confusion([e.labels[0] for e in examples], [p.labels[0] for p in found], labels)
+    return Judged(judged.metrics | {"confusion": {"labels": list(labels), "counts": counts}}, parts, judged.is_right)
+
+
+def _classes(name: str, found: Scores, parts: list[Part], want: Sequence[Any], got: Sequence[Any]) -> Judged:
+    metrics = {
+        "score_name": name,
+        "accuracy": round(found.accuracy, 6),
+        "macro_f1": round(found.macro_f1, 6),
+        "micro_f1": round(found.micro_f1, 6),
+        "by_class": {label: score.as_metrics() for label, score in found.by_class.items()},
+    }
+    return Judged(metrics, parts, [w == g for w, g in zip(want, got, strict=True)])
+
+
+def _answers(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+    pairs = [
+        ([example.text[s.start : s.end] for s in example.spans], _words(example, prediction))
+        for example, prediction in zip(examples, found, strict=True)
+    ]
+    exact = [exact_match(answers, words) for answers, words in pairs]
+    f1 = [word_f1(answers, words) for answers, words in pairs]
+    metrics = {"score_name": "answer F1", "exact_match": round(sum(exact) / len(exact), 6)}
+    return Judged(metrics, [(value, 1.0) for value in f1], [bool(value) for value in exact])
+
+
+def _f1_parts(want: Sequence[set[Any]], got: Sequence[set[Any]]) -> list[Part]:
+    return [(2.0 * len(w & g), float(len(w) + len(g))) for w, g in zip(want, got, strict=True)]
+
+
+def _entities(spans: Sequence[Any]) -> set[tuple[int, int, str]]:
+    return {(span.start, span.end, span.label) for span in spans}
+
+
+def _words(example: Example, prediction: Prediction) -> str:
+    return " ".join(example.text[span.start : span.end] for span in prediction.spans)
+
+
+def _said(task: Task, examples: Sequence[Example]) -> list[str]:
+    if isinstance(task, TokenClassification):
+        return [span.label for example in examples for span in example.spans]
+    return [label for example in examples for label in example.labels]
+
+
+def _readable(
+    name: str, task: Task, examples: Sequence[Example], found: Sequence[Prediction], judged: Judged
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "check": name,
+            "origin": example.origin,
+            "text": example.text,
+            **({"pair": example.pair} if example.pair is not None else {}),
+            "expected": in_words(task, example.labels, example),
+            "found": in_words(task, prediction.labels, Example(example.text, spans=prediction.spans)),
+            "is_right": is_right,
+            **({"probabilities": prediction.probabilities} if prediction.probabilities is not None else {}),
+        }
+        for example, prediction, is_right in zip(examples, found, judged.is_right, strict=True)
+    ]
+
+
+def in_words(task: Task, labels: Sequence[str], example: Example) -> list[str]:
+    """Labels, or what stands at each place with its kind: `person: Anna`."""
+    if isinstance(task, TokenClassification | QuestionAnswering):
+        return [f"{span.label}: {example.text[span.start : span.end]}" for span in example.spans]
+    return list(labels)

@@ -1,0 +1,136 @@
+"""Models with a task head: made from a base, kept with what the task is, loaded again with or without an adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from rayloom.errors import InputError
+from rayloom.models.adapters import HEADS, attach
+from rayloom.models.adapters import load as load_adapter
+from rayloom.models.quantised import load_quantised
+from rayloom.specs.adapters import Adapter, LoraAdapter
+from rayloom.specs.tasks import QuestionAnswering, Task, TokenClassification
+
+TASK_NAME = "task.json"
+"""In the folder of a model or adapter: the task that it was trained for, and how long its rows are."""
+
+_FIX = "Name a folder or artifact with config.json, model.safetensors and tokenizer.json."
+
+
+def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list[str]]:
+    """The base with a head for the task, and the names of the modules that the base does not bring.
+
+    Those are fresh, drawn from torch's seed: the head, and in some architectures a layer below it. `settings` go to
+    transformers, such as `quantization_config`. Raises InputError where the base cannot have such a head.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+
+    transformers.utils.logging.disable_progress_bar()
+    if not (base / "config.json").exists():
+        raise InputError("The base is not a model: it has no config.json", where=str(base), fix=_FIX)
+    try:
+        config = AutoConfig.from_pretrained(base, **_head_settings(task))
+        if config.pad_token_id is None:
+            # Decoders are judged at the last token that is no padding, so they must know what padding is.
+            tokenizer = AutoTokenizer.from_pretrained(base)
+            config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # a fresh head is what is meant here
+        try:
+            loaded = _auto_class(task).from_pretrained(
+                base, config=config, use_safetensors=True, output_loading_info=True, **{"dtype": "auto", **settings}
+            )
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The base cannot have a head for {task.type}: {reason}", where=str(base), fix=_FIX) from error
+    model: nn.Module = loaded[0]
+    return model, sorted({name.rpartition(".")[0] for name in loaded[1]["missing_keys"]})
+
+
+def trained_task_model(
+    base: Path, task: Task, adapter: Adapter, tokenizer: Path, compute_dtype: torch.dtype
+) -> nn.Module:
+    """The base with a head and an adapter, ready to be trained: whatever is fresh is trained and saved whole."""
+    quantised = adapter.quantised_base if isinstance(adapter, LoraAdapter) else None
+    if quantised is not None:
+        headed = _Headed(task)
+        model, fresh = load_quantised(headed, base, quantised, compute_dtype), headed.fresh
+    else:
+        model, fresh = task_model(base, task)
+    return attach(model, adapter, task.peft_task, tokenizer, fresh)
+
+
+class _Headed:
+    """Stands for a class of transformers where a base is quantised while it is loaded; heads stay as they are."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.fresh: list[str] = []
+
+    def from_pretrained(self, folder: Path, **settings: Any) -> nn.Module:
+        settings["quantization_config"].llm_int8_skip_modules = list(HEADS)
+        settings.pop("use_safetensors")
+        model, self.fresh = task_model(folder, self.task, **settings)
+        return model
+
+
+def _auto_class(task: Task) -> Any:
+    import transformers
+
+    if isinstance(task, TokenClassification):
+        return transformers.AutoModelForTokenClassification
+    if isinstance(task, QuestionAnswering):
+        return transformers.AutoModelForQuestionAnswering
+    return transformers.AutoModelForSequenceClassification
+
+
+def _head_settings(task: Task) -> dict[str, Any]:
+    if isinstance(task, QuestionAnswering):
+        return {}
+    labels = task.labels
+    is_multiple = getattr(task, "multiple", False)
+    kind = "multi_label_classification" if is_multiple else "single_label_classification"
+    numbered = dict(enumerate(labels))
+    return {
+        "num_labels": len(labels),
+        "id2label": numbered,
+        "label2id": {label: number for number, label in numbered.items()},
+        **({} if isinstance(task, TokenClassification) else {"problem_type": kind}),
+    }
+
+
+def save_task(task: Task, sequence_length_tokens: int, folder: Path) -> None:
+    """Writes what the model in the folder is for."""
+    facts = {"task": task.model_dump(mode="json"), "sequence_length_tokens": sequence_length_tokens}
+    (folder / TASK_NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def task_of(folder: Path) -> tuple[Task, int] | None:
+    """The task and row length of the model or adapter in a folder; None where it goes on with text."""
+    file = folder / TASK_NAME
+    if not file.exists():
+        return None
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    task: Task = TypeAdapter(Task).validate_python(facts["task"])
+    return task, int(facts["sequence_length_tokens"])
+
+
+def load_task_model(base: Path, adapter: Path | None, task: Task) -> nn.Module:
+    """The model, ready for inference on this process' device. `base`: the model itself where there is no adapter."""
+    torch.manual_seed(0)
+    model, fresh = task_model(base, task)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    elif fresh:
+        what = f"The model has no weights for {', '.join(fresh)}, which {task.type} needs"
+        raise InputError(what, where=str(base), fix="Train it for the task first.")
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,105 @@
+"""How good labels are: accuracy, precision, recall and F1 by class, macro and micro, and the confusion matrix.
+
+Averages are over all the task's classes that occur in the data or among the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class against all others."""
+
+    right: int
+    """Answers with this class that are right."""
+    found: int
+    """Answers with this class."""
+    support: int
+    """How often it would be right."""
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.support if self.support else 0.0
+
+    @property
+    def f1(self) -> float:
+        total = self.found + self.support
+        return 2 * self.right / total if total else 0.0
+
+    def as_metrics(self) -> dict[str, Any]:
+        return {
+            "precision": round(self.precision, 4),
+            "recall": round(self.recall, 4),
+            "f1": round(self.f1, 4),
+            "support": self.support,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of many answers."""
+
+    by_class: dict[str, ClassScore]
+    num_right: int
+    """Answers that are right as a whole."""
+    num_answers: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.num_right / self.num_answers if self.num_answers else 0.0
+
+    @property
+    def macro_f1(self) -> float:
+        occurring = [score for score in self.by_class.values() if score.found or score.support]
+        return sum(score.f1 for score in occurring) / len(occurring) if occurring else 0.0
+
+    @property
+    def micro_f1(self) -> float:
+        return self.total.f1
+
+    @property
+    def total(self) -> ClassScore:
+        scores = self.by_class.values()
+        return ClassScore(
+            sum(score.right for score in scores),
+            sum(score.found for score in scores),
+            sum(score.support for score in scores),
+        )
+
+
+def scores(expected: Sequence[Collection[Any]], found: Sequence[Collection[Any]], classes: Sequence[str]) -> Scores:
+    """Scores of answers that are sets of things, each thing a class or a tuple that ends in its class.
+
+    One label is a set of one; labels are a set of several; entities are a set of (start, end, kind).
+    """
+    pairs = [(set(want), set(got)) for want, got in zip(expected, found, strict=True)]
+    by_class = {}
+    for name in classes:
+        own = [({t for t in want if _class(t) == name}, {t for t in got if _class(t) == name}) for want, got in pairs]
+        by_class[name] = ClassScore(
+            sum(len(want & got) for want, got in own),
+            sum(len(got) for _, got in own),
+            sum(len(want) for want, _ in own),
+        )
+    return Scores(by_class, sum(want == got for want, got in pairs), len(pairs))
+
+
+def _class(thing: Any) -> str:
+    return str(thing[-1]) if isinstance(thing, tuple) else str(thing)
+
+
+def confusion(expected: Sequence[str], found: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
+    """[row][column]: how often the class of the row was answered with the class of the column."""
+    number = {name: place for place, name in enumerate(classes)}
+    matrix = [[0] * len(classes) for _ in classes]
+    for want, got in zip(expected, found, strict=True):
+        matrix[number[want]][number[got]] += 1
+    return matrix

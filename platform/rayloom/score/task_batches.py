@@ -1,0 +1,91 @@
+"""Rows of a task as tensors. One text in each row, so that an ordinary attention mask is all that a model needs.
+
+Shapes: B rows, S positions (the longest row's length), K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rayloom.score.batches import NO_LABEL
+from rayloom.specs.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
+
+Target = Literal["label", "labels", "tags", "answer"]
+"""What a row's targets are: one label, a yes or no for each label, a tag for each token, or the ends of an answer."""
+
+
+class TaskRow(Protocol):
+    """What a row must have, wherever it was read from."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def segments(self) -> NDArray[np.int64]: ...
+    @property
+    def targets(self) -> NDArray[np.int64]: ...
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Rows of a task."""
+
+    tokens: torch.Tensor
+    """(B, S) token ids."""
+    mask: torch.Tensor
+    """(B, S) 1 where there is a token, 0 where there is padding."""
+    segments: torch.Tensor
+    """(B, S) 0 for the first text, 1 for the second."""
+    targets: torch.Tensor
+    """(B,) label, (B, K) labels, (B, S) tags or (B, 2) ends of an answer; NO_LABEL where nothing is asked."""
+    num_tokens: int
+    """Without padding."""
+
+    @property
+    def num_labels(self) -> int:
+        return int((self.targets != NO_LABEL).sum())
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_tokens"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def without_labels(self) -> Self:
+        """The same work, from which nothing is learned."""
+        return replace(self, targets=torch.full_like(self.targets, NO_LABEL), num_tokens=0)
+
+
+def task_batch(rows: Sequence[TaskRow], target: Target, padding_token: int) -> TaskBatch:
+    """Shorter rows are filled up at their end."""
+    length = max(len(row.tokens) for row in rows)
+    tokens = np.full((len(rows), length), padding_token, np.int64)
+    mask, segments = np.zeros_like(tokens), np.zeros_like(tokens)
+    tags = np.full((len(rows), length), NO_LABEL, np.int64)
+    for index, row in enumerate(rows):
+        size = len(row.tokens)
+        tokens[index, :size], segments[index, :size], mask[index, :size] = row.tokens, row.segments, 1
+        if target == "tags":
+            tags[index, :size] = row.targets
+    targets = tags if target == "tags" else np.stack([row.targets for row in rows])
+    return TaskBatch(
+        tokens=torch.from_numpy(tokens),
+        mask=torch.from_numpy(mask),
+        segments=torch.from_numpy(segments),
+        targets=torch.from_numpy(targets[:, 0] if target == "label" else targets),
+        num_tokens=sum(len(row.tokens) for row in rows),
+    )
+
+
+def target_of(task: Task) -> Target:
+    """What the targets of the task's rows are."""
+    if isinstance(task, TokenClassification):
+        return "tags"
+    if isinstance(task, QuestionAnswering):
+        return "answer"
+    return "labels" if isinstance(task, TextClassification) and task.multiple else "label"

@@ -1,0 +1,89 @@
+"""What a model with a task head loses on a batch, summed over its labels, and the logits behind it.
+
+Shapes: B rows, S positions, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rayloom.score.batches import NO_LABEL
+from rayloom.score.task_batches import Target, TaskBatch
+
+
+class TaskLoss(nn.Module):
+    """Wraps a model with a task head; calling it with a batch gives the sum of −log p of what is asked of its rows.
+
+    In training, each class counts by its weight and labels are smoothed; in evaluation neither. `hits` counts there,
+    until it is set back, how many of the answers were right.
+    """
+
+    def __init__(
+        self, model: nn.Module, target: Target, smoothing: float = 0.0, weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.target, self.smoothing = model, target, smoothing
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.hits = 0
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
+        logits = task_logits(self.model, batch, self.target)
+        weights = self.weights.to(logits.device) if self.model.training and self.weights is not None else None
+        smoothing = self.smoothing if self.model.training else 0.0
+        if not self.model.training:
+            self.hits += num_hits(logits, batch.targets, self.target)
+        if self.target == "labels":
+            return _labels_loss(logits, batch.targets, weights)
+        # (…, K) against (…): an answer's two ends are two questions about which of the S tokens it is.
+        scores = logits.reshape(-1, logits.shape[-1])
+        targets = batch.targets.reshape(-1)
+        return functional.cross_entropy(
+            scores, targets, weight=weights, ignore_index=NO_LABEL, reduction="sum", label_smoothing=smoothing
+        )
+
+
+def task_logits(model: nn.Module, batch: TaskBatch, target: Target) -> Tensor:
+    """fp32: (B, K) for a text, (B, S, K) for tags, (B, 2, S) for the ends of an answer."""
+    inputs: dict[str, Any] = {"input_ids": batch.tokens, "attention_mask": batch.mask}
+    config: Any = model.config
+    if int(getattr(config, "type_vocab_size", 0) or 0) > 1:
+        inputs["token_type_ids"] = batch.segments
+    if getattr(config, "is_encoder_decoder", False) is False and hasattr(config, "use_cache"):
+        inputs["use_cache"] = False
+    output = model(**_known(model, inputs))
+    if target == "answer":
+        ends = torch.stack([output.start_logits, output.end_logits], dim=1)[..., -batch.tokens.shape[1] :]
+        # Only tokens can be chosen; padding cannot.
+        return ends.float().masked_fill(batch.mask[:, None] == 0, torch.finfo(torch.float32).min)
+    logits: Tensor = output.logits
+    # Virtual tokens of prompt methods stand before the row's own.
+    return (logits[:, -batch.tokens.shape[1] :] if target == "tags" else logits).float()
+
+
+def _known(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Without `use_cache` where virtual tokens are given as a cache, or where the model is no decoder."""
+    peft: Any = getattr(model, "active_peft_config", None)
+    is_encoder = not getattr(model.config, "is_decoder", False) and hasattr(model.config, "type_vocab_size")
+    if is_encoder or getattr(peft, "is_prompt_learning", False):
+        inputs.pop("use_cache", None)
+    return inputs
+
+
+def _labels_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    asked = targets != NO_LABEL
+    losses = functional.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).float(), reduction="none")
+    if weights is not None:
+        losses = losses * torch.where(targets == 1, weights, torch.ones_like(weights))
+    return (losses * asked).sum()
+
+
+def num_hits(logits: Tensor, targets: Tensor, target: Target) -> int:
+    """How many of the answers that are asked for are the most probable ones."""
+    found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
+    return int(((found == targets) & (targets != NO_LABEL)).sum())

@@ -1,0 +1,130 @@
+"""Data for tasks: texts with labels, entities, relations or answers, in the forms in which such sets are published."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import DatasetRef, Share, Spec
+
+LabelledProblem = Literal[
+    "missing_column",
+    "not_text",
+    "empty_text",
+    "no_label",
+    "unknown_label",
+    "several_labels",
+    "bad_tag",
+    "bad_span",
+    "overlapping_spans",
+    "answer_not_in_context",
+    "no_tokens",
+]
+"""What can be wrong with a row of labelled data."""
+
+
+class TableRows(Spec):
+    """Rows of .csv, .tsv, .json or .jsonl with columns for text and label."""
+
+    type: Literal["table"]
+    text: str = "text"
+    pair: str | None = None
+    """Column of the second text, where the label is about two."""
+    label: str = "label"
+    """A value, or a list of them where the task takes several."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """What a value in the data means: `"0": negative`. Others are labels as they stand."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Rows whose column has this value; all others are passed over and counted."""
+
+
+class LineRows(Spec):
+    """Every line that is not blank is a text, all with one label."""
+
+    type: Literal["lines"]
+    label: str
+
+
+class DocumentRows(Spec):
+    """Every file is a text, all with one label. Bytes that are not UTF-8 are read as Latin-1."""
+
+    type: Literal["documents"]
+    label: str
+
+
+class ConllRows(Spec):
+    """A word and its BIO tag on each line, the word first and the tag last; a blank line ends a text."""
+
+    type: Literal["conll"]
+    names: dict[str, str] = Field(default_factory=dict)
+    """What an entity of the data is called in the task. Others are entities as they stand."""
+
+
+class TaggedWords(Spec):
+    """Lines of `word/tag`; neighbours with the same tag of `entities` are one entity. No space between words."""
+
+    type: Literal["tagged_words"]
+    entities: Annotated[dict[str, str], Field(min_length=1)]
+    """Entity by tag: `nr: person`. All other tags are no entity."""
+
+
+class SpanRows(Spec):
+    """JSON rows with a text and a list of `{start, end, label}` in characters, the end not included."""
+
+    type: Literal["spans"]
+    text: str = "text"
+    entities: str = "entities"
+
+
+class RelationRows(Spec):
+    """JSON rows with a text, two `{start, end}` in characters, and how they are related."""
+
+    type: Literal["relations"]
+    text: str = "text"
+    head: str = "head"
+    tail: str = "tail"
+    label: str = "label"
+
+
+class QuestionRows(Spec):
+    """JSON rows with a context, a question, and answers `{text, start}`; no answers where there is none."""
+
+    type: Literal["questions"]
+    context: str = "context"
+    question: str = "question"
+    answers: str = "answers"
+
+
+Reading = Annotated[
+    TableRows | LineRows | DocumentRows | ConllRows | TaggedWords | SpanRows | RelationRows | QuestionRows,
+    Field(discriminator="type"),
+]
+
+
+class LabelledSource(Spec):
+    """Rows of a data set."""
+
+    dataset: DatasetRef
+    files: str = "**"
+    """Glob pattern of the files to read."""
+    read: Reading
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """At most so many rows, chosen by the seed."""
+
+
+class LabelledData(Spec):
+    """Texts with what the task wants to know about them."""
+
+    type: Literal["labelled"]
+    sources: Annotated[tuple[LabelledSource, ...], Field(min_length=1)]
+    heldout_rows: Annotated[int, Field(ge=1)] = 100
+    """Rows never trained on, nor any row with the same text; the same rows for the same seed."""
+    train_rows: Annotated[int, Field(ge=1)] | None = None
+    """At most so many of the other rows, chosen by the seed. Default: all."""
+    length_policy: Literal["error", "drop", "truncate"] = "error"
+    """What to do with a text longer than sequence_length_tokens, where the task does not read in windows."""
+    max_length_policy_share: Share = 0.01
+    """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
+    leave_out: tuple[LabelledProblem, ...] = ()
+    """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""

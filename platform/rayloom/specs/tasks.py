@@ -1,0 +1,115 @@
+"""`task` of a training job: what the model learns to say about a text, other than how it goes on."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from rayloom.specs.base import Share, Spec
+
+Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False)]
+ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
+"""How much each class counts in the loss. balanced: rows / (classes × rows of the class), as counted in training."""
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
+"""Part of each label's probability spread over all labels (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
+PeftTask = Literal["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
+
+
+class _Classes(Spec):
+    """What every task with a fixed list of labels has."""
+
+    labels: Annotated[tuple[Label, ...], Field(min_length=2)]
+    """In the order of the model's outputs. A label in the data that is not listed is an error."""
+    class_weights: ClassWeights | None = None
+    label_smoothing: Smoothing = 0.0
+    """In training only; held-out losses are plain."""
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Self:
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"labels has {', '.join(twice)} more than once")
+        if isinstance(self.class_weights, dict):
+            _check_weights(self.class_weights, self.labels)
+        return self
+
+
+class TextClassification(_Classes):
+    """One label for a text or for a pair of texts; with `multiple`, any number of them."""
+
+    type: Literal["text_classification"]
+    multiple: bool = False
+    """A text may have several labels, or none; each is decided by itself."""
+    peft_task: ClassVar[PeftTask] = "SEQ_CLS"
+
+    @model_validator(mode="after")
+    def _smoothing_needs_one_label(self) -> Self:
+        if self.multiple and self.label_smoothing:
+            raise ValueError("label_smoothing spreads one label's probability; with multiple there is no such thing")
+        return self
+
+
+class RelationExtraction(_Classes):
+    """One label for how two marked entities of a text are related.
+
+    The first stands between @, the second between #, which every vocabulary has (Zhou & Chen 2022, arXiv:2102.01373,
+    "entity marker, punctuation").
+    """
+
+    type: Literal["relation_extraction"]
+    peft_task: ClassVar[PeftTask] = "SEQ_CLS"
+
+
+class TokenClassification(Spec):
+    """Entities in a text. Every token says whether one begins there (B), goes on (I), or neither (O).
+
+    Texts longer than the sequence length are read in overlapping windows; nothing is cut off.
+    """
+
+    type: Literal["token_classification"]
+    entities: Annotated[tuple[Label, ...], Field(min_length=1)]
+    """The kinds of entity, such as person and place."""
+    overlap_tokens: Annotated[int, Field(ge=0)] = 32
+    """Tokens that a window shares with the one before it."""
+    class_weights: ClassWeights | None = None
+    """By tag: O, B-person, I-person, …"""
+    label_smoothing: Smoothing = 0.0
+    peft_task: ClassVar[PeftTask] = "TOKEN_CLS"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tags in the order of the model's outputs."""
+        return ("O", *(f"{place}-{entity}" for entity in self.entities for place in "BI"))
+
+    @model_validator(mode="after")
+    def _entities_are_distinct(self) -> Self:
+        if len(set(self.entities)) < len(self.entities):
+            raise ValueError("entities has one more than once")
+        if isinstance(self.class_weights, dict):
+            _check_weights(self.class_weights, self.labels)
+        return self
+
+
+class QuestionAnswering(Spec):
+    """The part of a text that answers a question, or that there is none (Devlin et al. 2019, section 4.2 and 4.3)."""
+
+    type: Literal["question_answering"]
+    overlap_tokens: Annotated[int, Field(ge=0)] = 64
+    """Tokens of the text that a window shares with the one before it."""
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 30
+    min_answer_share: Share = 0.0
+    """An answer less probable than this is given as none."""
+    label_smoothing: Smoothing = 0.0
+    peft_task: ClassVar[PeftTask] = "QUESTION_ANS"
+
+
+Task = Annotated[
+    TextClassification | RelationExtraction | TokenClassification | QuestionAnswering, Field(discriminator="type")
+]
+
+
+def _check_weights(weights: dict[str, float], labels: tuple[str, ...]) -> None:
+    unknown = sorted(set(weights) - set(labels))
+    if unknown:
+        raise ValueError(f"class_weights names {', '.join(unknown)}, which is no label; labels are {', '.join(labels)}")

@@ -1,0 +1,207 @@
+"""Labelled data sets made into rows of a task: read, checked, split, encoded, every row accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayloom.errors import InputError
+from rayloom.specs.labelled_data import LabelledData
+from rayloom.specs.tasks import QuestionAnswering, TokenClassification
+from rayloom.text.examples import Example, ExampleError, write_examples
+from rayloom.text.labelled_rows import labelled_rows
+from rayloom.text.row_problems import RowProblems
+from rayloom.text.task_encoding import TaskEncoder
+from rayloom.text.task_rows import write_task_rows
+from rayloom.text.tokenizer_digest import tokenizer_digest
+
+EXAMPLES_NAME = "examples.jsonl"
+NO_ENTITY, NO_ANSWER, NO_LABEL = "(no entity)", "(no answer)", "(no label)"
+
+
+@dataclass
+class LabelledSplit:
+    """What is in `train/` or `heldout/`."""
+
+    rows: int = 0
+    """Texts."""
+    windows: int = 0
+    """Rows that the model reads."""
+    tokens: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    """Texts by label, or entities by kind."""
+
+
+@dataclass
+class LabelledCounts:
+    """Where every row went."""
+
+    rows_read: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """By reason: passed_over, over_limit_rows, over_train_rows, same_as_a_heldout_row, longer_than_sequence_length, and
+    the problems that the spec's `leave_out` names."""
+    truncated_rows: int = 0
+    lengths_tokens: dict[str, int] = field(default_factory=dict)
+    repeated_in_training: int = 0
+    """Training rows with the text of an earlier one."""
+    contradicting: int = 0
+    """Training rows with the text of an earlier one, but with another label."""
+    train: LabelledSplit = field(default_factory=LabelledSplit)
+    heldout: LabelledSplit = field(default_factory=LabelledSplit)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def prepare_labelled(
+    data: LabelledData,
+    files: Mapping[str, Sequence[Path]],
+    encoder: TaskEncoder,
+    seed: int,
+    out: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> LabelledCounts:
+    """Writes rows to `out/train` and `out/heldout`, with the held-out texts; the same for the same arguments.
+
+    `files`: by the dotted path of the source's reference in the train spec (`data.sources.0.dataset`).
+    Raises InputError with every unusable row by number, or where the length policy forbids it.
+    """
+    counts = LabelledCounts()
+    train, heldout = split_examples(data, files, encoder, seed, counts, advance)
+    digest = tokenizer_digest(encoder.tokenizer)
+    for name, part, split in (("train", train, counts.train), ("heldout", heldout, counts.heldout)):
+        rows = [row for of_one in encoder.rows(part) for row in of_one]
+        write_task_rows(rows, out / name, digest)
+        split.rows, split.windows = len(part), len(rows)
+        split.tokens = sum(row.length_tokens for row in rows)
+        split.labels = dict(Counter(label for example in part for label in said_of(example, encoder)).most_common())
+    write_examples(heldout, out / "heldout" / EXAMPLES_NAME)
+    return counts
+
+
+def split_examples(
+    data: LabelledData,
+    files: Mapping[str, Sequence[Path]],
+    encoder: TaskEncoder,
+    seed: int,
+    counts: LabelledCounts | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Example], list[Example]]:
+    """The examples to train on and those held out, in an order that the seed decides."""
+    counts = counts or LabelledCounts()
+    left_out: Counter[str] = Counter()
+    examples = _read(data, files, encoder, seed, counts, left_out, advance)
+    examples = _within_length(examples, data, encoder, counts, left_out)
+    order = np.random.default_rng([seed, len(examples)]).permutation(len(examples))
+    if len(examples) < 2 * data.heldout_rows:
+        what = f"heldout_rows is {data.heldout_rows}, but there are {len(examples)} rows"
+        raise InputError(what, fix=f"Hold out at most {len(examples) // 2}, or add rows.")
+    heldout = [examples[index] for index in order[: data.heldout_rows]]
+    known = {_text_of(example) for example in heldout}
+    train = [examples[index] for index in order[data.heldout_rows :] if _text_of(examples[index]) not in known]
+    if len(examples) - len(heldout) - len(train):
+        left_out["same_as_a_heldout_row"] = len(examples) - len(heldout) - len(train)
+    if data.train_rows is not None and len(train) > data.train_rows:
+        left_out["over_train_rows"] = len(train) - data.train_rows
+        train = train[: data.train_rows]
+    _count_repeated(train, counts)
+    counts.left_out = dict(left_out)
+    return train, heldout
+
+
+def _read(
+    data: LabelledData,
+    files: Mapping[str, Sequence[Path]],
+    encoder: TaskEncoder,
+    seed: int,
+    counts: LabelledCounts,
+    left_out: Counter[str],
+    advance: Callable[[int], None],
+) -> list[Example]:
+    problems = RowProblems(data.leave_out, left_out)
+    kept: list[Example] = []
+    for number, source in enumerate(data.sources):
+        found: list[Example] = []
+        for origin, row in labelled_rows(files[f"data.sources.{number}.dataset"], source.read):
+            advance(1)
+            if row is None:
+                left_out["passed_over"] += 1
+            elif isinstance(row, ExampleError):
+                problems.add(origin, row)
+            elif (problem := _problem(row, encoder)) is not None:
+                problems.add(origin, problem)
+            else:
+                found.append(row)
+        counts.rows_read[f"{number} {source.dataset}"] = len(found)
+        if source.limit_rows is not None and len(found) > source.limit_rows:
+            left_out["over_limit_rows"] += len(found) - source.limit_rows
+            chosen = np.random.default_rng([seed, number]).permutation(len(found))[: source.limit_rows]
+            found = [found[index] for index in sorted(chosen)]
+        kept += found
+    problems.raise_any()
+    return kept
+
+
+def _problem(example: Example, encoder: TaskEncoder) -> ExampleError | None:
+    try:
+        encoder.check(example)
+    except ExampleError as error:
+        return error
+    return None
+
+
+def _within_length(
+    examples: list[Example], data: LabelledData, encoder: TaskEncoder, counts: LabelledCounts, left_out: Counter[str]
+) -> list[Example]:
+    lengths = encoder.lengths(examples) if examples else []
+    if lengths:
+        found = np.percentile(lengths, [50, 90, 99, 100], method="higher")
+        names = ("median", "p90", "p99", "longest")
+        counts.lengths_tokens = dict(zip(names, (int(length) for length in found), strict=True))
+    limit = encoder.max_tokens
+    too_long = [number for number, length in enumerate(lengths) if length > limit]
+    if not too_long or encoder.reads_windows:
+        return examples
+    share = len(too_long) / len(examples)
+    named = ", ".join(f"{examples[number].origin} ({lengths[number]})" for number in too_long[:5])
+    what = f"{len(too_long)} of {len(examples)} rows are longer than sequence_length_tokens ({limit}): {named}"
+    if data.length_policy == "error":
+        fix = f"Raise sequence_length_tokens to {max(lengths)}, or choose a length_policy."
+        raise InputError(what, fix=fix)
+    if share > data.max_length_policy_share:
+        fix = f"Raise sequence_length_tokens to {max(lengths)}, or data.max_length_policy_share to {share:.2f} or more."
+        raise InputError(f"{what}; that is {share:.1%}, over max_length_policy_share", fix=fix)
+    if data.length_policy == "drop":
+        left_out["longer_than_sequence_length"] = len(too_long)
+        return [example for example, length in zip(examples, lengths, strict=True) if length <= limit]
+    counts.truncated_rows = len(too_long)
+    return examples
+
+
+def _text_of(example: Example) -> tuple[str, str | None]:
+    return example.text, example.pair
+
+
+def _count_repeated(train: Sequence[Example], counts: LabelledCounts) -> None:
+    first: dict[tuple[Any, ...], Example] = {}
+    for example in train:
+        # A relation's text may stand there many times, each with other entities marked.
+        marks = tuple(span for span in example.spans if span.label in ("head", "tail"))
+        earlier = first.setdefault((*_text_of(example), marks), example)
+        if earlier is not example:
+            counts.repeated_in_training += 1
+            counts.contradicting += earlier.labels != example.labels
+
+
+def said_of(example: Example, encoder: TaskEncoder) -> tuple[str, ...]:
+    """What the data says about an example, for counting."""
+    if isinstance(encoder.task, QuestionAnswering):
+        return ("answer",) if example.spans else (NO_ANSWER,)
+    if isinstance(encoder.task, TokenClassification):
+        return tuple(span.label for span in example.spans) or (NO_ENTITY,)
+    return example.labels or (NO_LABEL,)

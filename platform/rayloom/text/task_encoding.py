@@ -1,0 +1,241 @@
+"""Texts of a task as token ids with their targets, the same for training, evaluation and prediction.
+
+A text that a task labels as a whole is one row. Where the task marks places, a long text is several overlapping
+windows, and each of its tokens is judged in the window where it has the most context (Devlin et al.'s SQuAD code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.errors import InputError
+from rayloom.specs.tasks import QuestionAnswering, RelationExtraction, Task, TextClassification, TokenClassification
+from rayloom.text.examples import Example, ExampleError, Span
+from rayloom.text.tags import tags_of_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NO_TARGET = -100
+"""A token or row that nothing is asked of (as `score.batches.NO_LABEL`)."""
+HEAD_MARK, TAIL_MARK = "@", "#"
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row that a model reads."""
+
+    tokens: NDArray[np.int64]
+    """(T,) token ids, special tokens in place."""
+    segments: NDArray[np.int64]
+    """(T,) 0 for the first text, 1 for the second."""
+    targets: NDArray[np.int64]
+    """Of a text: (1,) the label, or (K,) 0 or 1 for each label. Of tokens: (T,) tags. Of a question: (2,) first and
+    last token of the answer, both 0 (the first special token) where this window has none."""
+    offsets: tuple[tuple[int, int], ...] = ()
+    """(T,) what each token covers of the text, (0, 0) where it covers nothing of it."""
+    is_judged: NDArray[np.bool_] | None = None
+    """(T,) tokens that have the most context in this window."""
+
+    @property
+    def length_tokens(self) -> int:
+        return len(self.tokens)
+
+
+class TaskEncoder:
+    """Encodes examples for one task with one tokenizer."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        if not tokenizer.is_fast:
+            fix = "Use a model that brings tokenizer.json."
+            raise InputError("Tasks need a tokenizer that says where in the text its tokens are", fix=fix)
+        self.task, self.tokenizer, self.max_tokens = task, tokenizer, max_tokens
+        self._number = {label: number for number, label in enumerate(getattr(task, "labels", ()))}
+
+    @classmethod
+    def of_folder(cls, task: Task, folder: Path, max_tokens: int) -> TaskEncoder:
+        from transformers import AutoTokenizer
+
+        return cls(task, AutoTokenizer.from_pretrained(folder), max_tokens)
+
+    @property
+    def reads_windows(self) -> bool:
+        return isinstance(self.task, TokenClassification | QuestionAnswering)
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each example uncut, with special tokens."""
+        encoded = self._tokenised(examples, truncation=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def cut(self, examples: Sequence[Example]) -> list[str]:
+        """Each text as far as the model reads it, with a second text behind it."""
+        encoded = self._tokenised(examples, truncation=True, max_length=self.max_tokens)
+        found = []
+        for number, example in enumerate(examples):
+            ends = [0, 0]
+            for side, (_, end) in zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True):
+                if side is not None:
+                    ends[side] = max(ends[side], end)
+            first, second = self._texts(example)
+            found.append(f"{first[: ends[0]]} {(second or '')[: ends[1]]}".strip())
+        return found
+
+    def rows(self, examples: Sequence[Example]) -> list[list[EncodedRow]]:
+        """The rows of each example: one, or one for each window. What is longer than a row and not windowed is cut."""
+        if not examples:
+            return []
+        if not self.reads_windows:
+            encoded = self._tokenised(examples, truncation=True, max_length=self.max_tokens)
+            return [[self._text_row(encoded, number, example)] for number, example in enumerate(examples)]
+        return self._windows(examples)
+
+    def check(self, example: Example) -> None:
+        """Raises ExampleError where the task has no place for what the example says."""
+        if isinstance(self.task, TokenClassification):
+            strange = [span for span in example.spans if span.label not in self.task.entities]
+            if strange:
+                known = ", ".join(self.task.entities)
+                raise ExampleError("unknown_label", f"{strange[0].label!r} is not among the entities: {known}")
+        elif isinstance(self.task, TextClassification | RelationExtraction):
+            _check_labels(example.labels, self.task)
+        if isinstance(self.task, RelationExtraction) and {span.label for span in example.spans} != {"head", "tail"}:
+            raise ExampleError("bad_span", "has no head and tail: read it with {type: relations}")
+        if isinstance(self.task, QuestionAnswering) and example.pair is None:
+            raise ExampleError("missing_column", "has no question: read it with {type: questions}")
+
+    # -- whole texts ---------------------------------------------------------------------------------------------------
+
+    def _text_row(self, encoded: Any, number: int, example: Example) -> EncodedRow:
+        tokens = np.asarray(encoded["input_ids"][number], np.int64)
+        return EncodedRow(tokens, self._segments(encoded, number), self._text_targets(example))
+
+    def _text_targets(self, example: Example) -> NDArray[np.int64]:
+        numbers = [self._number[label] for label in example.labels]
+        if isinstance(self.task, TextClassification) and self.task.multiple:
+            return np.isin(np.arange(len(self._number)), numbers).astype(np.int64)
+        return np.asarray(numbers[:1] or [NO_TARGET], np.int64)
+
+    # -- places in texts -----------------------------------------------------------------------------------------------
+
+    def _windows(self, examples: Sequence[Example]) -> list[list[EncodedRow]]:
+        overlap = min(self.task.overlap_tokens, self.max_tokens // 2)  # type: ignore[union-attr]
+        second_only = "only_second" if isinstance(self.task, QuestionAnswering) else True
+        try:
+            encoded = self._tokenised(
+                examples,
+                truncation=second_only,
+                max_length=self.max_tokens,
+                stride=overlap,
+                return_overflowing_tokens=True,
+            )
+        except Exception as error:
+            # The tokenizers library raises plain exceptions, as where the question alone fills the row.
+            what = f"A text cannot be cut into windows of {self.max_tokens} tokens: {error}"
+            raise InputError(what, fix="Raise sequence_length_tokens, or lower overlap_tokens.") from error
+        of_example: list[list[int]] = [[] for _ in examples]
+        for window, number in enumerate(encoded["overflow_to_sample_mapping"]):
+            of_example[number].append(window)
+        return [self._windows_of(encoded, windows, examples[number]) for number, windows in enumerate(of_example)]
+
+    def _windows_of(self, encoded: Any, windows: Sequence[int], example: Example) -> list[EncodedRow]:
+        offsets = [self._text_offsets(encoded, window) for window in windows]
+        judged = most_context(offsets)
+        rows = []
+        for window, covered, is_judged in zip(windows, offsets, judged, strict=True):
+            tokens = np.asarray(encoded["input_ids"][window], np.int64)
+            targets = self._place_targets(covered, example)
+            rows.append(EncodedRow(tokens, self._segments(encoded, window), targets, tuple(covered), is_judged))
+        return rows
+
+    def _text_offsets(self, encoded: Any, window: int) -> list[tuple[int, int]]:
+        """What each token covers of the text that is marked; of a question's row, that is the second."""
+        of_text = 1 if isinstance(self.task, QuestionAnswering) else 0
+        sides = encoded.sequence_ids(window)
+        offsets = encoded["offset_mapping"][window]
+        return [(int(s), int(e)) if side == of_text else (0, 0) for (s, e), side in zip(offsets, sides, strict=True)]
+
+    def _place_targets(self, offsets: Sequence[tuple[int, int]], example: Example) -> NDArray[np.int64]:
+        if isinstance(self.task, QuestionAnswering):
+            return np.asarray(answer_tokens(offsets, example.spans), np.int64)
+        tags = tags_of_tokens(offsets, example.spans)
+        numbers = [
+            NO_TARGET if start == end else self._number[tag] for (start, end), tag in zip(offsets, tags, strict=True)
+        ]
+        return np.asarray(numbers, np.int64)
+
+    # -- tokens --------------------------------------------------------------------------------------------------------
+
+    def _tokenised(self, examples: Sequence[Example], **settings: Any) -> Any:
+        firsts, seconds = zip(*(self._texts(example) for example in examples), strict=True)
+        has_pairs = any(second is not None for second in seconds)
+        pairs = [[second or "" for second in seconds]] if has_pairs else []
+        return self.tokenizer(
+            list(firsts),
+            *pairs,
+            return_offsets_mapping=True,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+            verbose=False,
+            **settings,
+        )
+
+    def _texts(self, example: Example) -> tuple[str, str | None]:
+        if isinstance(self.task, QuestionAnswering):
+            return example.pair or "", example.text
+        if isinstance(self.task, RelationExtraction):
+            return marked_entities(example.text, example.spans), None
+        return example.text, example.pair
+
+    def _segments(self, encoded: Any, number: int) -> NDArray[np.int64]:
+        return np.asarray(encoded["token_type_ids"][number], np.int64)
+
+
+def _check_labels(labels: Sequence[str], task: TextClassification | RelationExtraction) -> None:
+    unknown = [label for label in labels if label not in task.labels]
+    if unknown:
+        raise ExampleError("unknown_label", f"{unknown[0]!r} is not among the labels: {', '.join(task.labels)}")
+    if isinstance(task, TextClassification) and task.multiple:
+        return
+    if not labels:
+        raise ExampleError("no_label", "has no label")
+    if len(labels) > 1:
+        raise ExampleError("several_labels", f"has {len(labels)} labels; set task.multiple where that is meant")
+
+
+def marked_entities(text: str, spans: Sequence[Span]) -> str:
+    """The text with the head between @ and the tail between #."""
+    marks = {"head": HEAD_MARK, "tail": TAIL_MARK}
+    for span in sorted(spans, key=lambda span: -span.start):
+        mark = marks[span.label]
+        text = f"{text[: span.start]}{mark} {text[span.start : span.end]} {mark}{text[span.end :]}"
+    return text
+
+
+def answer_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[int, int]:
+    """First and last token of the first answer that lies whole in this window; (0, 0) where none does."""
+    for span in spans:
+        inside = [n for n, (start, end) in enumerate(offsets) if start < span.end and end > span.start and start < end]
+        if inside and offsets[inside[0]][0] <= span.start and offsets[inside[-1]][1] >= span.end:
+            return inside[0], inside[-1]
+    return 0, 0
+
+
+def most_context(windows: Sequence[Sequence[tuple[int, int]]]) -> list[NDArray[np.bool_]]:
+    """For each window, which tokens are judged there: those further from its ends than in any other."""
+    best: dict[tuple[int, int], tuple[int, int]] = {}
+    for number, offsets in enumerate(windows):
+        places = [place for place, (start, end) in enumerate(offsets) if start < end]
+        for place in places:
+            context = min(place - places[0], places[-1] - place)
+            if offsets[place] not in best or context > best[offsets[place]][0]:
+                best[offsets[place]] = (context, number)
+    return [
+        np.asarray([s < e and best[s, e][1] == number for s, e in offsets], np.bool_)
+        for number, offsets in enumerate(windows)
+    ]

@@ -1,0 +1,158 @@
+"""The one loop learns every task, and what it publishes says the same when it is loaded again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tasks_for_tests import entity_rows, question_rows, review_rows, write_encoder, write_jsonl
+from training_jobs_for_tests import ONE
+from transformers import AutoModelForSequenceClassification
+
+from rayloom.errors import InputError
+from rayloom.evaluate.predictor import Predictor
+from rayloom.evaluate.subject import Subject
+from rayloom.evaluate.task_check import judge
+from rayloom.models.task_models import load_task_model
+from rayloom.score.task_batches import task_batch
+from rayloom.score.task_loss import TaskLoss
+from rayloom.specs.train import TrainSpec
+from rayloom.text.examples import Example, read_examples
+from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.train.job import TrainJob
+from rayloom.train.log import read_log
+from rayloom.train.loop import train
+from rayloom.train.prepare import job_of
+from rayloom.train.task_objective import class_weights
+
+REVIEWS = {"type": "text_classification", "labels": ["no", "yes"]}
+ENTITIES = {"type": "token_classification", "entities": ["person", "place"], "class_weights": "balanced"}
+QUESTIONS = {"type": "question_answering"}
+ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "text_classification": (review_rows, {"type": "table", "names": {"0": "no", "1": "yes"}}),
+    "token_classification": (entity_rows, {"type": "spans"}),
+    "question_answering": (question_rows, {"type": "questions"}),
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Stands for an artifact: only its path is looked at."""
+
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def spec_of(of: dict[str, Any], **changes: Any) -> TrainSpec:
+    values: dict[str, Any] = {
+        "kind": "train",
+        "name": "tuned",
+        "base": "./base",
+        "task": of,
+        "data": {
+            "type": "labelled",
+            "sources": [{"dataset": "./data", "read": ROWS[of["type"]][1]}],
+            "heldout_rows": 24,
+        },
+        "sequence_length_tokens": 32,
+        "micro_batch_sequences": 16,
+        "global_batch_tokens": 16 * 32,
+        "num_steps": 30,
+        "learning_rate": 5e-3,
+        "precision": "fp32",
+        "schedule": {"type": "linear", "warmup_steps": 3},
+    }
+    return TrainSpec.model_validate(values | changes)
+
+
+def trained(spec: TrainSpec, base: Path, folder: Path) -> TrainJob:
+    assert spec.task is not None
+    write_jsonl(ROWS[spec.task.type][0](200), folder / "data/x.jsonl")
+    (folder / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(folder / "data")}
+    job = job_of(spec, parents, folder / "work", folder / "out")
+    train(job, ONE, lambda event: None)
+    return job
+
+
+def predicted(job: TrainJob, subject: Subject) -> tuple[list[Example], dict[str, Any]]:
+    examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
+    predictor = Predictor.of(subject)
+    return examples, judge(predictor.task, examples, predictor.predict(examples, 7)).metrics
+
+
+@pytest.mark.parametrize("task", [REVIEWS, ENTITIES, QUESTIONS], ids=lambda task: task["type"])
+def test_a_task_is_learned_and_what_was_measured_is_what_is_predicted(
+    task: dict[str, Any], base: Path, tmp_path: Path
+) -> None:
+    job = trained(spec_of(task, num_steps=60 if task is QUESTIONS else 30), base, tmp_path)
+    events = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert events[-1]["accuracy"] > 0.9 > events[0]["accuracy"]
+    _, metrics = predicted(job, Subject("model", "tuned", job.out))
+    assert metrics["score"] > 0.9
+    low, high = metrics["interval"]
+    assert low <= metrics["score"] <= high
+    if task is REVIEWS:
+        assert metrics["accuracy"] == pytest.approx(events[-1]["accuracy"])
+        plain = AutoModelForSequenceClassification.from_pretrained(job.out)
+        assert plain.config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix", "prompt", "p_tuning", "bitfit", "ia3"])
+def test_an_adapter_brings_its_head_and_whatever_else_the_base_had_not(method: str, base: Path, tmp_path: Path) -> None:
+    """The base has no pooler: a fresh one that is not saved would be another at each loading."""
+    job = trained(spec_of(REVIEWS, adapter={"type": method}, num_steps=3), base, tmp_path)
+    measured = [event for event in read_log(job.log) if event["event"] == "heldout"][-1]
+    torch.manual_seed(1)
+    subject = Subject("model", "tuned", base, job.out)
+    assert subject.task is not None
+    objective_rows = [row for of_one in _rows(job, subject) for row in of_one]
+    batch = task_batch(objective_rows, "label", 0)
+    with torch.no_grad():
+        loss = float(TaskLoss(subject.task_model, "label")(batch)) / batch.num_labels
+    assert loss == pytest.approx(measured["loss"], abs=1e-5)
+
+
+def _rows(job: TrainJob, subject: Subject) -> Any:
+    examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
+    return Predictor.of(subject).encoder.rows(examples)
+
+
+def test_a_model_without_the_tasks_head_is_refused(base: Path) -> None:
+    task = spec_of(REVIEWS).task
+    assert task is not None
+    with pytest.raises(InputError, match=r"no weights for .*classifier"):
+        load_task_model(base, None, task)
+
+
+def test_rare_classes_weigh_more_and_weights_count_in_training_only() -> None:
+    task = spec_of(REVIEWS | {"class_weights": "balanced"}).task
+    assert task is not None
+    assert class_weights(task, {"no": 30, "yes": 10}) == (40 / 60, 2.0)
+    assert class_weights(task, {"no": 30}) == (1.0, 1.0)
+    named = spec_of(REVIEWS | {"class_weights": {"yes": 3}}).task
+    assert named is not None
+    assert class_weights(named, {}) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": None}, "such data needs a task"),
+        ({"data": {"type": "corpus", "corpus": "artifact:x"}}, "a task needs data of type labelled"),
+        ({"task": REVIEWS | {"labels": ["a", "a"]}}, "more than once"),
+        ({"task": REVIEWS | {"class_weights": {"maybe": 2}}}, "which is no label"),
+        ({"task": REVIEWS | {"multiple": True, "label_smoothing": 0.1}}, "one label's probability"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        spec_of(REVIEWS, **changes)
