@@ -80,4 +80,6 @@ class Laboratory:
 
 
 def search_in(folder: Path, spec: TuneSpec, **options: Any) -> Search:
-    return Search(spec, Journal(folder / "journal.jsonl"), **{"num_concurrent": 2, "length_of": lambda _: NUM_STEPS, **options})
+    return Search(
+        spec, Journal(folder / "journal.jsonl"), **{"num_concurrent": 2, "length_of": lambda _: NUM_STEPS, **options}
+    )
