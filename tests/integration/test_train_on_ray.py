@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
@@ -27,9 +28,6 @@ from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.log import read_log
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
 
 NUM_STEPS = 120
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from rayloom.errors import InputError
 from rayloom.kinds import KINDS, imported
 from rayloom.observe.engine_output import engines_to, new_log
 from rayloom.observe.progress import say
+from rayloom.observe.ray_session import disconnect
 from rayloom.pipeline.graph import load_stages
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
@@ -27,7 +28,11 @@ def run(options: argparse.Namespace) -> int:
         _check_inputs(job.spec, job, store)
     log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
     with nullcontext() if options.debug else engines_to(log):
-        return _run(job, store)
+        try:
+            return _run(job, store)
+        finally:
+            # What workers say while they end belongs into the log too.
+            disconnect()
 
 
 def _run(job: Job, store: Store) -> int:

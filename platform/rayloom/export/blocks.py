@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rayloom.errors import InputError
 from rayloom.export.calibration import batches
-from rayloom.export.heldout import SomeRows
+from rayloom.export.heldout import Rows
 
 Fit = Callable[[str, nn.Linear, Tensor], None]
 """`(name, layer, products)`: rounds the layer's weight in place. `products`: (I, I) fp32, summed over positions."""
@@ -34,7 +34,7 @@ def blocks_of(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, nn
 
 @torch.no_grad()
 def fit_blocks(
-    model: Any, layers: Mapping[str, nn.Linear], rows: SomeRows, fit: Fit, advance: Callable[[int], None]
+    model: Any, layers: Mapping[str, nn.Linear], rows: Rows, fit: Fit, advance: Callable[[int], None]
 ) -> None:
     """Calls `fit` for every layer inside the blocks, from the first block to the last. `advance` counts blocks."""
     blocks = blocks_of(model, layers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -38,23 +40,72 @@ class SomeRows:
         return sum(len(self.row(index).tokens) for index in range(len(self)))
 
 
-def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SomeRows, SomeRows | None]:
+class Rows(Protocol):
+    """Rows that calibrate: read from shards, or written anew for this model."""
+
+    def __len__(self) -> int: ...
+    def row(self, index: int) -> Row: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+class RewrittenRows:
+    """Rows of another tokenizer in this one's ids: each is decoded and encoded again, document by document."""
+
+    def __init__(self, rows: SomeRows, their_tokenizer: Path, our_tokenizer: Path) -> None:
+        self._rows, self._theirs, self._ours = rows, their_tokenizer, our_tokenizer
+
+    def __len__(self) -> int:
+        return len(self._rewritten)
+
+    def row(self, index: int) -> Row:
+        return self._rewritten[index]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row.tokens) for row in self._rewritten)
+
+    @cached_property
+    def _rewritten(self) -> list[Row]:
+        from transformers import AutoTokenizer
+
+        theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (self._theirs, self._ours))
+
+        def rewritten(row: Row) -> Iterator[list[int]]:
+            for document in np.split(row.tokens, np.flatnonzero(row.positions == 0)[1:]):
+                text = theirs.decode(document, skip_special_tokens=True)
+                yield ours(text, add_special_tokens=False)["input_ids"]
+
+        return [_packed([*rewritten(self._rows.row(index))]) for index in range(len(self._rows))]
+
+
+def _packed(documents: Sequence[Sequence[int]]) -> Row:
+    tokens = np.concatenate([np.asarray(document, dtype=np.int64) for document in documents])
+    positions = np.concatenate([np.arange(len(document)) for document in documents])
+    return Row(tokens, positions > 0, positions)
+
+
+def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SomeRows, Rows | None]:
     """Rows that measure, and rows that calibrate where the scheme does that. Raises InputError where there are none."""
     heldout = _heldout(parents["rows_of"], "rows_of")
     if not spec.scheme.calibrates:
         return SomeRows(heldout, spec.max_measured_tokens), None
     other = parents.get("calibration.rows_of")
     if other is not None and other.manifest.digest != parents["rows_of"].manifest.digest:
-        calibration = _rows_to_calibrate_on(other)
-        return SomeRows(heldout, spec.max_measured_tokens), SomeRows(calibration, spec.calibration.max_tokens)
+        shards = _rows_to_calibrate_on(other)
+        chosen = SomeRows(shards, spec.calibration.max_tokens)
+        calibrating: Rows = chosen
+        if shards.tokenizer_digest != heldout.tokenizer_digest:
+            calibrating = RewrittenRows(chosen, _tokenizer_of(other), parents["model"].path)
+        return SomeRows(heldout, spec.max_measured_tokens), calibrating
     numbers = range(len(heldout))
-    calibrating = numbers[CALIBRATION_EVERY - 1 :: CALIBRATION_EVERY] or numbers[1:]
-    if not calibrating:
+    spared = numbers[CALIBRATION_EVERY - 1 :: CALIBRATION_EVERY] or numbers[1:]
+    if not spared:
         what = f"{parents['rows_of'].id} has one held-out row, which cannot both calibrate and measure"
         raise InputError(what, where="rows_of", fix="Name other rows with calibration.rows_of, or hold out more.")
-    measuring = [number for number in numbers if number not in calibrating]
+    measuring = [number for number in numbers if number not in spared]
     measured = SomeRows(heldout, spec.max_measured_tokens, measuring)
-    return measured, SomeRows(heldout, spec.calibration.max_tokens, calibrating)
+    return measured, SomeRows(heldout, spec.calibration.max_tokens, spared)
 
 
 def _heldout(trained: Artifact, field: str) -> TokenShards:
@@ -72,18 +123,24 @@ def _heldout(trained: Artifact, field: str) -> TokenShards:
 def _rows_to_calibrate_on(artifact: Artifact) -> TokenShards:
     if artifact.manifest.content != "corpus":
         return _heldout(artifact, "calibration.rows_of")
-    return TokenShards(artifact.path / "train", CORPUS_ROW_TOKENS)
+    rows = TokenShards(artifact.path / "train", CORPUS_ROW_TOKENS)
+    if not len(rows):
+        what = f"{artifact.id} is too small to calibrate on: it has less than {CORPUS_ROW_TOKENS} tokens"
+        raise InputError(what, where="calibration.rows_of", fix="Name a larger corpus, or leave it out.")
+    return rows
 
 
-def check_tokenizer(model: Path, *several: SomeRows | None) -> None:
-    """Raises InputError where rows have another tokenizer's ids than the model's."""
+def _tokenizer_of(artifact: Artifact) -> Path:
+    return artifact.path / "tokenizer" if artifact.manifest.content == "corpus" else artifact.path
+
+
+def check_tokenizer(model: Path, measured: SomeRows) -> None:
+    """Raises InputError where the rows have another tokenizer's ids than the model's."""
     from transformers import AutoTokenizer
 
     from rayloom.text.tokenizer_digest import tokenizer_digest
 
-    digest = tokenizer_digest(AutoTokenizer.from_pretrained(model))
-    for rows in several:
-        if rows is not None and rows.rows.tokenizer_digest != digest:
-            what = "These rows were made with another tokenizer than this model's"
-            fix = "Name a training job or corpus with this model's tokenizer."
-            raise InputError(what, where=str(rows.rows.directory), fix=fix)
+    if measured.rows.tokenizer_digest != tokenizer_digest(AutoTokenizer.from_pretrained(model)):
+        what = "These rows were made with another tokenizer than this model's"
+        fix = "Name a training job with this model's tokenizer."
+        raise InputError(what, where=str(measured.rows.directory), fix=fix)

@@ -14,7 +14,7 @@ from rayloom.errors import InputError
 from rayloom.export.blocks import blocks_of, fit_blocks
 from rayloom.export.compressed import StoredLayer, linear_layers
 from rayloom.export.gptq import GroupedWeight, gptq, round_to_nearest
-from rayloom.export.heldout import SomeRows
+from rayloom.export.heldout import Rows
 from rayloom.specs.export import Int4Scheme
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int
 
 
 def int4_layers(
-    model: PreTrainedModel, scheme: Int4Scheme, rows: SomeRows | None, advance: Callable[[int], None]
+    model: PreTrainedModel, scheme: Int4Scheme, rows: Rows | None, advance: Callable[[int], None]
 ) -> dict[str, StoredLayer]:
     """The layers as they are stored, by name. The weights of `model` are replaced by what is left of them.
 

@@ -10,7 +10,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 from rayloom.export.calibration import observe
 from rayloom.export.compressed import StoredLayer, linear_layers
-from rayloom.export.heldout import SomeRows
+from rayloom.export.heldout import Rows
 from rayloom.export.rounding import round_channels
 from rayloom.export.smoothing import smooth
 from rayloom.specs.export import Int8Scheme
@@ -30,7 +30,7 @@ def configuration(scheme: Int8Scheme) -> QuantizationScheme:
 
 
 def int8_layers(
-    model: PreTrainedModel, scheme: Int8Scheme, rows: SomeRows | None, advance: Callable[[int], None]
+    model: PreTrainedModel, scheme: Int8Scheme, rows: Rows | None, advance: Callable[[int], None]
 ) -> dict[str, StoredLayer]:
     """The layers as they are stored, by name. Smoothing divides the norms of `model` in place.
 

@@ -57,7 +57,10 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
         rows, calibrating = rows_for(spec, parents)
         sheet.add("measured on", f"{len(rows)} held-out rows of {parents['rows_of'].id}, {rows.num_tokens:,} tokens")
         if calibrating is not None:
-            sheet.add("calibrated on", f"{len(calibrating)} other rows, {calibrating.num_tokens:,} tokens")
+            source = (
+                f" of {parents['calibration.rows_of'].id}" if "calibration.rows_of" in parents else " of the others"
+            )
+            sheet.add("calibrated on", f"{len(calibrating)} rows{source}, {calibrating.num_tokens:,} tokens")
     except RayloomError as error:
         sheet.problems.append(str(error))
     sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")

@@ -15,7 +15,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export import int4, int8
 from rayloom.export.blocks import blocks_of
 from rayloom.export.compressed import linear_layers, write_compressed
-from rayloom.export.heldout import SomeRows, check_tokenizer, rows_for
+from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
@@ -29,7 +29,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     source = build.parents["model"]
     folder = sixteen_bit(source)
     measured, calibrating = rows_for(spec, build.parents)
-    check_tokenizer(folder.path, measured, calibrating)
+    check_tokenizer(folder.path, measured)
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
     before = measure(loading.load(folder.path), measured, spec, "before")
     layers = write_quantized(folder, spec.scheme, calibrating, build.directory, spec.name)
@@ -46,7 +46,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 
 
 def write_quantized(
-    folder: ModelFolder, scheme: Scheme, rows: SomeRows | None, directory: Path, label: str = "quantising"
+    folder: ModelFolder, scheme: Scheme, rows: Rows | None, directory: Path, label: str = "quantising"
 ) -> tuple[str, ...]:
     """Writes the model in the scheme, and what a server needs beside it; returns the names of the layers.
 

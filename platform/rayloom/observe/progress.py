@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 10.0
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# A terminal has its own width. In a file or a pipe, a table's row is one line, like every other line there.
+console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
 
 
 def say(text: str) -> None:

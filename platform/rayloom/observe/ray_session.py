@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -78,10 +79,9 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
 
 
 def disconnect() -> None:
-    """Leaves the cluster; an embedded one ends, and its files go when the process ends."""
-    import ray
-
-    ray.shutdown()
+    """Leaves the cluster, if this process is on one; an embedded one ends, and its files go when the process ends."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 def _set_environment() -> None:

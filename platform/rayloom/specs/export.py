@@ -70,7 +70,8 @@ class Calibration(Spec):
     """Real text on which ranges and rounding are fitted. What calibrates never measures."""
 
     rows_of: CalibrationRef | None = None
-    """A corpus, or a training job by its held-out rows. Default: every fourth held-out row of the job that measures."""
+    """A corpus, or a training job by its held-out rows; text of another tokenizer is encoded again with the model's.
+    Default: every fourth held-out row of the job that measures."""
     max_tokens: Annotated[int, Field(ge=128)] = 4096
     """Rows are taken up to about so many tokens, spread evenly over all of them."""
 

@@ -125,7 +125,7 @@ def test_rows_are_spread_over_all_of_them(tmp_path: Path) -> None:
 
 def test_what_calibrates_does_not_measure(store: Store, model: Artifact, trained: Artifact) -> None:
     measured, calibrating = rows_for(spec_of(model, trained), {"model": model, "rows_of": trained})
-    assert calibrating is not None
+    assert isinstance(calibrating, SomeRows)
     assert calibrating.numbers == [3, 7, 11] and set(measured.numbers) == set(range(12)) - {3, 7, 11}
     assert rows_for(spec_of(model, trained, scheme=PLAIN), {"rows_of": trained})[1] is None
 
@@ -141,6 +141,34 @@ def test_a_corpus_can_calibrate(store: Store, model: Artifact, trained: Artifact
     measured, calibrating = rows_for(spec, {"rows_of": trained, "calibration.rows_of": corpus})
     assert len(measured) == 12
     assert calibrating is not None and calibrating.num_tokens == 1024
+
+
+def test_a_corpus_of_another_tokenizer_is_written_in_the_models_ids(
+    store: Store, model: Artifact, trained: Artifact
+) -> None:
+    theirs, ours = headers(), chatml()
+    text = "What is the capital of France?"
+    document = [theirs.bos_token_id, *theirs(text, add_special_tokens=False)["input_ids"]]
+
+    def write(folder: Path, num_documents: int) -> None:
+        theirs.save_pretrained(folder / "tokenizer")
+        writer = ShardWriter(folder / "train", VOCABULARY_SIZE, tokenizer_digest(theirs))
+        for _ in range(num_documents):
+            writer.add(np.array(document))
+        writer.close()
+
+    corpus = made(store, "foreign", "corpus", lambda folder: write(folder, 100))
+    spec = spec_of(model, trained, calibration={"rows_of": f"artifact:{corpus.id}", "max_tokens": 512})
+    parents = {"model": model, "rows_of": trained, "calibration.rows_of": corpus}
+    _, calibrating = rows_for(spec, parents)
+    assert calibrating is not None and len(calibrating) == 1
+    row, size = calibrating.row(0), len(ours(text)["input_ids"])
+    assert ours.decode(row.tokens).startswith(text * (512 // len(document)))
+    assert np.flatnonzero(row.positions == 0).tolist() == list(range(0, len(row.tokens), size))
+    build(ResolvedJob(spec, 1, parents, Path.cwd()), store, run)
+    small = made(store, "small-corpus", "corpus", lambda folder: write(folder, 1))
+    with pytest.raises(InputError, match="too small to calibrate on"):
+        rows_for(spec, parents | {"calibration.rows_of": small})
 
 
 def test_one_heldout_row_cannot_do_both(store: Store, model: Artifact) -> None:
