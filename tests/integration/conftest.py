@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from service_for_tests import Served, free_port, running, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
+from rayloom.serve import keys
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 
@@ -28,3 +31,37 @@ def smollm2(shared_store: Store) -> Artifact:
 def instructions(shared_store: Store) -> Artifact:
     """Alpaca and identity rows, as the quickstart imports them."""
     return run(load_job(QUICKSTART / "import-instructions.yaml"), shared_store)[0]
+
+
+@pytest.fixture(scope="session")
+def served(
+    smollm2: Artifact, instructions: Artifact, shared_store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One service with keys, limits and adapters; the last test of it stops it."""
+    from adapters_for_tests import trained_adapter
+
+    for seed, name in enumerate(("first-lora", "second-lora")):
+        trained_adapter(shared_store, smollm2, instructions, name, seed, change=_strengthened)
+    folder, port = tmp_path_factory.mktemp("serve"), free_port()
+    job = write_job(
+        folder,
+        port,
+        {},
+        model={
+            "adapters": {"max_loaded": 1, "max_at_once": 1, "max_rank": 8},
+            "autoscaling": {"target_ongoing_requests": 4, "max_ongoing_requests": 24, "max_queued_requests": 32},
+        },
+        chat_page=True,
+        doors={"keys_required": True, "max_request_bytes": 20_000},
+    )
+    _, key = keys.create(shared_store, "tests")
+    with running(job, port, shared_store) as service:
+        yield Served(service, shared_store, key)
+
+
+def _strengthened(folder: Path) -> None:
+    """An adapter whose answers are told from the base's at once."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    save_file({name: value * 10 if "lora_B" in name else value for name, value in load_file(file).items()}, file)

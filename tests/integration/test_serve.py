@@ -1,121 +1,184 @@
-"""`rayloom run` of a serve job on the real model: asked with the official client, stopped by a signal, gone."""
+"""`rayloom run` of a serve job on the real model: asked, refused, changed, hurt and stopped, in this order."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimitError
+from service_for_tests import MODEL, Served, until
 
-from rayloom.artifacts.store import Artifact, Store
+from rayloom.serve import keys
+from rayloom.serve.load import Load, Request
 
-UP_WITHIN_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Running:
-    port: int
-    process: subprocess.Popen[str]
-    job: Path
-    environment: dict[str, str]
-
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+ROOT = Path(__file__).parents[2]
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+ENDLESS = {"model": MODEL, "messages": FRANCE, "max_tokens": 450, "ignore_eos": True, "stream": True}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_up(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def service(smollm2: Artifact, shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One running service for the whole file."""
-    folder, port = tmp_path_factory.mktemp("serve"), _free_port()
-    job = folder / "serve.yaml"
-    job.write_text(
-        f"kind: serve\nname: tested\nport: {port}\n"
-        f"models:\n  - name: smollm\n    model: artifact:{smollm2.manifest.name}\n"
-        "    engine: {max_model_length_tokens: 512, max_sequences: 8, kv_cache: {size_bytes: 134217728}}\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["RAYLOOM_STORE"] = shared_store.uri
-    command = [sys.executable, "-m", "rayloom", "run", str(job)]
-    with (folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True)
-    try:
-        until = time.monotonic() + UP_WITHIN_SECONDS
-        while not _is_up(port):
-            assert process.poll() is None, (folder / "said.txt").read_text()
-            assert time.monotonic() < until, (folder / "said.txt").read_text()
-            time.sleep(0.5)
-        yield Running(port, process, job, environment)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=120)
-
-
-def test_a_question_is_answered(service: Running) -> None:
-    question = [{"role": "user", "content": "What is the capital of France?"}]
-    answer = service.client.chat.completions.create(model="smollm", messages=question, temperature=0, max_tokens=16)  # type: ignore[arg-type]
+def test_a_question_is_answered(served: Served) -> None:
+    answer = served.client.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0, max_tokens=16)  # type: ignore[arg-type]
     assert "Paris" in str(answer.choices[0].message.content)
+    assert answer.choices[0].finish_reason == "stop"
 
 
-def test_a_stream_comes_in_pieces_and_is_the_same_answer(service: Running) -> None:
-    prompt = {"model": "smollm", "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
-    whole = service.client.completions.create(**prompt)  # type: ignore[call-overload]
-    pieces = [piece.choices[0].text for piece in service.client.completions.create(**prompt, stream=True)]  # type: ignore[call-overload]
+def test_a_stream_comes_in_pieces_and_is_the_same_answer(served: Served) -> None:
+    prompt: dict[str, Any] = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
+    whole = served.client.completions.create(**prompt)
+    pieces = [piece.choices[0].text for piece in served.client.completions.create(**prompt, stream=True)]
     assert len(pieces) > 1
     assert "".join(pieces) == whole.choices[0].text
 
 
-def test_an_unknown_model_is_a_404(service: Running) -> None:
-    with pytest.raises(NotFoundError, match="smollm"):
-        service.client.completions.create(model="other", prompt="Hello")
-
-
-def test_malformed_json_is_a_400(service: Running) -> None:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{service.port}/v1/chat/completions",
-        data=b'{"model": ',
-        headers={"Content-Type": "application/json"},
+def test_stop_strings_seeds_and_log_probabilities(served: Served) -> None:
+    counted = served.client.completions.create(
+        model=MODEL, prompt="One, two, three,", max_tokens=24, temperature=0, stop=["five"], logprobs=2
     )
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
-    assert refused.value.code == 400
-    refused.value.close()
+    assert counted.choices[0].text.strip() == "four,"
+    assert counted.choices[0].logprobs is not None
+    sampled = [
+        served.client.completions.create(model=MODEL, prompt="Once", max_tokens=8, temperature=1, seed=7)
+        for _ in range(2)
+    ]
+    assert sampled[0].choices[0].text == sampled[1].choices[0].text
 
 
-def test_a_port_in_use_is_one_sentence(service: Running) -> None:
-    command = [sys.executable, "-m", "rayloom", "run", str(service.job)]
-    second = subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=120)
+def test_an_answer_keeps_to_a_json_schema(served: Served) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "is_capital": {"type": "boolean"}},
+        "required": ["city", "is_capital"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    answer = served.client.chat.completions.create(
+        model=MODEL,
+        messages=FRANCE,  # type: ignore[arg-type]
+        temperature=0,
+        max_tokens=80,
+        response_format=wanted,  # type: ignore[arg-type]
+    )
+    place = json.loads(str(answer.choices[0].message.content))
+    assert set(place) == {"city", "is_capital"}
+    assert isinstance(place["is_capital"], bool)
+
+
+# -- doors -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_key_nothing_opens_but_health(served: Served) -> None:
+    with pytest.raises(AuthenticationError, match="not valid"):
+        served.running.client("none").models.list()
+    assert httpx.get(f"{served.running.url}/v1/models").status_code == 401
+    assert httpx.get(f"{served.running.url}/health").status_code == 200
+
+
+def test_a_new_key_opens_and_a_revoked_one_soon_does_not(served: Served) -> None:
+    made = served.running.command("keys", "create", "guest")
+    guest = made.stdout.strip()
+    until(lambda: _opens(served, guest))
+    key_id = guest.split("-")[1]
+    assert served.running.command("keys", "revoke", key_id).returncode == 0
+    until(lambda: not _opens(served, guest))
+
+
+def test_a_keys_limit_is_a_429_with_a_time_to_come_back(served: Served) -> None:
+    _, few = keys.create(served.store, "few", requests_per_minute=2)
+    until(lambda: _opens(served, few))
+    with pytest.raises(RateLimitError) as refused:
+        for _ in range(3):
+            served.running.client(few).models.list()
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+
+
+def _opens(served: Served, key: str) -> bool:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.get(f"{served.running.url}/v1/models", headers=headers).status_code == 200
+
+
+def test_an_unknown_model_is_a_404(served: Served) -> None:
+    with pytest.raises(NotFoundError, match=MODEL):
+        served.client.completions.create(model="other", prompt="Hello")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"model": ', b"\x00\xff" * 1000, b'{"model": "smollm"}', b'{"model": "smollm", "messages": 3}', b"[" * 9000],
+    ids=["cut off", "random bytes", "no messages", "wrong type", "deep"],
+)
+def test_bad_requests_are_400s_in_openais_form(served: Served, body: bytes) -> None:
+    response = served.post(body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+def test_what_is_too_long_is_refused(served: Served) -> None:
+    with pytest.raises(BadRequestError, match="512"):
+        served.client.completions.create(model=MODEL, prompt="word " * 3000)
+    assert served.post(b'{"model": "smollm"}' + b" " * 20_000).status_code == 413
+
+
+def test_clients_that_hang_up_free_their_slots(served: Served) -> None:
+    """As many endless streams as the service takes are opened and dropped; the next answer comes long before they
+    would have ended."""
+
+    async def open_and_drop(client: httpx.AsyncClient) -> None:
+        url = f"{served.running.url}/v1/chat/completions"
+        async with client.stream("POST", url, json=ENDLESS, headers=served.headers) as response:
+            assert response.status_code == 200
+            async for _ in response.aiter_bytes():
+                return
+
+    async def drop_many() -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            await asyncio.gather(*(open_and_drop(client) for _ in range(16)))
+
+    asyncio.run(drop_many())
+    until(lambda: served.log()[-1].get("error") == "client_left")
+    small = ENDLESS | {"max_tokens": 2, "stream": False}
+    response = served.post(json.dumps(small).encode())
+    assert response.status_code == 200
+
+
+def test_a_full_queue_is_a_429_and_the_rest_is_answered(served: Served) -> None:
+    """The replica takes 24 and 32 may wait: of 100 at once some are refused, and every other one is answered whole."""
+    load = Load(served.running.url, MODEL, [Request("Tell me a story.", 8, {"ignore_eos": True})], 100)
+    load.headers = served.headers
+    asyncio.run(load.run(lambda running: len(running.answers) > 0))
+    statuses = [answer.status for answer in load.answers]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 24
+    assert all(answer.num_tokens == 8 for answer in load.answers if answer.status == 200)
+
+
+def test_a_port_in_use_is_one_sentence(served: Served) -> None:
+    second = served.running.command("run", str(served.running.job))
     assert second.returncode == 4
-    assert str(service.port) in second.stderr
+    assert str(served.running.port) in second.stderr
     assert "Traceback" not in second.stderr
 
 
-def test_stopped_by_a_signal_it_leaves_no_port(service: Running) -> None:
-    service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(timeout=120) in (0, 130)
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", service.port)) != 0
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def test_adapters_are_asked_for_by_name_and_one_makes_room_for_another(served: Served) -> None:
+    names = [MODEL, f"{MODEL}:first-lora", f"{MODEL}:second-lora"]
+    assert [model.id for model in served.client.models.list().data] == names
+
+    def said(model: str) -> str:
+        answer = served.client.completions.create(model=model, prompt="The sea", temperature=0, max_tokens=12)
+        return answer.choices[0].text
+
+    first = {model: said(model) for model in names}
+    assert len(set(first.values())) == 3
+    assert {model: said(model) for model in names} == first
+
+
+@pytest.mark.parametrize("adapter", ["..", "../smollm2", "missing", "smollm2"])
+def test_what_is_no_adapter_of_the_model_is_a_404(served: Served, adapter: str) -> None:
+    with pytest.raises(NotFoundError):
+        served.client.completions.create(model=f"{MODEL}:{adapter}", prompt="Hello", max_tokens=1)

@@ -33,7 +33,10 @@ RAY_FILES = {
     "observe/ray_session.py",
     "observe/ray_metrics.py",
     "serve/app.py",
+    "serve/front.py",
+    "serve/gateway_metrics.py",
     "serve/llm_engine.py",
+    "serve/prefix_router.py",
     "serve/replica.py",
 }
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from rayloom.serve.asgi_call import Headers, head_frame
-from rayloom.serve.gateway import Gateway
+from rayloom.serve import chat_page
+from rayloom.serve.access_log import Record, line
+from rayloom.serve.asgi_call import REPLICA_HEADER, head_frame
+from rayloom.serve.doors import Doors
+from rayloom.serve.gateway import Gateway, Limits, Page
+from rayloom.serve.keys import ApiKey, KeyRing
+from rayloom.serve.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
+from rayloom.serve.routes import only
 
 
 @dataclass
@@ -22,8 +29,8 @@ class Recorder:
     name: str
     asked: list[tuple[str, dict[bytes, bytes], bytes]] = field(default_factory=list)
 
-    async def ask(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[bytes]:
-        self.asked.append((path, dict(headers), body))
+    async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
+        self.asked.append((call.path, dict(call.headers), call.body))
         yield head_frame(200, [(b"content-type", b"text/event-stream")])
         yield b"data: one\n\n"
         yield f"data: {self.name}\n\n".encode()
@@ -34,9 +41,17 @@ def backends() -> dict[str, Recorder]:
     return {"first": Recorder("first"), "second": Recorder("second")}
 
 
-def ask(backends: dict[str, Recorder], method: str, path: str, **sent: Any) -> httpx.Response:
+def gateway(backends: Mapping[str, Backend], records: list[Record] | None = None, **changes: Any) -> Gateway:
+    doors = changes.pop("doors", Doors(None, None))
+    limits = Limits(**({"max_request_bytes": 1000, "deadline_seconds": 5.0} | changes))
+    return Gateway(only(backends), doors, limits, (records if records is not None else []).append)
+
+
+def ask(backends: Mapping[str, Backend] | Gateway, method: str, path: str, **sent: Any) -> httpx.Response:
+    application = backends if isinstance(backends, Gateway) else gateway(backends)
+
     async def once() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Gateway(backends))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=application)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **sent)
 
@@ -49,8 +64,10 @@ def test_the_named_model_gets_the_very_bytes_and_its_stream_comes_back(backends:
     assert response.text == "data: one\n\ndata: second\n\n"
     assert response.headers["content-type"] == "text/event-stream"
     assert backends["first"].asked == []
-    expected = {b"content-type": b"application/json", b"x-request-id": b"r7"}
-    assert backends["second"].asked == [("/v1/chat/completions", expected, body)]
+    ((path, headers, received),) = backends["second"].asked
+    assert (path, received) == ("/v1/chat/completions", body)
+    assert headers[b"content-type"] == b"application/json"
+    assert headers[b"x-request-id"].startswith(b"r7-")
 
 
 def test_models_are_listed_and_found_one_by_one(backends: dict[str, Recorder]) -> None:
@@ -81,5 +98,192 @@ def test_refusals_have_openais_form(
     error = json.loads(response.text)["error"]
     assert error["code"] == code
     assert error["type"] == "invalid_request_error"
+    assert error["request_id"]
     assert error["message"]
     assert all(not backend.asked for backend in backends.values())
+
+
+CHAT = {"method": "POST", "path": "/v1/chat/completions", "json": {"model": "m", "messages": []}}
+
+
+@dataclass
+class Scripted:
+    """A backend that does in its n-th call what the script's n-th entry says."""
+
+    script: list[Callable[[], AsyncGenerator[bytes, None]]]
+    num_calls: int = 0
+
+    def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
+        self.num_calls += 1
+        return self.script[min(self.num_calls, len(self.script)) - 1]()
+
+
+HEAD = head_frame(200, [(REPLICA_HEADER.encode(), b"r1")])
+
+
+async def whole() -> AsyncGenerator[bytes, None]:
+    yield HEAD
+    yield b"data: whole\n\n"
+
+
+async def lost_at_once() -> AsyncGenerator[bytes, None]:
+    raise ReplicaLost
+    yield b""
+
+
+async def lost_after_the_head() -> AsyncGenerator[bytes, None]:
+    yield HEAD
+    raise ReplicaLost
+
+
+async def lost_in_the_middle() -> AsyncGenerator[bytes, None]:
+    yield HEAD
+    yield b"data: begun\n\n"
+    raise ReplicaLost
+
+
+async def too_many() -> AsyncGenerator[bytes, None]:
+    raise QueueFull
+    yield b""
+
+
+async def slow() -> AsyncGenerator[bytes, None]:
+    await asyncio.sleep(10)
+    yield HEAD
+
+
+async def slow_after_the_first_piece() -> AsyncGenerator[bytes, None]:
+    yield HEAD
+    yield b"data: begun\n\n"
+    await asyncio.sleep(10)
+
+
+async def refused() -> AsyncGenerator[bytes, None]:
+    yield head_frame(400, [])
+    yield b'{"error": {"message": "too long", "type": "BadRequestError", "param": "prompt", "code": 400}}'
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayloom.serve.relay.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("rayloom.serve.relay.QUEUE_PAUSE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("without_pauses")
+@pytest.mark.parametrize("lost", [lost_at_once, lost_after_the_head], ids=["at once", "after the head"])
+def test_a_replica_that_dies_before_the_first_piece_costs_the_client_nothing(
+    lost: Callable[[], AsyncGenerator[bytes, None]],
+) -> None:
+    backend, records = Scripted([lost, lost, whole]), list[Record]()
+    response = ask(gateway({"m": backend}, records), **CHAT)
+    assert (response.status_code, response.text) == (200, "data: whole\n\n")
+    assert backend.num_calls == records[0].num_attempts == 3
+    assert records[0].replica == "r1"
+
+
+@pytest.mark.usefixtures("without_pauses")
+def test_a_request_that_kills_every_replica_does_not_go_round_for_ever() -> None:
+    backend = Scripted([lost_at_once])
+    response = ask({"m": backend}, **CHAT)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "replica_lost"
+    assert backend.num_calls == MAX_ATTEMPTS
+
+
+def test_an_answer_that_is_cut_off_ends_with_an_error_and_is_not_asked_again() -> None:
+    backend, records = Scripted([lost_in_the_middle, whole]), list[Record]()
+    response = ask(gateway({"m": backend}, records), **CHAT)
+    begun, last = response.text.strip().split("\n\n")
+    assert (response.status_code, begun) == (200, "data: begun")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "cut_off"
+    assert backend.num_calls == 1
+    assert records[0].error == "cut_off"
+
+
+def test_a_full_queue_is_a_429_with_a_time_to_come_back() -> None:
+    response = ask({"m": Scripted([too_many])}, **CHAT)
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["error"]["type"] == "rate_limit_error"
+
+
+@pytest.mark.usefixtures("without_pauses")
+def test_a_full_queue_does_not_turn_away_a_request_whose_replica_was_lost() -> None:
+    response = ask({"m": Scripted([lost_at_once, too_many, too_many, whole])}, **CHAT)
+    assert (response.status_code, response.text) == (200, "data: whole\n\n")
+
+
+def test_a_deadline_ends_requests_that_have_not_begun_and_those_that_have() -> None:
+    late = ask(gateway({"m": Scripted([slow])}, deadline_seconds=0.05), **CHAT)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    cut = ask(gateway({"m": Scripted([slow_after_the_first_piece])}, deadline_seconds=0.05), **CHAT)
+    assert cut.status_code == 200
+    assert "deadline_exceeded" in cut.text
+
+
+async def broken() -> AsyncGenerator[bytes, None]:
+    yield HEAD
+    raise ValueError("a defect")
+
+
+def test_a_defect_is_a_500_in_openais_form_and_its_cause_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    records: list[Record] = []
+    response = ask(gateway({"m": Scripted([broken])}, records), **CHAT)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "a defect" not in response.text
+    assert "a defect" in caplog.text
+    assert records[0].error == "internal_error"
+
+
+def test_the_engines_errors_get_openais_form() -> None:
+    error = ask({"m": Scripted([refused])}, **CHAT).json()["error"]
+    assert (error["message"], error["type"], error["param"]) == ("too long", "invalid_request_error", "prompt")
+    assert error["request_id"]
+
+
+def test_a_request_over_the_size_limit_is_refused_unread() -> None:
+    backend = Scripted([whole])
+    response = ask({"m": backend}, "POST", "/v1/chat/completions", content=b"x" * 1001)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert backend.num_calls == 0
+
+
+def test_keys_are_asked_for_everywhere_but_at_the_watchers_paths() -> None:
+    key = ApiKey("0" * 8, "me", "digest", "2026-01-01")
+    locked = gateway({"m": Scripted([whole])}, doors=Doors(lambda: KeyRing([key]), None))
+    assert ask(locked, "GET", "/v1/models").status_code == 401
+    response = ask(locked, **CHAT, headers={"authorization": "Bearer rl-00000000-" + "a" * 43})
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert ask(locked, "GET", "/health").json() == {"status": "ok"}
+    assert ask(locked, "GET", "/ready").json() == {"models": {"m": True}}
+
+
+def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere() -> None:
+    assert ask({}, "GET", "/").status_code == 404
+    page = Page(chat_page.HEADERS, chat_page.chat_page())
+    locked = Gateway(only({}), Doors(lambda: KeyRing([]), None), Limits(1000, 5.0), lambda _: None, page=page)
+    response = ask(locked, "GET", "/")
+    assert response.status_code == 200
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.findall(r"(?:src|href)=|https?://", response.text)
+    assert ask(locked, "POST", "/").status_code == 405
+
+
+def test_the_access_log_has_no_prompts_unless_asked() -> None:
+    records: list[Record] = []
+    ask(gateway({"m": Scripted([whole])}, records), **CHAT)
+    ask(gateway({"m": Scripted([whole])}, records, log_prompts=True), **CHAT)
+    without, with_prompt = (json.loads(line(record)) for record in records)
+    assert "prompt" not in without
+    assert '"messages"' in with_prompt["prompt"]
+    assert without["model"] == "m"
+    assert without["status"] == 200
+    assert without["answer_bytes"] == len("data: whole\n\n")
+    assert 0 <= without["first_piece_seconds"] <= without["seconds"]
+
+
+def test_refusals_are_in_the_access_log_with_their_code() -> None:
+    records: list[Record] = []
+    ask(gateway({}, records), "POST", "/v1/chat/completions", content=b"{")
+    assert (records[0].status, records[0].error) == (400, "invalid_json")

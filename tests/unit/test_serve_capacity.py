@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rayloom.errors import InputError
 from rayloom.serve.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
@@ -94,6 +95,19 @@ def test_what_vllm_would_refuse_is_said_with_what_to_do(
     found = problems(read_shape(model(tmp_path, **changes)), engine(**wanted), KNOWN)
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_an_fp8_cache_on_a_gpu_holds_twice_the_tokens(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path))
+    rooms = [
+        cache_room(shape, Engine.model_validate({"gpus_per_replica": 1, "kv_cache": {"precision": precision}}))
+        for precision in ("model", "fp8")
+    ]
+    assert rooms[0] is not None
+    assert rooms[1] is not None
+    assert rooms[1].tokens == pytest.approx(2 * rooms[0].tokens, abs=16)
+    with pytest.raises(ValidationError, match="needs GPUs"):
+        Engine.model_validate({"kv_cache": {"precision": "fp8"}})
 
 
 def test_a_model_that_fits_has_no_problems(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ KEY_VARIABLE = "RAYLOOM_API_KEY"
 
 def chat(options: argparse.Namespace) -> int:
     """Lines of standard input are what the person says; answers appear on standard output as they come."""
-    client = _client(options.url)
-    models = _models(client, options.url)
+    client = open_client(options.url)
+    models = served_models(client, options.url)
     model = options.model or models[0]
     if model not in models:
         raise InputError(f"There is no model {model} at this address", where=options.url, fix=_known(models))
@@ -104,7 +104,7 @@ def _pieces(client: OpenAI, conversation: Conversation, options: argparse.Namesp
         raise RayloomError(f"The endpoint refused: {error.message}", where=options.url) from None
 
 
-def _client(url: str) -> OpenAI:
+def open_client(url: str) -> OpenAI:
     import openai
 
     if not url.startswith(("http://", "https://")):
@@ -113,7 +113,7 @@ def _client(url: str) -> OpenAI:
     return openai.OpenAI(base_url=f"{base}/v1", api_key=os.environ.get(KEY_VARIABLE, "none"), max_retries=0)
 
 
-def _models(client: OpenAI, url: str) -> list[str]:
+def served_models(client: OpenAI, url: str) -> list[str]:
     import openai
 
     try:

@@ -59,6 +59,20 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 (it is {text})")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1 (it is {text})")
+    return share
+
+
 def _flag(name: str, text: str) -> Add:
     return _argument(name, action="store_true", help=text)
 
@@ -71,6 +85,7 @@ _ADDRESS = _argument(
     help="the cluster's dashboard, http://HEAD:8265; default: the one on this machine",
 )
 _JOB = _argument("job", metavar="JOB", help="name or id, as `rayloom jobs list` shows them")
+_SERVICE = _argument("service", metavar="SERVICE", help="the name in its job file; `rayloom serve status` lists them")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -215,6 +230,68 @@ COMMANDS: tuple[Command, ...] = (
             _argument("--max-new-tokens", type=_positive, metavar="N", help="of each answer"),
             _argument("--temperature", type=float, metavar="T", help="0 gives the same answer each time"),
             _argument("--save", type=Path, metavar="FILE", help="keep the conversation there as JSON"),
+        ),
+    ),
+    Command(
+        "bench",
+        "load a served model, and say how fast it answers",
+        "rayloom.commands.bench:bench",
+        (
+            _argument("url", metavar="URL", help="http://HOST:PORT of the endpoint"),
+            _argument("--model", metavar="NAME", help="default: the first that the endpoint lists"),
+            _argument("--clients", type=_positive, default=8, metavar="N", help="closed loop of so many; default 8"),
+            _argument("--rate", type=_seconds, metavar="R", help="instead: R requests a second at random moments"),
+            _argument("--requests", type=_positive, default=64, metavar="N", help="in all; default 64"),
+            _argument("--prompts", type=Path, metavar="FILE", help='one a line, as text or {"prompt": …}'),
+            _argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="of each answer; default 64"),
+            _flag("--ignore-eos", "every answer is as long as it may be"),
+            _argument("--seed", type=int, default=0, metavar="N", help="of the random moments"),
+            _argument("--good-ttft", type=_seconds, metavar="S", help="a good answer begins within S seconds"),
+            _argument("--good-tpot", type=_seconds, metavar="S", help="… takes at most S seconds a token after that"),
+            _argument("--good-latency", type=_seconds, metavar="S", help="… is whole within S seconds"),
+            _argument("--save", type=Path, metavar="FILE", help="keep the figures there as JSON"),
+            _argument("--report", type=Path, metavar="FILE", help="write an HTML report there"),
+            _json,
+        ),
+    ),
+    Command(
+        "serve",
+        "change running services, which `rayloom run` on a serve job starts",
+        commands=(
+            Command(
+                "update", "roll to what a job file says now, without a gap", "rayloom.commands.service:update",
+                (
+                    _file,
+                    _set,
+                    _argument("--share", type=_share, default=1.0, metavar="S",
+                              help="part of the requests for new versions until they are promoted; default 1: all"),
+                ),
+            ),
+            Command("promote", "give versions on trial all requests", "rayloom.commands.service:promote", (_SERVICE,)),
+            Command(
+                "rollback", "take back versions on trial, or else the last update",
+                "rayloom.commands.service:rollback", (_SERVICE,),
+            ),
+            Command(
+                "status", "what serves what", "rayloom.commands.service:status",
+                (_argument("service", nargs="?", metavar="SERVICE", help="default: all"), _json),
+            ),
+        ),
+    ),
+    Command(
+        "keys",
+        "API keys of the store's services",
+        commands=(
+            Command(
+                "create", "print a new key", "rayloom.commands.keys:create",
+                (
+                    _argument("name", metavar="NAME", help="whom it is for; stands in the list"),
+                    _argument("--requests-per-minute", type=_positive, metavar="N", help="instead of the service's"),
+                ),
+            ),
+            Command("list", "every key, without its secret", "rayloom.commands.keys:list_all", (_json,)),
+            Command("revoke", "let a key open nothing any more", "rayloom.commands.keys:revoke",
+                    (_argument("id", metavar="ID", help="as `rayloom keys list` shows it"),)),
         ),
     ),
     Command(

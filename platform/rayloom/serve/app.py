@@ -7,106 +7,116 @@ reaches their replicas through Serve's handles, which queue, balance and count t
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
-from rayloom.serve.asgi_call import Application, Headers
+from rayloom.serve import prefix_router
+from rayloom.serve.asgi_call import read_head
+from rayloom.serve.direct import DirectReplica
 from rayloom.serve.engine import EngineSettings
-from rayloom.serve.gateway import Gateway
+from rayloom.serve.front import ENGINE, GatewayReplica, GatewaySettings
 from rayloom.serve.replica import EngineReplica
-from rayloom.specs.serve import Autoscaling, ServeSpec
+from rayloom.specs.serve import Autoscaling
 
-ENGINE = "engine"
 GATEWAY = "gateway"
+DRAIN_SECONDS = 10.0
+"""How long a replica may finish what it computes when the service stops."""
+SAME_CODE = "1"
+"""Given to Serve as the version of every deployment. Without one it takes each deployment for new code, and replaces
+all replicas where only an option changed."""
 MAX_CONNECTIONS = 4096
 """Requests that one gateway replica holds at once; how many a model takes is the model's own limit."""
 # The gateway only waits and passes on, so the hop between Serve's thread and the application's is saved.
 _ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+# On a busy machine a proxy takes longer than Serve's five seconds to come up, and would be killed for it.
+_PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+# Rayloom keeps its own access log; Serve's would write a line at each of three hops.
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
-@dataclass(frozen=True)
-class ReplicaBackend:
-    """Asks the replicas of one model's application."""
-
-    handle: Any
-
-    async def ask(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[bytes]:
-        answer = self.handle.http.remote(path, headers, body)
-        try:
-            async for frame in answer:
-                yield frame
-        finally:
-            answer.cancel()
-
-
-class GatewayReplica:
-    """The deployment around the gateway."""
-
-    def __init__(self, applications: Mapping[str, str]) -> None:
-        self._gateway = Gateway({model: ReplicaBackend(_handle(name)) for model, name in applications.items()})
-
-    def __serve_build_asgi_app__(self) -> Application:
-        return self._gateway
-
-
-def _handle(application: str) -> Any:
-    handle = serve.get_deployment_handle(ENGINE, app_name=application)
-    # Frames are bytes already; by value they go over one connection instead of through the object store.
-    return handle.options(
-        stream=True, _by_reference=False, request_serialization="pickle", response_serialization="noop"
-    )
-
-
-def start_serve(host: str, port: int) -> bool:
+def start_serve(host: str, port: int, *, has_proxy: bool) -> bool:
     """Starts Ray Serve on the connected cluster; False where it ran already, with whatever address it has."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     was_running = is_serve_running()
     if not was_running:
-        serve.start(http_options={"host": host, "port": port})
+        serve.start(
+            proxy_location="EveryNode" if has_proxy else "Disabled",
+            http_options={"host": host, "port": port},
+            logging_config=_QUIET,
+            controller_options={"runtime_env": {"env_vars": _PATIENT}},
+        )
     return not was_running
 
 
 def is_serve_running() -> bool:
     try:
-        return bool(serve.status().proxies)
+        status = serve.status()
+        return bool(status.proxies or status.applications)
     except (RayError, serve.exceptions.RayServeException):
         return False
 
 
-def application_name(spec: ServeSpec, model: str) -> str:
-    return f"{spec.name}.{model}"
-
-
-def deploy(spec: ServeSpec, engines: Sequence[EngineSettings]) -> None:
-    """Asks Serve for every model and the gateway, and returns at once; `progress_of` says how far they are."""
-    applications = {engine.served.name: application_name(spec, engine.served.name) for engine in engines}
+def deploy_models(
+    engines: Mapping[str, EngineSettings], num_gateways: int, drain_seconds: float = DRAIN_SECONDS
+) -> None:
+    """Asks Serve for an application for each engine, by name; `progress_of` says how far they are."""
     targets = [
-        serve.RunTarget(_model_application(engine), name=applications[engine.served.name], route_prefix=None)
-        for engine in engines
+        serve.RunTarget(_model_application(engine, num_gateways, drain_seconds), name=name, route_prefix=None)
+        for name, engine in engines.items()
     ]
-    gateway = serve.deployment(
-        serve.ingress()(GatewayReplica),
-        name=GATEWAY,
-        max_ongoing_requests=MAX_CONNECTIONS,
-        graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}},
-    )
-    targets.append(serve.RunTarget(gateway.bind(applications), name=spec.name, route_prefix="/"))
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _model_application(engine: EngineSettings) -> serve.Application:
+def deploy_direct(name: str, engine: EngineSettings, front: GatewaySettings, host: str, port: int) -> None:
+    """Asks Serve for replicas that listen themselves."""
+    deployment = _deployment(DirectReplica, engine, DRAIN_SECONDS).options(
+        num_replicas=engine.served.autoscaling.min_replicas, version=SAME_CODE, _internal=True
+    )
+    target = serve.RunTarget(deployment.bind(engine, front, host, port), name=name, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any]) -> None:
+    """Asks Serve for the gateway with these routes; where it runs, only they change, at once and without a gap."""
+    deployment = serve.deployment(
+        serve.ingress()(GatewayReplica),
+        name=GATEWAY,
+        num_replicas=settings.num_gateways,
+        user_config={"models": dict(routes)},
+        max_ongoing_requests=MAX_CONNECTIONS,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config=_QUIET,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}},
+    )
+    gateway = deployment.options(version=SAME_CODE, _internal=True).bind(settings)
+    target = serve.RunTarget(gateway, name=settings.service, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _model_application(engine: EngineSettings, num_gateways: int, drain_seconds: float) -> serve.Application:
+    scaling = engine.served.autoscaling
+    deployment = _deployment(EngineReplica, engine, drain_seconds).options(
+        max_queued_requests=max(1, scaling.max_queued_requests // num_gateways),
+        version=SAME_CODE,
+        _internal=True,
+        **_scaling(scaling),
+    )
+    return deployment.bind(engine)
+
+
+def _deployment(replica: type, engine: EngineSettings, drain_seconds: float) -> serve.Deployment:
     resources = engine.served.engine
     bundle: dict[str, float] = {"CPU": resources.cpus_per_replica}
     bundles = [bundle | {"GPU": 1}] * resources.gpus_per_replica if resources.gpus_per_replica else [bundle]
-    deployment = serve.deployment(
-        EngineReplica,
+    return serve.deployment(
+        replica,
         name=ENGINE,
         # The replica's own process only talks; what computes is counted by the bundles.
         ray_actor_options={"num_cpus": 0},
@@ -114,17 +124,28 @@ def _model_application(engine: EngineSettings) -> serve.Application:
         max_constructor_retry_count=1,
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.2,
-        **_scaling(engine.served.autoscaling),
+        graceful_shutdown_timeout_s=drain_seconds,
+        logging_config=_QUIET,
     )
-    return deployment.bind(engine)
 
 
 def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
-    return {
+    router: dict[str, Any] = {}
+    if autoscaling.routing == "prefix":
+        limits = {
+            "imbalanced_threshold": autoscaling.max_imbalance_requests,
+            "do_eviction": True,
+            "eviction_threshold_chars": prefix_router.KEPT_CHARACTERS,
+        }
+        router["request_router_config"] = RequestRouterConfig(
+            request_router_class=prefix_router.PrefixRouter, request_router_kwargs=limits
+        )
+    return router | {
         "max_ongoing_requests": autoscaling.max_ongoing_requests,
         "autoscaling_config": {
             "min_replicas": autoscaling.min_replicas,
-            "initial_replicas": autoscaling.min_replicas,
+            # Also one that may sleep starts once, so that what keeps it from starting is known at the beginning.
+            "initial_replicas": max(1, autoscaling.min_replicas),
             "max_replicas": autoscaling.max_replicas,
             "target_ongoing_requests": autoscaling.target_ongoing_requests,
             "upscale_delay_s": autoscaling.upscale_delay_seconds,
@@ -138,40 +159,52 @@ def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the service is."""
+    """How far one application is."""
 
-    is_ready: bool
-    replicas: dict[str, int]
-    """Running replicas of each model."""
-    failures: dict[str, str]
-    """What Serve says of each model (or the gateway) that cannot start."""
-
-
-def progress_of(spec: ServeSpec) -> Progress:
-    names = {application_name(spec, model.name): model.name for model in spec.models} | {spec.name: GATEWAY}
-    applications = serve.status().applications
-    known = {names[name]: overview for name, overview in applications.items() if name in names}
-    running = {name: overview.status == ApplicationStatus.RUNNING for name, overview in known.items()}
-    return Progress(
-        is_ready=len(known) == len(names) and all(running.values()),
-        replicas={
-            name: sum(d.replica_states.get(ReplicaState.RUNNING, 0) for d in overview.deployments.values())
-            for name, overview in known.items()
-            if name != GATEWAY
-        },
-        failures={name: _said(overview) for name, overview in known.items() if overview.status in _FAILED},
-    )
+    is_running: bool
+    num_replicas: int
+    failure: str | None
+    """What Serve says of an application that cannot start."""
 
 
-def _said(overview: Any) -> str:
-    return "\n".join([overview.message, *(deployment.message for deployment in overview.deployments.values())])
+def progress_of(applications: Iterable[str]) -> dict[str, Progress]:
+    """Of those applications that Serve knows."""
+    known = serve.status().applications
+    return {name: _progress(known[name]) for name in applications if name in known}
 
 
-def remove(spec: ServeSpec, *, with_serve: bool) -> None:
-    """Stops the gateway, then the models; `with_serve` also stops Ray Serve itself."""
-    if with_serve:
-        serve.shutdown()
-        return
-    serve.delete(spec.name)
-    for model in spec.models:
-        serve.delete(application_name(spec, model.name))
+def _progress(overview: Any) -> Progress:
+    running = sum(d.replica_states.get(ReplicaState.RUNNING, 0) for d in overview.deployments.values())
+    said = "\n".join([overview.message, *(deployment.message for deployment in overview.deployments.values())])
+    failed = overview.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+    return Progress(overview.status == ApplicationStatus.RUNNING, running, said if failed else None)
+
+
+def remove(applications: Iterable[str]) -> None:
+    """Ends applications: each replica finishes what it computes first, for up to DRAIN_SECONDS."""
+    for name in applications:
+        serve.delete(name)
+
+
+def retire(engines: Mapping[str, EngineSettings], num_gateways: int, drain_seconds: float) -> None:
+    """Lets applications that get no new requests end in their own time, and does not wait for it."""
+    deploy_models(engines, num_gateways, drain_seconds)
+    for name in engines:
+        serve.delete(name, _blocking=False)
+
+
+def ask(application: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """Status and body of one request to an application, past the gateway."""
+    handle = serve.get_deployment_handle(ENGINE, app_name=application).options(stream=True)
+    head, *frames = handle.http.remote(path, [(b"content-type", b"application/json")], body)
+    return read_head(head)[0], b"".join(frames)
+
+
+def stop_serve() -> None:
+    serve.shutdown()
+
+
+def metrics_addresses() -> list[str]:
+    """Where each node of the cluster shows Prometheus its figures, the services' among them."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]

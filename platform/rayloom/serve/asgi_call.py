@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -65,7 +65,7 @@ class _Exchange:
 
 async def called(
     application: Application, path: str, headers: Headers, body: bytes, *, method: str = "POST"
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The frames of the answer. Closing this iterator early tells the application that the client hung up.
 
     Raises whatever the application raises.

@@ -89,8 +89,10 @@ def cache_room(shape: ModelShape, engine: Engine) -> CacheRoom | None:
     """Tokens in whole blocks, as vLLM counts them; None where the model's cache layout is not known here."""
     if shape.kv_bytes_per_token is None:
         return None
-    block_tokens = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
-    blocks = engine.kv_cache.size_bytes * max(1, engine.gpus_per_replica) // (shape.kv_bytes_per_token * block_tokens)
+    usual = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
+    block_tokens = engine.kv_cache.block_tokens or usual
+    token_bytes = shape.kv_bytes_per_token // (2 if engine.kv_cache.precision == "fp8" else 1)
+    blocks = engine.kv_cache.size_bytes * max(1, engine.gpus_per_replica) // (token_bytes * block_tokens)
     tokens = blocks * block_tokens
     return CacheRoom(tokens, tokens / engine.max_model_length_tokens)
 
@@ -107,9 +109,17 @@ def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num
     return min(available_bytes // each_bytes, num_cores // each_cpus)
 
 
-def problems(shape: ModelShape, engine: Engine, known_architectures: frozenset[str]) -> list[str]:
+def problems(
+    shape: ModelShape,
+    engine: Engine,
+    known_architectures: frozenset[str],
+    known_parsers: frozenset[str] = frozenset(),
+) -> list[str]:
     """What would keep vLLM from serving this model so, each a sentence with what to do."""
     found = []
+    if known_parsers and engine.tool_parser is not None and engine.tool_parser not in known_parsers:
+        names = ", ".join(sorted(known_parsers))
+        found.append(f"vLLM does not know engine.tool_parser {engine.tool_parser}: use one of {names}")
     positions, wanted = shape.max_positions_tokens, engine.max_model_length_tokens
     if positions is not None and wanted > positions:
         found.append(

@@ -33,27 +33,27 @@ _SUBJECTS = (
 )
 
 
-def checked(service: Service, directory: Path) -> Outcome:
+def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     """What the check found, with the answers written into `directory`. Raises QualityError where it is not good."""
     served, wanted = service.spec.models[0], service.spec.check
     metrics: dict[str, Any] = {"seconds_to_start": round(service.seconds_to_start, 1)}
     if wanted is None:
         return Outcome("report", metrics, headline=f"{served.name} starts")
-    answer = _asked(service.url, served.name, wanted)
+    answer = _asked(service.url, served.name, wanted, api_key)
     (directory / ANSWER_FILE).write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"{served.name} on {wanted.prompt!r}: {answer['answer']}")
-    load, replicas = _loaded(service, served, wanted)
+    load, replicas = _loaded(service, served, wanted, api_key)
     write_answers(load.answers, directory / REQUESTS_FILE)
     found = summary(load.answers)
     metrics |= {"answer": answer, "load": found.plain(), "replicas_over_time": replicas}
     return Outcome("report", metrics, headline=_headline(served, found, wanted))
 
 
-def _asked(url: str, model: str, wanted: ServeCheck) -> dict[str, Any]:
+def _asked(url: str, model: str, wanted: ServeCheck, api_key: str) -> dict[str, Any]:
     """The answer to the check's prompt, by OpenAI's own client."""
     import openai
 
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=wanted.timeout_seconds)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=wanted.timeout_seconds)
     began = time.perf_counter()
     completion = client.chat.completions.create(
         model=model,
@@ -75,10 +75,13 @@ def prompts() -> Iterator[str]:
         yield f"Tell me story number {number + 1} about {_SUBJECTS[number % len(_SUBJECTS)]}."
 
 
-def _loaded(service: Service, served: ServedModel, wanted: ServeCheck) -> tuple[Load, list[tuple[float, int]]]:
+def _loaded(
+    service: Service, served: ServedModel, wanted: ServeCheck, api_key: str
+) -> tuple[Load, list[tuple[float, int]]]:
     """The load, and the number of running replicas by seconds since it began."""
     requests = [Request(text, wanted.max_new_tokens, {"ignore_eos": True}) for text in islice(prompts(), NUM_PROMPTS)]
-    load = Load(service.url, served.name, requests, wanted.load_clients)
+    headers = {"authorization": f"Bearer {api_key}"}
+    load = Load(service.url, served.name, requests, wanted.load_clients, headers=headers)
     most, began = served.autoscaling.max_replicas, time.monotonic()
     replicas: list[tuple[float, int]] = []
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.serve.adapters import carries
 from rayloom.specs.serve import Engine, ServedModel
 
 
@@ -17,14 +18,20 @@ class EngineSettings:
     store_uri: str
     artifact_name: str
     artifact_version: str
+    base_digests: tuple[str, ...] = ()
+    """Of the models whose adapters it can carry."""
+    max_answer_tokens: int | None = None
 
 
-def settings(served: ServedModel, artifact: Artifact, store: Store) -> EngineSettings:
-    return EngineSettings(served, store.uri, artifact.manifest.name, artifact.manifest.version)
+def settings(served: ServedModel, artifact: Artifact, store: Store, max_answer_tokens: int | None) -> EngineSettings:
+    manifest = artifact.manifest
+    digests = tuple(sorted(carries(artifact)))
+    return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens)
 
 
-def engine_arguments(engine: Engine) -> dict[str, Any]:
+def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
     """vLLM's engine arguments, apart from the model's path and name."""
+    engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
         "max_num_seqs": engine.max_sequences,
@@ -33,6 +40,29 @@ def engine_arguments(engine: Engine) -> dict[str, Any]:
         "enforce_eager": not engine.compiled,
         "trust_remote_code": False,
     }
+    if settings.max_answer_tokens is not None:
+        # vLLM takes the least of this, of what the request asks for, and of what still fits.
+        arguments["override_generation_config"] = {"max_new_tokens": settings.max_answer_tokens}
+    adapters = settings.served.adapters
+    if adapters is not None:
+        arguments |= {
+            "enable_lora": True,
+            "max_lora_rank": adapters.max_rank,
+            "max_loras": adapters.max_at_once,
+            "max_cpu_loras": adapters.max_loaded,
+        }
+    if engine.kv_cache.block_tokens is not None:
+        arguments["block_size"] = engine.kv_cache.block_tokens
+    if engine.kv_cache.precision == "fp8":
+        arguments["kv_cache_dtype"] = "fp8"
+    if engine.tool_parser is not None:
+        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_parser}
+    if engine.speculation is not None:
+        arguments["speculative_config"] = {
+            "method": engine.speculation.type,
+            "num_speculative_tokens": engine.speculation.num_tokens,
+            "prompt_lookup_max": engine.speculation.longest_match_tokens,
+        }
     if engine.gpus_per_replica > 1:
         arguments["tensor_parallel_size"] = engine.gpus_per_replica
     return arguments

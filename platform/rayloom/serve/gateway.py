@@ -1,101 +1,192 @@
-"""The endpoint as an ASGI application: finds the model that a request names and passes request and answer through.
+"""The endpoint as an ASGI application: lets requests in, finds the model that each names, and passes answers through.
 
 It knows no Ray and no engine: a `Backend` answers one request with byte frames (see `asgi_call`), so a test gives it a
-plain function. Bodies are not rebuilt: what the client sent is what the engine reads, and what the engine writes is
-what the client gets.
+plain function. Bodies are not rebuilt (but for an adapter's name): what the client sent is what the engine reads, and
+what the engine writes is what the client gets.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
 
-from rayloom.serve.asgi_call import Headers, Message, Receive, Scope, Send, read_head
+from rayloom.serve.access_log import Record, Stopwatch
+from rayloom.serve.asgi_call import Headers, Message, Receive, Scope, Send
+from rayloom.serve.client_side import (
+    Request,
+    begin_answer,
+    pass_piece,
+    read_body,
+    refuse,
+    send_json,
+    send_piece,
+    send_whole,
+)
+from rayloom.serve.doors import Doors
+from rayloom.serve.refusals import SERVER, Refusal, header, in_openais_form
+from rayloom.serve.relay import Call, ReplicaLost, Reply, begin
+from rayloom.serve.routes import Routes
 
 MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}
 )
+MAX_NAME_CHARACTERS = 128
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""Answered without a key, for whatever watches over the service."""
 
 
-class Backend(Protocol):
-    """Answers requests for one model."""
-
-    def ask(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[bytes]: ...
+_LOG = logging.getLogger("ray.serve")
 
 
-class Refusal(Exception):  # noqa: N818 (an answer, not a defect)
-    """A request that is answered with an error in OpenAI's form."""
+@dataclass(frozen=True)
+class Limits:
+    """What one request may be."""
 
-    def __init__(self, status: int, message: str, kind: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    max_request_bytes: int
+    deadline_seconds: float
+    log_prompts: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """What stands at `/`, for everyone: it has to ask for a key itself."""
+
+    headers: Headers
+    body: bytes
 
 
 class Gateway:
-    """Routes to the models' backends; `models` may be replaced at any time."""
+    """Answers every request; `routes` may be replaced at any time."""
 
-    def __init__(self, models: Mapping[str, Backend]) -> None:
-        self.models = dict(models)
+    def __init__(
+        self,
+        routes: Routes,
+        doors: Doors,
+        limits: Limits,
+        record: Callable[[Record], None],
+        is_ready: Callable[[], Mapping[str, bool]] | None = None,
+        page: Page | None = None,
+    ) -> None:
+        self.routes = routes
+        self._doors, self._limits, self._record, self._page = doors, limits, record, page
+        self._is_ready = is_ready or (lambda: dict.fromkeys(self.routes.routes, True))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            try:
-                await self._answer(scope, receive, send)
-            except Refusal as refusal:
-                await _send_json(send, refusal.status, refusal.body)
+            request_id = header(scope["headers"], b"x-request-id") or secrets.token_hex(16)
+            record = Record(request_id, scope["method"], scope["path"])
+            await self._answer(Request(scope, receive, send, record, Stopwatch()))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = scope["path"], scope["method"]
+    async def _answer(self, request: Request) -> None:
+        record = request.record
+        try:
+            await self._route(request)
+        except asyncio.CancelledError:
+            record.error = "client_left"
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever failed, the client gets an error that its library can read)
+            refusal = error if isinstance(error, Refusal) else _defect(record.request_id)
+            record.error = refusal.code or ""
+            await refuse(request, refusal)
+        finally:
+            record.seconds = request.watch.seconds()
+            self._record(record)
+
+    async def _route(self, request: Request) -> None:
+        path, method = request.record.path, request.record.method
+        if path == "/" and self._page is not None:
+            _need(method, "GET")
+            await send_whole(request, 200, self._page.headers, self._page.body)
+            return
+        if path not in OPEN_PATHS:
+            request.record.caller = self._doors.admit(request.scope["headers"])
         if path in MODEL_PATHS:
             _need(method, "POST")
-            await self._pass_through(scope, await _body(receive), send)
+            await self._ask_model(request)
             return
-        answer = self._own(path)
-        if answer is None:
-            raise Refusal(404, f"There is no {path} here.", "invalid_request_error", "not_found")
+        status, value = await self._own(path)
         _need(method, "GET")
-        await _send_json(send, 200, answer)
+        await send_json(request, status, value)
 
-    def _own(self, path: str) -> dict[str, Any] | None:
+    async def _own(self, path: str) -> tuple[int, dict[str, Any]]:
         if path == "/v1/models":
-            return {"object": "list", "data": [_card(name) for name in self.models]}
+            return 200, {"object": "list", "data": [_card(name) for name in await self.routes.names()]}
         if path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
-            self._backend(name)
-            return _card(name)
-        return {"status": "ok"} if path == "/health" else None
+            await self.routes.find(name)
+            return 200, _card(name)
+        if path == "/health":
+            return 200, {"status": "ok"}
+        if path == "/ready":
+            ready = dict(self._is_ready())
+            return (200 if all(ready.values()) else 503), {"models": ready}
+        raise Refusal(404, f"There is no {path} here.", code="not_found")
 
-    async def _pass_through(self, scope: Scope, body: bytes, send: Send) -> None:
-        backend = self._backend(_named_model(body))
-        frames = backend.ask(scope["path"], _forwarded(scope["headers"]), body)
-        status, headers = read_head(await anext(frames))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        async for frame in frames:
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _ask_model(self, request: Request) -> None:
+        body = await read_body(request, self._limits.max_request_bytes)
+        record = request.record
+        record.request_bytes = len(body)
+        if self._limits.log_prompts:
+            record.prompt = body.decode("utf-8", "replace")
+        asked = _parsed(body)
+        record.model = asked["model"][:MAX_NAME_CHARACTERS]
+        target = await self.routes.find(asked["model"])
+        record.served_by, _, record.adapter = record.model.partition(":")
+        if target.adapter:
+            body = json.dumps(asked | {"model": target.adapter}).encode()
+        call = Call(record.path, _to_engine(record.request_id), body, target.adapter)
+        try:
+            async with asyncio.timeout(self._limits.deadline_seconds):
+                reply = await begin(target.backend, call)
+                record.num_attempts, record.replica = reply.num_attempts, reply.replica
+                await _pass_on(request, reply)
+        except TimeoutError:
+            text = f"The answer was not ready within {self._limits.deadline_seconds:g} s."
+            raise Refusal(504, text, kind=SERVER, code="deadline_exceeded") from None
+        except ReplicaLost:
+            text = "The replica that computed this answer was lost: ask again."
+            raise Refusal(503, text, kind=SERVER, code="cut_off") from None
 
-    def _backend(self, name: str) -> Backend:
-        if name not in self.models:
-            known = ", ".join(self.models)
-            text = f"The model `{name}` does not exist here; there are: {known}."
-            raise Refusal(404, text, "invalid_request_error", "model_not_found", "model")
-        return self.models[name]
+
+async def _pass_on(request: Request, reply: Reply) -> None:
+    async with aclosing(reply.rest) as rest:
+        if reply.status >= 400:
+            whole = b"".join([reply.first, *[frame async for frame in rest]])
+            body = in_openais_form(reply.status, whole, request.record.request_id)
+            await send_whole(request, reply.status, [(b"content-type", b"application/json")], body)
+            return
+        await begin_answer(request, reply.status, reply.headers)
+        request.record.first_piece_seconds = request.watch.seconds()
+        await pass_piece(request, reply.first)
+        async for frame in rest:
+            await pass_piece(request, frame)
+        await send_piece(request, b"", more=False)
 
 
-def _named_model(body: bytes) -> str:
+def _defect(request_id: str) -> Refusal:
+    """Called where an exception is handled, which goes to the log."""
+    _LOG.exception("request %s failed", request_id)
+    return Refusal(500, "The service failed; its log says why.", kind=SERVER, code="internal_error")
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The request, which names a model."""
     try:
         request = json.loads(body)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise Refusal(400, f"The body is not JSON: {error}.", "invalid_request_error", "invalid_json") from None
-    name = request.get("model") if isinstance(request, dict) else None
-    if not isinstance(name, str):
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise Refusal(400, f"The body is not JSON: {error}.", code="invalid_json") from None
+    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         text = "`model` must name a model; GET /v1/models lists them."
-        raise Refusal(400, text, "invalid_request_error", "missing_model", "model")
-    return name
+        raise Refusal(400, text, code="missing_model", param="model")
+    return request
 
 
 def _card(name: str) -> dict[str, Any]:
@@ -104,29 +195,15 @@ def _card(name: str) -> dict[str, Any]:
 
 def _need(method: str, wanted: str) -> None:
     if method != wanted:
-        raise Refusal(405, f"Use {wanted} here.", "invalid_request_error", "method_not_allowed")
+        raise Refusal(405, f"Use {wanted} here.", code="method_not_allowed")
 
 
-def _forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """What the engine is told of the request beside its body, which is JSON, as was seen."""
-    ids = [(bytes(name), bytes(value)) for name, value in headers if name == b"x-request-id"]
-    return [(b"content-type", b"application/json"), *ids]
-
-
-async def _body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-async def _send_json(send: Send, status: int, value: Any) -> None:
-    body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _to_engine(request_id: str) -> Headers:
+    """What the engine is told beside the body. Its own id must be new even where a client sends one twice."""
+    return [
+        (b"content-type", b"application/json"),
+        (b"x-request-id", f"{request_id[:64]}-{secrets.token_hex(4)}".encode("latin-1", "replace")),
+    ]
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -135,6 +212,3 @@ async def _live(receive: Receive, send: Send) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-BackendMaker = Callable[[str], Backend]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
@@ -12,37 +14,81 @@ from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import Session
 from rayloom.serve import app
 from rayloom.serve.capacity import problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.engine import settings
+from rayloom.serve.engine import EngineSettings, settings
 from rayloom.serve.failures import cause_in
+from rayloom.serve.front import GatewaySettings
 from rayloom.serve.machine import available_bytes, check_port, is_port_free, service_processes
-from rayloom.serve.vllm_models import served_architectures
+from rayloom.serve.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServeSpec
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
+class Version:
+    """One version of a model that runs as an application of its own."""
+
+    application: str
+    engine: EngineSettings
+
+
+@dataclass
 class Service:
     """A service that answers."""
 
     spec: ServeSpec
+    store: Store
     url: str
-    seconds_to_start: float
     is_embedded: bool
     started_serve: bool
+    versions: dict[str, list[tuple[Version, float]]] = field(default_factory=dict)
+    """Of each model, with the share of the requests that each gets."""
+    seconds_to_start: float = 0.0
 
     def replicas(self) -> dict[str, int]:
         """How many replicas of each model run now."""
-        return app.progress_of(self.spec).replicas
+        names = {version.application: model for model, running in self.versions.items() for version, _ in running}
+        found = dict.fromkeys(self.versions, 0)
+        for application, state in app.progress_of(names).items():
+            found[names[application]] += state.num_replicas
+        return found
+
+    def described(self, replicas: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Each model's versions, for people."""
+        return {
+            model: [
+                {
+                    "artifact": f"{version.engine.artifact_name}@{version.engine.artifact_version}",
+                    "share": share,
+                    "replicas": replicas.get(model, 0),
+                }
+                for version, share in running
+            ]
+            for model, running in self.versions.items()
+        }
+
+    def applications(self) -> list[str]:
+        """The gateway's first, so that no request comes in for a model that is gone."""
+        models = [v.application for running in self.versions.values() for v, _ in running]
+        return models if self.spec.is_direct else [self.spec.name, *models]
+
+    def route(self) -> None:
+        """Makes the gateway send requests as `versions` says."""
+        routes: dict[str, Any] = {}
+        for model, running in self.versions.items():
+            digests = sorted({digest for version, _ in running for digest in version.engine.base_digests})
+            routes[model] = {"shares": [[v.application, share] for v, share in running], "base_digests": digests}
+        app.deploy_gateway(_front(self.spec, self.store), routes)
 
     def stop(self) -> None:
-        """Ends it. Raises ResourceError where something is still there half a minute later."""
-        app.remove(self.spec, with_serve=self.started_serve)
-        if not self.started_serve or not self.is_embedded:
+        """Ends it. Raises ResourceError where something is still there a minute later."""
+        if not self.started_serve:
+            app.remove(self.applications())
             return
+        app.stop_serve()
         until = time.monotonic() + STOP_SECONDS
-        while service_processes() or not is_port_free(self.spec.host, self.spec.port):
+        while self.is_embedded and (service_processes() or not is_port_free(self.spec.host, self.spec.port)):
             if time.monotonic() > until:
                 left = ", ".join(service_processes()) or f"port {self.spec.port}"
                 raise ResourceError("The service did not stop", where=left, fix="End these processes by hand.")
@@ -54,34 +100,35 @@ def served_artifacts(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[t
     return [(served, parents[f"models.{index}.model"]) for index, served in enumerate(spec.models)]
 
 
+def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
+    """Raises ResourceError where vLLM would not serve a model so."""
+    found = [
+        f"{served.name}: {problem}"
+        for served, artifact in served_artifacts(spec, parents)
+        for problem in problems(read_shape(artifact.path), served.engine, served_architectures(), tool_parsers())
+    ]
+    if found:
+        raise ResourceError("; ".join(found))
+
+
 def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores: int | None) -> None:
     """Raises ResourceError for what can be known to fail before anything is started.
 
     `num_cores`: of this machine where the service will run on it; None where it runs on another cluster.
     """
-    found = [
-        f"{served.name}: {problem}"
-        for served, artifact in served_artifacts(spec, parents)
-        for problem in problems(read_shape(artifact.path), served.engine, served_architectures())
-    ]
-    if found:
-        raise ResourceError("; ".join(found))
-    if num_cores is not None:
-        check_port(spec.host, spec.port)
-        _check_room(spec, parents, available_bytes(), num_cores)
-
-
-def _check_room(spec: ServeSpec, parents: Mapping[str, Artifact], available: int, num_cores: int) -> None:
+    check_models(spec, parents)
+    if num_cores is None:
+        return
+    check_port(spec.host, spec.port)
+    available = available_bytes()
     for served, artifact in served_artifacts(spec, parents):
         each = replica_bytes(read_shape(artifact.path), served.engine)
         wanted = served.autoscaling.max_replicas
         fit = replicas_that_fit(each, served.engine.cpus_per_replica, available, num_cores)
         if fit < wanted:
-            what = (
-                f"{served.name} may grow to {wanted} replicas of {each / 1e9:.1f} GB and "
-                f"{served.engine.cpus_per_replica} cores, and {fit} fit into {available / 1e9:.1f} GB and "
-                f"{num_cores} cores"
-            )
+            takes = f"{each / 1e9:.1f} GB and {served.engine.cpus_per_replica} cores"
+            room = f"{available / 1e9:.1f} GB and {num_cores} cores"
+            what = f"{served.name} may grow to {wanted} replicas of {takes}, and {fit} fit into {room}"
             fix = "Lower engine.kv_cache.size_bytes, engine.cpus_per_replica or autoscaling.max_replicas."
             raise ResourceError(what, fix=fix)
 
@@ -98,39 +145,82 @@ def start(
     Raises ResourceError with the engine's own cause where a model does not start.
     """
     began = time.monotonic()
-    started_serve = app.start_serve(spec.host, spec.port)
-    service = Service(spec, f"http://{spec.host}:{spec.port}", 0.0, session.is_embedded, started_serve)
+    started_serve = app.start_serve(spec.host, spec.port, has_proxy=not spec.is_direct)
+    service = Service(spec, store, f"http://{spec.host}:{spec.port}", session.is_embedded, started_serve)
     try:
-        app.deploy(spec, [settings(served, artifact, store) for served, artifact in served_artifacts(spec, parents)])
-        if not _wait(spec, is_stopped):
+        for served, artifact in served_artifacts(spec, parents):
+            service.versions[served.name] = [(version(spec, served, artifact, store, generation=1), 1.0)]
+        if spec.is_direct:
+            first = service.versions[spec.models[0].name][0][0]
+            app.deploy_direct(first.application, first.engine, _front(spec, store), spec.host, spec.port)
+        else:
+            deploy([v for running in service.versions.values() for v, _ in running], spec)
+            service.route()
+        if not wait_until_running(service.applications(), is_stopped):
             service.stop()
             return None
     except BaseException:
         service.stop()
         raise
-    return Service(spec, service.url, time.monotonic() - began, session.is_embedded, started_serve)
+    service.seconds_to_start = time.monotonic() - began
+    return service
 
 
-def _wait(spec: ServeSpec, is_stopped: Callable[[], bool]) -> bool:
-    """Until everything answers; False where it was stopped meanwhile."""
-    with progress("starting", len(spec.models), "models") as bar:
+def version(spec: ServeSpec, served: ServedModel, artifact: Artifact, store: Store, generation: int) -> Version:
+    """What to run for a model of the spec. `generation` tells versions of one model apart."""
+    engine = settings(served, artifact, store, spec.doors.max_answer_tokens)
+    return Version(f"{spec.name}.{served.name}.{generation}", engine)
+
+
+def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
+    app.deploy_models({v.application: v.engine for v in versions}, spec.gateway_replicas)
+
+
+def wait_until_running(applications: list[str], is_stopped: Callable[[], bool]) -> bool:
+    """Until each has started; False where it was stopped meanwhile. Raises ResourceError with a failure's cause."""
+    with progress("starting", len(applications), "parts") as bar:
         while not is_stopped():
-            now = app.progress_of(spec)
-            for model, said in now.failures.items():
-                cause = cause_in(said) or said.strip().splitlines()[-1]
-                fix = "Change the job file, or look into the log for all that the engine said."
-                raise ResourceError(f"{model} did not start: {cause}", fix=fix)
-            bar.advance(sum(count > 0 for count in now.replicas.values()) - bar.done)
-            if now.is_ready:
+            now = app.progress_of(applications)
+            for name, state in now.items():
+                if state.failure is not None:
+                    cause = cause_in(state.failure) or state.failure.strip().splitlines()[-1]
+                    fix = "Change the job file; the log has all that the engine said."
+                    raise ResourceError(f"{name} did not start: {cause}", fix=fix)
+            bar.advance(sum(state.is_running for state in now.values()) - bar.done)
+            if len(now) == len(applications) and all(state.is_running for state in now.values()):
                 return True
             time.sleep(POLL_SECONDS)
     return False
 
 
+def access_log(spec: ServeSpec, store: Store) -> Path:
+    """Where the gateway's node keeps the access log of a service."""
+    return store.log_directory / f"access-{spec.name}.jsonl"
+
+
+def _front(spec: ServeSpec, store: Store) -> GatewaySettings:
+    return GatewaySettings(
+        service=spec.name,
+        store_uri=store.uri,
+        doors=spec.doors,
+        num_gateways=spec.gateway_replicas,
+        access_log=str(access_log(spec, store)) if spec.logs.access else None,
+        log_prompts=spec.logs.prompts,
+        has_chat_page=spec.chat_page,
+        may_sleep=frozenset(served.name for served in spec.models if served.autoscaling.min_replicas == 0),
+        adapters={served.name: served.adapters for served in spec.models if served.adapters is not None},
+    )
+
+
 def say_how_to_reach(service: Service) -> None:
-    model = service.spec.models[0].name
+    spec, model = service.spec, service.spec.models[0].name
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
-    say(f"serving {', '.join(m.name for m in service.spec.models)} at {service.url} (Ctrl-C stops it)")
-    say(f"  rayloom chat {service.url}")
+    say(f"serving {', '.join(m.name for m in spec.models)} at {service.url} (Ctrl-C stops it)")
+    say(f"  rayloom chat {service.url}" + (f", or {service.url}/ in a browser" if spec.chat_page else ""))
     say(f"  curl {service.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
     say(f'  python: openai.OpenAI(base_url="{service.url}/v1", api_key="none")')
+    if spec.doors.keys_required:
+        say("  every request needs `Authorization: Bearer KEY`; `rayloom keys create NAME` makes one")
+    if spec.logs.access:
+        say(f"  access log: {access_log(spec, service.store)}")
+    say(f"  metrics for Prometheus: {', '.join(app.metrics_addresses())}")

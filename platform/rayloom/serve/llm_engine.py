@@ -1,17 +1,25 @@
-"""The two places where ray.serve.llm's start of an engine is changed: nothing to download, and one process on a CPU.
+"""Where ray.serve.llm is changed: nothing to download, adapters from the store, and one process on a CPU.
 
 Imports vLLM: only replicas import this file.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.common.models import global_id_manager
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
 from vllm.usage.usage_lib import UsageContext
+
+from rayloom.artifacts.store import Store
+from rayloom.errors import InputError
+from rayloom.serve.adapters import base_digests_of
 
 
 class ModelIsHere(CallbackBase):  # type: ignore[misc]
@@ -20,6 +28,26 @@ class ModelIsHere(CallbackBase):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.ctx.run_init_node = False
+
+
+def store_loader(store: Store, base_digests: frozenset[str]) -> type[LoraModelLoader]:
+    """A loader that takes adapters from the store; ray.serve.llm's own takes object-store addresses only."""
+
+    class StoreLoader(LoraModelLoader):  # type: ignore[misc]
+        async def load_model_from_config(self, lora_model_id: str, llm_config: LLMConfig) -> DiskMultiplexConfig:
+            name = lora_model_id.partition(":")[2]
+            manifest = store.resolve(name)
+            if not base_digests & base_digests_of(manifest):
+                raise InputError(f"{manifest.id} was trained on another model than {llm_config.model_id}")
+            artifact = await asyncio.to_thread(store.open, manifest)
+            return DiskMultiplexConfig(
+                model_id=lora_model_id,
+                max_total_tokens=None,
+                local_path=str(artifact.path),
+                lora_assigned_int_id=global_id_manager.next(),
+            )
+
+    return StoreLoader
 
 
 def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> type[VLLMEngine]:

@@ -6,16 +6,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.serve.adapters import Shelf, carries
 from rayloom.serve.capacity import ModelShape, cache_room, problems, read_shape, replica_bytes, replicas_that_fit
 from rayloom.serve.machine import available_bytes, check_port
-from rayloom.serve.vllm_models import served_architectures
+from rayloom.serve.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServeSpec
 
 
-def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
     """For each model: its size, what its cache holds, what a replica takes, and how many of them fit here."""
     sheet = PlanSheet()
     sheet.add("address", f"http://{spec.host}:{spec.port}")
@@ -30,6 +31,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         sheet.add(served.name, artifact.id)
         try:
             _add_model(sheet, served, read_shape(artifact.path))
+            _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
             sheet.problems.append(str(error))
     return sheet
@@ -47,11 +49,23 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
         )
     sheet.add("  key-value cache", cache)
     _add_replicas(sheet, served, shape)
-    sheet.problems += [f"{served.name}: {problem}" for problem in problems(shape, engine, served_architectures())]
+    sheet.problems += [
+        f"{served.name}: {problem}" for problem in problems(shape, engine, served_architectures(), tool_parsers())
+    ]
     if not shape.has_chat_template:
         sheet.warnings.append(
             f"{served.name} has no chat template: /v1/chat/completions refuses, /v1/completions works"
         )
+
+
+def _add_adapters(sheet: PlanSheet, served: ServedModel, artifact: Artifact, store: Store) -> None:
+    if served.adapters is None:
+        return
+    shelf = Shelf(store, served.name, served.adapters, carries(artifact))
+    sheet.add("  adapters now", ", ".join(shelf.names()) or "none that fit")
+    sheet.warnings += [
+        f"{adapter} will not load on {served.name}: {reason}" for adapter, reason in shelf.misfits().items()
+    ]
 
 
 def _add_replicas(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:

@@ -6,47 +6,93 @@ no vLLM. Requests go through vLLM's own application, so fields, errors and strea
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import InputError, RayloomError
-from rayloom.serve.asgi_call import REPLICA_HEADER, Headers, called, with_header
+from rayloom.serve.asgi_call import REPLICA_HEADER, Application, Headers, called, head_frame, with_header
 from rayloom.serve.cores import Lease, bindable_cores, lease
 from rayloom.serve.engine import EngineSettings, engine_arguments, environment
 from rayloom.serve.failures import CAUSE, engine_cause
+from rayloom.specs.serve import Adapters
 
 PRINTED_TO = Path("/proc/self/fd/2")
+_JSON = ((b"content-type", b"application/json"),)
+_LOG = logging.getLogger("ray.serve")
+
+
+class RunningEngine:
+    """ray.serve.llm's server with its engine, and vLLM's application on it, in this process and event loop."""
+
+    def __init__(self, server: Any, application: Application, cores: Lease | None) -> None:
+        self._server, self.application, self._cores = server, application, cores
+        self.name = _replica_name()
+
+    @classmethod
+    async def started(cls, settings: EngineSettings) -> RunningEngine:
+        """Raises RuntimeError with the engine's own cause, marked so that it is found in what Serve makes of it."""
+        engine = settings.served.engine
+        cores = None if engine.gpus_per_replica else _lease(engine.cpus_per_replica)
+        os.environ.update(environment(engine))
+        printed_before = _printed_bytes()
+        try:
+            server = await _started(settings, cores)
+        except RayloomError as error:
+            raise RuntimeError(f"{CAUSE}{error}") from None
+        except Exception as error:
+            raise RuntimeError(f"{CAUSE}{engine_cause(_printed(printed_before)) or error}") from error
+        return cls(server, await server.__serve_build_asgi_app__(), cores)
+
+    async def load_adapter(self) -> None:
+        """Makes the adapter that Serve's request names ready. Raises RayloomError or ValueError."""
+        await self._server._maybe_resolve_lora_from_multiplex()
+
+    async def check_health(self) -> None:
+        self.end_where_it_died()
+        await self._server.check_health()
+
+    def end_where_it_died(self) -> None:
+        """A replica whose engine's process died ends at once: to the gateway it is then a lost replica like any other,
+        which asks another one, where vLLM would answer each request with an error of its own."""
+        if self._server.engine._engine_client.errored:
+            _LOG.error("the engine's process died; the replica ends and is started anew")
+            os._exit(1)
 
 
 class EngineReplica:
     """A Ray Serve deployment: `http` answers one request as byte frames (see `asgi_call`)."""
 
     async def __init__(self, settings: EngineSettings) -> None:  # type: ignore[misc]  # Serve awaits it
-        engine = settings.served.engine
-        self._cores = None if engine.gpus_per_replica else _lease(engine.cpus_per_replica)
-        os.environ.update(environment(engine))
-        printed_before = _printed_bytes()
-        try:
-            self._server = await _started(settings, self._cores)
-        except RayloomError as error:
-            raise RuntimeError(f"{CAUSE}{error}") from None
-        except Exception as error:
-            raise RuntimeError(f"{CAUSE}{engine_cause(_printed(printed_before)) or error}") from error
-        self._application = await self._server.__serve_build_asgi_app__()
-        self._name = _replica_name()
+        self._engine = await RunningEngine.started(settings)
 
-    async def http(self, path: str, headers: Headers, body: bytes) -> AsyncIterator[bytes]:
+    async def http(self, path: str, headers: Headers, body: bytes) -> AsyncGenerator[bytes, None]:
+        engine = self._engine
+        try:
+            await engine.load_adapter()
+        except (RayloomError, ValueError) as error:
+            yield head_frame(404, _JSON)
+            yield json.dumps({"error": {"message": f"The adapter did not load: {error}", "param": "model"}}).encode()
+            return
         has_head = False
-        async for frame in called(self._application, path, headers, body):
-            yield frame if has_head else with_header(frame, REPLICA_HEADER, self._name)
-            has_head = True
+        try:
+            async for frame in called(engine.application, path, headers, body):
+                engine.end_where_it_died()
+                yield frame if has_head else with_header(frame, REPLICA_HEADER, engine.name)
+                has_head = True
+        except Exception:  # noqa: BLE001
+            # Starlette sends its 500 and then raises all the same: the answer is there, the cause belongs in the log.
+            _LOG.exception("a request failed in the engine's application")
+            if not has_head:
+                yield head_frame(500, _JSON)
 
     async def check_health(self) -> None:
-        await self._server.check_health()
+        await self._engine.check_health()
 
 
 def _replica_name() -> str:
@@ -66,20 +112,31 @@ async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
 
-    from rayloom.serve.llm_engine import ModelIsHere, one_process_engine
+    from rayloom.serve.llm_engine import ModelIsHere, one_process_engine, store_loader
 
     engine = settings.served.engine
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}
     config = LLMConfig(
         model_loading_config={"model_id": settings.served.name, "model_source": folder},
-        engine_kwargs=engine_arguments(engine),
+        engine_kwargs=engine_arguments(settings),
         placement_group_config={"bundles": [resource] * max(1, engine.gpus_per_replica)},
         callback_config=CallbackConfig(callback_class=ModelIsHere),
+        lora_config=_lora_config(settings.served.adapters),
     )
     on_cores = cores.inherited if cores else nullcontext
-    server = LLMServer.sync_init(config, engine_cls=None if engine.gpus_per_replica else one_process_engine(on_cores))
+    server = LLMServer.sync_init(
+        config,
+        engine_cls=None if engine.gpus_per_replica else one_process_engine(on_cores),
+        model_downloader=store_loader(Store(settings.store_uri), frozenset(settings.base_digests)),
+    )
     await server.start()
     return server
+
+
+def _lora_config(adapters: Adapters | None) -> dict[str, Any] | None:
+    if adapters is None:
+        return None
+    return {"dynamic_lora_loading_path": None, "max_num_adapters_per_replica": adapters.max_loaded}
 
 
 def _model_folder(settings: EngineSettings) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,25 +16,33 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
+from rayloom.serve import desk, keys
+from rayloom.serve.change import Changes, attempt
 from rayloom.serve.check import checked
 from rayloom.serve.lifecycle import Service, check_before, say_how_to_reach, start
+from rayloom.serve.machine import check_port
 from rayloom.specs.serve import ServeSpec
 
-SECONDS_BETWEEN_LOOKS = 1.0
+CHECK_REQUESTS_PER_MINUTE = 1_000_000
+"""The check asks as fast as it is answered, whatever others may."""
 
 
 def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
     """Serves until Ctrl-C or SIGTERM, then leaves no process and no port behind."""
+    if "RAY_ADDRESS" not in os.environ:
+        check_port(spec.host, spec.port)  # before anything takes seconds
     session = connect()
     check_before(spec, parents, num_cores=session.num_cores if session.is_embedded else None)
+    store = Store.beside(job_directory)
     with _stop_signals() as stopped:
-        service = start(spec, parents, Store.beside(job_directory), session, stopped.is_set)
+        service = start(spec, parents, store, session, stopped.is_set)
         if service is not None:
             try:
                 say_how_to_reach(service)
-                _watch(service, stopped)
+                _watch(service, Changes(service, parents), stopped)
             finally:
                 say("stopping")
+                desk.forget(store, spec.name)
                 service.stop()
         say("stopped: no process is left and the port is free")
 
@@ -40,13 +51,26 @@ def check(spec: ServeSpec, build: Build) -> Outcome:
     """Starts the service, asks it, loads it until it has grown, and shuts it down."""
     session = connect()
     check_before(spec, build.parents, num_cores=session.num_cores if session.is_embedded else None)
-    service = start(spec, build.parents, build.store, session)
-    assert service is not None  # nothing can stop it here but an exception
+    with _key_of_the_check(spec, build.store) as api_key:
+        service = start(spec, build.parents, build.store, session)
+        assert service is not None  # nothing can stop it here but an exception
+        try:
+            return checked(service, build.directory, api_key)
+        finally:
+            service.stop()
+
+
+@contextmanager
+def _key_of_the_check(spec: ServeSpec, store: Store) -> Iterator[str]:
+    """A key for as long as the check takes, where the service asks for one."""
+    if not spec.doors.keys_required:
+        yield "none"
+        return
+    key, secret = keys.create(store, "check of a pipeline", CHECK_REQUESTS_PER_MINUTE)
     try:
-        outcome = checked(service, build.directory)
+        yield secret
     finally:
-        service.stop()
-    return outcome
+        keys.revoke(store, key.id)
 
 
 @contextmanager
@@ -62,12 +86,42 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _watch(service: Service, stopped: threading.Event) -> None:
-    """Says when replicas come and go."""
+def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None:
+    """Says when replicas come and go, keeps the service's state in the store, and makes the changes asked for there."""
     shown: dict[str, int] = {}
-    while not stopped.wait(SECONDS_BETWEEN_LOOKS):
+    seen = desk.posted(service.store, service.spec.name)
+    last_id = seen.id if seen else ""
+    answered = desk.State(service.spec.name, service.url, 0.0, {})
+    while not stopped.is_set():
         now = service.replicas()
         for model, count in now.items():
             if shown.get(model, count) != count:
                 say(f"{model}: {count} replica{'s' if count != 1 else ''}")
         shown = now
+        request = desk.posted(service.store, service.spec.name)
+        if request is not None and request.id != last_id:
+            last_id = request.id
+            answered = _answer(service, changes, request, stopped)
+        desk.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=service.described(now)))
+        stopped.wait(desk.BEAT_SECONDS)
+
+
+def _answer(service: Service, changes: Changes, request: desk.Request, stopped: threading.Event) -> desk.State:
+    """Makes a change; the state that tells how it went."""
+    state = desk.State(service.spec.name, service.url, time.time(), {}, request.id, "working")
+    desk.say_state(service.store, state)
+    say(f"asked to {request.action}")
+    is_done, message = attempt(lambda: _made(service, changes, request, stopped))
+    if is_done:
+        say(message)
+    return dataclasses.replace(state, progress="done" if is_done else "failed", message=message)
+
+
+def _made(service: Service, changes: Changes, request: desk.Request, stopped: threading.Event) -> str:
+    if request.action == "promote":
+        return changes.promote()
+    if request.action == "rollback":
+        return changes.rollback(stopped.is_set)
+    store = service.store
+    parents = {path: store.open(store.resolve(named)) for path, named in request.artifacts.items()}
+    return changes.update(ServeSpec.model_validate(request.spec), parents, request.share, stopped.is_set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import JobSpec, ModelRef, Name, Spec
 
@@ -16,6 +16,20 @@ class KvCache(Spec):
     """Of each replica. `rayloom plan` says how many tokens and full-length requests fit."""
     prefix_caching: bool = True
     """Requests that begin alike share the computed prefix."""
+    block_tokens: Literal[16, 32, 64, 128] | None = None
+    """Tokens that are kept or dropped together. Default: vLLM's own, 128 on CPUs and 16 on GPUs."""
+    precision: Literal["model", "fp8"] = "model"
+    """fp8 holds twice the tokens, on GPUs that compute it."""
+
+
+class NgramSpeculation(Spec):
+    """Guesses the next tokens from where the last ones stood before: faster where answers repeat their prompt."""
+
+    type: Literal["ngram"]
+    num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
+    """Guessed at once; what the model itself would not have said is thrown away."""
+    longest_match_tokens: Annotated[int, Field(ge=1, le=16)] = 4
+    """Tokens that are looked for in the text before."""
 
 
 class Engine(Spec):
@@ -31,20 +45,36 @@ class Engine(Spec):
     compiled: bool = False
     """Compile the model at every start: on CPUs some 15 % more tokens/s for about half a minute more to start."""
     kv_cache: KvCache = KvCache()
+    tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
+    """How the model writes tool calls, by vLLM's name for it (hermes, llama3_json, …). Default: tools are refused."""
+    speculation: NgramSpeculation | None = None
+
+    @model_validator(mode="after")
+    def _fp8_is_for_gpus(self) -> Self:
+        if self.kv_cache.precision == "fp8" and not self.gpus_per_replica:
+            raise ValueError("kv_cache.precision: fp8 needs GPUs: set gpus_per_replica")
+        return self
 
 
 class Autoscaling(Spec):
     """Replicas by requests in flight."""
 
-    min_replicas: Annotated[int, Field(ge=1)] = 1
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """0: a model that nobody asks for ends after downscale_delay_seconds, and the next request waits for its start."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16
     """Requests in flight per replica that autoscaling aims for."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 128
-    """Requests that one replica takes at once; more wait in the queue."""
+    """Requests that one replica takes at once; more wait in the gateway's queue."""
+    max_queued_requests: Annotated[int, Field(ge=0)] = 256
+    """Requests that may wait for a replica; one more is refused with 429 and `Retry-After`."""
     upscale_delay_seconds: Annotated[float, Field(ge=0)] = 10
     """How long the load must be above the target before replicas are added."""
     downscale_delay_seconds: Annotated[float, Field(ge=0)] = 300
+    routing: Literal["least_busy", "prefix"] = "least_busy"
+    """prefix: requests that begin alike go to one replica, whose cache has their beginning."""
+    max_imbalance_requests: Annotated[int, Field(ge=1)] = 8
+    """For prefix: where one replica has so many more than another, the less busy one gets the request."""
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -55,14 +85,63 @@ class Autoscaling(Spec):
         return self
 
 
+class Adapters(Spec):
+    """LoRA adapters of the store, each asked for as `MODEL:ADAPTER`; new ones are there without a restart."""
+
+    allow: tuple[Name, ...] | Literal["all"] = "all"
+    """Names of adapters in the store; all: every one that was trained on this model."""
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    max_at_once: Annotated[int, Field(ge=1)] = 4
+    """Different adapters among the requests that are computed together."""
+    max_loaded: Annotated[int, Field(ge=1)] = 16
+    """Kept in a replica's memory; the one used longest ago goes first."""
+
+    @model_validator(mode="after")
+    def _loaded_are_enough(self) -> Self:
+        if self.max_loaded < self.max_at_once:
+            raise ValueError("max_loaded is less than max_at_once")
+        return self
+
+
 class ServedModel(Spec):
     """One model of the endpoint."""
 
     name: Name
     """What requests call it."""
     model: ModelRef
+    adapters: Adapters | None = None
+    """Default: none are served."""
     engine: Engine = Engine()
     autoscaling: Autoscaling = Autoscaling()
+
+    @model_validator(mode="after")
+    def _adapters_are_not_compiled(self) -> Self:
+        if self.adapters is not None and self.engine.compiled and not self.engine.gpus_per_replica:
+            raise ValueError("vLLM does not compile a model that carries adapters on a CPU: set engine.compiled: false")
+        return self
+
+
+class Doors(Spec):
+    """Who may ask, and how much."""
+
+    keys_required: bool = False
+    """Only requests with an API key of the store (`rayloom keys create`) are answered."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of each key, or of everyone together where none are required."""
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    max_answer_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer, whatever a request asks for. Default: as long as engine.max_model_length_tokens allows."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 600
+    """After so long a request ends with an error, waiting in the queue included."""
+
+
+class Logs(Spec):
+    """What is kept of each request."""
+
+    access: Annotated[bool, "unfingerprinted"] = True
+    """One line of JSON for each request; `rayloom run` says where."""
+    prompts: Annotated[bool, "unfingerprinted"] = False
+    """Also what was asked. People may say anything there: know who reads the log."""
 
 
 class ServeCheck(Spec):
@@ -86,7 +165,40 @@ class ServeSpec(JobSpec):
     host: Annotated[str, "unfingerprinted"] = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000
+    profile: Literal["full", "direct"] = "full"
+    """direct: the engine's process listens itself, which is faster and leaves out all that needs a gateway: further
+    models, adapters, replicas that follow the load, a second try where one is lost, changes without a gap."""
+    chat_page: bool = False
+    """A small page at `/` to talk to the models in a browser; where keys are required, it asks for one."""
+    doors: Doors = Doors()
+    logs: Logs = Logs()
+    gateway_replicas: Annotated[int, Field(ge=1)] = 1
+    """Limits per key and queues are divided among them."""
     check: ServeCheck | None = None
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        is_local = self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
+        if not is_local and not self.doors.keys_required:
+            raise ValueError(f"host {self.host} is reached from other machines: set doors.keys_required: true")
+        return self
+
+    @property
+    def is_direct(self) -> bool:
+        return self.profile == "direct"
+
+    @model_validator(mode="after")
+    def _direct_is_one_model(self) -> Self:
+        if not self.is_direct:
+            return self
+        scaling = self.models[0].autoscaling
+        if len(self.models) > 1 or self.models[0].adapters is not None:
+            raise ValueError("profile: direct serves one model without adapters")
+        if scaling.min_replicas != scaling.max_replicas:
+            raise ValueError(
+                "profile: direct does not follow the load: give autoscaling min_replicas and max_replicas alike"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -34,7 +34,7 @@ def wanted(spec: JobSpec) -> list[Bundle]:
         return [
             Bundle(model.engine.cpus_per_replica, model.engine.gpus_per_replica)
             for model in spec.models
-            for _ in range(model.autoscaling.min_replicas)
+            for _ in range(max(1, model.autoscaling.min_replicas))
         ]
     return []
 

@@ -1,0 +1,75 @@
+"""`rayloom serve`: changes to running services, asked for through the store that they were started from."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from rayloom.artifacts.store import Store
+from rayloom.commands.output import console, emit_json, plain_table
+from rayloom.dispatch import load_job, resolve
+from rayloom.errors import InputError, RayloomError, ResourceError
+from rayloom.observe.progress import say
+from rayloom.serve import desk
+from rayloom.specs.serve import ServeSpec
+
+POLL_SECONDS = 0.5
+
+
+def update(options: argparse.Namespace) -> int:
+    """Rolls a running service to what a job file says now."""
+    job = load_job(options.file, options.set)
+    if not isinstance(job.spec, ServeSpec):
+        raise InputError(f"This is a {job.spec.kind} job, not a service", where=str(options.file))
+    store = Store.beside(job.directory)
+    desk.running(store, job.spec.name)
+    parents = resolve(job, store).parents
+    artifacts = {path: artifact.id for path, artifact in parents.items()}
+    spec = job.spec.model_dump(mode="json", by_alias=True)
+    return _ask(store, desk.Request(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share))
+
+
+def promote(options: argparse.Namespace) -> int:
+    return _ask(Store.beside(Path.cwd()), desk.Request(options.service, "promote"))
+
+
+def rollback(options: argparse.Namespace) -> int:
+    return _ask(Store.beside(Path.cwd()), desk.Request(options.service, "rollback"))
+
+
+def status(options: argparse.Namespace) -> int:
+    """Every service of the store, or one; 1 where none of them is up."""
+    store = Store.beside(Path.cwd())
+    found = [state for state in desk.states(store) if options.service in (None, state.service)]
+    up = [state for state in found if desk.is_up(state)]
+    if options.json:
+        emit_json([{"service": s.service, "url": s.url, "is_up": s in up, "models": s.models} for s in found])
+    else:
+        table = plain_table("service", "state", "url", "model", "artifact", "share", "replicas")
+        for state in found:
+            for model, versions in state.models.items():
+                for version in versions:
+                    shown = "up" if state in up else "gone"
+                    share = f"{version['share']:.0%}"
+                    replicas = str(version["replicas"])
+                    table.add_row(state.service, shown, state.url, model, version["artifact"], share, replicas)
+        console().print(table)
+    return 0 if up else 1
+
+
+def _ask(store: Store, request: desk.Request) -> int:
+    """Posts a request and waits until the service says that it is made, or that it is not."""
+    desk.running(store, request.service)
+    desk.post(store, request)
+    while True:
+        state = desk.state_of(store, request.service)
+        if state is not None and state.request_id == request.id and state.progress in ("done", "failed"):
+            break
+        if state is None or (state.progress != "working" and not desk.is_up(state)):
+            raise ResourceError(f"The service {request.service} ended meanwhile", where=store.uri)
+        time.sleep(POLL_SECONDS)
+    if state.progress == "failed":
+        raise RayloomError(f"{request.service} was not changed: {state.message}")
+    say(f"{request.service}: {state.message}")
+    return 0

@@ -1,0 +1,113 @@
+"""LoRA adapters of the store on a served model: which there are, which fit, and the name that the engine knows one by.
+
+A request names one as `MODEL:ADAPTER` or `MODEL:ADAPTER@VERSION`. Names are looked up in the store and never become
+paths. The engine's own name always has the version, so that its caches can never mix two versions of one adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.artifacts.manifest import Manifest
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.artifacts.training import field_in_training
+from rayloom.errors import InputError
+from rayloom.specs.serve import Adapters
+
+_NAMED = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@([0-9a-f]{6,64}))?")
+CONFIG_FILE = "adapter_config.json"
+_UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "lora_bias": "biases in its LoRA layers",
+    "layer_replication": "replicated layers",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+}
+
+
+@dataclass(frozen=True)
+class FoundAdapter:
+    """An adapter that may be asked for."""
+
+    manifest: Manifest
+    engine_name: str
+    """`MODEL:ADAPTER@VERSION`, whole."""
+
+
+class Shelf:
+    """The adapters that one served model can carry, read from the store at each look."""
+
+    def __init__(self, store: Store, model: str, wanted: Adapters, base_digests: frozenset[str]) -> None:
+        self._store, self._model, self._wanted, self._bases = store, model, wanted, base_digests
+
+    def find(self, named: str) -> FoundAdapter:
+        """The adapter that the part after the colon names. Raises InputError with the reason why it cannot be used."""
+        match = _NAMED.fullmatch(named)
+        if match is None or not self._is_allowed(match[1]):
+            raise InputError("There is no such adapter", where=f"{self._model}:{named[:100]}")
+        manifest = self._store.resolve(named)
+        reason = self._reason_against(manifest)
+        if reason is not None:
+            raise InputError(f"{manifest.id} cannot be used on {self._model}: {reason}", where=f"{self._model}:{named}")
+        return FoundAdapter(manifest, f"{self._model}:{manifest.name}@{manifest.version}")
+
+    def names(self) -> list[str]:
+        """`MODEL:ADAPTER` of every adapter that fits."""
+        return [f"{self._model}:{manifest.name}" for manifest, reason in self._looked_at() if reason is None]
+
+    def misfits(self) -> dict[str, str]:
+        """Adapters that were trained on this model and cannot be used on it, with the reason."""
+        return {
+            manifest.id: reason
+            for manifest, reason in self._looked_at()
+            if reason is not None and manifest.content == "adapter" and self._bases & base_digests_of(manifest)
+        }
+
+    def _looked_at(self) -> Iterator[tuple[Manifest, str | None]]:
+        for name in self._store.names() if self._wanted.allow == "all" else self._wanted.allow:
+            if self._store.versions(name):
+                manifest = self._store.resolve(name)
+                yield manifest, self._reason_against(manifest)
+
+    def _is_allowed(self, name: str) -> bool:
+        return self._wanted.allow == "all" or name in self._wanted.allow
+
+    def _reason_against(self, manifest: Manifest) -> str | None:
+        if manifest.content != "adapter":
+            return f"it is a {manifest.content}"
+        if not self._bases & base_digests_of(manifest):
+            return "it was trained on another model"
+        place = f"{self._store.location(manifest.name, manifest.version)}/{CONFIG_FILE}"
+        reasons = misfits(json.loads(self._store.filesystem.cat_file(place)), self._wanted.max_rank)
+        return "; ".join(reasons) or None
+
+
+def base_digests_of(adapter: Manifest) -> frozenset[str]:
+    """Digests of the model that an adapter was trained on."""
+    return frozenset(parent.digest for parent in adapter.parents if field_in_training(parent.field) == "base")
+
+
+def carries(model: Artifact) -> frozenset[str]:
+    """Digests of the bases whose adapters a served model can carry: its own, and what it was quantised from."""
+    quantised_from = {
+        p.digest for p in model.manifest.parents if model.manifest.kind == "quantize" and p.field == "model"
+    }
+    return frozenset({model.manifest.digest, *quantised_from})
+
+
+def misfits(config: Mapping[str, Any], max_rank: int) -> list[str]:
+    """Why vLLM would not load an adapter with this `adapter_config.json`; such an adapter can still be merged."""
+    if config.get("peft_type") != "LORA":
+        return [f"it is {config.get('peft_type')}, and vLLM loads LoRA only: merge it, or serve it by transformers"]
+    found = [f"vLLM does not load {name}: merge it" for key, name in _UNSUPPORTED.items() if config.get(key)]
+    ranks = [int(config.get("r", 0)), *(int(rank) for rank in (config.get("rank_pattern") or {}).values())]
+    if max(ranks) > max_rank:
+        found.append(f"its rank is {max(ranks)}, and adapters.max_rank is {max_rank}")
+    kept = sorted(set(config.get("modules_to_save") or ()) - {"classifier", "score"})
+    if kept:
+        found.append(f"it trained {', '.join(kept)} whole, which vLLM does not load: merge it")
+    return found

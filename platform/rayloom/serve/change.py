@@ -1,0 +1,186 @@
+"""Changing a running service without a gap: new versions beside the old, a first question, then the requests.
+
+A new version is an application of its own. Only when it runs and has answered does the gateway send it requests; the
+old one then finishes what it computes and ends. What fails before that never had a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
+from rayloom.observe.progress import say
+from rayloom.serve import app
+from rayloom.serve.lifecycle import (
+    Service,
+    Version,
+    check_models,
+    deploy,
+    served_artifacts,
+    version,
+    wait_until_running,
+)
+from rayloom.specs.serve import ServeCheck, ServeSpec
+
+Stopped = Callable[[], bool]
+FIXED = ("name", "host", "port", "profile", "chat_page", "gateway_replicas", "doors", "logs")
+"""What the gateway and Ray Serve were started with."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What to go back to."""
+
+    spec: ServeSpec
+    parents: Mapping[str, Artifact]
+
+
+class Changes:
+    """Makes changes to one service, and remembers how to take the last one back."""
+
+    def __init__(self, service: Service, parents: Mapping[str, Artifact]) -> None:
+        self.service = service
+        self._now = Before(service.spec, parents)
+        self._before: Before | None = None
+        self._generation = 1
+
+    def update(
+        self, spec: ServeSpec, parents: Mapping[str, Artifact], share: float = 1.0, is_stopped: Stopped = lambda: False
+    ) -> str:
+        """Rolls to the spec; what happened, in words. `share`: of the requests that new versions get until promoted.
+
+        Raises RayloomError, with the service as it was, where a new version does not start or answer.
+        """
+        self._check(spec, parents)
+        if any(len(running) > 1 for running in self.service.versions.values()):
+            fix = "Promote it or roll it back first."
+            raise InputError("A new version is still on trial", where=spec.name, fix=fix)
+        fresh = self._fresh(spec, parents)
+        if fresh:
+            self._start(fresh, spec, is_stopped)
+        old = self.service.versions
+        self.service.versions = {
+            served.name: _shared(old.get(served.name), fresh.get(served.name), share) for served in spec.models
+        }
+        self.service.spec = spec
+        self.service.route()
+        self._before, self._now = self._now, Before(spec, parents)
+        self._retire(old)
+        return _told(fresh, share)
+
+    def promote(self) -> str:
+        """Versions on trial get all requests."""
+        return self._settle(-1, "promoted")
+
+    def rollback(self, is_stopped: Stopped = lambda: False) -> str:
+        """Takes back a version on trial, or else the last update."""
+        if any(len(running) > 1 for running in self.service.versions.values()):
+            assert self._before is not None
+            said = self._settle(0, "taken back")
+            self.service.spec = self._before.spec
+            self._now, self._before = self._before, None
+            return said
+        if self._before is None:
+            raise InputError("There is no update to take back", where=self.service.spec.name)
+        return f"back: {self.update(self._before.spec, self._before.parents, is_stopped=is_stopped)}"
+
+    def _check(self, spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
+        current = self.service.spec
+        if current.is_direct:
+            fix = "Stop it and start it anew, or serve it with profile: full."
+            raise InputError("A service with profile: direct cannot change while it runs", where=spec.name, fix=fix)
+        changed = [name for name in FIXED if getattr(spec, name) != getattr(current, name)]
+        if changed:
+            what = f"A running service cannot change {', '.join(changed)}"
+            raise InputError(
+                what, where=spec.name, fix="Only `models` and `check` may differ; restart it for the rest."
+            )
+        check_models(spec, parents)
+
+    def _fresh(self, spec: ServeSpec, parents: Mapping[str, Artifact]) -> dict[str, Version]:
+        """The models whose engine is not the one that runs."""
+        self._generation += 1
+        fresh = {}
+        for served, artifact in served_artifacts(spec, parents):
+            wanted = version(spec, served, artifact, self.service.store, self._generation)
+            running = self.service.versions.get(served.name)
+            if running is None or running[0][0].engine != wanted.engine:
+                fresh[served.name] = wanted
+        return fresh
+
+    def _start(self, fresh: dict[str, Version], spec: ServeSpec, is_stopped: Stopped) -> None:
+        applications = [v.application for v in fresh.values()]
+        try:
+            deploy(fresh.values(), spec)
+            if not wait_until_running(applications, is_stopped):
+                raise ResourceError("The service was stopped before the change was made")
+            for name, new in fresh.items():
+                is_first = name == spec.models[0].name
+                first_question(name, new.application, spec.check if is_first else None)
+        except BaseException:
+            app.remove(applications)
+            raise
+
+    def _settle(self, kept: int, word: str) -> str:
+        """Keeps the first (0) or the newest (-1) version of each model."""
+        old = self.service.versions
+        on_trial = [name for name, running in old.items() if len(running) > 1]
+        if not on_trial:
+            raise InputError("No version is on trial", where=self.service.spec.name)
+        self.service.versions = {name: [(running[kept][0], 1.0)] for name, running in old.items()}
+        self.service.route()
+        self._retire(old)
+        return f"{', '.join(on_trial)}: the version on trial was {word}"
+
+    def _retire(self, old: Mapping[str, list[tuple[Version, float]]]) -> None:
+        """Ends the versions that get no requests any more, each when its last answer is finished."""
+        kept = set(self.service.applications())
+        gone = {v.application: v.engine for running in old.values() for v, _ in running if v.application not in kept}
+        if gone:
+            app.retire(gone, self.service.spec.gateway_replicas, self.service.spec.doors.deadline_seconds)
+
+
+def first_question(model: str, application: str, check: ServeCheck | None) -> None:
+    """Raises QualityError where a version that runs does not answer as it should."""
+    asked = {"model": model, "max_tokens": 1, "prompt": "Hello"}
+    path = "/v1/completions"
+    if check is not None:
+        messages = [{"role": "user", "content": check.prompt}]
+        asked = {"model": model, "max_tokens": check.max_new_tokens, "temperature": 0, "messages": messages}
+        path = "/v1/chat/completions"
+    status, body = app.ask(application, path, json.dumps(asked).encode())
+    if status != 200:
+        raise QualityError(f"{model}: the new version answered its first question with {status}: {body[:300]!r}")
+    text = body.decode("utf-8", "replace")
+    if check is not None and check.contains.lower() not in text.lower():
+        raise QualityError(f"{model}: the new version's answer to {check.prompt!r} has no {check.contains!r}")
+
+
+def attempt(change: Callable[[], str]) -> tuple[bool, str]:
+    """Whether a change was made, and what to tell; a service goes on whatever happens."""
+    try:
+        return True, change()
+    except RayloomError as error:
+        say(f"not changed: {error}")
+        return False, str(error)
+
+
+def _shared(
+    running: list[tuple[Version, float]] | None, new: Version | None, share: float
+) -> list[tuple[Version, float]]:
+    if new is None:
+        assert running is not None
+        return running
+    if running is None or share >= 1:
+        return [(new, 1.0)]
+    return [(running[0][0], 1 - share), (new, share)]
+
+
+def _told(fresh: Mapping[str, Version], share: float) -> str:
+    if not fresh:
+        return "nothing to start anew"
+    which = ", ".join(f"{name} is {v.engine.artifact_name}@{v.engine.artifact_version}" for name, v in fresh.items())
+    return which if share >= 1 else f"{which}, on trial with {share:.0%} of the requests"

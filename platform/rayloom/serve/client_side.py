@@ -1,0 +1,76 @@
+"""The client's side of one request: its body in, and its answer out, with what happened noted on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.serve.access_log import Record, Stopwatch
+from rayloom.serve.asgi_call import Headers, Receive, Scope, Send
+from rayloom.serve.refusals import Refusal, error_event
+
+
+@dataclass
+class Request:
+    """One request while it is answered."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    record: Record
+    watch: Stopwatch
+    has_begun: bool = False
+    """Whether the client has the head of its answer."""
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > max_bytes:
+            raise Refusal(413, f"The request is larger than {max_bytes} bytes.", code="request_too_large")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def send_json(request: Request, status: int, value: Any) -> None:
+    request.record.status = status
+    await send_whole(request, status, [(b"content-type", b"application/json")], json.dumps(value).encode())
+
+
+async def send_whole(request: Request, status: int, headers: Headers, body: bytes) -> None:
+    await begin_answer(request, status, [*headers, (b"content-length", str(len(body)).encode())])
+    await send_piece(request, body, more=False)
+
+
+async def begin_answer(request: Request, status: int, headers: Headers) -> None:
+    request.record.status = status
+    request.has_begun = True
+    await request.send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def pass_piece(request: Request, body: bytes) -> None:
+    request.record.num_pieces += body.count(b"data: ")
+    await send_piece(request, body, more=True)
+
+
+async def send_piece(request: Request, body: bytes, *, more: bool) -> None:
+    request.record.answer_bytes += len(body)
+    await request.send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def refuse(request: Request, refusal: Refusal) -> None:
+    """An error as the whole answer, or as the last event of one that has begun."""
+    record = request.record
+    if not request.has_begun:
+        await send_whole(request, refusal.status, refusal.headers(), refusal.body(record.request_id))
+        return
+    event = error_event(refusal.message, refusal.code or "", record.request_id)
+    await send_piece(request, event, more=False)

@@ -1,0 +1,110 @@
+"""The direct profile: a replica listens itself, and answers from the engine's own process.
+
+No proxy and no second process stand between client and engine, so this is the fastest way in. Doors, limits, log and
+metrics are the gateway's own. What it leaves out: several models and adapters on one endpoint, one queue before several
+replicas (the kernel spreads connections over them), replicas that follow the load, a second try where one is lost, and
+changes without a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncGenerator, Coroutine
+from concurrent.futures import Future
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.serve.asgi_call import REPLICA_HEADER, Application, called, with_header
+from rayloom.serve.engine import EngineSettings
+from rayloom.serve.front import GatewaySettings, gateway_of
+from rayloom.serve.relay import Call, QueueFull
+from rayloom.serve.replica import RunningEngine
+from rayloom.serve.routes import only
+
+BACKLOG = 2048
+
+
+@dataclass
+class LocalBackend:
+    """Asks the engine of this process."""
+
+    engine: RunningEngine
+    max_requests: int
+    """Computed or waiting at once; one more is refused."""
+    num_requests: int = 0
+
+    async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
+        if self.num_requests >= self.max_requests:
+            raise QueueFull
+        self.num_requests += 1
+        try:
+            async with aclosing(called(self.engine.application, call.path, call.headers, call.body)) as frames:
+                yield with_header(await anext(frames), REPLICA_HEADER, self.engine.name)
+                async for frame in frames:
+                    yield frame
+        finally:
+            self.num_requests -= 1
+
+
+class DirectReplica:
+    """A Ray Serve deployment that nothing calls: it listens on the service's port.
+
+    Engine and server share one event loop in a thread of its own: Ray Serve's loop is Python's, and this one uvloop's.
+    """
+
+    async def __init__(self, settings: EngineSettings, front: GatewaySettings, host: str, port: int) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._loop: asyncio.AbstractEventLoop
+        self._engine: RunningEngine
+        is_up: Future[None] = Future()
+        serving = self._serve(settings, front, listening(host, port), is_up)
+        threading.Thread(target=_in_own_loop, args=(serving, is_up), daemon=True).start()
+        await asyncio.wrap_future(is_up)
+
+    async def _serve(
+        self, settings: EngineSettings, front: GatewaySettings, door: socket.socket, is_up: Future[None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._engine = await RunningEngine.started(settings)
+        scaling = settings.served.autoscaling
+        backend = LocalBackend(self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests)
+        await _answer(gateway_of(front, only({settings.served.name: backend})), door, is_up)
+
+    async def check_health(self) -> None:
+        future = asyncio.run_coroutine_threadsafe(self._engine.check_health(), self._loop)
+        await asyncio.wrap_future(future)
+
+
+def _in_own_loop(serving: Coroutine[Any, Any, None], is_up: Future[None]) -> None:
+    import uvloop
+
+    try:
+        uvloop.run(serving)
+    except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits for the start)
+        if not is_up.done():
+            is_up.set_exception(error)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that other replicas on this node may share: the kernel gives each connection to one of them."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.socket(family, kind)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(address)
+    return found
+
+
+async def _answer(application: Application, door: socket.socket, is_up: Future[None]) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG)
+    server = uvicorn.Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[door]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        is_up.set_result(None)
+    await serving

@@ -1,0 +1,171 @@
+"""The gateway's deployment on Ray Serve: handles to the models' replicas, keys from the store, log and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grpc.aio import AioRpcError  # type: ignore[import-untyped]
+from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from rayloom.artifacts.store import Store
+from rayloom.serve import chat_page
+from rayloom.serve.access_log import Record, file_sink
+from rayloom.serve.adapters import Shelf
+from rayloom.serve.asgi_call import Application
+from rayloom.serve.doors import Doors
+from rayloom.serve.gateway import Gateway, Limits, Page
+from rayloom.serve.gateway_metrics import RequestMetrics
+from rayloom.serve.keys import READ_SECONDS, KeyRing, listed
+from rayloom.serve.relay import Call, QueueFull, ReplicaLost
+from rayloom.serve.routes import Route, Routes, Share, all_of
+from rayloom.specs.serve import Adapters
+from rayloom.specs.serve import Doors as DoorsSpec
+
+ENGINE = "engine"
+MAX_HANDLES = 256
+_LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError)
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """All that a gateway needs besides its routes, which may change while it runs."""
+
+    service: str
+    store_uri: str
+    doors: DoorsSpec
+    num_gateways: int
+    access_log: str | None
+    log_prompts: bool
+    has_chat_page: bool
+    may_sleep: frozenset[str]
+    """Models that are ready without a replica: the next request starts one."""
+    adapters: dict[str, Adapters]
+    """By model, where it serves any."""
+
+
+@dataclass(frozen=True)
+class ReplicaBackend:
+    """Asks the replicas of one model's application."""
+
+    handle: Any
+    by_adapter: dict[str, Any] = field(default_factory=dict)
+
+    async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
+        handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
+        answer = handle.http.remote(call.path, call.headers, call.body)
+        try:
+            async for frame in answer:
+                yield frame
+        except BackPressureError as error:
+            raise QueueFull from error
+        except _LOST as error:
+            raise ReplicaLost from error
+        finally:
+            answer.cancel()
+
+    def _for_adapter(self, adapter: str) -> Any:
+        """A handle by which Serve prefers replicas that hold the adapter."""
+        if adapter not in self.by_adapter:
+            if len(self.by_adapter) >= MAX_HANDLES:
+                self.by_adapter.clear()
+            self.by_adapter[adapter] = self.handle.options(multiplexed_model_id=adapter)
+        return self.by_adapter[adapter]
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.handle.running_replicas_populated())
+
+
+class GatewayReplica:
+    """The deployment around the gateway; `reconfigure` gives it its routes."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings, self._store = settings, Store(settings.store_uri)
+        self._backends: dict[str, ReplicaBackend] = {}
+        self._gateway = gateway_of(settings, Routes({}), self._ready)
+
+    async def reconfigure(self, routes: dict[str, Any]) -> None:
+        """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […]}}}`, as `app` writes it."""
+        self._backends = {
+            application: self._backends.get(application) or ReplicaBackend(_handle(application))
+            for model in routes["models"].values()
+            for application, _ in model["shares"]
+        }
+        self._gateway.routes = Routes({name: self._route(name, model) for name, model in routes["models"].items()})
+
+    def _route(self, name: str, model: dict[str, Any]) -> Route:
+        shares = all_of(Share(self._backends[application], share) for application, share in model["shares"])
+        wanted = self._settings.adapters.get(name)
+        shelf = Shelf(self._store, name, wanted, frozenset(model["base_digests"])) if wanted is not None else None
+        return Route(shares, shelf)
+
+    def _ready(self) -> dict[str, bool]:
+        routes = self._gateway.routes.routes
+        asleep = self._settings.may_sleep
+        return {
+            name: name in asleep or any(_is_ready(s.backend) for s in route.shares) for name, route in routes.items()
+        }
+
+    def __serve_build_asgi_app__(self) -> Application:
+        return self._gateway
+
+
+def _is_ready(backend: Any) -> bool:
+    return isinstance(backend, ReplicaBackend) and backend.is_ready
+
+
+def gateway_of(
+    settings: GatewaySettings, routes: Routes, is_ready: Callable[[], Mapping[str, bool]] | None = None
+) -> Gateway:
+    """A gateway with the service's doors, log and metrics."""
+    doors, per_minute = settings.doors, settings.doors.requests_per_minute
+    share = None if per_minute is None else max(1, per_minute // settings.num_gateways)
+    ring = _StoredKeys(Store(settings.store_uri)).ring if doors.keys_required else None
+    limits = Limits(doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts)
+    page = Page(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
+    return Gateway(routes, Doors(ring, share), limits, _recorder(settings), is_ready, page)
+
+
+class _StoredKeys:
+    """The store's keys, read anew every two seconds, so that a revoked one soon opens nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ring = KeyRing(listed(store))
+        self._reading: asyncio.Task[None] | None = None
+
+    def ring(self) -> KeyRing:
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read())
+        return self._ring
+
+    async def _read(self) -> None:
+        while True:
+            await asyncio.sleep(READ_SECONDS)
+            self._ring = KeyRing(await asyncio.to_thread(listed, self._store))
+
+
+def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:
+    sinks: list[Callable[[Record], None]] = [RequestMetrics(settings.service).count]
+    if settings.access_log is not None:
+        sinks.append(file_sink(Path(settings.access_log)))
+
+    def record(request: Record) -> None:
+        for sink in sinks:
+            sink(request)
+
+    return record
+
+
+def _handle(application: str) -> Any:
+    handle = serve.get_deployment_handle(ENGINE, app_name=application)
+    # Frames are bytes already; by value they go over one connection instead of through the object store.
+    return handle.options(
+        stream=True, _by_reference=False, request_serialization="pickle", response_serialization="noop"
+    )

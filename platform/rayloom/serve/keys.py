@@ -1,0 +1,89 @@
+"""API keys of a store's services: created and revoked by a command, kept as digests, read by every gateway.
+
+A key is `rl-ID-SECRET`. The secret has 256 random bits, so a plain SHA-256 of it can be kept: none can be guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from rayloom.artifacts.store import Store
+from rayloom.errors import InputError
+from rayloom.serve import records
+
+FOLDER = ".keys"
+READ_SECONDS = 2.0
+"""How often a gateway reads them anew."""
+_KEY = re.compile(r"rl-([0-9a-f]{8})-([\w-]{43})")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What is kept of a key."""
+
+    id: str
+    name: str
+    """Whom it was given to; stands in the access log."""
+    secret_sha256: str
+    created_at: str
+    """UTC, ISO 8601."""
+    requests_per_minute: int | None = None
+    """Instead of the service's own limit."""
+    revoked_at: str | None = None
+
+
+def create(store: Store, name: str, requests_per_minute: int | None = None) -> tuple[ApiKey, str]:
+    """A new key: its record, and the key itself, which is not kept anywhere."""
+    if not re.fullmatch(r"[\w .@-]{1,64}", name):
+        fix = "Use up to 64 letters, digits, spaces, `.`, `@`, `_` or `-`."
+        raise InputError("This cannot be the name of a key", where=name, fix=fix)
+    key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    key = ApiKey(key_id, name, _digest(secret), _now(), requests_per_minute)
+    records.write(store, FOLDER, key.id, asdict(key))
+    return key, f"rl-{key_id}-{secret}"
+
+
+def revoke(store: Store, key_id: str) -> ApiKey:
+    """From now on (a few seconds, at running gateways) the key opens nothing."""
+    known = {key.id: key for key in listed(store)}
+    if key_id not in known:
+        fix = "`rayloom keys list` shows the ids."
+        raise InputError("There is no key with this id", where=key_id, fix=fix)
+    key = replace(known[key_id], revoked_at=known[key_id].revoked_at or _now())
+    records.write(store, FOLDER, key.id, asdict(key))
+    return key
+
+
+def listed(store: Store) -> list[ApiKey]:
+    """Every key, oldest first, also the revoked ones."""
+    keys = [ApiKey(**record) for record in records.read_all(store, FOLDER)]
+    return sorted(keys, key=lambda key: key.created_at)
+
+
+class KeyRing:
+    """Keys in memory, looked up by what a request carries."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = {key.id: key for key in keys if key.revoked_at is None}
+
+    def owner(self, presented: str) -> ApiKey | None:
+        """The key that this text is, or None."""
+        match = _KEY.fullmatch(presented)
+        key = self._keys.get(match[1]) if match else None
+        if match is None or key is None:
+            return None
+        return key if hmac.compare_digest(_digest(match[2]), key.secret_sha256) else None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,117 @@
+"""A running service changed, hurt and stopped, in this order: nobody is turned away, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from service_for_tests import MODEL, Served, until
+
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+ENDLESS: dict[str, Any] = {"model": MODEL, "messages": FRANCE, "max_tokens": 450, "ignore_eos": True, "stream": True}
+
+
+@dataclass
+class Steady:
+    """What a client that never stops asking has got."""
+
+    answers: list[httpx.Response] = field(default_factory=list)
+
+    def applications(self) -> set[str]:
+        return {answer.headers["x-rayloom-replica"].partition("#")[0] for answer in self.answers}
+
+
+@contextmanager
+def asked_all_the_time(served: Served) -> Iterator[Steady]:
+    steady, is_over = Steady(), threading.Event()
+    body = json.dumps({"model": MODEL, "prompt": "Hello", "max_tokens": 2}).encode()
+
+    def ask() -> None:
+        with httpx.Client(headers=served.headers, timeout=120) as client:
+            while not is_over.is_set():
+                steady.answers.append(client.post(f"{served.running.url}/v1/completions", content=body))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield steady
+    finally:
+        is_over.set()
+        thread.join()
+    assert {answer.status_code for answer in steady.answers} == {200}
+
+
+def test_an_update_takes_its_share_of_the_requests_and_is_taken_back(served: Served) -> None:
+    changed = ("--set", "models.0.engine.max_sequences=4", "--share", "0.5")
+    with asked_all_the_time(served) as steady:
+        updated = served.running.command("serve", "update", str(served.running.job), *changed)
+        assert updated.returncode == 0, updated.stderr
+        assert "50%" in updated.stderr
+        begin = len(steady.answers)
+        until(lambda: len({a.headers["x-rayloom-replica"] for a in steady.answers[begin:]}) == 2)
+        status = json.loads(served.running.command("serve", "status", "--json").stdout)
+        assert [version["share"] for version in status[0]["models"][MODEL]] == [0.5, 0.5]
+        assert served.running.command("serve", "rollback", "tested").returncode == 0
+        until(lambda: len({a.headers["x-rayloom-replica"] for a in steady.answers[-12:]}) == 1)
+    assert served.running.command("serve", "rollback", "tested").returncode == 1
+
+
+def test_a_replica_killed_under_load_costs_only_what_had_begun(served: Served) -> None:
+    """Eight streams fill the engine, twelve more requests wait in it: it is killed, and another one comes by itself."""
+    cut, answered = asyncio.run(_hurt(served))
+    assert len(cut) == 8
+    for text in cut:
+        last = text.strip().splitlines()[-1].removeprefix("data: ")
+        assert json.loads(last)["error"]["code"] == "cut_off"
+    assert [answer.status_code for answer in answered] == [200] * 12
+    assert all(answer.json()["usage"]["completion_tokens"] == 4 for answer in answered)
+
+
+async def _hurt(served: Served) -> tuple[list[str], list[httpx.Response]]:
+    url = f"{served.running.url}/v1/chat/completions"
+    begun = asyncio.Semaphore(0)
+
+    async def stream(client: httpx.AsyncClient) -> str:
+        text = ""
+        async with client.stream("POST", url, json=ENDLESS) as response:
+            async for piece in response.aiter_text():
+                if not text:
+                    begun.release()
+                text += piece
+        return text
+
+    async with httpx.AsyncClient(headers=served.headers, timeout=240) as client:
+        streams = [asyncio.create_task(stream(client)) for _ in range(8)]
+        for _ in streams:
+            await begun.acquire()
+        short = ENDLESS | {"max_tokens": 4, "stream": False}
+        waiting = [asyncio.create_task(client.post(url, json=short)) for _ in range(12)]
+        await asyncio.sleep(0.5)
+        (replica,) = served.running.replicas("tested.smollm.1")
+        replica.kill()
+        return await asyncio.gather(*streams), await asyncio.gather(*waiting)
+
+
+def test_the_access_log_has_every_request_and_no_prompt(served: Served) -> None:
+    assert served.post(b"{").status_code == 400
+    log = served.log()
+    assert (log[-1]["status"], log[-1]["error"]) == (400, "invalid_json")
+    assert all("request_id" in record for record in log)
+    assert not any("prompt" in record for record in log)
+
+
+def test_stopped_by_a_signal_it_leaves_no_port_and_no_process(served: Served) -> None:
+    replicas = served.running.replicas("tested")
+    served.running.process.send_signal(signal.SIGINT)
+    assert served.running.process.wait(timeout=120) in (0, 130)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", served.running.port)) != 0
+    assert not any(replica.is_running() for replica in replicas)

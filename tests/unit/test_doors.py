@@ -1,0 +1,146 @@
+"""API keys and rate limits: what opens, what does not, and when it opens again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rayloom.artifacts.store import Store
+from rayloom.cli import main
+from rayloom.errors import InputError
+from rayloom.serve import keys
+from rayloom.serve.doors import ANYONE, Doors, RateLimit
+from rayloom.serve.keys import KeyRing
+from rayloom.serve.refusals import Refusal
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def bearer(secret: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", f"Bearer {secret}".encode())]
+
+
+def test_a_created_key_opens_and_a_changed_one_does_not(store: Store) -> None:
+    key, secret = keys.create(store, "me")
+    ring = KeyRing(keys.listed(store))
+    assert ring.owner(secret) == key
+    assert ring.owner(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
+    assert ring.owner(secret + "A") is None
+    assert ring.owner("") is None
+
+
+def test_a_revoked_key_opens_nothing(store: Store) -> None:
+    key, secret = keys.create(store, "me")
+    _, other = keys.create(store, "you")
+    keys.revoke(store, key.id)
+    ring = KeyRing(keys.listed(store))
+    assert ring.owner(secret) is None
+    assert ring.owner(other) is not None
+
+
+def test_secrets_are_not_kept(store: Store, tmp_path: Path) -> None:
+    _, secret = keys.create(store, "me")
+    kept = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
+    assert secret.rpartition("-")[2] not in kept
+    assert secret.split("-", 2)[2] not in kept
+
+
+def test_keys_in_an_object_store_are_found_too() -> None:
+    remote = Store("memory://keys-test")
+    key, secret = keys.create(remote, "me")
+    assert KeyRing(keys.listed(remote)).owner(secret) == key
+    keys.revoke(remote, key.id)
+    assert KeyRing(keys.listed(remote)).owner(secret) is None
+
+
+def test_an_unknown_key_cannot_be_revoked_and_a_strange_name_not_given(store: Store) -> None:
+    with pytest.raises(InputError, match="no key with this id"):
+        keys.revoke(store, "../../etc")
+    with pytest.raises(InputError, match="name of a key"):
+        keys.create(store, "a\nb")
+
+
+def test_an_open_door_lets_everyone_in() -> None:
+    assert Doors(None, None).admit([]) == ANYONE
+
+
+def test_a_closed_door_asks_for_a_key_in_either_header(store: Store) -> None:
+    key, secret = keys.create(store, "me")
+    doors = Doors(lambda: KeyRing(keys.listed(store)), None)
+    assert doors.admit(bearer(secret)) == key.id
+    assert doors.admit([(b"x-api-key", secret.encode())]) == key.id
+    for headers, code in (([], "missing_api_key"), (bearer("sk-wrong"), "invalid_api_key")):
+        with pytest.raises(Refusal) as refused:
+            doors.admit(headers)
+        assert (refused.value.status, refused.value.code) == (401, code)
+
+
+def test_a_limit_is_a_burst_and_then_a_rate() -> None:
+    clock = Clock()
+    limit = RateLimit(clock)
+    assert [limit.take("a", 60) for _ in range(60)] == [0.0] * 60
+    assert limit.take("a", 60) == pytest.approx(1.0)
+    clock.now = 0.5
+    assert limit.take("a", 60) == pytest.approx(0.5)
+    clock.now = 1.0
+    assert limit.take("a", 60) == 0.0
+    assert limit.take("a", 60) > 0
+
+
+def test_limits_are_each_callers_own_and_a_key_may_have_its_own(store: Store) -> None:
+    clock = Clock()
+    _, few = keys.create(store, "few", requests_per_minute=1)
+    _, usual = keys.create(store, "usual")
+    doors = Doors(lambda: KeyRing(keys.listed(store)), 2, clock)
+    doors.admit(bearer(few))
+    with pytest.raises(Refusal) as refused:
+        doors.admit(bearer(few))
+    assert refused.value.status == 429
+    assert dict(refused.value.headers())[b"retry-after"] == b"60"
+    doors.admit(bearer(usual))
+    doors.admit(bearer(usual))
+    with pytest.raises(Refusal):
+        doors.admit(bearer(usual))
+    clock.now = 60.0
+    doors.admit(bearer(few))
+
+
+def test_callers_who_stayed_away_are_forgotten() -> None:
+    clock = Clock()
+    limit = RateLimit(clock)
+    for number in range(100):
+        limit.take(str(number), 1)
+    clock.now = 1000.0
+    limit.take("new", 1)
+    assert len(limit._buckets) == 1
+
+
+def test_the_commands_create_list_and_revoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYLOOM_STORE", str(tmp_path))
+    assert main(["keys", "create", "ci robot", "--requests-per-minute", "5"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert main(["keys", "list", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["requests_per_minute"], shown["revoked_at"]) == ("ci robot", 5, None)
+    assert "secret" not in json.dumps(shown)
+    assert main(["keys", "revoke", shown["id"]]) == 0
+    assert KeyRing(keys.listed(Store(str(tmp_path)))).owner(secret) is None
+    assert main(["keys", "list"]) == 0
+    assert "ci robot" in capsys.readouterr().out

@@ -1,0 +1,70 @@
+"""From a served model's spec to vLLM's arguments, and the text by which requests that begin alike are recognised."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rayloom.serve.capacity import ModelShape, problems
+from rayloom.serve.engine import EngineSettings, engine_arguments
+from rayloom.serve.request_text import text_of
+from rayloom.serve.vllm_models import tool_parsers
+from rayloom.specs.serve import Engine, ServedModel
+
+SHAPE = ModelShape("LlamaForCausalLM", 8192, 1000, 1 << 20, None, True)
+
+
+def arguments(max_answer_tokens: int | None = None, **model: Any) -> dict[str, Any]:
+    served = ServedModel.model_validate({"name": "m", "model": "artifact:m"} | model)
+    return engine_arguments(EngineSettings(served, "store", "m", "0", (), max_answer_tokens))
+
+
+def test_what_is_not_asked_for_is_not_turned_on() -> None:
+    found = arguments()
+    assert not {"enable_lora", "speculative_config", "tool_call_parser", "override_generation_config"} & set(found)
+    assert found["trust_remote_code"] is False
+
+
+def test_the_longest_answer_is_the_engines_to_enforce() -> None:
+    assert arguments(max_answer_tokens=64)["override_generation_config"] == {"max_new_tokens": 64}
+
+
+def test_adapters_take_the_room_they_are_given() -> None:
+    found = arguments(adapters={"max_rank": 32, "max_at_once": 2, "max_loaded": 5})
+    assert found["enable_lora"] is True
+    assert (found["max_lora_rank"], found["max_loras"], found["max_cpu_loras"]) == (32, 2, 5)
+
+
+def test_guessing_by_ngrams_and_tools() -> None:
+    engine = {"tool_parser": "hermes", "speculation": {"type": "ngram", "num_tokens": 3}}
+    found = arguments(engine=engine)
+    assert found["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
+    assert (found["enable_auto_tool_choice"], found["tool_call_parser"]) == (True, "hermes")
+
+
+def test_an_unknown_tool_parser_is_said_with_the_known_ones() -> None:
+    assert "hermes" in tool_parsers()
+    assert problems(SHAPE, Engine(tool_parser="hermes"), frozenset(), tool_parsers()) == []
+    (found,) = problems(SHAPE, Engine(tool_parser="herms"), frozenset(), tool_parsers())
+    assert "hermes" in found
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}, "a\nb"),
+        ({"messages": [{"content": [{"type": "text", "text": "a"}]}]}, '[{"type": "text", "text": "a"}]'),
+        ({"messages": [3]}, "null"),
+        ({"prompt": "a"}, "a"),
+        ({"prompt": [1, 2]}, ""),
+        ([], ""),
+    ],
+)
+def test_the_text_of_a_request(body: Any, text: str) -> None:
+    assert text_of(json.dumps(body).encode()) == text
+
+
+def test_what_is_no_json_has_no_text() -> None:
+    assert text_of(b"\xff{") == ""

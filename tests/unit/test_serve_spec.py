@@ -1,0 +1,55 @@
+"""What a serve job may say: who is let in from where, and which profile can do what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rayloom.specs.serve import ServeSpec
+
+
+def spec(model: dict[str, Any] | None = None, **changes: Any) -> ServeSpec:
+    served = {"name": "m", "model": "artifact:m"} | (model or {})
+    return ServeSpec.model_validate({"kind": "serve", "name": "s", "models": [served]} | changes)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "example.org"])
+def test_an_address_that_others_reach_asks_for_keys(host: str) -> None:
+    with pytest.raises(ValidationError, match=r"doors\.keys_required"):
+        spec(host=host)
+    assert spec(host=host, doors={"keys_required": True}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.53", "localhost", "::1"])
+def test_this_machine_alone_may_go_without(host: str) -> None:
+    assert spec(host=host).host == host
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"adapters": {}}, {"autoscaling": {"max_replicas": 2}}],
+    ids=["adapters", "autoscaling"],
+)
+def test_the_direct_profile_refuses_what_needs_a_gateway(model: dict[str, Any]) -> None:
+    assert spec(model).profile == "full"
+    with pytest.raises(ValidationError, match="profile: direct"):
+        spec(model, profile="direct")
+
+
+def test_the_direct_profile_serves_one_model() -> None:
+    assert spec(profile="direct").is_direct
+    two = [{"name": name, "model": "artifact:m"} for name in "ab"]
+    with pytest.raises(ValidationError, match="one model"):
+        spec(profile="direct", models=two)
+
+
+def test_adapters_are_not_compiled_on_a_cpu() -> None:
+    with pytest.raises(ValidationError, match=r"engine\.compiled"):
+        spec({"adapters": {}, "engine": {"compiled": True}})
+
+
+def test_more_adapters_at_once_than_are_kept_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_loaded"):
+        spec({"adapters": {"max_loaded": 1, "max_at_once": 2}})
