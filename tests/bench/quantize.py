@@ -1,7 +1,8 @@
 """Tokens per second of a quantised model beside the same model in bf16: `make bench-quantize`.
 
-Both engines are up at once, each in a process of its own with the same arguments and all cores, and take turns; medians
-of the rounds are compared. Prints a table and, last, one JSON object. With --save, also writes it to results/.
+Both engines are up at once, each in a process of its own with the arguments and environment of a served replica, and
+take turns; medians of the rounds are compared: on one core, which is a replica's default, and on all of them. Prints a
+table and, last, one JSON object. With --save, also writes it to results/.
 """
 
 from __future__ import annotations
@@ -22,26 +23,28 @@ from typing import Any
 
 BATCHES = (1, 8, 32)
 NEW_TOKENS = 64
-PROMPT_TOKENS = 32
+PROMPT_TOKENS = 64  # a short question, with the system prompt of its template
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
 RESULTS = Path(__file__).parent / "results"
 
 
-def serve_turns(model: str, turns: Connection) -> None:
+def serve_turns(model: str, num_cores: int, turns: Connection) -> None:
     """In an engine's process: loads the model, then answers each batch size with the seconds that it took."""
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    from rayloom.serve.engine import engine_arguments, environment
+    from rayloom.specs.serve import Engine, KvCache
+
+    # A prefix that is found would be a prompt that is not computed.
+    cache = KvCache(size_bytes=1 << 29, prefix_caching=False)
+    replica = Engine(
+        max_model_length_tokens=512, max_sequences=max(BATCHES), cpus_per_replica=num_cores, kv_cache=cache
+    )
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+    os.environ |= environment(replica)
     # Engines write to standard output; the last line there is this program's own.
     os.dup2(2, 1)
     from vllm import LLM, SamplingParams
 
-    engine = LLM(model=model, max_model_len=512, max_num_seqs=max(BATCHES), kv_cache_memory_bytes=1 << 29)
+    engine = LLM(model=model, **engine_arguments(replica))
     greedy = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, ignore_eos=True)
     turns.send("ready")
     turn = 0
@@ -61,13 +64,13 @@ def serve_turns(model: str, turns: Connection) -> None:
         turns.send(time.perf_counter() - started)
 
 
-class Engine:
+class Turns:
     """One engine in its process."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, num_cores: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.turns, theirs = context.Pipe()
-        self.process = context.Process(target=serve_turns, args=(str(model), theirs))
+        self.process = context.Process(target=serve_turns, args=(str(model), num_cores, theirs))
         self.process.start()
         theirs.close()
         assert self.turns.recv() == "ready"
@@ -82,8 +85,8 @@ class Engine:
 
 
 @contextmanager
-def engines(models: dict[str, Path]) -> Iterator[dict[str, Engine]]:
-    started = {name: Engine(model) for name, model in models.items()}
+def engines(models: dict[str, Path], num_cores: int) -> Iterator[dict[str, Turns]]:
+    started = {name: Turns(model, num_cores) for name, model in models.items()}
     try:
         yield started
     finally:
@@ -91,15 +94,16 @@ def engines(models: dict[str, Path]) -> Iterator[dict[str, Engine]]:
             engine.stop()
 
 
-def measure(models: dict[str, Path], rounds: int) -> dict[int, dict[str, list[float]]]:
-    """Tokens per second by batch, model and round."""
-    with engines(models) as running:
+def measure(models: dict[str, Path], num_cores: int, rounds: int) -> dict[int, dict[str, float]]:
+    """Median tokens per second by batch and model."""
+    with engines(models, num_cores) as running:
         for engine in running.values():
             engine.tokens_per_second(max(BATCHES))
-        return {batch: _turns(running, batch, rounds) for batch in BATCHES}
+        found = {batch: _turns(running, batch, rounds) for batch in BATCHES}
+    return {batch: {name: statistics.median(runs) for name, runs in each.items()} for batch, each in found.items()}
 
 
-def _turns(running: dict[str, Engine], batch: int, rounds: int) -> dict[str, list[float]]:
+def _turns(running: dict[str, Turns], batch: int, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in running}
     for number in range(rounds):
         order: Sequence[str] = list(running) if number % 2 == 0 else list(running)[::-1]
@@ -135,18 +139,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
     options = parser.parse_args()
+    cores = sorted({1, len(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(models_in(Path(folder)), options.rounds)
-    medians = {batch: {name: statistics.median(runs) for name, runs in each.items()} for batch, each in found.items()}
-    for batch, each in medians.items():
-        print(f"batch {batch:3}: " + ", ".join(f"{name} {rate:,.0f} tokens/s" for name, rate in each.items()))
-    largest = medians[max(BATCHES)]
+        models = models_in(Path(folder))
+        found = {num_cores: measure(models, num_cores, options.rounds) for num_cores in cores}
+    for num_cores, batches in found.items():
+        for batch, rates in batches.items():
+            shown = ", ".join(f"{name} {rate:,.0f} tokens/s" for name, rate in rates.items())
+            print(f"cores {num_cores}, batch {batch:3}: {shown}")
+    speedups = {n: batches[max(BATCHES)]["int8"] / batches[max(BATCHES)]["bf16"] for n, batches in found.items()}
     result: dict[str, Any] = {
-        "int8_speedup": round(largest["int8"] / largest["bf16"], 3),
+        "int8_speedup": round(speedups[1], 3),
+        "int8_speedup_all_cores": round(speedups[cores[-1]], 3),
         "tokens_per_second": {
-            f"{name}_batch_{b}": round(r, 1) for b, each in medians.items() for name, r in each.items()
+            f"{name}_batch_{batch}_cores_{num_cores}": round(rate, 1)
+            for num_cores, batches in found.items()
+            for batch, rates in batches.items()
+            for name, rate in rates.items()
         },
         "rounds": options.rounds,
+        "prompt_tokens": PROMPT_TOKENS,
         "new_tokens": NEW_TOKENS,
         "hardware": hardware(),
         "date": time.strftime("%Y-%m-%d"),
