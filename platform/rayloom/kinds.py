@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
     "import": Kind(
         ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
     ),
-    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 1),
+    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 2),
     "train": Kind(TrainSpec, "rayloom.train.run:run", "rayloom.train.plan:plan", "rayloom.train.report:sections", 1),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
     "evaluate": Kind(

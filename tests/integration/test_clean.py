@@ -169,7 +169,7 @@ def test_the_result_is_the_same_byte_for_byte_whatever_runs_it(
 ) -> None:
     one_core = replace(connect(), num_cores=1)
     monkeypatch.setattr("rayloom.data.run.connect", lambda: one_core)
-    monkeypatch.setattr("rayloom.data.run.MIN_BUCKETS", 7)
+    monkeypatch.setattr("rayloom.data.steps.MIN_BUCKETS", 7)
     again = _clean(tmp_path, sources, "store", chunk_bytes=65536)
     assert again.manifest.version == corpus.manifest.version
     assert again.manifest.digest == corpus.manifest.digest

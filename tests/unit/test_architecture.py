@@ -31,6 +31,7 @@ MAY_MEET = {
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
 RAY_FILES = {
     "observe/ray_session.py",
+    "data/ray_passes.py",
     "observe/ray_metrics.py",
     "serve/app.py",
     "serve/front.py",

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from rayloom.data.chunks import ChunkName, RawChunk, chunked
 from rayloom.data.ids import document_id, place_of
 from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
-from rayloom.data.rows import BadRow, Input, Row, rows_of
+from rayloom.data.opened import Input
+from rayloom.data.row import BadRow, Row
+from rayloom.data.rows import rows_of
 from rayloom.errors import InputError
-from rayloom.specs.clean import CleanSpec, TextSource
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.text_sources import TextSource
 
 MAX_ROW_BYTES = 2000
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rayloom.data.rows import BadRow, Row
+from rayloom.data.row import BadRow, Row
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RawChunk:
             "number": self.name.number,
             "bytes_read": self.bytes_read,
             "row_numbers": json.dumps([row.number for row in self.rows]),
-            "row_drops": json.dumps([row.drop for row in self.rows]),
+            "row_facts": json.dumps([[row.drop, row.label, row.columns] for row in self.rows], default=str),
             "texts": b"\0".join(row.text.replace("\0", "").encode("utf-8", "replace") for row in self.rows),
             "bad_rows": json.dumps([asdict(row) for row in self.bad_rows]),
         }
@@ -49,8 +49,8 @@ class RawChunk:
     def from_ray_row(cls, row: dict[str, Any]) -> RawChunk:
         numbers = json.loads(row["row_numbers"])
         texts = row["texts"].split(b"\0") if numbers else []
-        known = zip(numbers, texts, json.loads(row["row_drops"]), strict=True)
-        rows = [Row(number, text.decode(), drop) for number, text, drop in known]
+        known = zip(numbers, texts, json.loads(row["row_facts"]), strict=True)
+        rows = [Row(number, text.decode(), *facts) for number, text, facts in known]
         bad_rows = [BadRow(**bad) for bad in json.loads(row["bad_rows"])]
         name = ChunkName(int(row["file"]), int(row["number"]))
         return cls(name, rows, bad_rows, len(row["texts"]), int(row["bytes_read"]))

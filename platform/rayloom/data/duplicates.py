@@ -125,14 +125,20 @@ def cluster(given: DuplicatesPass) -> dict[str, int]:
     edges = _load_edges(given.scratch.folder("edges"), given.buckets)
     removed = clusters.removed(edges)
     send(given.scratch.folder("removed"), "all", removed, given.chunk_of(removed["id"]), len(given.chunks))
+    keepers = np.unique(removed["kept"])
+    send(given.scratch.folder("keepers"), "all", keepers, given.chunk_of(keepers), len(given.chunks))
     exact = int(removed["is_exact"].sum())
-    num_clusters = len(np.unique(removed["kept"]))
-    return {"clusters": num_clusters, "exact_duplicates": exact, "near_duplicates": len(removed) - exact}
+    return {"clusters": len(keepers), "exact_duplicates": exact, "near_duplicates": len(removed) - exact}
 
 
 def removed_of(given: DuplicatesPass, chunk: int) -> NDArray[Any]:
     """What goes of one chunk, by id."""
     return receive(given.scratch.folder("removed"), ["all"], chunk, len(given.chunks), clusters.REMOVED)
+
+
+def keepers_of(given: DuplicatesPass, chunk: int) -> NDArray[np.uint64]:
+    """Ids of one chunk that stay for others."""
+    return receive(given.scratch.folder("keepers"), ["all"], chunk, len(given.chunks), np.uint64)
 
 
 def _load_edges(folder: Path, buckets: Sequence[str]) -> NDArray[Any]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.data import samples
+from rayloom.data.staying import Judged
 from rayloom.data.tally import Tally, by_part
 from rayloom.errors import InputError, QualityError
+from rayloom.specs.base import Content
 from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import RowsOutput, TokensOutput
 
 
 def check_readable(spec: CleanSpec, tally: Tally, first_bad: Sequence[str]) -> None:
@@ -36,6 +40,7 @@ def check_not_empty(tally: Tally, num_kept: int) -> None:
 
 def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
     """Raises QualityError where training or held-out documents are missing."""
+    assert isinstance(spec.output, TokensOutput)
     for split, count in num_documents.items():
         if not count:
             total = sum(num_documents.values())
@@ -44,23 +49,45 @@ def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
             raise QualityError(what, fix="Raise heldout_share, or clean a larger corpus.")
 
 
-def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], tokens: Counter[str]) -> dict[str, Any]:
-    """Every number of the run, for manifest and report."""
-    sources = {source.name: _source_metrics(source.name, tally, tokens) for source in spec.sources}
+def check_parts(spec: CleanSpec, num_rows: dict[str, int]) -> None:
+    """Raises QualityError where a part that the job asks for has no row."""
+    assert isinstance(spec.output, RowsOutput)
+    shares = {"train": 1.0, "validation": spec.output.validation_share, "test": spec.output.test_share}
+    for part, count in num_rows.items():
+        if not count and shares[part]:
+            what = f"None of the {sum(num_rows.values()):,} rows fell into the {part} part"
+            raise QualityError(what, fix="Raise its share, set it to 0, or clean a larger set.")
+
+
+def added(tally: Tally, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """The counts of all records by `source/part/unit`; what the pass dropped is added to the tally."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record["counts"])
+        tally.dropped.update(record.get("dropped", {}))
+    return counts
+
+
+def content(spec: CleanSpec) -> Content:
+    return "corpus" if isinstance(spec.output, TokensOutput) else "dataset"
+
+
+def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], counts: Counter[str]) -> dict[str, Any]:
+    """Every number of the run, for manifest and report. `counts`: by `source/part/unit`."""
+    sources = {source.name: _source_metrics(source.name, tally, counts, _units(spec)) for source in spec.sources}
     domains: dict[str, Counter[str]] = {}
     for source in spec.sources:
         numbers = {name: value for name, value in sources[source.name].items() if isinstance(value, int)}
         domains.setdefault(source.domain, Counter()).update(numbers)
     duplicates = {f"{kind}_duplicate": found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near")}
     dropped = by_part(tally.dropped, 1) | {reason: count for reason, count in duplicates.items() if count}
-    total = sum(sources_of["documents"] for sources_of in sources.values())
+    sums = {unit: sum(one[unit] for one in sources.values()) for unit in _units(spec)}
     return {
         "rows_in": tally.rows_in.total(),
         "bad_rows": tally.bad_rows.total(),
-        "documents_kept": total,
+        "documents_kept": sums.pop("documents"),
         "documents_dropped": sum(dropped.values()),
-        "tokens": sum(one["tokens"] for one in sources.values()),
-        "heldout_tokens": sum(one["heldout_tokens"] for one in sources.values()),
+        **sums,
         "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
         "bad": by_part(tally.bad_rows, 1),
         "duplicates": found,
@@ -72,22 +99,44 @@ def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], tokens: Counte
     }
 
 
-def _source_metrics(name: str, tally: Tally, tokens: Counter[str]) -> dict[str, Any]:
+def _units(spec: CleanSpec) -> dict[str, tuple[str, ...]]:
+    """What is counted of each source, and the counters that it is the sum of."""
+    if isinstance(spec.output, TokensOutput):
+        both = {unit: (f"train/{unit}", f"heldout/{unit}") for unit in ("documents", "tokens", "bytes")}
+        return both | {f"heldout_{unit}": (f"heldout/{unit}",) for unit in ("documents", "tokens")}
+    parts = ("train", "validation", "test")
+    together = {unit: tuple(f"{part}/{unit}" for part in parts) for unit in ("documents", "bytes")}
+    return together | {f"{part}_rows": (f"{part}/documents",) for part in parts}
+
+
+def _source_metrics(
+    name: str, tally: Tally, counts: Counter[str], units: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
     mine = {key.removeprefix(f"{name}/"): count for key, count in tally.dropped.items() if key.startswith(f"{name}/")}
-    counted = {
-        unit: tokens[f"{name}/train/{unit}"] + tokens[f"{name}/heldout/{unit}"]
-        for unit in ("documents", "tokens", "bytes")
-    }
     return {
         "rows_in": tally.rows_in[name],
         "bad_rows": sum(count for key, count in tally.bad_rows.items() if key.startswith(f"{name}/")),
         "passed_rules": tally.kept[name],
         "shortened": tally.shortened[name],
-        **counted,
-        "heldout_documents": tokens[f"{name}/heldout/documents"],
-        "heldout_tokens": tokens[f"{name}/heldout/tokens"],
+        **{unit: sum(counts[f"{name}/{part}"] for part in parts) for unit, parts in units.items()},
         "dropped": dict(sorted(mine.items(), key=lambda item: (-item[1], item[0]))),
     }
+
+
+def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
+    """Writes rejects, quarantine, rows to read and numbers into the artifact; returns the numbers.
+
+    `folders`: of the passes that left rejects and samples, the judging pass first.
+    """
+    spec, chunks = judged.spec, judged.chunks
+    gather(folders[0], chunks, "quarantine.jsonl", target / "rejects" / "unreadable.jsonl")
+    for folder, name in zip(folders, ("rules", "duplicates", "mixture"), strict=False):
+        gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{name}.jsonl")
+    files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
+    save(target / "samples.json", samples.merged(files, spec.sample_rows_per_reason))
+    numbers = metrics(spec, judged.tally, judged.found, counts)
+    save(target / "corpus.json", numbers)
+    return numbers
 
 
 # -- rows to read ------------------------------------------------------------------------------------------------------
@@ -115,12 +164,17 @@ def lines(numbers: dict[str, Any]) -> list[str]:
     kept, dropped = numbers["documents_kept"], numbers["documents_dropped"]
     first = f"rows in {numbers['rows_in']:,}{bad}; documents kept {kept:,}, dropped {dropped:,}"
     reasons = [f"  {reason:<40} {count:>12,}" for reason, count in numbers["dropped"].items()]
-    domains = [f"  {name:<40} {one['tokens']:>12,} tokens" for name, one in numbers["domains"].items()]
-    return [first, "dropped by reason", *reasons, "tokens by domain", *domains]
+    unit = "tokens" if "tokens" in numbers else "documents"
+    domains = [f"  {name:<40} {one[unit]:>12,} {unit}" for name, one in numbers["domains"].items()]
+    trained = numbers.get("labels", {}).get("train", {})
+    labels = [f"  {label:<40} {count:>12,} rows to train" for label, count in trained.items()]
+    return [first, "dropped by reason", *reasons, f"{unit} by domain", *domains, *labels]
 
 
 def headline(numbers: dict[str, Any]) -> str:
-    return (
-        f"{numbers['documents_kept']:,} of {numbers['rows_in']:,} documents kept, {numbers['tokens']:,} tokens "
-        f"({numbers['heldout_tokens']:,} held out)"
-    )
+    kept = f"{numbers['documents_kept']:,} of {numbers['rows_in']:,} documents kept"
+    if "tokens" in numbers:
+        return f"{kept}, {numbers['tokens']:,} tokens ({numbers['heldout_tokens']:,} held out)"
+    rows = ", ".join(f"{numbers[f'{part}_rows']:,} {part}" for part in ("train", "validation", "test"))
+    doubt = numbers.get("likely_wrong_labels", 0)
+    return f"{kept}: {rows}" + (f"; {doubt:,} groups with labels to check" if doubt else "")

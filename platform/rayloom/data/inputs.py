@@ -9,8 +9,11 @@ from pathlib import Path
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.data.chunks import RawChunk, chunked
-from rayloom.data.rows import BadRow, Input, Row, rows_of
-from rayloom.specs.clean import CleanSpec, TextSource
+from rayloom.data.opened import Input
+from rayloom.data.row import BadRow, Row
+from rayloom.data.rows import rows_of
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.text_sources import TextSource
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rayloom.data import c4, characters, fineweb, gopher, repetition, sensitive
 from rayloom.data import language as language_of
@@ -48,6 +49,23 @@ def judge_of(normalisation: Normalisation, rules: Rules) -> Judge:
         return [_judged(piece, rules, shortened) for piece in pieces]
 
     return judge
+
+
+def cleaner_of(normalisation: Normalisation, rules: Rules) -> Callable[[Any], Any]:
+    """The function that normalises and masks every text in a kept column, however deep it lies."""
+    normalise = normaliser(normalisation)
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            text = normalise(value)
+            return sensitive.masked(text, rules.sensitive) if rules.sensitive else text
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, dict):
+            return {name: clean(item) for name, item in value.items()}
+        return value
+
+    return clean
 
 
 def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from rayloom.data.chunks import RawChunk
 from rayloom.data.ids import document_id
 from rayloom.data.inputs import InputFile
-from rayloom.data.judge import Judge, Kept, judge_of
+from rayloom.data.judge import Judge, Kept, cleaner_of, judge_of
 from rayloom.data.minhash import Bands
-from rayloom.data.rows import Row
+from rayloom.data.row import Row
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, send, write_whole
 from rayloom.data.tally import Tally
@@ -27,7 +27,12 @@ from rayloom.specs.clean import CleanSpec, Deduplication
 KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
 """What one document says under one key: exact key or band key, and what is needed to judge the pair."""
 EXCERPT_CHARACTERS = 1000
-_DOCUMENTS = pa.schema([("id", pa.uint64()), ("text", pa.large_string()), ("split_hash", pa.uint64())])
+_DOCUMENTS = pa.schema(
+    [
+        ("id", pa.uint64()), ("text", pa.large_string()), ("split_hash", pa.uint64()), ("label", pa.string()),
+        ("columns", pa.large_string()),
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,26 @@ class JudgingPass:
     num_buckets: int
 
 
+@dataclass(frozen=True)
+class _Domain:
+    """What is done to the documents of a domain."""
+
+    judge: Judge
+    clean: Callable[[Any], Any]
+
+
 class Judging:
     """Judges chunks one after the other; kept by a worker from one chunk to the next."""
 
     def __init__(self, given: JudgingPass) -> None:
         self.given = given
         spec = given.spec
-        self._judges = {
-            s.domain: judge_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)) for s in spec.sources
+        self._domains = {
+            s.domain: _Domain(
+                judge_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)),
+                cleaner_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)),
+            )
+            for s in spec.sources
         }
         wanted = spec.deduplication
         self._bands = Bands(wanted.num_bands, wanted.rows_per_band) if wanted and wanted.near_duplicates else None
@@ -59,9 +76,9 @@ class Judging:
         if finished.exists():
             return dict(json.loads(finished.read_text()))
         result = _Result(self.given, chunk)
-        judge = self._judges[result.source.domain]
+        domain = self._domains[result.source.domain]
         for row in chunk.rows:
-            result.judge_row(row, judge)
+            result.judge_row(row, domain)
         if self.given.spec.deduplication:
             self._send_keys(result, self.given.spec.deduplication)
         result.write(place)
@@ -98,15 +115,21 @@ class _Result:
         self.tally = Tally()
         self.ids: list[int] = []
         self.kept: list[Kept] = []
+        self.labels: list[str] = []
+        self.columns: list[str] = []
         self.rejects: list[dict[str, Any]] = []
 
-    def judge_row(self, row: Row, judge: Judge) -> None:
+    def judge_row(self, row: Row, domain: _Domain) -> None:
         name, number, text = self.source.name, row.number, row.text
         self.tally.rows_in[name] += 1
-        for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else judge(text)):
+        for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else domain.judge(text)):
             if isinstance(judgement, Kept):
                 self.ids.append(document_id(self.file.number, number, piece))
                 self.kept.append(judgement)
+                self.labels.append(row.label)
+                self.columns.append(json.dumps(domain.clean(row.columns)) if row.columns else "")
+                if row.label:
+                    self.tally.labels[f"{name}/{row.label}"] += 1
                 self.tally.kept[name] += 1
                 self.tally.shortened[name] += judgement.was_shortened
                 self.tally.characters[name] += len(judgement.text)
@@ -134,7 +157,7 @@ class _Result:
 
     def write(self, place: Path) -> None:
         hashes = np.frombuffer(b"".join(kept.folded.exact_key for kept in self.kept), "<u8").reshape(-1, 2)[:, 1]
-        columns = [self.ids, [kept.text for kept in self.kept], hashes]
+        columns = [self.ids, [kept.text for kept in self.kept], hashes, self.labels, self.columns]
         table = pa.table(dict(zip(_DOCUMENTS.names, columns, strict=True)), schema=_DOCUMENTS)
         write_table(place / f"{self.chunk.name}.arrow", table)
         write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
@@ -167,8 +190,8 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_whole(path, write)
 
 
-def read_documents(path: Path) -> Iterator[dict[str, Any]]:
-    """`id`, `text` and `split_hash` columns, batch after batch."""
+def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """`id`, `text`, `split_hash` and the `further` columns (`label`, `columns`), batch after batch."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)
@@ -176,6 +199,7 @@ def read_documents(path: Path) -> Iterator[dict[str, Any]]:
                 "id": batch.column("id").to_numpy(),
                 "text": batch.column("text").to_pylist(),
                 "split_hash": batch.column("split_hash").to_numpy(),
+                **{name: batch.column(name).to_pylist() for name in further},
             }
 
 
@@ -183,4 +207,4 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """JSON lines; nothing where there are none."""
     if rows:
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))

@@ -9,7 +9,8 @@ from rayloom.artifacts.store import Artifact
 from rayloom.data.inputs import input_files, reading_jobs
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.clean import CleanSpec, Deduplication, TrainTokenizer
+from rayloom.specs.clean import CleanSpec, Deduplication
+from rayloom.specs.clean_output import RowsOutput, TokensOutput, TrainTokenizer
 
 MAX_SCRATCH_RATIO = 3.0
 """Scratch space for each byte of input: the normalised text, keys (17 of 32 bytes a document), tokens, rejects."""
@@ -37,13 +38,30 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         families = ("length", "characters", "language", "sensitive", "c4", "gopher", "repetition", "fineweb")
         sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
     sheet.add("duplicates", _duplicates(spec.deduplication))
-    tokenizer = spec.output.tokenizer
+    if isinstance(spec.output, TokensOutput):
+        _add_tokens(sheet, spec.output)
+    else:
+        _add_rows(sheet, spec.output)
+    return sheet
+
+
+def _add_tokens(sheet: PlanSheet, output: TokensOutput) -> None:
+    tokenizer, mixture = output.tokenizer, output.mixture
     if isinstance(tokenizer, TrainTokenizer):
         sheet.add("tokenizer", f"trained, {tokenizer.vocabulary_size:,} tokens")
     else:
         sheet.add("tokenizer", f"that of {tokenizer.model}")
-    sheet.add("held out", f"{spec.output.heldout_share:.1%} of the documents")
-    return sheet
+    sheet.add("held out", f"{output.heldout_share:.1%} of the documents")
+    if mixture.total_tokens is not None:
+        sheet.add("tokens at most", mixture.total_tokens)
+    for domain, share in mixture.max_domain_share.items():
+        sheet.add(f"{domain} at most", f"{share:.1%} of the tokens")
+
+
+def _add_rows(sheet: PlanSheet, output: RowsOutput) -> None:
+    sheet.add("parts", f"{output.validation_share:.1%} validation, {output.test_share:.1%} test, the rest training")
+    if output.max_label_ratio is not None:
+        sheet.add("rows of a label", f"at most {output.max_label_ratio:g} times those of the rarest, in training")
 
 
 def _duplicates(spec: Deduplication | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from typing import Any
@@ -10,6 +11,8 @@ from rayloom.artifacts.store import Artifact
 from rayloom.observe.report_page import Section, chart, table, text
 
 MAX_EXCERPT_CHARACTERS = 600
+MAX_LABELS_SHOWN = 200
+MAX_DOUBTFUL_SHOWN = 20
 
 
 def sections(artifact: Artifact) -> list[Section]:
@@ -18,15 +21,19 @@ def sections(artifact: Artifact) -> list[Section]:
     return [
         Section("Rows", _rows(numbers)),
         Section("Dropped by reason", _reasons(numbers)),
-        Section("Tokens by domain", _tokens(numbers)),
+        *([Section("Tokens by domain", _tokens(numbers))] if "tokens" in numbers else []),
+        *_labels(artifact, numbers),
         Section("Lengths of documents that passed the rules", _lengths(numbers)),
         *_examples(artifact),
     ]
 
 
 def _rows(numbers: dict[str, Any]) -> str:
-    header = ("source", "rows", "unreadable", "passed the rules", "kept", "tokens", "bytes", "tokens held out")
-    names = ("rows_in", "bad_rows", "passed_rules", "documents", "tokens", "bytes", "heldout_tokens")
+    of_tokens = {"tokens": "tokens", "bytes": "bytes", "heldout_tokens": "tokens held out"}
+    of_rows = {"bytes": "bytes", "train_rows": "training", "validation_rows": "validation", "test_rows": "test"}
+    counted = {"rows_in": "rows", "bad_rows": "unreadable", "passed_rules": "passed the rules", "documents": "kept"}
+    counted |= of_tokens if "tokens" in numbers else of_rows
+    header, names = ("source", *counted.values()), tuple(counted)
     rows = [[source, *(one[name] for name in names)] for source, one in numbers["sources"].items()]
     total = ["all", *(sum(one[name] for one in numbers["sources"].values()) for name in names)]
     return table(header, [*rows, total])
@@ -45,6 +52,24 @@ def _reasons(numbers: dict[str, Any]) -> str:
 def _tokens(numbers: dict[str, Any]) -> str:
     domains = numbers["domains"]
     return _bars(list(domains), [one["tokens"] for one in domains.values()], "tokens")
+
+
+def _labels(artifact: Artifact, numbers: dict[str, Any]) -> list[Section]:
+    """Rows of each label in each part, and those whose labels contradict each other."""
+    if "labels" not in numbers:
+        return []
+    parts = list(numbers["labels"])
+    rows = [[label, *(numbers["labels"][part][label] for part in parts)] for label in numbers["labels"]["train"]]
+    shown = [Section("Labels", table(("label", *parts), rows[:MAX_LABELS_SHOWN]))]
+    place = artifact.path / "review" / "likely_wrong_labels.jsonl"
+    if place.exists():
+        with place.open(encoding="utf-8") as file:
+            doubtful = [json.loads(line) for line in itertools.islice(file, MAX_DOUBTFUL_SHOWN)]
+        told = (
+            f"{numbers['likely_wrong_labels']:,} groups of duplicates have several labels; all stand in {place.name}."
+        )
+        shown.append(Section("Labels to check", text(told) + "".join(map(_example, doubtful))))
+    return shown
 
 
 def _bars(names: list[str], values: list[int], unit: str) -> str:
@@ -97,6 +122,8 @@ def _examples(artifact: Artifact) -> list[Section]:
 
 def _example(row: dict[str, Any]) -> str:
     place = f"{row['source']}, {row['file']}, row {row['row']}"
+    place += f", label {row['label']}" if "label" in row else ""
+    place = f"{row['group']}: {place}" if "group" in row else place
     measured = f", measured {row['value']:g}" if "value" in row else ""
     kept = f", kept instead: {row['kept']['file']} row {row['kept']['row']}" if "kept" in row else ""
     excerpt = row["text"][:MAX_EXCERPT_CHARACTERS]

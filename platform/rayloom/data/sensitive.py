@@ -83,17 +83,32 @@ def judge(text: str, rules: SensitiveRules) -> tuple[str, Counter[str]] | Drop:
     if listed > rules.max_listed_words:
         return Drop("listed_words", listed)
     masked: Counter[str] = Counter()
-    for kind, (pattern, check) in KINDS.items():
+    for kind in KINDS:
         action = getattr(rules, kind)
-        if action == "keep" or not _may_hold(kind, text):
+        if action == "keep":
             continue
-        found = [match for match in pattern.finditer(text) if check(match[0])]
-        if found and action == "drop":
-            return Drop(f"has_{kind}", len(found))
-        for match in reversed(found):
-            text = f"{text[: match.start()]}[{kind.upper()}]{text[match.end() :]}"
-        masked[kind] += len(found)
+        text, count = _without(kind, text)
+        if count and action == "drop":
+            return Drop(f"has_{kind}", count)
+        masked[kind] += count
     return text, +masked
+
+
+def masked(text: str, rules: SensitiveRules) -> str:
+    """The text with everything masked that `rules` does not keep; for columns beside a text that was judged."""
+    for kind in KINDS:
+        if getattr(rules, kind) != "keep":
+            text, _ = _without(kind, text)
+    return text
+
+
+def _without(kind: str, text: str) -> tuple[str, int]:
+    """The text with one kind masked, and how often."""
+    pattern, check = KINDS[kind]
+    found = [match for match in pattern.finditer(text) if check(match[0])] if _may_hold(kind, text) else []
+    for match in reversed(found):
+        text = f"{text[: match.start()]}[{kind.upper()}]{text[match.end() :]}"
+    return text, len(found)
 
 
 def _may_hold(kind: str, text: str) -> bool:

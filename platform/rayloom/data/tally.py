@@ -26,6 +26,8 @@ class Tally:
     """Masked pieces of personal data in kept documents, by `source/kind`."""
     languages: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/language`, where the language was asked for."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Kept documents by `source/label`, where rows are labelled."""
     lengths: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/b`, where their length in characters has b binary digits: 2^(b-1) to 2^b - 1."""
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rayloom.data.duplicates import DuplicatesPass, removed_of
-from rayloom.data.ids import place_of
-from rayloom.data.inputs import InputFile
+from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
 from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents, write_lines
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, write_whole
+from rayloom.data.staying import Judged
 from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import TokensOutput
 from rayloom.text import bpe
 from rayloom.text.shards import token_type
 
@@ -33,18 +34,32 @@ DOCUMENTS_AT_ONCE = 256
 class TokenisingPass:
     """What every task of the pass is given."""
 
-    spec: CleanSpec
-    files: tuple[InputFile, ...]
-    scratch: Scratch
-    chunks: tuple[str, ...]
-    duplicates: DuplicatesPass | None
-    """None where duplicates are kept."""
-    num_documents: int
-    """Kept by the rules and not duplicates."""
+    judged: Judged
+
+    @property
+    def spec(self) -> CleanSpec:
+        return self.judged.spec
+
+    @property
+    def scratch(self) -> Scratch:
+        return self.judged.scratch
+
+    @property
+    def chunks(self) -> tuple[str, ...]:
+        return self.judged.chunks
+
+    @property
+    def output(self) -> TokensOutput:
+        assert isinstance(self.spec.output, TokensOutput)
+        return self.spec.output
 
     @property
     def tokenizer_folder(self) -> Path:
         return self.scratch.folder("tokenizer")
+
+
+TOKENISED = np.dtype([("id", "<u8"), ("hash", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
+"""A tokenised document: its id, the hash of its folded text, and its size."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class Document:
 
     id: int
     text: str
+    split_hash: int
     split: Split
 
 
@@ -62,13 +78,14 @@ def split_of(split_hash: int, heldout_share: float) -> Split:
 
 
 def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
-    """The chunk's documents that are not duplicates, in order."""
-    gone = removed_of(given.duplicates, chunk)["id"] if given.duplicates else np.zeros(0, np.uint64)
+    """The chunk's documents that stay, in order."""
+    gone = given.judged.gone(chunk)
     for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
         stays = ~np.isin(batch["id"], gone)
         for index in np.flatnonzero(stays):
-            split = split_of(int(batch["split_hash"][index]), given.spec.output.heldout_share)
-            yield Document(int(batch["id"][index]), batch["text"][index], split)
+            split_hash = int(batch["split_hash"][index])
+            split = split_of(split_hash, given.output.heldout_share)
+            yield Document(int(batch["id"][index]), batch["text"][index], split_hash, split)
 
 
 # -- the tokenizer's sample --------------------------------------------------------------------------------------------
@@ -76,7 +93,7 @@ def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
 
 def sample(given: TokenisingPass, chunk: int, sample_documents: int) -> dict[str, int]:
     """Sets aside the chunk's share of about `sample_documents` training documents, chosen by a hash of the id."""
-    limit = min(1.0, sample_documents / max(1, given.num_documents)) * 2.0**64
+    limit = min(1.0, sample_documents / max(1, given.judged.num_left)) * 2.0**64
     texts = [d.text for d in documents_of(given, chunk) if d.split == "train" and _id_hash(d.id) < limit]
     write_lines(given.scratch.folder("sample") / f"{given.chunks[chunk]}.jsonl", [{"text": text} for text in texts])
     return {"sampled_documents": len(texts)}
@@ -114,21 +131,24 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one core: Ray runs as many tasks as there are cores
     encode = Encoder(given.tokenizer_folder)
     parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
+    about: dict[Split, list[tuple[int, int, int, int]]] = {split: [] for split in SPLITS}
     counts: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []
     for documents in _batches(documents_of(given, chunk)):
         for document, tokens in zip(documents, encode([d.text for d in documents]), strict=True):
+            num_bytes = len(document.text.encode())
             parts[document.split].append(tokens)
-            place = _place(given, document.id)
-            source = place["source"]
-            counts[f"{source}/{document.split}/documents"] += 1
-            counts[f"{source}/{document.split}/tokens"] += len(tokens)
-            counts[f"{source}/{document.split}/bytes"] += len(document.text.encode())
+            about[document.split].append((document.id, document.split_hash, len(tokens), num_bytes))
+            place = place_in(given.judged, document.id)
+            count(counts, f"{place['source']}/{document.split}", 1, len(tokens), num_bytes)
             kept.append(place | {"reason": "kept", "text": document.text[:EXCERPT_CHARACTERS]})
         kept = chosen(kept, given.spec.sample_rows_per_reason)
     for split, arrays in parts.items():
-        save_tokens(given.scratch.folder("tokens") / f"{name}.{split}", arrays, encode.dtype)
-    rejects = _duplicate_rejects(given, chunk)
+        stem = given.scratch.folder("tokens") / f"{name}.{split}"
+        save_tokens(stem, arrays, encode.dtype)
+        records = np.asarray(about[split], TOKENISED)
+        write_whole(stem.with_name(f"{stem.name}.documents"), functools.partial(_write, records))
+    rejects = duplicate_rejects(given.judged, chunk)
     per_reason = given.spec.sample_rows_per_reason
     write_lines(given.scratch.folder("tokens") / f"{name}.rejects.jsonl", rejects)
     write_lines(given.scratch.folder("tokens") / f"{name}.samples.jsonl", chosen([*rejects, *kept], per_reason))
@@ -161,6 +181,10 @@ def end_token(folder: Path) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
 
 
+def _write(records: NDArray[Any], file: IO[bytes]) -> None:
+    file.write(records.tobytes())
+
+
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     for document in documents:
@@ -179,24 +203,8 @@ def save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
     write_whole(stem.with_name(f"{stem.name}.tokens"), lambda file: file.write(tokens.tobytes()))
 
 
-def _duplicate_rejects(given: TokenisingPass, chunk: int) -> list[dict[str, Any]]:
-    """What was left out as a duplicate, and of which document."""
-    if given.duplicates is None:
-        return []
-    gone = {int(row["id"]): row for row in removed_of(given.duplicates, chunk)}
-    rejects = []
-    path = given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"
-    for batch in read_documents(path) if gone else ():
-        for index in np.flatnonzero(np.isin(batch["id"], np.fromiter(gone, np.uint64, len(gone)))):
-            row = gone[int(batch["id"][index])]
-            about: dict[str, Any] = {"reason": "exact_duplicate" if row["is_exact"] else "near_duplicate"}
-            about |= {"kept": _place(given, int(row["kept"])), "text": batch["text"][index][:EXCERPT_CHARACTERS]}
-            rejects.append(_place(given, int(row["id"])) | about)
-    return rejects
-
-
-def _place(given: TokenisingPass, document: int) -> dict[str, Any]:
-    file, row, piece = place_of(document)
-    about = given.files[file]
-    place = {"source": given.spec.sources[about.source].name, "file": about.name, "row": row}
-    return place | {"piece": piece} if piece else place
+def count(counts: Counter[str], where: str, documents: int, tokens: int, num_bytes: int) -> None:
+    """Adds to the numbers of `source/split`."""
+    counts[f"{where}/documents"] += documents
+    counts[f"{where}/tokens"] += tokens
+    counts[f"{where}/bytes"] += num_bytes

@@ -1,81 +1,15 @@
-"""`kind: clean`: raw text in, a deduplicated, tokenised and packed corpus out."""
+"""`kind: clean`: raw text in; a deduplicated, tokenised corpus or a split data set of rows out."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from rayloom.specs.base import DatasetRef, JobSpec, ModelRef, Name, Share, Spec
+from rayloom.specs.base import JobSpec, Name, Share, Spec
+from rayloom.specs.clean_output import RowsOutput, TokensOutput
 from rayloom.specs.rules import Rules
-
-
-class Columns(Spec):
-    """Which columns of a row are its text."""
-
-    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
-    """Joined by line ends, empty ones left out. A row that lacks one, or has null in it, cannot be read."""
-
-
-class JsonLines(Columns):
-    """One JSON object a line."""
-
-    type: Literal["jsonl"]
-
-
-class JsonArray(Columns):
-    """One JSON array of objects a file."""
-
-    type: Literal["json"]
-
-
-class Csv(Columns):
-    """Comma-separated values with a header."""
-
-    type: Literal["csv"]
-
-
-class Parquet(Columns):
-    """Parquet files."""
-
-    type: Literal["parquet"]
-
-
-class Arrow(Columns):
-    """Arrow files, as a stream or with a footer, such as the data files of a saved Hugging Face data set."""
-
-    type: Literal["arrow"]
-
-
-class Warc(Spec):
-    """Web archives: the main text of every HTML page that was answered with status 200."""
-
-    type: Literal["warc"]
-    main_content_only: bool = True
-    """Leave out navigation, footers and the like (resiliparse)."""
-
-
-class PlainText(Spec):
-    """Text files."""
-
-    type: Literal["text"]
-    documents: Literal["file", "paragraph", "line"] = "file"
-    """What one document is; paragraphs are set apart by empty lines."""
-
-
-class TextSource(Spec):
-    """Where documents come from, and what they are."""
-
-    name: Name
-    dataset: DatasetRef
-    """An imported data set, or a folder's path."""
-    files: str = "**"
-    """Glob pattern of the files inside it."""
-    format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
-    domain: Name
-    """For the counts by domain, and for rules that differ by domain."""
-    limit_documents: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many rows, in the order of the files."""
+from rayloom.specs.text_sources import TextSource
 
 
 class Normalisation(Spec):
@@ -106,37 +40,8 @@ class Deduplication(Spec):
     """Pairs of similarity s become candidates with probability 1 − (1 − s^rows)^bands (Leskovec et al., ch. 3)."""
 
 
-class TrainTokenizer(Spec):
-    """A byte-level BPE tokenizer trained on the kept documents."""
-
-    type: Literal["train"]
-    vocabulary_size: Annotated[int, Field(ge=300)] = 8192
-    """Tokens in all: 256 bytes, the end-of-text token, and merges."""
-    sample_documents: Annotated[int, Field(ge=1)] = 100_000
-    """About so many documents, chosen by hash, are read to learn the merges."""
-
-
-class ExistingTokenizer(Spec):
-    """The tokenizer of a model in the store."""
-
-    type: Literal["model"]
-    model: ModelRef
-    new_terms: tuple[Annotated[str, StringConstraints(min_length=2, pattern=r"^\S+$")], ...] = ()
-    """Words of a new domain that become one token each; training on from the model gives them embeddings."""
-
-
-class TokensOutput(Spec):
-    """A corpus for language modelling: documents tokenised and packed into shards, some of them held out."""
-
-    type: Literal["tokens"]
-    tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
-    heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    """Part of the documents, chosen by a hash of their text, that is never trained on."""
-    shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
-
-
 class CleanSpec(JobSpec):
-    """A corpus: documents cleaned, deduplicated, split, tokenised and packed into shards."""
+    """Documents cleaned, deduplicated and split: a tokenised corpus in shards, or a data set of rows."""
 
     kind: Literal["clean"]
     sources: Annotated[tuple[TextSource, ...], Field(min_length=1)]
@@ -148,7 +53,7 @@ class CleanSpec(JobSpec):
     """For the named domains, in place of `normalisation`."""
     deduplication: Deduplication | None = Deduplication()
     """null keeps duplicates."""
-    output: Annotated[TokensOutput, Field()]
+    output: Annotated[TokensOutput | RowsOutput, Field(discriminator="type")]
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""
     max_row_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
@@ -178,4 +83,28 @@ class CleanSpec(JobSpec):
         unknown = sorted({*self.domain_rules, *self.domain_normalisation} - domains)
         if unknown:
             raise ValueError(f"no source has the domain {', '.join(unknown)}; there are: {', '.join(sorted(domains))}")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_fit_the_output(self) -> Self:
+        labelled = {source.name: source.is_labelled for source in self.sources}
+        if isinstance(self.output, TokensOutput):
+            if any(labelled.values()):
+                raise ValueError("labels need output.type rows: a corpus of tokens has no place for them")
+        elif any(source.weight != 1 or source.max_tokens is not None for source in self.sources):
+            raise ValueError("weight and max_tokens of a source need output.type tokens: rows are not mixed by tokens")
+        elif len(set(labelled.values())) > 1:
+            without = ", ".join(name for name, has_label in labelled.items() if not has_label)
+            raise ValueError(f"the rows of {without} have no label, those of the other sources have one")
+        return self
+
+    @model_validator(mode="after")
+    def _domain_shares_can_be_met(self) -> Self:
+        if not isinstance(self.output, TokensOutput):
+            return self
+        shares, domains = self.output.mixture.max_domain_share, {source.domain for source in self.sources}
+        if unknown := sorted(set(shares) - domains):
+            raise ValueError(f"no source has the domain {', '.join(unknown)}; there are: {', '.join(sorted(domains))}")
+        if domains == set(shares) and sum(shares.values()) < 1:
+            raise ValueError("max_domain_share limits every domain, and the shares add up to less than 1")
         return self

@@ -1,0 +1,36 @@
+"""Where a document stands, and what was left out as a duplicate of which other one, for a person to read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rayloom.data.duplicates import removed_of
+from rayloom.data.ids import place_of
+from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents
+from rayloom.data.staying import Judged
+
+
+def place_in(judged: Judged, document: int) -> dict[str, Any]:
+    """Source, file, row and, of a split row, piece of a document."""
+    file, row, piece = place_of(document)
+    about = judged.files[file]
+    place = {"source": judged.spec.sources[about.source].name, "file": about.name, "row": row}
+    return place | {"piece": piece} if piece else place
+
+
+def duplicate_rejects(judged: Judged, chunk: int) -> list[dict[str, Any]]:
+    """The chunk's duplicates, each with the document that was kept instead."""
+    if judged.duplicates is None:
+        return []
+    gone = {int(row["id"]): row for row in removed_of(judged.duplicates, chunk)}
+    rejects = []
+    path = judged.scratch.folder("judged") / f"{judged.chunks[chunk]}.arrow"
+    for batch in read_documents(path) if gone else ():
+        for index in np.flatnonzero(np.isin(batch["id"], np.fromiter(gone, np.uint64, len(gone)))):
+            row = gone[int(batch["id"][index])]
+            about: dict[str, Any] = {"reason": "exact_duplicate" if row["is_exact"] else "near_duplicate"}
+            about |= {"kept": place_in(judged, int(row["kept"])), "text": batch["text"][index][:EXCERPT_CHARACTERS]}
+            rejects.append(place_in(judged, int(row["id"])) | about)
+    return rejects

@@ -1,0 +1,24 @@
+"""What runs the passes of a job: once each, over many numbers, somewhere. Ray does it in a job, a loop in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rayloom.data.judging import JudgingPass
+
+Record = dict[str, Any]
+"""What a task tells the driver: counts, as plain JSON values."""
+
+
+class Passes(Protocol):
+    """Runs passes and remembers what they found."""
+
+    def judge(self, given: JudgingPass) -> list[Record]:
+        """Reads all files and judges their rows."""
+
+    def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
+        """What the pass found: from an earlier run where that finished it, else from doing it."""
+
+    def each(self, label: str, items: Sequence[int], work: Callable[[int], Record]) -> list[Record]:
+        """What `work` returns for every item, in the order of the items."""

@@ -1,0 +1,143 @@
+"""Passes on Ray Data: raw chunks stream from tasks that read to tasks that judge; later passes map over numbers.
+
+What the tasks do is in the other files of this room and needs no Ray; what they leave is on disk, in files named by
+chunk or bucket, so that neither the number of CPUs nor the order of arrival can be seen in the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.data
+
+from rayloom import errors
+from rayloom.data.chunks import ChunkName, RawChunk
+from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
+from rayloom.data.judging import Judging, JudgingPass
+from rayloom.data.passes import Record
+from rayloom.data.scratch import Scratch
+from rayloom.errors import RayloomError
+from rayloom.observe.progress import progress
+from rayloom.specs.clean import CleanSpec
+
+READER_CPUS = 0.1
+"""A reader mostly waits for those who judge; a share of its own also keeps Ray from running both in one task."""
+
+
+@contextmanager
+def ray_data(block_bytes: int) -> Iterator[None]:
+    """Ray Data's settings for these passes; what others set comes back at the end."""
+    context = ray.data.DataContext.get_current()
+    kept = (context.enable_progress_bars, context.target_max_block_size)
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    # One chunk a block, so that a chunk is judged as soon as it was read.
+    context.enable_progress_bars, context.target_max_block_size = False, block_bytes
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.target_max_block_size = kept
+        logger.setLevel(level)
+
+
+class RayPasses:
+    """The passes of one job on the cluster; `seconds` says how long each took."""
+
+    def __init__(self, name: str, scratch: Scratch, num_cores: int) -> None:
+        self.name, self.scratch, self.num_cores = name, scratch, num_cores
+        self.seconds: dict[str, float] = {}
+
+    def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
+        started = time.monotonic()
+        records = self.scratch.load_json(name)
+        if records is None:
+            records = work()
+            self.scratch.save_json(name, records)
+        self.seconds[name] = round(time.monotonic() - started, 2)
+        return list(records)
+
+    def each(self, label: str, items: Sequence[int], work: Callable[[int], Record]) -> list[Record]:
+        if not items:
+            return []
+        dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items)).map(
+            functools.partial(_work, work), num_cpus=1, concurrency=min(self.num_cores, len(items))
+        )
+        found: dict[int, Record] = {}
+        with progress(f"{self.name}: {label}", len(items), "parts") as bar:
+            for record in _results(dataset):
+                found[record["item"]] = record
+                bar.advance()
+        return [found[item] for item in items]
+
+    def judge(self, given: JudgingPass) -> list[Record]:
+        """Reads all files and judges their rows."""
+        jobs = reading_jobs(given.spec, given.files)
+        dataset = (
+            ray.data.from_items(
+                [{"files": json.dumps([asdict(f) for f in files])} for files in jobs], override_num_blocks=len(jobs)
+            )
+            .flat_map(
+                functools.partial(_read, given.spec), num_cpus=READER_CPUS, concurrency=min(self.num_cores, len(jobs))
+            )
+            .map(functools.partial(_judge, given), num_cpus=1, concurrency=self.num_cores)
+        )
+        size_bytes = sum(file.size_bytes for file in given.files)
+        records, rows, started = [], 0, time.monotonic()
+        with progress(f"{self.name}: reading and judging", size_bytes, "bytes") as bar:
+            for record in _results(dataset):
+                records.append(record)
+                rows += sum(record["tally"]["rows_in"].values())
+                rate = (bar.done + record["bytes_read"]) / (time.monotonic() - started) / 1e6
+                bar.advance(record["bytes_read"], f"{rows:,} rows, {rate:.1f} MB/s")
+        return records
+
+
+# -- what Ray runs; an error for a person comes back as a row, for Ray would bury it in one of its own -----------------
+
+
+def _read(spec: CleanSpec, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        for chunk in read_chunks(spec, [InputFile(**file) for file in json.loads(row["files"])]):
+            yield chunk.as_ray_row() | {"error": ""}
+    except RayloomError as error:
+        yield RawChunk(ChunkName(0, 0)).as_ray_row() | {"error": _packed(error)}
+
+
+def _judge(given: JudgingPass, row: dict[str, Any]) -> dict[str, Any]:
+    if row["error"]:
+        return {"record": "", "error": row["error"]}
+    chunk = RawChunk.from_ray_row(row)
+    return _guarded(lambda: Judging(given)(chunk) | {"bytes_read": chunk.bytes_read})
+
+
+def _work(work: Callable[[int], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    item = int(row["item"])
+    return _guarded(lambda: work(item) | {"item": item})
+
+
+def _guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"record": json.dumps(work()), "error": ""}
+    except RayloomError as error:
+        return {"record": "", "error": _packed(error)}
+
+
+def _packed(error: RayloomError) -> str:
+    return json.dumps([type(error).__name__, error.what, error.where, error.fix])
+
+
+def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    for row in dataset.iter_rows():
+        if row["error"]:
+            name, what, where, fix = json.loads(row["error"])
+            raise getattr(errors, name)(what, where=where, fix=fix)
+        yield dict(json.loads(row["record"]))

@@ -1,0 +1,84 @@
+"""`output: rows` from the first pass to the artifact: doubtful labels found, parts cut, rows written and gathered."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rayloom.artifacts.build import Build
+from rayloom.data import evidence, rows_output, wrong_labels
+from rayloom.data.passes import Passes, Record
+from rayloom.data.rows_output import PARTS, PartCuts, RowsPass
+from rayloom.data.staying import Judged
+from rayloom.errors import InputError
+
+MAX_LABELS = 10_000
+
+
+def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
+    """Writes the rows into the artifact; returns every number about them."""
+    given = RowsPass(judged, _labels(judged))
+    every = range(len(judged.chunks))
+    in_doubt = _doubtful(given, passes)
+
+    def cut() -> list[Record]:
+        found = rows_output.part_cuts(given, passes.each)
+        return [{"test": found.test, "validation": found.validation, "balanced": found.balanced}]
+
+    (found,) = passes.once("parts", cut)
+    where = PartCuts(*(tuple(found[name]) for name in ("test", "validation", "balanced")))
+    write = functools.partial(rows_output.write, given, where)
+    records = passes.once("rows", lambda: passes.each("writing rows", every, write))
+    evidence.check_parts(judged.spec, {part: sum(record["documents"][part] for record in records) for part in PARTS})
+    folder = judged.scratch.folder("rows")
+    for part in PARTS:
+        evidence.gather(folder, judged.chunks, f"{part}.jsonl", build.directory / f"{part}.jsonl")
+    _review(folder, judged.chunks, build.directory / "review" / "likely_wrong_labels.jsonl")
+    counts = evidence.added(judged.tally, records)
+    numbers = evidence.publish(judged, build.directory, [judged.scratch.folder("judged"), folder], counts)
+    if given.labels == ("",):
+        return numbers
+    labels: Counter[str] = Counter()
+    for record in records:
+        labels.update(record["labels"])
+    by_part = {part: {label: labels[f"{part}/{label}"] for label in given.labels} for part in PARTS}
+    return numbers | {"labels": by_part, "likely_wrong_labels": in_doubt}
+
+
+def _labels(judged: Judged) -> tuple[str, ...]:
+    found = sorted({name.split("/", 1)[1] for name in judged.tally.labels})
+    if len(found) > MAX_LABELS:
+        what = f"There are {len(found):,} different labels, such as {found[0]!r} and {found[1]!r}"
+        raise InputError(what, fix=f"Name a column of classes (at most {MAX_LABELS:,}) as label_column.")
+    return tuple(found) or ("",)
+
+
+def _doubtful(given: RowsPass, passes: Passes) -> int:
+    """How many groups of duplicates have several labels."""
+    doubt = given.doubt
+    if doubt is None:
+        return 0
+
+    def work() -> list[Record]:
+        passes.each("collecting labels", range(len(given.chunks)), functools.partial(wrong_labels.send_members, doubt))
+        return passes.each(
+            "comparing labels", range(given.judged.num_buckets), functools.partial(wrong_labels.find, doubt)
+        )
+
+    return sum(record["clusters"] for record in passes.once("labels", work))
+
+
+def _review(folder: Path, chunks: tuple[str, ...], target: Path) -> None:
+    """The rows whose labels contradict each other, those of one group together."""
+    files = [place for chunk in chunks if (place := folder / f"{chunk}.doubt.jsonl").exists()]
+    rows = [json.loads(line) for place in files for line in place.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {group: number for number, group in enumerate(sorted({row["group"] for row in rows}), start=1)}
+    rows.sort(key=lambda row: row["group"])
+    lines = [json.dumps(row | {"group": numbers[row["group"]]}, ensure_ascii=False) for row in rows]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")

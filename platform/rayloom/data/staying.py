@@ -1,0 +1,47 @@
+"""What the passes over the text have found so far, and which documents of a chunk stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.duplicates import DuplicatesPass, removed_of
+from rayloom.data.inputs import InputFile
+from rayloom.data.scratch import Scratch
+from rayloom.data.tally import Tally
+from rayloom.specs.clean import CleanSpec
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The documents that the rules kept, and what of them goes."""
+
+    spec: CleanSpec
+    files: tuple[InputFile, ...]
+    scratch: Scratch
+    chunks: tuple[str, ...]
+    """Names of all chunks, in the order of their documents' ids."""
+    first_ids: NDArray[np.uint64]
+    """The smallest id that can be in each chunk."""
+    num_buckets: int
+    tally: Tally
+    duplicates: DuplicatesPass | None = None
+    """None where duplicates are kept."""
+    found: dict[str, int] = field(default_factory=dict)
+    """Numbers of candidate pairs, duplicates and clusters."""
+
+    @property
+    def num_left(self) -> int:
+        """Documents that are neither dropped nor duplicates."""
+        return self.tally.kept.total() - sum(self.found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
+
+    def without(self, duplicates: DuplicatesPass, found: dict[str, int]) -> Judged:
+        return replace(self, duplicates=duplicates, found=found)
+
+    def gone(self, chunk: int) -> NDArray[Any]:
+        """Ids of the chunk's documents that do not stay."""
+        ids: NDArray[Any] = removed_of(self.duplicates, chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
+        return ids

@@ -1,0 +1,70 @@
+"""The passes of a cleaning job one after the other, each resumable, none holding the corpus."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from rayloom.artifacts.build import Build
+from rayloom.data import corpus, duplicates, evidence, row_files
+from rayloom.data.duplicates import DuplicatesPass
+from rayloom.data.inputs import InputFile
+from rayloom.data.judging import JudgingPass
+from rayloom.data.passes import Passes, Record
+from rayloom.data.scratch import Scratch
+from rayloom.data.staying import Judged
+from rayloom.data.tally import Tally
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import TokensOutput
+
+BYTES_PER_BUCKET = 256 << 20
+MIN_BUCKETS = 4
+
+
+def clean(
+    spec: CleanSpec, build: Build, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes
+) -> dict[str, Any]:
+    """Makes the artifact's files; returns every number about them."""
+    judged = _deduplicated(spec, _judged(spec, files, scratch, passes), passes)
+    make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
+    return make(judged, build, passes)
+
+
+def _judged(spec: CleanSpec, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes) -> Judged:
+    size_bytes = sum(file.size_bytes for file in files)
+    num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
+    found = passes.once("judged", lambda: passes.judge(JudgingPass(spec, files, scratch, num_buckets)))
+    tally = Tally()
+    for record in found:
+        tally.add(Tally.from_json(record["tally"]))
+    evidence.check_readable(spec, tally, [said for record in found for said in record["first_bad"]])
+    evidence.check_not_empty(tally, tally.kept.total())
+    records = sorted(found, key=lambda record: record["chunk"])
+    first_ids = np.asarray([record["first_id"] for record in records], np.uint64)
+    chunks = tuple(str(record["chunk"]) for record in records)
+    return Judged(spec, files, scratch, chunks, first_ids, num_buckets, tally)
+
+
+def _deduplicated(spec: CleanSpec, judged: Judged, passes: Passes) -> Judged:
+    wanted = spec.deduplication
+    if wanted is None:
+        return judged
+    given = DuplicatesPass(wanted, judged.scratch, judged.chunks, judged.first_ids, judged.num_buckets)
+
+    def work() -> list[Record]:
+        buckets, chunks = range(given.num_buckets), range(len(given.chunks))
+        records = passes.each("grouping", buckets, functools.partial(duplicates.group, given))
+        if wanted.near_duplicates:
+            records += passes.each("fetching", chunks, functools.partial(duplicates.fetch, given))
+            records += passes.each("verifying", buckets, functools.partial(duplicates.verify, given))
+        return records + passes.each("clustering", [0], lambda _: duplicates.cluster(given))
+
+    found: Counter[str] = Counter()
+    for record in passes.once("duplicates", work):
+        found.update({name: value for name, value in record.items() if name != "item"})
+    deduplicated = judged.without(given, dict(found))
+    evidence.check_not_empty(judged.tally, deduplicated.num_left)
+    return deduplicated

@@ -1,0 +1,76 @@
+"""What a cleaning job makes: a tokenised corpus mixed by tokens, or a data set of rows split into parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from rayloom.specs.base import ModelRef, Name, Spec
+
+
+class TrainTokenizer(Spec):
+    """A byte-level BPE tokenizer trained on the kept documents."""
+
+    type: Literal["train"]
+    vocabulary_size: Annotated[int, Field(ge=300)] = 8192
+    """Tokens in all: 256 bytes, the end-of-text token, and merges."""
+    sample_documents: Annotated[int, Field(ge=1)] = 100_000
+    """About so many documents, chosen by hash, are read to learn the merges."""
+
+
+class ExistingTokenizer(Spec):
+    """The tokenizer of a model in the store."""
+
+    type: Literal["model"]
+    model: ModelRef
+    new_terms: tuple[Annotated[str, StringConstraints(min_length=2, pattern=r"^\S+$")], ...] = ()
+    """Words of a new domain that become one token each; training on from the model gives them embeddings."""
+
+
+class Mixture(Spec):
+    """How much of each source and domain the corpus has, counted in tokens of whole documents.
+
+    Of a source with n tokens and weight w, λ·w·n tokens are taken, but at most its `max_tokens`, with one λ for all.
+    λ is as large as total_tokens, max_domain_share and n allow; where nothing limits it, the sources of the largest
+    weight are taken whole. Which documents are taken is decided by a hash, so that a smaller budget takes a part of
+    what a larger one takes.
+    """
+
+    total_tokens: Annotated[int, Field(ge=1)] | None = None
+    """At most so many tokens in all, training and held out."""
+    max_domain_share: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
+    """At most this share of all tokens is of the domain: `{encyclopedia: 0.4}`."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed takes other documents."""
+
+
+class TokensOutput(Spec):
+    """A corpus for language modelling: documents tokenised and packed into shards, some of them held out."""
+
+    type: Literal["tokens"]
+    tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
+    heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """Part of the documents, chosen by a hash of their text, that is never trained on."""
+    shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
+    mixture: Mixture = Mixture()
+
+
+class RowsOutput(Spec):
+    """A data set of rows: train.jsonl, validation.jsonl and test.jsonl with `text`, `label` and the kept columns.
+
+    A row's part is decided by a hash of its folded text, label by label, so that each label has its share in each part
+    and identical texts never stand on both sides; near duplicates do not either, as only one of them is kept.
+    """
+
+    type: Literal["rows"]
+    validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    test_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    max_label_ratio: Annotated[float, Field(ge=1)] | None = None
+    """No label has more than so many times the training rows of the rarest; the rest go as
+    `over_represented_label`. Validation and test keep the labels as they come."""
+    conflicting_labels: Literal["keep", "drop"] = "keep"
+    """Duplicates with different labels are listed in review/likely_wrong_labels.jsonl. keep: one of them stays, as of
+    any duplicates. drop: all go, as `conflicting_labels`."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed takes other rows where a label has too many."""

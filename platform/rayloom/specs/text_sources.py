@@ -1,0 +1,108 @@
+"""Where a cleaning job's documents come from: formats of files, and sources with their domain, label and weight."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from rayloom.specs.base import DatasetRef, Name, Spec
+
+
+class Columns(Spec):
+    """Which columns of a row are its text."""
+
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
+    """Joined by line ends, empty ones left out. A row that lacks one, or has null in it, cannot be read."""
+    label_column: str | None = None
+    """A row's label, for `output: {type: rows}`: text, a whole number or a truth value."""
+    keep_columns: tuple[str, ...] = ()
+    """Copied to the rows that come out, where a row has them; their texts are normalised and masked like the text."""
+
+    @model_validator(mode="after")
+    def _columns_have_their_own_names(self) -> Self:
+        taken = sorted({"text", "label"} & set(self.keep_columns))
+        if taken:
+            raise ValueError(f"a kept column named {' or '.join(taken)} would stand in the place of the row's own")
+        return self
+
+
+class JsonLines(Columns):
+    """One JSON object a line."""
+
+    type: Literal["jsonl"]
+
+
+class JsonArray(Columns):
+    """One JSON array of objects a file."""
+
+    type: Literal["json"]
+
+
+class Csv(Columns):
+    """Comma-separated values with a header."""
+
+    type: Literal["csv"]
+
+
+class Parquet(Columns):
+    """Parquet files."""
+
+    type: Literal["parquet"]
+
+
+class Arrow(Columns):
+    """Arrow files, as a stream or with a footer, such as the data files of a saved Hugging Face data set."""
+
+    type: Literal["arrow"]
+
+
+class Warc(Spec):
+    """Web archives: the main text of every HTML page that was answered with status 200."""
+
+    type: Literal["warc"]
+    main_content_only: bool = True
+    """Leave out navigation, footers and the like (resiliparse)."""
+
+
+class PlainText(Spec):
+    """Text files."""
+
+    type: Literal["text"]
+    documents: Literal["file", "paragraph", "line"] = "file"
+    """What one document is; paragraphs are set apart by empty lines."""
+
+
+class TextSource(Spec):
+    """Where documents come from, and what they are."""
+
+    name: Name
+    dataset: DatasetRef
+    """An imported data set, or a folder's path."""
+    files: str = "**"
+    """Glob pattern of the files inside it."""
+    format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
+    domain: Name
+    """For the counts by domain, and for rules that differ by domain."""
+    limit_documents: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many rows, in the order of the files."""
+    label: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """The label of every document, where no column has it."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How likely a token of this source is taken beside one of a source of weight 1; see `output.mixture`."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of this source, documents of at most so many tokens in all are taken."""
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.label is not None or self._label_column is not None
+
+    @property
+    def _label_column(self) -> str | None:
+        return self.format.label_column if isinstance(self.format, Columns) else None
+
+    @model_validator(mode="after")
+    def _one_label(self) -> Self:
+        if self.label is not None and self._label_column is not None:
+            raise ValueError("has a label for all rows and a label_column; which one counts?")
+        return self

@@ -1,0 +1,80 @@
+"""Cuts of an ordered set: exact, the same however documents are spread, and equal places stay together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from passes_for_tests import InProcess
+
+from rayloom.data.cuts import EVERYTHING, Ranking, cut_in_bucket, cuts, is_below, ranked, shuffled, weighed
+from rayloom.data.scratch import Scratch
+
+
+def _expected(order: np.ndarray, weight: np.ndarray, target: int) -> tuple[set[int], int]:
+    """Places below the cut and what they weigh, by a loop over whole groups of equal places."""
+    taken: set[int] = set()
+    total = 0
+    for place in np.unique(order):
+        mine = int(weight[order == place].sum())
+        if total + mine > target:
+            break
+        taken.add(int(place))
+        total += mine
+    return taken, total
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(1, 9)), max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.lists(st.integers(0, 120), min_size=3, max_size=3),
+)
+def test_cuts_are_exact_whatever_holds_the_documents(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[tuple[int, int, int]],
+    num_buckets: int,
+    num_chunks: int,
+    targets: list[int],
+) -> None:
+    order = np.asarray([place for place, _, _ in documents], np.uint64) * np.uint64((1 << 64) // 41)
+    stratum = np.asarray([s for _, s, _ in documents], np.int64)
+    weight = np.asarray([w for _, _, w in documents], np.int64)
+    ranking = Ranking(Scratch(tmp_path_factory.mktemp("cuts")), "r", 3, num_buckets)
+    names = [f"c{number}" for number in range(num_chunks)]
+    for number, name in enumerate(names):
+        part = slice(number, None, num_chunks)
+        ranking.send(name, ranked(order[part], stratum[part], weight[part]))
+    weights = weighed(ranking, names, InProcess().each)
+    found = cuts(ranking, names, weights, list(enumerate(targets)), InProcess().each)
+    for cut, target in zip(found, targets, strict=True):
+        mine = stratum == cut.stratum
+        places, total = _expected(order[mine], weight[mine], target)
+        below = order[mine][is_below(order[mine], cut.below)]
+        assert set(below.tolist()) == places and cut.weight == total
+
+
+def test_several_targets_in_one_stratum(tmp_path: Path) -> None:
+    ranking = Ranking(Scratch(tmp_path), "r", 1, 3)
+    order = np.arange(100, dtype=np.uint64) * np.uint64(1 << 57)
+    ranking.send("c", ranked(order, 0, 1))
+    weights = weighed(ranking, ["c"], InProcess().each)
+    found = cuts(ranking, ["c"], weights, [(0, 10), (0, 20), (0, 100), (0, 0)], InProcess().each)
+    assert [cut.weight for cut in found] == [10, 20, 100, 0]
+    assert [int(is_below(order, cut.below).sum()) for cut in found] == [10, 20, 100, 0]
+    assert found[2].below == EVERYTHING
+
+
+def test_a_cut_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not fall"):
+        cut_in_bucket(ranked(np.arange(3, dtype=np.uint64), 0, 1), 0, 3)
+
+
+def test_another_seed_gives_another_order() -> None:
+    hashes = np.arange(1000, dtype=np.uint64)
+    first, again, second = shuffled(hashes, 0), shuffled(hashes, 0), shuffled(hashes, 1)
+    assert (first == again).all() and not (first == second).any()
+    assert abs(np.corrcoef(first.astype(float), hashes.astype(float))[0, 1]) < 0.1
