@@ -139,6 +139,22 @@ def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Count
     return numbers
 
 
+def contamination(judged: Judged, target: Path, evaluation: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Lists what was hit in rejects/contamination.jsonl; returns of each set how many rows were hit, by how many
+    documents."""
+    place = target / "rejects" / "contamination.jsonl"
+    gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", place)
+    rows: dict[str, set[int]] = {name: set() for name in evaluation}
+    documents: Counter[str] = Counter()
+    if place.exists():
+        with place.open(encoding="utf-8") as lines:
+            for line in lines:
+                hit = json.loads(line)
+                rows[hit["evaluation_set"]].add(hit["evaluation_row"])
+                documents[hit["evaluation_set"]] += 1
+    return {name: facts | {"rows_hit": len(rows[name]), "hits": documents[name]} for name, facts in evaluation.items()}
+
+
 # -- rows to read ------------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,11 @@ class Folded:
         sizes: NDArray[np.int64] = before[ends] - before[starts]
         return sizes
 
+    def units_text(self, first: int, count: int) -> str:
+        """The folded text of so many units."""
+        starts, ends = self._bounds
+        return self.content[starts[first] : ends[first + count - 1]].decode()
+
     def ngrams(self, length: int) -> NDArray[np.uint64]:
         """(U − length + 1,) hashes of all n-grams in order; none where there are fewer units."""
         starts, ends = self._bounds

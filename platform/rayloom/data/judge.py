@@ -9,6 +9,7 @@ from typing import Any
 
 from rayloom.data import c4, characters, fineweb, gopher, repetition, sensitive
 from rayloom.data import language as language_of
+from rayloom.data.contamination import Passages
 from rayloom.data.folded import Folded
 from rayloom.data.normalise import normaliser
 from rayloom.data.verdict import Drop
@@ -36,7 +37,7 @@ Judge = Callable[[str], list[Judgement]]
 """From a raw text to one judgement, or to one for each piece that it was split into."""
 
 
-def judge_of(normalisation: Normalisation, rules: Rules) -> Judge:
+def judge_of(normalisation: Normalisation, rules: Rules, passages: Passages | None = None) -> Judge:
     """The function that normalises and judges one document of a domain."""
     normalise = normaliser(normalisation)
 
@@ -46,9 +47,16 @@ def judge_of(normalisation: Normalisation, rules: Rules) -> Judge:
         if isinstance(pieces, Drop):
             return [pieces]
         shortened = len(pieces[0]) < len(text)
-        return [_judged(piece, rules, shortened) for piece in pieces]
+        return [_uncontaminated(_judged(piece, rules, shortened), passages) for piece in pieces]
 
     return judge
+
+
+def _uncontaminated(judgement: Judgement, passages: Passages | None) -> Judgement:
+    if passages is None or isinstance(judgement, Drop):
+        return judgement
+    hits = passages.hits(judgement.text)
+    return Drop("contaminated", len(hits), tuple(hits)) if hits else judgement
 
 
 def cleaner_of(normalisation: Normalisation, rules: Rules) -> Callable[[Any], Any]:

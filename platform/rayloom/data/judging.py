@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rayloom.data.chunks import RawChunk
+from rayloom.data.contamination import Passages
 from rayloom.data.ids import document_id
 from rayloom.data.inputs import InputFile
 from rayloom.data.judge import Judge, Kept, cleaner_of, judge_of
@@ -59,9 +60,10 @@ class Judging:
     def __init__(self, given: JudgingPass) -> None:
         self.given = given
         spec = given.spec
+        passages = Passages.load(given.scratch) if spec.decontamination else None
         self._domains = {
             s.domain: _Domain(
-                judge_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)),
+                judge_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain), passages),
                 cleaner_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)),
             )
             for s in spec.sources
@@ -118,6 +120,7 @@ class _Result:
         self.labels: list[str] = []
         self.columns: list[str] = []
         self.rejects: list[dict[str, Any]] = []
+        self.hits: list[dict[str, Any]] = []
 
     def judge_row(self, row: Row, domain: _Domain) -> None:
         name, number, text = self.source.name, row.number, row.text
@@ -139,6 +142,7 @@ class _Result:
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
             else:
                 self.tally.dropped[f"{name}/{judgement.reason}"] += 1
+                self.hits += [hit | self._place(number, piece) for hit in judgement.hits]
                 about = {"reason": judgement.reason, "value": round(float(judgement.value), 6)}
                 self.rejects.append(self._place(number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
 
@@ -161,6 +165,7 @@ class _Result:
         table = pa.table(dict(zip(_DOCUMENTS.names, columns, strict=True)), schema=_DOCUMENTS)
         write_table(place / f"{self.chunk.name}.arrow", table)
         write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
+        write_lines(place / f"{self.chunk.name}.hits.jsonl", self.hits)
         write_lines(place / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
         bad = [self._place(row.number, 0) | {"reason": row.reason, "detail": row.detail} for row in self.chunk.bad_rows]
         for row in self.chunk.bad_rows:

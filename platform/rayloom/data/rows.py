@@ -16,16 +16,26 @@ from rayloom.data.lines import json_rows, text_rows
 from rayloom.data.opened import Input
 from rayloom.data.record import check_columns, read_columns, row_of, wanted_columns
 from rayloom.data.row import EXCERPT_CHARACTERS, BadRow, Row, too_long
-from rayloom.specs.text_sources import Arrow, Csv, JsonArray, JsonLines, Parquet, PlainText, TextSource, Warc
+from rayloom.specs.text_sources import (
+    Arrow,
+    Csv,
+    DocumentFiles,
+    JsonArray,
+    JsonLines,
+    Parquet,
+    PlainText,
+    TextSource,
+    Warc,
+)
 
 
-def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
+def rows_of(source: DocumentFiles, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
     """Every row of a file, in order. Raises InputError where a CSV file lacks a column that the source names."""
-    number = 0
+    number, label = 0, source.label if isinstance(source, TextSource) else None
     try:
         for row in _readers(source, opened, name, max_row_bytes):
             number = row.number
-            yield row if source.label is None or isinstance(row, BadRow) else replace(row, label=source.label)
+            yield row if label is None or isinstance(row, BadRow) else replace(row, label=label)
     except (*DAMAGED, *tables.DAMAGED_TABLE) as error:
         yield BadRow(number + 1, "damaged_file", f"the rest of the file cannot be read: {error}")
         return
@@ -33,7 +43,7 @@ def rows_of(source: TextSource, opened: Input, name: str, max_row_bytes: int) ->
         yield BadRow(0, "empty_file", "the file has no rows")
 
 
-def _readers(source: TextSource, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
+def _readers(source: DocumentFiles, opened: Input, name: str, max_row_bytes: int) -> Iterator[Row | BadRow]:
     spec, stream = source.format, opened.stream
     if isinstance(spec, JsonLines):
         return json_rows(spec, stream, max_row_bytes)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from rayloom.artifacts.build import Build
-from rayloom.data import corpus, duplicates, evidence, row_files
+from rayloom.artifacts.files import matching_files
+from rayloom.data import contamination, corpus, duplicates, evidence, row_files
+from rayloom.data.contamination import EvaluationFile
 from rayloom.data.duplicates import DuplicatesPass
 from rayloom.data.inputs import InputFile
 from rayloom.data.judging import JudgingPass
@@ -28,9 +30,30 @@ def clean(
     spec: CleanSpec, build: Build, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes
 ) -> dict[str, Any]:
     """Makes the artifact's files; returns every number about them."""
+    evaluation = _evaluation(spec, build, scratch, passes)
     judged = _deduplicated(spec, _judged(spec, files, scratch, passes), passes)
     make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
-    return make(judged, build, passes)
+    numbers = make(judged, build, passes)
+    if evaluation:
+        numbers["evaluation_sets"] = evidence.contamination(judged, build.directory, evaluation)
+    return numbers
+
+
+def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes) -> dict[str, dict[str, int]]:
+    """The passages that no document may hold, left in the scratch folder; what each evaluation set has."""
+    wanted = spec.decontamination
+    if wanted is None:
+        return {}
+    files = []
+    for number, one in enumerate(wanted.against):
+        folder = build.parents[f"decontamination.against.{number}.dataset"].path
+        files += [EvaluationFile(number, str(path), path.name) for path in matching_files(folder, one.files)]
+
+    def work() -> list[Record]:
+        return passes.each("reading evaluation sets", [0], lambda _: contamination.build(wanted, files, scratch))
+
+    (record,) = passes.once("evaluation", work)
+    return {one.name: record[one.name] for one in wanted.against}
 
 
 def _judged(spec: CleanSpec, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes) -> Judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,3 +12,5 @@ class Drop:
 
     reason: str
     value: float
+    hits: tuple[dict[str, Any], ...] = ()
+    """What the document was found to hold, where that is listed."""

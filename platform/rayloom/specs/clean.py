@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rayloom.specs.base import JobSpec, Name, Share, Spec
 from rayloom.specs.clean_output import RowsOutput, TokensOutput
 from rayloom.specs.rules import Rules
-from rayloom.specs.text_sources import TextSource
+from rayloom.specs.text_sources import DocumentFiles, TextSource
 
 
 class Normalisation(Spec):
@@ -40,6 +40,28 @@ class Deduplication(Spec):
     """Pairs of similarity s become candidates with probability 1 − (1 − s^rows)^bands (Leskovec et al., ch. 3)."""
 
 
+class Decontamination(Spec):
+    """Documents that hold a passage of an evaluation set go, as `contaminated` (Brown et al. 2020, arXiv:2005.14165,
+    appendix C): a model that has read the questions is not measured by them.
+
+    Texts are compared by words, without case and marks; in scripts without spaces, 1.6 characters stand for a word. The
+    passages that were hit are listed in rejects/contamination.jsonl.
+    """
+
+    against: Annotated[tuple[DocumentFiles, ...], Field(min_length=1)]
+    """Evaluation sets; `text_columns` names what of a row must not be read before (question, answer)."""
+    ngram_words: Annotated[int, Field(ge=5, le=100)] = 13
+    min_words: Annotated[int, Field(ge=3)] = 8
+    """A row of fewer words than n-gram is looked for as a whole; one of fewer than so many is not."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [one.name for one in self.against]
+        if len(set(names)) < len(names):
+            raise ValueError("two evaluation sets have the same name")
+        return self
+
+
 class CleanSpec(JobSpec):
     """Documents cleaned, deduplicated and split: a tokenised corpus in shards, or a data set of rows."""
 
@@ -53,6 +75,7 @@ class CleanSpec(JobSpec):
     """For the named domains, in place of `normalisation`."""
     deduplication: Deduplication | None = Deduplication()
     """null keeps duplicates."""
+    decontamination: Decontamination | None = None
     output: Annotated[TokensOutput | RowsOutput, Field(discriminator="type")]
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""

@@ -73,8 +73,8 @@ class PlainText(Spec):
     """What one document is; paragraphs are set apart by empty lines."""
 
 
-class TextSource(Spec):
-    """Where documents come from, and what they are."""
+class DocumentFiles(Spec):
+    """Files of one format, and what they are called."""
 
     name: Name
     dataset: DatasetRef
@@ -82,6 +82,11 @@ class TextSource(Spec):
     files: str = "**"
     """Glob pattern of the files inside it."""
     format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
+
+
+class TextSource(DocumentFiles):
+    """Where documents come from, and what they are."""
+
     domain: Name
     """For the counts by domain, and for rules that differ by domain."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
