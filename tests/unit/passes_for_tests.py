@@ -13,6 +13,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.data import evidence
 from rayloom.data.inputs import input_files, read_chunks, reading_jobs
 from rayloom.data.judging import Judging, JudgingPass
+from rayloom.data.passes import Workers
 from rayloom.data.scratch import Scratch
 from rayloom.data.steps import clean
 from rayloom.dispatch import load_job, resolve
@@ -31,6 +32,11 @@ class InProcess:
     def once(self, name: str, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(json.dumps(work()))
         return found
+
+    def each_by(
+        self, label: str, items: Sequence[int], make: Callable[[], Callable[[int], dict[str, Any]]], workers: Workers
+    ) -> list[dict[str, Any]]:
+        return self.each(label, items, make())
 
     def each(self, label: str, items: Sequence[int], work: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
         found = {item: json.loads(json.dumps(work(item))) for item in reversed(items)}

@@ -17,6 +17,9 @@ from rayloom.specs.base import Content
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.clean_output import RowsOutput, TokensOutput
 
+REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected": "mixture", "sifted": "perplexity"}
+"""What the file of a pass' rejects is called."""
+
 
 def check_readable(spec: CleanSpec, tally: Tally, first_bad: Sequence[str]) -> None:
     """Raises InputError where more rows could not be read than the spec allows."""
@@ -130,8 +133,10 @@ def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Count
     """
     spec, chunks = judged.spec, judged.chunks
     gather(folders[0], chunks, "quarantine.jsonl", target / "rejects" / "unreadable.jsonl")
-    for folder, name in zip(folders, ("rules", "duplicates", "mixture"), strict=False):
-        gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{name}.jsonl")
+    if judged.num_unlikely is not None:
+        folders = [*folders, judged.scratch.folder("sifted")]
+    for folder in folders:
+        gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{REJECTS[folder.name]}.jsonl")
     files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
     save(target / "samples.json", samples.merged(files, spec.sample_rows_per_reason))
     numbers = metrics(spec, judged.tally, judged.found, counts)

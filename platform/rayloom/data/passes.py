@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayloom.data.judging import JudgingPass
 
 Record = dict[str, Any]
 """What a task tells the driver: counts, as plain JSON values."""
+
+
+Work = Callable[[int], Record]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that keep something loaded, and what each of them needs."""
+
+    count: int
+    cpus: int
+    gpus: int
 
 
 class Passes(Protocol):
@@ -19,6 +32,9 @@ class Passes(Protocol):
 
     def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
         """What the pass found: from an earlier run where that finished it, else from doing it."""
+
+    def each_by(self, label: str, items: Sequence[int], make: Callable[[], Work], workers: Workers) -> list[Record]:
+        """The same with something that is dear to make, made once a worker."""
 
     def each(self, label: str, items: Sequence[int], work: Callable[[int], Record]) -> list[Record]:
         """What `work` returns for every item, in the order of the items."""

@@ -38,6 +38,8 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         families = ("length", "characters", "language", "sensitive", "c4", "gopher", "repetition", "fineweb")
         sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
     sheet.add("duplicates", _duplicates(spec.deduplication))
+    if spec.perplexity is not None:
+        sheet.add("perplexity", f"judged by {spec.perplexity.model}, first {spec.perplexity.max_tokens:,} tokens each")
     if spec.decontamination is not None:
         names = ", ".join(one.name for one in spec.decontamination.against)
         sheet.add("evaluation sets kept out", f"{names} (passages of {spec.decontamination.ngram_words} words)")

@@ -22,7 +22,7 @@ from rayloom import errors
 from rayloom.data.chunks import ChunkName, RawChunk
 from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
 from rayloom.data.judging import Judging, JudgingPass
-from rayloom.data.passes import Record
+from rayloom.data.passes import Record, Work, Workers
 from rayloom.data.scratch import Scratch
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
@@ -65,12 +65,20 @@ class RayPasses:
         self.seconds[name] = round(time.monotonic() - started, 2)
         return list(records)
 
-    def each(self, label: str, items: Sequence[int], work: Callable[[int], Record]) -> list[Record]:
+    def each(self, label: str, items: Sequence[int], work: Work) -> list[Record]:
         if not items:
             return []
-        dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items)).map(
-            functools.partial(_work, work), num_cpus=1, concurrency=min(self.num_cores, len(items))
+        workers = min(self.num_cores, len(items))
+        return self._collected(
+            label, items, _numbers(items).map(functools.partial(_work, work), num_cpus=1, concurrency=workers)
         )
+
+    def each_by(self, label: str, items: Sequence[int], make: Callable[[], Work], workers: Workers) -> list[Record]:
+        pool = ray.data.ActorPoolStrategy(size=min(workers.count, len(items)))
+        given = {"fn_constructor_args": (make,), "compute": pool, "num_cpus": workers.cpus, "num_gpus": workers.gpus}
+        return self._collected(label, items, _numbers(items).map(_Worker, **given))
+
+    def _collected(self, label: str, items: Sequence[int], dataset: ray.data.Dataset) -> list[Record]:
         found: dict[int, Record] = {}
         with progress(f"{self.name}: {label}", len(items), "parts") as bar:
             for record in _results(dataset):
@@ -102,6 +110,24 @@ class RayPasses:
 
 
 # -- what Ray runs; an error for a person comes back as a row, for Ray would bury it in one of its own -----------------
+
+
+def _numbers(items: Sequence[int]) -> ray.data.Dataset:
+    return ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+
+
+class _Worker:
+    """An actor that made its work once; what went wrong then is told by every row."""
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        self._failed, self._work = "", None
+        try:
+            self._work = make()
+        except RayloomError as error:
+            self._failed = _packed(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"record": "", "error": self._failed} if self._work is None else _work(self._work, row)
 
 
 def _read(spec: CleanSpec, row: dict[str, Any]) -> Iterator[dict[str, Any]]:

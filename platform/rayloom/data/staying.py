@@ -13,6 +13,7 @@ from rayloom.data.inputs import InputFile
 from rayloom.data.scratch import Scratch
 from rayloom.data.tally import Tally
 from rayloom.specs.clean import CleanSpec
+from rayloom.specs.text_sources import TextSource
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,18 @@ class Judged:
     """None where duplicates are kept."""
     found: dict[str, int] = field(default_factory=dict)
     """Numbers of candidate pairs, duplicates and clusters."""
+    num_unlikely: int | None = None
+    """Documents outside the limits of perplexity; None where nobody asked."""
 
     @property
     def num_left(self) -> int:
-        """Documents that are neither dropped nor duplicates."""
-        return self.tally.kept.total() - sum(self.found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
+        """Documents that are neither dropped nor duplicates, nor outside the limits of perplexity."""
+        duplicates = sum(self.found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
+        return self.tally.kept.total() - duplicates - (self.num_unlikely or 0)
+
+    def source_of(self, chunk: int) -> TextSource:
+        """Every chunk is of one file, every file of one source."""
+        return self.spec.sources[self.files[int(self.chunks[chunk].partition("-")[0])].source]
 
     def without(self, duplicates: DuplicatesPass, found: dict[str, int]) -> Judged:
         return replace(self, duplicates=duplicates, found=found)
@@ -44,4 +52,7 @@ class Judged:
     def gone(self, chunk: int) -> NDArray[Any]:
         """Ids of the chunk's documents that do not stay."""
         ids: NDArray[Any] = removed_of(self.duplicates, chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
-        return ids
+        if self.num_unlikely is None:
+            return ids
+        unlikely = np.fromfile(self.scratch.folder("sifted") / self.chunks[chunk], np.uint64)
+        return np.concatenate([ids, unlikely])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
-from rayloom.data import contamination, corpus, duplicates, evidence, row_files
+from rayloom.data import contamination, corpus, duplicates, evidence, likelihood, row_files
 from rayloom.data.contamination import EvaluationFile
 from rayloom.data.duplicates import DuplicatesPass
 from rayloom.data.inputs import InputFile
 from rayloom.data.judging import JudgingPass
-from rayloom.data.passes import Passes, Record
+from rayloom.data.likelihood import Scorer, ScoringPass
+from rayloom.data.passes import Passes, Record, Workers
 from rayloom.data.scratch import Scratch
 from rayloom.data.staying import Judged
 from rayloom.data.tally import Tally
@@ -32,6 +34,7 @@ def clean(
     """Makes the artifact's files; returns every number about them."""
     evaluation = _evaluation(spec, build, scratch, passes)
     judged = _deduplicated(spec, _judged(spec, files, scratch, passes), passes)
+    judged = _sifted(judged, build, passes)
     make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
     numbers = make(judged, build, passes)
     if evaluation:
@@ -54,6 +57,28 @@ def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes)
 
     (record,) = passes.once("evaluation", work)
     return {one.name: record[one.name] for one in wanted.against}
+
+
+def _sifted(judged: Judged, build: Build, passes: Passes) -> Judged:
+    wanted = judged.spec.perplexity
+    if wanted is None:
+        return judged
+    given = ScoringPass(judged, build.parents["perplexity.model"].path)
+    every = range(len(judged.chunks))
+
+    def work() -> list[Record]:
+        workers = Workers(wanted.num_workers, wanted.cpus_per_worker, wanted.gpus_per_worker)
+        passes.each_by("scoring", every, functools.partial(Scorer, given), workers)
+        limits = likelihood.order_limits(given, passes.each)
+        return passes.each("sifting", every, functools.partial(likelihood.sift, given, limits))
+
+    dropped: Counter[str] = Counter()
+    for record in passes.once("perplexity", work):
+        dropped.update(record["dropped"])
+    judged.tally.dropped.update(dropped)
+    sifted = replace(judged, num_unlikely=dropped.total())
+    evidence.check_not_empty(judged.tally, sifted.num_left)
+    return sifted
 
 
 def _judged(spec: CleanSpec, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes) -> Judged:

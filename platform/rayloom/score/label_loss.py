@@ -3,7 +3,7 @@
 The whole model runs up to its output head; hidden states of labelled positions are taken there, and head and
 cross-entropy go over them in chunks, so that no (positions × vocabulary) tensor ever exists.
 
-Shapes: N labelled positions, D hidden size, V vocabulary, C positions in a chunk.
+Shapes: B rows, N labelled positions, D hidden size, V vocabulary, C positions in a chunk.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ class LabelLoss(nn.Module):
         labelled = batch.labels != NO_LABEL
         hidden = self._hidden_states(batch, labelled)
         return self._head_loss(hidden, batch.labels[labelled])
+
+    def by_row(self, batch: Batch) -> Tensor:
+        """(B,) the same sum for each row by itself."""
+        labelled = batch.labels != NO_LABEL
+        hidden = torch.split(self._hidden_states(batch, labelled), labelled.sum(dim=1).tolist())
+        rows = zip(hidden, batch.labels, labelled, strict=True)
+        return torch.stack([self._head_loss(states, labels[marked]) for states, labels, marked in rows])
 
     def _hidden_states(self, batch: Batch, labelled: Tensor) -> Tensor:
         """(N, D): what the model would have handed to its head."""

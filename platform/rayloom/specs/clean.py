@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, Name, Share, Spec
+from rayloom.specs.base import JobSpec, ModelRef, Name, Share, Spec
 from rayloom.specs.clean_output import RowsOutput, TokensOutput
 from rayloom.specs.rules import Rules
 from rayloom.specs.text_sources import DocumentFiles, TextSource
@@ -62,6 +62,37 @@ class Decontamination(Spec):
         return self
 
 
+class PerplexityLimits(Spec):
+    """Which documents are too unlike (or too like) what a model expects; null sets no limit."""
+
+    min_perplexity: Annotated[float, Field(ge=1)] | None = None
+    """`perplexity_too_low`: boilerplate, lists, what is said again and again."""
+    max_perplexity: Annotated[float, Field(ge=1)] | None = None
+    """`perplexity_too_high`: no sentences of the model's languages."""
+    min_percentile: Annotated[float, Field(ge=0, lt=100)] | None = None
+    """As `min_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
+    max_percentile: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+class PerplexityFilter(Spec):
+    """Documents judged by a causal model after duplicates went (Wenzek et al. 2020, CCNet, arXiv:1911.00359; Marion et
+    al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
+
+    model: ModelRef
+    limits: PerplexityLimits
+    domain_limits: dict[Name, PerplexityLimits] = Field(default_factory=dict)
+    """For the named domains, in place of `limits`."""
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    """Of a longer document the beginning counts."""
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+    num_workers: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
+    gpus_per_worker: Annotated[int, Field(ge=0), "unfingerprinted"] = 0
+
+    def limits_of(self, domain: str) -> PerplexityLimits:
+        return self.domain_limits.get(domain, self.limits)
+
+
 class CleanSpec(JobSpec):
     """Documents cleaned, deduplicated and split: a tokenised corpus in shards, or a data set of rows."""
 
@@ -76,6 +107,7 @@ class CleanSpec(JobSpec):
     deduplication: Deduplication | None = Deduplication()
     """null keeps duplicates."""
     decontamination: Decontamination | None = None
+    perplexity: PerplexityFilter | None = None
     output: Annotated[TokensOutput | RowsOutput, Field(discriminator="type")]
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""
@@ -103,7 +135,8 @@ class CleanSpec(JobSpec):
     @model_validator(mode="after")
     def _domains_exist(self) -> Self:
         domains = {source.domain for source in self.sources}
-        unknown = sorted({*self.domain_rules, *self.domain_normalisation} - domains)
+        by_perplexity = self.perplexity.domain_limits if self.perplexity else {}
+        unknown = sorted({*self.domain_rules, *self.domain_normalisation, *by_perplexity} - domains)
         if unknown:
             raise ValueError(f"no source has the domain {', '.join(unknown)}; there are: {', '.join(sorted(domains))}")
         return self
