@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayloom.data import evidence, samples, sharding
+from rayloom.data.encoding import Encoder, fitted
 from rayloom.data.tally import Tally, by_part
-from rayloom.data.tokenising import Encoder, save_tokens, split_of
+from rayloom.data.tokenising import save_tokens, split_of
+from rayloom.data.verdict import Drop
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import TokensOutput
 from rayloom.text import bpe
 from rayloom.text.shards import ShardWriter, TokenShards, save_index, shard_facts
 
@@ -69,6 +72,23 @@ def test_documents_end_with_the_end_token(tmp_path: Path) -> None:
     assert encode.dtype == np.uint16
     (first, second) = encode(["the fox", ""])
     assert first[-1] == 0 and 0 not in first[:-1] and second.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [[*range(1, 40), 0]]),
+        ({"max_document_tokens": 40}, [[*range(1, 40), 0]]),
+        ({"max_document_tokens": 39}, Drop("too_many_tokens", 40)),
+        ({"min_document_tokens": 41}, Drop("too_few_tokens", 40)),
+        ({"max_document_tokens": 21, "when_longer": "truncate"}, [[*range(1, 21), 0]]),
+        ({"max_document_tokens": 21, "when_longer": "split"}, [[*range(1, 21), 0], [*range(21, 40), 0]]),
+    ],
+)
+def test_length_in_tokens(settings: dict[str, Any], expected: Any) -> None:
+    output = TokensOutput.model_validate({"type": "tokens", "tokenizer": {"type": "train"}} | settings)
+    found = fitted(np.asarray([*range(1, 40), 0], np.uint16), output)
+    assert found == expected if isinstance(found, Drop) else [piece.tolist() for piece in found] == expected
 
 
 # -- packing -----------------------------------------------------------------------------------------------------------

@@ -75,6 +75,17 @@ def test_caps_and_weights(tmp_path: Path) -> None:
     assert 800 < sources["posts"]["tokens"] <= 900
 
 
+def test_long_documents_are_split_by_tokens_and_counted(tmp_path: Path) -> None:
+    _write(tmp_path)
+    job = _job({}) | {"output": _job({})["output"] | {"max_document_tokens": 30, "when_longer": "split"}}
+    found, whole = cleaned(tmp_path, job), cleaned(tmp_path, _job({}), 1 << 19)
+    numbers, before = found.manifest.metrics, whole.manifest.metrics
+    more = numbers["documents_kept"] - before["documents_kept"]
+    assert more > 0 and numbers["tokens"] == before["tokens"] + more  # one more end-of-text token a piece
+    assert numbers["sources"]["wiki"]["bytes"] == before["sources"]["wiki"]["bytes"]
+    assert numbers["sources"]["wiki"]["shortened"] > 0 == before["sources"]["wiki"]["shortened"]
+
+
 def test_another_seed_takes_other_documents_and_held_out_ones_stay_held_out(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):

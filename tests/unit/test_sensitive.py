@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from passes_for_tests import cleaned
 
 from rayloom.data import sensitive
 from rayloom.data.judge import Kept, judge_of
+from rayloom.data.sensitive import WordList
 from rayloom.data.verdict import Drop
+from rayloom.data.word_lists import words_of
+from rayloom.errors import InputError
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.rules import Rules, SensitiveRules
 
@@ -67,11 +72,11 @@ def test_dropping() -> None:
 
 def test_listed_words_are_whole_words_in_any_case() -> None:
     words = ("scam", "get rich", "诈骗")
-    assert sensitive.num_listed_words("A SCAM, a scam. Scampi and scams; get rich!", words) == 3
-    assert sensitive.num_listed_words("这是诈骗信息", words) == 1
+    assert WordList(words).count("A SCAM, a scam. Scampi and scams; get rich!") == 3
+    assert WordList(words).count("这是诈骗信息") == 1
     rules = SensitiveRules(words=words, max_listed_words=1)
     assert not isinstance(sensitive.judge("one scam", rules), Drop)
-    assert sensitive.judge("a scam to get rich", rules) == Drop("listed_words", 2)
+    assert sensitive.judge("a scam to get rich", rules, WordList(words)) == Drop("listed_words", 2)
 
 
 def test_a_job_masks_what_its_documents_hold() -> None:
@@ -80,3 +85,38 @@ def test_a_job_masks_what_its_documents_hold() -> None:
     assert isinstance(judgement, Kept)
     assert judgement.text == "Ask [EMAIL] about the boat." and judgement.masked == Counter(email=1)
     assert judgement.folded.content == b"ask [email] about the boat."
+
+
+# -- word lists in files -----------------------------------------------------------------------------------------------
+
+
+def _listed(folder: Path, content: bytes, name: str = "words.txt") -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def test_words_out_of_a_file(tmp_path: Path) -> None:
+    content = "\ufeffscam\n# a remark\n\n  get rich \n诈骗\n"
+    assert words_of(_listed(tmp_path, content.encode())) == ["scam", "get rich", "诈骗"]
+    with pytest.raises(InputError, match="has no word"):
+        words_of(_listed(tmp_path, b"# nothing\n"))
+    with pytest.raises(InputError, match="not text in UTF-8"):
+        words_of(_listed(tmp_path, b"caf\xe9\n"))
+
+
+def test_files_of_words_are_parents_of_the_result_and_count_with_those_of_the_job(tmp_path: Path) -> None:
+    _listed(tmp_path, b"casino\n", "shared.txt")
+    (tmp_path / "pages").mkdir()
+    texts = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]
+    texts[3] += " in a casino"
+    texts[5] += " in a Scam"
+    (tmp_path / "pages" / "p.txt").write_text("\n".join(texts))
+    text = {"type": "text", "documents": "line"}
+    job = {
+        "sources": [{"name": "pages", "dataset": "./pages", "format": text, "domain": "web"}],
+        "rules": {"gopher": None, "sensitive": {"words": ["scam"], "word_lists": ["./shared.txt"]}},
+        "output": {"type": "rows"},
+    }
+    found = cleaned(tmp_path, job)
+    assert found.manifest.metrics["dropped"] == {"listed_words": 2}
+    assert "rules.sensitive.word_lists.0" in {parent.field for parent in found.manifest.parents}

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.data import evidence, selecting, sharding, tokenising
+from rayloom.data.encoding import Encoder
 from rayloom.data.passes import Passes, Record
 from rayloom.data.selecting import SelectingPass
 from rayloom.data.staying import Judged
@@ -27,12 +28,13 @@ def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
     work = functools.partial(tokenising.tokenise, given)
     records = passes.once("tokens", lambda: passes.each("tokenising", every, work))
     folders = [judged.scratch.folder("judged"), judged.scratch.folder("tokens")]
+    counts = evidence.added(judged.tally, records)
     if selecting.is_wanted(judged.spec):
         records = _mixed(given, passes)
+        counts = evidence.added(judged.tally, records)
         folders.append(judged.scratch.folder("selected"))
     evidence.check_both_splits(judged.spec, {s: sum(record["documents"][s] for record in records) for s in SPLITS})
     _write_shards(given, folders[-1], build, passes)
-    counts = evidence.added(judged.tally, records)
     return evidence.publish(judged, build.directory, folders, counts)
 
 
@@ -53,7 +55,7 @@ def _prepare_tokenizer(given: TokenisingPass, build: Build, passes: Passes) -> N
 
 
 def _mixed(given: TokenisingPass, passes: Passes) -> list[Record]:
-    selection = SelectingPass(given, given.judged.num_buckets, tokenising.Encoder(given.tokenizer_folder).dtype)
+    selection = SelectingPass(given, given.judged.num_buckets, Encoder(given.tokenizer_folder).dtype)
     found = passes.once(
         "mixture", lambda: [{"below": cut.below} for cut in selecting.source_cuts(selection, passes.each)]
     )
@@ -66,7 +68,7 @@ def _write_shards(given: TokenisingPass, folder: Path, build: Build, passes: Pas
 
     tokenizer_folder = build.directory / "tokenizer"
     shutil.copytree(given.tokenizer_folder, tokenizer_folder, dirs_exist_ok=True)
-    dtype = tokenising.Encoder(tokenizer_folder).dtype
+    dtype = Encoder(tokenizer_folder).dtype
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
     facts = shard_facts(len(tokenizer), tokenizer_digest(tokenizer), None)
     for split in SPLITS:

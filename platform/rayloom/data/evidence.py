@@ -68,6 +68,7 @@ def added(tally: Tally, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
     for record in records:
         counts.update(record["counts"])
         tally.dropped.update(record.get("dropped", {}))
+        tally.shortened.update(record.get("shortened", {}))
     return counts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,16 @@ Judge = Callable[[str], list[Judgement]]
 """From a raw text to one judgement, or to one for each piece that it was split into."""
 
 
-def judge_of(normalisation: Normalisation, rules: Rules, passages: Passages | None = None) -> Judge:
-    """The function that normalises and judges one document of a domain."""
+def judge_of(
+    normalisation: Normalisation, rules: Rules, words: Sequence[str] = (), passages: Passages | None = None
+) -> Judge:
+    """The function that normalises and judges one document of a domain.
+
+    `words`: listed words out of files, beside those of the rules. `passages`: what no document may hold.
+    """
     normalise = normaliser(normalisation)
+    listed = (*(rules.sensitive.words if rules.sensitive else ()), *words)
+    listed_words = sensitive.WordList(listed) if listed else None
 
     def judge(raw: str) -> list[Judgement]:
         text = normalise(raw)
@@ -47,7 +54,7 @@ def judge_of(normalisation: Normalisation, rules: Rules, passages: Passages | No
         if isinstance(pieces, Drop):
             return [pieces]
         shortened = len(pieces[0]) < len(text)
-        return [_uncontaminated(_judged(piece, rules, shortened), passages) for piece in pieces]
+        return [_uncontaminated(_judged(piece, rules, listed_words, shortened), passages) for piece in pieces]
 
     return judge
 
@@ -76,7 +83,7 @@ def cleaner_of(normalisation: Normalisation, rules: Rules) -> Callable[[Any], An
     return clean
 
 
-def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
+def _judged(text: str, rules: Rules, words: sensitive.WordList | None, shortened: bool) -> Judgement:
     if not text:
         return Drop("empty", 0)
     view = TextView(text)
@@ -86,7 +93,7 @@ def _judged(text: str, rules: Rules, shortened: bool) -> Judgement:
     language: str | Drop = language_of.judge(text, rules.language) if rules.language else ""
     if isinstance(language, Drop):
         return language
-    cleaned = sensitive.judge(text, rules.sensitive) if rules.sensitive else (text, Counter[str]())
+    cleaned = sensitive.judge(text, rules.sensitive, words) if rules.sensitive else (text, Counter[str]())
     if isinstance(cleaned, Drop):
         return cleaned
     view, masked = view if cleaned[0] == text else TextView(cleaned[0]), cleaned[1]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class JudgingPass:
     files: tuple[InputFile, ...]
     scratch: Scratch
     num_buckets: int
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Listed words out of files, by domain."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,11 @@ class Judging:
         self.given = given
         spec = given.spec
         passages = Passages.load(given.scratch) if spec.decontamination else None
-        self._domains = {
-            s.domain: _Domain(
-                judge_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain), passages),
-                cleaner_of(spec.normalisation_of(s.domain), spec.rules_of(s.domain)),
-            )
-            for s in spec.sources
-        }
+        self._domains = {}
+        for domain in {source.domain for source in spec.sources}:
+            normalisation, rules = spec.normalisation_of(domain), spec.rules_of(domain)
+            judge = judge_of(normalisation, rules, given.words.get(domain, ()), passages)
+            self._domains[domain] = _Domain(judge, cleaner_of(normalisation, rules))
         wanted = spec.deduplication
         self._bands = Bands(wanted.num_bands, wanted.rows_per_band) if wanted and wanted.near_duplicates else None
 

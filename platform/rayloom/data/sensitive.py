@@ -6,11 +6,10 @@ postal addresses, and numbers whose form alone says nothing (passports, tax numb
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ahocorasick
 
@@ -77,9 +76,9 @@ KINDS: dict[str, tuple[re.Pattern[str], Check]] = {
 }
 
 
-def judge(text: str, rules: SensitiveRules) -> tuple[str, Counter[str]] | Drop:
+def judge(text: str, rules: SensitiveRules, words: WordList | None = None) -> tuple[str, Counter[str]] | Drop:
     """The text with what is to be masked masked, and how often each kind was; or why it goes."""
-    listed = num_listed_words(text, rules.words) if rules.words else 0
+    listed = words.count(text) if words is not None else 0
     if listed > rules.max_listed_words:
         return Drop("listed_words", listed)
     masked: Counter[str] = Counter()
@@ -115,13 +114,22 @@ def _may_hold(kind: str, text: str) -> bool:
     return "@" in text if kind == "email" else True
 
 
-def num_listed_words(text: str, words: tuple[str, ...]) -> int:
-    """Occurrences of listed words or phrases, whole words only, upper and lower case alike.
+class WordList:
+    """Listed words and phrases, looked for all at once; whole words only, upper and lower case alike.
 
     In scripts without spaces a word may stand inside any other text.
     """
-    folded = text.casefold()
-    return sum(_is_whole(folded, end - length + 1, end + 1) for end, length in _automaton(words).iter(folded))
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._automaton = ahocorasick.Automaton()
+        for word in map(str.casefold, words):
+            self._automaton.add_word(word, len(word))
+        self._automaton.make_automaton()
+
+    def count(self, text: str) -> int:
+        """How often listed words occur."""
+        folded = text.casefold()
+        return sum(_is_whole(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
 
 
 def _is_whole(text: str, begin: int, end: int) -> bool:
@@ -129,12 +137,3 @@ def _is_whole(text: str, begin: int, end: int) -> bool:
     if not text[begin].isascii():
         return True
     return not before.isalnum() and not after.isalnum()
-
-
-@functools.lru_cache(maxsize=8)
-def _automaton(words: tuple[str, ...]) -> ahocorasick.Automaton:
-    automaton = ahocorasick.Automaton()
-    for word in words:
-        automaton.add_word(word.casefold(), len(word.casefold()))
-    automaton.make_automaton()
-    return automaton

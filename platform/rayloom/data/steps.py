@@ -21,6 +21,7 @@ from rayloom.data.passes import Passes, Record, Workers
 from rayloom.data.scratch import Scratch
 from rayloom.data.staying import Judged
 from rayloom.data.tally import Tally
+from rayloom.data.word_lists import listed_words
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.clean_output import TokensOutput
 
@@ -33,7 +34,10 @@ def clean(
 ) -> dict[str, Any]:
     """Makes the artifact's files; returns every number about them."""
     evaluation = _evaluation(spec, build, scratch, passes)
-    judged = _deduplicated(spec, _judged(spec, files, scratch, passes), passes)
+    size_bytes = sum(file.size_bytes for file in files)
+    num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
+    given = JudgingPass(spec, files, scratch, num_buckets, listed_words(spec, build.parents))
+    judged = _deduplicated(spec, _judged(given, passes), passes)
     judged = _sifted(judged, build, passes)
     make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
     numbers = make(judged, build, passes)
@@ -81,10 +85,9 @@ def _sifted(judged: Judged, build: Build, passes: Passes) -> Judged:
     return sifted
 
 
-def _judged(spec: CleanSpec, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes) -> Judged:
-    size_bytes = sum(file.size_bytes for file in files)
-    num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
-    found = passes.once("judged", lambda: passes.judge(JudgingPass(spec, files, scratch, num_buckets)))
+def _judged(given: JudgingPass, passes: Passes) -> Judged:
+    spec = given.spec
+    found = passes.once("judged", lambda: passes.judge(given))
     tally = Tally()
     for record in found:
         tally.add(Tally.from_json(record["tally"]))
@@ -93,7 +96,7 @@ def _judged(spec: CleanSpec, files: tuple[InputFile, ...], scratch: Scratch, pas
     records = sorted(found, key=lambda record: record["chunk"])
     first_ids = np.asarray([record["first_id"] for record in records], np.uint64)
     chunks = tuple(str(record["chunk"]) for record in records)
-    return Judged(spec, files, scratch, chunks, first_ids, num_buckets, tally)
+    return Judged(spec, given.files, given.scratch, chunks, first_ids, given.num_buckets, tally)
 
 
 def _deduplicated(spec: CleanSpec, judged: Judged, passes: Passes) -> Judged:

@@ -13,17 +13,17 @@ from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
+from rayloom.data.encoding import Encoder, fitted
 from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents, write_lines
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, write_whole
 from rayloom.data.staying import Judged
+from rayloom.data.verdict import Drop
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.clean_output import TokensOutput
 from rayloom.text import bpe
-from rayloom.text.shards import token_type
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -133,52 +133,41 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
     about: dict[Split, list[tuple[int, int, int, int]]] = {split: [] for split in SPLITS}
     counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    shortened: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []
+    rejects = duplicate_rejects(given.judged, chunk)
     for documents in _batches(documents_of(given, chunk)):
         for document, tokens in zip(documents, encode([d.text for d in documents]), strict=True):
-            num_bytes = len(document.text.encode())
-            parts[document.split].append(tokens)
-            about[document.split].append((document.id, document.split_hash, len(tokens), num_bytes))
             place = place_in(given.judged, document.id)
-            count(counts, f"{place['source']}/{document.split}", 1, len(tokens), num_bytes)
-            kept.append(place | {"reason": "kept", "text": document.text[:EXCERPT_CHARACTERS]})
+            excerpt = {"text": document.text[:EXCERPT_CHARACTERS]}
+            pieces = fitted(tokens, given.output)
+            if isinstance(pieces, Drop):
+                dropped[f"{place['source']}/{pieces.reason}"] += 1
+                rejects.append(place | {"reason": pieces.reason, "value": pieces.value} | excerpt)
+                continue
+            is_whole = len(pieces[0]) == len(tokens)
+            shortened[place["source"]] += 0 if is_whole else len(pieces)
+            for piece in pieces:
+                num_bytes = len(document.text.encode()) if is_whole else encode.num_bytes(piece)
+                parts[document.split].append(piece)
+                about[document.split].append((document.id, document.split_hash, len(piece), num_bytes))
+                count(counts, f"{place['source']}/{document.split}", 1, len(piece), num_bytes)
+            kept.append(place | {"reason": "kept"} | excerpt)
         kept = chosen(kept, given.spec.sample_rows_per_reason)
     for split, arrays in parts.items():
         stem = given.scratch.folder("tokens") / f"{name}.{split}"
         save_tokens(stem, arrays, encode.dtype)
         records = np.asarray(about[split], TOKENISED)
         write_whole(stem.with_name(f"{stem.name}.documents"), functools.partial(_write, records))
-    rejects = duplicate_rejects(given.judged, chunk)
     per_reason = given.spec.sample_rows_per_reason
     write_lines(given.scratch.folder("tokens") / f"{name}.rejects.jsonl", rejects)
     write_lines(given.scratch.folder("tokens") / f"{name}.samples.jsonl", chosen([*rejects, *kept], per_reason))
     record = {"counts": dict(counts), "tokens": {s: int(sum(map(len, a))) for s, a in parts.items()}}
     record |= {"documents": {split: len(arrays) for split, arrays in parts.items()}}
+    record |= {"dropped": dict(dropped), "shortened": dict(+shortened)}
     write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
     return record
-
-
-class Encoder:
-    """A tokenizer folder as a function from texts to token ids, each text ended by the end-of-text token."""
-
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._end = self._tokenizer.token_to_id(end_token(folder))
-        self.dtype = token_type(self._tokenizer.get_vocab_size())
-
-    def __call__(self, texts: list[str]) -> list[NDArray[Any]]:
-        return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
-
-    def _ended(self, ids: list[int]) -> NDArray[Any]:
-        return np.asarray(ids if ids[-1:] == [self._end] else [*ids, self._end], self.dtype)
-
-
-def end_token(folder: Path) -> str:
-    """The text of a tokenizer folder's end-of-text token."""
-    token = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
-    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _write(records: NDArray[Any], file: IO[bytes]) -> None:

@@ -21,7 +21,7 @@ def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> 
 
     Raises InputError where the model has no fast tokenizer with an end-of-text token.
     """
-    from rayloom.data.tokenising import end_token
+    from rayloom.data.encoding import end_token
 
     fix = "Load it with transformers.AutoTokenizer and save it again: that writes tokenizer.json."
     if not (model / "tokenizer.json").exists():

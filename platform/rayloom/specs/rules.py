@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from rayloom.specs.base import Share, Spec
+from rayloom.specs.base import DatasetRef, Share, Spec
 
 Count = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0)]
@@ -159,6 +159,8 @@ class SensitiveRules(Spec):
     """With the right check digit (GB 11643)."""
     words: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """Words and phrases of which a document may hold `max_listed_words`; whole words, in any case. `listed_words`"""
+    word_lists: tuple[DatasetRef, ...] = ()
+    """Files with more of them, one a line; lines that begin with # are not read."""
     max_listed_words: Count = 0
 
 
