@@ -16,6 +16,7 @@ from rayloom.specs.evaluate import EvaluateSpec
 from rayloom.specs.export import MergeSpec, QuantizeSpec
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.pipeline import PipelineSpec
+from rayloom.specs.predict import PredictSpec
 from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
@@ -47,6 +48,13 @@ KINDS: dict[str, Kind] = {
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
     "evaluate": Kind(
         EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
+    ),
+    "predict": Kind(
+        PredictSpec,
+        "rayloom.evaluate.predict:run",
+        "rayloom.evaluate.predict_plan:plan",
+        "rayloom.evaluate.predict_plan:sections",
+        1,
     ),
     "merge": Kind(
         MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 1

@@ -255,6 +255,19 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "predict",
+        "what a model says about texts: labels, entities, or an answer",
+        "rayloom.commands.predict:predict",
+        (
+            _argument("artifact", metavar="ARTIFACT", help="a model or adapter: NAME, or NAME@VERSION"),
+            _argument("--text", action="append", metavar="TEXT", help="may be repeated; default: standard input"),
+            _argument("--pair", metavar="TEXT", help="the second text, where the label is about two"),
+            _argument("--question", metavar="TEXT", help="what is asked about the text"),
+            _argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="of an answer; default 256"),
+            _json,
+        ),
+    ),
+    Command(
         "serve",
         "change running services, which `rayloom run` on a serve job starts",
         commands=(

@@ -61,9 +61,8 @@ class LabelLoss(nn.Module):
 
     def _head_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         head = output_head(self.model)
-        scale = _LogitScale.of(self.model)
-        config: Any = self.model.config
-        chunk = max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 24) // int(config.vocab_size))
+        scale = LogitScale.of(self.model)
+        chunk = chunk_positions(self.model, hidden.device)
         if type(head) is nn.Linear and scale.is_identity:
             return _linear_head_loss(hidden, head.weight, head.bias, labels, chunk)
         total = hidden.sum(dtype=torch.float32) * 0.0  # without a label there is still a graph to go back through
@@ -71,6 +70,12 @@ class LabelLoss(nn.Module):
             part = slice(begin, begin + chunk)
             total = total + checkpoint(_chunk_loss, head, scale, hidden[part], labels[part], use_reentrant=False)
         return total
+
+
+def chunk_positions(model: nn.Module, device: torch.device) -> int:
+    """C: positions whose logits are computed at once."""
+    config: Any = model.config
+    return max(1, CHUNK_LOGITS.get(device.type, 1 << 24) // int(config.vocab_size))
 
 
 def output_head(model: nn.Module) -> nn.Module:
@@ -93,14 +98,14 @@ def has_virtual_tokens(model: nn.Module) -> bool:
     return bool(getattr(config, "is_prompt_learning", False))
 
 
-class _LogitScale:
+class LogitScale:
     """What some architectures do to logits behind the head: a factor, then a soft cap."""
 
     def __init__(self, factor: float, cap: float | None) -> None:
         self.factor, self.cap = factor, cap
 
     @classmethod
-    def of(cls, model: nn.Module) -> _LogitScale:
+    def of(cls, model: nn.Module) -> LogitScale:
         config: Any = model.config
         # Cohere multiplies by logit_scale, Granite divides by logits_scaling, Gemma 2 caps.
         factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", 1.0))
@@ -115,7 +120,7 @@ class _LogitScale:
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
-def _chunk_loss(head: nn.Module, scale: _LogitScale, hidden: Tensor, labels: Tensor) -> Tensor:
+def _chunk_loss(head: nn.Module, scale: LogitScale, hidden: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(scale(head(hidden)).float(), labels, reduction="sum")
 
 

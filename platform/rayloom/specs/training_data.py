@@ -28,6 +28,7 @@ RowProblem = Literal[
     "no_trained_token",
     "bad_tool",
     "unrenderable",
+    "same_answers",
 ]
 """What can be wrong with a row of conversations."""
 

@@ -37,6 +37,17 @@ def labelled_rows(files: Sequence[Path], reading: Reading) -> Read:
         yield from _READERS[type(reading)](file, reading)
 
 
+def raw_rows(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    """Rows to predict: of tables and JSON as they stand, of any other file each line that is not blank as `text`."""
+    for file in files:
+        if file.suffix in (".csv", ".tsv", ".json", ".jsonl"):
+            yield from ((f"{file.name} row {number}", row) for number, row in enumerate(_table_rows(file), 1))
+        else:
+            for number, line in enumerate(_decoded(file).split("\n"), 1):
+                if line.strip():
+                    yield f"{file.name} line {number}", {"text": line.strip()}
+
+
 def _each(file: Path, unit: str, rows: Iterator[Any], made: Callable[[Any], Example | None]) -> Read:
     for number, row in enumerate(rows, 1):
         origin = f"{file.name} {unit} {number}"

@@ -1,0 +1,100 @@
+"""A prediction's rows in parts: read the same each time, answered once, joined in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import InputError
+from rayloom.specs.predict import PredictSpec
+from rayloom.text.labelled_rows import raw_rows
+
+PREDICTIONS_FILE = "predictions.jsonl"
+FAILED_FILE = "failed.jsonl"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files `NNNNN.rows.jsonl` with what is asked and `NNNNN.answers.jsonl` with what was found, in one folder."""
+
+    folder: Path
+
+    def questions(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.rows.jsonl"
+
+    def answers(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.answers.jsonl"
+
+    def missing(self, num_parts: int) -> list[int]:
+        """The parts that are not answered yet."""
+        return [number for number in range(num_parts) if not self.answers(number).exists()]
+
+
+def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
+    """Cuts the rows into parts on disk; how many rows there are. Raises InputError where there is none."""
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    total, part = 0, []
+    for origin, row in raw_rows(files):
+        part.append(json.dumps(asked(spec, origin, row), ensure_ascii=False))
+        total += 1
+        if len(part) == spec.rows_per_part:
+            _write(part, parts.questions((total - 1) // spec.rows_per_part))
+            part = []
+        if total == spec.limit_rows:
+            break
+    if part:
+        _write(part, parts.questions((total - 1) // spec.rows_per_part))
+    if not total:
+        raise InputError("There is no row to predict", where="data", fix="Correct `files`.")
+    return total
+
+
+def asked(spec: PredictSpec, origin: str, row: Any) -> dict[str, Any]:
+    """What a responder gets of a row, with where it came from and the columns to keep."""
+    found = row if isinstance(row, Mapping) else {}
+    pair = {} if spec.pair is None else {"pair": found.get(spec.pair)}
+    marks = {name: found[name] for name in ("head", "tail") if name in found}
+    kept = {name: found.get(name) for name in spec.keep}
+    return {"origin": origin, "text": found.get(spec.text), **pair, **marks, "kept": kept}
+
+
+def read_part(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_answers(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """One line for each row; the file appears at once."""
+    lines = [
+        json.dumps({"origin": row["origin"], **row["kept"], "text": row["text"], **answer}, ensure_ascii=False)
+        for row, answer in zip(rows, found, strict=True)
+    ]
+    _write(lines, file)
+
+
+def joined(parts: Parts, num_parts: int, out: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Writes all answers in order, and those that failed to a file of their own; how many, and which failed."""
+    total, failed = 0, []
+    with (out / PREDICTIONS_FILE).open("w", encoding="utf-8") as good:
+        for answer in _all(parts, num_parts):
+            total += 1
+            if "failed" in answer:
+                failed.append(answer)
+            else:
+                good.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    lines = [json.dumps(answer, ensure_ascii=False) for answer in failed]
+    (out / FAILED_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return total, failed
+
+
+def _all(parts: Parts, num_parts: int) -> Iterator[dict[str, Any]]:
+    for number in range(num_parts):
+        yield from read_part(parts.answers(number))
+
+
+def _write(lines: Sequence[str], file: Path) -> None:
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    unfinished.replace(file)

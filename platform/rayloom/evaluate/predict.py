@@ -1,0 +1,99 @@
+"""`kind: predict` on Ray Data: actors that hold the model answer part by part; a killed job goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.manifest import Outcome
+from rayloom.errors import QualityError
+from rayloom.evaluate.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
+from rayloom.evaluate.responder import respond_to_each, responder_for
+from rayloom.evaluate.subject import Subject
+from rayloom.observe.progress import progress, say
+from rayloom.observe.ray_session import connect
+from rayloom.specs.predict import PredictSpec
+
+ROWS_NAME = "rows.json"
+
+
+def run(spec: PredictSpec, build: Build) -> Outcome:
+    """Predictions of all rows that could be answered, and the reasons for those that could not."""
+    parts = Parts(build.work / "parts")
+    num_rows = _num_rows(spec, build, parts)
+    num_parts = -(-num_rows // spec.rows_per_part)
+    missing = parts.missing(num_parts)
+    if len(missing) < num_parts:
+        say(f"{spec.name}: {num_parts - len(missing)} of {num_parts} parts are done already")
+    if missing:
+        subject = Subject.of("model", build.parents["model"], build.store)
+        responder_for(subject, spec.generation)  # says now what would stop every worker
+        subject.release()
+        _answer(spec, subject, parts, missing, num_rows)
+    total, failed = joined(parts, num_parts, build.directory)
+    reasons = Counter(str(answer["failed"]).partition(":")[0] for answer in failed)
+    _check(spec, total, failed, build)
+    metrics = {"num_rows": total, "num_failed": len(failed), "failed": dict(reasons)}
+    return Outcome("dataset", metrics, headline=f"{total - len(failed):,} of {total:,} rows answered")
+
+
+def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
+    """Cuts the rows into parts, unless an earlier run did."""
+    file = build.work / ROWS_NAME
+    if file.exists():
+        return int(json.loads(file.read_text())["num_rows"])
+    num_rows = write_parts(spec, matching_files(build.parents["data"].path, spec.files), parts)
+    file.write_text(json.dumps({"num_rows": num_rows}))
+    return num_rows
+
+
+def _answer(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int], num_rows: int) -> None:
+    connect()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    numbers = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
+    answered = numbers.map_batches(
+        _Worker,
+        fn_constructor_args=(spec, subject, parts),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(spec.num_workers, len(missing))),
+        num_cpus=spec.cpus_per_worker,
+        num_gpus=spec.gpus_per_worker,
+    )
+    with progress(f"predicting {spec.name}", num_rows) as bar:
+        bar.advance(num_rows - sum(len(read_part(parts.questions(number))) for number in missing))
+        for row in answered.iter_rows():
+            bar.advance(int(row["num_rows"]))
+
+
+class _Worker:
+    """An actor with the model in memory."""
+
+    def __init__(self, spec: PredictSpec, subject: Subject, parts: Parts) -> None:
+        self._spec, self._parts = spec, parts
+        self._responder = responder_for(subject, spec.generation)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        counts = []
+        for number in batch["part"]:
+            rows = read_part(self._parts.questions(int(number)))
+            found = respond_to_each(self._responder, rows, self._spec.micro_batch_sequences)
+            write_answers(rows, found, self._parts.answers(int(number)))
+            counts.append(len(rows))
+        return {"num_rows": counts}
+
+
+def _check(spec: PredictSpec, total: int, failed: list[dict[str, Any]], build: Build) -> None:
+    if len(failed) <= spec.max_failed_share * total:
+        return
+    first = "; ".join(f"{answer['origin']}: {answer['failed']}" for answer in failed[:3])
+    what = f"{len(failed)} of {total} rows failed, over max_failed_share ({spec.max_failed_share:g}): {first}"
+    where: Path = build.directory / FAILED_FILE
+    raise QualityError(what, where=str(where), fix="Correct the columns that the job names, or allow more failures.")

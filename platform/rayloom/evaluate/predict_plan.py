@@ -1,0 +1,61 @@
+"""What a prediction would do, and its part of the report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.text import Text
+
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import RayloomError
+from rayloom.evaluate.parts import FAILED_FILE, PREDICTIONS_FILE, asked
+from rayloom.evaluate.subject import Subject
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.observe.report_page import Section, table
+from rayloom.specs.predict import PredictSpec
+from rayloom.text.labelled_rows import raw_rows
+
+NUM_SHOWN = 100
+
+
+def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
+    """The model, the files, the first row, and what would stop the job."""
+    sheet = PlanSheet()
+    try:
+        subject = Subject.of("model", parents["model"], Store.beside(job_directory))
+        if subject.task is None:
+            subject.renderer  # noqa: B018 (raises where the model has no chat template)
+        files = matching_files(parents["data"].path, spec.files)
+        first = next(iter(raw_rows(files)), None)
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+        return sheet
+    does = f"labels for {subject.task[0].type}" if subject.task else "answers in text"
+    sheet.add("model", f"{subject.artifact_id}: {does}")
+    sheet.add("files", ", ".join(file.name for file in files[:5]) + (" …" if len(files) > 5 else ""))
+    sheet.add("workers", f"{spec.num_workers} of {spec.cpus_per_worker} CPUs, {spec.rows_per_part} rows a part")
+    if first is None:
+        sheet.problems.append("the files hold no row")
+        return sheet
+    row = asked(spec, *first)
+    sheet.examples.append(Text(f"{first[0]}: {row['text']}", style="dim"))
+    if row["text"] is None:
+        known = ", ".join(map(str, first[1])) if isinstance(first[1], Mapping) else type(first[1]).__name__
+        sheet.problems.append(f"the first row has no column {spec.text!r}; it has {known}")
+    return sheet
+
+
+def sections(artifact: Artifact) -> list[Section]:
+    """The first predictions, and what failed."""
+    found = []
+    for title, name in (("Predictions", PREDICTIONS_FILE), ("Failed rows", FAILED_FILE)):
+        with (artifact.path / name).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in itertools.islice(lines, NUM_SHOWN)]
+        if rows:
+            shown = [(r.pop("origin"), r.pop("text"), json.dumps(r, ensure_ascii=False)) for r in rows]
+            found.append(Section(title, table(("row", "text", "found"), shown)))
+    return found

@@ -1,0 +1,125 @@
+"""What answers rows: a task's model with labels, any other with text. One bad row never costs the others theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rayloom.errors import RayloomError
+from rayloom.evaluate.predictor import Predictor, needs
+from rayloom.evaluate.subject import Subject
+from rayloom.score.answers import greedy_answers
+from rayloom.specs.predict import Generation
+from rayloom.specs.tasks import RelationExtraction
+from rayloom.text.examples import Example, ExampleError, Span
+
+
+class Responder(Protocol):
+    """Answers rows with one model."""
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raises ExampleError where the row lacks what the model needs."""
+
+    def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
+        """What is found for each row. Rows have `text`, and where it is needed `pair` or `head` and `tail`."""
+
+
+def responder_for(subject: Subject, generation: Generation) -> Responder:
+    """Raises InputError where the model cannot answer at all, as without a chat template."""
+    if subject.task is not None:
+        return TaskResponder(Predictor.of(subject))
+    return TextResponder(subject, generation)
+
+
+@dataclass(frozen=True)
+class TaskResponder:
+    """Labels, entities or an answer."""
+
+    predictor: Predictor
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        _check_text(row)
+        wanted = needs(self.predictor.task)
+        is_relation = isinstance(self.predictor.task, RelationExtraction)
+        has_it = all(isinstance(row.get(key), Mapping) for key in ("head", "tail")) if is_relation else row.get("pair")
+        if wanted and not has_it:
+            raise ExampleError("missing_column", f"lacks {wanted}")
+
+    def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
+        examples = [Example(row["text"], row.get("pair"), spans=_marked(row)) for row in rows]
+        found = self.predictor.predict(examples, micro_batch_sequences)
+        return [prediction.as_json(row["text"]) for prediction, row in zip(found, rows, strict=True)]
+
+
+@dataclass(frozen=True)
+class TextResponder:
+    """The likeliest answer to a text as a user's message."""
+
+    subject: Subject
+    generation: Generation
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        _check_text(row)
+
+    def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
+        renderer, settings = self.subject.renderer, self.generation
+        system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+        prompts = [renderer.prompt([*system, {"role": "user", "content": row["text"]}]) for row in rows]
+        answers = greedy_answers(
+            self.subject.model, prompts, settings.max_new_tokens, renderer.stop_tokens, micro_batch_sequences
+        )
+        return [
+            {"answer": str(renderer.tokenizer.decode(answer, skip_special_tokens=True)), "num_tokens": len(answer)}
+            for answer in answers
+        ]
+
+
+def respond_to_each(
+    responder: Responder, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int
+) -> list[dict[str, Any]]:
+    """A mapping for each row: what was found, or `failed` with the reason.
+
+    Where a batch fails, its rows are answered one by one, so that only those fail that are the cause.
+    """
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    good = []
+    for number, row in enumerate(rows):
+        try:
+            responder.check(row)
+            good.append(number)
+        except ExampleError as error:
+            found[number] = {"failed": f"{error.problem}: {error}"}
+    for first in range(0, len(good), micro_batch_sequences):
+        numbers = good[first : first + micro_batch_sequences]
+        answered = _answered(responder, [rows[number] for number in numbers], micro_batch_sequences)
+        for number, answer in zip(numbers, answered, strict=True):
+            found[number] = answer
+    return found
+
+
+def _answered(
+    responder: Responder, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int
+) -> list[dict[str, Any]]:
+    try:
+        return responder.respond(rows, micro_batch_sequences)
+    except (RayloomError, ValueError, RuntimeError, IndexError, KeyError, TypeError) as error:
+        if len(rows) == 1:
+            first_line = (str(error).splitlines() or [""])[0]
+            return [{"failed": f"{type(error).__name__}: {first_line}"}]
+        return [_answered(responder, [row], micro_batch_sequences)[0] for row in rows]
+
+
+def _check_text(row: Mapping[str, Any]) -> None:
+    text = row.get("text")
+    if text is None:
+        raise ExampleError("missing_column", "has no text")
+    if not isinstance(text, str):
+        raise ExampleError("not_text", f"the text is not text but {type(text).__name__}")
+    if not text.strip():
+        raise ExampleError("empty_text", "the text is empty")
+
+
+def _marked(row: Mapping[str, Any]) -> tuple[Span, ...]:
+    marks = ((name, row.get(name)) for name in ("head", "tail"))
+    return tuple(Span(int(m["start"]), int(m["end"]), name) for name, m in marks if isinstance(m, Mapping))

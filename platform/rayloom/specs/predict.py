@@ -1,0 +1,44 @@
+"""`kind: predict`: what a model says about every row of a data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import DatasetRef, JobSpec, Share, Spec, TunedRef
+
+
+class Generation(Spec):
+    """How a model that goes on with text answers; a task's model needs none of it."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    system: str | None = None
+    """System message before each text. Default: whatever the chat template does by itself."""
+
+
+class PredictSpec(JobSpec):
+    """Labels, entities or answers for rows, in parts of which a finished one is never done again."""
+
+    kind: Literal["predict"]
+    model: TunedRef
+    data: DatasetRef
+    files: str = "**"
+    """Glob pattern of the files to read: .csv, .tsv, .json, .jsonl; of any other file, every line is a text."""
+    text: str = "text"
+    """Column of the text; of a question, of what it is asked about."""
+    pair: str | None = None
+    """Column of the second text, or of the question."""
+    keep: tuple[str, ...] = ()
+    """Columns to take over into the predictions."""
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many."""
+    generation: Generation = Generation()
+    rows_per_part: Annotated[int, Field(ge=1)] = 500
+    """What is lost at most when the job is killed, for each worker."""
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 16
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Literal[0, 1] = 0
+    max_failed_share: Share = 0.1
+    """Part of the rows that may fail, each kept with its reason; past it the job fails."""
