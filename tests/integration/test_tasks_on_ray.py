@@ -18,7 +18,6 @@ from rayloom.dispatch import run as run_job
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from tasks_for_tests import entity_rows, write_encoder, write_jsonl
 
-
 NAME = "artifact:tagger"
 
 
