@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: .5rem 0; } th, td { padding: .25rem .8rem .25rem 0; text-align: left;
-border-bottom: 1px solid #e4e4e4; vertical-align: top; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: .5rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left;
+border-bottom: 1px solid #e4e4e4; vertical-align: top; overflow-wrap: break-word; }
 th { font-weight: 600; overflow-wrap: normal; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap; }
