@@ -13,6 +13,7 @@ from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding
 from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.optimization import AdamW, Optimizer, Schedule
+from rayloom.specs.preferences import Kto, Preference, PreferenceData
 from rayloom.specs.tasks import Task
 from rayloom.specs.training_data import ConversationData, CorpusData, Replay
 
@@ -27,7 +28,9 @@ class TrainSpec(JobSpec):
     """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
     task: Task | None = None
     """What the model learns to say about a text. Default: how it goes on."""
-    data: Annotated[CorpusData | ConversationData | LabelledData, Field(discriminator="type")]
+    preference: Preference | None = None
+    """Learn from judged answers by this method."""
+    data: Annotated[CorpusData | ConversationData | LabelledData | PreferenceData, Field(discriminator="type")]
     replay: Replay | None = None
     adapter: Adapter = NoAdapter(type="none")
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
@@ -130,6 +133,20 @@ class TrainSpec(JobSpec):
             raise ValueError("a task needs a base: fresh weights know no language yet")
         if self.task is not None and self.replay is not None:
             raise ValueError("replay goes on with general text, which a task's head cannot: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _preference_has_its_data(self) -> Self:
+        if (self.preference is None) == isinstance(self.data, PreferenceData):
+            raise ValueError("a preference needs data of type preferences, and such data needs a preference")
+        if self.preference is None:
+            return self
+        if self.base is None or self.replay is not None or self.objective_in_use.type != "causal":
+            raise ValueError("a preference needs a base that answers; leave architecture, objective and replay out")
+        if not self.packs_rows:
+            raise ValueError(f"adapter {self.adapter.type} needs one text in each row, and a pair has two: use lora")
+        if isinstance(self.preference, Kto) and self.micro_batch_sequences < 2:
+            raise ValueError("preference kto compares the rows of a micro-batch: micro_batch_sequences of 2 or more")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
 from rayloom.train.job import TrainJob
 from rayloom.train.labelled_preflight import add_labelled
+from rayloom.train.preference_preflight import add_preferences
 from rayloom.train.preflight import add_conversations, add_method
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
@@ -42,6 +43,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         counts = row_counts(Path(folder))
         add_conversations(sheet, job, counts)
         add_labelled(sheet, job, counts)
+        add_preferences(sheet, job, counts)
         add_method(sheet, spec, size, counts)
         _warn_about_shape(sheet, size)
         _warn_about_data(sheet, job, size)

@@ -13,8 +13,10 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.progress import progress
 from rayloom.specs.labelled_data import LabelledData
+from rayloom.specs.preferences import PreferenceData
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
+from rayloom.text.preference_rows import PreferenceRows
 from rayloom.text.shards import TokenShards
 from rayloom.text.task_encoding import TaskEncoder
 from rayloom.text.task_rows import TaskRows
@@ -35,6 +37,9 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
         tokenizer = parents["base"].path
     elif isinstance(spec.data, LabelledData):
         data = labelled_task_rows(spec, parents, work / "data")
+        tokenizer = parents["base"].path
+    elif isinstance(spec.data, PreferenceData):
+        data = preference_rows(spec, parents, work / "data")
         tokenizer = parents["base"].path
     else:
         data = parents["data.corpus"].path
@@ -63,7 +68,9 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
 
 
-def row_shares(token_shares: Sequence[float], shards: Sequence[TokenShards | TaskRows]) -> tuple[float, ...]:
+def row_shares(
+    token_shares: Sequence[float], shards: Sequence[TokenShards | TaskRows | PreferenceRows]
+) -> tuple[float, ...]:
     """Each data set's part of the rows, so that tokens have the given shares: rows of conversations are not full."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
@@ -89,8 +96,7 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
 
     if "base" not in parents:
         raise InputError("Conversations need a base with a chat template", fix="Give base.")
-    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(data.sources)}
-    files = {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
+    files = source_files(data.sources, parents)
     renderer = Renderer.of_model(parents["base"].path)
     with progress("rendering conversations", unit="rows") as bar:
         counts = prepare(
@@ -116,20 +122,43 @@ def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder:
 
     encoder = TaskEncoder.of_folder(spec.task, parents["base"].path, spec.sequence_length_tokens)
     with progress("encoding texts", unit="rows") as bar:
-        counts = prepare_labelled(data, labelled_files(data, parents), encoder, spec.seed, folder, bar.advance)
+        counts = prepare_labelled(data, source_files(data.sources, parents), encoder, spec.seed, folder, bar.advance)
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder
 
 
-def labelled_files(data: LabelledData, parents: Mapping[str, Artifact]) -> dict[str, list[Path]]:
+def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
+    """The same for judged answers."""
+    data = spec.data
+    if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
+        return folder
+    from rayloom.text.preference_rows import prepare_preferences
+    from rayloom.text.render import Renderer
+
+    renderer = Renderer.of_model(parents["base"].path)
+    files, length = source_files(data.sources, parents), spec.sequence_length_tokens
+    is_paired = spec.preference.type != "kto"
+    with progress("rendering answers", unit="rows") as bar:
+        counts = prepare_preferences(
+            data, files, renderer, length, spec.seed, folder, is_paired=is_paired, advance=bar.advance
+        )
+    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
+    return folder
+
+
+def source_files(sources: Sequence[Any], parents: Mapping[str, Artifact]) -> dict[str, list[Path]]:
     """The files of each source, by the path of its reference."""
-    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(data.sources)}
+    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(sources)}
     return {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
 
 
-def stored_rows(spec: TrainSpec, folder: Path) -> TokenShards | TaskRows:
+def stored_rows(spec: TrainSpec, folder: Path) -> TokenShards | TaskRows | PreferenceRows:
     """The rows of a folder, of whichever kind."""
-    return TokenShards(folder, spec.sequence_length_tokens) if spec.task is None else TaskRows(folder)
+    if spec.task is not None:
+        return TaskRows(folder)
+    if spec.preference is not None:
+        return PreferenceRows(folder, spec.sequence_length_tokens)
+    return TokenShards(folder, spec.sequence_length_tokens)
 
 
 def row_counts(work: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rayloom.train.job import TrainJob
 from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
 from rayloom.train.objective import Objective, StoredRows
+from rayloom.train.preference_objective import PreferenceObjective, add_reference
 from rayloom.train.state import TrainState
 from rayloom.train.task_objective import objective_of_task
 
@@ -118,11 +119,7 @@ def prepared(
 ) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
-    objective: Objective
-    if spec.task is not None:
-        objective = objective_of_task(spec.task, job.train[0], job.tokenizer)
-    else:
-        objective = pretraining_objective(spec, job.tokenizer)
+    objective = objective_of(job)
     shards = [objective.rows(folder) for folder in job.train]
     rows = Rows(
         objective=objective,
@@ -146,7 +143,22 @@ def prepared(
         go_to(run, newest)
         log.say(f"continuing from step {run.state.step} of {rows.num_steps}")
         log.add("resumed", run.state.step, num_workers=group.num_workers)
+    elif spec.preference is not None and spec.preference.needs_reference:
+        log.say("computing what the model thinks of all answers before training")
+    if spec.preference is not None and spec.preference.needs_reference:
+        for found in (*shards, *heldout.values()):
+            add_reference(found, engine.model, job.micro_batch_sequences, group)
     return run
+
+
+def objective_of(job: TrainJob) -> Objective:
+    """What the job's spec minimises."""
+    spec = job.spec
+    if spec.task is not None:
+        return objective_of_task(spec.task, job.train[0], job.tokenizer)
+    if spec.preference is not None:
+        return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
+    return pretraining_objective(spec, job.tokenizer)
 
 
 def go_to(run: Run, checkpoint: Path) -> None:

@@ -1,0 +1,140 @@
+"""What a model loses on judged answers: DPO, ORPO, SimPO and KTO, from the log-probabilities of whole answers.
+
+Shapes: B rows of two documents each, S positions, N labelled positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.document_masks import documents_of
+from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
+from rayloom.specs.preferences import Dpo, Kto, Orpo, SimPo
+
+Preference = Dpo | Orpo | SimPo | Kto
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """Rows of two documents: chosen and rejected, or for KTO the row's own answer and another row's."""
+
+    both: Batch
+    reference: Tensor
+    """(B, 2) log p of both answers before training."""
+    is_good: Tensor
+    """(B,) whether the first answer is a good one; true of every pair."""
+    num_labels: int
+    """Rows that count."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.both.num_tokens
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        reference, is_good = self.reference.to(device), self.is_good.to(device)
+        return replace(self, both=self.both.to(device), reference=reference, is_good=is_good)
+
+    def without_labels(self) -> Self:
+        """The same work, from which nothing is learned."""
+        return replace(self, num_labels=0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Log-probabilities of both answers of each row."""
+
+    log_p: Tensor
+    """(B, 2) fp32, summed over the answer's tokens."""
+    num_tokens: Tensor
+    """(B, 2)"""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_p / self.num_tokens.clamp(min=1)
+
+
+class PreferenceLoss(nn.Module):
+    """Calling it with a batch gives the sum of its rows' losses; `hits` counts rows judged as people did."""
+
+    def __init__(self, model: nn.Module, preference: Preference) -> None:
+        super().__init__()
+        self.model, self.preference = model, preference
+        self._answers = AnswerLogProbabilities(model)
+        self.hits = 0
+
+    def forward(self, batch: PreferenceBatch) -> Tensor:
+        answers = self.answers(batch.both)
+        losses, margins = losses_of(self.preference, answers, batch.reference, batch.is_good)
+        if not self.model.training and batch.num_labels:
+            self.hits += int((margins > 0).sum())
+        # Of a batch that does not count there is still a graph to go back through.
+        return losses.sum() if batch.num_labels else losses.nan_to_num().sum() * 0.0
+
+    def answers(self, both: Batch) -> Answers:
+        """The log-probabilities alone."""
+        return self._answers.of(both)
+
+
+class AnswerLogProbabilities(LabelLoss):
+    """log p of every document's labels, each label computed once and nothing where there is none."""
+
+    def of(self, batch: Batch) -> Answers:
+        labelled = batch.labels != NO_LABEL
+        hidden = self._hidden_states(batch, labelled)
+        log_p = self._token_log_p(hidden, batch.labels[labelled])
+        rows = torch.arange(len(labelled), device=labelled.device)[:, None].expand_as(labelled)
+        place = (2 * rows + documents_of(batch.positions) - 1)[labelled]
+        empty = torch.zeros(2 * len(labelled), dtype=torch.float32, device=log_p.device)
+        sums = empty.index_add(0, place, log_p)
+        counts = empty.index_add(0, place, torch.ones_like(log_p))
+        return Answers(sums.view(-1, 2), counts.view(-1, 2))
+
+    def _token_log_p(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """(N,) in chunks, so that no (positions × vocabulary) tensor is kept."""
+        head, scale = output_head(self.model), LogitScale.of(self.model)
+        chunk = chunk_positions(self.model, hidden.device)
+        slices = [slice(begin, begin + chunk) for begin in range(0, len(labels), chunk)]
+        parts = [checkpoint(_log_p, head, scale, hidden[part], labels[part], use_reentrant=False) for part in slices]
+        return torch.cat(parts) if parts else hidden.sum(dim=-1).float()
+
+
+def _log_p(head: nn.Module, scale: LogitScale, hidden: Tensor, labels: Tensor) -> Tensor:
+    return -functional.cross_entropy(scale(head(hidden)).float(), labels, reduction="none")
+
+
+def losses_of(preference: Preference, answers: Answers, reference: Tensor, is_good: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) losses, and (B,) by how much the model prefers what people did; the equations are in `specs.preferences`."""
+    if isinstance(preference, Kto):
+        return _kto(preference, answers, reference, is_good)
+    if isinstance(preference, Dpo):
+        rewards = preference.beta * (answers.log_p - reference)
+        margin = rewards[:, 0] - rewards[:, 1]
+        smooth = preference.label_smoothing
+        losses = -(1 - smooth) * functional.logsigmoid(margin) - smooth * functional.logsigmoid(-margin)
+        return losses, margin
+    mean = answers.mean
+    if isinstance(preference, SimPo):
+        margin = preference.beta * (mean[:, 0] - mean[:, 1])
+        return -functional.logsigmoid(margin - preference.margin), margin
+    odds = mean - torch.log1p(-torch.exp(mean.clamp(max=-1e-6)))
+    margin = odds[:, 0] - odds[:, 1]
+    return -mean[:, 0] - preference.weight * functional.logsigmoid(margin), margin
+
+
+def _kto(preference: Kto, answers: Answers, reference: Tensor, is_good: Tensor) -> tuple[Tensor, Tensor]:
+    moved = answers.log_p - reference
+    # How far the model has moved from the reference in general; never trained through (section 4.1).
+    general = moved[:, 1].detach().mean().clamp(min=0)
+    reward = preference.beta * (moved[:, 0] - general)
+    sign = torch.where(is_good, 1.0, -1.0)
+    weight = torch.where(is_good, preference.good_weight, preference.bad_weight)
+    return weight * (1 - torch.sigmoid(sign * reward)), sign * moved[:, 0]

@@ -1,0 +1,92 @@
+"""`preference` of a training job: learning from which of two answers is better, or from whether one is good."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from rayloom.specs.base import DatasetRef, Share, Spec
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Dpo(Spec):
+    """−log σ(β · (how much likelier than before the chosen answer is − the same of the rejected one)).
+
+    Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7).
+    """
+
+    type: Literal["dpo"]
+    beta: Positive = 0.1
+    """How closely the model stays with what it was."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Part of the pairs that may be the wrong way round (Mitchell 2023, conservative DPO)."""
+    needs_reference: ClassVar[bool] = True
+
+
+class Orpo(Spec):
+    """−log p of the chosen answer by token + λ · −log σ(log odds of chosen − of rejected); no reference.
+
+    Odds ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691, equations 6 and 7).
+    """
+
+    type: Literal["orpo"]
+    weight: Positive = 0.1
+    """λ."""
+    needs_reference: ClassVar[bool] = False
+
+
+class SimPo(Spec):
+    """−log σ(β · (mean log p of the chosen answer's tokens − of the rejected one's) − γ); no reference.
+
+    Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734, equation 6).
+    """
+
+    type: Literal["simpo"]
+    beta: Positive = 2.0
+    margin: Annotated[float, Field(ge=0)] = 1.0
+    """γ."""
+    needs_reference: ClassVar[bool] = False
+
+
+class Kto(Spec):
+    """One answer a row, good or bad, weighed as people weigh gains and losses.
+
+    Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, equation 8). Its point of reference is
+    estimated in each micro-batch from answers to other prompts, so give several rows a micro-batch.
+    """
+
+    type: Literal["kto"]
+    beta: Positive = 0.1
+    good_weight: Positive = 1.0
+    bad_weight: Positive = 1.0
+    """Raise the weight of the rarer kind: weight × rows should be about equal (section 4.2)."""
+    needs_reference: ClassVar[bool] = True
+
+
+Preference = Annotated[Dpo | Orpo | SimPo | Kto, Field(discriminator="type")]
+
+
+class PreferenceSource(Spec):
+    """Rows of a data set, as JSON."""
+
+    dataset: DatasetRef
+    files: str = "**"
+    format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
+    """prompt_chosen_rejected: texts or lists of messages. sharegpt: `conversations` with `chosen` and `rejected`.
+    messages_label: `messages` that end with an answer, and `label` true or false, for kto."""
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+
+
+class PreferenceData(Spec):
+    """Conversations whose last answer was judged. Both answers of a pair stand in one row."""
+
+    type: Literal["preferences"]
+    sources: Annotated[tuple[PreferenceSource, ...], Field(min_length=1)]
+    heldout_rows: Annotated[int, Field(ge=1)] = 50
+    length_policy: Literal["error", "drop"] = "error"
+    """What to do with a pair longer than sequence_length_tokens. Cutting answers would judge what nobody saw."""
+    max_length_policy_share: Share = 0.01
+    leave_out: tuple[str, ...] = ()
+    """Names of problems whose rows are left out and counted; any other stops the job, every such row named."""

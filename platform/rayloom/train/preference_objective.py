@@ -1,0 +1,75 @@
+"""Learning from judged answers as an objective; what the model first thought of them is computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayloom.score.batches import causal_batch
+from rayloom.score.preference_loss import PreferenceBatch, PreferenceLoss
+from rayloom.specs.preferences import Dpo, Kto, Orpo, SimPo
+from rayloom.text.preference_rows import REFERENCE_NAME, PreferenceRows
+from rayloom.train.group import Group
+from rayloom.train.objective import Draw
+
+
+@dataclass(frozen=True)
+class PreferenceObjective:
+    """DPO, ORPO, SimPO or KTO."""
+
+    preference: Dpo | Orpo | SimPo | Kto
+    sequence_length_tokens: int
+
+    def rows(self, folder: Path) -> PreferenceRows:
+        return PreferenceRows(folder, self.sequence_length_tokens)
+
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> PreferenceBatch:  # noqa: ARG002
+        return PreferenceBatch(
+            both=causal_batch([row.row for row in rows], padding_token=0),
+            reference=torch.from_numpy(np.stack([row.reference for row in rows])),
+            is_good=torch.tensor([row.is_good for row in rows]),
+            num_labels=len(rows),
+        )
+
+    def loss_of(self, model: nn.Module) -> PreferenceLoss:
+        return PreferenceLoss(model, self.preference)
+
+
+@torch.no_grad()
+def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group) -> None:
+    """Gives PreferenceRows what a PreferenceLoss' model thinks of them now, computed by all workers and kept on disk.
+
+    Found there again after a kill: training has then moved on, and this must not.
+    """
+    file = rows.directory / REFERENCE_NAME
+    if not file.exists():
+        was_training = loss.model.training
+        loss.model.eval()
+        found = np.zeros((len(rows), 2), np.float64)
+        starts = range(0, len(rows), micro_batch_sequences)
+        # Sharded weights are gathered by everyone together, so nobody may compute a batch less.
+        for turn in range(-(-len(starts) // group.num_workers)):
+            place = turn * group.num_workers + group.rank
+            numbers = _numbers(starts, place if place < len(starts) else 0, len(rows))
+            batch = causal_batch([rows.row(number).row for number in numbers], padding_token=0)
+            log_p = loss.answers(batch.to(group.device)).log_p.cpu().numpy()
+            if place < len(starts):
+                found[numbers.start : numbers.stop] = log_p
+        loss.model.train(was_training)
+        summed = np.asarray(group.agreed(*found.reshape(-1).tolist())).reshape(-1, 2)
+        if group.is_first:
+            unfinished = file.with_suffix(".unfinished.npy")
+            np.save(unfinished, summed.astype(np.float32), allow_pickle=False)
+            unfinished.replace(file)
+        group.wait_for_all()
+    rows.reference = np.load(file, allow_pickle=False)
+
+
+def _numbers(starts: range, place: int, num_rows: int) -> range:
+    return range(starts[place], min(starts[place] + starts.step, num_rows))
