@@ -207,7 +207,7 @@ def test_every_method_learns_what_people_preferred(method: str, base: Path, tmp_
 
 
 def test_a_reference_on_disk_is_not_computed_again(base: Path, tmp_path: Path) -> None:
-    spec = spec_of({"type": "dpo"}, num_steps=1)
+    spec = spec_of({"type": "dpo"}, num_steps=1, adapter={"type": "none"})
     write(pairs(24), tmp_path / "data")
     (tmp_path / "work").mkdir()
     parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}

@@ -91,6 +91,11 @@ def heldout_shards(rows_of: Artifact) -> TokenShards:
     if training.get("task") is not None:
         fix = "Use a check of type task, which measures what it was trained for."
         raise InputError(f"{rows_of.id} was trained for a task, not to go on with text", where="rows_of", fix=fix)
+    if training.get("preference") is not None:
+        fix = "Name the rows of a run on conversations or on a corpus."
+        raise InputError(
+            f"The held-out rows of {rows_of.id} are judged answers, good and bad", where="rows_of", fix=fix
+        )
     if length is None or not directory.exists():
         fix = "Name the adapter or model that a `train` job made."
         raise InputError(f"{rows_of.id} keeps no held-out rows", where=str(rows_of.path), fix=fix)

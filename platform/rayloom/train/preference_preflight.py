@@ -53,6 +53,4 @@ def _warn_if_uneven(sheet: PlanSheet, preference: Kto, train: dict[str, int]) ->
         return
     ratio = good * preference.good_weight / (bad * preference.bad_weight)
     if not 1 / UNEVEN <= ratio <= UNEVEN:
-        sheet.warnings.append(
-            f"good answers weigh {ratio:.2g} times as much as bad ones: set good_weight or bad_weight"
-        )
+        sheet.warnings.append(f"good answers weigh {ratio:.2g} times as much as bad ones: set their weights")

@@ -25,6 +25,8 @@ from rayloom.train.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
 
+AnyRows = TokenShards | TaskRows | PreferenceRows
+
 
 def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path) -> TrainJob:
     """The job, with conversations rendered into `work` where that is not done yet.
@@ -68,9 +70,7 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
 
 
-def row_shares(
-    token_shares: Sequence[float], shards: Sequence[TokenShards | TaskRows | PreferenceRows]
-) -> tuple[float, ...]:
+def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tuple[float, ...]:
     """Each data set's part of the rows, so that tokens have the given shares: rows of conversations are not full."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
@@ -152,7 +152,7 @@ def source_files(sources: Sequence[Any], parents: Mapping[str, Artifact]) -> dic
     return {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
 
 
-def stored_rows(spec: TrainSpec, folder: Path) -> TokenShards | TaskRows | PreferenceRows:
+def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
     """The rows of a folder, of whichever kind."""
     if spec.task is not None:
         return TaskRows(folder)
