@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rayloom.score.agreement import compare, compare_answers, greedy_answers, logits_of
+from rayloom.score.agreement import compare, compare_answers, logits_of
+from rayloom.score.answers import greedy_answers
 
 ROWS = [[1, 5, 9, 3], [2, 7]]
 
@@ -49,18 +50,19 @@ def test_logits_that_are_not_finite_never_agree(model: LlamaForCausalLM) -> None
     assert not difference <= 1e9
 
 
-def test_greedy_answers_are_those_of_generate(model: LlamaForCausalLM) -> None:
-    found = greedy_answers(model, ROWS, 12, stop_tokens=())
+def test_greedy_answers_are_the_likeliest_token_again_and_again(model: LlamaForCausalLM) -> None:
+    """Also of rows of different lengths that are computed together."""
+    found = greedy_answers(model, ROWS, 12, (), micro_batch_sequences=2)
     for row, answer in zip(ROWS, found, strict=True):
-        whole = model.generate(
-            torch.tensor([row]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
-        assert answer == whole[0, len(row) :].tolist()
+        tokens = list(row)
+        for _ in range(12):
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+        assert answer == tokens[len(row) :]
 
 
 def test_an_answer_ends_before_its_stop_token(model: LlamaForCausalLM) -> None:
-    whole = greedy_answers(model, ROWS, 8, stop_tokens=())[0]
-    stopped = greedy_answers(model, ROWS, 8, stop_tokens=[whole[3]])[0]
+    whole = greedy_answers(model, ROWS, 8, (), micro_batch_sequences=1)[0]
+    stopped = greedy_answers(model, ROWS, 8, [whole[3]], micro_batch_sequences=2)[0]
     assert stopped == whole[: whole.index(whole[3])]
 
 

@@ -19,7 +19,7 @@ from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.export import merge, quantize
 from rayloom.models import loading
-from rayloom.score.agreement import greedy_answers
+from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.base import references
 from rayloom.specs.export import MergeSpec, QuantizeSpec
@@ -102,7 +102,7 @@ def asked_of_vllm(model: Artifact, tuned: Artifact, folder: Path) -> tuple[Loss,
 def answers_of(model: torch.nn.Module, folder: Path) -> list[list[int]]:
     renderer = Renderer.of_model(folder)
     prompts = [renderer.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
-    return greedy_answers(model, prompts, 16, renderer.stop_tokens)
+    return greedy_answers(model, prompts, 16, renderer.stop_tokens, micro_batch_sequences=1)
 
 
 def begins_alike(first: Sequence[int], second: Sequence[int], num_tokens: int) -> bool:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tasks_for_tests import entity_rows, write_encoder, write_jsonl
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.report import rendered
 from rayloom.dispatch import load_job
 from rayloom.dispatch import run as run_job
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from tasks_for_tests import entity_rows, write_encoder, write_jsonl
 
 NAME = "artifact:tagger"
 

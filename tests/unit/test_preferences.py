@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +10,18 @@ import numpy as np
 import pytest
 import torch
 from models_for_tests import write_model
+from preferences_for_tests import BAD, GOOD, LENGTH, judged, pairs, spec_of, write
 from pydantic import TypeAdapter, ValidationError
 from tokenizers_for_tests import chatml
-from training_jobs_for_tests import ONE
 from transformers import AutoModelForCausalLM
 
 from rayloom.errors import InputError
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import Answers, PreferenceLoss, losses_of
 from rayloom.specs.preferences import Preference, PreferenceData
-from rayloom.specs.train import TrainSpec
-from rayloom.text.preference_rows import REFERENCE_NAME, PreferenceRows, prepare_preferences
+from rayloom.text.preference_rows import PreferenceRows, prepare_preferences
 from rayloom.text.preview import documents
 from rayloom.text.render import Renderer
-from rayloom.train.log import read_log
-from rayloom.train.loop import train
-from rayloom.train.prepare import job_of
-
-LENGTH = 128
-GOOD, BAD = "Paris. Good morning!", "nine ten six"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    path: Path
-
-
-def pairs(count: int) -> list[dict[str, Any]]:
-    return [{"prompt": f"Tell me {n} jokes", "chosen": GOOD, "rejected": BAD} for n in range(count)]
-
-
-def judged(count: int) -> list[dict[str, Any]]:
-    said = ((GOOD, True), (BAD, False))
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": f"Tell me {n} jokes"},
-                {"role": "assistant", "content": said[n % 2][0]},
-            ],
-            "label": said[n % 2][1],
-        }
-        for n in range(count)
-    ]
-
-
-def write(rows: list[dict[str, Any]], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "x.json").write_text(json.dumps(rows))
-    return folder
 
 
 def data(form: str = "prompt_chosen_rejected", **changes: Any) -> PreferenceData:
@@ -169,57 +129,6 @@ def test_log_probabilities_are_those_of_each_answer_alone(tmp_path: Path) -> Non
             labels = torch.from_numpy(row.trained[part][1:])
             assert found.log_p[number, place].item() == pytest.approx(log_p[labels].sum().item(), abs=1e-3)
             assert found.num_tokens[number, place] == labels.sum()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    write_model(folder, initializer_range=0.02)
-    return folder
-
-
-def spec_of(method: dict[str, Any], **changes: Any) -> TrainSpec:
-    form = "messages_label" if method["type"] == "kto" else "prompt_chosen_rejected"
-    values: dict[str, Any] = {
-        "kind": "train", "name": "preferred", "base": "./base", "preference": method,
-        "data": {"type": "preferences", "sources": [{"dataset": "./data", "format": form}], "heldout_rows": 4},
-        "sequence_length_tokens": LENGTH, "micro_batch_sequences": 4, "global_batch_tokens": 4 * LENGTH,
-        "num_steps": 6, "learning_rate": 3e-3, "precision": "fp32", "adapter": {"type": "lora"},
-        "optimizer": {"type": "adamw", "weight_decay": 0},
-    }  # fmt: skip
-    return TrainSpec.model_validate(values | changes)
-
-
-@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo", "kto"])
-def test_every_method_learns_what_people_preferred(method: str, base: Path, tmp_path: Path) -> None:
-    spec = spec_of({"type": method})
-    write(judged(24) if method == "kto" else pairs(24), tmp_path / "data")
-    (tmp_path / "work").mkdir()
-    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
-    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
-    train(job, ONE, lambda event: None)
-    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
-    assert after["loss"] < before["loss"] - 0.01
-    assert after["accuracy"] == 1.0
-    assert (job.train[0] / REFERENCE_NAME).exists() == (method in ("dpo", "kto"))
-    if method == "dpo":
-        assert before["loss"] == pytest.approx(math.log(2), abs=1e-5)
-
-
-def test_a_reference_on_disk_is_not_computed_again(base: Path, tmp_path: Path) -> None:
-    spec = spec_of({"type": "dpo"}, num_steps=1, adapter={"type": "none"})
-    write(pairs(24), tmp_path / "data")
-    (tmp_path / "work").mkdir()
-    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
-    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
-    for folder in (*job.train, *job.heldout.values()):
-        known = np.zeros((len(PreferenceRows(folder, LENGTH)), 2), np.float32)
-        known[:, 0] = -1000.0
-        np.save(folder / REFERENCE_NAME, known)
-    train(job, ONE, lambda event: None)
-    first = next(event for event in read_log(job.log) if event["event"] == "heldout")
-    # The model finds the chosen answers far likelier than that reference says it did.
-    assert first["loss"] < 1e-6
 
 
 @pytest.mark.parametrize(

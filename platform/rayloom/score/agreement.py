@@ -7,7 +7,7 @@ Shapes: T tokens in a row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,32 +55,6 @@ def compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Agreement:
         next_token_share=same / num_positions,
         num_positions=num_positions,
     )
-
-
-@torch.no_grad()
-def greedy_answers(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_tokens: Collection[int],
-    advance: Callable[[], None] = lambda: None,
-) -> list[list[int]]:
-    """The most likely next token, again and again, until a stop token (not part of the answer) or the length."""
-    device = next(model.parameters()).device
-    answers = []
-    for prompt in prompts:
-        answer: list[int] = []
-        tokens, cache = torch.tensor([list(prompt)], device=device), None
-        while len(answer) < max_new_tokens:
-            output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            chosen = int(output.logits[0, -1].argmax())
-            if chosen in stop_tokens:
-                break
-            answer.append(chosen)
-            tokens, cache = torch.tensor([[chosen]], device=device), output.past_key_values
-        answers.append(answer)
-        advance()
-    return answers
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""The one loop learns from judged answers by every method, from a reference that is computed once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models_for_tests import write_model
+from preferences_for_tests import LENGTH, Folder, judged, pairs, spec_of, write
+from training_jobs_for_tests import ONE
+
+from rayloom.text.preference_rows import REFERENCE_NAME, PreferenceRows
+from rayloom.train.log import read_log
+from rayloom.train.loop import train
+from rayloom.train.prepare import job_of
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    write_model(folder, initializer_range=0.02)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo", "kto"])
+def test_every_method_learns_what_people_preferred(method: str, base: Path, tmp_path: Path) -> None:
+    spec = spec_of({"type": method})
+    write(judged(24) if method == "kto" else pairs(24), tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    train(job, ONE, lambda event: None)
+    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert after["loss"] < before["loss"] - 0.01
+    assert after["accuracy"] == 1.0
+    assert (job.train[0] / REFERENCE_NAME).exists() == (method in ("dpo", "kto"))
+    if method == "dpo":
+        assert before["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_a_reference_on_disk_is_not_computed_again(base: Path, tmp_path: Path) -> None:
+    spec = spec_of({"type": "dpo"}, num_steps=1, adapter={"type": "none"})
+    write(pairs(24), tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    for folder in (*job.train, *job.heldout.values()):
+        known = np.zeros((len(PreferenceRows(folder, LENGTH)), 2), np.float32)
+        known[:, 0] = -1000.0
+        np.save(folder / REFERENCE_NAME, known)
+    train(job, ONE, lambda event: None)
+    first = next(event for event in read_log(job.log) if event["event"] == "heldout")
+    # The model finds the chosen answers far likelier than that reference says it did.
+    assert first["loss"] < 1e-6
