@@ -21,7 +21,10 @@ def model() -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    # Where a caller gives no stop token, transformers would take the model's own.
+    model.generation_config.eos_token_id = None
+    return model
 
 
 def test_a_model_agrees_with_itself(model: LlamaForCausalLM) -> None:
