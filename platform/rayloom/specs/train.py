@@ -41,7 +41,10 @@ class TrainSpec(JobSpec):
     """Tokens per optimiser step over all workers: a multiple of rows × micro batch × workers."""
     num_steps: Annotated[int, Field(ge=1)] | None = None
     num_epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """At the schedule's peak. Default: what the adapter's method usually takes; fresh weights need one."""
+    embedding_noise: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings of a base in training; 5 to 15 is usual (NEFTune, Jain et al. 2023, arXiv:2310.05914)."""
     schedule: Schedule = Schedule()
     optimizer: Optimizer = AdamW(type="adamw")
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -62,6 +65,10 @@ class TrainSpec(JobSpec):
         return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]
 
     @property
+    def peak_learning_rate(self) -> float:
+        return self.adapter.usual_learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
     def global_batch_sequences(self) -> int:
         return self.global_batch_tokens // self.sequence_length_tokens
 
@@ -80,6 +87,10 @@ class TrainSpec(JobSpec):
             raise ValueError("give either base (continue from a model) or architecture (fresh weights)")
         if self.architecture is not None and not isinstance(self.adapter, NoAdapter):
             raise ValueError("an adapter needs a base: fresh weights are trained whole")
+        if self.architecture is not None and self.learning_rate is None:
+            raise ValueError("fresh weights need a learning_rate; a base has a usual one")
+        if self.architecture is not None and self.embedding_noise is not None:
+            raise ValueError("embedding_noise is for fine-tuning a base")
         return self
 
     @model_validator(mode="after")

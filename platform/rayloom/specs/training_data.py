@@ -63,6 +63,8 @@ class ConversationData(Spec):
     """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
     leave_out: tuple[RowProblem, ...] = ()
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
+    template: Literal["chatml", "gemma", "llama3", "zephyr"] | None = None
+    """Chat template for a base that brings none. Tokens that it needs are added and trained."""
     system: str | None = None
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
 

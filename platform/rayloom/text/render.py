@@ -188,7 +188,7 @@ class Renderer:
         try:
             return str(self.tokenizer.get_chat_template())
         except ValueError:
-            fix = "Train an instruction-tuned model, or put a chat_template.jinja beside the weights."
+            fix = "Name one with data.template (chatml, gemma, llama3, zephyr), or train an instruction-tuned model."
             raise InputError("This model has no chat template", where=self.where, fix=fix) from None
 
     def _probe(self) -> None:

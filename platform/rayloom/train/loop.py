@@ -63,7 +63,7 @@ def _step(run: Run, feed: Feed) -> bool:
     if state.step in state.skipped_steps:
         return True
     share = learning_rate_share(run.job.spec.schedule, state.step - 1, run.rows.num_steps)
-    learning_rate = run.job.spec.learning_rate * share * state.learning_rate_factor
+    learning_rate = run.job.spec.peak_learning_rate * share * state.learning_rate_factor
     loss = _accumulate(run, batches, agreed.num_labels)
     norm = run.engine.step(learning_rate)
     if not math.isfinite(norm):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rayloom.errors import InputError, QualityError
 from rayloom.models.adapters import attach, save
+from rayloom.models.embedding_noise import add_embedding_noise
 from rayloom.models.quantised import Precision, load_quantised
 from rayloom.models.task_models import save_task, trained_task_model
 from rayloom.score.model_inputs import Kind, kind_of
-from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly
+from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, is_whole_model
 from rayloom.specs.train import TrainSpec
 from rayloom.train.architectures import fresh
 from rayloom.train.vocabulary import extend_embeddings
@@ -46,10 +47,14 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
     compute_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
     if spec.task is not None:
-        return trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
-    model = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
-    _extend(spec, model, base, tokenizer)
-    return attach(model, spec.adapter, tokenizer=tokenizer)
+        model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
+    else:
+        whole = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
+        _extend(spec, whole, base, tokenizer)
+        model = attach(whole, spec.adapter, tokenizer=tokenizer)
+    if spec.embedding_noise is not None:
+        add_embedding_noise(model, spec.embedding_noise)
+    return model
 
 
 def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
@@ -58,12 +63,26 @@ def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> N
         return
     from transformers import AutoTokenizer
 
-    added = extend_embeddings(model, AutoTokenizer.from_pretrained(tokenizer), AutoTokenizer.from_pretrained(base))
+    own, of_base = AutoTokenizer.from_pretrained(tokenizer), AutoTokenizer.from_pretrained(base)
+    added = extend_embeddings(model, own, of_base)
     if added and not isinstance(spec.adapter, NoAdapter):
-        what = (
-            f"The corpus' tokenizer has {added} tokens that the base does not know, and an adapter trains no embeddings"
-        )
-        raise InputError(what, where=str(tokenizer), fix="Leave adapter out, or make the corpus without new_terms.")
+        what = f"The tokenizer has {added} tokens that the base does not know, and an adapter trains no embeddings"
+        fix = "Leave adapter out, make the corpus without new_terms, or name a template without new tokens (zephyr)."
+        raise InputError(what, where=str(tokenizer), fix=fix)
+    if own.eos_token_id != of_base.eos_token_id:
+        _stop_at(spec, model, own, tokenizer)
+
+
+def _stop_at(spec: TrainSpec, model: nn.Module, own: Any, tokenizer: Path) -> None:
+    """Lets servers stop where the named template ends a turn."""
+    if not is_whole_model(spec.adapter):
+        what = f"The template ends turns with {own.eos_token}, at which the base's server does not stop"
+        fix = "Train whole weights, or name the template zephyr, which ends turns as the base ends texts."
+        raise InputError(what, where=str(tokenizer), fix=fix)
+    served: Any = model
+    served.config.eos_token_id = own.eos_token_id
+    if served.generation_config is not None:
+        served.generation_config.eos_token_id = own.eos_token_id
 
 
 def from_base(

@@ -35,8 +35,8 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     """
     base = parents["base"].path if "base" in parents else None
     if isinstance(spec.data, ConversationData):
-        data = conversation_rows(spec, parents, work / "data")
-        tokenizer = parents["base"].path
+        tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
+        data = conversation_rows(spec, parents, work / "data", tokenizer)
     elif isinstance(spec.data, LabelledData):
         data = labelled_task_rows(spec, parents, work / "data")
         tokenizer = parents["base"].path
@@ -86,7 +86,24 @@ def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
     return corpus if extended else base
 
 
-def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
+def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
+    """The base's folder, or one under `work` with its tokenizer and the template that the spec names."""
+    if data.template is None:
+        return base
+    from transformers import AutoTokenizer
+
+    from rayloom.text.templates import adopt
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.chat_template and tokenizer.chat_template.strip():
+        what = f"data.template names {data.template}, but the base brings a chat template of its own"
+        raise InputError(what, where=str(base), fix="Leave data.template out: the server uses the base's.")
+    adopt(tokenizer, data.template)
+    tokenizer.save_pretrained(work / "tokenizer")
+    return work / "tokenizer"
+
+
+def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path, tokenizer: Path) -> Path:
     """A folder with `train/`, `heldout/` and the counts of what went where; made once, found again after a kill."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
@@ -97,7 +114,7 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
     if "base" not in parents:
         raise InputError("Conversations need a base with a chat template", fix="Give base.")
     files = source_files(data.sources, parents)
-    renderer = Renderer.of_model(parents["base"].path)
+    renderer = Renderer.of_model(tokenizer)
     with progress("rendering conversations", unit="rows") as bar:
         counts = prepare(
             data,
