@@ -23,10 +23,13 @@ class Case:
     stage: int
     precision: str
     optimizer: str = "adamw"
+    offload: bool = False
+    changed: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
-        return f"zero{self.stage}-{self.precision}-{self.optimizer}"
+        more = "".join(f"-{name}" for name, _ in self.changed)
+        return f"zero{self.stage}-{self.precision}-{self.optimizer}{'-offload' * self.offload}{more}"
 
     @property
     def tolerance(self) -> float:
@@ -35,7 +38,10 @@ class Case:
     @property
     def changes(self) -> dict[str, Any]:
         return {
-            "sharding": {"zero_stage": self.stage},
+            "sharding": {
+                "zero_stage": self.stage,
+                "offload": {"optimizer": self.offload, "parameters": self.offload and self.stage == 3},
+            },
             "precision": self.precision,
             "optimizer": {"type": self.optimizer},
             "checkpoints": {"every_steps": 2},
@@ -43,11 +49,16 @@ class Case:
             # Six rows a step in micro-batches of two: they do not come out even on two workers.
             "global_batch_tokens": 6 * 16,
             "workers": {"num_workers": 1},
+            **dict(self.changed),
         }
 
 
 CORE = [Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case(2, "bf16", "muon")]
-REST = [Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"), Case(0, "bf16", "muon")]
+RECOMPUTED = (("activation_checkpointing", True),)
+REST = [
+    Case(2, "fp32", offload=True), Case(3, "fp32", offload=True), Case(3, "fp32", changed=RECOMPUTED),
+    Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"), Case(0, "bf16", "muon"),
+]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]
 

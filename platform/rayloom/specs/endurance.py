@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayloom.specs.base import Spec
+
+TYPED_KEYS = frozenset({
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16",
+    "fp16", "optimizer", "scheduler", "data_types",
+})  # fmt: skip
+TYPED_ZERO_KEYS = frozenset({"stage", "offload_optimizer", "offload_param"})
+"""Keys of DeepSpeed's that follow from the spec's own fields."""
+
+
+class Offload(Spec):
+    """State kept off the device, which then holds larger models, more slowly (Ren et al. 2021, ZeRO-Offload)."""
+
+    optimizer: bool = False
+    """Master weights and optimiser state in the machine's memory, and the update computed there."""
+    parameters: bool = False
+    """Weights in the machine's memory too, fetched layer by layer. Needs zero_stage 3."""
 
 
 class Sharding(Spec):
     """How DeepSpeed spreads state over workers (ZeRO, Rajbhandari et al. 2020)."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """0: nothing is spread. 1: optimiser state. 2: gradients too. 3: weights too."""
+    offload: Offload = Offload()
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """More of DeepSpeed's own configuration. What the spec says elsewhere is refused."""
+
+    @model_validator(mode="after")
+    def _offload_needs_sharding(self) -> Self:
+        if self.offload.optimizer and not self.zero_stage:
+            raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
+        if self.offload.parameters and (self.zero_stage != 3 or not self.offload.optimizer):
+            raise ValueError("offload.parameters needs zero_stage 3 and offload.optimizer")
+        return self
+
+    @model_validator(mode="after")
+    def _extra_is_deepspeeds(self) -> Self:
+        if self.extra and not self.zero_stage:
+            raise ValueError("extra is DeepSpeed's configuration, which zero_stage 0 does not use")
+        zero = self.extra.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError("extra.zero_optimization must hold keys and values")
+        taken = [*sorted(TYPED_KEYS & set(self.extra)), *sorted(TYPED_ZERO_KEYS & set(zero))]
+        if taken:
+            raise ValueError(f"extra repeats what the spec says itself: {', '.join(taken)}")
+        return self
 
 
 class Workers(Spec):

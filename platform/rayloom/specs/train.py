@@ -12,7 +12,7 @@ from rayloom.specs.base import JobSpec, ModelRef, TunedRef
 from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
 from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
-from rayloom.specs.optimization import AdamW, Optimizer, Schedule
+from rayloom.specs.optimization import AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.preferences import Kto, Preference, PreferenceData
 from rayloom.specs.tasks import Task
 from rayloom.specs.training_data import ConversationData, CorpusData, Replay
@@ -48,7 +48,12 @@ class TrainSpec(JobSpec):
     schedule: Schedule = Schedule()
     optimizer: Optimizer = AdamW(type="adamw")
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again (Chen et al. 2016): less memory,
+    about a third more time."""
+    compile: bool = False
+    """Compile each layer with torch.compile. Needs a C++ compiler on a CPU, Triton on a GPU."""
     sharding: Sharding = Sharding()
     workers: Workers = Workers()
     checkpoints: Checkpoints = Checkpoints()
@@ -184,6 +189,31 @@ class TrainSpec(JobSpec):
             raise ValueError("optimizer muon needs whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
         if self.optimizer.type == "muon" and self.adapter.type != "none":
             raise ValueError("optimizer muon is for whole weights; adapters are trained with adamw")
+        if self.optimizer.type == "adamw8bit" and self.sharding.zero_stage:
+            raise ValueError("optimizer adamw8bit is for sharding.zero_stage 0; with stages 1 to 3 use adamw")
+        if self.optimizer.type == "muon" and self.sharding.offload.optimizer:
+            raise ValueError(
+                "optimizer muon multiplies matrices, which sharding.offload would do on the CPU: use adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_can_be_prepared(self) -> Self:
+        if self.compile and self.sharding.zero_stage == 3:
+            raise ValueError(
+                "compile does not see through zero_stage 3's gathering of weights: use stage 2, or not compile"
+            )
+        if self.activation_checkpointing and self.adapter.type == "prefix":
+            raise ValueError("activation_checkpointing computes layers again without the prefix: use lora")
+        return self
+
+    @model_validator(mode="after")
+    def _device_can(self) -> Self:
+        on_gpu = self.workers.gpus_per_worker > 0
+        if self.precision == "fp16" and not on_gpu:
+            raise ValueError("precision fp16 is for GPUs (workers.gpus_per_worker: 1); on CPUs use bf16")
+        if self.optimizer.type == "adamw8bit" and not on_gpu:
+            raise ValueError("optimizer adamw8bit is for GPUs (workers.gpus_per_worker: 1); on CPUs use adamw")
         return self
 
     @model_validator(mode="after")

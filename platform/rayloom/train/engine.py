@@ -22,6 +22,8 @@ class Engine(Protocol):
 
     model: Any
     """The loss module."""
+    loss_scale: float
+    """What losses are multiplied by in the backward pass, and gradients divided by before they are used."""
 
     @property
     def num_updates(self) -> int:

@@ -11,6 +11,8 @@ from rayloom.train.sizes import ModelSize
 MASTER_AND_ADAM_BYTES = 12
 """fp32 master weight and two moments (Rajbhandari et al. 2020, section 3.1)."""
 MASTER_AND_MOMENTUM_BYTES = 8
+"""With Muon; the few weights that AdamW updates are left out of the account."""
+ADAM_BYTES, ADAM_8_BIT_BYTES = 8, 2
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,20 @@ def flops_per_token(
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     """What one worker's device holds at the busiest moment."""
     stage, workers = spec.sharding.zero_stage, spec.workers.num_workers
-    in_bf16 = spec.precision == "bf16"
-    weight_bytes = 2 if in_bf16 else 4
-    state_bytes = MASTER_AND_ADAM_BYTES if in_bf16 or stage else MASTER_AND_ADAM_BYTES - 4  # fp32 is its own master
+    is_half = spec.precision != "fp32"
+    weight_bytes = 2 if is_half else 4
+    state_bytes = MASTER_AND_ADAM_BYTES if is_half or stage else MASTER_AND_ADAM_BYTES - 4  # fp32 is its own master
     weights = size.parameters * weight_bytes // (workers if stage == 3 else 1)
+    if spec.optimizer.type == "adamw8bit":
+        state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
+    if spec.optimizer.type == "muon":
+        state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
     gradients = size.trained * 4 // (workers if stage >= 2 else 1)
     optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
+    if spec.sharding.offload.optimizer:
+        optimizer = 0
+    if spec.sharding.offload.parameters:
+        weights = weights // size.num_layers  # the layer that is computed, and a little ahead of it
     return Memory(weights, gradients, optimizer, _activations(spec, size))
 
 
@@ -65,10 +75,13 @@ def _activations(spec: TrainSpec, size: ModelSize) -> int:
     feed-forward intermediates, and the residual sums.
     """
     tokens = spec.micro_batch_sequences * spec.sequence_length_tokens
-    unit = 2 if spec.precision == "bf16" else 4
+    unit = 4 if spec.precision == "fp32" else 2
     key_values = size.hidden_size * size.num_key_value_heads // size.num_heads
     per_layer = unit * (6 * size.hidden_size + 2 * key_values + 4 * size.feed_forward_size) + 8 * size.hidden_size
-    return tokens * (size.num_layers * per_layer + unit * 2 * size.hidden_size)
+    layers = size.num_layers * per_layer
+    if spec.activation_checkpointing:
+        layers = per_layer + size.num_layers * unit * size.hidden_size  # one whole layer, of the others the input
+    return tokens * (layers + unit * 2 * size.hidden_size)
 
 
 def checkpoint_bytes(size: ModelSize) -> int:

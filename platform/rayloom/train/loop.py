@@ -24,6 +24,7 @@ from rayloom.train.job import TrainJob
 from rayloom.train.log import Tell
 from rayloom.train.model import save_model
 from rayloom.train.objective import TrainBatch
+from rayloom.train.precision import after_step, loss_scale
 from rayloom.train.run_state import Run, go_to, prepared
 from rayloom.train.schedule import learning_rate_share
 
@@ -64,9 +65,16 @@ def _step(run: Run, feed: Feed) -> bool:
         return True
     share = learning_rate_share(run.job.spec.schedule, state.step - 1, run.rows.num_steps)
     learning_rate = run.job.spec.peak_learning_rate * share * state.learning_rate_factor
+    precision = run.job.spec.precision
+    run.engine.loss_scale = loss_scale(precision, state)
     loss = _accumulate(run, batches, agreed.num_labels)
     norm = run.engine.step(learning_rate)
-    if not math.isfinite(norm):
+    is_applied = math.isfinite(norm)
+    is_loss_good = loss <= faults.loss_limit(run.job.spec.faults, state)  # not where it is not a number
+    if is_loss_good and after_step(precision, state, is_applied) and not is_applied:
+        run.log.add("overflow", state.step, loss=loss, loss_scale=run.engine.loss_scale)
+        return True
+    if not is_applied:
         return _after_bad_step(run, loss)
     faults.remember_loss(state, loss)
     run.log.add(

@@ -19,6 +19,7 @@ from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, is_whole_model
 from rayloom.specs.train import TrainSpec
 from rayloom.train.architectures import fresh
+from rayloom.train.precision import DTYPES
 from rayloom.train.vocabulary import extend_embeddings
 
 KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
@@ -45,7 +46,7 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
     if base is None:
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
-    compute_dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+    compute_dtype = DTYPES[spec.precision]
     if spec.task is not None:
         model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
     else:

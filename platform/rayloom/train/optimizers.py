@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from rayloom.score.label_loss import output_head_of
 from rayloom.specs import optimization as spec_of
@@ -27,6 +27,7 @@ class ParameterGroup:
     parameters: tuple[nn.Parameter, ...]
     weight_decay: float
     is_orthogonalized: bool = False
+    is_in_8_bits: bool = False
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ class ParameterGroup:
         return MUON_STATE if self.is_orthogonalized else ADAM_STATE
 
 
-def parameter_groups(model: nn.Module, spec: spec_of.AdamW | spec_of.Muon) -> list[ParameterGroup]:
+def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[ParameterGroup]:
     """Matrices, then what is never decayed: norms and biases. With Muon, matrices inside the layers come first."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = output_head_of(model)
@@ -53,13 +54,13 @@ def parameter_groups(model: nn.Module, spec: spec_of.AdamW | spec_of.Muon) -> li
     ):
         if found:
             names, parameters = zip(*found, strict=True)
-            groups.append(ParameterGroup(names, parameters, decay, orthogonal))
+            groups.append(ParameterGroup(names, parameters, decay, orthogonal, spec.type == "adamw8bit"))
     return groups
 
 
 def optimizer_over(
-    groups: Sequence[ParameterGroup], tensors: Sequence[Sequence[Tensor]], spec: spec_of.AdamW | spec_of.Muon
-) -> AdamW:
+    groups: Sequence[ParameterGroup], tensors: Sequence[Sequence[Tensor]], spec: spec_of.Optimizer
+) -> Optimizer:
     """The optimiser of these groups over the tensors that an engine keeps for each of them.
 
     Groups that are orthogonalised still need their `layout`, which only the engine knows.
@@ -70,5 +71,10 @@ def optimizer_over(
         if group.is_orthogonalized and isinstance(spec, spec_of.Muon):
             setting["momentum"] = spec.momentum
         settings.append(setting)
+    if spec.type == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        made: Optimizer = AdamW8bit(settings, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.epsilon)
+        return made
     kind = MuonAdamW if spec.type == "muon" else AdamW
     return kind(settings, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=True)

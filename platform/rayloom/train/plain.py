@@ -1,8 +1,8 @@
 """The engine without sharding: every worker holds all weights and optimiser state; only torch is needed.
 
 Trained parameters lie one after the other in flat tensors, so that clipping, the optimiser, conversion and the sum over
-workers are each one operation, however many parameters there are. In bf16, weights and activations are bf16 while
-master weights, gradients and optimiser state are fp32.
+workers are each one operation, however many parameters there are. In half precision that is the type of weights and
+activations, while master weights, gradients and optimiser state are fp32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
 from rayloom.train.group import Group
 from rayloom.train.muon import Layout
 from rayloom.train.objective import TrainBatch
+from rayloom.train.optimizer_state import blank, kept, kinds_in_8_bits, put
 from rayloom.train.optimizers import ParameterGroup, optimizer_over, parameter_groups
+from rayloom.train.precision import DTYPES
 
 ALIGNMENT = 32
 """Elements; each parameter begins at a multiple, which vector instructions like."""
@@ -39,6 +41,10 @@ class _Flat:
     gradients: Tensor
     """fp32, a view into the engine's one tensor of gradients."""
 
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return kinds_in_8_bits(self.master.numel()) if self.group.is_in_8_bits else self.group.state_kinds
+
     def views(self, flat: Tensor) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         for name, parameter, start in zip(self.group.names, self.group.parameters, self.starts, strict=True):
             yield name, parameter, flat[start : start + parameter.numel()]
@@ -51,7 +57,8 @@ class PlainEngine:
         self.model, self.group = model, group
         self.clip_norm = spec.gradient_clip_norm
         self.num_updates = 0
-        dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+        self.loss_scale = 1.0
+        dtype = DTYPES[spec.precision]
         groups = parameter_groups(model.model, spec.optimizer)
         sizes = [_layout([p.numel() for p in found.parameters]) for found in groups]
         self._gradients = torch.zeros(sum(total for _, total in sizes), device=group.device)
@@ -81,15 +88,17 @@ class PlainEngine:
         return self.model(batch)  # type: ignore[no-any-return]
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
-        scaled_loss.backward()  # type: ignore[no-untyped-call]
+        (scaled_loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
         if is_last:
             self.group.summed(self._gradients)
 
     def step(self, learning_rate: float) -> float:
-        norm = float(torch.linalg.vector_norm(self._gradients))
+        norm = float(torch.linalg.vector_norm(self._gradients)) / self.loss_scale
         if math.isfinite(norm):
-            if self.clip_norm is not None and norm > self.clip_norm:
-                self._gradients.mul_(self.clip_norm / norm)
+            is_clipped = self.clip_norm is not None and norm > self.clip_norm
+            factor = (self.clip_norm / norm if self.clip_norm and is_clipped else 1.0) / self.loss_scale
+            if factor != 1.0:
+                self._gradients.mul_(factor)
             for settings in self.optimizer.param_groups:
                 settings["lr"] = learning_rate
             self.optimizer.step()
@@ -101,28 +110,25 @@ class PlainEngine:
     def fragments(self) -> Iterator[Fragment]:
         """Each worker gives its part of every parameter, so that writing is shared out."""
         for flat in self._flats:
-            state = self.optimizer.state.get(flat.master, {})
+            state = kept(self.optimizer, flat.master, flat.state_kinds)
             for name, parameter, weights in flat.views(flat.master):
                 start, end = _part(parameter.numel(), self.group)
                 offset = weights.storage_offset() - flat.master.storage_offset()
                 tensors = {WEIGHT: weights[start:end]}
-                for kind in flat.group.state_kinds:
-                    if kind in state:
-                        tensors[kind] = state[kind][offset + start : offset + end]
+                for kind, tensor in state.items():
+                    tensors[kind] = tensor[offset + start : offset + end]
                 if start < end:
                     yield Fragment(name, start, tensors)
 
     def restore(self, reader: FragmentReader, num_updates: int) -> None:
         self.num_updates = num_updates
-        for flat in self._flats:
-            state = self.optimizer.state[flat.master]
-            kept = {WEIGHT: flat.master}
-            if num_updates:
-                kept |= {kind: state.setdefault(kind, torch.zeros_like(flat.master)) for kind in flat.group.state_kinds}
-                state["step"] = torch.tensor(float(num_updates), device=flat.master.device)
-            for kind, tensor in kept.items():
-                for name, parameter, view in flat.views(tensor.detach()):
+        for number, flat in enumerate(self._flats):
+            state = blank(flat.master.detach(), flat.state_kinds) if num_updates else {}
+            for kind, tensor in ({WEIGHT: flat.master.detach()} | state).items():
+                for name, parameter, view in flat.views(tensor):
                     view.copy_(reader.read(kind, name, 0, parameter.numel()))
+            if num_updates:
+                put(self.optimizer, (number, 0), flat.master, state, num_updates)
         self._gradients.zero_()
         self._convert()
 
@@ -141,7 +147,7 @@ class PlainEngine:
                 flat.weights.copy_(flat.master)
 
     def _collect_gradients(self) -> None:
-        """Gradients go into the flat tensor: at once in fp32, as soon as each is finished in bf16."""
+        """Gradients go into the flat tensor: at once in fp32, as soon as each is finished in half precision."""
         for flat in self._flats:
             for _, parameter, view in flat.views(flat.gradients):
                 shaped = view.view(parameter.shape)

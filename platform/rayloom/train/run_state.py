@@ -18,6 +18,7 @@ from rayloom.train.feed import Rows
 from rayloom.train.group import Group
 from rayloom.train.hiding import pretraining_objective
 from rayloom.train.job import TrainJob
+from rayloom.train.layers import prepare_layers
 from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
 from rayloom.train.objective import Objective, StoredRows
@@ -133,6 +134,7 @@ def prepared(
     checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
     newest = checkpoints.newest_sound()
     model = build_model(spec, job.base, job.tokenizer)
+    prepare_layers(model, spec, group.device)
     model.train()
     engine = engine_for(spec, objective.loss_of(model), group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)

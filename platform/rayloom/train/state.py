@@ -18,6 +18,9 @@ class TrainState:
     """Tokens read so far."""
     learning_rate_factor: float = 1.0
     """Below 1 after going back from a fault."""
+    loss_scale: float | None = None
+    """In fp16: what losses are multiplied by, once a step moved it."""
+    steps_at_scale: int = 0
     typical_loss: float | None = None
     """Running mean of the loss, against which a spike is seen."""
     skipped_steps: list[int] = field(default_factory=list)

@@ -38,6 +38,8 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
         "train_batch_size": spec.micro_batch_sequences * num_workers,
         "gradient_clipping": spec.gradient_clip_norm or 0.0,
         "bf16": {"enabled": spec.precision == "bf16"},
+        # The loss' scale is the loop's own (train/precision.py), so that it is part of every checkpoint.
+        "fp16": {"enabled": spec.precision == "fp16", "loss_scale": 1.0},
         # Sums over micro-batches and over workers lose nothing to bf16.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
@@ -58,7 +60,20 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
             "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": min(100_000, bucket),
         }
-    return config
+    if spec.sharding.offload.optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": is_cuda}
+    if spec.sharding.offload.parameters:
+        config["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": is_cuda}
+    return merged(config, spec.sharding.extra)
+
+
+def merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Both, where `extra` wins; tables inside are merged in the same way."""
+    both = dict(config)
+    for key, value in extra.items():
+        is_table = isinstance(value, dict) and isinstance(config.get(key), dict)
+        both[key] = merged(config[key], value) if is_table else value
+    return both
 
 
 class ZeroEngine:
@@ -68,6 +83,7 @@ class ZeroEngine:
         _quieten()
         _ensure_process_group(group)
         self.model, self.group = model, group
+        self.is_fp16, self.loss_scale = spec.precision == "fp16", 1.0
         groups = parameter_groups(model.model, spec.optimizer)
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         num_trained = sum(p.numel() for found in groups for p in found.parameters)
@@ -90,6 +106,8 @@ class ZeroEngine:
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(is_last)
+        if self.is_fp16:
+            self.engine.optimizer.override_loss_scale(self.loss_scale)
         # DeepSpeed takes the mean over workers; the loop wants the sum.
         self.engine.backward(scaled_loss * self.group.num_workers, scale_wrt_gas=False)
         if not is_last:

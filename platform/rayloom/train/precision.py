@@ -1,0 +1,33 @@
+"""The arithmetic of a run: its type, and the factor that keeps small fp16 gradients from vanishing."""
+
+from __future__ import annotations
+
+import torch
+
+from rayloom.train.state import TrainState
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FIRST_SCALE = 2.0**14
+LEAST_SCALE, MOST_SCALE = 1.0, 2.0**24
+STEPS_BEFORE_GROWTH = 1000
+
+
+def loss_scale(precision: str, state: TrainState) -> float:
+    """What this step's loss is multiplied by before the backward pass, and gradients divided by after it."""
+    return state.loss_scale or FIRST_SCALE if precision == "fp16" else 1.0
+
+
+def after_step(precision: str, state: TrainState, is_applied: bool) -> bool:
+    """Moves the factor after a step (Micikevicius et al. 2018, section 3.2): halved where gradients overflowed, doubled
+    after a thousand steps in which none did. False where an overflow cannot be the factor's fault."""
+    if precision != "fp16":
+        return False
+    scale = loss_scale(precision, state)
+    if not is_applied:
+        state.loss_scale, state.steps_at_scale = max(LEAST_SCALE, scale / 2), 0
+        return scale > LEAST_SCALE
+    state.steps_at_scale += 1
+    if state.steps_at_scale == STEPS_BEFORE_GROWTH:
+        scale, state.steps_at_scale = min(MOST_SCALE, scale * 2), 0
+    state.loss_scale = scale
+    return True
