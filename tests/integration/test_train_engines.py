@@ -57,7 +57,8 @@ CORE = [Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case
 RECOMPUTED = (("activation_checkpointing", True),)
 REST = [
     Case(2, "fp32", offload=True), Case(3, "fp32", offload=True), Case(3, "fp32", changed=RECOMPUTED),
-    Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"), Case(0, "bf16", "muon"),
+    Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"),
+    Case(0, "bf16", "muon"),
 ]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]
