@@ -35,6 +35,8 @@ class Kind:
     """`(Artifact) -> list[Section]`: its part of the HTML report."""
     version: int
     """Raised when the stage's code would give another result for the same spec: old results are then not reused."""
+    prober: str | None = None
+    """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on the machine at hand."""
     foreground: str | None = None
     """`(spec, parents, job directory) -> None`: what `rayloom run` does for a job that runs until it is stopped."""
 
@@ -44,7 +46,14 @@ KINDS: dict[str, Kind] = {
         ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
     ),
     "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 2),
-    "train": Kind(TrainSpec, "rayloom.train.run:run", "rayloom.train.plan:plan", "rayloom.train.report:sections", 1),
+    "train": Kind(
+        TrainSpec,
+        "rayloom.train.run:run",
+        "rayloom.train.plan:plan",
+        "rayloom.train.report:sections",
+        1,
+        prober="rayloom.train.probe:probe",
+    ),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
     "evaluate": Kind(
         EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1

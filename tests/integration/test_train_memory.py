@@ -154,3 +154,25 @@ def test_what_saves_memory_is_in_the_estimate() -> None:
     assert plain.optimizer - memory_per_device(bits, size).optimizer == 6 * size.trained
     offloaded = small_spec(sharding={"zero_stage": 2, "offload": {"optimizer": True}})
     assert memory_per_device(offloaded, size).optimizer == 0
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offloading_changes_nothing_and_resumes_exactly(tmp_path: Path, stage: int) -> None:
+    kept = {"sharding": {"zero_stage": stage}}
+    offloaded = {"sharding": {"zero_stage": stage, "offload": {"optimizer": True, "parameters": stage == 3}}}
+    loop.train(small_job(tmp_path / "kept", **kept), ONE, quiet)
+    loop.train(small_job(tmp_path / "whole", **offloaded), ONE, quiet)
+    found = [[loss for loss, _ in steps(tmp_path / name).values()] for name in ("whole", "kept")]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    with pytest.raises(KilledError):
+        loop.train(small_job(tmp_path / "killed", **offloaded), ONE, killed_at(7))
+    loop.train(small_job(tmp_path / "killed", **offloaded), ONE, quiet)
+    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
+
+
+@pytest.mark.full
+def test_compiled_layers_give_the_same_losses(tmp_path: Path) -> None:
+    for is_compiled in (False, True):
+        loop.train(small_job(tmp_path / str(is_compiled), compile=is_compiled, num_steps=4), ONE, quiet)
+    found = [[loss for loss, _ in steps(tmp_path / str(name)).values()] for name in (False, True)]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)

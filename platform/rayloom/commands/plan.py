@@ -25,15 +25,20 @@ def plan(options: argparse.Namespace) -> int:
     store = Store.beside(job.directory)
     if isinstance(job.spec, PipelineSpec):
         return _plan_pipeline(job.spec, job, store)
-    return PROBLEM_EXIT_CODE if _plan_job(job, store) else 0
+    return PROBLEM_EXIT_CODE if _plan_job(job, store, options.probe) else 0
 
 
-def _plan_job(job: Job, store: Store) -> bool:
-    """Prints one job's sheet; whether it has a problem."""
+def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
+    """Prints one job's sheet, with what a probe measured where it is wished; whether it has a problem."""
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
     sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
     console.print(sheet.rendered())
+    prober = KINDS[job.spec.kind].prober
+    if is_probing and prober is not None and not sheet.problems:
+        console.print(imported(prober)(resolved.spec, resolved.parents, job.directory).rendered())
+    elif is_probing and prober is None:
+        console.print(Text(f"a {job.spec.kind} job has nothing to probe"))
     state = "finished already; running it only finds it" if known else "not made yet"
     console.print(Text(f"result: {job.spec.name}@{resolved.version}, {state}"))
     return bool(sheet.problems)

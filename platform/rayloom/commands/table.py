@@ -103,7 +103,12 @@ COMMANDS: tuple[Command, ...] = (
         "rayloom.commands.check:check",
         (_argument("files", nargs="+", type=Path, metavar="FILE", help="job files"),),
     ),
-    Command("plan", "what a job would do, without compute", "rayloom.commands.plan:plan", (_file, _set)),
+    Command(
+        "plan",
+        "what a job would do, without compute",
+        "rayloom.commands.plan:plan",
+        (_file, _set, _flag("--probe", "also measure a little of the job on this machine")),
+    ),
     Command(
         "run",
         "run a job on the Ray cluster at RAY_ADDRESS, or on an embedded one",

@@ -10,6 +10,7 @@ from rayloom.specs.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, 
 from rayloom.specs.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.base import JobSpec, ModelRef, TunedRef
 from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
+from rayloom.specs.hardware import Hardware
 from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.optimization import AdamW, Optimizer, Precision, Schedule
@@ -56,6 +57,8 @@ class TrainSpec(JobSpec):
     """Compile each layer with torch.compile. Needs a C++ compiler on a CPU, Triton on a GPU."""
     sharding: Sharding = Sharding()
     workers: Workers = Workers()
+    hardware: Annotated[Hardware | None, "unfingerprinted"] = None
+    """What `plan` plans for, where that is not the machine at hand; a run takes what its cluster has."""
     checkpoints: Checkpoints = Checkpoints()
     faults: Faults = Faults()
     evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None

@@ -12,8 +12,8 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.adapters import LoraAdapter
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
-from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
+from rayloom.train.fleet import add_fleet
 from rayloom.train.job import TrainJob
 from rayloom.train.labelled_preflight import add_labelled
 from rayloom.train.preference_preflight import add_preferences
@@ -40,6 +40,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _add_model(sheet, spec, size)
         _add_memory(sheet, spec, size)
         _add_data(sheet, job)
+        add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
         counts = row_counts(Path(folder))
         add_conversations(sheet, job, counts)
         add_labelled(sheet, job, counts)
@@ -54,8 +55,9 @@ def model_size(job: TrainJob) -> ModelSize:
     """Raises InputError where the base is not a model."""
     spec = job.spec
     if spec.architecture is not None:
-        vocabulary = TokenShards(job.train[0], spec.sequence_length_tokens).vocabulary_size
-        return size_of_architecture(spec.architecture, vocabulary)
+        from transformers import AutoTokenizer
+
+        return size_of_architecture(spec.architecture, len(AutoTokenizer.from_pretrained(job.tokenizer)))
     if job.base is None:
         raise InputError("There is neither base nor architecture", fix="Give one of them.")
     return size_of_folder(job.base, spec.adapter if isinstance(spec.adapter, LoraAdapter) else None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from numpy.random import SeedSequence
 
+from rayloom.specs.train import TrainSpec
 from rayloom.train import checkpoints as stored
 from rayloom.train.best import BestWeights
 from rayloom.train.checkpoints import Checkpoints
@@ -120,23 +121,13 @@ def prepared(
 ) -> Run:
     """The run at its newest sound checkpoint, or at its start."""
     spec = job.spec
-    objective = objective_of(job)
-    shards = [objective.rows(folder) for folder in job.train]
-    rows = Rows(
-        objective=objective,
-        shards=shards,
-        shares=job.shares,
-        seed=spec.seed,
-        num_rows=job.num_rows,
-        global_batch_sequences=spec.global_batch_sequences,
-    )
+    rows = rows_of(job, spec)
+    objective = rows.objective
     heldout: dict[str, StoredRows] = {name: objective.rows(folder) for name, folder in job.heldout.items()}
     checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
     newest = checkpoints.newest_sound()
-    model = build_model(spec, job.base, job.tokenizer)
-    prepare_layers(model, spec, group.device)
-    model.train()
-    engine = engine_for(spec, objective.loss_of(model), group)
+    model, loss = engine_model(job, objective, group.device)
+    engine = engine_for(spec, loss, group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
     run = Run(
         job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop, has_notice
@@ -148,7 +139,7 @@ def prepared(
     elif spec.preference is not None and spec.preference.needs_reference:
         log.say("computing what the model thinks of all answers before training")
     if spec.preference is not None and spec.preference.needs_reference:
-        for found in (*shards, *heldout.values()):
+        for found in (*rows.shards, *heldout.values()):
             add_reference(found, engine.model, job.micro_batch_sequences, group)
     return run
 
@@ -161,6 +152,27 @@ def objective_of(job: TrainJob) -> Objective:
     if spec.preference is not None:
         return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
     return pretraining_objective(spec, job.tokenizer)
+
+
+def rows_of(job: TrainJob, spec: TrainSpec) -> Rows:
+    """What the run reads, in batches of `spec`."""
+    objective = objective_of(job)
+    return Rows(
+        objective=objective,
+        shards=[objective.rows(folder) for folder in job.train],
+        shares=job.shares,
+        seed=spec.seed,
+        num_rows=job.num_rows,
+        global_batch_sequences=spec.global_batch_sequences,
+    )
+
+
+def engine_model(job: TrainJob, objective: Objective, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The model, in training mode, and the loss module around it that an engine is given."""
+    model = build_model(job.spec, job.base, job.tokenizer)
+    prepare_layers(model, job.spec, device)
+    model.train()
+    return model, objective.loss_of(model)
 
 
 def go_to(run: Run, checkpoint: Path) -> None:

@@ -1,0 +1,83 @@
+"""`hardware`: a fleet by name, so that its job is planned on a laptop: `8xH100-80GB`, `4x8xH100-80GB` for four nodes.
+
+Memory and dense half-precision speed are those of the makers' data sheets; what a matrix product really reaches is
+less, and what a training reaches less again. `rayloom plan --probe` measures the machine at hand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator."""
+
+    name: str
+    memory_bytes: int
+    peak_flops: float
+    """Dense, in bf16; in fp16 where `has_bf16` is False."""
+    has_bf16: bool = True
+
+
+_GB = 10**9
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("B200-180GB", 180 * _GB, 2250e12),
+        Device("H200-141GB", 141 * _GB, 989e12),
+        Device("H100-80GB", 80 * _GB, 989e12),
+        Device("H100-PCIe-80GB", 80 * _GB, 756e12),
+        Device("A100-80GB", 80 * _GB, 312e12),
+        Device("A100-40GB", 40 * _GB, 312e12),
+        Device("L40S-48GB", 48 * _GB, 362e12),
+        Device("A10-24GB", 24 * _GB, 125e12),
+        Device("L4-24GB", 24 * _GB, 121e12),
+        Device("V100-32GB", 32 * _GB, 125e12, has_bf16=False),
+        Device("T4-16GB", 16 * _GB, 65e12, has_bf16=False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Equal nodes of equal devices."""
+
+    num_nodes: int
+    devices_per_node: int
+    device: Device
+
+    @property
+    def num_devices(self) -> int:
+        return self.num_nodes * self.devices_per_node
+
+
+def fleet_of(text: str) -> Fleet:
+    """Raises ValueError where the text names no fleet."""
+    found = re.fullmatch(r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z]\w*(?:-\w+)+)", text)
+    if found is None:
+        raise ValueError("must be COUNTxDEVICE or NODESxCOUNTxDEVICE, such as 8xH100-80GB or 4x8xH100-80GB")
+    first, second, name = found.groups()
+    by_name = {device.lower(): device for device in DEVICES}
+    if name.lower() not in by_name:
+        near = difflib.get_close_matches(name.lower(), by_name, 1)
+        hint = f"; did you mean {by_name[near[0]]}" if near else ""
+        raise ValueError(f"knows no device {name}{hint}; the table has {', '.join(DEVICES)}")
+    nodes, per_node = (int(first), int(second)) if second else (1, int(first or 1))
+    if not nodes * per_node:
+        raise ValueError("must have at least one node and one device")
+    return Fleet(nodes, per_node, DEVICES[by_name[name.lower()]])
+
+
+def _check(text: str) -> str:
+    fleet_of(text)
+    return text
+
+
+Hardware = Annotated[str, AfterValidator(_check)]
+"""`8xH100-80GB`, or `4x8xH100-80GB` for four nodes."""

@@ -1,0 +1,115 @@
+"""What `plan` says about a job on the devices that its `hardware` names: fit, speed, waste."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.hardware import Fleet, fleet_of
+from rayloom.specs.train import TrainSpec
+from rayloom.train.estimates import flops_per_token, memory_per_device
+from rayloom.train.sizes import ModelSize
+
+ASSUMED_UTILISATION = 0.4
+"""Of the data sheet's peak: what well-shaped training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
+CONTEXT_BYTES = 2 * 10**9
+"""CUDA's context, NCCL's buffers and kernels' workspaces."""
+FRAGMENTATION_SHARE = 0.05
+TOKENS_THAT_FILL_A_DEVICE = 4096
+"""Fewer tokens at once, and the device waits for the next kernel more than it computes."""
+
+
+def add_fleet(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, num_tokens: int) -> None:
+    """`num_tokens`: of the whole run."""
+    if spec.workers.num_workers > 1:
+        sheet.add("memory by ZeRO stage", ", ".join(f"{n}: {gigabytes(_at_stage(spec, n), size)}" for n in range(4)))
+    if spec.hardware is None:
+        return
+    fleet = fleet_of(spec.hardware)
+    device, workers = fleet.device, spec.workers.num_workers
+    nodes = f"{fleet.num_nodes} node{'s' * (fleet.num_nodes > 1)} × {fleet.devices_per_node} {device.name}"
+    sheet.add("hardware", f"{nodes}, {device.peak_flops / 1e12:,.0f} TFLOP/s each by the data sheet")
+    flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use) * num_tokens
+    seconds = flops / (device.peak_flops * ASSUMED_UTILISATION * workers)
+    sheet.add(
+        "time", f"about {duration(seconds)} on {workers} devices, if they reach {ASSUMED_UTILISATION:.0%} of that"
+    )
+    sheet.problems += problems(spec, size, fleet)
+    sheet.warnings += warnings(spec, size, fleet)
+
+
+def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
+    """What would make the run fail there."""
+    if not spec.workers.gpus_per_worker:
+        yield f"hardware is {spec.hardware}, but workers.gpus_per_worker is 0: set it to 1"
+    if spec.workers.num_workers > fleet.num_devices:
+        yield f"{spec.workers.num_workers} workers need as many devices; {spec.hardware} has {fleet.num_devices}"
+    if spec.precision == "bf16" and not fleet.device.has_bf16:
+        yield f"{fleet.device.name} does not compute in bf16: set precision: fp16"
+    if not fits(spec, size, fleet):
+        yield (
+            f"{gigabytes(spec, size)} and what the driver takes do not fit into the "
+            f"{fleet.device.memory_bytes / 1e9:.0f} GB of a {fleet.device.name}: {advice(spec, size, fleet)}"
+        )
+
+
+def warnings(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
+    """What would waste the hardware."""
+    idle = fleet.num_devices - spec.workers.num_workers
+    if idle > 0:
+        yield f"{idle} of {fleet.num_devices} devices would have no worker: raise workers.num_workers"
+    tokens = spec.micro_batch_sequences * spec.sequence_length_tokens
+    if tokens < TOKENS_THAT_FILL_A_DEVICE:
+        yield f"{tokens:,} tokens at once do not fill a {fleet.device.name}: raise micro_batch_sequences"
+    if size.vocabulary_size % 64:
+        yield f"a vocabulary of {size.vocabulary_size:,} is no multiple of 64, which makes the head's product slower"
+    if spec.precision == "fp32":
+        yield "precision fp32 leaves the matrix units for half precision unused: set precision: bf16"
+    if spec.sharding.offload.optimizer and fits(_without_offload(spec), size, fleet):
+        yield "sharding.offload makes every step slower, and all fits without it"
+    if spec.activation_checkpointing and fits(spec.model_copy(update={"activation_checkpointing": False}), size, fleet):
+        yield "activation_checkpointing takes about a third more time, and all fits without it"
+
+
+def fits(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> bool:
+    needed = memory_per_device(spec, size).total * (1 + FRAGMENTATION_SHARE) + CONTEXT_BYTES
+    return needed <= fleet.device.memory_bytes
+
+
+def advice(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> str:
+    """The smallest change of the spec with which it fits."""
+    halved = spec.model_copy(update={"micro_batch_sequences": max(1, spec.micro_batch_sequences // 2)})
+    recomputed = spec.model_copy(update={"activation_checkpointing": True})
+    changes = [
+        (f"micro_batch_sequences: {halved.micro_batch_sequences}", halved),
+        *(
+            (f"sharding.zero_stage: {stage}", _at_stage(spec, stage))
+            for stage in range(spec.sharding.zero_stage + 1, 4)
+        ),
+        ("activation_checkpointing: true", recomputed),
+        ("activation_checkpointing: true with sharding.zero_stage: 3", _at_stage(recomputed, 3)),
+    ]
+    for said, changed in changes:
+        if changed != spec and fits(changed, size, fleet):
+            return f"it would with {said} ({gigabytes(changed, size)})"
+    return "take more devices with sharding.zero_stage: 3, or a smaller model"
+
+
+def gigabytes(spec: TrainSpec, size: ModelSize) -> str:
+    return f"{memory_per_device(spec, size).total / 1e9:,.3g} GB"
+
+
+def duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.3g} {unit}"
+    return f"{seconds:,.3g} seconds"
+
+
+def _at_stage(spec: TrainSpec, stage: int) -> TrainSpec:
+    return spec.model_copy(update={"sharding": spec.sharding.model_copy(update={"zero_stage": stage})})
+
+
+def _without_offload(spec: TrainSpec) -> TrainSpec:
+    offload = type(spec.sharding.offload)()
+    return spec.model_copy(update={"sharding": spec.sharding.model_copy(update={"offload": offload})})

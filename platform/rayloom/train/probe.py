@@ -1,0 +1,83 @@
+"""`rayloom plan --probe`: a few micro-batches of the real job on this machine, and what follows for the whole of it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from rayloom.artifacts.store import Artifact
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.endurance import Sharding
+from rayloom.specs.train import TrainSpec
+from rayloom.train.engine import engine_for
+from rayloom.train.estimates import flops_per_token
+from rayloom.train.feed import micro_batches
+from rayloom.train.fleet import duration
+from rayloom.train.group import Group
+from rayloom.train.peak import matrix_peak
+from rayloom.train.plan import model_size
+from rayloom.train.precision import DTYPES
+from rayloom.train.prepare import job_of
+from rayloom.train.run_state import engine_model, rows_of
+
+NUM_STEPS = 4
+
+
+def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+    """Measured on one device, without sharding: tokens a second, share of the peak, memory, and the time of all."""
+    sheet = PlanSheet()
+    if spec.preference is not None:
+        sheet.add("probe", "not for preferences, which need another model's answers first")
+        return sheet
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    small = spec.model_copy(
+        update={"sharding": Sharding(), "global_batch_tokens": spec.micro_batch_sequences * spec.sequence_length_tokens}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        job = job_of(spec, parents, Path(folder), Path(folder) / "result")
+        rows = rows_of(job, small)
+        group = Group(0, 1, device)
+        model, loss = engine_model(job, rows.objective, device)
+        engine = engine_for(small, loss, group)
+        model.train()
+        tokens, seconds = 0, 0.0
+        for step in range(NUM_STEPS):
+            started = time.perf_counter()
+            (batch,) = micro_batches(rows, step, small.micro_batch_sequences, 0, 1)
+            engine.backward(engine.loss(batch.to(device)) / max(1, batch.num_labels), is_last=True)
+            engine.step(0.0)  # waits for the device: it needs the norm
+            if step:  # the first one also sets everything up
+                seconds += time.perf_counter() - started
+                tokens += batch.num_tokens
+        size = model_size(job)
+    speed = tokens / seconds
+    peak = matrix_peak(device, DTYPES[spec.precision])
+    flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)
+    workers = spec.workers.num_workers
+    total = job.num_rows * spec.sequence_length_tokens
+    sheet.add("probe: device", _name_of(device))
+    sheet.add(
+        "probe: speed", f"{speed:,.0f} tokens/s, {speed * flops / peak:.1%} of a measured {peak / 1e12:,.3g} TFLOP/s"
+    )
+    sheet.add("probe: memory", f"{_peak_memory_bytes(device) / 1e9:,.3g} GB at most")
+    sheet.add("probe: time", f"about {duration(total / (speed * workers))} on {workers} such devices, if none waits")
+    return sheet
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
