@@ -171,7 +171,7 @@ def test_offloading_changes_nothing_and_resumes_exactly(tmp_path: Path, stage: i
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own look
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_layers_give_the_same_losses(tmp_path: Path) -> None:
     for is_compiled in (False, True):
         loop.train(small_job(tmp_path / str(is_compiled), compile=is_compiled, num_steps=4), ONE, quiet)
