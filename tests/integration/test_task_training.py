@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tasks_for_tests import entity_rows, question_rows, review_rows, write_encoder, write_jsonl
+from tasks_for_tests import (
+    entity_rows,
+    question_rows,
+    review_rows,
+    translation_rows,
+    write_encoder,
+    write_encoder_decoder,
+    write_jsonl,
+)
 from training_jobs_for_tests import ONE
 from transformers import AutoModelForSequenceClassification
 
@@ -36,6 +44,7 @@ ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
     "text_classification": (review_rows, {"type": "table", "names": {"0": "no", "1": "yes"}}),
     "token_classification": (entity_rows, {"type": "spans"}),
     "question_answering": (question_rows, {"type": "questions"}),
+    "sequence_to_sequence": (translation_rows, {"type": "pairs"}),
 }
 
 
@@ -124,6 +133,25 @@ def test_an_adapter_brings_its_head_and_whatever_else_the_base_had_not(method: s
 def _rows(job: TrainJob, subject: Subject) -> Any:
     examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
     return Predictor.of(subject).encoder.rows(examples)
+
+
+@pytest.mark.parametrize("adapter", [{"type": "none"}, {"type": "lora", "rank": 32}], ids=["whole", "lora"])
+def test_an_encoder_decoder_learns_to_write(adapter: dict[str, Any], tmp_path: Path) -> None:
+    base = write_encoder_decoder(tmp_path / "base")
+    task = {"type": "sequence_to_sequence", "max_target_tokens": 8}
+    steps = 150 if adapter["type"] == "none" else 60
+    job = trained(spec_of(task, adapter=adapter, num_steps=steps, learning_rate=5e-3), base, tmp_path)
+    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert after["loss"] < before["loss"] - 1
+    is_whole = adapter["type"] == "none"
+    subject = Subject("model", "tuned", job.out if is_whole else base, None if is_whole else job.out)
+    examples, metrics = predicted(job, subject)
+    assert metrics["score_name"] == "chrF"
+    assert {"bleu", "rouge_l", "chrf"} <= set(metrics)
+    if is_whole:
+        assert metrics["score"] > 0.4  # one of six words at each of three places; by chance it is under 0.2
+        (prediction,) = Predictor.of(subject).predict(examples[:1], 1)
+        assert len(prediction.labels[0].split()) == 3
 
 
 def test_a_model_without_the_tasks_head_is_refused(base: Path) -> None:

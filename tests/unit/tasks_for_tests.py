@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 GOOD, BAD = ("fine", "great", "lovely"), ("dull", "poor", "awful")
 NAMES, TOWNS = ("anna", "berta", "carl"), ("rome", "oslo", "lima")
@@ -94,3 +94,27 @@ def write_jsonl(rows: list[dict[str, Any]], file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
+
+
+def translation_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Each name means a town, and each good word a bad one."""
+    random = np.random.default_rng(seed)
+    words, meanings = (*NAMES, *GOOD), (*TOWNS, *BAD)
+    rows = []
+    for _ in range(count):
+        chosen = [int(place) for place in random.integers(0, len(words), 3)]
+        source, target = (" ".join(side[place] for place in chosen) for side in (words, meanings))
+        rows.append({"source": source, "target": target})
+    return rows
+
+
+def write_encoder_decoder(folder: Path) -> Path:
+    """A fresh T5 of two layers whose tokenizer ends every text."""
+    torch.manual_seed(0)
+    tokenizer = wordpiece()
+    tokenizer.eos_token = "[SEP]"
+    settings = {"d_model": 48, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 3, "dropout_rate": 0.0}
+    ids = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **settings, **ids)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -11,6 +11,7 @@ from rayloom.score.answer_scores import exact_match, word_f1
 from rayloom.score.class_scores import confusion, scores
 from rayloom.score.intervals import of_difference, of_ratio, ratio
 from rayloom.score.linear_baseline import text_labels, word_tags
+from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.text.tags import spans_of_tokens
 
 
@@ -44,6 +45,16 @@ def test_answers_are_compared_by_their_words() -> None:
     assert word_f1(["in the old town of Rome"], "Rome, old") == pytest.approx(2 * 2 / (5 + 2))
     assert word_f1(["北京市"], "北京") == pytest.approx(2 * 2 / (3 + 2))
     assert (exact_match([], ""), exact_match([], "x"), word_f1(["x"], "")) == (1.0, 0.0, 0.0)
+
+
+def test_written_texts_are_compared_by_characters_and_words() -> None:
+    want = ["the cat sat on the mat", "天气很好"]
+    assert sentence_chrf(want, want) == [1.0, 1.0]
+    assert text_scores(want[:1], want[:1]) == dict.fromkeys(("chrf", "bleu", "rouge1", "rouge2", "rouge_l"), 1.0)
+    half = text_scores(["one two three four"], ["one two five six"])
+    assert half["rouge1"] == half["rouge_l"] == 0.5
+    assert half["rouge2"] == pytest.approx(1 / 3, abs=1e-6)
+    assert 0 < sentence_chrf(["天气很好"], ["天气不好"])[0] < 1
 
 
 def test_an_interval_holds_the_score_and_narrows_with_rows() -> None:

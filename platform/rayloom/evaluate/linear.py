@@ -14,7 +14,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.predictor import Predictor
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, TextClassification, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
 from rayloom.text.examples import Example
 from rayloom.text.labelled_set import split_examples
 from rayloom.text.tags import spans_of_tokens, tags_of_tokens
@@ -28,8 +28,12 @@ def linear_predictions(
 ) -> list[Prediction]:
     """What a linear model says about the texts. Raises InputError where the task has none."""
     task = predictor.task
-    if isinstance(task, QuestionAnswering) or (isinstance(task, TextClassification) and task.multiple):
-        what = f"There is no linear baseline for {'several labels' if task.type != 'question_answering' else task.type}"
+    if isinstance(task, QuestionAnswering | SequenceToSequence) or (
+        isinstance(task, TextClassification) and task.multiple
+    ):
+        what = (
+            f"There is no linear baseline for {'several labels' if task.type == 'text_classification' else task.type}"
+        )
         raise InputError(what, where="linear_baseline", fix="Leave it out.")
     train = training_examples(predictor, rows_of, store)
     if isinstance(task, TokenClassification):

@@ -9,9 +9,10 @@ from torch import nn
 
 from rayloom.errors import InputError
 from rayloom.evaluate.subject import Subject
+from rayloom.score.answers import written_texts
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_predictions import logits_of_rows
-from rayloom.specs.tasks import QuestionAnswering, RelationExtraction, Task
+from rayloom.specs.tasks import QuestionAnswering, RelationExtraction, SequenceToSequence, Task
 from rayloom.text.examples import Example
 from rayloom.text.task_decoding import Prediction, decoded
 from rayloom.text.task_encoding import TaskEncoder
@@ -38,6 +39,10 @@ class Predictor:
         self, examples: Sequence[Example], micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
     ) -> list[Prediction]:
         """One prediction for each text, in order."""
+        if isinstance(self.task, SequenceToSequence):
+            texts = self._written(examples, self.task, micro_batch_sequences)
+            advance(len(examples))
+            return [Prediction((text,)) for text in texts]
         rows = self.encoder.rows(examples)
         padding = int(self.encoder.tokenizer.pad_token_id or 0)
         flat = [row for of_one in rows for row in of_one]
@@ -45,6 +50,12 @@ class Predictor:
         found = [decoded(self.task, of_one, [next(logits) for _ in of_one]) for of_one in rows]
         advance(len(examples))
         return found
+
+    def _written(self, examples: Sequence[Example], task: SequenceToSequence, micro_batch_sequences: int) -> list[str]:
+        tokenizer = self.encoder.tokenizer
+        rows = [row.tokens.tolist() for (row,) in self.encoder.rows(examples)]
+        answers = written_texts(self.model, rows, task.max_target_tokens, micro_batch_sequences)
+        return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
 
 def needs(task: Task) -> str:

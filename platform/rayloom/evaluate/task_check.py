@@ -16,8 +16,9 @@ from rayloom.observe.progress import progress, say
 from rayloom.score.answer_scores import exact_match, word_f1
 from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
+from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import TaskCheck
-from rayloom.specs.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TextClassification, TokenClassification
 from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.text.task_decoding import Prediction
@@ -30,7 +31,7 @@ def check_task_ready(rows_of: Artifact, subject: Subject) -> None:
         raise InputError(what, where="model", fix="Name the result of a `train` job with a task.")
     examples = heldout_examples(rows_of)
     known = set(getattr(subject.task[0], "entities", getattr(subject.task[0], "labels", ())))
-    if not isinstance(subject.task[0], QuestionAnswering):
+    if not isinstance(subject.task[0], QuestionAnswering | SequenceToSequence):
         strange = sorted(set(_said(subject.task[0], examples)) - known)
         if strange:
             what = f"The held-out texts of {rows_of.id} have the label {', '.join(strange)}"
@@ -76,6 +77,8 @@ def judge(task: Task, examples: Sequence[Example], found: Sequence[Prediction]) 
     """Scores of the predictions with a 95 % interval."""
     if isinstance(task, QuestionAnswering):
         judged = _answers(examples, found)
+    elif isinstance(task, SequenceToSequence):
+        judged = _texts(examples, found)
     elif isinstance(task, TokenClassification):
         want = [_entities(example.spans) for example in examples]
         got = [_entities(prediction.spans) for prediction in found]
@@ -127,6 +130,13 @@ def _answers(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged
     f1 = [word_f1(answers, words) for answers, words in pairs]
     metrics = {"score_name": "answer F1", "exact_match": round(sum(exact) / len(exact), 6)}
     return Judged(metrics, [(value, 1.0) for value in f1], [bool(value) for value in exact])
+
+
+def _texts(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+    want, got = [example.labels[0] for example in examples], [prediction.labels[0] for prediction in found]
+    values = sentence_chrf(want, got)
+    metrics = {"score_name": "chrF"} | text_scores(want, got)
+    return Judged(metrics, [(value, 1.0) for value in values], [w == g for w, g in zip(want, got, strict=True)])
 
 
 def _f1_parts(want: Sequence[set[Any]], got: Sequence[set[Any]]) -> list[Part]:

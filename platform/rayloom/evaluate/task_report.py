@@ -7,6 +7,7 @@ from typing import Any
 
 from rayloom.observe.report_page import Section, table
 
+FURTHER = ("accuracy", "macro_f1", "micro_f1", "exact_match", "chrf", "bleu", "rouge1", "rouge2", "rouge_l")
 MOST_WRONG_SHOWN = 50
 TEXT_CHARACTERS = 400
 
@@ -24,7 +25,11 @@ def task_sections(metrics: dict[str, Any]) -> list[Section]:
 
 def _of_model(title: str, measured: dict[str, Any], by_role: dict[str, Any]) -> list[Section]:
     rows = [(measured["score_name"], float(measured["score"]), _interval(measured["interval"]))]
-    further = [key for key in ("accuracy", "macro_f1", "micro_f1", "exact_match") if key in measured]
+    further = [
+        key
+        for key in ("accuracy", "macro_f1", "micro_f1", "exact_match", "chrf", "bleu", "rouge1", "rouge2", "rouge_l")
+        if key in measured
+    ]
     rows += [(key.replace("_", " "), float(measured[key]), "") for key in further if key != measured["score_name"]]
     beside = measured.get("linear_baseline")
     if beside:

@@ -15,7 +15,7 @@ from rayloom.models.adapters import HEADS, attach
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.quantised import load_quantised
 from rayloom.specs.adapters import Adapter, LoraAdapter
-from rayloom.specs.tasks import QuestionAnswering, Task, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TokenClassification
 
 TASK_NAME = "task.json"
 """In the folder of a model or adapter: the task that it was trained for, and how long its rows are."""
@@ -90,11 +90,13 @@ def _auto_class(task: Task) -> Any:
         return transformers.AutoModelForTokenClassification
     if isinstance(task, QuestionAnswering):
         return transformers.AutoModelForQuestionAnswering
+    if isinstance(task, SequenceToSequence):
+        return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForSequenceClassification
 
 
 def _head_settings(task: Task) -> dict[str, Any]:
-    if isinstance(task, QuestionAnswering):
+    if isinstance(task, QuestionAnswering | SequenceToSequence):
         return {}
     labels = task.labels
     is_multiple = getattr(task, "multiple", False)

@@ -58,3 +58,29 @@ def _batch(
 def _until_stop(tokens: list[int], stop_tokens: Collection[int]) -> list[int]:
     end = next((place for place, token in enumerate(tokens) if token in stop_tokens), len(tokens))
     return tokens[:end]
+
+
+@torch.no_grad()
+def written_texts(
+    model: nn.Module, texts: Sequence[Sequence[int]], max_new_tokens: int, micro_batch_sequences: int
+) -> list[list[int]]:
+    """What an encoder-decoder writes for each text, the likeliest token again and again, in the texts' order."""
+    device = next(model.parameters()).device
+    writing: Any = model
+    padding = int(writing.config.pad_token_id or 0)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    found: list[list[int]] = [[] for _ in texts]
+    for first in range(0, len(order), micro_batch_sequences):
+        numbers = order[first : first + micro_batch_sequences]
+        width = max(len(texts[number]) for number in numbers)
+        tokens = torch.full((len(numbers), width), padding, dtype=torch.int64)
+        seen = torch.zeros_like(tokens)
+        for row, number in enumerate(numbers):
+            tokens[row, : len(texts[number])] = torch.tensor(list(texts[number]))
+            seen[row, : len(texts[number])] = 1
+        output = writing.generate(
+            input_ids=tokens.to(device), attention_mask=seen.to(device), max_new_tokens=max_new_tokens, do_sample=False
+        )
+        for number, answer in zip(numbers, output[:, 1:].tolist(), strict=True):
+            found[number] = answer
+    return found

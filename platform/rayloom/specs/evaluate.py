@@ -37,7 +37,7 @@ class TaskCheck(Spec):
     """Labels, entities or answers for the texts that a task's training held out, and how good they are.
 
     The score is accuracy for one label, micro F1 for several, entity F1 (kind and both ends right) for tokens, and the
-    F1 of words for questions.
+    F1 of words for questions, and chrF for written texts.
     """
 
     type: Literal["task"]

@@ -96,8 +96,16 @@ class QuestionRows(Spec):
     answers: str = "answers"
 
 
+class PairRows(Spec):
+    """Rows of .csv, .tsv, .json or .jsonl with a text and the text that should be written for it."""
+
+    type: Literal["pairs"]
+    source: str = "source"
+    target: str = "target"
+
+
 Reading = Annotated[
-    TableRows | LineRows | DocumentRows | ConllRows | TaggedWords | SpanRows | RelationRows | QuestionRows,
+    TableRows | LineRows | DocumentRows | ConllRows | TaggedWords | SpanRows | RelationRows | QuestionRows | PairRows,
     Field(discriminator="type"),
 ]
 

@@ -104,8 +104,21 @@ class QuestionAnswering(Spec):
     peft_task: ClassVar[PeftTask] = "QUESTION_ANS"
 
 
+class SequenceToSequence(Spec):
+    """Another text for a text, written by an encoder-decoder: a translation, a summary (Raffel et al. 2020, T5).
+
+    Decoders learn the same as conversations of type prompt_completion.
+    """
+
+    type: Literal["sequence_to_sequence"]
+    max_target_tokens: Annotated[int, Field(ge=2)] = 128
+    """Longest text that is written or learned."""
+    peft_task: ClassVar[PeftTask] = "SEQ_2_SEQ_LM"
+
+
 Task = Annotated[
-    TextClassification | RelationExtraction | TokenClassification | QuestionAnswering, Field(discriminator="type")
+    TextClassification | RelationExtraction | TokenClassification | QuestionAnswering | SequenceToSequence,
+    Field(discriminator="type"),
 ]
 
 

@@ -15,7 +15,7 @@ from rayloom.specs.labelled_data import LabelledData
 from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.optimization import AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.preferences import Kto, Preference, PreferenceData
-from rayloom.specs.tasks import Task
+from rayloom.specs.tasks import SequenceToSequence, Task
 from rayloom.specs.training_data import ConversationData, CorpusData, Replay
 
 
@@ -150,6 +150,8 @@ class TrainSpec(JobSpec):
             raise ValueError("a task needs data of type labelled, and such data needs a task")
         if self.task is not None and self.base is None:
             raise ValueError("a task needs a base: fresh weights know no language yet")
+        if isinstance(self.task, SequenceToSequence) and not self.packs_rows:
+            raise ValueError(f"adapter {self.adapter.type} is not offered for an encoder-decoder: use lora")
         if self.task is not None and self.replay is not None:
             raise ValueError("replay goes on with general text, which a task's head cannot: leave one of them out")
         return self

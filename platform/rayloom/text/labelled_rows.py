@@ -14,6 +14,7 @@ from rayloom.specs.labelled_data import (
     ConllRows,
     DocumentRows,
     LineRows,
+    PairRows,
     QuestionRows,
     Reading,
     RelationRows,
@@ -198,6 +199,14 @@ def _questions(file: Path, reading: QuestionRows) -> Read:
     return _each(file, "row", (row for _, row in read_rows([file])), made)
 
 
+def _pairs(file: Path, reading: PairRows) -> Read:
+    def made(row: Any) -> Example:
+        _need(row, reading.source, reading.target)
+        return Example(_text(row, reading.source), labels=(_text(row, reading.target),))
+
+    return _each(file, "row", _table_rows(file), made)
+
+
 def _answer(item: Mapping[str, Any], context: str) -> Span:
     answer, start = item.get("text"), item.get("start")
     if not isinstance(answer, str) or not answer:
@@ -256,4 +265,5 @@ _READERS: dict[type, Callable[[Path, Any], Read]] = {
     SpanRows: _spans,
     RelationRows: _relations,
     QuestionRows: _questions,
+    PairRows: _pairs,
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from rayloom.errors import InputError
 from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.examples import Example, ExampleError, write_examples
 from rayloom.text.labelled_rows import labelled_rows
 from rayloom.text.row_problems import RowProblems
@@ -106,6 +106,9 @@ def split_examples(
     train = [examples[index] for index in order[data.heldout_rows :] if _text_of(examples[index]) not in known]
     if len(examples) - len(heldout) - len(train):
         left_out["same_as_a_heldout_row"] = len(examples) - len(heldout) - len(train)
+    if not train:
+        what = f"Every row has the text of one of the {len(heldout)} held-out rows: there is nothing to train on"
+        raise InputError(what, fix="Hold out fewer rows, or add rows with other texts.")
     if data.train_rows is not None and len(train) > data.train_rows:
         left_out["over_train_rows"] = len(train) - data.train_rows
         train = train[: data.train_rows]
@@ -202,6 +205,8 @@ def said_of(example: Example, encoder: TaskEncoder) -> tuple[str, ...]:
     """What the data says about an example, for counting."""
     if isinstance(encoder.task, QuestionAnswering):
         return ("answer",) if example.spans else (NO_ANSWER,)
+    if isinstance(encoder.task, SequenceToSequence):
+        return ("text",)
     if isinstance(encoder.task, TokenClassification):
         return tuple(span.label for span in example.spans) or (NO_ENTITY,)
     return example.labels or (NO_LABEL,)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.specs.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TextClassification, TokenClassification
 from rayloom.text.examples import Span
 from rayloom.text.tags import spans_of_tokens
 from rayloom.text.task_encoding import EncodedRow
@@ -47,6 +47,8 @@ def decoded(task: Task, rows: Sequence[EncodedRow], logits: Sequence[Floats]) ->
         return Prediction(spans=_entities(task, rows, logits))
     if isinstance(task, QuestionAnswering):
         return _answer(task, rows, logits)
+    if isinstance(task, SequenceToSequence):
+        raise ValueError("an encoder-decoder writes its texts, see score.answers.written_texts")
     if isinstance(task, TextClassification) and task.multiple:
         each = 1 / (1 + np.exp(-logits[0].astype(np.float64)))
         chosen = tuple(label for label, p in zip(task.labels, each, strict=True) if p > 0.5)

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.specs.tasks import QuestionAnswering, RelationExtraction, Task, TextClassification, TokenClassification
+from rayloom.specs.tasks import (
+    QuestionAnswering,
+    RelationExtraction,
+    SequenceToSequence,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 from rayloom.text.examples import Example, ExampleError, Span
 from rayloom.text.tags import tags_of_tokens
 
@@ -37,7 +44,8 @@ class EncodedRow:
     """(T,) 0 for the first text, 1 for the second."""
     targets: NDArray[np.int64]
     """Of a text: (1,) the label, or (K,) 0 or 1 for each label. Of tokens: (T,) tags. Of a question: (2,) first and
-    last token of the answer, both 0 (the first special token) where this window has none."""
+    last token of the answer, both 0 (the first special token) where this window has none. Of a text to write:
+    its ids."""
     offsets: tuple[tuple[int, int], ...] = ()
     """(T,) what each token covers of the text, (0, 0) where it covers nothing of it."""
     is_judged: NDArray[np.bool_] | None = None
@@ -69,9 +77,14 @@ class TaskEncoder:
         return isinstance(self.task, TokenClassification | QuestionAnswering)
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each example uncut, with special tokens."""
+        """Tokens of each example uncut, with special tokens; over `max_tokens` also where the target is too long."""
         encoded = self._tokenised(examples, truncation=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        found = [len(ids) for ids in encoded["input_ids"]]
+        if isinstance(self.task, SequenceToSequence):
+            spare = self.max_tokens - self.task.max_target_tokens
+            targets = (len(self._target(example)) for example in examples)
+            found = [max(length, target + spare) for length, target in zip(found, targets, strict=True)]
+        return found
 
     def cut(self, examples: Sequence[Example]) -> list[str]:
         """Each text as far as the model reads it, with a second text behind it."""
@@ -106,6 +119,8 @@ class TaskEncoder:
             _check_labels(example.labels, self.task)
         if isinstance(self.task, RelationExtraction) and {span.label for span in example.spans} != {"head", "tail"}:
             raise ExampleError("bad_span", "has no head and tail: read it with {type: relations}")
+        if isinstance(self.task, SequenceToSequence) and len(example.labels) != 1:
+            raise ExampleError("missing_column", "has no text to write: read it with {type: pairs}")
         if isinstance(self.task, QuestionAnswering) and example.pair is None:
             raise ExampleError("missing_column", "has no question: read it with {type: questions}")
 
@@ -113,7 +128,18 @@ class TaskEncoder:
 
     def _text_row(self, encoded: Any, number: int, example: Example) -> EncodedRow:
         tokens = np.asarray(encoded["input_ids"][number], np.int64)
-        return EncodedRow(tokens, self._segments(encoded, number), self._text_targets(example))
+        segments = self._segments(encoded, number)
+        if isinstance(self.task, SequenceToSequence):
+            return EncodedRow(tokens, segments, self._target(example)[: self.task.max_target_tokens])
+        return EncodedRow(tokens, segments, self._text_targets(example))
+
+    def _target(self, example: Example) -> NDArray[np.int64]:
+        """The ids of the text to write, with the token that ends it; none where there is no such text."""
+        if not example.labels:
+            return np.zeros(0, np.int64)
+        ids = self.tokenizer(text_target=example.labels[0], verbose=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return np.asarray(ids if end is None or ids[-1:] == [end] else [*ids, end], np.int64)
 
     def _text_targets(self, example: Example) -> NDArray[np.int64]:
         numbers = [self._number[label] for label in example.labels]

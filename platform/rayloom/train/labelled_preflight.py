@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, TokenClassification
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.text.preview import CONTEXT, TRAINED
@@ -60,7 +60,7 @@ def _warn(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows have the text of an earlier one")
     if counts["contradicting"]:
         sheet.warnings.append(f"{counts['contradicting']} of them have another label than that one")
-    if task is None or isinstance(task, QuestionAnswering):
+    if task is None or isinstance(task, QuestionAnswering | SequenceToSequence):
         return
     wanted = task.entities if isinstance(task, TokenClassification) else task.labels
     missing = [label for label in wanted if not train["labels"].get(label)]

@@ -8,20 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.label_loss import LabelLoss
 from rayloom.score.task_batches import TaskBatch, target_of, task_batch
 from rayloom.score.task_loss import TaskLoss
-from rayloom.specs.tasks import QuestionAnswering, Task
+from rayloom.specs.tasks import (
+    QuestionAnswering,
+    RelationExtraction,
+    SequenceToSequence,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 from rayloom.text.task_rows import TaskRows
 from rayloom.train.objective import Draw
+
+JudgedTask = TextClassification | RelationExtraction | TokenClassification | QuestionAnswering
+"""Tasks with a head of their own."""
 
 
 @dataclass(frozen=True)
 class TaskObjective:
     """What a task minimises."""
 
-    task: Task
+    task: JudgedTask
     padding_token: int
     weights: tuple[float, ...] | None = None
 
@@ -35,15 +48,49 @@ class TaskObjective:
         return TaskLoss(model, target_of(self.task), self.task.label_smoothing, self.weights)
 
 
+@dataclass(frozen=True)
+class WrittenText:
+    """Every token of the text to write, from the text to read and what was written before it."""
+
+    start_token: int
+    """What the decoder reads first; also the padding."""
+
+    def rows(self, folder: Path) -> TaskRows:
+        return TaskRows(folder)
+
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> Batch:  # noqa: ARG002
+        targets = [row.targets for row in rows]
+        read = [np.concatenate([[self.start_token], target[:-1]]) for target in targets]
+        return Batch(
+            tokens=_stacked([row.tokens for row in rows], self.start_token),
+            positions=_stacked([np.arange(len(row.tokens)) for row in rows], 0),
+            labels=_stacked(targets, NO_LABEL),
+            num_tokens=sum(len(row.tokens) + len(row.targets) for row in rows),
+            decoder_tokens=_stacked(read, self.start_token),
+            decoder_positions=_stacked([np.arange(len(row)) for row in read], 0),
+        )
+
+    def loss_of(self, model: nn.Module) -> LabelLoss:
+        return LabelLoss(model)
+
+
+def _stacked(rows: Sequence[Any], filler: int) -> torch.Tensor:
+    """(rows, longest), filled up at the end. Positions filled with 0 make each place a document of its own."""
+    out = np.full((len(rows), max(len(row) for row in rows)), filler, np.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return torch.from_numpy(out)
+
+
 def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | None:
     """One weight for each label. `counts`: how often each occurs among the targets to train on.
 
     balanced: n / (K · n_c), so that every class weighs the same in all (King & Zeng 2001); a class that never occurs
     weighs 1.
     """
-    wanted = None if isinstance(task, QuestionAnswering) else task.class_weights
-    if wanted is None or isinstance(task, QuestionAnswering):
+    if isinstance(task, QuestionAnswering | SequenceToSequence) or task.class_weights is None:
         return None
+    wanted = task.class_weights
     if wanted != "balanced":
         return tuple(wanted.get(label, 1.0) for label in task.labels)
     present = [counts.get(label, 0) for label in task.labels]
@@ -51,11 +98,13 @@ def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | 
     return tuple(total / (num_present * count) if count else 1.0 for count in present)
 
 
-def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective:
+def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective | WrittenText:
     """`train`: the folder of rows that class weights are counted in. `tokenizer`: the folder that has it."""
     from transformers import AutoTokenizer
 
     padding = AutoTokenizer.from_pretrained(tokenizer).pad_token_id
+    if isinstance(task, SequenceToSequence):
+        return WrittenText(int(padding or 0))
     weights = None
     if not isinstance(task, QuestionAnswering) and task.class_weights is not None:
         weights = class_weights(task, label_counts(task, TaskRows(train)))
