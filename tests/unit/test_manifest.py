@@ -133,6 +133,7 @@ def test_nothing_secret_stands_in_it_and_the_cluster_asks_for_a_token(printed) -
         (("merge.yaml",), "needs a store that the whole cluster sees"),
         (("merge.yaml", "--store", "s3://b", "--store-claim", "c"), "A volume claim needs a store that is a path"),
         (("merge.yaml", "--store", "/s", "--spot", "true"), "--spot must be LABEL=VALUE"),
+        (("merge.yaml", "--store", "/s", "--api-keys", "k"), "--api-keys is for services"),
         (("local.yaml", "--store", "/s"), "A manifest carries job files only"),
         (("missing.yaml", "--store", "/s"), "There is no such job file"),
     ],
@@ -144,9 +145,3 @@ def test_what_cannot_work_is_refused(
     (folder / "local.yaml").write_text(TRAIN.replace("artifact:m", "./model"))
     assert main(["manifest", *arguments, "--image", "rayloom:1"]) == 3
     assert message in capsys.readouterr().err
-
-
-def test_a_service_is_no_job_that_ends(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "serve.yaml").write_text("kind: serve\nname: s\nmodels: [{name: m, model: 'artifact:m'}]\n")
-    assert main(["manifest", "serve.yaml", "--image", "rayloom:1", "--store", "/s"]) == 3
-    assert "serves until it is stopped" in capsys.readouterr().err

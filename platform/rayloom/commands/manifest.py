@@ -12,13 +12,14 @@ import yaml
 
 from rayloom.dispatch import load_job
 from rayloom.errors import InputError
-from rayloom.kinds import KINDS
 from rayloom.pipeline.graph import load_stages
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
-from rayloom.submit.manifest import KubernetesChoices
+from rayloom.specs.serve import ServeSpec
 from rayloom.submit.manifest import manifest as objects_of
 from rayloom.submit.package import job_files, named_paths
+from rayloom.submit.pods import KubernetesChoices
+from rayloom.submit.service_manifest import service_manifest
 from rayloom.submit.submission import check_store
 
 
@@ -39,9 +40,6 @@ _PlainDumper.add_representer(str, _block_text)
 def manifest(options: argparse.Namespace) -> None:
     """Prints them, ready for `kubectl apply --filename -`."""
     job = load_job(options.file)
-    if job.spec.kind in KINDS and KINDS[job.spec.kind].foreground is not None:
-        fix = "Run it with `rayloom submit` on a cluster that stays, or give the pipeline whose check ends by itself."
-        raise InputError("A RayJob ends, and this job serves until it is stopped", where=str(job.file), fix=fix)
     jobs = [item.job for item in load_stages(job.spec, job, load_job)] if isinstance(job.spec, PipelineSpec) else [job]
     store = options.store or os.environ.get("RAYLOOM_STORE", "")
     check_store(store)
@@ -55,9 +53,15 @@ def manifest(options: argparse.Namespace) -> None:
         num_retries=options.retries,
         worker_memory_bytes=options.worker_memory_gib << 30,
         spot_selector=_pair(options.spot) if options.spot else None,
+        api_keys_secret=options.api_keys,
     )
+    if options.api_keys and not isinstance(job.spec, ServeSpec):
+        raise InputError("--api-keys is for services", where=str(job.file), fix="Leave it out, or give a serve job.")
     files, entry = _texts(job, jobs)
-    objects = objects_of(job.spec, [one.spec for one in jobs], files, entry, choices)
+    if isinstance(job.spec, ServeSpec):
+        objects = service_manifest(job.spec, files, entry, choices)
+    else:
+        objects = objects_of(job.spec, [one.spec for one in jobs], files, entry, choices)
     sys.stdout.write(f"# Written by `rayloom manifest {options.file}`; apply with `kubectl apply --filename -`.\n")
     yaml.dump_all(objects, sys.stdout, Dumper=_PlainDumper, sort_keys=False, width=120)
 

@@ -143,6 +143,10 @@ COMMANDS: tuple[Command, ...] = (
                 "--secret", action="append", default=[], metavar="NAME",
                 help="a Secret whose keys become environment variables, such as HF_TOKEN; may be repeated",
             ),
+            _argument(
+                "--api-keys", metavar="NAME",
+                help="of a service: a Secret whose values open it, each under the name of whom it was given to",
+            ),
             _argument("--spot", metavar="LABEL=VALUE", help="label of spot nodes, which workers then prefer"),
             _argument("--retries", type=int, default=2, metavar="N", help="attempts after the first; default 2"),
             _argument("--worker-memory-gib", type=_positive, default=8, metavar="N", help="of each worker; default 8"),

@@ -68,7 +68,7 @@ def deploy_models(
 ) -> None:
     """Asks Serve for an application for each engine, by name; `progress_of` says how far they are."""
     targets = [
-        serve.RunTarget(_model_application(engine, num_gateways, drain_seconds), name=name, route_prefix=None)
+        serve.RunTarget(model_application(engine, num_gateways, drain_seconds), name=name, route_prefix=None)
         for name, engine in engines.items()
     ]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
@@ -85,6 +85,12 @@ def deploy_direct(name: str, engine: EngineSettings, front: GatewaySettings, hos
 
 def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any]) -> None:
     """Asks Serve for the gateway with these routes; where it runs, only they change, at once and without a gap."""
+    target = serve.RunTarget(gateway_application(settings, routes), name=settings.service, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], num_cpus: float = 0) -> serve.Application:
+    """`num_cpus`: more than none keeps it off a head that offers no CPU."""
     deployment = serve.deployment(
         serve.ingress()(GatewayReplica),
         name=GATEWAY,
@@ -93,14 +99,14 @@ def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any]) -> None
         max_ongoing_requests=MAX_CONNECTIONS,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=_QUIET,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}},
+        ray_actor_options={"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_LOOP}},
     )
-    gateway = deployment.options(version=SAME_CODE, _internal=True).bind(settings)
-    target = serve.RunTarget(gateway, name=settings.service, route_prefix="/")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    return deployment.options(version=SAME_CODE, _internal=True).bind(settings)
 
 
-def _model_application(engine: EngineSettings, num_gateways: int, drain_seconds: float) -> serve.Application:
+def model_application(
+    engine: EngineSettings, num_gateways: int, drain_seconds: float = DRAIN_SECONDS
+) -> serve.Application:
     scaling = engine.served.autoscaling
     deployment = _deployment(EngineReplica, engine, drain_seconds).options(
         max_queued_requests=max(1, scaling.max_queued_requests // num_gateways),

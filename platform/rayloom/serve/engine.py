@@ -23,6 +23,11 @@ class EngineSettings:
     max_answer_tokens: int | None = None
 
 
+def application_name(service: str, model: str, generation: int = 1) -> str:
+    """Of the Ray Serve application that runs one version of a model."""
+    return f"{service}.{model}.{generation}"
+
+
 def settings(served: ServedModel, artifact: Artifact, store: Store, max_answer_tokens: int | None) -> EngineSettings:
     manifest = artifact.manifest
     digests = tuple(sorted(carries(artifact)))

@@ -21,7 +21,7 @@ from rayloom.serve.asgi_call import Application
 from rayloom.serve.doors import Doors
 from rayloom.serve.gateway import Gateway, Limits, Page
 from rayloom.serve.gateway_metrics import RequestMetrics
-from rayloom.serve.keys import READ_SECONDS, KeyRing, listed
+from rayloom.serve.keys import READ_SECONDS, KeyRing, listed, placed
 from rayloom.serve.relay import Call, QueueFull, ReplicaLost
 from rayloom.serve.routes import Route, Routes, Share, all_of
 from rayloom.specs.serve import Adapters
@@ -47,6 +47,8 @@ class GatewaySettings:
     """Models that are ready without a replica: the next request starts one."""
     adapters: dict[str, Adapters]
     """By model, where it serves any."""
+    keys_folder: str | None = None
+    """Where further keys stand as files, beside those of the store (see `keys.placed`)."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +128,18 @@ def gateway_of(
     """A gateway with the service's doors, log and metrics."""
     doors, per_minute = settings.doors, settings.doors.requests_per_minute
     share = None if per_minute is None else max(1, per_minute // settings.num_gateways)
-    ring = _StoredKeys(Store(settings.store_uri)).ring if doors.keys_required else None
+    ring = _StoredKeys(Store(settings.store_uri), settings.keys_folder).ring if doors.keys_required else None
     limits = Limits(doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts)
     page = Page(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
     return Gateway(routes, Doors(ring, share), limits, _recorder(settings), is_ready, page)
 
 
 class _StoredKeys:
-    """The store's keys, read anew every two seconds, so that a revoked one soon opens nothing."""
+    """The store's keys (and a folder's), read anew every two seconds, so that a revoked one soon opens nothing."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._ring = KeyRing(listed(store))
+    def __init__(self, store: Store, folder: str | None) -> None:
+        self._store, self._folder = store, Path(folder) if folder else None
+        self._ring = self._read_once()
         self._reading: asyncio.Task[None] | None = None
 
     def ring(self) -> KeyRing:
@@ -148,7 +150,10 @@ class _StoredKeys:
     async def _read(self) -> None:
         while True:
             await asyncio.sleep(READ_SECONDS)
-            self._ring = KeyRing(await asyncio.to_thread(listed, self._store))
+            self._ring = await asyncio.to_thread(self._read_once)
+
+    def _read_once(self) -> KeyRing:
+        return KeyRing(listed(self._store), placed(self._folder) if self._folder else ())
 
 
 def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:
@@ -164,7 +169,8 @@ def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:
 
 
 def _handle(application: str) -> Any:
-    handle = serve.get_deployment_handle(ENGINE, app_name=application)
+    # Where Serve's own config is applied, a model's application may only now be being made: requests then wait for it.
+    handle = serve.get_deployment_handle(ENGINE, app_name=application, _check_exists=False)
     # Frames are bytes already; by value they go over one connection instead of through the object store.
     return handle.options(
         stream=True, _by_reference=False, request_serialization="pickle", response_serialization="noop"

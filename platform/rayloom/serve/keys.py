@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import InputError
@@ -20,6 +21,7 @@ from rayloom.serve import records
 FOLDER = ".keys"
 READ_SECONDS = 2.0
 """How often a gateway reads them anew."""
+LEAST_PLACED_CHARACTERS = 32
 _KEY = re.compile(r"rl-([0-9a-f]{8})-([\w-]{43})")
 
 
@@ -66,14 +68,35 @@ def listed(store: Store) -> list[ApiKey]:
     return sorted(keys, key=lambda key: key.created_at)
 
 
+def placed(folder: Path) -> list[ApiKey]:
+    """Keys that stand in files, each under the name of whom it was given to, as Kubernetes mounts a Secret.
+
+    Raises InputError for one that could be guessed.
+    """
+    keys = []
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.is_file():
+            continue  # Kubernetes keeps the versions of a Secret in hidden folders beside the files
+        text = file.read_text(encoding="utf-8").strip()
+        if len(text) < LEAST_PLACED_CHARACTERS:
+            fix = f"Take {LEAST_PLACED_CHARACTERS} random characters or more, such as `openssl rand -hex 32` gives."
+            raise InputError("This API key is too short to be safe", where=str(file), fix=fix)
+        digest = _digest(text)
+        keys.append(ApiKey(digest[:8], file.name, digest, created_at=""))
+    return keys
+
+
 class KeyRing:
     """Keys in memory, looked up by what a request carries."""
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
+    def __init__(self, keys: Iterable[ApiKey], placed_keys: Iterable[ApiKey] = ()) -> None:
         self._keys = {key.id: key for key in keys if key.revoked_at is None}
+        self._placed = {key.secret_sha256: key for key in placed_keys}
 
     def owner(self, presented: str) -> ApiKey | None:
         """The key that this text is, or None."""
+        if self._placed and (found := self._placed.get(_digest(presented))) is not None:
+            return found
         match = _KEY.fullmatch(presented)
         key = self._keys.get(match[1]) if match else None
         if match is None or key is None:

@@ -14,7 +14,7 @@ from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import Session
 from rayloom.serve import app
 from rayloom.serve.capacity import problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.engine import EngineSettings, settings
+from rayloom.serve.engine import EngineSettings, application_name, settings
 from rayloom.serve.failures import cause_in
 from rayloom.serve.front import GatewaySettings
 from rayloom.serve.machine import available_bytes, check_port, is_port_free, service_processes
@@ -75,11 +75,7 @@ class Service:
 
     def route(self) -> None:
         """Makes the gateway send requests as `versions` says."""
-        routes: dict[str, Any] = {}
-        for model, running in self.versions.items():
-            digests = sorted({digest for version, _ in running for digest in version.engine.base_digests})
-            routes[model] = {"shares": [[v.application, share] for v, share in running], "base_digests": digests}
-        app.deploy_gateway(_front(self.spec, self.store), routes)
+        app.deploy_gateway(front_settings(self.spec, self.store), routes_to(self.versions))
 
     def stop(self) -> None:
         """Ends it. Raises ResourceError where something is still there a minute later."""
@@ -93,6 +89,15 @@ class Service:
                 left = ", ".join(service_processes()) or f"port {self.spec.port}"
                 raise ResourceError("The service did not stop", where=left, fix="End these processes by hand.")
             time.sleep(0.1)
+
+
+def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, Any]:
+    """What the gateway is told of each model's versions and their shares."""
+    routes: dict[str, Any] = {}
+    for model, running in versions.items():
+        digests = sorted({digest for version, _ in running for digest in version.engine.base_digests})
+        routes[model] = {"shares": [[v.application, share] for v, share in running], "base_digests": digests}
+    return routes
 
 
 def served_artifacts(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, Artifact]]:
@@ -152,7 +157,7 @@ def start(
             service.versions[served.name] = [(version(spec, served, artifact, store, generation=1), 1.0)]
         if spec.is_direct:
             first = service.versions[spec.models[0].name][0][0]
-            app.deploy_direct(first.application, first.engine, _front(spec, store), spec.host, spec.port)
+            app.deploy_direct(first.application, first.engine, front_settings(spec, store), spec.host, spec.port)
         else:
             deploy([v for running in service.versions.values() for v, _ in running], spec)
             service.route()
@@ -169,7 +174,7 @@ def start(
 def version(spec: ServeSpec, served: ServedModel, artifact: Artifact, store: Store, generation: int) -> Version:
     """What to run for a model of the spec. `generation` tells versions of one model apart."""
     engine = settings(served, artifact, store, spec.doors.max_answer_tokens)
-    return Version(f"{spec.name}.{served.name}.{generation}", engine)
+    return Version(application_name(spec.name, served.name, generation), engine)
 
 
 def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
@@ -198,7 +203,8 @@ def access_log(spec: ServeSpec, store: Store) -> Path:
     return store.log_directory / f"access-{spec.name}.jsonl"
 
 
-def _front(spec: ServeSpec, store: Store) -> GatewaySettings:
+def front_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
+    """What the gateway of a service needs."""
     return GatewaySettings(
         service=spec.name,
         store_uri=store.uri,

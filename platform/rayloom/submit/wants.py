@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rayloom.errors import ResourceError
 from rayloom.specs.base import JobSpec
-from rayloom.specs.serve import ServeSpec
+from rayloom.specs.serve import Engine, ServeSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.submit.jobs_api import Node
@@ -31,12 +31,13 @@ def wanted(spec: JobSpec) -> list[Bundle]:
     if isinstance(spec, TuneSpec):
         return wanted(spec.train)  # of one trial; the search runs as many at once as there is room for
     if isinstance(spec, ServeSpec):
-        return [
-            Bundle(model.engine.cpus_per_replica, model.engine.gpus_per_replica)
-            for model in spec.models
-            for _ in range(max(1, model.autoscaling.min_replicas))
-        ]
+        return [replica(model.engine) for model in spec.models for _ in range(max(1, model.autoscaling.min_replicas))]
     return []
+
+
+def replica(engine: Engine) -> Bundle:
+    """One replica of a model: each of its GPUs comes with as many cores."""
+    return Bundle(engine.cpus_per_replica * max(1, engine.gpus_per_replica), engine.gpus_per_replica)
 
 
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:

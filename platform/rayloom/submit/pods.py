@@ -1,0 +1,192 @@
+"""The Ray cluster of a job or service as Kubernetes describes it: groups of workers by size, their spot twins, pods.
+
+Nothing secret stands in it: the cluster's token is made by KubeRay, and everything else that is secret is named as a
+Kubernetes Secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.errors import InputError
+from rayloom.specs.base import JobSpec
+from rayloom.submit.submission import STOP_GRACE_SECONDS
+from rayloom.submit.wants import DRIVER_CPUS, Bundle
+
+JOB_FOLDER = "/rayloom/job"
+STORE_VOLUME = "store"
+MOST_CONFIG_MAP_BYTES = 1_000_000
+"""Kubernetes takes at most 1 MiB."""
+SPOT_PRIORITY, ON_DEMAND_PRIORITY = 10, 0
+
+
+@dataclass(frozen=True)
+class KubernetesChoices:
+    """What a job file does not say and Kubernetes must know."""
+
+    image: str
+    store: str
+    ray_version: str
+    namespace: str | None = None
+    store_claim: str | None = None
+    """A PersistentVolumeClaim (ReadWriteMany) mounted at the store's path."""
+    secrets: tuple[str, ...] = ()
+    """Names of Secrets whose keys become environment variables, such as one with HF_TOKEN."""
+    num_retries: int = 2
+    worker_memory_bytes: int = 8 << 30
+    spot_selector: tuple[str, str] | None = None
+    """Node label of spot machines; workers then prefer them and fall back to others."""
+    gpu_resource: str = "nvidia.com/gpu"
+    api_keys_secret: str | None = None
+    """A Secret whose values open a service, each under the name of whom it was given to."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where its files stand."""
+
+    volume: Mapping[str, Any]
+    path: str
+    is_read_only: bool = True
+
+
+@dataclass(frozen=True)
+class PodParts:
+    """What the pods of a job or of a service have besides what all have."""
+
+    environment: tuple[Mapping[str, Any], ...]
+    mounts: tuple[Mount, ...]
+    head_ports: tuple[Mapping[str, Any], ...] = ()
+    worker_ports: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Workers of one size."""
+
+    bundle: Bundle
+    most: int
+
+
+def check_choices(files: Mapping[str, str], choices: KubernetesChoices) -> None:
+    """Raises InputError where the files do not fit into a ConfigMap, or choices contradict each other."""
+    if sum(len(text.encode()) for text in files.values()) > MOST_CONFIG_MAP_BYTES:
+        raise InputError("The job's files are too large for a ConfigMap", fix="Import data into the store first.")
+    if choices.store_claim is not None and not choices.store.startswith("/"):
+        fix = "Give --store as the path at which the claim is to be mounted."
+        raise InputError("A volume claim needs a store that is a path", where=choices.store, fix=fix)
+
+
+def metadata_of(spec: JobSpec, choices: KubernetesChoices) -> dict[str, Any]:
+    """Name, labels and namespace of what runs the spec."""
+    name = f"rayloom-{spec.name.replace('.', '-').replace('_', '-')}"[:40].rstrip("-")
+    labels = {"app.kubernetes.io/name": "rayloom", "rayloom/kind": spec.kind}
+    metadata: dict[str, Any] = {"name": name, "labels": labels}
+    return metadata | ({"namespace": choices.namespace} if choices.namespace else {})
+
+
+def job_files(name: str, files: Mapping[str, str], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], Mount]:
+    """A ConfigMap with the job's files, and the mount that lays them out as they were."""
+    keys = {path: path.replace("/", "__") for path in files}
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**metadata, "name": name},
+        "data": {keys[path]: text for path, text in sorted(files.items())},
+    }
+    items = [{"key": keys[path], "path": path} for path in sorted(files)]
+    return config, Mount({"name": "job", "configMap": {"name": name, "items": items}}, JOB_FOLDER)
+
+
+def cluster(groups: list[Group], parts: PodParts, choices: KubernetesChoices) -> dict[str, Any]:
+    """A cluster whose autoscaler starts workers when they are wanted, spot ones first."""
+    return {
+        "rayVersion": choices.ray_version,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 120, "upscalingMode": "Default"},
+        "headGroupSpec": {
+            # Nothing runs beside the cluster's own services, so that no job can starve them.
+            "rayStartParams": {"num-cpus": "0"},
+            "template": _pod("ray-head", Bundle(2, 0), 8 << 30, parts, choices, parts.head_ports),
+        },
+        "workerGroupSpecs": [described for group in groups for described in _described(group, parts, choices)],
+    }
+
+
+def _described(group: Group, parts: PodParts, choices: KubernetesChoices) -> list[dict[str, Any]]:
+    """The group, after its twin on spot machines; a worker carries one bundle and a driver or gateway."""
+    bundle = group.bundle
+    sized = Bundle(bundle.cpus + DRIVER_CPUS, bundle.gpus)
+    steady = {
+        "groupName": f"cpu{bundle.cpus:g}" + (f"-gpu{bundle.gpus:g}" if bundle.gpus else ""),
+        "minReplicas": 0,
+        "maxReplicas": group.most,
+        "replicas": 0,
+        "priority": ON_DEMAND_PRIORITY,
+        "labels": {"ray.io/market-type": "on-demand"},
+        "rayStartParams": {"num-cpus": f"{sized.cpus:g}"},
+        "template": _pod("ray-worker", sized, choices.worker_memory_bytes, parts, choices, parts.worker_ports),
+    }
+    return [steady] if choices.spot_selector is None else [_spot_twin(steady, choices.spot_selector), steady]
+
+
+def _spot_twin(group: dict[str, Any], selector: tuple[str, str]) -> dict[str, Any]:
+    """The same workers on machines that may be taken away, asked for first."""
+    key, value = selector
+    template = group["template"]
+    tolerations = [{"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}]
+    pod = {**template["spec"], "nodeSelector": {key: value}, "tolerations": tolerations}
+    return {
+        **group,
+        "groupName": f"{group['groupName']}-spot",
+        "priority": SPOT_PRIORITY,
+        "labels": {"ray.io/market-type": "spot"},
+        "template": {**template, "spec": pod},
+    }
+
+
+def _pod(
+    container: str,
+    bundle: Bundle,
+    memory_bytes: int,
+    parts: PodParts,
+    choices: KubernetesChoices,
+    ports: tuple[Mapping[str, Any], ...],
+) -> dict[str, Any]:
+    resources = {"cpu": f"{bundle.cpus:g}", "memory": f"{memory_bytes // (1 << 20)}Mi"}
+    if bundle.gpus:
+        resources[choices.gpu_resource] = f"{bundle.gpus:g}"
+    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{memory_bytes // 4 // (1 << 20)}Mi"}}
+    mounts = [*parts.mounts, Mount(shared, "/dev/shm", is_read_only=False)]
+    if choices.store_claim is not None:
+        claim = {"name": STORE_VOLUME, "persistentVolumeClaim": {"claimName": choices.store_claim}}
+        mounts.append(Mount(claim, choices.store, is_read_only=False))
+    described = {
+        "name": container,
+        "image": choices.image,
+        "env": [{"name": "RAYLOOM_STORE", "value": choices.store}, *map(dict, parts.environment)],
+        "envFrom": [{"secretRef": {"name": name}} for name in choices.secrets],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [_mounted(mount) for mount in mounts],
+    }
+    return {
+        "spec": {
+            "terminationGracePeriodSeconds": STOP_GRACE_SECONDS,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
+            "containers": [described | ({"ports": [dict(port) for port in ports]} if ports else {})],
+            "volumes": [dict(mount.volume) for mount in mounts],
+        }
+    }
+
+
+def _mounted(mount: Mount) -> dict[str, Any]:
+    return {"name": mount.volume["name"], "mountPath": mount.path} | ({"readOnly": True} if mount.is_read_only else {})
+
+
+def plain_environment(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Variables as Kubernetes writes them."""
+    return [{"name": name, "value": value} for name, value in values.items()]

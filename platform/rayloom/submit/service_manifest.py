@@ -1,0 +1,133 @@
+"""A serve job as Kubernetes objects for KubeRay: a ConfigMap with its file, and a RayService that keeps it up.
+
+KubeRay applies `serveConfigV2`, whose applications Rayloom builds from the job file in the pods. The ConfigMap is named
+by its content: another job file is another cluster, which KubeRay starts beside the old one and gives the requests when
+it answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from rayloom.errors import InputError
+from rayloom.serve.engine import application_name
+from rayloom.specs.base import references
+from rayloom.specs.serve import ServeSpec
+from rayloom.submit.pods import (
+    JOB_FOLDER,
+    Group,
+    KubernetesChoices,
+    Mount,
+    PodParts,
+    check_choices,
+    cluster,
+    job_files,
+    metadata_of,
+    plain_environment,
+)
+from rayloom.submit.wants import Bundle, replica
+
+KEYS_FOLDER = "/rayloom/keys"
+OLD_CLUSTER_SECONDS = 120
+"""How long the old cluster finishes its answers after a change."""
+
+
+def service_manifest(
+    spec: ServeSpec, files: Mapping[str, str], entry: str, choices: KubernetesChoices
+) -> list[dict[str, Any]]:
+    """The objects to apply, in order. Raises InputError for what would not work, or not safely, on Kubernetes."""
+    check_choices(files, choices)
+    _check_spec(spec)
+    metadata = metadata_of(spec, choices)
+    config, mount = job_files(f"{metadata['name']}-{_digest(files)}", files, metadata)
+    mounts = [mount]
+    if choices.api_keys_secret is not None:
+        secret = {"name": "keys", "secret": {"secretName": choices.api_keys_secret, "defaultMode": 0o440}}
+        mounts.append(Mount(secret, KEYS_FOLDER))
+    port = {"name": "serve", "containerPort": spec.port}
+    # Whoever names one port of the head must name all that KubeRay looks for.
+    known = {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
+    head_ports = (*({"name": name, "containerPort": number} for name, number in known.items()), port)
+    parts = PodParts(_environment(), tuple(mounts), head_ports, worker_ports=(port,))
+    service = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": metadata,
+        "spec": {
+            "serveConfigV2": yaml.safe_dump(serve_config(spec, f"{JOB_FOLDER}/{entry}", choices), sort_keys=False),
+            "upgradeStrategy": {"type": "NewCluster"},
+            "rayClusterDeletionDelaySeconds": OLD_CLUSTER_SECONDS,
+            "excludeHeadPodFromServeSvc": True,
+            "rayClusterConfig": cluster(_groups(spec), parts, choices),
+        },
+    }
+    return [config, service]
+
+
+def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict[str, Any]:
+    """Ray Serve's own config of the service: an application for each model, and the gateway before them."""
+    keys_folder = KEYS_FOLDER if choices.api_keys_secret is not None else None
+    models = [
+        {
+            "name": application_name(spec.name, served.name),
+            "route_prefix": None,
+            "import_path": "rayloom.serve.declared:model",
+            "args": {"job": file, "model": served.name},
+        }
+        for served in spec.models
+    ]
+    gateway = {
+        "name": spec.name,
+        "route_prefix": "/",
+        "import_path": "rayloom.serve.declared:gateway",
+        "args": {"job": file, "keys_folder": keys_folder},
+    }
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "0.0.0.0", "port": spec.port},
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "applications": [*models, gateway],
+    }
+
+
+def _check_spec(spec: ServeSpec) -> None:
+    if not spec.doors.keys_required:
+        fix = "Set doors.keys_required: true, and make keys with `rayloom keys create`, or name a Secret by --api-keys."
+        raise InputError("On Kubernetes a service is reached from other pods, and this one asks nobody", fix=fix)
+    if spec.is_direct:
+        fix = "Set profile: full."
+        raise InputError("profile: direct listens by itself, past the proxies that KubeRay watches", fix=fix)
+    elsewhere = [reference.text for reference in references(spec) if not reference.text.startswith("artifact:")]
+    if elsewhere:
+        fix = "Import it into the store first, and name it as artifact:NAME."
+        raise InputError("A service on Kubernetes takes its models from the store", where=elsewhere[0], fix=fix)
+
+
+def _groups(spec: ServeSpec) -> list[Group]:
+    """One for each size of replica, with as many as there may ever be; the smallest also carry the gateway's."""
+    most: Counter[Bundle] = Counter()
+    for served in spec.models:
+        most[replica(served.engine)] += served.autoscaling.max_replicas
+    sizes = sorted(most, key=lambda bundle: (bundle.gpus, bundle.cpus))
+    most[sizes[0]] = max(most[sizes[0]], spec.gateway_replicas)
+    return [Group(bundle, most[bundle]) for bundle in sizes]
+
+
+def _environment() -> tuple[dict[str, Any], ...]:
+    plain = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+        # On a busy node a proxy takes longer than Serve's five seconds to come up, and would be killed for it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    }
+    return tuple(plain_environment(plain))
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:10]
