@@ -20,6 +20,7 @@ from rayloom.train.preference_preflight import add_preferences
 from rayloom.train.preflight import add_conversations, add_method
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
+from rayloom.train.spot import add_saving
 
 MAX_EPOCHS_WORTHWHILE = 4
 """Repeating data more often than this gains little (Muennighoff et al. 2023)."""
@@ -41,6 +42,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _add_memory(sheet, spec, size)
         _add_data(sheet, job)
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
+        add_saving(sheet, spec, job.num_steps)
         counts = row_counts(Path(folder))
         add_conversations(sheet, job, counts)
         add_labelled(sheet, job, counts)
