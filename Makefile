@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean lock-cpu lock-gpu print-torch-index clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean bench-finetune compare-methods lock-cpu lock-gpu print-torch-index clean
 
 setup: $(STAMP)
 
@@ -66,6 +66,20 @@ $(PEER)/bin/python:
 bench-clean: setup $(PEER)/bin/python
 	$(BIN)/python tests/bench/clean.py --peer $(PEER)/bin/python $(if $(SAVE),--save)
 
+# Our loop beside TRL, which gets an environment of its own over ours; SAVE=1 keeps the result.
+TRL := .venv-trl
+$(TRL)/bin/python: setup
+	$(PYTHON) -m venv $(TRL)
+	$@ -m pip install --quiet --no-deps "trl==1.16.0"
+	cd $(VENV)/lib/python3.11/site-packages && pwd > $(CURDIR)/$(TRL)/lib/python3.11/site-packages/rayloom-peer.pth
+
+bench-finetune: setup $(TRL)/bin/python
+	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
+
+# Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
+compare-methods: setup
+	$(BIN)/python tests/bench/compare_methods.py --page compare-methods.html $(if $(SAVE),--save)
+
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup
 	$(BIN)/python cluster/lock.py $*
@@ -74,4 +88,4 @@ print-torch-index:
 	@echo $(TORCH_CPU_INDEX)
 
 clean:
-	rm -rf $(VENV) $(PEER) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
