@@ -167,7 +167,8 @@ def test_a_port_in_use_is_one_sentence(served: Served) -> None:
 
 def test_adapters_are_asked_for_by_name_and_one_makes_room_for_another(served: Served) -> None:
     names = [MODEL, f"{MODEL}:first-lora", f"{MODEL}:second-lora"]
-    assert [model.id for model in served.client.models.list().data] == names
+    # Other tests' adapters of the same base lie in the store too.
+    assert {model.id for model in served.client.models.list().data} >= set(names)
 
     def said(model: str) -> str:
         answer = served.client.completions.create(model=model, prompt="The sea", temperature=0, max_tokens=12)
