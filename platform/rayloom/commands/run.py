@@ -29,14 +29,14 @@ def run(options: argparse.Namespace) -> int:
     log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
     with nullcontext() if options.debug else engines_to(log):
         try:
-            return _run(job, store)
+            return _run(job, store, options.as_stage)
         finally:
             # What workers say while they end belongs into the log too.
             disconnect()
 
 
-def _run(job: Job, store: Store) -> int:
-    if _is_on_cluster():
+def _run(job: Job, store: Store, is_stage: bool) -> int:
+    if _is_on_cluster() and not is_stage:
         from rayloom.submit.run import check_cluster
 
         check_cluster(store)
@@ -45,7 +45,7 @@ def _run(job: Job, store: Store) -> int:
 
         return run_pipeline(job.spec, job, store, load_job, run_job)
     foreground = KINDS[job.spec.kind].foreground
-    if foreground is not None:
+    if foreground is not None and not is_stage:
         imported(foreground)(job.spec, resolve(job, store).parents, job.directory)
         return 0
     artifact, made = run_job(job, store)

@@ -113,7 +113,7 @@ COMMANDS: tuple[Command, ...] = (
         "run",
         "run a job on the Ray cluster at RAY_ADDRESS, or on an embedded one",
         "rayloom.commands.run:run",
-        (_file, _set),
+        (_file, _set, _flag("--as-stage", "as a pipeline does: a serve job is started, checked and shut down")),
     ),
     Command(
         "submit",

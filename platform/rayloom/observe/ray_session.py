@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,8 @@ MAX_OBJECT_STORE_BYTES = 2 * GIB
 OBJECT_STORE_SHARE = 0.2
 WAITING_SLOTS = 6
 """Logical CPUs above the real cores, for actors that mostly wait: controllers, proxies, the actor beside an engine."""
+_WAITING = "rayloom_waiting_slots"
+"""A resource of an embedded cluster that says how many: stages of a pipeline in other processes must know."""
 MAX_TEMPORARY_PATH_BYTES = 44
 """A socket's path holds 107 bytes, of which Ray's session folder and the socket's name take 63."""
 STALE_SECONDS = 60.0
@@ -53,7 +55,7 @@ class Session:
     address: str
     is_embedded: bool
     num_cores: int
-    """Real cores where the cluster is embedded (its logical CPUs are more), else the cluster's CPUs."""
+    """Real cores of an embedded cluster (its logical CPUs are more), also from other processes; else its CPUs."""
 
 
 def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -> Session:
@@ -74,7 +76,7 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
         else:
             _attach(address)
     found = ray.get_runtime_context().gcs_address
-    cores = _usable_cores() if embedded else int(ray.cluster_resources().get("CPU", 1))
+    cores = _usable_cores() if embedded else _cores_of(ray.cluster_resources())
     return Session(found, embedded, cores)
 
 
@@ -108,6 +110,7 @@ def _start_embedded(object_store_bytes: int, dashboard: bool) -> None:
         ray.init(
             address="local",
             num_cpus=_usable_cores() + WAITING_SLOTS,
+            resources={_WAITING: WAITING_SLOTS},
             object_store_memory=object_store_bytes,
             include_dashboard=dashboard,
             _temp_dir=str(folder / "r"),
@@ -160,6 +163,10 @@ def _quiet() -> dict[str, object]:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _cores_of(offered: Mapping[str, float]) -> int:
+    return int(offered.get("CPU", 1) - offered.get(_WAITING, 0))
 
 
 def _object_store_share() -> int:

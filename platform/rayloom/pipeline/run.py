@@ -1,50 +1,151 @@
-"""Runs the stages of a pipeline in the order of their needs; finished results are found in the store."""
+"""Runs the stages of a pipeline as their needs allow; finished results are found in the store."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
 
 from rich.table import Table
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import console, say
+from rayloom.observe.ray_session import connect
 from rayloom.pipeline.graph import LoadJob, StageJob, load_stages
+from rayloom.pipeline.processes import Processes, stage_command
+from rayloom.pipeline.schedule import State, after_error, decide
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
 RunJob = Callable[[Job, Store], tuple[Artifact, bool]]
 
 
-def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:
-    """Runs every stage and prints what was made; returns the exit code.
+class Runner(Protocol):
+    """Where stages run."""
 
-    A stage's error ends the pipeline, naming what is finished: the same command goes on from there.
+    def start(self, item: StageJob) -> None: ...
+
+    def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
+        """At least one stage that is over: its name, its error, and how it stands."""
+
+    def stop(self) -> None: ...
+
+
+def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:
+    """Runs every stage that can run and prints how each ended; returns the exit code.
+
+    Raises the first stage's error after that: the same command goes on from there.
     """
     stages = load_stages(spec, pipeline, load_job)
     started = time.monotonic()
-    results: list[tuple[StageJob, Artifact, bool]] = []
-    for number, item in enumerate(stages, 1):
-        say(f"[{number}/{len(stages)}] {item.stage.name}")
-        try:
-            artifact, made = run_job(item.job, store)
-        except RayloomError:
-            done = ", ".join(finished.stage.name for finished, _, _ in results) or "nothing"
-            say(f"stage {item.stage.name} failed; finished before it: {done}. The same command continues there.")
-            raise
-        results.append((item, artifact, made))
-    console.print(_table(spec, results))
+    states = {item.stage.name: State() for item in stages}
+    runner = _BesideEachOther(store, run_job) if spec.max_parallel_stages > 1 else _OneByOne(store, run_job)
+    error = run_stages(stages, states, runner, spec.max_parallel_stages)
+    console.print(status_table(spec.name, stages, states))
+    if error is not None:
+        say("The same command continues with what is not finished.")
+        raise error
     say(f"{len(stages)} stages in {time.monotonic() - started:.0f} s")
     for line in spec.next_steps:
         say(line)
     return 0
 
 
-def _table(spec: PipelineSpec, results: Sequence[tuple[StageJob, Artifact, bool]]) -> Table:
-    table = Table("stage", "artifact", "", "result", title=spec.name, title_justify="left")
-    for item, artifact, made in results:
-        manifest = artifact.manifest
-        when = f"{manifest.seconds:.0f} s" if made else "reused"
+def run_stages(
+    stages: Sequence[StageJob], states: dict[str, State], runner: Runner, max_parallel: int
+) -> RayloomError | None:
+    """Fills `states` until nothing can run any more; the first error."""
+    by_name = {item.stage.name: item for item in stages}
+    first: RayloomError | None = None
+    num_started = 0
+    try:
+        while True:
+            decision = decide([item.stage for item in stages], states, max_parallel)
+            states.update({name: State("skipped", why=why) for name, why in decision.skip.items()})
+            for name in decision.start:
+                num_started += 1
+                say(f"[{num_started}/{len(stages)}] {name}")
+                states[name] = State("running")
+                runner.start(by_name[name])
+            if not any(state.status == "running" for state in states.values()):
+                return first
+            for name, error, state in runner.ended():
+                states[name] = state
+                first = first or error
+                if error is not None:
+                    say(f"stage {name}: {state.why}")
+    except BaseException:
+        running = [name for name, state in states.items() if state.status == "running"]
+        done = [name for name, state in states.items() if state.status == "finished"]
+        runner.stop()
+        say(f"stage {', '.join(running)} was stopped; finished before it: {', '.join(done) or 'nothing'}")
+        raise
+
+
+def status_table(name: str, stages: Sequence[StageJob], states: Mapping[str, State]) -> Table:
+    """How each stage ended, and why."""
+    table = Table("stage", "artifact", "", "result", title=name, title_justify="left")
+    for item in stages:
+        state = states[item.stage.name]
+        if state.artifact is None:
+            table.add_row(item.stage.name, item.job.spec.name, _WORDS.get(state.status, state.status), state.why)
+            continue
+        manifest = state.artifact.manifest
+        when = f"{manifest.seconds:.0f} s" if state.is_new else "reused"
         table.add_row(item.stage.name, manifest.id, when, manifest.headline)
     return table
+
+
+_WORDS = {"refused": "not good enough"}
+
+
+class _OneByOne:
+    """In this process, one after the other."""
+
+    def __init__(self, store: Store, run_job: RunJob) -> None:
+        self._store, self._run_job = store, run_job
+        self._waiting: list[StageJob] = []
+
+    def start(self, item: StageJob) -> None:
+        self._waiting.append(item)
+
+    def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
+        item = self._waiting.pop(0)
+        try:
+            artifact, is_new = self._run_job(item.job, self._store)
+        except RayloomError as error:
+            yield item.stage.name, error, after_error(error)
+        else:
+            yield item.stage.name, None, State("finished", artifact, is_new)
+
+    def stop(self) -> None:
+        """Nothing runs but the stage that was interrupted."""
+
+
+class _BesideEachOther:
+    """As processes, on the cluster that this process is on."""
+
+    def __init__(self, store: Store, run_job: RunJob) -> None:
+        self._store, self._run_job = store, run_job
+        self._items: dict[str, tuple[StageJob, str]] = {}
+        # Where this command started the cluster, its token stands in the environment, which the processes inherit.
+        self._processes = Processes({"RAY_ADDRESS": connect().address, "RAYLOOM_STORE": store.uri})
+
+    def start(self, item: StageJob) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")  # as manifests write it
+        self._items[item.stage.name] = (item, now)
+        self._processes.start(item.stage.name, stage_command(item.job.file, item.stage.set))
+
+    def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
+        for name, error in self._processes.ended():
+            if error is not None:
+                yield name, error, after_error(error)
+                continue
+            item, started_at = self._items[name]
+            artifact, _ = self._run_job(item.job, self._store)  # finds what the process made
+            yield name, None, State("finished", artifact, artifact.manifest.created_at >= started_at)
+
+    def stop(self) -> None:
+        self._processes.stop()

@@ -26,6 +26,8 @@ class PipelineSpec(JobSpec):
 
     kind: Literal["pipeline"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    max_parallel_stages: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
+    """Stages that do not need each other run beside each other, so many at once, each as a process of its own."""
     next_steps: Annotated[tuple[str, ...], "unfingerprinted"] = ()
     """Lines printed at the end, for the person who ran it."""
 

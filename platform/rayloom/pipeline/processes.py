@@ -1,0 +1,99 @@
+"""Stages beside each other, each a process of its own, so that signal handlers, logs and memory stay apart.
+
+Each is this very command on one job file (`python -m rayloom run FILE --as-stage`), on one Ray cluster that all share.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rayloom.errors import InputError, InterruptedJobError, QualityError, RayloomError, ResourceError, SpecError
+from rayloom.observe.progress import say
+
+BY_EXIT_CODE: dict[int, type[RayloomError]] = {
+    kind.exit_code: kind for kind in (SpecError, InputError, ResourceError, QualityError, InterruptedJobError)
+}
+_ERROR = "error: "
+
+
+def stage_command(file: Path, overrides: Sequence[str]) -> list[str]:
+    """The command of one stage."""
+    words = [sys.executable, "-m", "rayloom", "run", str(file), "--as-stage"]
+    return [*words, *(word for override in overrides for word in ("--set", override))]
+
+
+def error_of(exit_code: int, said: Sequence[str], name: str) -> RayloomError:
+    """The error that a stage's process ended with, as if it had been raised here."""
+    kind = BY_EXIT_CODE.get(exit_code, RayloomError)
+    first = next((number for number, line in enumerate(said) if line.startswith(_ERROR)), None)
+    if first is None:
+        last = said[-1] if said else f"its process ended with {exit_code}"
+        return kind(f"stage {name}: {last}")
+    error = kind(said[first].removeprefix(_ERROR).rstrip("."))
+    for line in said[first + 1 :]:
+        error.add_note(line)
+    return error
+
+
+class Processes:
+    """The stages that run; `ended` gives each when it is over."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**os.environ, **environment}
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._ended: queue.Queue[tuple[str, RayloomError | None]] = queue.Queue()
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        # In a group of its own: of Ctrl-C the parent is told, which passes it on once.
+        process = subprocess.Popen(
+            command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        self._running[name] = process
+        threading.Thread(target=self._listen, args=(name, process), name=f"stage-{name}", daemon=True).start()
+
+    def ended(self) -> Iterator[tuple[str, RayloomError | None]]:
+        """The next stage to end, with its error, and whichever else has ended."""
+        name, error = self._ended.get()
+        while True:
+            self._running.pop(name)
+            yield name, error
+            try:
+                name, error = self._ended.get_nowait()
+            except queue.Empty:
+                return
+
+    def stop(self) -> None:
+        """Lets each save what it has, and waits until all are over; a second Ctrl-C ends them at once."""
+        for process in self._running.values():
+            process.send_signal(signal.SIGTERM)  # which `rayloom` takes like Ctrl-C; a shell may have closed that
+        try:
+            for process in self._running.values():
+                process.wait()
+        except KeyboardInterrupt:
+            for process in self._running.values():
+                process.kill()
+            raise
+
+    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        said = []
+        with process.stdout as lines:
+            for line in lines:
+                said.append(line.rstrip())
+                say(f"{name}: {said[-1]}")
+        code = process.wait()
+        self._ended.put((name, None if code == 0 else error_of(code, said, name)))

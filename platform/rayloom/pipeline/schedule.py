@@ -1,0 +1,71 @@
+"""Which stages of a pipeline may start, and which never will: decisions from the states of all, made nowhere else.
+
+A stage whose result is not good enough (a QualityError: a quality gate that it did not pass) stops what needs it, and
+other branches go on. Any other failure lets nothing new start; what runs is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import QualityError, RayloomError
+from rayloom.specs.pipeline import Stage
+
+Status = Literal["waiting", "running", "finished", "refused", "failed", "skipped"]
+"""refused: its result is not good enough."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How one stage stands."""
+
+    status: Status = "waiting"
+    artifact: Artifact | None = None
+    is_new: bool = False
+    """Made now, not found in the store."""
+    why: str = ""
+    """Of a stage that is refused, failed or skipped."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now; with neither, nor a stage that runs, the pipeline is over."""
+
+    start: list[str] = field(default_factory=list)
+    skip: dict[str, str] = field(default_factory=dict)
+    """Stages that will never run, with the reason."""
+
+
+def decide(stages: Sequence[Stage], states: Mapping[str, State], max_parallel: int) -> Decision:
+    """`stages` stand in an order in which each comes after what it needs."""
+    decision = Decision()
+    failed = next((name for name, state in states.items() if state.status == "failed"), None)
+    room = max_parallel - sum(state.status == "running" for state in states.values())
+    for stage in stages:
+        if states[stage.name].status != "waiting":
+            continue
+        why = _never(stage, states, decision.skip) or (f"not started after {failed} failed" if failed else None)
+        if why is not None:
+            decision.skip[stage.name] = why
+        elif room > len(decision.start) and all(states[need].status == "finished" for need in stage.needs):
+            decision.start.append(stage.name)
+    return decision
+
+
+def after_error(error: RayloomError) -> State:
+    """How a stage stands that ended with an error."""
+    return State("refused" if isinstance(error, QualityError) else "failed", why=str(error).splitlines()[0])
+
+
+def _never(stage: Stage, states: Mapping[str, State], skipped: Mapping[str, str]) -> str | None:
+    """Why a stage cannot run any more, or None."""
+    for need in stage.needs:
+        if need in skipped or states[need].status == "skipped":
+            return f"needs {need}, which was skipped"
+        if states[need].status in ("refused", "failed"):
+            word = "failed" if states[need].status == "failed" else "is not good enough"
+            return f"needs {need}, which {word}"
+    return None
