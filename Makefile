@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean bench-finetune compare-methods lock-cpu lock-gpu print-torch-index clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean bench-finetune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -83,6 +83,15 @@ compare-methods: setup
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup
 	$(BIN)/python cluster/lock.py $*
+
+# Prometheus on loopback for the cluster whose dashboard is on this machine's port 8265; figures for Grafana (cluster/README.md).
+TOKEN_FILE ?= $(HOME)/.ray/auth_token
+MONITOR    := .rayloom/monitoring
+monitor:
+	@command -v prometheus >/dev/null || { echo "Prometheus is not here; on Debian: apt-get install prometheus" >&2; exit 1; }
+	@test -r "$(TOKEN_FILE)" || { echo "No token in $(TOKEN_FILE): name the cluster's with TOKEN_FILE=PATH" >&2; exit 1; }
+	@mkdir -p $(MONITOR) && cp cluster/monitoring/prometheus.yaml $(MONITOR)/ && ln -sfn "$(abspath $(TOKEN_FILE))" $(MONITOR)/token
+	prometheus --config.file=$(MONITOR)/prometheus.yaml --storage.tsdb.path=$(MONITOR)/data --web.listen-address=127.0.0.1:9090
 
 print-torch-index:
 	@echo $(TORCH_CPU_INDEX)

@@ -24,8 +24,10 @@ from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
 from rayloom.data.judging import Judging, JudgingPass
 from rayloom.data.passes import Record, Work, Workers
 from rayloom.data.scratch import Scratch
+from rayloom.data.tally import Tally, by_part
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
+from rayloom.observe.ray_metrics import DataMetrics
 from rayloom.specs.clean import CleanSpec
 
 READER_CPUS = 0.1
@@ -99,11 +101,15 @@ class RayPasses:
             .map(functools.partial(_judge, given), num_cpus=1, concurrency=self.num_cores)
         )
         size_bytes = sum(file.size_bytes for file in given.files)
-        records, rows, started = [], 0, time.monotonic()
+        records, rows, started, metrics = [], 0, time.monotonic(), DataMetrics(self.name)
         with progress(f"{self.name}: reading and judging", size_bytes, "bytes") as bar:
             for record in _results(dataset):
                 records.append(record)
-                rows += sum(record["tally"]["rows_in"].values())
+                tally = Tally.from_json(record["tally"])
+                rows += tally.rows_in.total()
+                metrics.count(
+                    tally.rows_in.total(), record["bytes_read"], by_part(tally.dropped, 1), by_part(tally.bad_rows, 1)
+                )
                 rate = (bar.done + record["bytes_read"]) / (time.monotonic() - started) / 1e6
                 bar.advance(record["bytes_read"], f"{rows:,} rows, {rate:.1f} MB/s")
         return records

@@ -17,6 +17,7 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
+from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.train import TrainSpec
 from rayloom.train.attempts import Attempts
@@ -78,16 +79,22 @@ def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
     workers = job.spec.workers
     say(f"{job.spec.name}: starting {workers.num_workers} workers of {workers.cpus_per_worker} CPUs")
     with progress(f"training {job.spec.name}", job.num_steps, "steps") as bar:
-        shown = TrainingProgress(job, bar)
+        shown, metrics = TrainingProgress(job, bar), TrainingMetrics(job.spec.name)
+
+        def show() -> None:
+            events = ray.get(mailbox.take.remote())
+            shown.show(events)
+            metrics.show(events)
+
         try:
             while fit.is_alive():
                 fit.join(POLL_SECONDS)
-                shown.show(ray.get(mailbox.take.remote()))
+                show()
         except KeyboardInterrupt:
             say(f"{job.spec.name}: stopping after this step, with a checkpoint")
             mailbox.ask_to_stop.remote()
             fit.join(STOP_WITHIN_SECONDS)
-        shown.show(ray.get(mailbox.take.remote()))
+        show()
     ray.kill(mailbox)
     if fit.is_alive():
         raise InterruptedJobError("Training did not stop in time", fix="Run it again; it continues at its checkpoint.")

@@ -1,0 +1,58 @@
+"""Figures of running jobs for Prometheus, which Ray exports beside its own; `run` is the job's name.
+
+Ray puts `ray_` before each name. Speeds are rates of the counters. They are told by the process that follows a job, not
+by its workers, so each figure exists once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+RUN = ("run",)
+
+
+class TrainingMetrics:
+    """A training run's loss and progress, from the events of its log."""
+
+    def __init__(self, run: str) -> None:
+        self._run = {"run": run}
+        self._loss = Gauge("rayloom_training_loss", "Of the last step, in nats a token.", RUN)
+        self._step = Gauge("rayloom_training_step", "The last step.", RUN)
+        self._tokens = Counter("rayloom_training_tokens_total", "Tokens trained on by this process.", RUN)
+        self._bad_steps = Counter("rayloom_training_bad_steps_total", "Steps whose batch was not trained on.", RUN)
+        self._heldout = Gauge("rayloom_heldout_loss", "Of the last measurement, in nats a token.", (*RUN, "rows"))
+
+    def show(self, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "step":
+                self._loss.set(float(event["loss"]), self._run)
+                self._step.set(int(event["step"]), self._run)
+                if event["tokens"]:
+                    self._tokens.inc(int(event["tokens"]), self._run)
+            elif event["event"] == "bad_step":
+                self._bad_steps.inc(1, self._run)
+            elif event["event"] == "heldout":
+                self._heldout.set(float(event["loss"]), {**self._run, "rows": str(event["name"])})
+
+
+class DataMetrics:
+    """Rows that a cleaning job read, and what became of them."""
+
+    def __init__(self, run: str) -> None:
+        self._run = {"run": run}
+        self._rows = Counter("rayloom_data_rows_total", "Rows that could be read.", RUN)
+        self._bytes = Counter("rayloom_data_read_bytes_total", "Bytes of sources read.", RUN)
+        self._dropped = Counter("rayloom_data_dropped_rows_total", "Rows that a rule dropped.", (*RUN, "reason"))
+        self._bad = Counter("rayloom_data_bad_rows_total", "Rows that could not be read.", (*RUN, "reason"))
+
+    def count(self, num_rows: int, num_bytes: int, dropped: Mapping[str, int], bad: Mapping[str, int]) -> None:
+        """What one chunk held; `dropped` and `bad` by reason."""
+        for counter, number in ((self._rows, num_rows), (self._bytes, num_bytes)):
+            if number:
+                counter.inc(number, self._run)
+        for counter, numbers in ((self._dropped, dropped), (self._bad, bad)):
+            for reason, number in numbers.items():
+                counter.inc(number, {**self._run, "reason": reason})
