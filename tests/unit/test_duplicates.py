@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rayloom.data import clusters
 from rayloom.data.folded import Folded
 from rayloom.data.grouping import EDGE, NEIGHBOURS, candidate_pairs, exact_edges
-from rayloom.data.judging import KEY
+from rayloom.data.keys import KEY
 from rayloom.data.minhash import Bands
 from rayloom.data.scratch import receive, send
 from rayloom.data.similarity import is_similar, jaccard

@@ -17,8 +17,10 @@ REMOVED = np.dtype([("id", "<u8"), ("kept", "<u8"), ("is_exact", "u1")])
 _NODE = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4")])
 
 
-def removed(edges: NDArray[Any]) -> NDArray[Any]:
+def removed(edges: NDArray[Any], first_earlier_id: int = 1 << 63) -> NDArray[Any]:
     """What goes, by id. Of each connected cluster the longest document stays, of equally long ones the first.
+
+    Documents from `first_earlier_id` on are of earlier corpora: one of them stays for the new ones, and none goes.
 
     A document is an exact duplicate where the cluster has another with the same exact key that stays or comes before
     it in the order of length and id; the rest are near duplicates.
@@ -28,14 +30,15 @@ def removed(edges: NDArray[Any]) -> NDArray[Any]:
     seconds = np.searchsorted(nodes["id"], edges["second"])
     graph = coo_array((np.ones(len(edges), np.bool_), (firsts, seconds)), shape=(len(nodes), len(nodes)))
     _, cluster = connected_components(graph, directed=False)
-    order = np.lexsort((nodes["id"], -nodes["characters"].astype(np.int64), cluster))
+    is_new = nodes["id"] < np.uint64(first_earlier_id)
+    order = np.lexsort((nodes["id"], -nodes["characters"].astype(np.int64), is_new, cluster))
     ranked, cluster = nodes[order], cluster[order]
     stays = np.append(True, cluster[1:] != cluster[:-1])[: len(ranked)]
     keeper = np.maximum.accumulate(np.where(stays, np.arange(len(ranked)), 0))
     found = np.zeros(len(ranked), REMOVED)
     found["id"], found["kept"] = ranked["id"], ranked["id"][keeper]
     found["is_exact"] = _came_before(cluster, ranked["exact"])
-    found = found[~stays]
+    found = found[~stays & is_new[order]]
     gone: NDArray[Any] = found[np.argsort(found["id"])]
     return gone
 

@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from rayloom.data.documents import read_documents
 from rayloom.data.duplicates import removed_of
 from rayloom.data.ids import place_of
-from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents
+from rayloom.data.judging import EXCERPT_CHARACTERS
 from rayloom.data.staying import Judged
 
 
 def place_in(judged: Judged, document: int) -> dict[str, Any]:
-    """Source, file, row and, of a split row, piece of a document."""
+    """Source, file, row and, of a split row, piece of a document; of an earlier corpus, its name, shard and place."""
     file, row, piece = place_of(document)
+    if file >= len(judged.files):
+        shard = next(one for one in judged.earlier if one.name.file == file)
+        return {"source": shard.corpus, "file": f"{shard.split}/{shard.shard:05d}", "row": row}
     about = judged.files[file]
     place = {"source": judged.spec.sources[about.source].name, "file": about.name, "row": row}
     return place | {"piece": piece} if piece else place

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data import clusters
+from rayloom.data.documents import read_documents
 from rayloom.data.folded import Folded
 from rayloom.data.grouping import EDGE, PAIR, candidate_pairs, edges_between, exact_edges
-from rayloom.data.judging import KEY, read_documents
+from rayloom.data.keys import KEY
 from rayloom.data.scratch import Scratch, receive, send, write_whole
 from rayloom.data.similarity import is_similar
 from rayloom.data.view import is_unspaced
@@ -38,6 +39,12 @@ class DuplicatesPass:
     first_ids: NDArray[np.uint64]
     """The smallest id that can be in each chunk."""
     num_buckets: int
+    first_earlier_id: int = 1 << 63
+    """From here on, documents are of earlier corpora: they stay."""
+
+    @property
+    def has_earlier(self) -> bool:
+        return self.first_earlier_id < 1 << 63
 
     @property
     def buckets(self) -> tuple[str, ...]:
@@ -123,12 +130,14 @@ def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
 def cluster(given: DuplicatesPass) -> dict[str, int]:
     """Decides which document of each cluster stays; leaves what goes in `removed`, by chunk."""
     edges = _load_edges(given.scratch.folder("edges"), given.buckets)
-    removed = clusters.removed(edges)
+    removed = clusters.removed(edges, given.first_earlier_id)
     send(given.scratch.folder("removed"), "all", removed, given.chunk_of(removed["id"]), len(given.chunks))
     keepers = np.unique(removed["kept"])
     send(given.scratch.folder("keepers"), "all", keepers, given.chunk_of(keepers), len(given.chunks))
     exact = int(removed["is_exact"].sum())
-    return {"clusters": len(keepers), "exact_duplicates": exact, "near_duplicates": len(removed) - exact}
+    return {"clusters": len(keepers), "exact_duplicates": exact, "near_duplicates": len(removed) - exact} | (
+        {"duplicates_of_earlier": int((removed["kept"] >= given.first_earlier_id).sum())} if given.has_earlier else {}
+    )
 
 
 def removed_of(given: DuplicatesPass, chunk: int) -> NDArray[Any]:

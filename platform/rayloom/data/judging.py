@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from rayloom.data.chunks import RawChunk
 from rayloom.data.contamination import Passages
+from rayloom.data.documents import write_documents, write_lines
+from rayloom.data.folded import Folded
 from rayloom.data.ids import document_id
 from rayloom.data.inputs import InputFile
 from rayloom.data.judge import Judge, Kept, cleaner_of, judge_of
-from rayloom.data.minhash import Bands
+from rayloom.data.keys import Keys
 from rayloom.data.row import Row
 from rayloom.data.samples import chosen
-from rayloom.data.scratch import Scratch, send, write_whole
+from rayloom.data.scratch import Scratch, write_whole
 from rayloom.data.tally import Tally
 from rayloom.data.verdict import Drop
-from rayloom.specs.clean import CleanSpec, Deduplication
+from rayloom.specs.clean import CleanSpec
 
-KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
-"""What one document says under one key: exact key or band key, and what is needed to judge the pair."""
 EXCERPT_CHARACTERS = 1000
-_DOCUMENTS = pa.schema(
-    [
-        ("id", pa.uint64()), ("text", pa.large_string()), ("split_hash", pa.uint64()), ("label", pa.string()),
-        ("columns", pa.large_string()),
-    ]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,7 @@ class Judging:
             normalisation, rules = spec.normalisation_of(domain), spec.rules_of(domain)
             judge = judge_of(normalisation, rules, given.words.get(domain, ()), passages)
             self._domains[domain] = _Domain(judge, cleaner_of(normalisation, rules))
-        wanted = spec.deduplication
-        self._bands = Bands(wanted.num_bands, wanted.rows_per_band) if wanted and wanted.near_duplicates else None
+        self._keys = Keys(given.scratch, spec.deduplication, given.num_buckets) if spec.deduplication else None
 
     def __call__(self, chunk: RawChunk) -> dict[str, Any]:
         """Leaves the chunk's files in the scratch folder; returns its counts."""
@@ -81,29 +70,12 @@ class Judging:
         domain = self._domains[result.source.domain]
         for row in chunk.rows:
             result.judge_row(row, domain)
-        if self.given.spec.deduplication:
-            self._send_keys(result, self.given.spec.deduplication)
+        if self._keys is not None:
+            self._keys.send(str(chunk.name), result.ids, [kept.text for kept in result.kept], result.folded)
         result.write(place)
         record = result.record()
         write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
         return record
-
-    def _send_keys(self, result: _Result, spec: Deduplication) -> None:
-        exact = result.exact_keys()
-        _send(self.given, "exact", result, exact)
-        if self._bands is not None:
-            keys = np.zeros((len(exact), self._bands.num_bands), KEY)
-            for index, kept in enumerate(result.kept):
-                shingles = kept.folded.shingles(spec.shingle_words)
-                keys[index] = exact[index]
-                keys[index]["key"] = self._bands.keys(shingles)
-                keys[index]["shingles"] = len(shingles)
-            _send(self.given, "bands", result, keys.reshape(-1))
-
-
-def _send(given: JudgingPass, kind: str, result: _Result, records: NDArray[Any]) -> None:
-    buckets = (records["key"] % np.uint64(given.num_buckets)).astype(np.int64)
-    send(given.scratch.folder(kind), str(result.chunk.name), records, buckets, given.num_buckets)
 
 
 class _Result:
@@ -150,20 +122,13 @@ class _Result:
         place = {"source": self.source.name, "file": self.file.name, "row": row}
         return place | {"piece": piece} if piece else place
 
-    def exact_keys(self) -> NDArray[Any]:
-        """One record a kept document, under its exact key."""
-        records = np.zeros(len(self.kept), KEY)
-        digests = np.frombuffer(b"".join(kept.folded.exact_key for kept in self.kept), "<u8").reshape(-1, 2)
-        records["key"], records["exact"] = digests[:, 0], digests[:, 1]
-        records["id"] = np.asarray(self.ids, np.uint64)
-        records["characters"] = [len(kept.text) for kept in self.kept]
-        return records
+    @property
+    def folded(self) -> list[Folded]:
+        return [kept.folded for kept in self.kept]
 
     def write(self, place: Path) -> None:
-        hashes = np.frombuffer(b"".join(kept.folded.exact_key for kept in self.kept), "<u8").reshape(-1, 2)[:, 1]
-        columns = [self.ids, [kept.text for kept in self.kept], hashes, self.labels, self.columns]
-        table = pa.table(dict(zip(_DOCUMENTS.names, columns, strict=True)), schema=_DOCUMENTS)
-        write_table(place / f"{self.chunk.name}.arrow", table)
+        texts = [kept.text for kept in self.kept]
+        write_documents(place / f"{self.chunk.name}.arrow", self.ids, texts, self.folded, self.labels, self.columns)
         write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
         write_lines(place / f"{self.chunk.name}.hits.jsonl", self.hits)
         write_lines(place / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
@@ -182,34 +147,3 @@ class _Result:
             "num_kept": len(self.kept),
             "first_bad": [f"{self.file.name} row {row.number}: {row.reason}, {row.detail}" for row in first_bad],
         }
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """One Arrow file, compressed, with small batches so that a reader holds little."""
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-
-    def write(file: Any) -> None:
-        with pa.ipc.new_file(file, table.schema, options=options) as writer:
-            writer.write_table(table, max_chunksize=1024)
-
-    write_whole(path, write)
-
-
-def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """`id`, `text`, `split_hash` and the `further` columns (`label`, `columns`), batch after batch."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        for index in range(reader.num_record_batches):
-            batch = reader.get_batch(index)
-            yield {
-                "id": batch.column("id").to_numpy(),
-                "text": batch.column("text").to_pylist(),
-                "split_hash": batch.column("split_hash").to_numpy(),
-                **{name: batch.column(name).to_pylist() for name in further},
-            }
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """JSON lines; nothing where there are none."""
-    if rows:
-        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))

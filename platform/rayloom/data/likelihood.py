@@ -23,8 +23,9 @@ from tokenizers import Tokenizer
 
 from rayloom.data import cuts
 from rayloom.data.cuts import EVERYTHING, Each, Ranking, ranked
+from rayloom.data.documents import read_documents, write_lines
 from rayloom.data.duplicate_rejects import place_in
-from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents, write_lines
+from rayloom.data.judging import EXCERPT_CHARACTERS
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import write_whole
 from rayloom.data.staying import Judged

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from rayloom.data import cuts
 from rayloom.data.cuts import Each, Ranking, is_below, ranked, shuffled
+from rayloom.data.documents import read_documents, write_lines
 from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
-from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents, write_lines
+from rayloom.data.judging import EXCERPT_CHARACTERS
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import write_whole
 from rayloom.data.staying import Judged

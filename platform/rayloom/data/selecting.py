@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rayloom.data import cuts
 from rayloom.data.cuts import Cut, Each, Ranking, is_below, ranked, shuffled
+from rayloom.data.documents import write_lines
 from rayloom.data.duplicate_rejects import place_in
-from rayloom.data.judging import write_lines
 from rayloom.data.mixing import Supply, settled
 from rayloom.data.scratch import write_whole
 from rayloom.data.tokenising import SPLITS, TOKENISED, Split, TokenisingPass, count

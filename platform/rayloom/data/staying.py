@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.duplicates import DuplicatesPass, removed_of
+from rayloom.data.earlier import EarlierPiece
 from rayloom.data.inputs import InputFile
 from rayloom.data.scratch import Scratch
 from rayloom.data.tally import Tally
@@ -33,6 +34,8 @@ class Judged:
     """None where duplicates are kept."""
     found: dict[str, int] = field(default_factory=dict)
     """Numbers of candidate pairs, duplicates and clusters."""
+    earlier: tuple[EarlierPiece, ...] = ()
+    """Of earlier corpora, against which this one is compared."""
     num_unlikely: int | None = None
     """Documents outside the limits of perplexity; None where nobody asked."""
 

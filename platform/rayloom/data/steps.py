@@ -11,9 +11,10 @@ import numpy as np
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
-from rayloom.data import contamination, corpus, duplicates, evidence, likelihood, row_files
+from rayloom.data import contamination, corpus, duplicates, earlier, evidence, likelihood, row_files
 from rayloom.data.contamination import EvaluationFile
 from rayloom.data.duplicates import DuplicatesPass
+from rayloom.data.earlier import earlier_pieces
 from rayloom.data.inputs import InputFile
 from rayloom.data.judging import JudgingPass
 from rayloom.data.likelihood import Scorer, ScoringPass
@@ -22,7 +23,7 @@ from rayloom.data.scratch import Scratch
 from rayloom.data.staying import Judged
 from rayloom.data.tally import Tally
 from rayloom.data.word_lists import listed_words
-from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean import CleanSpec, Deduplication
 from rayloom.specs.clean_output import TokensOutput
 
 BYTES_PER_BUCKET = 256 << 20
@@ -37,7 +38,8 @@ def clean(
     size_bytes = sum(file.size_bytes for file in files)
     num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
     given = JudgingPass(spec, files, scratch, num_buckets, listed_words(spec, build.parents))
-    judged = _deduplicated(spec, _judged(given, passes), passes)
+    judged = replace(_judged(given, passes), earlier=earlier_pieces(spec, build.parents, len(files)))
+    judged = _deduplicated(spec, judged, passes)
     judged = _sifted(judged, build, passes)
     make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
     numbers = make(judged, build, passes)
@@ -99,15 +101,31 @@ def _judged(given: JudgingPass, passes: Passes) -> Judged:
     return Judged(spec, given.files, given.scratch, chunks, first_ids, given.num_buckets, tally)
 
 
+def _compared(spec: Deduplication, judged: Judged) -> DuplicatesPass:
+    """New chunks, and behind them those of earlier corpora."""
+    if not judged.earlier:
+        return DuplicatesPass(spec, judged.scratch, judged.chunks, judged.first_ids, judged.num_buckets)
+    chunks = (*judged.chunks, *(str(piece.name) for piece in judged.earlier))
+    earlier_ids = np.asarray([piece.first_id for piece in judged.earlier], np.uint64)
+    first_ids = np.concatenate([judged.first_ids, earlier_ids])
+    return DuplicatesPass(spec, judged.scratch, chunks, first_ids, judged.num_buckets, judged.earlier[0].first_id)
+
+
 def _deduplicated(spec: CleanSpec, judged: Judged, passes: Passes) -> Judged:
     wanted = spec.deduplication
     if wanted is None:
         return judged
-    given = DuplicatesPass(wanted, judged.scratch, judged.chunks, judged.first_ids, judged.num_buckets)
+    given = _compared(wanted, judged)
 
     def work() -> list[Record]:
         buckets, chunks = range(given.num_buckets), range(len(given.chunks))
-        records = passes.each("grouping", buckets, functools.partial(duplicates.group, given))
+        pieces = judged.earlier
+
+        def read_back(piece: int) -> Record:
+            return earlier.read_back(wanted, judged.scratch, judged.num_buckets, pieces[piece])
+
+        records = passes.each("reading earlier corpora", range(len(pieces)), read_back)
+        records += passes.each("grouping", buckets, functools.partial(duplicates.group, given))
         if wanted.near_duplicates:
             records += passes.each("fetching", chunks, functools.partial(duplicates.fetch, given))
             records += passes.each("verifying", buckets, functools.partial(duplicates.verify, given))

@@ -14,9 +14,10 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rayloom.data.documents import read_documents, write_lines
 from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
 from rayloom.data.encoding import Encoder, fitted
-from rayloom.data.judging import EXCERPT_CHARACTERS, read_documents, write_lines
+from rayloom.data.judging import EXCERPT_CHARACTERS
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, write_whole
 from rayloom.data.staying import Judged

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rayloom.data.documents import read_documents
 from rayloom.data.duplicates import DuplicatesPass, keepers_of, removed_of
-from rayloom.data.judging import read_documents
 from rayloom.data.scratch import receive, send
 
 MEMBER = np.dtype([("cluster", "<u8"), ("id", "<u8"), ("label", "<u4")])

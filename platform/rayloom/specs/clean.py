@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, ModelRef, Name, Share, Spec
+from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, Share, Spec
 from rayloom.specs.clean_output import RowsOutput, TokensOutput
 from rayloom.specs.rules import Rules
 from rayloom.specs.text_sources import DocumentFiles, TextSource
@@ -30,6 +30,8 @@ class Deduplication(Spec):
     stays, of equally long ones the first.
     """
 
+    against: tuple[CorpusRef, ...] = ()
+    """Earlier corpora: what is in one of them goes, as a duplicate of it. So a corpus can grow in steps."""
     near_duplicates: bool = True
     similarity_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Jaccard similarity of two sets of shingles, computed exactly on every candidate pair."""
