@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayloom.artifacts.build import ResolvedJob, build, check_content
+from rayloom.artifacts.files_in_place import files_in_place, stamp_of_files
 from rayloom.artifacts.manifest import stamp_of_path
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
 from rayloom.specs.base import JobSpec, Reference, references
+from rayloom.specs.clean import CleanSpec
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec
 from rayloom.specs.load import Job, load
+from rayloom.specs.text_sources import DocumentFiles
 from rayloom.specs.train import TrainSpec
 
 
@@ -55,10 +58,23 @@ def run(job: Job, store: Store) -> tuple[Artifact, bool]:
 
 def _outside(job: Job) -> dict[str, str]:
     """Stamps of what a job reads that is no artifact: a folder that changed is imported again."""
+    if isinstance(job.spec, CleanSpec):
+        return _in_place(job.spec)
     if not isinstance(job.spec, ImportSpec) or not isinstance(job.spec.source, FolderSource):
         return {}
     path = (job.directory / Path(job.spec.source.path).expanduser()).resolve()
     return {"source.path": stamp_of_path(path)} if path.exists() else {}
+
+
+def _in_place(spec: CleanSpec) -> dict[str, str]:
+    evaluation = spec.decontamination.against if spec.decontamination is not None else ()
+    named: dict[str, DocumentFiles] = {f"sources.{number}": source for number, source in enumerate(spec.sources)}
+    named |= {f"decontamination.against.{number}": one for number, one in enumerate(evaluation)}
+    return {
+        f"{path}.uri": stamp_of_files(files_in_place(one.uri, one.files))
+        for path, one in named.items()
+        if one.uri is not None
+    }
 
 
 def _find(reference: Reference, job: Job, store: Store, fetch: bool) -> Artifact:

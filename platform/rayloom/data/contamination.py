@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scrat
 
 
 def _texts(source: DocumentFiles, file: EvaluationFile) -> Iterator[str | None]:
-    with closing(Input(Path(file.path))) as opened:
+    with closing(Input(file.path)) as opened:
         for row in rows_of(source, opened, f"{source.name}: {file.name}", MAX_ROW_BYTES):
             yield None if isinstance(row, BadRow) else row.text
 

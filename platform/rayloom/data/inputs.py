@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.files_in_place import files_in_place
 from rayloom.artifacts.store import Artifact
 from rayloom.data.chunks import RawChunk, chunked
 from rayloom.data.opened import Input
 from rayloom.data.row import BadRow, Row
 from rayloom.data.rows import rows_of
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.text_sources import TextSource
+from rayloom.specs.text_sources import DocumentFiles, TextSource
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,19 @@ def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[Input
     """
     found: list[InputFile] = []
     for index, source in enumerate(spec.sources):
-        folder = parents[f"sources.{index}.dataset"].path
-        for path in matching_files(folder, source.files):
-            name = path.relative_to(folder).as_posix()
-            found.append(InputFile(len(found), index, str(path), name, path.stat().st_size))
+        for path, name, size_bytes in files_of(source, parents.get(f"sources.{index}.dataset")):
+            found.append(InputFile(len(found), index, path, name, size_bytes))
     return tuple(found)
+
+
+def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[str, str, int]]:
+    """Path or URI, name and bytes of each file, by name."""
+    if source.uri is not None:
+        for file in files_in_place(source.uri, source.files):
+            yield file.uri, file.name, file.size_bytes
+    elif dataset is not None:
+        for path in matching_files(dataset.path, source.files):
+            yield str(path), path.relative_to(dataset.path).as_posix(), path.stat().st_size
 
 
 def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
@@ -58,7 +66,7 @@ def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChun
     for file in files:
         if left is not None and left <= 0:
             return
-        opened = Input(Path(file.path))
+        opened = Input(file.path)
         before = 0
         try:
             for chunk in chunked(_first(_rows(source, opened, file, spec), left), file.number, spec.chunk_bytes):

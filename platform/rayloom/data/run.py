@@ -27,4 +27,5 @@ def run(spec: CleanSpec, build: Build) -> Outcome:
     for line in evidence.lines(numbers):
         say(line)
     numbers |= {"seconds": passes.seconds, "input_bytes": sum(file.size_bytes for file in files)}
-    return Outcome(evidence.content(spec), numbers, headline=evidence.headline(numbers))
+    licences = tuple(sorted({source.licence for source in spec.sources if source.licence is not None}))
+    return Outcome(evidence.content(spec), numbers, licences, headline=evidence.headline(numbers))

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from rayloom.artifacts.build import Build
-from rayloom.artifacts.files import matching_files
 from rayloom.data import contamination, corpus, duplicates, earlier, evidence, likelihood, row_files
 from rayloom.data.contamination import EvaluationFile
 from rayloom.data.duplicates import DuplicatesPass
 from rayloom.data.earlier import earlier_pieces
-from rayloom.data.inputs import InputFile
+from rayloom.data.inputs import InputFile, files_of
 from rayloom.data.judging import JudgingPass
 from rayloom.data.likelihood import Scorer, ScoringPass
 from rayloom.data.passes import Passes, Record, Workers
@@ -55,8 +54,8 @@ def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes)
         return {}
     files = []
     for number, one in enumerate(wanted.against):
-        folder = build.parents[f"decontamination.against.{number}.dataset"].path
-        files += [EvaluationFile(number, str(path), path.name) for path in matching_files(folder, one.files)]
+        there = files_of(one, build.parents.get(f"decontamination.against.{number}.dataset"))
+        files += [EvaluationFile(number, path, name) for path, name, _ in there]
 
     def work() -> list[Record]:
         return passes.each("reading evaluation sets", [0], lambda _: contamination.build(wanted, files, scratch))

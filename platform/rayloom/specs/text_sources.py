@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rayloom.specs.base import DatasetRef, Name, Spec
+from rayloom.specs.base import DatasetRef, Name, Rule, Spec
 
 
 class Columns(Spec):
@@ -73,15 +73,32 @@ class PlainText(Spec):
     """What one document is; paragraphs are set apart by empty lines."""
 
 
+Uri = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9+]+://"), Rule("must be a URI such as s3://bucket/folder or https://…")
+]
+
+
 class DocumentFiles(Spec):
     """Files of one format, and what they are called."""
 
     name: Name
-    dataset: DatasetRef
-    """An imported data set, or a folder's path."""
+    dataset: DatasetRef | None = None
+    """An imported data set, or a folder's path, which is imported first."""
+    uri: Uri | None = None
+    """In place of `dataset`: a file or folder on any file system that fsspec knows, read where it lies."""
+    licence: str | None = None
+    """Of what lies at `uri`; a data set brings its own."""
     files: str = "**"
     """Glob pattern of the files inside it."""
     format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.dataset is None) == (self.uri is None):
+            raise ValueError("needs either a dataset or a uri")
+        if self.dataset is not None and self.licence is not None:
+            raise ValueError("a data set brings its own licence; licence belongs to a uri")
+        return self
 
 
 class TextSource(DocumentFiles):

@@ -1,0 +1,89 @@
+"""Files that are read where they lie, on any file system that fsspec knows: s3://, gs://, https://, zip://…::, file://.
+
+Credentials and endpoints come from where each file system looks for them (for s3: AWS_* variables, ~/.aws).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+import fsspec
+
+from rayloom.artifacts.files import matches
+from rayloom.errors import InputError
+
+_SIGNS = (
+    "ETag", "etag", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time", "created",
+)  # fmt: skip
+"""What file systems call a sign that a file is another one than before, the surest first."""
+FIX = "Check the URI, the network and the credentials (of s3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
+
+
+@dataclass(frozen=True)
+class FileInPlace:
+    """One file."""
+
+    uri: str
+    name: str
+    """Relative to the folder that was named."""
+    size_bytes: int
+    """0 where the file system does not say."""
+    stamp: str
+    """Another one where the file has changed, as far as the file system tells."""
+
+
+def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
+    """The file that a URI names, or the files below it that fit the pattern, by name.
+
+    Raises InputError where there is none, or where the place cannot be reached.
+    """
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        found: dict[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
+        # A listing need not say how large files are (a web server's does not).
+        found = {path: filesystem.info(path) if facts.get("size") is None else facts for path, facts in found.items()}
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"This place cannot be read: {error}", where=uri, fix=FIX) from None
+    root = root.rstrip("/")
+    named = {path: (path.removeprefix(root).strip("/") or path.rsplit("/", 1)[-1], found[path]) for path in found}
+    fitting = {path: about for path, about in named.items() if path.rstrip("/") == root or matches(about[0], pattern)}
+    if not fitting:
+        known = ", ".join(sorted(name for name, _ in named.values())[:8]) or "no file at all"
+        raise InputError(f"No file fits {pattern!r}", where=uri, fix=f"There is: {known}.")
+    return [
+        FileInPlace(_uri_of(uri, path), name, int(facts.get("size") or 0), _stamp(facts))
+        for path, (name, facts) in sorted(fitting.items(), key=lambda item: item[1][0])
+    ]
+
+
+def _uri_of(root: str, path: str) -> str:
+    """Of a file below a URI; what stands behind `::` holds the first file system."""
+    if "://" in path:
+        return path
+    first, chain, rest = root.partition("::")
+    protocol = first.partition("://")[0] if "://" in first else "file"
+    return f"{protocol}://{path}{chain}{rest}"
+
+
+def _stamp(facts: Mapping[str, Any]) -> str:
+    sign = next((str(facts[name]) for name in _SIGNS if facts.get(name) is not None), "")
+    return f"{facts.get('size')} {sign}"
+
+
+def stamp_of_files(files: Iterable[FileInPlace]) -> str:
+    """SHA-256 over names, sizes and signs of change."""
+    lines = [f"{file.name}\0{file.stamp}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def open_in_place(uri: str) -> tuple[IO[bytes], fsspec.AbstractFileSystem]:
+    """The file's bytes, fetched as they are read, and the file system, which must live as long as they are read: with
+    an archive's goes the archive. Raises InputError where the file cannot be opened."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem.open(path, "rb"), filesystem
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"A source file cannot be read: {error}", where=uri, fix=FIX) from None
