@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,10 @@ def _spec(limit: int | None) -> CleanSpec:
 def test_a_limit_takes_the_first_documents_over_all_files(tmp_path: Path) -> None:
     files = [InputFile(n, 0, str(_file(tmp_path, f"a{n}\nb{n}\nc{n}\n", f"{n}.txt")), f"{n}.txt", 9) for n in range(3)]
     assert [len(job) for job in reading_jobs(_spec(4), files)] == [3]
-    assert [len(job) for job in reading_jobs(_spec(None), files)] == [1, 1, 1]
+    assert [len(job) for job in reading_jobs(_spec(None), files)] == [3]  # small files are read together
+    large = [replace(file, size_bytes=size) for file, size in zip(files, (3 << 20, 2 << 20, 1 << 20), strict=True)]
+    assert [len(job) for job in reading_jobs(_spec(None), large)] == [1, 2]
+    assert [len(job) for job in reading_jobs(_spec(None), [replace(file, size_bytes=0) for file in files])] == [1, 1, 1]
     texts = [row.text.strip() for chunk in read_chunks(_spec(4), files) for row in chunk.rows]
     assert texts == ["a0", "b0", "c0", "a1"]
     assert sum(chunk.bytes_read for chunk in read_chunks(_spec(None), files)) == 27

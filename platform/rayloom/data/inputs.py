@@ -51,12 +51,19 @@ def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[
 
 
 def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
-    """What one reading task reads: a file; where only the first documents count, all files of the source."""
-    jobs: dict[tuple[int, int], list[InputFile]] = {}
+    """What one reading task reads: a file, or small files of a source up to one chunk's bytes; where only the first
+    documents count, all files of the source."""
+    jobs: list[list[InputFile]] = []
+    size_bytes = 0
     for file in files:
         is_limited = spec.sources[file.source].limit_documents is not None
-        jobs.setdefault((file.source, -1 if is_limited else file.number), []).append(file)
-    return list(jobs.values())
+        has_room = is_limited or 0 < file.size_bytes <= spec.chunk_bytes - size_bytes
+        if not jobs or jobs[-1][0].source != file.source or not has_room:
+            jobs.append([])
+            size_bytes = 0
+        jobs[-1].append(file)
+        size_bytes += file.size_bytes
+    return jobs
 
 
 def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChunk]:

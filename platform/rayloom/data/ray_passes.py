@@ -30,6 +30,8 @@ from rayloom.observe.progress import progress
 from rayloom.observe.ray_metrics import DataMetrics
 from rayloom.specs.clean import CleanSpec
 
+MAX_TASKS = 1024
+"""Of one pass; from so many chunks or buckets on, a task does several."""
 READER_CPUS = 0.1
 """A reader mostly waits for those who judge; a share of its own also keeps Ray from running both in one task."""
 
@@ -119,7 +121,9 @@ class RayPasses:
 
 
 def _numbers(items: Sequence[int]) -> ray.data.Dataset:
-    return ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    # A corpus of many small files has many small chunks: a task for each would take longer than its work.
+    num_blocks = min(len(items), MAX_TASKS)
+    return ray.data.from_items([{"item": item} for item in items], override_num_blocks=num_blocks)
 
 
 class _Worker:
