@@ -131,7 +131,7 @@ def _source(manifest: Manifest) -> str:
     source = manifest.spec.get("source") if manifest.kind == "import" else None
     if not isinstance(source, dict):
         return ""
-    if source.get("type") == "package":
+    if source.get("type") in ("package", "npm"):
         return f"package {source.get('package')} {source.get('version')}"
     if source.get("type") == "hub":
         return f"hf://{source.get('repository')}@{source.get('revision')}"

