@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_for_tests import Served, free_port, running, write_job
+from service_for_tests import Served, free_port, served_by, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
-from rayloom.serve import keys
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 
@@ -46,7 +45,7 @@ def served(
     job = write_job(
         folder,
         port,
-        {},
+        {"tool_parser": "hermes"},
         model={
             "adapters": {"max_loaded": 1, "max_at_once": 1, "max_rank": 8},
             "autoscaling": {"target_ongoing_requests": 4, "max_ongoing_requests": 24, "max_queued_requests": 32},
@@ -54,9 +53,8 @@ def served(
         chat_page=True,
         doors={"keys_required": True, "max_request_bytes": 20_000},
     )
-    _, key = keys.create(shared_store, "tests")
-    with running(job, port, shared_store) as service:
-        yield Served(service, shared_store, key)
+    with served_by(job, port, shared_store) as found:
+        yield found
 
 
 def _strengthened(folder: Path) -> None:

@@ -21,6 +21,7 @@ import yaml
 from openai import OpenAI
 
 from rayloom.artifacts.store import Store
+from rayloom.serve import keys
 
 UP_WITHIN_SECONDS = 300.0
 MODEL = "smollm"
@@ -45,6 +46,7 @@ class Running:
         return self.job.with_suffix(".txt").read_text(encoding="utf-8")
 
     def client(self, key: str) -> OpenAI:
+        """To be closed."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -136,10 +138,7 @@ class Served:
     running: Running
     store: Store
     key: str
-
-    @property
-    def client(self) -> OpenAI:
-        return self.running.client(self.key)
+    client: OpenAI
 
     @property
     def headers(self) -> dict[str, str]:
@@ -153,3 +152,11 @@ class Served:
     def post(self, body: bytes) -> httpx.Response:
         url = f"{self.running.url}/v1/chat/completions"
         return httpx.post(url, content=body, headers=self.headers, timeout=60)
+
+
+@contextmanager
+def served_by(job: Path, port: int, store: Store) -> Iterator[Served]:
+    """The running service of a job file with a key to it."""
+    _, key = keys.create(store, "tests")
+    with running(job, port, store) as service, service.client(key) as client:
+        yield Served(service, store, key, client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,29 @@ def test_an_answer_keeps_to_a_json_schema(served: Served) -> None:
     assert isinstance(place["is_capital"], bool)
 
 
+def test_a_tool_is_called_with_what_its_schema_wants(served: Served) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    answer = served.client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "How is the weather in Paris?"}],
+        tools=[tool],  # type: ignore[list-item]
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=64,
+    )
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert "city" in call.function.arguments
+
+
 # -- doors -------------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_key_nothing_opens_but_health(served: Served) -> None:
-    with pytest.raises(AuthenticationError, match="not valid"):
-        served.running.client("none").models.list()
+    with served.running.client("none") as stranger, pytest.raises(AuthenticationError, match="not valid"):
+        stranger.models.list()
     assert httpx.get(f"{served.running.url}/v1/models").status_code == 401
     assert httpx.get(f"{served.running.url}/health").status_code == 200
 
@@ -89,9 +107,9 @@ def test_a_new_key_opens_and_a_revoked_one_soon_does_not(served: Served) -> None
 def test_a_keys_limit_is_a_429_with_a_time_to_come_back(served: Served) -> None:
     _, few = keys.create(served.store, "few", requests_per_minute=2)
     until(lambda: _opens(served, few))
-    with pytest.raises(RateLimitError) as refused:
+    with served.running.client(few) as client, pytest.raises(RateLimitError) as refused:
         for _ in range(3):
-            served.running.client(few).models.list()
+            client.models.list()
     assert int(refused.value.response.headers["retry-after"]) >= 1
 
 
@@ -183,3 +201,27 @@ def test_adapters_are_asked_for_by_name_and_one_makes_room_for_another(served: S
 def test_what_is_no_adapter_of_the_model_is_a_404(served: Served, adapter: str) -> None:
     with pytest.raises(NotFoundError):
         served.client.completions.create(model=f"{MODEL}:{adapter}", prompt="Hello", max_tokens=1)
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_dashboard_draws_what_the_service_shows_prometheus(served: Served) -> None:
+    """Every metric of Rayloom's and of the engine's that the dashboard names is exported, by model and adapter."""
+    found = re.search(r"http://\S+/metrics", served.running.said)
+    assert found is not None
+    text = (ROOT / "cluster" / "grafana" / "serving.json").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"ray_(?:rayloom|vllm|serve)_\w+", text))
+    assert len(drawn) > 10
+    served.client.completions.create(model=f"{MODEL}:first-lora", prompt="Hello", max_tokens=1)
+    wanted = {f"\n{name}{{" for name in drawn} | {'adapter="first-lora"', f'model="{MODEL}"'}
+    seen: set[str] = set()
+
+    def are_all_seen() -> bool:
+        """Asks too: figures of an engine at rest are not shown, and a cache has hits only from the second time on."""
+        served.client.completions.create(model=MODEL, prompt="word " * 300, max_tokens=1)
+        shown = httpx.get(found[0], timeout=30).text
+        seen.update(text for text in wanted if text in shown)
+        return seen == wanted
+
+    until(are_all_seen, 120)

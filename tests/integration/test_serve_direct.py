@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from service_for_tests import MODEL, Served, free_port, running, write_job
+from service_for_tests import MODEL, Served, free_port, served_by, write_job
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve import keys
 
 pytestmark = pytest.mark.full
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -30,9 +30,8 @@ def direct(smollm2: Artifact, shared_store: Store, tmp_path_factory: pytest.Temp
         doors={"keys_required": True},
         profile="direct",
     )
-    _, key = keys.create(shared_store, "direct tests")
-    with running(job, port, shared_store) as service:
-        yield Served(service, shared_store, key)
+    with served_by(job, port, shared_store) as found:
+        yield found
 
 
 def test_it_answers_and_streams(direct: Served) -> None:
@@ -47,6 +46,18 @@ def test_it_answers_and_streams(direct: Served) -> None:
 def test_its_doors_are_closed_without_a_key(direct: Served) -> None:
     assert httpx.get(f"{direct.running.url}/v1/models").status_code == 401
     assert direct.post(b"{").json()["error"]["code"] == "invalid_json"
+
+
+def test_guessed_tokens_keep_to_a_json_schema(direct: Served) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+    answer = direct.client.chat.completions.create(
+        model=MODEL,
+        messages=FRANCE,  # type: ignore[arg-type]
+        temperature=0,
+        max_tokens=64,
+        response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": schema}},  # type: ignore[arg-type]
+    )
+    assert "city" in json.loads(str(answer.choices[0].message.content))
 
 
 def test_more_than_it_may_hold_is_a_429(direct: Served) -> None:

@@ -221,6 +221,32 @@ def test_a_deadline_ends_requests_that_have_not_begun_and_those_that_have() -> N
     assert "deadline_exceeded" in cut.text
 
 
+@pytest.mark.parametrize(("field", "value"), [("messages", 3), ("structured_outputs", "x"), ("tools", {})])
+def test_what_the_engine_would_stumble_over_is_a_400(field: str, value: Any) -> None:
+    backend = Scripted([whole])
+    response = ask({"m": backend}, "POST", "/v1/chat/completions", json={"model": "m", field: value})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+    assert backend.num_calls == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_let_in"),
+    [
+        ({"n": 3}, True),
+        ({"n": 4}, False),
+        ({"prompt": ["a"] * 3}, True),
+        ({"prompt": [[1], [2]], "n": 2}, False),
+        ({"prompt": [1, 2, 3, 4, 5]}, True),
+        ({"n": "many"}, True),
+    ],
+)
+def test_one_request_wants_so_many_answers_at_most(asked: dict[str, Any], is_let_in: bool) -> None:
+    backend = Scripted([whole])
+    response = ask(gateway({"m": backend}, max_answers=3), "POST", "/v1/completions", json={"model": "m"} | asked)
+    assert response.status_code == (200 if is_let_in else 400)
+    assert backend.num_calls == is_let_in
+
+
 async def broken() -> AsyncGenerator[bytes, None]:
     yield HEAD
     raise ValueError("a defect")

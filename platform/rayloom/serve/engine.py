@@ -61,7 +61,9 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
     if engine.kv_cache.precision == "fp8":
         arguments["kv_cache_dtype"] = "fp8"
     if engine.tool_parser is not None:
-        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_parser}
+        # By itself vLLM lets a call's arguments be any JSON where the tool does not say `strict`.
+        strict = {"tool_strict_level": "parameter"}
+        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_parser, **strict}
     if engine.speculation is not None:
         arguments["speculative_config"] = {
             "method": engine.speculation.type,

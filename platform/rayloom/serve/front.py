@@ -129,7 +129,9 @@ def gateway_of(
     doors, per_minute = settings.doors, settings.doors.requests_per_minute
     share = None if per_minute is None else max(1, per_minute // settings.num_gateways)
     ring = _StoredKeys(Store(settings.store_uri), settings.keys_folder).ring if doors.keys_required else None
-    limits = Limits(doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts)
+    limits = Limits(
+        doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts, doors.max_answers_per_request
+    )
     page = Page(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
     return Gateway(routes, Doors(ring, share), limits, _recorder(settings), is_ready, page)
 

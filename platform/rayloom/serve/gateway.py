@@ -37,6 +37,10 @@ MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}
 )
 MAX_NAME_CHARACTERS = 128
+SHAPES: dict[str, type] = {
+    "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
+}  # fmt: skip
+"""Fields that vLLM 0.32 looks into before it has checked what they are; its answer would be a 500."""
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered without a key, for whatever watches over the service."""
 
@@ -51,6 +55,7 @@ class Limits:
     max_request_bytes: int
     deadline_seconds: float
     log_prompts: bool = False
+    max_answers: int = 128
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,9 @@ class Gateway:
         if self._limits.log_prompts:
             record.prompt = body.decode("utf-8", "replace")
         asked = _parsed(body)
+        if _num_answers(asked) > self._limits.max_answers:
+            text = f"A request may ask for {self._limits.max_answers} answers at most (prompts times `n`)."
+            raise Refusal(400, text, code="too_many_answers", param="n")
         record.model = asked["model"][:MAX_NAME_CHARACTERS]
         target = await self.routes.find(asked["model"])
         record.served_by, _, record.adapter = record.model.partition(":")
@@ -186,7 +194,20 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         text = "`model` must name a model; GET /v1/models lists them."
         raise Refusal(400, text, code="missing_model", param="model")
+    for name, kind in SHAPES.items():
+        if not isinstance(request.get(name), kind | None):
+            wanted = "an object" if kind is dict else "a list"
+            raise Refusal(400, f"`{name}` must be {wanted}.", code="wrong_type", param=name)
     return request
+
+
+def _num_answers(asked: Mapping[str, Any]) -> int:
+    """Answers that a request wants, where it says so plainly; what is no number is the engine's to refuse."""
+    prompts, each = asked.get("prompt"), asked.get("n")
+    num_prompts = 1
+    if isinstance(prompts, list) and any(isinstance(prompt, str | list) for prompt in prompts):
+        num_prompts = len(prompts)
+    return num_prompts * (each if isinstance(each, int) else 1)
 
 
 def _card(name: str) -> dict[str, Any]:

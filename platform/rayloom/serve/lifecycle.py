@@ -46,22 +46,25 @@ class Service:
     """Of each model, with the share of the requests that each gets."""
     seconds_to_start: float = 0.0
 
+    def replicas_by_version(self) -> dict[str, int]:
+        """How many replicas of each version, by its application's name, run now."""
+        names = [version.application for running in self.versions.values() for version, _ in running]
+        return dict.fromkeys(names, 0) | {name: state.num_replicas for name, state in app.progress_of(names).items()}
+
     def replicas(self) -> dict[str, int]:
         """How many replicas of each model run now."""
-        names = {version.application: model for model, running in self.versions.items() for version, _ in running}
-        found = dict.fromkeys(self.versions, 0)
-        for application, state in app.progress_of(names).items():
-            found[names[application]] += state.num_replicas
-        return found
+        now = self.replicas_by_version()
+        return {model: sum(now[v.application] for v, _ in running) for model, running in self.versions.items()}
 
-    def described(self, replicas: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    def described(self) -> dict[str, list[dict[str, Any]]]:
         """Each model's versions, for people."""
+        now = self.replicas_by_version()
         return {
             model: [
                 {
                     "artifact": f"{version.engine.artifact_name}@{version.engine.artifact_version}",
                     "share": share,
-                    "replicas": replicas.get(model, 0),
+                    "replicas": now[version.application],
                 }
                 for version, share in running
             ]

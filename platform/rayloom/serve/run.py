@@ -93,16 +93,17 @@ def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None
     last_id = seen.id if seen else ""
     answered = desk.State(service.spec.name, service.url, 0.0, {})
     while not stopped.is_set():
-        now = service.replicas()
-        for model, count in now.items():
-            if shown.get(model, count) != count:
-                say(f"{model}: {count} replica{'s' if count != 1 else ''}")
-        shown = now
         request = desk.posted(service.store, service.spec.name)
         if request is not None and request.id != last_id:
             last_id = request.id
             answered = _answer(service, changes, request, stopped)
-        desk.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=service.described(now)))
+        described = service.described()
+        now = {model: sum(version["replicas"] for version in versions) for model, versions in described.items()}
+        for model, count in now.items():
+            if shown.get(model, count) != count:
+                say(f"{model}: {count} replica{'s' if count != 1 else ''}")
+        shown = now
+        desk.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=described))
         stopped.wait(desk.BEAT_SECONDS)
 
 

@@ -131,6 +131,8 @@ class Doors(Spec):
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     max_answer_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer, whatever a request asks for. Default: as long as engine.max_model_length_tokens allows."""
+    max_answers_per_request: Annotated[int, Field(ge=1)] = 128
+    """Prompts of one request times the answers (`n`) that it wants to each."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 600
     """After so long a request ends with an error, waiting in the queue included."""
 

@@ -1,0 +1,244 @@
+"""Rayloom's endpoint beside bare vLLM's own server, in one run on one machine: `make bench-serve`.
+
+Compared endpoints are up at once with the same engine arguments and take turns, in alternating order; medians of the
+rounds are compared. Parts: `gateway` (full and direct profile against bare vLLM), `tuned` (Rayloom's own defaults for
+this hardware against vLLM's), `caches` (prefix hits, adapters) and `scale` (a ramp, and a replica that is killed).
+Prints a table and, last, one JSON object. With --save, also writes it to results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+
+from cpu_shares import cpu_seconds, spent
+from endpoints import Endpoint, bare_vllm, rayloom_service
+from serve_scale import measured_kill, measured_ramp
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.serve.bench import Target, closed_loop
+from rayloom.serve.load import Request, Summary, summary
+from rayloom.specs.base import JobSpec
+
+JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
+RESULTS = Path(__file__).parent / "results"
+NUM_CLIENTS = 32
+NEW_TOKENS = 64
+FIRST_TOKENS = 12
+"""Requests of the one client that measures the time to the first token."""
+QUIET_SECONDS = 1.5
+"""vLLM's processes turn round and round for a second after their last request; nobody else is measured meanwhile."""
+
+_numbers = itertools.count()
+
+
+class SpeedOnly(JobSpec):
+    """A model whose answers nobody reads."""
+
+
+def fresh(num: int, new_tokens: int, words: str = "") -> list[Request]:
+    """Requests that nobody asked before, so that no prefix is found in a cache."""
+    return [
+        Request(f"{next(_numbers)}: tell me a story about the sea. {words}", new_tokens, {"ignore_eos": True})
+        for _ in range(num)
+    ]
+
+
+def asked(endpoint: Endpoint, num_clients: int, requests: Sequence[Request]) -> Summary:
+    """Every request once, by so many clients."""
+    target = Target(endpoint.url, endpoint.model, endpoint.headers)
+    answers = asyncio.run(closed_loop(target, requests, num_clients))
+    found = summary(answers)
+    if found.num_failed:
+        raise RuntimeError(f"{endpoint.url}: {found.num_failed} requests failed: {answers[0]}")
+    return found
+
+
+def in_turns(endpoints: Mapping[str, Endpoint], rounds: int, *, waves: int = 1) -> dict[str, dict[str, list[Any]]]:
+    """Tokens per second at NUM_CLIENTS and seconds to the first token at one client, of each endpoint and round."""
+    figures = ("tokens_per_second", "ttft_seconds", "cpu_seconds")
+    found: dict[str, dict[str, list[Any]]] = {name: {figure: [] for figure in figures} for name in endpoints}
+    for endpoint in endpoints.values():
+        asked(endpoint, NUM_CLIENTS, fresh(NUM_CLIENTS, 8))
+    for number in range(rounds):
+        order = list(endpoints) if number % 2 == 0 else list(endpoints)[::-1]
+        for name in order:
+            time.sleep(QUIET_SECONDS)
+            first = asked(endpoints[name], 1, fresh(FIRST_TOKENS, 4)).time_to_first_token
+            before = cpu_seconds()
+            whole = asked(endpoints[name], NUM_CLIENTS, fresh(NUM_CLIENTS * waves, NEW_TOKENS))
+            found[name]["cpu_seconds"].append(spent(before, cpu_seconds()))
+            assert first is not None
+            found[name]["ttft_seconds"].append(first.p50)
+            found[name]["tokens_per_second"].append(whole.tokens_per_second)
+            rate = whole.tokens_per_second
+            print(
+                f"round {number + 1} {name:10} {rate:7.1f} tokens/s, first token {first.p50 * 1000:6.1f} ms; CPU",
+                end=" ",
+            )
+            print(", ".join(f"{kind} {seconds:g} s" for kind, seconds in found[name]["cpu_seconds"][-1].items()))
+    return found
+
+
+def ratio(found: Mapping[str, Mapping[str, Sequence[Any]]], figure: str, name: str, beside: str) -> float:
+    medians = {key: statistics.median(found[key][figure]) for key in (name, beside)}
+    return round(medians[name] / medians[beside], 3)
+
+
+def measure_gateway(store: Store, bf16: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
+    """Both profiles against bare vLLM with the same engine arguments, one replica each.
+
+    Bare vLLM ends first: a service that stops waits until no engine is left among this program's processes.
+    """
+    with ExitStack() as stack:
+        full = stack.enter_context(rayloom_service(store, {"m": bf16}))["m"]
+        direct = stack.enter_context(rayloom_service(store, {"m": bf16}, profile="direct"))["m"]
+        bare = stack.enter_context(bare_vllm(bf16.path, folder / "bare.log", "--enforce-eager"))
+        found = in_turns({"bare": bare, "full": full, "direct": direct}, rounds)
+    starts = {"bare": bare.seconds_to_start, "full": full.seconds_to_start, "direct": direct.seconds_to_start}
+    return {
+        "throughput_ratio": ratio(found, "tokens_per_second", "full", "bare"),
+        "ttft_ratio": ratio(found, "ttft_seconds", "full", "bare"),
+        "direct_throughput_ratio": ratio(found, "tokens_per_second", "direct", "bare"),
+        "direct_ttft_ratio": ratio(found, "ttft_seconds", "direct", "bare"),
+        "startup_extra_seconds": round(full.seconds_to_start - bare.seconds_to_start, 1),
+        "gateway": {"seconds_to_start": {k: round(v, 1) for k, v in starts.items()}, **found},
+    }
+
+
+def measure_tuned(store: Store, bf16: Artifact, int8: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
+    """Every core and INT8, as Rayloom would have it here, against vLLM as it starts by itself."""
+    engine = {"cpus_per_replica": len(os.sched_getaffinity(0))}
+    with ExitStack() as stack:
+        models = {"int8": int8, "bf16": bf16}
+        tuned = stack.enter_context(rayloom_service(store, models, model_changes={"engine": engine}))
+        bare = stack.enter_context(bare_vllm(bf16.path, folder / "bare-own.log"))
+        found = in_turns({"bare": bare, **tuned}, rounds)
+    return {
+        "tuned_throughput_ratio": ratio(found, "tokens_per_second", "int8", "bare"),
+        "int8_speedup": ratio(found, "tokens_per_second", "int8", "bf16"),
+        "tuned": found,
+    }
+
+
+def measure_caches(store: Store, bf16: Artifact, rounds: int) -> dict[str, Any]:
+    """A shared prefix of a thousand tokens, and an adapter that is not loaded yet."""
+    from adapters_for_tests import trained_adapter
+
+    from rayloom.dispatch import load_job, run
+
+    instructions = run(load_job(JOBS / "import-instructions.yaml"), store)[0]
+    adapters = [trained_adapter(store, bf16, instructions, f"bench-{i}", i).manifest.name for i in range(2)]
+    changes = {"adapters": {"max_loaded": 1, "max_at_once": 1}}
+    misses, hits, switches, stays = [], [], [], []
+    with rayloom_service(store, {"m": bf16}, model_changes=changes) as served:
+        endpoint = served["m"]
+        asked(endpoint, 1, fresh(4, 4))
+        for _ in range(rounds):
+            prefix = f"{next(_numbers)} " + "the waves roll on and on " * 165
+            times = [_first_token(endpoint, Request(f"{prefix} Part {part}?", 2)) for part in range(3)]
+            misses.append(times[0])
+            hits += times[1:]
+        for _ in range(rounds):
+            for name in adapters:
+                with_adapter = Endpoint(endpoint.url, f"m:{name}", 0.0, endpoint.headers)
+                switches.append(_first_token(with_adapter, fresh(1, 2)[0]))
+                stays.append(_first_token(with_adapter, fresh(1, 2)[0]))
+    middle = statistics.median
+    return {
+        "prefix_hit_speedup": round(middle(misses) / middle(hits), 2),
+        "adapter_switch_seconds": round(middle(switches) - middle(stays), 3),
+        "caches": {"miss_seconds": misses, "hit_seconds": hits, "switch_seconds": switches, "stay_seconds": stays},
+    }
+
+
+def _first_token(endpoint: Endpoint, request: Request) -> float:
+    found = asked(endpoint, 1, [request]).time_to_first_token
+    assert found is not None
+    return found.p50
+
+
+def measure_scale(store: Store, bf16: Artifact) -> dict[str, Any]:
+    """One to 64 clients with two replicas allowed; then a replica is killed under load."""
+    scaling = {
+        "max_replicas": 2,
+        "target_ongoing_requests": 8,
+        "max_ongoing_requests": 32,
+        "max_queued_requests": 64,
+        "upscale_delay_seconds": 2,
+        "downscale_delay_seconds": 5,
+    }
+    with rayloom_service(store, {"m": bf16}, model_changes={"autoscaling": scaling}) as served:
+        return {"ramp": measured_ramp(served["m"]), "kill": measured_kill(served["m"])}
+
+
+def models_of(store: Store) -> tuple[Artifact, Artifact]:
+    """SmolLM2 as the quickstart imports it, and the same weights in INT8."""
+    from rayloom.artifacts.build import Build, ResolvedJob, build
+    from rayloom.artifacts.manifest import Outcome
+    from rayloom.dispatch import load_job, run
+    from rayloom.export.model_folder import ModelFolder
+    from rayloom.export.quantize import write_quantized
+    from rayloom.specs.export import Int8Scheme
+
+    bf16 = run(load_job(JOBS / "import-smollm2.yaml"), store)[0]
+    scheme = Int8Scheme(type="int8", smoothing=None)
+    spec = SpeedOnly(kind="quantize-for-speed", name="bench-int8")
+
+    def stage(_: JobSpec, build: Build) -> Outcome:
+        # Which numbers the weights hold does not change the speed, so nothing is calibrated.
+        write_quantized(ModelFolder.of(bf16.path), scheme, None, build.directory)
+        return Outcome("model")
+
+    return bf16, build(ResolvedJob(spec, 0, {"model": bf16}, Path.cwd()), store, stage)[0]
+
+
+def hardware() -> str:
+    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = named[0].partition(":")[2].strip() if named else "cpu"
+    words = "".join(letter if letter.isalnum() else " " for letter in model.lower()).split()
+    return "-".join([*words, str(len(os.sched_getaffinity(0))), "cores"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", default="gateway,tuned,caches,scale")
+    parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
+    options = parser.parse_args()
+    store = Store.beside(JOBS)
+    bf16, int8 = models_of(store)
+    parts = options.parts.split(",")
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if "gateway" in parts:
+            result |= measure_gateway(store, bf16, options.rounds, Path(folder))
+        if "tuned" in parts:
+            result |= measure_tuned(store, bf16, int8, options.rounds, Path(folder))
+        if "caches" in parts:
+            result |= measure_caches(store, bf16, options.rounds)
+        if "scale" in parts:
+            result |= measure_scale(store, bf16)
+    result |= {"rounds": options.rounds, "hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        name = f"serve-{result['hardware']}-{result['date']}.json"
+        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
