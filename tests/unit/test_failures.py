@@ -154,6 +154,8 @@ def test_old_logs_make_room(folder: Path, run) -> None:  # type: ignore[no-untyp
     logs.mkdir(parents=True)
     for number in range(60):
         (logs / f"20200101-0000{number:02}-1-old.log").write_text("")
+        (logs / f"20200101-0000{number:02}-1-old.jsonl").write_text("")
     run("noisy")
-    assert len(list(logs.iterdir())) == 50
+    assert len(list(logs.glob("*.log"))) == 50
+    assert {file.stem for file in logs.glob("*.jsonl")} == {file.stem for file in logs.glob("*.log")}
     assert Store(str(folder / "store")).names() == ["pages"]

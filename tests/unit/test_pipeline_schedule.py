@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import sys
 import time
@@ -146,7 +147,8 @@ def test_a_stages_process_ends_with_the_error_that_it_told() -> None:
     assert str(error) == "There is no artifact m (/store). Run its job."
     assert error.__notes__ == ["Everything that the engines said: x"]
     assert "its process ended with -9" in str(error_of(-9, [], "train"))
-    assert stage_command(Path("a.yaml"), ("x=1",))[2:] == ["rayloom", "run", "a.yaml", "--as-stage", "--set", "x=1"]
+    command = stage_command("first", Path("a.yaml"), ("x=1",))
+    assert command[2:] == ["rayloom", "run", "a.yaml", "--as-stage", "first", "--set", "x=1"]
 
 
 def test_processes_are_beside_each_other_and_stop_when_asked(tmp_path: Path) -> None:
@@ -191,3 +193,8 @@ def test_one_by_one_makes_what_is_missing_and_goes_on_where_it_failed(
     said = capfd.readouterr().err
     assert "reused" in said
     assert "2 stages in " in said
+    logs = sorted((tmp_path / "store" / ".logs").glob("*.jsonl"))
+    lines = [json.loads(line) for file in logs for line in file.read_text().splitlines()]
+    assert {line["job"] for line in lines} == {"chain"}
+    (wrong,) = [line for line in lines if line["level"] == "error"]
+    assert "two" in wrong["text"]

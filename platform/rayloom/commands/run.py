@@ -13,6 +13,7 @@ from rayloom.dispatch import run as run_job
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, imported
 from rayloom.observe.engine_output import engines_to, new_log
+from rayloom.observe.job_log import told_to
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import disconnect
 from rayloom.pipeline.graph import load_stages
@@ -27,9 +28,10 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(job.spec, PipelineSpec):
         _check_inputs(job.spec, job, store)
     log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
-    with nullcontext() if options.debug else engines_to(log):
+    told = told_to(log.with_suffix(".jsonl"), job.spec.name, options.as_stage)
+    with told, nullcontext() if options.debug else engines_to(log):
         try:
-            return _run(job, store, options.as_stage)
+            return _run(job, store, bool(options.as_stage))
         finally:
             # What workers say while they end belongs into the log too.
             disconnect()

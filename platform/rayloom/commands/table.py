@@ -113,7 +113,14 @@ COMMANDS: tuple[Command, ...] = (
         "run",
         "run a job on the Ray cluster at RAY_ADDRESS, or on an embedded one",
         "rayloom.commands.run:run",
-        (_file, _set, _flag("--as-stage", "as a pipeline does: a serve job is started, checked and shut down")),
+        (
+            _file,
+            _set,
+            _argument(
+                "--as-stage", metavar="STAGE", default="",
+                help="as that stage of a pipeline: a serve job is started, checked and shut down",
+            ),
+        ),
     ),
     Command(
         "submit",

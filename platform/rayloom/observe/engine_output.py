@@ -25,6 +25,7 @@ def new_log(folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob("*.log"))[: -KEPT_LOGS + 1]:
         old.unlink(missing_ok=True)
+        old.with_suffix(".jsonl").unlink(missing_ok=True)  # what `job_log` wrote beside it
     started = time.strftime("%Y%m%d-%H%M%S")
     return folder / f"{started}-{os.getpid()}-{re.sub(r'[^a-z0-9.-]+', '-', name)}.log"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,9 +17,15 @@ SECONDS_BETWEEN_LINES = 10.0
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
 
 
-def say(text: str) -> None:
+LISTENERS: list[Callable[[str, int | None], None]] = []
+"""Told of every line and of the training worker's rank that said it; `job_log` puts itself here."""
+
+
+def say(text: str, *, rank: int | None = None) -> None:
     """One line for the person who runs the job; on standard error, so that output can be piped."""
     console.print(text, markup=False)
+    for listener in LISTENERS:
+        listener(text, rank)
 
 
 class Bar(ABC):

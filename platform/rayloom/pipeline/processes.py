@@ -1,6 +1,6 @@
 """Stages beside each other, each a process of its own, so that signal handlers, logs and memory stay apart.
 
-Each is this very command on one job file (`python -m rayloom run FILE --as-stage`), on one Ray cluster that all share.
+Each is this very command on one job file (`python -m rayloom run FILE --as-stage STAGE`); all share one Ray cluster.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ BY_EXIT_CODE: dict[int, type[RayloomError]] = {
 _ERROR = "error: "
 
 
-def stage_command(file: Path, overrides: Sequence[str]) -> list[str]:
+def stage_command(stage: str, file: Path, overrides: Sequence[str]) -> list[str]:
     """The command of one stage."""
-    words = [sys.executable, "-m", "rayloom", "run", str(file), "--as-stage"]
+    words = [sys.executable, "-m", "rayloom", "run", str(file), "--as-stage", stage]
     return [*words, *(word for override in overrides for word in ("--set", override))]
 
 

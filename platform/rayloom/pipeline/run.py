@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
+from rayloom.observe.job_log import in_stage
 from rayloom.observe.progress import console, say
 from rayloom.observe.ray_session import connect
 from rayloom.pipeline.graph import LoadJob, StageJob, load_stages
@@ -114,7 +115,8 @@ class _OneByOne:
     def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
         item = self._waiting.pop(0)
         try:
-            artifact, is_new = self._run_job(item.job, self._store)
+            with in_stage(item.stage.name):
+                artifact, is_new = self._run_job(item.job, self._store)
         except RayloomError as error:
             yield item.stage.name, error, after_error(error)
         else:
@@ -136,7 +138,7 @@ class _BesideEachOther:
     def start(self, item: StageJob) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")  # as manifests write it
         self._items[item.stage.name] = (item, now)
-        self._processes.start(item.stage.name, stage_command(item.job.file, item.stage.set))
+        self._processes.start(item.stage.name, stage_command(item.stage.name, item.job.file, item.stage.set))
 
     def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
         for name, error in self._processes.ended():

@@ -29,9 +29,9 @@ class TrainingProgress:
             elif event["event"] == "heldout":
                 loss, perplexity = event["loss"], event["perplexity"]
                 say(f"{self.job.spec.name}: step {event['step']}: {event['name']} loss {loss:.4f}, "
-                    f"perplexity {perplexity:,.1f}")  # fmt: skip
+                    f"perplexity {perplexity:,.1f}", rank=0)  # fmt: skip
             elif event["event"] == "said":
-                say(f"{self.job.spec.name}: {event['text']}")
+                say(f"{self.job.spec.name}: {event['text']}", rank=0)
 
     def _note(self) -> str:
         seconds = sum(event["seconds"] for event in self._recent)
