@@ -55,3 +55,16 @@ def test_a_reference_on_disk_is_not_computed_again(base: Path, tmp_path: Path) -
     first = next(event for event in read_log(job.log) if event["event"] == "heldout")
     # The model finds the chosen answers far likelier than that reference says it did.
     assert first["loss"] < 1e-6
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_preferences_are_learned_with_sharded_weights(stage: int, base: Path, tmp_path: Path) -> None:
+    spec = spec_of({"type": "dpo"}, sharding={"zero_stage": stage}, adapter={"type": "none"}, learning_rate=1e-3)
+    write(pairs(24), tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    train(job, ONE, lambda event: None)
+    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert before["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert after["loss"] < before["loss"] - 0.01

@@ -184,3 +184,11 @@ def test_rare_classes_weigh_more_and_weights_count_in_training_only() -> None:
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         spec_of(REVIEWS, **changes)
+
+
+def test_a_task_is_learned_with_sharded_weights(base: Path, tmp_path: Path) -> None:
+    job = trained(spec_of(REVIEWS, sharding={"zero_stage": 3}), base, tmp_path)
+    events = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert events[-1]["accuracy"] > 0.9
+    _, metrics = predicted(job, Subject("model", "tuned", job.out))
+    assert metrics["accuracy"] == pytest.approx(events[-1]["accuracy"])
