@@ -198,5 +198,7 @@ def headline(numbers: dict[str, Any]) -> str:
     if "tokens" in numbers:
         return f"{kept}, {numbers['tokens']:,} tokens ({numbers['heldout_tokens']:,} held out)"
     rows = ", ".join(f"{numbers[f'{part}_rows']:,} {part}" for part in ("train", "validation", "test"))
+    made = sum(numbers.get("augmented_rows", {}).values())
+    rows += f", {made:,} more to train made of them" if made else ""
     doubt = numbers.get("likely_wrong_labels", 0)
     return f"{kept}: {rows}" + (f"; {doubt:,} groups with labels to check" if doubt else "")

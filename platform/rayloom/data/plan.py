@@ -65,6 +65,9 @@ def _add_tokens(sheet: PlanSheet, output: TokensOutput) -> None:
 
 def _add_rows(sheet: PlanSheet, output: RowsOutput) -> None:
     sheet.add("parts", f"{output.validation_share:.1%} validation, {output.test_share:.1%} test, the rest training")
+    if output.augmentation is not None:
+        methods = ", ".join(method.type for method in output.augmentation.methods)
+        sheet.add("more training rows", f"{output.augmentation.copies_per_row} for each, by {methods}")
     if output.max_label_ratio is not None:
         sheet.add("rows of a label", f"at most {output.max_label_ratio:g} times those of the rarest, in training")
 

@@ -14,13 +14,15 @@ from rayloom.data.passes import Passes, Record
 from rayloom.data.rows_output import PARTS, PartCuts, RowsPass
 from rayloom.data.staying import Judged
 from rayloom.errors import InputError
+from rayloom.specs.augmentation import SynonymReplacement
+from rayloom.specs.clean_output import RowsOutput
 
 MAX_LABELS = 10_000
 
 
 def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
     """Writes the rows into the artifact; returns every number about them."""
-    given = RowsPass(judged, _labels(judged))
+    given = RowsPass(judged, _labels(judged), _synonyms(judged, build))
     every = range(len(judged.chunks))
     in_doubt = _doubtful(given, passes)
 
@@ -39,6 +41,10 @@ def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
     _review(folder, judged.chunks, build.directory / "review" / "likely_wrong_labels.jsonl")
     counts = evidence.added(judged.tally, records)
     numbers = evidence.publish(judged, build.directory, [judged.scratch.folder("judged"), folder], counts)
+    augmented: Counter[str] = Counter()
+    for record in records:
+        augmented.update(record["augmented"])
+    numbers |= {"augmented_rows": dict(augmented)} if given.output.augmentation else {}
     if given.labels == ("",):
         return numbers
     labels: Counter[str] = Counter()
@@ -46,6 +52,16 @@ def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
         labels.update(record["labels"])
     by_part = {part: {label: labels[f"{part}/{label}"] for label in given.labels} for part in PARTS}
     return numbers | {"labels": by_part, "likely_wrong_labels": in_doubt}
+
+
+def _synonyms(judged: Judged, build: Build) -> dict[int, Path]:
+    assert isinstance(judged.spec.output, RowsOutput)
+    wanted = judged.spec.output.augmentation
+    return {
+        number: build.parents[f"output.augmentation.methods.{number}.words"].path
+        for number, method in enumerate(wanted.methods if wanted else ())
+        if isinstance(method, SynonymReplacement)
+    }
 
 
 def _labels(judged: Judged) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data import cuts
+from rayloom.data.augmentation import Augmenter
 from rayloom.data.cuts import Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.documents import read_documents, write_lines
 from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
@@ -39,6 +40,8 @@ class RowsPass:
     judged: Judged
     labels: tuple[str, ...]
     """All labels, sorted; one empty label where rows have none."""
+    synonym_folders: Mapping[int, Path] = field(default_factory=dict)
+    """Of the augmentation's methods that have one, by their number."""
 
     @property
     def chunks(self) -> tuple[str, ...]:
@@ -153,7 +156,10 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
     kept: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
-    for row, document, part, stays in _judged_rows(given, where, chunk):
+    augmented: Counter[str] = Counter()
+    wanted = given.output.augmentation
+    augmenter = Augmenter(wanted, given.synonym_folders) if wanted is not None else None
+    for row, document, key, part, stays in _judged_rows(given, where, chunk):
         about = place_in(given.judged, document)
         excerpt = {"text": row["text"][:EXCERPT_CHARACTERS]} | ({"label": row["label"]} if "label" in row else {})
         if not stays:
@@ -162,6 +168,11 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
         rows[part].append(row)
         counts[f"{about['source']}/{part}/documents"] += 1
         counts[f"{about['source']}/{part}/bytes"] += len(row["text"].encode())
+        if augmenter is not None and part == "train" and augmenter.wants(row.get("label", "")):
+            copies = augmenter.copies(row["text"], key)
+            made = [row | {"text": text, "augmented_from": about, "augmented_by": by} for text, by in copies]
+            rows[part] += made
+            augmented.update(one["augmented_by"] for one in made)
         if "label" in row:
             labels[f"{part}/{row['label']}"] += 1
         kept.append(about | {"reason": "kept"} | excerpt)
@@ -174,13 +185,15 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
     write_lines(place / f"{name}.samples.jsonl", chosen([*rejects, *kept], given.judged.spec.sample_rows_per_reason))
     further = Counter(row["source"] + "/" + row["reason"] for row in rejects if "duplicate" not in row["reason"])
     record: dict[str, Any] = {"counts": dict(counts), "labels": dict(labels), "dropped": dict(further)}
-    record |= {"documents": {part: len(rows[part]) for part in PARTS}}
+    record |= {"augmented": dict(augmented)}
+    num_rows = {part: sum(n for key, n in counts.items() if key.endswith(f"/{part}/documents")) for part in PARTS}
+    record |= {"documents": num_rows}
     write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
     return record
 
 
-def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple[dict[str, Any], int, Part, bool]]:
-    """Each staying row as it is written, its document, its part, and whether its label has room for it."""
+def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple[dict[str, Any], int, int, Part, bool]]:
+    """Each staying row as it is written, its document and hash, its part, and whether its label has room for it."""
     for batch in staying(given, chunk):
         labels, hashes = given.number_of(batch["label"]), batch["split_hash"]
         orders = shuffled(hashes, given.output.seed)
@@ -189,7 +202,7 @@ def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple
             fits = part != "train" or bool(is_below(orders[index : index + 1], where.balanced[label])[0])
             row = {"text": batch["text"][index]} | ({"label": batch["label"][index]} if batch["label"][index] else {})
             columns = json.loads(batch["columns"][index]) if batch["columns"][index] else {}
-            yield row | columns, int(batch["id"][index]), part, fits
+            yield row | columns, int(batch["id"][index]), int(hashes[index]), part, fits
 
 
 def _doubtful_rows(given: RowsPass, chunk: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -129,10 +129,11 @@ class WordList:
     def count(self, text: str) -> int:
         """How often listed words occur."""
         folded = text.casefold()
-        return sum(_is_whole(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
+        return sum(is_whole_word(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
 
 
-def _is_whole(text: str, begin: int, end: int) -> bool:
+def is_whole_word(text: str, begin: int, end: int) -> bool:
+    """Whether no letter or digit stands beside a word; in scripts without spaces, always."""
     before, after = text[begin - 1 : begin], text[end : end + 1]
     if not text[begin].isascii():
         return True

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from rayloom.specs.augmentation import Augmentation
 from rayloom.specs.base import ModelRef, Name, Spec
 
 
@@ -78,5 +79,6 @@ class RowsOutput(Spec):
     conflicting_labels: Literal["keep", "drop"] = "keep"
     """Duplicates with different labels are listed in review/likely_wrong_labels.jsonl. keep: one of them stays, as of
     any duplicates. drop: all go, as `conflicting_labels`."""
+    augmentation: Augmentation | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     """Another seed takes other rows where a label has too many."""

@@ -1,0 +1,69 @@
+"""How a labelled set gets further training rows out of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from rayloom.specs.base import DatasetRef, Rule, Spec
+
+PartOfWords = Annotated[float, Field(gt=0, lt=1)]
+
+
+class SynonymReplacement(Spec):
+    """Words replaced by others of the same meaning (Wei & Zou 2019, EDA, arXiv:1901.11196)."""
+
+    type: Literal["synonyms"]
+    words: DatasetRef
+    """Text files: one group a line, words set apart by commas."""
+    share: PartOfWords = 0.1
+    """Of the words that are listed."""
+
+
+class SentenceShuffle(Spec):
+    """The sentences in another order."""
+
+    type: Literal["sentence_shuffle"]
+
+
+class RandomDeletion(Spec):
+    """Words left out (Wei & Zou 2019); in scripts without spaces, characters."""
+
+    type: Literal["deletion"]
+    share: PartOfWords = 0.1
+
+
+class BackTranslation(Spec):
+    """Into another language and back (Sennrich et al. 2016, arXiv:1511.06709), by a chat model."""
+
+    type: Literal["back_translation"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://"), Rule("must be a URL such as http://host:8000/v1")]
+    """Of an OpenAI-compatible endpoint: `rayloom run` of a `serve` job gives one."""
+    model: str
+    language: str = "English"
+    """Of the texts."""
+    through: str = "German"
+    api_key_variable: str | None = None
+    """The environment variable that holds the key; the key itself never stands in a job file."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+
+
+class Augmentation(Spec):
+    """Copies of training rows, changed. They carry `augmented_from` and `augmented_by`, and are never in validation or
+    test."""
+
+    methods: Annotated[
+        tuple[
+            Annotated[
+                SynonymReplacement | SentenceShuffle | RandomDeletion | BackTranslation, Field(discriminator="type")
+            ],
+            ...,
+        ],
+        Field(min_length=1),
+    ]
+    copies_per_row: Annotated[int, Field(ge=1, le=100)] = 1
+    """The methods take turns. A copy that differs in nothing but case and white space is left out."""
+    labels: tuple[str, ...] = ()
+    """Only rows of these; none means all."""
+    seed: Annotated[int, Field(ge=0)] = 0
