@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from rayloom.data.verdict import Drop
@@ -26,6 +27,8 @@ def judge(text: str, rules: C4Rules) -> str | Drop:
         text = _CITATION.sub("", text)
     unspaced = is_unspaced(text)
     kept = "\n".join(line for line in text.split("\n") if not line or keeps_line(line, rules, unspaced)).strip()
+    if sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(kept), rules.min_sentences)) == rules.min_sentences:
+        return kept  # so many end marks are so many sentences: a page need not be counted to its end
     sentences = num_sentences(kept)
     return Drop("too_few_sentences", sentences) if sentences < rules.min_sentences else kept
 

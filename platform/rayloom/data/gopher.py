@@ -54,9 +54,10 @@ def _lines(view: TextView, rules: GopherRules) -> Drop | None:
 
 
 def _language(view: TextView, rules: GopherRules) -> Drop | None:
-    alphabetic = sum(map(_has_letter, view.words)) / max(1, len(view.words))
-    if alphabetic < rules.min_alphabetic_words_share:
-        return Drop("too_few_alphabetic_words", alphabetic)
+    wanted = rules.min_alphabetic_words_share * len(view.words)
+    # Words of nothing but letters are counted in no time, and in prose they are enough.
+    if sum(map(str.isalpha, view.words)) < wanted and (found := sum(map(_has_letter, view.words))) < wanted:
+        return Drop("too_few_alphabetic_words", found / len(view.words))
     found = num_stop_words(view, rules)
     return Drop("too_few_stop_words", found) if found < rules.min_stop_words else None
 
