@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--parts", default="duplicates,speed,memory,cores")
+    parser.add_argument("--memory-megabytes", type=int, nargs=2, default=(100, 1000), metavar=("SMALL", "LARGE"))
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -60,7 +61,7 @@ def main() -> None:
         if "speed" in parts:
             found |= bench.speed(options.peer)
         if "memory" in parts:
-            found |= bench.memory()
+            found |= bench.memory(*(megabytes * 1_000_000 for megabytes in options.memory_megabytes))
         if "cores" in parts:
             found |= bench.cores()
     line = json.dumps(found)
@@ -165,8 +166,8 @@ class Bench:
         seconds: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])["seconds"]
         return {name: round(value, 1) for name, value in seconds.items()} | {"all": time.monotonic() - started}
 
-    def memory(self) -> dict[str, Any]:
-        """Peak memory of everything at 100 MB and at 1 GB, less that of an idle cluster."""
+    def memory(self, small_bytes: int, large_bytes: int) -> dict[str, Any]:
+        """Peak memory of everything at two sizes of a corpus, less that of an idle cluster."""
         idle = [
             sys.executable,
             "-c",
@@ -175,7 +176,7 @@ class Bench:
         with subprocess.Popen(idle) as process, PeakMemory(process.pid) as resting:
             process.wait()
         peaks = {}
-        for name, num_bytes in (("small", 100_000_000), ("large", 1_000_000_000)):
+        for name, num_bytes in (("small", small_bytes), ("large", large_bytes)):
             corpus, _ = self.corpus(num_bytes)
             tokenizer = "{type: train, vocabulary_size: 8192, sample_documents: 2000}"
             _, peak, _ = self.rayloom(self.job(f"memory-{name}", corpus, "{}", tokenizer))

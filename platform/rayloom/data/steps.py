@@ -27,6 +27,8 @@ from rayloom.specs.clean_output import TokensOutput
 
 BYTES_PER_BUCKET = 256 << 20
 MIN_BUCKETS = 4
+BYTES_PER_TOKEN = 4
+"""Of the text of an earlier corpus, about; only the number of buckets depends on it."""
 
 
 def clean(
@@ -34,10 +36,11 @@ def clean(
 ) -> dict[str, Any]:
     """Makes the artifact's files; returns every number about them."""
     evaluation = _evaluation(spec, build, scratch, passes)
-    size_bytes = sum(file.size_bytes for file in files)
+    pieces = earlier_pieces(spec, build.parents, len(files))
+    size_bytes = sum(file.size_bytes for file in files) + len(pieces) * earlier.TOKENS_AT_ONCE * BYTES_PER_TOKEN
     num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
     given = JudgingPass(spec, files, scratch, num_buckets, listed_words(spec, build.parents))
-    judged = replace(_judged(given, passes), earlier=earlier_pieces(spec, build.parents, len(files)))
+    judged = replace(_judged(given, passes), earlier=pieces)
     judged = _deduplicated(spec, judged, passes)
     judged = _sifted(judged, build, passes)
     make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
