@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rayloom.data import evidence, samples, sharding
 from rayloom.data.encoding import Encoder, fitted
-from rayloom.data.tally import Tally, by_part
+from rayloom.data.tally import Tally, by_part, later_drops
 from rayloom.data.tokenising import save_tokens, split_of
 from rayloom.data.verdict import Drop
 from rayloom.errors import InputError, QualityError
@@ -152,6 +152,13 @@ def test_every_row_is_accounted_for_in_the_metrics() -> None:
     }  # fmt: skip
     assert numbers["sources"]["pages"]["bad_rows"] == 1
     assert any("too_few_words" in line for line in evidence.lines(numbers))
+
+
+def test_drops_of_later_passes() -> None:
+    assert later_drops({"dropped": {"a/not_sampled": 3, "b/not_sampled": 1, "a/too_few_tokens": 2}, "item": 7}) == {
+        "not_sampled": 4, "too_few_tokens": 2,
+    }  # fmt: skip
+    assert later_drops({"exact_duplicates": 2, "near_duplicates": 0, "clusters": 1}) == {"exact_duplicate": 2}
 
 
 # -- what makes a job fail ---------------------------------------------------------------------------------------------

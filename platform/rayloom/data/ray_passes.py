@@ -24,7 +24,7 @@ from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
 from rayloom.data.judging import Judging, JudgingPass
 from rayloom.data.passes import Record, Work, Workers
 from rayloom.data.scratch import Scratch
-from rayloom.data.tally import Tally, by_part
+from rayloom.data.tally import Tally, by_part, later_drops
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_metrics import DataMetrics
@@ -59,6 +59,7 @@ class RayPasses:
     def __init__(self, name: str, scratch: Scratch, num_cores: int) -> None:
         self.name, self.scratch, self.num_cores = name, scratch, num_cores
         self.seconds: dict[str, float] = {}
+        self._metrics = DataMetrics(name)
 
     def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
         started = time.monotonic()
@@ -87,6 +88,7 @@ class RayPasses:
         with progress(f"{self.name}: {label}", len(items), "parts") as bar:
             for record in _results(dataset):
                 found[record["item"]] = record
+                self._metrics.count(0, 0, later_drops(record), {})
                 bar.advance()
         return [found[item] for item in items]
 
@@ -103,13 +105,13 @@ class RayPasses:
             .map(functools.partial(_judge, given), num_cpus=1, concurrency=self.num_cores)
         )
         size_bytes = sum(file.size_bytes for file in given.files)
-        records, rows, started, metrics = [], 0, time.monotonic(), DataMetrics(self.name)
+        records, rows, started = [], 0, time.monotonic()
         with progress(f"{self.name}: reading and judging", size_bytes, "bytes") as bar:
             for record in _results(dataset):
                 records.append(record)
                 tally = Tally.from_json(record["tally"])
                 rows += tally.rows_in.total()
-                metrics.count(
+                self._metrics.count(
                     tally.rows_in.total(), record["bytes_read"], by_part(tally.dropped, 1), by_part(tally.bad_rows, 1)
                 )
                 rate = (bar.done + record["bytes_read"]) / (time.monotonic() - started) / 1e6

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -49,3 +51,11 @@ def by_part(counter: Counter[str], part: int) -> dict[str, int]:
     for name, count in counter.items():
         sums[name.split("/", 1)[part]] += count
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def later_drops(record: Mapping[str, Any]) -> dict[str, int]:
+    """What a pass behind judging dropped, by reason, from the record of one of its tasks."""
+    sums: Counter[str] = Counter(by_part(Counter(record.get("dropped", {})), 1))
+    for kind in ("exact", "near"):
+        sums[f"{kind}_duplicate"] += int(record.get(f"{kind}_duplicates", 0))
+    return dict(+sums)
