@@ -40,6 +40,8 @@ RAY_FILES = {
     "serve/llm_engine.py",
     "serve/prefix_router.py",
     "serve/replica.py",
+    "tune/crew.py",
+    "tune/ray_trials.py",
 }
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

@@ -154,13 +154,13 @@ def test_a_search_takes_the_training_job_that_it_varies(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text("{}")
     job_at(tmp_path, "./model")
     (tmp_path / "tune.yaml").write_text(
-        "kind: tune\nname: search\ntrain: job.yaml\nset: [workers.num_workers=1]\n"
+        "kind: tune\nname: search\ntrain: job.yaml\n"
         "space: {learning_rate: {type: loguniform, low: 1e-5, high: 1e-3}}\n"
         "budget: {num_trials: 2}\nscheduler: {type: none}\n"
     )
     search = load(tmp_path / "tune.yaml", SPECS)
     assert names_in(job_package(search).package.content) == {"tune.yaml", "job.yaml", "model/config.json"}
-    assert len(wanted(search.spec)) == 1, "a trial is one process"
+    assert len(wanted(search.spec)) == 2, "one for each worker of a trial"
 
 
 def test_paths_that_cannot_travel_are_refused_with_the_reason(tmp_path: Path) -> None:

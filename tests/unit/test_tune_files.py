@@ -16,16 +16,19 @@ from rayloom.tune.search import Run, Source
 from rayloom.tune.trial_files import TrialFiles
 
 
-def files_in(folder: Path, space: dict[str, Any]) -> TrialFiles:
+def files_in(folder: Path, space: dict[str, Any], **changes: Any) -> TrialFiles:
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(folder / "corpus" / "tokenizer"))
     for name in ("train", "heldout"):
         index = write_rows(folder / "corpus" / name, 20, seed=1) / "index.json"
         facts = json.loads(index.read_text()) | {"tokenizer_digest": tokenizer_digest(tokenizer)}
         index.write_text(json.dumps(facts))
-    train = small_spec(num_steps=12, evaluate_every_steps=2).model_dump(mode="json")
+    train = small_spec(num_steps=12, evaluate_every_steps=2, **changes).model_dump(mode="json")
     spec = tune_spec(train=train, space=space, scheduler={"type": "none"})
     corpus: Any = SimpleNamespace(path=folder / "corpus")
-    return TrialFiles(spec, {"train.data.corpus": corpus}, folder / "work")
+    base: Any = SimpleNamespace(path=folder / "corpus" / "tokenizer")
+    parents = {"train.data.corpus": corpus, "train.replay.corpus": corpus}
+    parents |= {"train.base": base} if changes.get("base") else {}
+    return TrialFiles(spec, parents, folder / "work")
 
 
 def test_trials_share_rows_and_keep_their_own_values(tmp_path: Path) -> None:
@@ -39,6 +42,15 @@ def test_trials_share_rows_and_keep_their_own_values(tmp_path: Path) -> None:
     assert len(list((tmp_path / "work" / "rows").iterdir())) == 1
     assert files.length({}) == 12
     assert files.length({"num_steps": 7}) == 7
+
+
+def test_trials_that_differ_in_their_rows_have_their_own(tmp_path: Path) -> None:
+    space = {"replay.share": {"type": "choice", "values": [0.25, 0.5]}}
+    replay = {"corpus": "artifact:made-up", "share": 0.25}
+    files = files_in(tmp_path, space, base="artifact:base", architecture=None, replay=replay)
+    (tmp_path / "corpus" / "tokenizer" / "config.json").write_text('{"model_type": "llama"}')
+    jobs = [files.job(number, 0, {"replay.share": share}) for number, share in enumerate((0.25, 0.5))]
+    assert [job.shares for job in jobs] == [(0.75, 0.25), (0.5, 0.5)]
 
 
 def test_a_task_names_the_checkpoint_that_a_member_of_a_population_goes_on_from(tmp_path: Path) -> None:

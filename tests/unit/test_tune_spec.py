@@ -176,12 +176,24 @@ def test_multiples_in_a_circle_are_refused(folder: Path) -> None:
         ("searcher={type: grid}", "space.learning_rate: a grid needs a list of values here"),
         ("scheduler={type: asha, grace_steps: 15}", "multiple of the training job's evaluate_every_steps (10)"),
         ("train.evaluate_every_steps=null", "asha compares trials while they run: set evaluate_every_steps"),
-        ("train.workers={num_workers: 2}", "train.workers.num_workers: a trial trains in one process"),
+        ("mlflow={uri: runs}", "mlflow.uri: must be a server (http://HOST:PORT, databricks) or a database"),
         ("resources={gpus_per_trial: -1}", "resources.gpus_per_trial: must be at least 0"),
     ],
 )
 def test_searcher_scheduler_and_budget_are_checked_too(folder: Path, change: str, reason: str) -> None:
     assert any(reason in problem for problem in problems(folder, TUNE, change))
+
+
+def test_a_part_of_a_gpu_is_for_one_worker(folder: Path) -> None:
+    halves = "train.workers={num_workers: 2, gpus_per_worker: 1}"
+    found = problems(folder, TUNE, halves, "resources.gpus_per_trial=0.5")
+    assert any("resources.gpus_per_trial: a part of a GPU is for trials of one worker" in line for line in found)
+
+
+def test_where_mlflow_is_does_not_make_another_search(folder: Path) -> None:
+    with_records = read(folder, TUNE, "mlflow={uri: 'http://host:5000', experiment: loomie}")
+    assert with_records.mlflow is not None
+    assert fingerprinted(with_records) == fingerprinted(read(folder))
 
 
 def test_a_population_varies_only_what_leaves_weights_as_they_are(folder: Path) -> None:

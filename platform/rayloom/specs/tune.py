@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rayloom.specs.base import JobFile, JobSpec, Spec, references
 from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
 from rayloom.specs.problems import nearest
+from rayloom.specs.records import MlflowRecords
 from rayloom.specs.search import (
     AshaScheduler,
     BohbSearcher,
@@ -120,6 +121,8 @@ class TuneSpec(JobSpec):
     """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
     seed: int = 0
     """Of the search; the training job has its own, the same for all trials."""
+    mlflow: Annotated[MlflowRecords | None, "unfingerprinted"] = None
+    """One parent run for the search and a child for each trial, beside the search's own records."""
 
     @cached_property
     def plain_train(self) -> dict[str, Any]:
@@ -175,11 +178,8 @@ class TuneSpec(JobSpec):
         yield from _scheduler_problems(self)
         if self.train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
-        if self.train.workers.num_workers > 1:
-            yield (
-                ("train", "workers", "num_workers"),
-                "a trial trains in one process: add workers.num_workers=1 to `set`",
-            )
+        if self.train.workers.num_workers > 1 and not float(self.gpus_per_trial).is_integer():
+            yield ("resources", "gpus_per_trial"), "a part of a GPU is for trials of one worker"
 
 
 def _unvaried(spec: TuneSpec) -> dict[str, str]:

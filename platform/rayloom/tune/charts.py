@@ -16,6 +16,8 @@ from rayloom.tune.results import shown
 
 BEST, FINISHED, STOPPED, FAILED = "#c0392b", "#2a6f97", "#b5b5b5", "#e0a030"
 _COLOURS = {"finished": FINISHED, "cut_off": FINISHED, "stopped": STOPPED, "failed": FAILED}
+_LABELS: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "fontsize": 8, "va": "center", "zorder": 5}
+_BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 _NAMES = {"finished": "finished", "cut_off": "cut off by the budget", "stopped": "stopped", "failed": "failed"}
 
 
@@ -61,13 +63,13 @@ def parallel_coordinates(spec: TuneSpec, trials: Sequence[Trial], best: Trial) -
     for rank, trial in enumerate(order):
         heights = [places[name][0][trial.number] for name in axis_names]
         is_best = trial is best
-        shade = 0.25 + 0.6 * rank / max(1, len(order) - 1)
+        shade = 0.35 + 0.55 * rank / max(1, len(order) - 1)
         is_whole = trial.outcome in ("finished", "cut_off")
         axes.plot(
             range(len(axis_names)),
             heights,
             color=BEST if is_best else FINISHED if is_whole else STOPPED,
-            alpha=1.0 if is_best else shade,
+            alpha=1.0 if is_best or not is_whole else shade,
             linewidth=2.4 if is_best else 1.3,
             linestyle="-" if is_whole else (0, (4, 2)),
             zorder=3 if is_best else 2,
@@ -75,7 +77,7 @@ def parallel_coordinates(spec: TuneSpec, trials: Sequence[Trial], best: Trial) -
     for index, name in enumerate(axis_names):
         axes.axvline(index, color="#444444", linewidth=0.8)
         for height, text in places[name][1]:
-            axes.annotate(text, (index, height), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center")
+            axes.annotate(text, (index, height), bbox=_BEHIND_LABELS, **_LABELS)
     axes.set_xticks(range(len(axis_names)), axis_names, fontsize=9)
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(axis_names) - 0.55)

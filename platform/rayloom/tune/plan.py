@@ -19,6 +19,7 @@ from rayloom.train.plan import plan as plan_training
 from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
 from rayloom.tune.history import History
 from rayloom.tune.memory import memory_bytes_per_worker
+from rayloom.tune.mlflow_runs import missing_mlflow
 from rayloom.tune.points import grid_size
 from rayloom.tune.results import earlier_trials, shown
 from rayloom.tune.schedulers import bracket_order, grace_steps
@@ -66,8 +67,7 @@ def local_node() -> list[dict[str, float]]:
 
 def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
     sheet.add("searcher", f"{spec.searcher.type}, seed {spec.seed}")
-    if (missing := missing_package(spec)) is not None:
-        sheet.problems.append(missing)
+    sheet.problems += [missing for missing in (missing_package(spec), missing_mlflow(spec)) if missing is not None]
     warm = [artifact for path, artifact in parents.items() if path.startswith("searcher.warm_start.")]
     try:
         earlier = earlier_trials(spec, warm)

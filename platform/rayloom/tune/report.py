@@ -51,7 +51,7 @@ def comparable_step(trials: Sequence[Trial]) -> int | None:
 def _best_table(winner: Trial) -> str:
     rows: list[tuple[str, object]] = [("trial", winner.number)]
     rows += [(path, shown(value)) for path, value in winner.values.items()]
-    rows += [(name, int(value) if value.is_integer() else value) for name, value in winner.metrics.items()]
+    rows += [(name, _number(value)) for name, value in winner.metrics.items()]
     rows.append(("steps", winner.step))
     if winner.outcome != "finished":
         rows.append(("ended", winner.reason))
@@ -64,7 +64,7 @@ def _trials_table(spec: TuneSpec, trials: Sequence[Trial]) -> str:
     rows = [
         (
             trial.number,
-            *(trial.metrics.get(metric, "") for metric in metrics),
+            *(_number(trial.metrics[metric]) if metric in trial.metrics else "" for metric in metrics),
             *(shown(trial.values[path]) for path in spec.space),
             trial.step,
             round(trial.busy_seconds, 1),
@@ -73,6 +73,11 @@ def _trials_table(spec: TuneSpec, trials: Sequence[Trial]) -> str:
         for trial in ranked(spec, trials)
     ]
     return table(header, rows)
+
+
+def _number(value: float) -> float | int:
+    """Counts as whole numbers."""
+    return int(value) if value.is_integer() else value
 
 
 def _end(trial: Trial) -> str:

@@ -1,7 +1,8 @@
-"""One trial in one process: the training loop that `train` jobs run, measured for the search. Knows no Ray."""
+"""One trial in its process: the training loop that `train` jobs run, measured for the search. Knows no Ray."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import math
@@ -9,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,13 +19,30 @@ from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks import measure
 from rayloom.evaluate.subject import Subject
 from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
+from rayloom.train.failures import Cause, first_cause
 from rayloom.train.group import current_group
 from rayloom.train.job import TrainJob
 from rayloom.train.log import read_log
 from rayloom.train.loop import train
 
+SECONDS_TO_FAIL_TOGETHER = 10.0
+"""After one worker failed, the others either fail too or wait for it in vain."""
+
 Report = Callable[[dict[str, Any]], None]
-"""Receives `measured` at each measurement and at last one of `finished`, `left` and `failed`."""
+"""Receives `measured` at each measurement and at last one of `finished`, `left`, `failed` and `crashed`.
+
+Where the trial should go no further, it raises SystemExit instead of returning.
+"""
+
+
+class Others(Protocol):
+    """The other workers of a trial, which do as this one does."""
+
+    def begin(self, job: TrainJob) -> None:
+        """They start a training that this process starts too."""
+
+    def end(self, within_seconds: float | None = None) -> list[BaseException]:
+        """Waits for them; what they failed with. Those that go on after that time are ended."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +61,52 @@ class TrialTask:
     """Made on the finished model, each with the artifact of its rows."""
 
 
-def run_trial(task: TrialTask, report: Report) -> None:
-    """Trains until the end or until it should leave. What goes wrong is reported, not raised: others go on."""
-    job, watch = task.job, Watch(task, report)
+def run_trial(task: TrialTask, report: Report, others: Others | None = None) -> None:
+    """Trains until the end or until it should leave. What goes wrong is reported; others go on in this process.
+
+    Raises only where several workers failed together, since nothing can be trained with them any more.
+    """
+    job, watch = task.job, Watch(task, report, leaves_together=others is not None)
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
     _reset_peak_memory()
     try:
         if task.source is not None:
             _begin_with(task.source, job.checkpoints)
+        if others is not None:
+            others.begin(job)
         train(job, current_group(_device(job)), watch.tell, watch.should_leave)
+        _end(others)
     except InterruptedJobError:
+        _end(others)
+        if watch.is_stopped:
+            shutil.rmtree(job.checkpoints, ignore_errors=True)
+            raise SystemExit(0) from None
         report({"message": "left", "step": watch.step})
-    except Exception as error:  # noqa: BLE001 - whatever a trial dies of is its result
-        report({"message": "failed", "step": watch.step, "reason": reason_of(error)})
+    except Exception as error:
+        # Whatever a trial dies of is its result.
+        if others is None:
+            report({"message": "failed", "step": watch.step, "reason": reason_of(error)})
+        else:
+            report({"step": watch.step, **_failure_together(error, others)})
+            raise
     else:
         report({"message": "finished", "step": watch.step, "metrics": watch.result()})
     finally:
-        gc.collect()
+        _give_memory_back()
+
+
+def _failure_together(error: Exception, others: Others) -> dict[str, Any]:
+    """What failed first among all workers; a trial of which one died can go on from its checkpoint."""
+    failure = first_cause([error, *others.end(SECONDS_TO_FAIL_TOGETHER)])
+    if failure.cause is Cause.DEATH:
+        return {"message": "crashed", "reason": "one of its workers died"}
+    return {"message": "failed", "reason": reason_of(failure.error)}
+
+
+def _end(others: Others | None) -> None:
+    """Waits for the other workers; raises what one of them failed with."""
+    for error in others.end() if others is not None else ():
+        raise error
 
 
 def reason_of(error: BaseException) -> str:
@@ -78,6 +125,9 @@ class Watch:
 
     task: TrialTask
     report: Report
+    leaves_together: bool = False
+    """Where there are other workers, a trial that is stopped takes one more step, in which all learn of it."""
+    is_stopped: bool = False
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -88,7 +138,7 @@ class Watch:
 
     def should_leave(self) -> bool:
         """Asked before each step; the loop then does this step, saves and leaves."""
-        return self.step + 1 == self.task.until_step or self.task.leave.exists()
+        return self.is_stopped or self.step + 1 == self.task.until_step or self.task.leave.exists()
 
     def tell(self, event: dict[str, Any]) -> None:
         self.step = event.get("step", self.step)
@@ -96,8 +146,16 @@ class Watch:
             for earlier in read_log(self.task.job.log):
                 self._take_in(earlier)
         self._take_in(event)
-        if event["event"] == "heldout" and event["name"] == self._deciding:
+        if event["event"] == "heldout" and event["name"] == self._deciding and not self.is_stopped:
+            self._measured()
+
+    def _measured(self) -> None:
+        try:
             self.report({"message": "measured", "step": self.step, "metrics": self.heldout[self.step]})
+        except SystemExit:
+            if not self.leaves_together:
+                raise
+            self.is_stopped = True
 
     @property
     def _deciding(self) -> str:
@@ -183,6 +241,14 @@ def _begin_with(source: Path, checkpoints: Path) -> None:
 
 def _device(job: TrainJob) -> torch.device:
     return torch.device("cuda" if job.spec.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+
+def _give_memory_back() -> None:
+    """So that the next trial of this process begins, and is measured, as the first did."""
+    gc.collect()
+    # glibc keeps what was freed for itself; after a language model's trial that was 0.7 GB.
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _reset_peak_memory() -> None:

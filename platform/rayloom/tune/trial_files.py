@@ -28,7 +28,7 @@ from rayloom.tune.history import Trial
 from rayloom.tune.search import Run
 from rayloom.tune.trial import TrialTask
 
-SHAPES_ROWS = ("base", "data", "sequence_length_tokens", "seed")
+SHAPES_ROWS = ("base", "data", "replay", "objective", "sequence_length_tokens", "seed")
 """Fields of a training job that decide which rows it sees."""
 
 
@@ -92,10 +92,13 @@ class TrialFiles:
                     yield event
 
     def keep_only(self, numbers: Iterable[int], ended: Iterable[Trial]) -> None:
-        """Removes the weights of ended trials that are not among `numbers`; their logs stay."""
-        kept = set(numbers)
+        """Removes the weights of ended trials that are not among `numbers`; their logs stay.
+
+        A trial of several workers that is stopped takes one more step, and removes its checkpoints itself.
+        """
+        kept, are_several = set(numbers), self.spec.train.workers.num_workers > 1
         for trial in ended:
-            if trial.number not in kept:
+            if trial.number not in kept and not (are_several and trial.outcome == "stopped"):
                 shutil.rmtree(self.result(trial.number), ignore_errors=True)
                 for segment in self._trial(trial.number).glob("[0-9]*"):
                     shutil.rmtree(segment / "checkpoints", ignore_errors=True)

@@ -1,0 +1,128 @@
+"""A trial of several workers: its own process is the first, the others are actors on the rest of what it holds.
+
+They stay together from trial to trial with their modules loaded and their process group joined.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rayloom.specs.endurance import Workers
+from rayloom.train.job import TrainJob
+
+GRACE_SECONDS = 20.0
+"""How long this process has to notice by itself that a worker is gone, before it is ended."""
+
+
+@functools.cache
+def crew_of(workers: Workers) -> Crew:
+    """This process' crew, which lives as long as it."""
+    return Crew(workers)
+
+
+class Crew:
+    """The other workers of this process' trials."""
+
+    def __init__(self, workers: Workers) -> None:
+        """Starts them and joins all to one process group, of which this process is the first."""
+        group = get_current_placement_group()
+        actor = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(Member)
+        self._members = [
+            actor.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle)).remote()
+            for bundle in range(1, workers.num_workers)
+        ]
+        address = _free_address()
+        joined = [
+            member.join.remote(address, rank, workers.num_workers) for rank, member in enumerate(self._members, start=1)
+        ]
+        _join(address, 0, workers.num_workers, bool(workers.gpus_per_worker))
+        ray.get(joined)
+        self._training: list[ray.ObjectRef] = []
+
+    def begin(self, job: TrainJob) -> None:
+        """The others start a training that this process starts too."""
+        self._training = [member.train.remote(job) for member in self._members]
+        threading.Thread(target=self._watch, args=(self._training,), name="crew-watch", daemon=True).start()
+
+    def end(self, within_seconds: float | None = None) -> list[BaseException]:
+        """Waits for the others; what they failed with. Those that go on after that time are ended.
+
+        A training that was asked to stop is no failure.
+        """
+        training, self._training = self._training, []
+        done, waiting = ray.wait(training, num_returns=len(training), timeout=within_seconds)
+        for member, reference in zip(self._members, training, strict=True):
+            if reference in waiting:
+                ray.kill(member)
+        return [error for error in map(_error_of, done) if error is not None]
+
+    def _watch(self, training: list[ray.ObjectRef]) -> None:
+        """Ends this process where it waits for a worker that is gone: not every collective notices that by itself."""
+        waiting = list(training)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            if _error_of(done[0]) is not None:
+                time.sleep(GRACE_SECONDS)
+                if self._training is training:
+                    os._exit(1)
+                return
+
+
+class Member:
+    """One of the others, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._device: Any = None
+
+    def join(self, address: str, rank: int, num_workers: int) -> None:
+        self._device = _join(address, rank, num_workers, bool(ray.get_gpu_ids()))
+
+    def train(self, job: TrainJob) -> None:
+        """Trains with the others."""
+        import torch
+
+        from rayloom.errors import InterruptedJobError
+        from rayloom.train.group import current_group
+        from rayloom.train.loop import train
+
+        torch.set_num_threads(job.spec.workers.cpus_per_worker)
+        try:
+            train(job, current_group(self._device), lambda _: None)
+        except InterruptedJobError:
+            return
+
+
+def _join(address: str, rank: int, num_workers: int, has_gpu: bool) -> Any:
+    """Joins the process group; the device that this process drives."""
+    # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu else "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")  # each process sees its own device only
+    import torch
+    from torch import distributed
+
+    backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+    distributed.init_process_group(backend, init_method=address, rank=rank, world_size=num_workers)
+    return torch.device("cuda" if has_gpu else "cpu")
+
+
+def _free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+
+def _error_of(reference: ray.ObjectRef) -> BaseException | None:
+    try:
+        ray.get(reference)
+    except BaseException as error:  # noqa: BLE001 - whatever a worker failed with is looked at by the caller
+        return error
+    return None

@@ -1,0 +1,171 @@
+"""Between Ray Tune and the search: Ray Tune starts processes for trials, uses them again, carries results, and notices
+deaths. It is given a searcher, a scheduler and a callback that only pass on to `Search`, which decides and remembers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
+
+from rayloom.errors import RayloomError
+from rayloom.tune.ranking import front
+from rayloom.tune.search import Search
+from rayloom.tune.trial_files import TrialFiles
+
+# Ray Tune reads these from the environment only. Its own snapshots are not used: the journal restores a search.
+_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+def run_trials(
+    search: Search,
+    files: TrialFiles,
+    concurrent: int,
+    bundles: list[dict[str, float]],
+    on_turn: Callable[[], None],
+) -> None:
+    """Runs the search to its end or its budget's. `on_turn` is called after every turn of Ray Tune's loop."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    files.ask_nobody_to_leave()
+    tuner = tune.Tuner(
+        tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
+        tune_config=tune.TuneConfig(
+            search_alg=ConcurrencyLimiter(_Suggestions(search, files, concurrent), max_concurrent=concurrent),
+            scheduler=_Referee(search),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{search.history.sessions}",
+            storage_path=str(files.folder / "ray"),
+            callbacks=[_Watcher(search, files, on_turn)],
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _trial_in_process(config: dict[str, Any]) -> None:
+    """What Ray Tune calls in a trial's process. The modules that it loads stay loaded for the next trial."""
+    # A process is used again once the thread of the trial before has ended, which a full machine may delay.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
+    from rayloom.tune.crew import crew_of
+    from rayloom.tune.trial import run_trial
+
+    task = config["task"]
+    workers = task.job.spec.workers
+    run_trial(task, tune.report, crew_of(workers) if workers.num_workers > 1 else None)
+
+
+class _Suggestions(Searcher):  # type: ignore[misc]
+    """Gives Ray Tune the next run when one more fits beside those in flight."""
+
+    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int) -> None:
+        super().__init__(metric=None, mode=None)
+        self._search, self._files, self._num_concurrent = search, files, num_concurrent
+        self._in_flight: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._search.is_over and not self._in_flight:
+            return str(Searcher.FINISHED)
+        if len(self._in_flight) >= self._num_concurrent:
+            return None
+        run = self._search.next_run()
+        if run is None:
+            return None
+        try:
+            task = self._files.task(run)
+        except RayloomError as error:
+            # Values that change the rows can make them unusable: too long, or too few.
+            self._search.failed(run.trial, str(error))
+            return None
+        self._in_flight.add(trial_id)
+        return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": task}
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
+        self._in_flight.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see `Search.__getstate__`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `Search.__getstate__`."""
+
+
+class _Referee(FIFOScheduler):  # type: ignore[misc]
+    """Tells the search what came of each run, and Ray Tune what the search decides."""
+
+    def __init__(self, search: Search) -> None:
+        super().__init__()
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:  # noqa: ARG002
+        number, message = trial.config["trial"], result["message"]
+        metrics = {name.removeprefix("metrics/"): result[name] for name in result if name.startswith("metrics/")}
+        if message == "measured":
+            goes_on = self._search.measured(number, result["step"], metrics)
+            return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        if message == "finished":
+            self._search.finished(number, result["step"], metrics)
+        elif message == "failed":
+            self._search.failed(number, result["reason"])
+        elif message == "crashed":
+            self._search.crashed(number, result["reason"])
+        else:
+            self._search.left(number)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:  # noqa: ARG002
+        number = trial.config["trial"]
+        if self._search.history.trials[number].is_running:
+            self._search.crashed(number, _reason_of_death(trial.error_file))
+
+
+class _Watcher(tune.Callback):  # type: ignore[misc]
+    """After every turn of Ray Tune's loop: tells whoever looks on, and at the budget's end asks the trials to leave."""
+
+    def __init__(self, search: Search, files: TrialFiles, on_turn: Callable[[], None]) -> None:
+        self._search, self._files, self._on_turn = search, files, on_turn
+        self._num_ended = -1
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:  # noqa: ARG002
+        self._on_turn()
+        if self._search.spent() is not None:
+            self._files.ask_to_leave()
+        history = self._search.history
+        if len(history.ended) != self._num_ended:
+            self._num_ended = len(history.ended)
+            wanted = {trial.number for trial in front(self._search.spec, history.trials.values())}
+            donors = {copy.donor for trial in history.trials.values() if not trial.outcome for copy in trial.copies}
+            self._files.keep_only(wanted | donors, history.ended)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _name_of(trial: RayTrial) -> str:
+    return f"trial-{trial.config['trial']:04d}-{trial.config['segment']}-{trial.trial_id[:5]}"
+
+
+def _reason_of_death(error_file: str | None) -> str:
+    """The first sentence of Ray's account, without its advice."""
+    text = Path(error_file).read_text(errors="replace") if error_file and Path(error_file).exists() else ""
+    said = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
+    detail = re.search(r"Worker exit detail: ([^.]+)", text)
+    first = said[0].partition(". ")[0].rstrip(".:") if said else "its process ended"
+    return f"{first}: {detail.group(1)}" if detail else first
