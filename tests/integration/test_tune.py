@@ -167,7 +167,7 @@ def test_a_killed_search_repeats_no_finished_trial_and_a_killed_trial_goes_on(st
     known = len(events(journal))
 
     second = running_search(store, file)
-    started = wait_for(lambda: [e for e in events(journal)[known:] if e["type"] == "report" and e["step"] > 2])
+    started = wait_for(lambda: [e for e in events(journal)[known:] if e["type"] == "report" and e.get("step", 0) > 2])
     victim = trial_process(second.pid)
     os.kill(victim, signal.SIGKILL)
     said, _ = second.communicate(timeout=240)
