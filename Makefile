@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-quantize bench-clean bench-serve bench-finetune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train bench-quantize bench-clean bench-serve bench-finetune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -79,6 +79,13 @@ bench-finetune: setup $(TRL)/bin/python
 # Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
 compare-methods: setup
 	$(BIN)/python tests/bench/compare_methods.py --page compare-methods.html $(if $(SAVE),--save)
+# Training against a bare PyTorch loop and Hugging Face's Trainer, in one process; SAVE=1 keeps the result.
+bench-train: setup
+	$(BIN)/python tests/bench/train.py $(if $(SAVE),--save)
+
+# Training killed at random steps, a worker or the whole command; every loss must be as if nothing had happened.
+chaos-train: setup
+	$(BIN)/python tests/chaos/train.py --seeds $(or $(SEEDS),10)
 
 # The endpoint beside bare vLLM's own server; PARTS=gateway,tuned,caches,scale, ROUNDS=5, SAVE=1 keeps the result.
 bench-serve: setup

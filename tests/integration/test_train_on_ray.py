@@ -130,6 +130,18 @@ def _train_worker_processes() -> list[psutil.Process]:
     return [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
+def test_fewer_workers_than_wished_train_where_the_spec_allows_it(
+    store: Store, whole: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """More workers are asked for than this machine has cores; those that there are share the work."""
+    changes = TWO_WORKERS | {"workers": {"num_workers": 64, "min_workers": 1}, "global_batch_tokens": 64 * 2 * 16}
+    artifact = run_job(load_job(job_file(tmp_path, "elastic", **(changes | {"num_steps": 10}))), store)[0]
+    assert "starting 64 workers (1 at least)" in capfd.readouterr().err
+    (device,) = [e for e in read_log(artifact.path / "metrics.jsonl") if e["event"] == "device"]
+    assert 1 <= device["num_workers"] < 64
+    assert len(step_losses(artifact)) == 10
+
+
 def test_pretraining_says_what_counting_alone_reaches(whole: Artifact) -> None:
     metrics = whole.manifest.metrics
     unigram, bigram = (metrics["baselines"][name] for name in ("unigram_perplexity", "bigram_perplexity"))

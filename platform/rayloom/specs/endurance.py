@@ -72,10 +72,23 @@ class Workers(Spec):
     """The Ray Train workers. One worker drives at most one GPU."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """Training goes on with so few where no more can be had, and takes more as they come. Default: num_workers."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
     prices: Annotated[Prices | None, "unfingerprinted"] = None
     """For `plan` only: what spot workers would save."""
+
+    @property
+    def fewest(self) -> int:
+        """With fewer workers than this nothing is trained."""
+        return self.min_workers or self.num_workers
+
+    @model_validator(mode="after")
+    def _fewest_is_fewer(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
+        return self
 
 
 class Checkpoints(Spec):

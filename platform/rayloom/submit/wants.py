@@ -27,7 +27,7 @@ def wanted(spec: JobSpec) -> list[Bundle]:
     """One bundle for each worker or replica that must run at the same time; empty where any node will do."""
     if isinstance(spec, TrainSpec):
         workers = spec.workers
-        return [Bundle(workers.cpus_per_worker, workers.gpus_per_worker)] * workers.num_workers
+        return [Bundle(workers.cpus_per_worker, workers.gpus_per_worker)] * workers.fewest
     if isinstance(spec, TuneSpec):
         return wanted(spec.train)  # of one trial; the search runs as many at once as there is room for
     if isinstance(spec, ServeSpec):

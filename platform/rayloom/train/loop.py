@@ -17,6 +17,7 @@ import torch
 
 from rayloom.errors import InterruptedJobError, QualityError
 from rayloom.train import faults
+from rayloom.train.estimates import flops_per_token
 from rayloom.train.feed import Feed
 from rayloom.train.group import Group
 from rayloom.train.heldout import heldout_loss
@@ -24,7 +25,8 @@ from rayloom.train.job import TrainJob
 from rayloom.train.log import Tell
 from rayloom.train.model import save_model
 from rayloom.train.objective import TrainBatch
-from rayloom.train.precision import after_step, loss_scale
+from rayloom.train.peak import matrix_peak, peak_memory_bytes
+from rayloom.train.precision import DTYPES, after_step, loss_scale
 from rayloom.train.run_state import Run, go_to, prepared
 from rayloom.train.schedule import learning_rate_share
 
@@ -43,6 +45,7 @@ def train(
     checkpoint is written first), QualityError where the policy for bad steps gives up.
     """
     with closing(prepared(job, group, tell, should_stop, has_notice)) as run:
+        _note_device(run)
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
@@ -52,6 +55,20 @@ def train(
                     pass
         run.checkpoints.finish()
         _publish(run)
+
+
+def _note_device(run: Run) -> None:
+    """What utilisation is worked out from: the device's own speed, measured, and what a token takes."""
+    if run.group.is_first:
+        spec, device = run.job.spec, run.group.device
+        run.log.add(
+            "device",
+            run.state.step,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu:{torch.get_num_threads()}",
+            num_workers=run.group.num_workers,
+            peak_flops=round(matrix_peak(device, DTYPES[spec.precision])),
+            flops_per_token=flops_per_token(run.size, spec.sequence_length_tokens, spec.objective_in_use),
+        )
 
 
 def _step(run: Run, feed: Feed) -> bool:
@@ -222,6 +239,7 @@ def _publish(run: Run) -> None:
         skipped_steps=state.skipped_steps,
         rollbacks=state.rollbacks,
         best_step=state.best_step,
+        peak_memory_bytes=peak_memory_bytes(run.group.device),
         checkpoint_stall_seconds=round(run.checkpoints.stall_seconds, 3),
     )
     if run.group.is_first:

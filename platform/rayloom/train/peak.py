@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -18,6 +20,14 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     torch.mm(one, one)
     seconds = [_seconds(one) for _ in range(REPEATS.get(device.type, 5))]
     return float(2 * side**3 / min(statistics.median(seconds), seconds[-1]))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held at once: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _seconds(one: torch.Tensor) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +18,7 @@ from rayloom.train.estimates import flops_per_token
 from rayloom.train.feed import micro_batches
 from rayloom.train.fleet import duration
 from rayloom.train.group import Group
-from rayloom.train.peak import matrix_peak
+from rayloom.train.peak import matrix_peak, peak_memory_bytes
 from rayloom.train.plan import model_size
 from rayloom.train.precision import DTYPES
 from rayloom.train.prepare import job_of
@@ -65,7 +63,7 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
     sheet.add(
         "probe: speed", f"{speed:,.0f} tokens/s, {speed * flops / peak:.1%} of a measured {peak / 1e12:,.3g} TFLOP/s"
     )
-    sheet.add("probe: memory", f"{_peak_memory_bytes(device) / 1e9:,.3g} GB at most")
+    sheet.add("probe: memory", f"{peak_memory_bytes(device) / 1e9:,.3g} GB at most")
     sheet.add("probe: time", f"about {duration(total / (speed * workers))} on {workers} such devices, if none waits")
     return sheet
 
@@ -74,10 +72,3 @@ def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

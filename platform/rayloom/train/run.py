@@ -19,6 +19,7 @@ from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
+from rayloom.specs.endurance import Workers
 from rayloom.specs.train import TrainSpec
 from rayloom.train.attempts import Attempts
 from rayloom.train.failures import Failure, Stop, after_failure, first_cause
@@ -42,11 +43,11 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
 
 def _check_resources(session: Session, spec: TrainSpec) -> None:
     workers = spec.workers
-    wanted = workers.num_workers * workers.cpus_per_worker
-    gpus = workers.num_workers * workers.gpus_per_worker
+    wanted = workers.fewest * workers.cpus_per_worker
+    gpus = workers.fewest * workers.gpus_per_worker
     has_gpus = int(ray.cluster_resources().get("GPU", 0))
     if session.is_embedded and wanted > session.num_cores:
-        what = f"{workers.num_workers} workers of {workers.cpus_per_worker} CPUs need {wanted}; this machine has "
+        what = f"{workers.fewest} workers of {workers.cpus_per_worker} CPUs need {wanted}; this machine has "
         fix = "Lower workers.num_workers or workers.cpus_per_worker, or run on a cluster (RAY_ADDRESS)."
         raise ResourceError(what + str(session.num_cores), where=session.address, fix=fix)
     if gpus > has_gpus and session.is_embedded:
@@ -74,10 +75,11 @@ def _train_until_done(job: TrainJob, version: str) -> None:
 def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
     """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    fit = _Fit(job, version, mailbox)
+    fit = _Fit(job, version, mailbox, connect())
     fit.start()
     workers = job.spec.workers
-    say(f"{job.spec.name}: starting {workers.num_workers} workers of {workers.cpus_per_worker} CPUs")
+    fewest = f" ({workers.min_workers} at least)" if workers.min_workers else ""
+    say(f"{job.spec.name}: starting {workers.num_workers} workers{fewest} of {workers.cpus_per_worker} CPUs")
     with progress(f"training {job.spec.name}", job.num_steps, "steps") as bar:
         shown, metrics = TrainingProgress(job, bar), TrainingMetrics(job.spec.name)
 
@@ -103,19 +105,28 @@ def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
     return first_cause(list(getattr(fit.error, "worker_failures", {}).values()) or [fit.error])
 
 
+def most_workers(workers: Workers, session: Session) -> int:
+    """An embedded cluster has more logical CPUs than cores; where fewer workers will do, each gets a real one."""
+    if workers.min_workers is None or not session.is_embedded:
+        return workers.num_workers
+    return max(workers.min_workers, min(workers.num_workers, session.num_cores // workers.cpus_per_worker))
+
+
 class _Fit(threading.Thread):
     """Ray Train's blocking call. Not in the main thread, where it would take Ctrl-C for itself and lose the work."""
 
-    def __init__(self, job: TrainJob, version: str, mailbox: Any) -> None:
+    def __init__(self, job: TrainJob, version: str, mailbox: Any, session: Session) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.error: BaseException | None = None
         workers = job.spec.workers
+        most = most_workers(workers, session)
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
         self._trainer = TorchTrainer(
             _train_in_worker,
             train_loop_config={"job": job, "mailbox": mailbox},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers.num_workers,
+                # Checkpoints fit any number of workers, so Ray may give fewer and add some later.
+                num_workers=most if most == workers.fewest else (workers.fewest, most),
                 use_gpu=bool(workers.gpus_per_worker),
                 resources_per_worker=resources,
             ),

@@ -24,6 +24,7 @@ from rayloom.train.log import RunLog, Tell
 from rayloom.train.model import build_model, save_model
 from rayloom.train.objective import Objective, StoredRows
 from rayloom.train.preference_objective import PreferenceObjective, add_reference
+from rayloom.train.sizes import ModelSize, size_of_model
 from rayloom.train.state import TrainState
 from rayloom.train.task_objective import objective_of_task
 
@@ -44,6 +45,8 @@ class Run:
     checkpoints: Checkpoints
     best: BestWeights
     log: RunLog
+    size: ModelSize
+    """Before sharding cut its weights up."""
     should_stop: Callable[[], bool]
     has_notice: Callable[[], bool]
     state: TrainState = field(default_factory=TrainState)
@@ -127,10 +130,11 @@ def prepared(
     checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
     newest = checkpoints.newest_sound()
     model, loss = engine_model(job, objective, group.device)
+    size = size_of_model(model)
     engine = engine_for(spec, loss, group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
     run = Run(
-        job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, should_stop, has_notice
+        job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, size, should_stop, has_notice
     )
     if newest is not None:
         go_to(run, newest)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.specs.adapters import LoraAdapter
-from rayloom.specs.architectures import Architecture, DecoderArchitecture, EncoderDecoderArchitecture
+from rayloom.specs.architectures import Architecture
 
 _LINEAR = re.compile(r"\.(\w+)\.weight$")
 
@@ -46,26 +46,35 @@ def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> Mo
 
     with torch.device("meta"):
         model = model_of(config_of(architecture, vocabulary_size, bos_token_id=1, eos_token_id=1, pad_token_id=0))
-    parameters = sum(p.numel() for p in model.parameters())
+    return replace(size_of_model(model), feed_forward_size=architecture.feed_forward)
+
+
+def size_of_model(model: Any) -> ModelSize:
+    """The size of a model that exists, on whatever device."""
+    import torch
+
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     multiplied, in_decoder = 0, 0
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if weight is not None and weight.dim() == 2 and not isinstance(module, torch.nn.Embedding):
-            multiplied += weight.numel()
-            in_decoder += weight.numel() if name.startswith(("decoder.", "lm_head")) else 0
-    key_values = architecture.num_key_value_heads if isinstance(architecture, DecoderArchitecture) else None
-    is_split = isinstance(architecture, EncoderDecoderArchitecture)
+            # Quantised weights lie packed; what they are multiplied as stands beside them.
+            count = getattr(module, "in_features", 0) * getattr(module, "out_features", 0) or weight.numel()
+            multiplied += count
+            in_decoder += count if name.startswith(("decoder.", "lm_head")) else 0
+    config = model.config
+    heads = int(config.num_attention_heads)
     return ModelSize(
-        parameters=parameters,
-        trained=parameters,
+        parameters=sum(count for count, _ in sizes),
+        trained=sum(count for count, is_trained in sizes if is_trained),
         multiplied=multiplied,
-        num_layers=architecture.num_layers,
-        hidden_size=architecture.hidden_size,
-        feed_forward_size=architecture.feed_forward,
-        vocabulary_size=vocabulary_size,
-        num_heads=architecture.heads,
-        num_key_value_heads=key_values or architecture.heads,
-        multiplied_in_decoder=in_decoder if is_split else 0,
+        num_layers=int(config.num_hidden_layers),
+        hidden_size=int(config.hidden_size),
+        feed_forward_size=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+        vocabulary_size=int(config.vocab_size),
+        num_heads=heads,
+        num_key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        multiplied_in_decoder=in_decoder if getattr(config, "is_encoder_decoder", False) else 0,
     )
 
 

@@ -28,6 +28,14 @@ def summarize(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
             "seconds_training": round(sum(s["seconds"] for s in steps), 2),
             "data_wait_share": round(sum(s["data_wait_seconds"] for s in steps) / sum(s["seconds"] for s in steps), 5),
         }
+    device = by_kind.get("device", [])
+    if steps and device:
+        reached = found["tokens_per_second"] * device[-1]["flops_per_token"]
+        peak = device[-1]["peak_flops"] * device[-1]["num_workers"]
+        found |= {"device": device[-1]["device"], "model_flops_utilisation": round(reached / peak, 4)}
+        found["measured_peak_tflops"] = round(device[-1]["peak_flops"] / 1e12, 3)
+    if "peak_memory_bytes" in finished:
+        found["peak_memory_gb"] = round(finished["peak_memory_bytes"] / 1e9, 3)
     found["checkpoint_stall_seconds"] = finished["checkpoint_stall_seconds"]
     if finished["skipped_steps"]:
         found |= {"skipped_steps": finished["skipped_steps"], "rollbacks": finished["rollbacks"]}

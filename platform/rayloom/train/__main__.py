@@ -1,0 +1,112 @@
+"""A training job without Ray: `torchrun --nproc-per-node 8 -m rayloom.train job.yaml`, or `python -m rayloom.train`.
+
+The same loop, checkpoints and artifact as `rayloom run`. What the job names must be in the store already, and workers
+are as many as torchrun starts; a worker that dies ends them all, and the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from rayloom.artifacts.build import Build, ResolvedJob, build, check_content
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Store
+from rayloom.errors import InputError, RayloomError
+from rayloom.observe.progress import progress, say
+from rayloom.specs.base import JobSpec, references
+from rayloom.specs.load import Job, load
+from rayloom.specs.train import TrainSpec
+from rayloom.train.group import Group, current_group
+from rayloom.train.job import TrainJob
+from rayloom.train.loop import train
+from rayloom.train.prepare import job_of
+from rayloom.train.progress import TrainingProgress
+from rayloom.train.publish import publish
+
+STAGE_VERSION = 1
+"""That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code. Every process calls it; the first one writes and speaks."""
+    parser = argparse.ArgumentParser(prog="python -m rayloom.train", description="Train without Ray.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a job file of kind train")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one field")
+    options = parser.parse_args(arguments)
+    group = join()
+    try:
+        job = load(options.file, {"train": TrainSpec}, options.set)
+        _train(job, group)
+    except RayloomError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def join() -> Group:
+    """The group that torchrun describes in the environment, or a group of this process alone."""
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if has_gpu else torch.device("cpu")
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if has_gpu else "gloo")
+    return current_group(device)
+
+
+def _train(job: Job, group: Group) -> None:
+    if not group.is_first:
+        given: TrainJob | None = group.from_first(None)
+        if given is not None:
+            train(given, group, lambda _: None)
+        return
+    store = Store.beside(job.directory)
+    artifact, was_made = build(_resolved(job, store), store, lambda spec, made: _stage(spec, made, group))
+    if not was_made:
+        group.from_first(None)
+    say(f"{artifact.manifest.id}: {artifact.manifest.headline}")
+
+
+def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
+    """The first process' part: prepares, trains with the others, publishes."""
+    if not isinstance(spec, TrainSpec):
+        raise TypeError(f"{spec.kind} is not a training job")
+    job = job_of(spec, given.parents, given.work, given.work / "result")
+    unfinished = None if job.finished.exists() else job
+    group.from_first(unfinished)
+    if unfinished is not None:
+        with progress(f"training {spec.name}", job.num_steps, "steps") as bar:
+            shown = TrainingProgress(job, bar)
+
+            def tell(event: dict[str, Any]) -> None:
+                shown.show([event])
+
+            train(job, group, tell)
+    return publish(job, given)
+
+
+def _resolved(job: Job, store: Store) -> ResolvedJob:
+    parents = {}
+    for reference in references(job.spec):
+        if not reference.text.startswith("artifact:"):
+            fix = "Run an import job for it where Ray is, and write artifact:NAME."
+            raise InputError(f"{reference.path} is no artifact, and only `rayloom run` imports", fix=fix)
+        artifact = store.open(store.resolve(reference.text))
+        check_content(reference, artifact.manifest)
+        parents[reference.path] = artifact
+    return ResolvedJob(job.spec, STAGE_VERSION, parents, job.directory, {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
