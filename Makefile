@@ -79,6 +79,7 @@ bench-finetune: setup $(TRL)/bin/python
 # Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
 compare-methods: setup
 	$(BIN)/python tests/bench/compare_methods.py --page compare-methods.html $(if $(SAVE),--save)
+
 # Training against a bare PyTorch loop and Hugging Face's Trainer, in one process; SAVE=1 keeps the result.
 bench-train: setup
 	$(BIN)/python tests/bench/train.py $(if $(SAVE),--save)

@@ -29,6 +29,7 @@ from rayloom.train.loop import train
 from rayloom.train.prepare import job_of
 from rayloom.train.progress import TrainingProgress
 from rayloom.train.publish import publish
+from rayloom.train.trackers import opened
 
 STAGE_VERSION = 1
 """That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
@@ -86,8 +87,11 @@ def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
     unfinished = None if job.finished.exists() else job
     group.from_first(unfinished)
     if unfinished is not None:
-        with progress(f"training {spec.name}", job.num_steps, "steps") as bar:
-            shown = TrainingProgress(job, bar)
+        with (
+            progress(f"training {spec.name}", job.num_steps, "steps") as bar,
+            opened(spec.trackers, f"{spec.name}@{given.version}", given.job_directory) as trackers,
+        ):
+            shown = TrainingProgress(job, bar, trackers)
 
             def tell(event: dict[str, Any]) -> None:
                 shown.show([event])

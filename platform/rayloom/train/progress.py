@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayloom.observe.progress import Bar, say
 from rayloom.train.job import TrainJob
+from rayloom.train.trackers import Tracker
 
 RECENT_STEPS = 20
 
@@ -15,12 +16,14 @@ RECENT_STEPS = 20
 class TrainingProgress:
     """Shows steps on a bar with loss, speed and time left; everything else as lines."""
 
-    def __init__(self, job: TrainJob, bar: Bar) -> None:
-        self.job, self.bar = job, bar
+    def __init__(self, job: TrainJob, bar: Bar, trackers: Sequence[Tracker] = ()) -> None:
+        self.job, self.bar, self.trackers = job, bar, trackers
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
 
     def show(self, events: Iterable[dict[str, Any]]) -> None:
         for event in events:
+            for tracker in self.trackers:
+                tracker.add(event)
             if event["event"] == "step":
                 self._recent.append(event)
                 self.bar.advance(event["step"] - self.bar.done, self._note())

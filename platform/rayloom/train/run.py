@@ -27,6 +27,7 @@ from rayloom.train.job import TrainJob
 from rayloom.train.prepare import job_of
 from rayloom.train.progress import TrainingProgress
 from rayloom.train.publish import publish
+from rayloom.train.trackers import Tracker, opened
 
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
@@ -37,7 +38,9 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
     job = job_of(spec, build.parents, build.work, build.work / "result")
     if not job.finished.exists():
         _check_resources(connect(), spec)
-        _train_until_done(job, build.version)
+        name = f"{spec.name}@{build.version}"
+        with opened(spec.trackers, name, build.job_directory) as trackers:
+            _train_until_done(job, build.version, trackers)
     return publish(job, build)
 
 
@@ -57,11 +60,12 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
 
-def _train_until_done(job: TrainJob, version: str) -> None:
+def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Tracker]) -> None:
     """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
     attempts = Attempts.of(job)
     while True:
-        failure = _train_on_ray(replace(job, micro_batch_sequences=attempts.micro_batch_sequences), version)
+        now = replace(job, micro_batch_sequences=attempts.micro_batch_sequences)
+        failure = _train_on_ray(now, version, trackers)
         if failure is None:
             return
         policy, micro_batch = job.spec.faults, attempts.micro_batch_sequences
@@ -72,7 +76,7 @@ def _train_until_done(job: TrainJob, version: str) -> None:
         attempts.restart(decision)
 
 
-def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
+def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Tracker]) -> Failure | None:
     """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     fit = _Fit(job, version, mailbox, connect())
@@ -81,7 +85,7 @@ def _train_on_ray(job: TrainJob, version: str) -> Failure | None:
     fewest = f" ({workers.min_workers} at least)" if workers.min_workers else ""
     say(f"{job.spec.name}: starting {workers.num_workers} workers{fewest} of {workers.cpus_per_worker} CPUs")
     with progress(f"training {job.spec.name}", job.num_steps, "steps") as bar:
-        shown, metrics = TrainingProgress(job, bar), TrainingMetrics(job.spec.name)
+        shown, metrics = TrainingProgress(job, bar, trackers), TrainingMetrics(job.spec.name)
 
         def show() -> None:
             events = ray.get(mailbox.take.remote())
