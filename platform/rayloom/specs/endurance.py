@@ -28,9 +28,9 @@ class Offload(Spec):
 class Sharding(Spec):
     """How DeepSpeed spreads state over workers (ZeRO, Rajbhandari et al. 2020).
 
-    Not covered: offload to NVMe (it needs libaio and a compiled operator), and tensor, pipeline and sequence parallelism,
-    for which checkpoints here have no layout; Ulysses' sequence parallelism also drops the masks that keep packed texts
-    apart.
+    Not covered: offload to NVMe (it needs libaio and a compiled operator), and tensor, pipeline and sequence
+    parallelism, for which checkpoints here have no layout; Ulysses' sequence parallelism also drops the masks that keep
+    packed texts apart.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 0

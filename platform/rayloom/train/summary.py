@@ -32,7 +32,7 @@ def summarize(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     if steps and device:
         reached = found["tokens_per_second"] * device[-1]["flops_per_token"]
         peak = device[-1]["peak_flops"] * device[-1]["num_workers"]
-        found |= {"device": device[-1]["device"], "model_flops_utilisation": round(reached / peak, 4)}
+        found |= {"device": device[-1]["device"], "model_flops_utilisation": float(f"{reached / peak:.4g}")}
         found["measured_peak_tflops"] = round(device[-1]["peak_flops"] / 1e12, 3)
     if "peak_memory_bytes" in finished:
         found["peak_memory_gb"] = round(finished["peak_memory_bytes"] / 1e9, 3)
