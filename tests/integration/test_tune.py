@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from searches_on_rows_for_tests import (
     NUM_STEPS,
+    events,
+    journal_of,
+    running_search,
     search_file,
     store_with_corpus,
+    wait_for,
 )
 
 from rayloom.artifacts.build import Build
@@ -142,3 +149,40 @@ def test_trials_of_two_workers_stop_and_fail_together_and_the_winner_can_be_run_
     assert measured_in(artifact.path / "trials" / "0000.jsonl") == measured_in(artifact.path / "trials" / "0003.jsonl")
     again, _ = run(load_job(artifact.path / "best.yaml"), store)
     assert measured(again)[NUM_STEPS] == artifact.manifest.metrics["best"]["metrics"]["heldout_loss"]
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_a_killed_search_repeats_no_finished_trial_and_a_killed_trial_goes_on(store: Store, tmp_path: Path) -> None:
+    train = {"num_steps": 60, "evaluate_every_steps": 2, "checkpoints": {"every_steps": 2}}
+    file = search_file(tmp_path, name="killed", train=train, budget={"num_trials": 4})
+    first = running_search(store, file)
+    journal = journal_of(store, "killed")
+    wait_for(lambda: events(journal, "ended"))
+    with first:  # closes its output
+        os.kill(first.pid, signal.SIGKILL)
+    before = {event["trial"] for event in events(journal, "ended")}
+    known = len(events(journal))
+
+    second = running_search(store, file)
+    started = wait_for(lambda: [e for e in events(journal)[known:] if e["type"] == "report" and e.get("step", 0) > 2])
+    victim = trial_process(second.pid)
+    os.kill(victim, signal.SIGKILL)
+    said, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, said
+    trials = {trial.number: trial for trial in read_trials(store.open(store.resolve("killed")))}
+    assert len(trials) == 4
+    assert {trial.outcome for trial in trials.values()} == {"finished"}
+    assert sum(trial.crashes for trial in trials.values()) == 1
+    assert not before & {event["trial"] for event in started}
+    # Every trial was measured at every second step, whatever died.
+    for trial in trials.values():
+        assert [step for step, _ in trial.reports] == list(range(0, 61, 2))
+
+
+def trial_process(driver: int) -> int:
+    """A process that trains, below the driver's embedded cluster."""
+    below = psutil.Process(driver).children(recursive=True)
+    return next(process.pid for process in below if "ImplicitFunc" in " ".join(process.cmdline()))
