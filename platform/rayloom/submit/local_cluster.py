@@ -96,7 +96,8 @@ def up(num_nodes: int, cpus_per_node: int, port: int, dashboard_port: int) -> Lo
             node = [f"--address={address}:{port}", *_node(number, cpus_per_node, port)]
             session = _start(node, environment, folder, number)
             cluster = LocalCluster(cluster.dashboard, f"{address}:{port}", (*cluster.sessions, session), str(folder))
-        _await_nodes(cluster, num_nodes)
+            # One after the other: nodes of one host that start at once take the same names for their sockets and logs.
+            _await_nodes(cluster, number + 1)
     except BaseException:
         _end(cluster.sessions)
         raise

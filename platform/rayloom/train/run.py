@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
@@ -78,7 +79,9 @@ def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Tracker]) 
 
 def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Tracker]) -> Failure | None:
     """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On this process' own node: on another, the mailbox would be lost with it, and with the mailbox the run.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     fit = _Fit(job, version, mailbox, connect())
     fit.start()
     workers = job.spec.workers
