@@ -51,6 +51,9 @@ class Engine(Protocol):
     def whole_weights(self) -> dict[str, Tensor] | None:
         """The trained parameters by name, in the precision of training; None except on the first worker."""
 
+    def close(self) -> None:
+        """Leaves the process as it was before the engine."""
+
 
 def engine_for(spec: TrainSpec, loss: nn.Module, group: Group) -> Engine:
     """The engine that the spec's sharding asks for, around a loss module (see `Objective.loss_of`)."""

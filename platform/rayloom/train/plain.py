@@ -141,6 +141,9 @@ class PlainEngine:
             for name, parameter, view in flat.views(flat.weights)
         }
 
+    def close(self) -> None:
+        pass
+
     def _convert(self) -> None:
         for flat in self._flats:
             if flat.weights is not flat.master:

@@ -115,6 +115,7 @@ class Run:
             self.best.save(self.state.step, lambda out: save_model(job.spec, self.model, weights, job.tokenizer, out))
 
     def close(self) -> None:
+        self.engine.close()
         self.log.close()
         self.checkpoints.close()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
 from torch import Tensor
 from torch import distributed as dist
 
@@ -130,6 +131,12 @@ class ZeroEngine:
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         return self.shards.whole_weights()
+
+    def close(self) -> None:
+        # Stage 3 puts its own `linear` into torch, and leaves it there for all that this process does afterwards.
+        before = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+        if before is not None:
+            torch.nn.functional.linear = before
 
     def _layout(self, shapes: list[torch.Size], shard: Tensor) -> Layout:
         starts, total = [], 0
