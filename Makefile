@@ -33,6 +33,7 @@ $(STAMP):
 	@touch $@
 
 demo: setup
+	@mkdir -p .rayloom  # the store: here, every command finds it, from whichever folder of the repository it is called
 	$(BIN)/rayloom run jobs/quickstart/pipeline.yaml
 
 test: setup

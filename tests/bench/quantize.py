@@ -30,8 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def serve_turns(model: str, num_cores: int, turns: Connection) -> None:
     """In an engine's process: loads the model, then answers each batch size with the seconds that it took."""
-    from rayloom.serve.engine import engine_arguments, environment
-    from rayloom.specs.serve import Engine, KvCache
+    from rayloom.serve.engine import EngineSettings, engine_arguments, environment
+    from rayloom.specs.serve import Engine, KvCache, ServedModel
 
     # A prefix that is found would be a prompt that is not computed.
     cache = KvCache(size_bytes=1 << 29, prefix_caching=False)
@@ -44,7 +44,8 @@ def serve_turns(model: str, num_cores: int, turns: Connection) -> None:
     os.dup2(2, 1)
     from vllm import LLM, SamplingParams
 
-    engine = LLM(model=model, **engine_arguments(replica))
+    served = EngineSettings(ServedModel(name="model", model=model, engine=replica), "", "", "")
+    engine = LLM(model=model, **engine_arguments(served))
     greedy = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, ignore_eos=True)
     turns.send("ready")
     turn = 0
