@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from hardware import hardware
+
 BATCHES = (1, 8, 32)
 NEW_TOKENS = 64
 PROMPT_TOKENS = 64  # a short question, with the system prompt of its template
@@ -125,14 +127,6 @@ def models_in(folder: Path) -> dict[str, Path]:
     # Which numbers the weights hold does not change the speed, so nothing is calibrated.
     write_quantized(ModelFolder.of(bf16), Int8Scheme(type="int8", smoothing=None), None, folder / "int8")
     return {"bf16": bf16, "int8": folder / "int8"}
-
-
-def hardware() -> str:
-    """`amd-epyc-2-cores`: what the numbers hold for."""
-    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = named[0].partition(":")[2].strip() if named else "cpu"
-    words = "".join(letter if letter.isalnum() else " " for letter in model.lower()).split()
-    return "-".join([*words, str(len(os.sched_getaffinity(0))), "cores"])
 
 
 def main() -> None:

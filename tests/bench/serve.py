@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
 from cpu_shares import cpu_seconds, spent
 from endpoints import Endpoint, bare_vllm, rayloom_service
+from hardware import hardware
 from serve_scale import measured_kill, measured_ramp
 
 from rayloom.artifacts.store import Artifact, Store
@@ -204,13 +205,6 @@ def models_of(store: Store) -> tuple[Artifact, Artifact]:
         return Outcome("model")
 
     return bf16, build(ResolvedJob(spec, 0, {"model": bf16}, Path.cwd()), store, stage)[0]
-
-
-def hardware() -> str:
-    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = named[0].partition(":")[2].strip() if named else "cpu"
-    words = "".join(letter if letter.isalnum() else " " for letter in model.lower()).split()
-    return "-".join([*words, str(len(os.sched_getaffinity(0))), "cores"])
 
 
 def main() -> None:

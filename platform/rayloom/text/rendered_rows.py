@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rayloom.errors import InputError
-from rayloom.specs.training_data import ConversationData, ConversationSource, RowProblem
+from rayloom.specs.training_data import ConversationData, ConversationSource
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.formats import conversation, read_rows
 from rayloom.text.messages import ConversationError
 from rayloom.text.render import Conversation, Renderer, Sample
-
-NUM_PROBLEMS_SHOWN = 20
+from rayloom.text.row_problems import RowProblems
 
 
 @dataclass(frozen=True)
@@ -36,31 +34,6 @@ class RenderedRow:
         return max(len(sample.tokens) for sample in self.samples)
 
 
-@dataclass
-class _Problems:
-    """What is wrong with which rows, except what the spec says may be left out."""
-
-    leave_out: Collection[RowProblem]
-    left_out: Counter[str]
-    said: list[str] = field(default_factory=list)
-
-    def add(self, origin: str, error: ConversationError) -> None:
-        if error.problem in self.leave_out:
-            self.left_out[error.problem] += 1
-        else:
-            self.said.append(f"{origin} ({error.problem}): {error}")
-
-    def raise_any(self) -> None:
-        if not self.said:
-            return
-        shown = "\n".join(f"  {line}" for line in self.said[:NUM_PROBLEMS_SHOWN])
-        more = len(self.said) - NUM_PROBLEMS_SHOWN
-        rest = f"\n  and {more} more" if more > 0 else ""
-        count = "1 row" if len(self.said) == 1 else f"{len(self.said)} rows"
-        fix = "Correct these rows, or name the problems whose rows data.leave_out may drop."
-        raise InputError(f"{count} cannot be trained on:\n{shown}{rest}\n", fix=fix)
-
-
 def render_rows(
     data: ConversationData,
     files: Mapping[str, Sequence[Path]],
@@ -74,7 +47,7 @@ def render_rows(
     `files`: as in `conversations.prepare`. `advance` is told of every row that is dealt with.
     """
     left_out: Counter[str] = Counter()
-    problems = _Problems(data.leave_out, left_out)
+    problems = RowProblems(data.leave_out, left_out)
     rendered: list[RenderedRow] = []
     for number, source in enumerate(data.sources):
         read = [*read_rows(files[f"data.sources.{number}.dataset"])]
@@ -103,7 +76,7 @@ def render_rows(
     return rendered
 
 
-def _conversation(row: object, source: ConversationSource, origin: str, problems: _Problems) -> Conversation | None:
+def _conversation(row: object, source: ConversationSource, origin: str, problems: RowProblems) -> Conversation | None:
     try:
         return conversation(row, source.format, source.fill, origin)
     except ConversationError as error:
@@ -119,7 +92,7 @@ def _with_system(read: Conversation, system: str | None) -> Conversation:
 
 
 def _render(
-    item: Conversation, source: int, repeat: int, renderer: Renderer, problems: _Problems
+    item: Conversation, source: int, repeat: int, renderer: Renderer, problems: RowProblems
 ) -> RenderedRow | None:
     try:
         samples = tuple(renderer.samples(item))

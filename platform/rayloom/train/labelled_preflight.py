@@ -14,7 +14,7 @@ from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.text.preview import CONTEXT, TRAINED
 from rayloom.train.job import TrainJob
-from rayloom.train.preflight import FEW_ROWS
+from rayloom.train.preflight import add_rows_read, warn_if_few
 
 NUM_EXAMPLES = 2
 EXAMPLE_CHARACTERS = 600
@@ -26,12 +26,7 @@ def add_labelled(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> Non
     """Where every row goes, how long texts are, how often each label occurs, and the first examples."""
     if not isinstance(job.spec.data, LabelledData):
         return
-    for source, rows in counts["rows_read"].items():
-        sheet.add(f"rows of source {source}", rows)
-    for reason, rows in counts["left_out"].items():
-        sheet.add(f"left out: {reason}", rows)
-    if counts["truncated_rows"]:
-        sheet.add("truncated rows", counts["truncated_rows"])
+    add_rows_read(sheet, counts)
     train, heldout = counts["train"], counts["heldout"]
     sheet.add("texts", f"{train['rows']:,} an epoch in {train['windows']:,} rows, {heldout['rows']:,} held out")
     sheet.add("tokens of a text", ", ".join(f"{name} {n:,}" for name, n in counts["lengths_tokens"].items()))
@@ -54,8 +49,7 @@ def shown(example: Example) -> Text:
 
 def _warn(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
     train, task = counts["train"], job.spec.task
-    if train["rows"] < FEW_ROWS:
-        sheet.warnings.append(f"{train['rows']} training rows are few: under {FEW_ROWS}, results depend on chance")
+    warn_if_few(sheet, train)
     if counts["repeated_in_training"]:
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows have the text of an earlier one")
     if counts["contradicting"]:

@@ -11,7 +11,7 @@ from rayloom.specs.preferences import Kto, PreferenceData
 from rayloom.text.preference_rows import PreferenceRows
 from rayloom.text.preview import documents, marked
 from rayloom.train.job import TrainJob
-from rayloom.train.preflight import FEW_ROWS
+from rayloom.train.preflight import add_rows_read, warn_if_few
 
 UNEVEN = 4
 """Good and bad answers this far from even are weighed (Ethayarajh et al. 2024, section 4.2)."""
@@ -23,10 +23,7 @@ def add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> 
         return
     from transformers import AutoTokenizer
 
-    for source, rows in counts["rows_read"].items():
-        sheet.add(f"rows of source {source}", rows)
-    for reason, rows in counts["left_out"].items():
-        sheet.add(f"left out: {reason}", rows)
+    add_rows_read(sheet, counts)
     train = counts["train"]
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
     sheet.add("tokens of a row", ", ".join(f"{name} {tokens:,}" for name, tokens in counts["lengths_tokens"].items()))
@@ -39,8 +36,7 @@ def add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> 
             Text(f"{names[part.start == 0]}, in green:", style="underline"),
             marked(row.row, part, tokenizer),
         ]
-    if train["rows"] < FEW_ROWS:
-        sheet.warnings.append(f"{train['rows']} training rows are few: under {FEW_ROWS}, results depend on chance")
+    warn_if_few(sheet, train)
     if isinstance(job.spec.preference, Kto):
         _warn_if_uneven(sheet, job.spec.preference, train)
 

@@ -31,12 +31,7 @@ def add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -
         return
     from transformers import AutoTokenizer
 
-    for source, rows in counts["rows_read"].items():
-        sheet.add(f"rows of source {source}", rows)
-    for reason, rows in counts["left_out"].items():
-        sheet.add(f"left out: {reason}", rows)
-    if counts["truncated_rows"]:
-        sheet.add("truncated rows", counts["truncated_rows"])
+    add_rows_read(sheet, counts)
     train, lengths = counts["train"], counts["lengths_tokens"]
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
     sheet.add("tokens of a row", ", ".join(f"{name} {tokens:,}" for name, tokens in lengths.items()))
@@ -49,10 +44,24 @@ def add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -
     _warn_about_rows(sheet, job.spec, counts)
 
 
-def _warn_about_rows(sheet: PlanSheet, spec: TrainSpec, counts: dict[str, Any]) -> None:
-    train = counts["train"]
+def add_rows_read(sheet: PlanSheet, counts: dict[str, Any]) -> None:
+    """Where every row of the sources goes, whatever it is for."""
+    for source, rows in counts["rows_read"].items():
+        sheet.add(f"rows of source {source}", rows)
+    for reason, rows in counts["left_out"].items():
+        sheet.add(f"left out: {reason}", rows)
+    if counts.get("truncated_rows"):
+        sheet.add("truncated rows", counts["truncated_rows"])
+
+
+def warn_if_few(sheet: PlanSheet, train: dict[str, Any]) -> None:
     if train["rows"] < FEW_ROWS:
         sheet.warnings.append(f"{train['rows']} training rows are few: under {FEW_ROWS}, results depend on chance")
+
+
+def _warn_about_rows(sheet: PlanSheet, spec: TrainSpec, counts: dict[str, Any]) -> None:
+    train = counts["train"]
+    warn_if_few(sheet, train)
     if counts["repeated_in_training"]:
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows say the same as an earlier one")
     if isinstance(spec.data, ConversationData) and spec.data.system is not None:
