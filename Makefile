@@ -35,6 +35,7 @@ $(STAMP):
 demo: setup
 	@mkdir -p .rayloom  # the store: here, every command finds it, from whichever folder of the repository it is called
 	$(BIN)/rayloom run jobs/quickstart/pipeline.yaml
+	@echo "Where your shell does not know rayloom: source $(BIN)/activate"
 
 test: setup
 	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
