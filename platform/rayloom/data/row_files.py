@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.build import Build
+from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.data import evidence, rows_output, wrong_labels
 from rayloom.data.passes import Passes, Record
 from rayloom.data.rows_output import PARTS, PartCuts, RowsPass
@@ -90,7 +91,7 @@ def _doubtful(given: RowsPass, passes: Passes) -> int:
 def _review(folder: Path, chunks: tuple[str, ...], target: Path) -> None:
     """The rows whose labels contradict each other, those of one group together."""
     files = [place for chunk in chunks if (place := folder / f"{chunk}.doubt.jsonl").exists()]
-    rows = [json.loads(line) for place in files for line in place.read_text(encoding="utf-8").splitlines()]
+    rows = [row for place in files for row in read_json_lines(place)]
     if not rows:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

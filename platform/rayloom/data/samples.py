@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from rayloom.artifacts.json_lines import read_json_lines
 
 
 def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, Any]]:
@@ -23,7 +24,7 @@ def merged(files: Sequence[Path], per_reason: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in files:
         if path.exists():
-            found = chosen([*found, *map(json.loads, path.read_text(encoding="utf-8").splitlines())], per_reason)
+            found = chosen([*found, *read_json_lines(path)], per_reason)
     return found
 
 

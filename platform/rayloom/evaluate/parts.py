@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.errors import InputError
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.labelled_rows import raw_rows
@@ -62,7 +63,7 @@ def asked(spec: PredictSpec, origin: str, row: Any) -> dict[str, Any]:
 
 
 def read_part(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(read_json_lines(file))
 
 
 def write_answers(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.evaluate.checks import PREDICTIONS_NAME, shown
 from rayloom.evaluate.task_report import task_sections, wrong_texts
@@ -29,7 +28,7 @@ def sections(artifact: Artifact) -> list[Section]:
         ]
         found.append(Section("Limits", table(("check", "limit", "wanted", "found", "kept"), limits)))
     found += task_sections(metrics)
-    said = [json.loads(line) for line in (artifact.path / PREDICTIONS_NAME).read_text(encoding="utf-8").splitlines()]
+    said = list(read_json_lines(artifact.path / PREDICTIONS_NAME))
     found += wrong_texts([row for row in said if "is_right" in row])
     said = [row for row in said if "contains" in row]
     if said:

@@ -20,8 +20,7 @@ from typing import Any
 import aiohttp
 
 from rayloom.errors import InputError
-from rayloom.serve.check import prompts
-from rayloom.serve.load import Answer, Request, ask
+from rayloom.serve.load import Answer, Request, ask, prompts
 
 OnAnswer = Callable[[Answer], None]
 
@@ -113,7 +112,8 @@ def requests_of(file: Path | None, num_requests: int, max_new_tokens: int, extra
 def prompts_in(file: Path) -> list[str]:
     """One prompt a line: plain text, or a JSON object with `prompt`. Raises InputError."""
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with file.open(encoding="utf-8") as read:
+            lines = [line.rstrip("\n") for line in read if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The prompts cannot be read: {error}", where=str(file)) from None
     if not lines:

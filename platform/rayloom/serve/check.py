@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,12 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.observe.progress import progress, say
 from rayloom.serve.lifecycle import Service
-from rayloom.serve.load import Answer, Load, Request, Summary, summary
+from rayloom.serve.load import Answer, Load, Request, Summary, prompts, summary
 from rayloom.specs.serve import ServeCheck, ServedModel
 
 ANSWER_FILE = "answer.json"
 REQUESTS_FILE = "requests.jsonl"
 NUM_PROMPTS = 64
-_SUBJECTS = (
-    "the sea",
-    "a mountain village",
-    "an old clock",
-    "the first train",
-    "bread",
-    "a rainy day",
-    "the moon",
-    "bees",
-)
 
 
 def checked(service: Service, directory: Path, api_key: str) -> Outcome:
@@ -67,12 +56,6 @@ def _asked(url: str, model: str, wanted: ServeCheck, api_key: str) -> dict[str, 
         raise QualityError(what, fix="Train it longer, or change check.contains.")
     seconds = round(time.perf_counter() - began, 3)
     return {"model": model, "prompt": wanted.prompt, "answer": text, "contains": wanted.contains, "seconds": seconds}
-
-
-def prompts() -> Iterator[str]:
-    """Different questions without end, so that no answer comes out of the prefix cache whole."""
-    for number in count():
-        yield f"Tell me story number {number + 1} about {_SUBJECTS[number % len(_SUBJECTS)]}."
 
 
 def _loaded(

@@ -9,14 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import Any
 
 import aiohttp
 import numpy as np
 
 from rayloom.serve.asgi_call import REPLICA_HEADER
+
+_SUBJECTS = (
+    "the sea",
+    "a mountain village",
+    "an old clock",
+    "the first train",
+    "bread",
+    "a rainy day",
+    "the moon",
+    "bees",
+)
 
 
 @dataclass(frozen=True)
@@ -192,3 +204,9 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
 
 def _rate(count: int, seconds: float) -> float:
     return round(count / seconds, 2) if seconds else 0.0
+
+
+def prompts() -> Iterator[str]:
+    """Different questions without end, so that no answer comes out of the prefix cache whole."""
+    for number in count():
+        yield f"Tell me story number {number + 1} about {_SUBJECTS[number % len(_SUBJECTS)]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,7 +122,7 @@ def _decoded(file: Path) -> str:
 def _conll(file: Path, reading: ConllRows) -> Read:
     def sentences() -> Iterator[list[str]]:
         found: list[str] = []
-        for line in [*_decoded(file).splitlines(), ""]:
+        for line in [*io.StringIO(_decoded(file), newline=None), ""]:
             if line.strip():
                 found.append(line)
             elif found:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.specs.base import Spec
@@ -77,7 +78,7 @@ def read_trials(artifact: Artifact) -> list[Trial]:
     if not path.exists():
         what = f"{artifact.id} is a {artifact.manifest.kind}, not a search"
         raise InputError(what, where=str(artifact.path), fix="Name an artifact that a `tune` job made.")
-    return [trial_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [trial_of(record) for record in read_json_lines(path)]
 
 
 def earlier_trials(spec: TuneSpec, searches: Sequence[Artifact]) -> list[Trial]:
