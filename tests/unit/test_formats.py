@@ -76,6 +76,10 @@ def test_function_calls_of_sharegpt_become_tool_calls() -> None:
         ("sharegpt", {"conversations": [{"from": "function_call", "value": "{"}]}, "not JSON"),
         ("sharegpt", {"conversations": [{"from": "gpt"}]}, "no text under `value`"),
         ("messages", ["a"], "not a JSON object"),
+        ("alpaca", {"instruction": 3, "output": "b"}, "`instruction` is not text but int"),
+        ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "not a list of pairs"),
+        ("alpaca", {"instruction": "a", "output": "\ud83d"}, "half a character"),
+        ("messages", {"messages": [], "tools": [3]}, "not a list of objects"),
         ("messages", {"messages": [], "tools": "{"}, "`tools` is not JSON"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rayloom.errors import InputError
 from rayloom.text.messages import ConversationError, Message
 from rayloom.text.render import Conversation
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -67,6 +69,7 @@ def conversation(row: Any, format_name: str, fill: Mapping[str, str], origin: st
 
 def _filled(value: Any, fill: Mapping[str, str]) -> Any:
     if isinstance(value, str):
+        check_characters(value)
         for key, text in fill.items():
             value = value.replace("{{" + key + "}}", text)
         return value
@@ -77,16 +80,36 @@ def _filled(value: Any, fill: Mapping[str, str]) -> Any:
     return value
 
 
+def check_characters(text: str) -> None:
+    """Raises ConversationError where the text has half of a pair of surrogates, which JSON can and UTF-8 cannot say."""
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ConversationError("not_text", "has half a character (a lone surrogate such as \\ud83d)")
+
+
 def _alpaca(row: Mapping[str, Any]) -> list[Message]:
     _need(row, "instruction", "output")
-    question = row["instruction"] + ("\n" + row["input"] if row.get("input") else "")
+    asked, given = _text(row, "instruction"), _text(row, "input") if row.get("input") else ""
     history = [
         message
-        for asked, answered in row.get("history") or []
-        for message in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
+        for before in _history(row)
+        for message in ({"role": "user", "content": before[0]}, {"role": "assistant", "content": before[1]})
     ]
-    asked_now = {"role": "user", "content": question}
-    return [*_system(row), *history, asked_now, {"role": "assistant", "content": row["output"]}]
+    question = {"role": "user", "content": f"{asked}\n{given}" if given else asked}
+    return [*_system(row), *history, question, {"role": "assistant", "content": row["output"]}]
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if not isinstance(row[column], str):
+        raise ConversationError("not_text", f"`{column}` is not text but {type(row[column]).__name__}")
+    return str(row[column])
+
+
+def _history(row: Mapping[str, Any]) -> list[Any]:
+    history = row.get("history") or []
+    is_list = isinstance(history, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in history)
+    if not is_list:
+        raise ConversationError("not_a_conversation", "`history` is not a list of pairs of question and answer")
+    return list(history)
 
 
 def _messages(row: Mapping[str, Any]) -> list[Message]:
@@ -144,8 +167,8 @@ def _tools(row: Mapping[str, Any]) -> list[Any]:
             raise ConversationError("bad_tool", "`tools` is not JSON") from None
     if tools is None:
         return []
-    if not isinstance(tools, list):
-        raise ConversationError("bad_tool", "`tools` is not a list")
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise ConversationError("bad_tool", "`tools` is not a list of objects")
     return tools
 
 

@@ -24,7 +24,8 @@ from rayloom.specs.labelled_data import (
     TaggedWords,
 )
 from rayloom.text.examples import Example, ExampleError, Span
-from rayloom.text.formats import read_rows
+from rayloom.text.formats import check_characters, read_rows
+from rayloom.text.messages import ConversationError
 from rayloom.text.tags import spans_of_words
 
 csv.field_size_limit(10**9)
@@ -237,6 +238,10 @@ def _text(row: Mapping[str, Any], column: str) -> str:
         raise ExampleError("not_text", f"`{column}` is not text but {type(value).__name__}")
     if not value.strip():
         raise ExampleError("empty_text", f"`{column}` is empty")
+    try:
+        check_characters(value)
+    except ConversationError as error:
+        raise ExampleError("not_text", f"`{column}` {error}") from None
     return value
 
 

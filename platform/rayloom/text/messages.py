@@ -66,7 +66,7 @@ def _edited(message: Mapping[str, Any], wants_parts: bool) -> Message:
     edited: Message = {"role": role, "content": _content(message.get("content"), wants_parts and role != "tool")}
     if role == "assistant":
         if message.get("tool_calls"):
-            edited["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+            edited["tool_calls"] = [_tool_call(call) for call in _calls(message["tool_calls"])]
         reasoning = message.get("reasoning", message.get("reasoning_content"))
         if reasoning is not None:
             edited["reasoning"] = edited["reasoning_content"] = reasoning
@@ -97,6 +97,12 @@ def _part_text(part: Any) -> str | None:
         raise ConversationError("not_text", f"content has a part of type {kind!r}; only text is supported")
     text = part.get("thinking" if kind == "thinking" else "text")
     return None if text is None else str(text)
+
+
+def _calls(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConversationError("bad_tool", f"`tool_calls` is not a list but {type(value).__name__}")
+    return value
 
 
 def _tool_call(call: Any) -> dict[str, Any]:

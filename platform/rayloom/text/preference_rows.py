@@ -184,6 +184,8 @@ def judged_row(row: Any, source: PreferenceSource, origin: str) -> Judged:
         _need(row, "prompt", "chosen", "rejected")
         pairs = [{"prompt": row["prompt"], "completion": row[key]} for key in _ANSWERS]
         both = [conversation(pair, "prompt_completion", {}, origin).messages for pair in pairs]
+        if not all(both):
+            raise ConversationError("no_answer", "has neither question nor answer")
         prompt, answers = both[0][:-1], [messages[-1] for messages in both]
     return Judged(origin, prompt, answers[0], answers[1])
 

@@ -10,6 +10,8 @@ from typing import Protocol
 from rayloom.errors import InputError
 
 NUM_PROBLEMS_SHOWN = 20
+NUM_PLACES_SHOWN = 500
+"""Of further rows only the place and the problem's name are said."""
 
 
 class RowError(Protocol):
@@ -27,11 +29,14 @@ class RowProblems:
     leave_out: Collection[str]
     left_out: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    """Where each of them is: `file.json row 7 (empty_answer)`."""
 
     def add(self, origin: str, error: RowError) -> None:
         if error.problem in self.leave_out:
             self.left_out[error.problem] += 1
         else:
+            self.places.append(f"{origin} ({error.problem})")
             self.said.append(f"{origin} ({error.problem}): {error}")
 
     def raise_any(self) -> None:
@@ -39,8 +44,13 @@ class RowProblems:
         if not self.said:
             return
         shown = "\n".join(f"  {line}" for line in self.said[:NUM_PROBLEMS_SHOWN])
-        more = len(self.said) - NUM_PROBLEMS_SHOWN
-        rest = f"\n  and {more} more" if more > 0 else ""
+        rest = self._rest() if len(self.said) > NUM_PROBLEMS_SHOWN else ""
         count = "1 row" if len(self.said) == 1 else f"{len(self.said)} rows"
         fix = "Correct these rows, or name the problems whose rows data.leave_out may drop."
         raise InputError(f"{count} cannot be trained on:\n{shown}{rest}\n", fix=fix)
+
+    def _rest(self) -> str:
+        more = self.places[NUM_PROBLEMS_SHOWN:]
+        named = ", ".join(more[:NUM_PLACES_SHOWN])
+        last = f", and {len(more) - NUM_PLACES_SHOWN:,} further ones" if len(more) > NUM_PLACES_SHOWN else ""
+        return f"\n  and {len(more):,} more: {named}{last}"

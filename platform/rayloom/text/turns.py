@@ -22,7 +22,7 @@ def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
     before = ""
     for number, message in enumerate(messages, 1):
         role = message.get("role")
-        if role not in _MAY_FOLLOW:
+        if not isinstance(role, str) or role not in _MAY_FOLLOW:
             known = ", ".join(list(_MAY_FOLLOW)[1:])
             raise ConversationError("roles_out_of_order", f"message {number} has the role {role!r}; roles are {known}")
         if role not in _MAY_FOLLOW[before]:
@@ -34,7 +34,9 @@ def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
             raise ConversationError("empty_answer", f"message {number} is an empty answer")
         if role != "assistant" and message.get("train"):
             raise ConversationError("not_the_assistants", f"message {number} is from {role}; only answers are trained")
-        before = str(role)
+        if not isinstance(message.get("train", True), bool):
+            raise ConversationError("not_a_conversation", f"message {number}: `train` is neither true nor false")
+        before = role
     if before != "assistant":
         raise ConversationError("no_answer", f"ends with a message from {before}" if before else "has no messages")
 
