@@ -109,10 +109,25 @@ def test_a_task_is_learned_and_what_was_measured_is_what_is_predicted(
     assert metrics["score"] > 0.9
     low, high = metrics["interval"]
     assert low <= metrics["score"] <= high
+    if task is not QUESTIONS:  # whose words are not its tokens
+        assert events[-1]["score"] == pytest.approx(metrics["score"], abs=1e-5)
     if task is REVIEWS:
         assert metrics["accuracy"] == pytest.approx(events[-1]["accuracy"])
         plain = AutoModelForSequenceClassification.from_pretrained(job.out)
         assert plain.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_training_stops_by_the_score_and_keeps_the_best_weights(base: Path, tmp_path: Path) -> None:
+    stopping = {"by": "score", "patience": 2}
+    job = trained(spec_of(ENTITIES, num_steps=90, evaluate_every_steps=5, early_stopping=stopping), base, tmp_path)
+    log = list(read_log(job.log))
+    found = {event["step"]: event["score"] for event in log if event["event"] == "heldout" and event["step"]}
+    finished = log[-1]
+    assert finished["event"] == "finished"
+    assert finished["step"] == finished["best_step"] + 10 < 90
+    assert found[finished["best_step"]] >= max(found.values()) - 0.001
+    _, metrics = predicted(job, Subject("model", "tuned", job.out))
+    assert metrics["score"] == pytest.approx(found[finished["best_step"]], abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix", "prompt", "p_tuning", "bitfit", "ia3"])
@@ -179,6 +194,10 @@ def test_rare_classes_weigh_more_and_weights_count_in_training_only() -> None:
         ({"task": REVIEWS | {"labels": ["a", "a"]}}, "more than once"),
         ({"task": REVIEWS | {"class_weights": {"maybe": 2}}}, "which is no label"),
         ({"task": REVIEWS | {"multiple": True, "label_smoothing": 0.1}}, "one label's probability"),
+        (
+            {"task": {"type": "sequence_to_sequence"}, "evaluate_every_steps": 5, "early_stopping": {"by": "score"}},
+            "tasks with labels and for preferences",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], said: str) -> None:

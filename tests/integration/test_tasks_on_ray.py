@@ -59,7 +59,7 @@ def tagger(folder: Path, store: Store) -> Artifact:
 def test_a_trained_task_is_evaluated_with_its_predictions_and_a_report(
     folder: Path, store: Store, tagger: Artifact
 ) -> None:
-    assert tagger.manifest.headline.startswith("heldout accuracy")
+    assert tagger.manifest.headline.startswith("heldout score")
     check = {"type": "task", "rows_of": NAME, "linear_baseline": True, "min_score": 0.9}
     report = made(
         folder,

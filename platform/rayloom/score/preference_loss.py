@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.document_masks import documents_of
 from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
+from rayloom.score.tally import Tally
 from rayloom.specs.preferences import Dpo, Kto, Orpo, SimPo
 
 Preference = Dpo | Orpo | SimPo | Kto
@@ -63,19 +64,20 @@ class Answers:
 
 
 class PreferenceLoss(nn.Module):
-    """Calling it with a batch gives the sum of its rows' losses; `hits` counts rows judged as people did."""
+    """Calling it with a batch gives the sum of its rows' losses; `tally` counts rows judged as people did."""
 
     def __init__(self, model: nn.Module, preference: Preference) -> None:
         super().__init__()
         self.model, self.preference = model, preference
         self._answers = AnswerLogProbabilities(model)
-        self.hits = 0
+        self.tally = Tally()
 
     def forward(self, batch: PreferenceBatch) -> Tensor:
         answers = self.answers(batch.both)
         losses, margins = losses_of(self.preference, answers, batch.reference, batch.is_good)
         if not self.model.training and batch.num_labels:
-            self.hits += int((margins > 0).sum())
+            hits, rows = float((margins > 0).sum()), float(batch.num_labels)
+            self.tally += Tally(hits, hits, rows, rows)
         # Of a batch that does not count there is still a graph to go back through.
         return losses.sum() if batch.num_labels else losses.nan_to_num().sum() * 0.0
 

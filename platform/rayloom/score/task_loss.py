@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayloom.score.batches import NO_LABEL
+from rayloom.score.tally import Tally, tally_of
 from rayloom.score.task_batches import Target, TaskBatch
 
 
 class TaskLoss(nn.Module):
     """Wraps a model with a task head; calling it with a batch gives the sum of −log p of what is asked of its rows.
 
-    In training, each class counts by its weight and labels are smoothed; in evaluation neither. `hits` counts there,
-    until it is set back, how many of the answers were right.
+    In training, each class counts by its weight and labels are smoothed; in evaluation neither. `tally` counts there,
+    until it is set back, how good the answers are.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.model, self.target, self.smoothing = model, target, smoothing
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-        self.hits = 0
+        self.tally = Tally()
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
@@ -37,7 +38,7 @@ class TaskLoss(nn.Module):
         weights = self.weights.to(logits.device) if self.model.training and self.weights is not None else None
         smoothing = self.smoothing if self.model.training else 0.0
         if not self.model.training:
-            self.hits += num_hits(logits, batch.targets, self.target)
+            self.tally += tally_of(logits, batch.targets, self.target)
         if self.target == "labels":
             return _labels_loss(logits, batch.targets, weights)
         # (…, K) against (…): an answer's two ends are two questions about which of the S tokens it is.
@@ -81,9 +82,3 @@ def _labels_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
     if weights is not None:
         losses = losses * torch.where(targets == 1, weights, torch.ones_like(weights))
     return (losses * asked).sum()
-
-
-def num_hits(logits: Tensor, targets: Tensor, target: Target) -> int:
-    """How many of the answers that are asked for are the most probable ones."""
-    found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
-    return int(((found == targets) & (targets != NO_LABEL)).sum())

@@ -124,9 +124,12 @@ class Faults(Spec):
 
 
 class EarlyStopping(Spec):
-    """Stop when the held-out loss no longer falls; the best weights are kept."""
+    """Stop when what is measured on held-out rows no longer gets better; the best weights are kept."""
 
+    by: Literal["loss", "score"] = "loss"
+    """score: what evaluations of the task measure (accuracy, micro F1, entity F1, F1 of an answer's tokens), or the
+    part of the pairs that are judged as people did."""
     patience: Annotated[int, Field(ge=1)] = 3
     """Evaluations without improvement before stopping."""
     threshold: Annotated[float, Field(ge=0)] = 0.001
-    """Nats per token that count as an improvement."""
+    """Nats per label, or of a score of 0 to 1, that count as an improvement."""

@@ -241,4 +241,7 @@ class TrainSpec(JobSpec):
     def _stopping_needs_evaluation(self) -> Self:
         if self.early_stopping is not None and self.evaluate_every_steps is None:
             raise ValueError("early_stopping needs evaluate_every_steps")
+        has_score = self.preference is not None or not isinstance(self.task, SequenceToSequence | None)
+        if self.early_stopping is not None and self.early_stopping.by == "score" and not has_score:
+            raise ValueError("early_stopping by score is for tasks with labels and for preferences: use by loss")
         return self

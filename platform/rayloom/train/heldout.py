@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from rayloom.score.tally import Tally
 from rayloom.train.engine import Engine
 from rayloom.train.feed import MEASURING
 from rayloom.train.group import Group
@@ -21,6 +22,8 @@ class HeldoutLoss:
     num_labels: int
     accuracy: float | None = None
     """Part of the labels that were the most probable ones, where the objective counts them."""
+    score: float | None = None
+    """What an evaluation of the task measures, as `score.tally` counts it."""
 
     @property
     def perplexity(self) -> float:
@@ -36,9 +39,9 @@ def heldout_loss(
     What masks and spans hide of a row is the same at every measurement of every run.
     """
     total, num_labels = 0.0, 0
-    counts_hits = hasattr(engine.model, "hits")
-    if counts_hits:
-        engine.model.hits = 0
+    is_counted = hasattr(engine.model, "tally")
+    if is_counted:
+        engine.model.tally = Tally()
     at_once = micro_batch_sequences * group.num_workers
     for begin in range(0, len(shards), at_once):
         first = begin + group.rank * micro_batch_sequences
@@ -50,6 +53,10 @@ def heldout_loss(
             batch = batch.without_labels()
         total += float(engine.loss(batch.to(group.device)))
         num_labels += batch.num_labels
-    total, labels, hits = group.agreed(total, num_labels, engine.model.hits if counts_hits else 0)
-    accuracy = hits / max(1, labels) if counts_hits else None
-    return HeldoutLoss(total / max(1, labels), int(labels), accuracy)
+    own = engine.model.tally if is_counted else Tally()
+    total, labels, *counts = group.agreed(total, num_labels, *own.values)
+    loss = HeldoutLoss(total / max(1, labels), int(labels))
+    if not is_counted:
+        return loss
+    tally = Tally(*counts)
+    return replace(loss, accuracy=tally.hits / max(1, labels), score=tally.score)

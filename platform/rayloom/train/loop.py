@@ -29,6 +29,7 @@ from rayloom.train.peak import matrix_peak, peak_memory_bytes
 from rayloom.train.precision import DTYPES, after_step, loss_scale
 from rayloom.train.run_state import Run, go_to, prepared
 from rayloom.train.schedule import learning_rate_share
+from rayloom.train.stopping import is_improvement
 
 
 def train(
@@ -206,14 +207,14 @@ def _measure(run: Run) -> None:
     state, stopping = run.state, run.job.spec.early_stopping
     for name, found in measured.items():
         numbers = {"loss": found.loss, "perplexity": found.perplexity, "labels": found.num_labels}
-        if found.accuracy is not None:
-            numbers["accuracy"] = found.accuracy
+        if found.accuracy is not None and found.score is not None:
+            numbers |= {"accuracy": found.accuracy, "score": found.score}
         run.log.add("heldout", state.step, name=name, **numbers)
     if stopping is None or state.step == 0:
         return
-    loss = next(iter(measured.values())).loss
-    if state.best_loss is None or loss < state.best_loss - stopping.threshold:
-        state.best_loss, state.best_step = loss, state.step
+    deciding = next(iter(measured.values()))
+    if is_improvement(stopping, state, deciding):
+        state.best_loss, state.best_score, state.best_step = deciding.loss, deciding.score, state.step
         state.evaluations_without_improvement = 0
         run.save_best()
     else:

@@ -30,9 +30,9 @@ class TrainingProgress:
             elif event["event"] == "resumed":
                 self.bar.advance(event["step"] - self.bar.done)
             elif event["event"] == "heldout":
-                loss, perplexity = event["loss"], event["perplexity"]
-                say(f"{self.job.spec.name}: step {event['step']}: {event['name']} loss {loss:.4f}, "
-                    f"perplexity {perplexity:,.1f}", rank=0)  # fmt: skip
+                beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
+                where = f"{self.job.spec.name}: step {event['step']}: {event['name']}"
+                say(f"{where} loss {event['loss']:.4f}, {beside}", rank=0)
             elif event["event"] == "said":
                 say(f"{self.job.spec.name}: {event['text']}", rank=0)
 

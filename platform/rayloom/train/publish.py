@@ -55,8 +55,10 @@ def _headline(metrics: dict[str, Any]) -> str:
     said = []
     for name, found in metrics["heldout"].items():
         if "accuracy" in found["after"]:
-            before, after = found["before"]["accuracy"], found["after"]["accuracy"]
-            said.append(f"{name} accuracy {before:.3f} → {after:.3f}, loss {found['after']['loss']:.3f}")
+            # Tags that are right say little where most are O: what counts are entities.
+            measure = "score" if "score" in found["after"] else "accuracy"
+            before, after = found["before"][measure], found["after"][measure]
+            said.append(f"{name} {measure} {before:.3f} → {after:.3f}, loss {found['after']['loss']:.3f}")
             continue
         before, after = found["before"]["perplexity"], found["after"]["perplexity"]
         said.append(f"{name} perplexity {before:,.1f} → {after:,.1f}")

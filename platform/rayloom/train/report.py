@@ -43,9 +43,10 @@ def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
-    """What beside the loss is said of held-out rows: of a task, the part that was right."""
-    is_task = all("accuracy" in found["after"] for found in metrics["heldout"].values())
-    return ("accuracy",) if is_task else ("perplexity",)
+    """What beside the loss is said of held-out rows: of a task, the part that was right, and its score."""
+    said = [found["after"] for found in metrics["heldout"].values()]
+    found = tuple(measure for measure in ("accuracy", "score") if all(measure in after for after in said))
+    return found or ("perplexity",)
 
 
 def _curve(events: list[dict[str, Any]]) -> str:

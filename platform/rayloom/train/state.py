@@ -26,6 +26,7 @@ class TrainState:
     skipped_steps: list[int] = field(default_factory=list)
     rollbacks: int = 0
     best_loss: float | None = None
+    best_score: float | None = None
     best_step: int | None = None
     evaluations_without_improvement: int = 0
 

@@ -48,8 +48,7 @@ def _heldout(events: list[dict[str, Any]], best_step: int | None) -> dict[str, A
     found: dict[str, Any] = {}
     for event in events:
         numbers = {"loss": round(event["loss"], 5), "perplexity": round(event["perplexity"], 3)}
-        if "accuracy" in event:
-            numbers["accuracy"] = round(event["accuracy"], 5)
+        numbers |= {measure: round(event[measure], 5) for measure in ("accuracy", "score") if measure in event}
         named = found.setdefault(event["name"], {"before": numbers, "labels": event["labels"]})
         if best_step is None or event["step"] == best_step:
             named["after"] = numbers

@@ -1,0 +1,86 @@
+"""How good a task's answers are, as counts that add up over batches and workers.
+
+The score is 2·right / (given + wanted): accuracy for one label, micro F1 for several, entity F1 for tags (an entity is
+right where both ends and the kind are), the mean F1 of an answer's tokens for questions. A window counts as a text.
+Shapes: B rows, S positions, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+from torch import Tensor
+
+from rayloom.score.batches import NO_LABEL
+from rayloom.score.task_batches import Target
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of answers."""
+
+    hits: float = 0.0
+    """Labels that were the most probable ones, each tag and each end of an answer by itself."""
+    right: float = 0.0
+    given: float = 0.0
+    wanted: float = 0.0
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return astuple(self)
+
+    @property
+    def score(self) -> float:
+        """0 to 1; 1 where nothing was wanted and nothing given."""
+        return 2 * self.right / (self.given + self.wanted) if self.given + self.wanted else 1.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(one + another for one, another in zip(self.values, other.values, strict=True)))
+
+
+def tally_of(logits: Tensor, targets: Tensor, target: Target) -> Tally:
+    """Counts of one batch; what has no label counts nowhere. `logits` as `score.task_loss.task_logits` gives them."""
+    asked = targets != NO_LABEL
+    found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
+    hits = float(((found == targets) & asked).sum())
+    if target == "label":
+        return Tally(hits, hits, float(asked.sum()), float(asked.sum()))
+    if target == "labels":
+        given, wanted = (found == 1) & asked, (targets == 1) & asked
+        return Tally(hits, float((given & wanted).sum()), float(given.sum()), float(wanted.sum()))
+    rows = zip(found.tolist(), targets.tolist(), asked.tolist(), strict=True)
+    if target == "answer":
+        overlaps = [_overlap(got, want) for got, want, is_asked in rows if all(is_asked)]
+        return Tally(hits, sum(overlaps), len(overlaps), len(overlaps))
+    pairs = [(_entities(_only(got, is_asked)), _entities(_only(want, is_asked))) for got, want, is_asked in rows]
+    right = sum(len(got & want) for got, want in pairs)
+    return Tally(hits, right, sum(len(got) for got, _ in pairs), sum(len(want) for _, want in pairs))
+
+
+def _only(tags: Sequence[int], is_asked: Sequence[bool]) -> list[int]:
+    return [tag for tag, asked in zip(tags, is_asked, strict=True) if asked]
+
+
+def _entities(tags: Sequence[int]) -> set[tuple[int, int, int]]:
+    """First place, last place and kind. Tags as `specs.tasks.TokenClassification.labels` numbers them: O, B, I, B, I, …
+
+    I that follows another kind, or nothing, begins one, as in `text.tags`.
+    """
+    found: list[tuple[int, int, int]] = []
+    before = 0
+    for place, tag in enumerate(tags):
+        kind = (tag - 1) // 2
+        if tag and tag % 2 == 0 and before and (before - 1) // 2 == kind:
+            found[-1] = (found[-1][0], place, kind)
+        elif tag:
+            found.append((place, place, kind))
+        before = tag
+    return set(found)
+
+
+def _overlap(got: Sequence[int], want: Sequence[int]) -> float:
+    """F1 of the tokens between two pairs of ends; (0, 0), no answer, is a place like any other."""
+    common = min(got[1], want[1]) - max(got[0], want[0]) + 1
+    lengths = got[1] - got[0] + want[1] - want[0] + 2
+    return 2 * common / lengths if common > 0 and got[1] >= got[0] else 0.0
