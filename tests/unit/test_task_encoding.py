@@ -94,6 +94,19 @@ def test_text_is_cut_where_the_row_ends() -> None:
     assert maker.cut([Example("the film was very fine")]) == ["the film was"]
 
 
+def test_of_a_long_text_both_ends_are_read_and_cut_alike_for_others() -> None:
+    settings = {"type": "text_classification", "labels": ["no", "yes"], "long_texts": "both_ends"}
+    maker = encoder(settings, max_tokens=8)
+    long, short = Example("the film was we saw it in and then very fine", labels=("yes",)), Example("it was dull")
+    rows = [row for (row,) in maker.rows([long, short])]
+    assert [words(maker, row.tokens) for row in rows] == [
+        "[CLS] the in and then very fine [SEP]", "[CLS] it was dull [SEP]",
+    ]  # fmt: skip
+    assert rows[0].segments.tolist() == [0] * 8
+    assert rows[0].targets.tolist() == [1]
+    assert maker.cut([long, short]) == ["the in and then very fine", "it was dull"]
+
+
 def test_logits_become_labels_with_probabilities() -> None:
     one = task_of({"type": "text_classification", "labels": ["no", "yes"]})
     found = decoded(one, encoder(one.model_dump()).rows([Example("fine")])[0], [np.array([0.0, 2.0], np.float32)])

@@ -70,14 +70,17 @@ def trained_task_model(
 
 
 class _Headed:
-    """Stands for a class of transformers where a base is quantised while it is loaded; heads stay as they are."""
+    """Stands for a class of transformers where a base is quantised while it is loaded; heads stay as they are.
+
+    So does BERT's pooler below them, which many bases do not bring: what is fresh has no weights to quantise.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.fresh: list[str] = []
 
     def from_pretrained(self, folder: Path, **settings: Any) -> nn.Module:
-        settings["quantization_config"].llm_int8_skip_modules = list(HEADS)
+        settings["quantization_config"].llm_int8_skip_modules = [*HEADS, "pooler.dense"]
         settings.pop("use_safetensors")
         model, self.fresh = task_model(folder, self.task, **settings)
         return model

@@ -41,6 +41,9 @@ class TextClassification(_Classes):
     type: Literal["text_classification"]
     multiple: bool = False
     """A text may have several labels, or none; each is decided by itself."""
+    long_texts: Literal["beginning", "both_ends"] = "beginning"
+    """What is read of a text that is longer than sequence_length_tokens; of pairs always their beginnings. both_ends:
+    a quarter of the row from the beginning, the rest from the end (Sun et al. 2019, arXiv:1905.05583, section 5.3)."""
     peft_task: ClassVar[PeftTask] = "SEQ_CLS"
 
     @model_validator(mode="after")

@@ -87,7 +87,10 @@ class TaskEncoder:
         return found
 
     def cut(self, examples: Sequence[Example]) -> list[str]:
-        """Each text as far as the model reads it, with a second text behind it."""
+        """What the model reads of each text, with a second text behind it."""
+        if self._reads_both_ends(examples):
+            offsets = self._tokenised(examples, truncation=False)["offset_mapping"]
+            return [self._ends_of(example.text, covered) for example, covered in zip(examples, offsets, strict=True)]
         encoded = self._tokenised(examples, truncation=True, max_length=self.max_tokens)
         found = []
         for number, example in enumerate(examples):
@@ -103,10 +106,12 @@ class TaskEncoder:
         """The rows of each example: one, or one for each window. What is longer than a row and not windowed is cut."""
         if not examples:
             return []
-        if not self.reads_windows:
-            encoded = self._tokenised(examples, truncation=True, max_length=self.max_tokens)
-            return [[self._text_row(encoded, number, example)] for number, example in enumerate(examples)]
-        return self._windows(examples)
+        if self.reads_windows:
+            return self._windows(examples)
+        # Where both ends are read, all is tokenised first and the middle left out then.
+        is_cut = not self._reads_both_ends(examples)
+        encoded = self._tokenised(examples, truncation=is_cut, **({"max_length": self.max_tokens} if is_cut else {}))
+        return [[self._text_row(encoded, number, example)] for number, example in enumerate(examples)]
 
     def check(self, example: Example) -> None:
         """Raises ExampleError where the task has no place for what the example says."""
@@ -124,11 +129,26 @@ class TaskEncoder:
         if isinstance(self.task, QuestionAnswering) and example.pair is None:
             raise ExampleError("missing_column", "has no question: read it with {type: questions}")
 
+    # -- long texts ----------------------------------------------------------------------------------------------------
+
+    def _reads_both_ends(self, examples: Sequence[Example]) -> bool:
+        reads = isinstance(self.task, TextClassification) and self.task.long_texts == "both_ends"
+        return reads and all(example.pair is None for example in examples)
+
+    def _ends_of(self, text: str, offsets: Sequence[tuple[int, int]]) -> str:
+        if len(offsets) <= self.max_tokens:
+            return text
+        num_first = self.max_tokens // 4
+        _, until = offsets[num_first - 1]
+        since, _ = next(offset for offset in offsets[len(offsets) - self.max_tokens + num_first :] if offset != (0, 0))
+        return f"{text[:until]} {text[since:]}"
+
     # -- whole texts ---------------------------------------------------------------------------------------------------
 
     def _text_row(self, encoded: Any, number: int, example: Example) -> EncodedRow:
-        tokens = np.asarray(encoded["input_ids"][number], np.int64)
-        segments = self._segments(encoded, number)
+        places = both_ends(len(encoded["input_ids"][number]), self.max_tokens)
+        tokens = np.asarray(encoded["input_ids"][number], np.int64)[places]
+        segments = self._segments(encoded, number)[places]
         if isinstance(self.task, SequenceToSequence):
             return EncodedRow(tokens, segments, self._target(example)[: self.task.max_target_tokens])
         return EncodedRow(tokens, segments, self._text_targets(example))
@@ -220,6 +240,17 @@ class TaskEncoder:
 
     def _segments(self, encoded: Any, number: int) -> NDArray[np.int64]:
         return np.asarray(encoded["token_type_ids"][number], np.int64)
+
+
+def both_ends(length: int, limit: int) -> NDArray[np.int64]:
+    """The places of a row that are read: all, or `limit` of them, a quarter at its beginning and the rest at its end.
+
+    Special tokens stand at the very ends, so that they stay.
+    """
+    if length <= limit:
+        return np.arange(length)
+    num_first = limit // 4
+    return np.concatenate([np.arange(num_first), np.arange(length - limit + num_first, length)])
 
 
 def _check_labels(labels: Sequence[str], task: TextClassification | RelationExtraction) -> None:
