@@ -2,21 +2,20 @@
 
 Instruction tuning: LoRA on SmolLM2 with Alpaca rows, by the loop that ships and by TRL's SFTTrainer as it is and with
 its packing, on the same token ids and labels, each in a process of its own, in turn. Tokens of text a second (padding
-does not count) and the loss on the same held-out rows, measured by one function for all. Sentiment: the accuracy of
-whole weights and of LoRA on English film reviews, as jobs/recipes/sentiment-en trains them, beside TF-IDF and logistic
-regression; taken from the store where they are finished. The last line is one JSON object.
+does not count) and the loss on the same held-out rows, measured by one function for all. QLoRA: its base's bytes beside
+bf16's. Sentiment: the accuracy of whole weights and of LoRA on English film reviews, as jobs/recipes/sentiment-en
+trains them, beside TF-IDF and logistic regression; taken from the store where they are finished. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
+from hardware import hardware
+
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, resolve, run
 from rayloom.models.loading import load
+from rayloom.models.quantised import load_quantised, stored_bytes
+from rayloom.score.batches import NO_LABEL
 from rayloom.score.perplexity import heldout_loss
 from rayloom.text.preview import documents
 from rayloom.text.shards import TokenShards
@@ -47,7 +50,7 @@ LEARNING_RATE = 5e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
-    parser.add_argument("--rows", type=int, default=900, help="Alpaca rows to train on")
+    parser.add_argument("--rows", type=int, default=400, help="Alpaca rows to train on")
     parser.add_argument("--length", type=int, default=256, help="tokens of a packed row")
     parser.add_argument("--sequences", type=int, default=8, help="conversations a step")
     parser.add_argument("--no-sentiment", action="store_true", help="instruction tuning alone")
@@ -57,16 +60,16 @@ def main() -> None:
     if options.ours:
         print(json.dumps(ours(options.ours, options)))
         return
-    result: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
     result |= {"rows": options.rows, "length_tokens": options.length, "sequences_a_step": options.sequences}
     with tempfile.TemporaryDirectory() as folder:
         result |= instruction_tuning(Path(folder), options)
+        result |= quantised_base(prepared(Path(folder), options))
     if not options.no_sentiment:
         result |= sentiment()
     if options.save:
         RESULTS.mkdir(exist_ok=True)
-        day = datetime.datetime.now(datetime.UTC).date().isoformat()
-        name = f"finetune-{platform.machine()}-{os.cpu_count()}cores-{day}.json"
+        name = f"finetune-{result['hardware']}-{result['date']}.json"
         (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
@@ -80,8 +83,7 @@ def instruction_tuning(folder: Path, options: argparse.Namespace) -> dict[str, A
         for name, packing in (("trl", False), ("trl_packed", True)):
             asked = {
                 "model": str(job.base), "rows": str(rows), "out": str(folder / name), "rank": RANK, "alpha": 2 * RANK,
-                "sequences_per_step": 1 + options.sequences * num_tokens(job) // job_rows(job) // options.length
-                if packing else options.sequences,
+                "sequences_per_step": job.micro_batch_sequences if packing else options.sequences,
                 "learning_rate": LEARNING_RATE, "max_length": options.length, "packing": packing,
             }  # fmt: skip
             command = [str(options.peer), str(Path(__file__).parent / "trl_peer.py")]
@@ -89,6 +91,7 @@ def instruction_tuning(folder: Path, options: argparse.Namespace) -> dict[str, A
     speeds = {name: of_one["tokens"] / of_one["seconds"] for name, of_one in found.items()}
     losses = {name: loss_of(job, folder / name, options.length) for name in found}
     result = {"tokens_per_second": round(speeds["rayloom"], 1), "heldout_loss": losses["rayloom"]}
+    result |= {"packed_rows_a_step": job.micro_batch_sequences, "tokens_a_row": num_tokens(job) // job_rows(job)}
     result["heldout_loss_base"] = loss_of(job, None, options.length)
     if options.peer:
         result["ratio_vs_trl"] = round(speeds["rayloom"] / speeds["trl"], 3)
@@ -130,13 +133,17 @@ def num_tokens(job: TrainJob) -> int:
 
 
 def as_rows(job: TrainJob, file: Path) -> Path:
-    """Our rendered conversations as TRL takes them: ids, and which of them are labels."""
+    """Our rendered conversations as TRL takes them: ids and labels.
+
+    It takes labels as they are; a `completion_mask` beside ids it would pass over, and train on the questions too.
+    """
     shards = TokenShards(job.train[0], job.spec.sequence_length_tokens)
     lines = []
     for row in (shards.row(index) for index in range(len(shards))):
         for part in documents(row):
-            ids, trained = row.tokens[part].tolist(), [int(label) for label in row.trained[part]]
-            lines.append(json.dumps({"input_ids": ids, "completion_mask": trained}))
+            ids, trained = row.tokens[part].tolist(), row.trained[part].tolist()
+            labels = [token if is_label else NO_LABEL for token, is_label in zip(ids, trained, strict=True)]
+            lines.append(json.dumps({"input_ids": ids, "labels": labels}))
     file.write_text("\n".join(lines) + "\n")
     return file
 
@@ -164,6 +171,24 @@ def loss_of(job: TrainJob, adapter: Path | None, length: int) -> float:
         raise ValueError("an adapter needs its base")
     heldout = TokenShards(job.heldout["heldout"], length)
     return round(heldout_loss(load(job.base, adapter), heldout, 1).mean_nats, 4)
+
+
+def quantised_base(job: TrainJob) -> dict[str, Any]:
+    """Parts of bf16's bytes that the base takes while QLoRA trains: of the linear layers, and of the whole."""
+    from transformers import AutoModelForCausalLM
+
+    if job.base is None:
+        raise ValueError("QLoRA needs a base")
+    whole = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.bfloat16)
+    held = load_quantised(AutoModelForCausalLM, job.base, "nf4", torch.bfloat16)
+    linear = [
+        sum(stored_bytes(module) for name, module in model.named_modules() if name.endswith("_proj"))
+        for model in (held, whole)
+    ]
+    return {
+        "qlora_linear_share": round(linear[0] / linear[1], 4),
+        "qlora_base_share": round(stored_bytes(held) / stored_bytes(whole), 4),
+    }
 
 
 def sentiment() -> dict[str, Any]:

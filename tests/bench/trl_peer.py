@@ -1,6 +1,6 @@
 """TRL's SFTTrainer on rows that were tokenised already; run by `finetune.py` with the interpreter of TRL's environment.
 
-Reads a JSON object on standard input: model, rows (JSON lines with `input_ids`, `completion_mask`), out, rank, alpha,
+Reads a JSON object on standard input: model, rows (JSON lines with `input_ids`, `labels`), out, rank, alpha,
 sequences_per_step, learning_rate, max_length, packing. Prints seconds and tokens of training as the last line.
 """
 
