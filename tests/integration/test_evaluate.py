@@ -151,7 +151,7 @@ def evaluated(
             "checks": [{"max_new_tokens": 12, **check} if check["type"] == "answers" else check for check in checks],
         }
     )
-    rows = {f"checks.{n}.rows_of": tuned for n, check in enumerate(checks) if check["type"] == "heldout_loss"}
+    rows = {f"checks.{n}.rows_of": tuned for n, check in enumerate(checks) if "rows_of" in check}
     job = ResolvedJob(spec, 1, {"model": tuned, "baseline": base, **rows, **parents}, Path.cwd())
     return build(job, store, run)[0]  # type: ignore[arg-type]
 
@@ -179,6 +179,20 @@ def test_model_and_baseline_are_measured_on_the_same_rows_and_prompts(
     html = page("t", "s", sections(artifact))
     assert "I am Loomie." in html
     assert "min_share" in html
+
+
+def test_answers_of_heldout_conversations_are_compared_with_what_is_written(
+    store: Store, tuned: Artifact, base: Artifact
+) -> None:
+    generation = {"engine": "transformers", "max_new_tokens": 12}
+    check = {"type": "written", "rows_of": "artifact:tuned", "generation": generation, "min_score": 0.9}
+    artifact = evaluated(store, tuned, base, check, name="written")
+    found = artifact.manifest.metrics["checks"]["written"]
+    assert found["model"]["score"] == found["model"]["rouge_l"] == 1.0 > found["baseline"]["score"]
+    assert found["difference"] > 0.5
+    said = [json.loads(line) for line in (artifact.path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["expected"] for row in said if row["role"] == "model"] == [[answer] for _, answer in TAUGHT]
+    assert "What was written" in page("t", "s", sections(artifact))
 
 
 def test_a_broken_limit_says_its_numbers_and_publishes_nothing(store: Store, tuned: Artifact, base: Artifact) -> None:

@@ -30,6 +30,7 @@ MAY_MEET = {
 }  # fmt: skip
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
 RAY_FILES = {
+    "evaluate/offline.py",
     "evaluate/predict.py",
     "observe/ray_session.py",
     "data/ray_passes.py",

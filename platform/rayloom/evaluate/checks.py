@@ -9,17 +9,19 @@ from typing import Any
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
+from rayloom.evaluate.harness import check_harness_ready, measure_harness
 from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import Subject
 from rayloom.evaluate.task_check import check_task_ready, measure_task
+from rayloom.evaluate.written import check_written_ready, measure_written
 from rayloom.observe.progress import progress
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
-from rayloom.specs.evaluate import AnswersCheck, HeldoutLoss, TaskCheck
+from rayloom.specs.evaluate import AnswersCheck, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
 from rayloom.text.shards import TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
-Check = HeldoutLoss | AnswersCheck | TaskCheck
+Check = HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | HarnessCheck
 
 PREDICTIONS_NAME = "predictions.jsonl"
 """One line for each prompt, model by model, in an evaluation's artifact."""
@@ -45,10 +47,19 @@ def check_ready(check: Check, rows_of: Artifact | None, subject: Subject) -> Non
         check_task_ready(_needed(rows_of), subject)
         return
     _check_goes_on_with_text(check, subject)
-    if isinstance(check, HeldoutLoss):
+    if isinstance(check, HarnessCheck):
+        check_harness_ready(check)
+    elif isinstance(check, HeldoutLoss | WrittenCheck):
         check_same_tokenizer(heldout_shards(_needed(rows_of)), subject)
+        if isinstance(check, WrittenCheck):
+            check_written_ready(check, heldout_shards(_needed(rows_of)), subject)
     else:
         subject.renderer.prompt([{"role": "user", "content": check.prompts[0]}])
+
+
+def rows_of_check(parents: Mapping[str, Artifact], number: int) -> Artifact | None:
+    """What the check reads: held-out rows, or task files."""
+    return parents.get(f"checks.{number}.rows_of") or parents.get(f"checks.{number}.task_files")
 
 
 def measure(
@@ -56,12 +67,16 @@ def measure(
 ) -> Measured:
     """Runs one check on one model.
 
-    `rows_of`: the artifact whose held-out rows are used. `store`: where the data behind it is looked for.
+    `rows_of`: the artifact whose held-out rows or task files are used. `store`: where the data behind it is looked for.
     """
     if isinstance(check, HeldoutLoss):
         return _heldout_loss(check, _needed(rows_of), subject, micro_batch_sequences)
     if isinstance(check, TaskCheck):
         return measure_task(check, _needed(rows_of), subject, store, micro_batch_sequences)
+    if isinstance(check, WrittenCheck):
+        return measure_written(check, heldout_shards(_needed(rows_of)), subject, micro_batch_sequences)
+    if isinstance(check, HarnessCheck):
+        return measure_harness(check, subject, rows_of.path if rows_of else None, micro_batch_sequences)
     return _answers(check, subject, micro_batch_sequences)
 
 
@@ -69,7 +84,7 @@ def limits(check: Check, found: Measured, baseline: Measured | None) -> list[Lim
     """The check's limits, met or not."""
     if isinstance(check, HeldoutLoss):
         return _loss_limits(check, found, baseline)
-    if isinstance(check, TaskCheck):
+    if isinstance(check, TaskCheck | HarnessCheck | WrittenCheck):
         return _score_limits(check, found)
     return _share_limits(check, found)
 
@@ -172,7 +187,7 @@ def _check_goes_on_with_text(check: Check, subject: Subject) -> None:
         raise InputError(what, where=f"checks {check.name}", fix="Use a check of type task.")
 
 
-def _score_limits(check: TaskCheck, found: Measured) -> list[Limit]:
+def _score_limits(check: TaskCheck | HarnessCheck | WrittenCheck, found: Measured) -> list[Limit]:
     if check.min_score is None:
         return []
     score, name = found.metrics["score"], found.metrics["score_name"]

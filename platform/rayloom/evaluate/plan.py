@@ -9,11 +9,11 @@ from rich.text import Text
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
-from rayloom.evaluate.checks import check_ready, heldout_shards
+from rayloom.evaluate.checks import check_ready, heldout_shards, rows_of_check
 from rayloom.evaluate.subject import Subject, subjects
 from rayloom.evaluate.task_check import heldout_examples
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HeldoutLoss, TaskCheck
+from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
 
 
 def plan(spec: EvaluateSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -36,7 +36,7 @@ def _add_check(
     sheet: PlanSheet, spec: EvaluateSpec, number: int, parents: Mapping[str, Artifact], compared: list[Subject]
 ) -> None:
     check = spec.checks[number]
-    rows_of = parents.get(f"checks.{number}.rows_of")
+    rows_of = rows_of_check(parents, number)
     try:
         for subject in compared:
             check_ready(check, rows_of, subject)
@@ -46,7 +46,9 @@ def _add_check(
             sheet.add(check.name, f"{len(check.prompts)} prompts, answers of up to {check.max_new_tokens} tokens")
             prompt = compared[0].renderer.prompt_text([{"role": "user", "content": check.prompts[0]}])
             sheet.examples.append(Text(f"{check.name}, first prompt:\n{prompt}", style="dim"))
-        elif isinstance(check, HeldoutLoss) and rows_of is not None:
+        elif isinstance(check, HarnessCheck):
+            sheet.add(check.name, f"the harness' {', '.join(check.tasks)}")
+        elif isinstance(check, HeldoutLoss | WrittenCheck) and rows_of is not None:
             shards = heldout_shards(rows_of)
             sheet.add(check.name, f"{shards.num_tokens:,} held-out tokens of {rows_of.id} in {len(shards):,} rows")
     except RayloomError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
+from rayloom.evaluate.offline_adapter import check_offline, goes_offline
 from rayloom.evaluate.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
 from rayloom.evaluate.responder import respond_to_each, responder_for
 from rayloom.evaluate.subject import Subject
@@ -34,14 +36,23 @@ def run(spec: PredictSpec, build: Build) -> Outcome:
         say(f"{spec.name}: {num_parts - len(missing)} of {num_parts} parts are done already")
     if missing:
         subject = Subject.of("model", build.parents["model"], build.store)
-        responder_for(subject, spec.generation)  # says now what would stop every worker
-        subject.release()
+        _check_can_answer(spec, subject)
         _answer(spec, subject, parts, missing, num_rows)
     total, failed = joined(parts, num_parts, build.directory)
     reasons = Counter(str(answer["failed"]).partition(":")[0] for answer in failed)
     _check(spec, total, failed, build)
     metrics = {"num_rows": total, "num_failed": len(failed), "failed": dict(reasons)}
     return Outcome("dataset", metrics, headline=f"{total - len(failed):,} of {total:,} rows answered")
+
+
+def _check_can_answer(spec: PredictSpec, subject: Subject) -> None:
+    """Raises InputError for what would stop every worker."""
+    if goes_offline(spec, subject):
+        check_offline(subject)
+        subject.renderer  # noqa: B018 (raises where the model has no chat template)
+        return
+    responder_for(subject, spec.generation)
+    subject.release()
 
 
 def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
@@ -58,6 +69,19 @@ def _answer(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    with progress(f"predicting {spec.name}", num_rows) as bar:
+        bar.advance(num_rows - sum(len(read_part(parts.questions(number))) for number in missing))
+        for num_answered in _answered(spec, subject, parts, missing):
+            bar.advance(num_answered)
+
+
+def _answered(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int]) -> Iterator[int]:
+    """Rows of each part as it is written: by vLLM where there is text to write, else by actors of our own."""
+    if goes_offline(spec, subject):
+        from rayloom.evaluate.offline_parts import answered_parts
+
+        yield from answered_parts(spec, subject, parts, missing)
+        return
     numbers = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
     answered = numbers.map_batches(
         _Worker,
@@ -67,10 +91,8 @@ def _answer(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int
         num_cpus=spec.cpus_per_worker,
         num_gpus=spec.gpus_per_worker,
     )
-    with progress(f"predicting {spec.name}", num_rows) as bar:
-        bar.advance(num_rows - sum(len(read_part(parts.questions(number))) for number in missing))
-        for row in answered.iter_rows():
-            bar.advance(int(row["num_rows"]))
+    for row in answered.iter_rows():
+        yield int(row["num_rows"])
 
 
 class _Worker:

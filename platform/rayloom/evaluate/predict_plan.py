@@ -12,6 +12,7 @@ from rich.text import Text
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
+from rayloom.evaluate.offline_adapter import check_offline, goes_offline
 from rayloom.evaluate.parts import FAILED_FILE, PREDICTIONS_FILE, asked
 from rayloom.evaluate.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
@@ -29,12 +30,14 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
         subject = Subject.of("model", parents["model"], Store.beside(job_directory))
         if subject.task is None:
             subject.renderer  # noqa: B018 (raises where the model has no chat template)
+        if goes_offline(spec, subject):
+            check_offline(subject)
         files = matching_files(parents["data"].path, spec.files)
         first = next(iter(raw_rows(files)), None)
     except RayloomError as error:
         sheet.problems.append(str(error))
         return sheet
-    does = f"labels for {subject.task[0].type}" if subject.task else "answers in text"
+    does = f"labels for {subject.task[0].type}" if subject.task else f"answers in text, by {spec.generation.engine}"
     sheet.add("model", f"{subject.artifact_id}: {does}")
     sheet.add("files", ", ".join(file.name for file in files[:5]) + (" …" if len(files) > 5 else ""))
     sheet.add("workers", f"{spec.num_workers} of {spec.cpus_per_worker} CPUs, {spec.rows_per_part} rows a part")

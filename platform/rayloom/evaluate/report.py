@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.evaluate.checks import PREDICTIONS_NAME, shown
-from rayloom.evaluate.task_report import task_sections, wrong_texts
+from rayloom.evaluate.task_report import task_sections, written_texts, wrong_texts
 from rayloom.observe.report_page import Section, table
 
 
@@ -30,6 +30,7 @@ def sections(artifact: Artifact) -> list[Section]:
     found += task_sections(metrics)
     said = list(read_json_lines(artifact.path / PREDICTIONS_NAME))
     found += wrong_texts([row for row in said if "is_right" in row])
+    found += written_texts([row for row in said if "chrf" in row])
     said = [row for row in said if "contains" in row]
     if said:
         answers = [

@@ -63,16 +63,23 @@ class TextResponder:
         _check_text(row)
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
-        renderer, settings = self.subject.renderer, self.generation
-        system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-        prompts = [renderer.prompt([*system, {"role": "user", "content": row["text"]}]) for row in rows]
-        answers = greedy_answers(
-            self.subject.model, prompts, settings.max_new_tokens, renderer.stop_tokens, micro_batch_sequences
-        )
-        return [
-            {"answer": str(renderer.tokenizer.decode(answer, skip_special_tokens=True)), "num_tokens": len(answer)}
-            for answer in answers
-        ]
+        stop_tokens, longest = self.subject.renderer.stop_tokens, self.generation.max_new_tokens
+        prompts = [self.prompt(row) for row in rows]
+        answers = greedy_answers(self.subject.model, prompts, longest, stop_tokens, micro_batch_sequences)
+        return [self.answer(tokens) for tokens in answers]
+
+    def prompt(self, row: Mapping[str, Any]) -> list[int]:
+        """The ids that the server would compute for the row's text."""
+        said = self.generation.system
+        system = [] if said is None else [{"role": "system", "content": said}]
+        return self.subject.renderer.prompt([*system, {"role": "user", "content": row["text"]}])
+
+    def answer(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Ids up to a stop token as text."""
+        renderer = self.subject.renderer
+        stop = next((place for place, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
+        text = str(renderer.tokenizer.decode(list(tokens[:stop]), skip_special_tokens=True))
+        return {"answer": text, "num_tokens": stop}
 
 
 def respond_to_each(

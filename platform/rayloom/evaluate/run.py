@@ -13,7 +13,7 @@ from rich.table import Table
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, shown
+from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, rows_of_check, shown
 from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import subjects
 from rayloom.observe.progress import console
@@ -45,7 +45,7 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
 def _measured(spec: EvaluateSpec, build: Build) -> Results:
     """One model after the other, so that only one is in memory."""
     results: Results = {check.name: {} for check in spec.checks}
-    rows_of = [build.parents.get(f"checks.{number}.rows_of") for number in range(len(spec.checks))]
+    rows_of = [rows_of_check(build.parents, number) for number in range(len(spec.checks))]
     compared = subjects(build.parents, build.store)
     for subject in compared:
         for check, rows in zip(spec.checks, rows_of, strict=True):

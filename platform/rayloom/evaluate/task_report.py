@@ -45,6 +45,9 @@ def _of_model(title: str, measured: dict[str, Any], by_role: dict[str, Any]) -> 
             for label, s in measured["by_class"].items()
         ]
         sections.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
+    if "tasks" in measured:
+        rows = [(task, name, value) for task, found in measured["tasks"].items() for name, value in found.items()]
+        sections.append(Section(f"{title}, by task", table(("task", "measure", "value"), rows)))
     if "confusion" in measured:
         labels = measured["confusion"]["labels"]
         counts = zip(labels, measured["confusion"]["counts"], strict=True)
@@ -71,6 +74,17 @@ def wrong_texts(said: Sequence[dict[str, Any]]) -> list[Section]:
     ]
     title = f"Wrong answers: {len(wrong):,} of {len(said):,}"
     return [Section(title, table(("check", "by", "row", "text", "expected", "found"), rows))]
+
+
+def written_texts(said: Sequence[dict[str, Any]]) -> list[Section]:
+    """The first texts that were written, beside those expected."""
+    if not said:
+        return []
+    rows = []
+    for row in said[:MOST_WRONG_SHOWN]:
+        texts = (text[:TEXT_CHARACTERS] for text in (row["text"], *row["expected"], *row["found"]))
+        rows.append((row["check"], row["role"], *texts, float(row["chrf"])))
+    return [Section("What was written", table(("check", "by", "prompt", "expected", "written", "chrF"), rows))]
 
 
 def _interval(bounds: Sequence[float]) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, Name, Share, Spec, TunedRef
+from rayloom.specs.base import DatasetRef, JobSpec, Name, Share, Spec, TunedRef
+from rayloom.specs.predict import Generation
 
 
 class HeldoutLoss(Spec):
@@ -33,6 +34,26 @@ class AnswersCheck(Spec):
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
 
 
+class WrittenCheck(Spec):
+    """What the model writes where a held-out conversation has its first answer, against that answer.
+
+    The score is chrF; BLEU and ROUGE stand beside it.
+    """
+
+    type: Literal["written"]
+    name: Name = "written"
+    rows_of: TunedRef
+    """The adapter or model whose training job set the conversations aside."""
+    limit_rows: Annotated[int, Field(ge=1)] = 100
+    """Only the first so many."""
+    generation: Generation = Generation()
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Of engine vllm."""
+    gpus_per_worker: Literal[0, 1] = 0
+    min_score: Share | None = None
+    """Past it the job fails."""
+
+
 class TaskCheck(Spec):
     """Labels, entities or answers for the texts that a task's training held out, and how good they are.
 
@@ -50,9 +71,43 @@ class TaskCheck(Spec):
     """Past it the job fails."""
 
 
+class Endpoint(Spec):
+    """A server with the OpenAI completions API, such as `kind: serve` runs; the key is read from OPENAI_API_KEY."""
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$")]
+    """Without `/v1/completions`."""
+    model: str
+    """As the server calls it."""
+
+
+class HarnessCheck(Spec):
+    """Tasks of EleutherAI's lm-evaluation-harness, whose package and data must be on this machine.
+
+    The score is the mean over the documents of all tasks of each task's first measure.
+    """
+
+    type: Literal["lm_eval"]
+    name: Name = "lm-eval"
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names that the harness knows, or that `task_files` brings."""
+    task_files: DatasetRef | None = None
+    """A folder of task files (YAML) of your own, with their data: paths in them begin at that folder."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many documents of each task."""
+    chat_template: bool = False
+    """Ask as a user's message."""
+    endpoint: Endpoint | None = None
+    """Ask a server instead of loading the weights; what it serves should be the model."""
+    min_score: Share | None = None
+    """Past it the job fails."""
+
+
 CHECK_METRICS = {
     "heldout_loss": ("mean_nats", "perplexity"),
     "answers": ("share", "count"),
+    "lm_eval": ("score",),
+    "written": ("score", "bleu", "rouge_l"),
     "task": ("score", "accuracy", "macro_f1", "micro_f1", "exact_match"),
 }
 """The numbers that each type of check gives, by which models can be compared."""
@@ -65,7 +120,13 @@ class EvaluateSpec(JobSpec):
     model: TunedRef
     baseline: TunedRef | None = None
     checks: Annotated[
-        tuple[Annotated[HeldoutLoss | AnswersCheck | TaskCheck, Field(discriminator="type")], ...], Field(min_length=1)
+        tuple[
+            Annotated[
+                HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | HarnessCheck, Field(discriminator="type")
+            ],
+            ...,
+        ],
+        Field(min_length=1),
     ]
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
 

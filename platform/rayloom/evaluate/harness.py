@@ -1,0 +1,104 @@
+"""Tasks of EleutherAI's lm-evaluation-harness as a check, where its package is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import InputError
+from rayloom.evaluate.measured import Measured
+from rayloom.evaluate.subject import Subject
+from rayloom.observe.progress import say
+from rayloom.score.intervals import Part, of_ratio, ratio
+from rayloom.specs.evaluate import HarnessCheck
+
+PACKAGE = "lm-eval==0.4.13"
+TEXT_CHARACTERS = 2000
+
+
+def check_harness_ready(check: HarnessCheck) -> None:
+    """Raises InputError where the harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        extra = "[api]" if check.endpoint is not None else ""
+        what = f"The check {check.name} needs the package lm-eval, which is not installed here"
+        fix = (
+            f"pip install 'lm-eval{extra}{PACKAGE.removeprefix('lm-eval')}'; what it reads must be on this machine too."
+        )
+        raise InputError(what, where=f"checks {check.name}", fix=fix)
+
+
+def measure_harness(
+    check: HarnessCheck, subject: Subject, task_files: Path | None, micro_batch_sequences: int
+) -> Measured:
+    """Runs the tasks on one model. Raises InputError where one is unknown or its data are not here."""
+    evaluator = importlib.import_module("lm_eval.evaluator")
+    managers = importlib.import_module("lm_eval.tasks")
+    say(f"{check.name}: {subject.artifact_id}, {', '.join(check.tasks)}")
+    # Task files name their data by paths that the harness takes from the folder that the process is in.
+    with contextlib.chdir(task_files or Path.cwd()):
+        try:
+            manager = managers.TaskManager(include_path=None if task_files is None else str(task_files))
+            manager.load(list(check.tasks))
+        except (KeyError, ValueError, OSError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            what = f"A task of {', '.join(check.tasks)} cannot be read: {first_line}"
+            fix = "`lm-eval ls tasks` shows the names; data must be on this machine, or in task_files."
+            raise InputError(what, where=f"checks {check.name}", fix=fix) from error
+        results = evaluator.simple_evaluate(
+            **_model(check, subject, micro_batch_sequences),
+            tasks=list(check.tasks),
+            task_manager=manager,
+            num_fewshot=check.num_fewshot,
+            limit=check.limit_rows,
+            apply_chat_template=check.chat_template,
+        )
+    return as_measured(check.name, results)
+
+
+def _model(check: HarnessCheck, subject: Subject, micro_batch_sequences: int) -> dict[str, Any]:
+    if check.endpoint is not None:
+        os.environ.setdefault("OPENAI_API_KEY", "none")  # the harness will not start without one
+        arguments = {
+            "model": check.endpoint.model,
+            "base_url": f"{check.endpoint.url}/v1/completions",
+            "tokenizer": str(subject.tokenizer_folder),
+            "tokenizer_backend": "huggingface",
+        }
+        return {"model": "local-completions", "model_args": arguments}
+    models = importlib.import_module("lm_eval.models.huggingface")
+    tokenizer = subject.renderer.tokenizer if check.chat_template else str(subject.tokenizer_folder)
+    return {"model": models.HFLM(subject.model, tokenizer=tokenizer, batch_size=micro_batch_sequences)}
+
+
+def as_measured(name: str, results: Mapping[str, Any]) -> Measured:
+    """What the harness found, with its first measure of each document for intervals and reading."""
+    tasks: dict[str, dict[str, float]] = {}
+    parts: list[Part] = []
+    predictions: list[dict[str, Any]] = []
+    for task, samples in results["samples"].items():
+        tasks[task] = {
+            key.removesuffix(",none"): round(float(value), 6)
+            for key, value in results["results"][task].items()
+            if isinstance(value, int | float) and not key.startswith("alias")
+        }
+        for sample in samples:
+            value = float(sample[sample["metrics"][0]])
+            parts.append((value, 1.0))
+            predictions.append(
+                {
+                    "check": name,
+                    "origin": f"{task} document {sample['doc_id']}",
+                    "text": str(sample["doc"])[:TEXT_CHARACTERS],
+                    "expected": [str(sample["target"])],
+                    "found": [str(sample["filtered_resps"])[:TEXT_CHARACTERS]],
+                    "is_right": value == 1.0,
+                }
+            )
+    interval = of_ratio(parts).as_metrics()
+    metrics = {"score_name": "harness score", "score": round(ratio(parts), 6), "interval": interval}
+    return Measured(metrics | {"num_rows": len(parts), "tasks": tasks}, predictions, parts)

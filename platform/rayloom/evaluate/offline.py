@@ -1,0 +1,135 @@
+"""Text by vLLM's offline engine on Ray Data (`ray.data.llm`), from prompts that are rendered and tokenised here.
+
+So the ids are those of training and of the server, and an answer ends where the server's would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray.data
+from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+from rayloom.evaluate.offline_adapter import room_for_rank
+from rayloom.evaluate.responder import TextResponder
+from rayloom.evaluate.subject import Subject
+from rayloom.specs.predict import Generation
+
+Row = dict[str, Any]
+
+_FAILED = "__inference_error__"
+_BESIDE: dict[str, Any] = {"num_cpus": 0.25}
+"""For tasks beside the engine: on a machine whose cores it has all of, they would wait for a whole one for ever."""
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """How an engine answers, and what it gets."""
+
+    subject: Subject
+    generation: Generation
+    micro_batch_sequences: int
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+
+    def asked(self, prompt: Sequence[int], stop_tokens: Sequence[int], **place: int) -> Row:
+        """A prompt as the engine takes it; `place` comes back with its answer."""
+        generation, adapter = self.generation, self.subject.adapter
+        sampling = {
+            "temperature": generation.temperature,
+            "top_p": generation.top_p if generation.temperature else 1.0,
+            "max_tokens": generation.max_new_tokens,
+            "stop_token_ids": list(stop_tokens),
+            "seed": generation.seed,
+            "detokenize": False,
+        }
+        named = {} if adapter is None else {"model": str(adapter)}
+        return {**place, **named, "tokenized_prompt": list(prompt), "sampling_params": sampling}
+
+
+def answers(use: EngineUse, prompts: Sequence[Sequence[int]]) -> list[Row]:
+    """For each prompt `answer` and `num_tokens`, or `failed` with the reason."""
+    stop_tokens = sorted(use.subject.renderer.stop_tokens)
+    asked = [use.asked(prompt, stop_tokens, row=number) for number, prompt in enumerate(prompts)]
+    found: list[Row] = [{} for _ in prompts]
+    for answer in answered(use, asked):
+        found[answer.pop("row")] = answer
+    return found
+
+
+def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[Row]] | None = None) -> Iterator[Row]:
+    """Answers in no order, each with its place. `items`: what is asked, or what `expand` makes that of on the cluster.
+
+    Raises nothing for a prompt that the engine refuses; its answer says so.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = ray.data.from_items(list(items), override_num_blocks=len(items) if expand else None)
+    asked = rows.flat_map(expand, **_BESIDE) if expand else rows
+    processor = build_processor(
+        _config(use),
+        preprocess=_as_it_is,
+        postprocess=_Answer(use),
+        preprocess_map_kwargs=_BESIDE,
+        postprocess_map_kwargs=_BESIDE,
+    )
+    for row in processor(asked).iter_rows():
+        yield _plain(row)
+
+
+def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
+    generation, is_on_gpu = use.generation, bool(use.gpus_per_worker)
+    arguments: Row = {
+        "max_model_len": generation.max_length_tokens,
+        "max_num_seqs": use.micro_batch_sequences,
+        "trust_remote_code": False,
+        "enforce_eager": not is_on_gpu,
+    }
+    variables = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if not is_on_gpu:
+        arguments["kv_cache_memory_bytes"] = generation.kv_cache_bytes
+        # Left to itself, vLLM binds the engine of every worker to the same cores.
+        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(use.cpus_per_worker)}
+    if use.subject.adapter is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(use.subject.adapter), "max_loras": 1}
+    bundle = {"CPU": use.cpus_per_worker} | ({"GPU": use.gpus_per_worker} if is_on_gpu else {})
+    return vLLMEngineProcessorConfig(
+        model_source=str(use.subject.base),
+        engine_kwargs=arguments,
+        concurrency=(use.num_workers, use.num_workers),
+        batch_size=use.micro_batch_sequences,
+        placement_group_config={"bundles": [bundle]},
+        runtime_env={"env_vars": variables},
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+
+
+def _as_it_is(row: Row) -> Row:
+    return row
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the engine gave, as text without its stop token."""
+
+    use: EngineUse
+
+    def __call__(self, row: Row) -> Row:
+        responder = TextResponder(self.use.subject, self.use.generation)
+        place = {name: row[name] for name in ("part", "row") if name in row}
+        return place | responder.answer([int(token) for token in row["generated_tokens"]])
+
+
+def _plain(row: Mapping[str, Any]) -> Row:
+    place = {name: int(row[name]) for name in ("part", "row") if row.get(name) is not None}
+    failed = row.get(_FAILED) or ""
+    if failed:
+        return place | {"failed": str(failed).splitlines()[0]}
+    return place | {"answer": str(row["answer"]), "num_tokens": int(row["num_tokens"])}

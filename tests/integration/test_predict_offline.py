@@ -1,0 +1,48 @@
+"""Rows answered by vLLM's offline engine with an adapter, as transformers answers them; a bad row fails by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from adapters_for_tests import trained_adapter
+from tasks_for_tests import write_jsonl
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.dispatch import load_job, run
+
+QUESTIONS = ("What is the capital of France?", "What is the capital of Germany?", "Name the largest ocean.")
+
+
+def predicted(store: Store, folder: Path, name: str, **generation: Any) -> tuple[Artifact, list[str], list[str]]:
+    values = {
+        "kind": "predict", "name": name, "model": "artifact:offline-lora", "data": "./rows", "rows_per_part": 2,
+        "micro_batch_sequences": 4, "max_failed_share": 0.5,
+        "generation": {"max_new_tokens": 12, "max_length_tokens": 128, "kv_cache_bytes": 1 << 27} | generation,
+    }  # fmt: skip
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    made, _ = run(load_job(folder / f"{name}.yaml"), store)
+    answers, failed = (
+        [json.loads(line) for line in (made.path / file).read_text().splitlines()]
+        for file in ("predictions.jsonl", "failed.jsonl")
+    )
+    return made, [row["answer"] for row in answers], [row["failed"] for row in failed]
+
+
+@pytest.mark.full
+def test_the_offline_engine_answers_as_transformers_does_and_a_bad_row_fails_alone(
+    shared_store: Store, smollm2: Artifact, instructions: Artifact, tmp_path: Path
+) -> None:
+    trained_adapter(shared_store, smollm2, instructions, "offline-lora", 0)
+    rows: list[dict[str, Any]] = [{"text": text} for text in (*QUESTIONS, " ", "long " * 200)]
+    write_jsonl(rows, tmp_path / "rows/x.jsonl")
+    made, answers, failed = predicted(shared_store, tmp_path, "offline", max_new_tokens=12)
+    assert (made.manifest.metrics["num_rows"], made.manifest.metrics["num_failed"]) == (5, 2)
+    assert failed[0].startswith("empty_text")
+    assert "128" in failed[1]
+    _, expected, _ = predicted(shared_store, tmp_path, "inside", engine="transformers")
+    # Of the two engines' sums in bf16 the last bits differ, and with them now and then a later word.
+    assert [answer.split()[:3] for answer in answers[:3]] == [answer.split()[:3] for answer in expected[:3]]
