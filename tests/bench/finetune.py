@@ -50,7 +50,8 @@ LEARNING_RATE = 5e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
-    parser.add_argument("--rows", type=int, default=400, help="Alpaca rows to train on")
+    parser.add_argument("--rows", type=int, default=400, help="Alpaca rows; the longest are left out")
+    parser.add_argument("--heldout", type=int, default=60, help="rows to measure the loss on")
     parser.add_argument("--length", type=int, default=256, help="tokens of a packed row")
     parser.add_argument("--sequences", type=int, default=8, help="conversations a step")
     parser.add_argument("--no-sentiment", action="store_true", help="instruction tuning alone")
@@ -61,7 +62,11 @@ def main() -> None:
         print(json.dumps(ours(options.ours, options)))
         return
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
-    result |= {"rows": options.rows, "length_tokens": options.length, "sequences_a_step": options.sequences}
+    result |= {
+        "rows_read": options.rows + options.heldout,
+        "length_tokens": options.length,
+        "sequences_a_step": options.sequences,
+    }
     with tempfile.TemporaryDirectory() as folder:
         result |= instruction_tuning(Path(folder), options)
         result |= quantised_base(prepared(Path(folder), options))
@@ -91,7 +96,11 @@ def instruction_tuning(folder: Path, options: argparse.Namespace) -> dict[str, A
     speeds = {name: of_one["tokens"] / of_one["seconds"] for name, of_one in found.items()}
     losses = {name: loss_of(job, folder / name, options.length) for name in found}
     result = {"tokens_per_second": round(speeds["rayloom"], 1), "heldout_loss": losses["rayloom"]}
-    result |= {"packed_rows_a_step": job.micro_batch_sequences, "tokens_a_row": num_tokens(job) // job_rows(job)}
+    result |= {
+        "packed_rows_a_step": job.micro_batch_sequences,
+        "tokens_a_conversation": num_tokens(job) // job_rows(job),
+    }
+    result |= {"conversations": job_rows(job), "steps": job.num_steps}
     result["heldout_loss_base"] = loss_of(job, None, options.length)
     if options.peer:
         result["ratio_vs_trl"] = round(speeds["rayloom"] / speeds["trl"], 3)
@@ -103,9 +112,11 @@ def instruction_tuning(folder: Path, options: argparse.Namespace) -> dict[str, A
 
 def prepared(folder: Path, options: argparse.Namespace) -> TrainJob:
     """Conversations rendered once, for everyone."""
-    file = load_job(ROOT / "jobs/recipes/instructions/lora.yaml", (f"data.sources.0.limit_rows={options.rows + 60}",))
+    file = load_job(
+        ROOT / "jobs/recipes/instructions/lora.yaml", (f"data.sources.0.limit_rows={options.rows + options.heldout}",)
+    )
     found = resolve(file, Store.beside(file.directory))
-    values = {"heldout_rows": 60, "max_length_policy_share": 1.0, "length_policy": "drop"}
+    values = {"heldout_rows": options.heldout, "max_length_policy_share": 1.0, "length_policy": "drop"}
     spec: Any = found.spec
     spec = spec.model_copy(
         update={
@@ -149,7 +160,8 @@ def as_rows(job: TrainJob, file: Path) -> Path:
 
 
 def in_own_process(command: list[str], options: argparse.Namespace, asked: str = "") -> dict[str, Any]:
-    further = ["--rows", str(options.rows), "--length", str(options.length), "--sequences", str(options.sequences)]
+    names = ("rows", "heldout", "length", "sequences")
+    further = [part for name in names for part in (f"--{name}", str(getattr(options, name)))]
     whole = command + (further if "--ours" in command else [])
     done = subprocess.run(whole, input=asked, capture_output=True, text=True, check=False)
     if done.returncode:

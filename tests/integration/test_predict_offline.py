@@ -46,3 +46,23 @@ def test_the_offline_engine_answers_as_transformers_does_and_a_bad_row_fails_alo
     _, expected, _ = predicted(shared_store, tmp_path, "inside", engine="transformers")
     # Of the two engines' sums in bf16 the last bits differ, and with them now and then a later word.
     assert [answer.split()[:3] for answer in answers[:3]] == [answer.split()[:3] for answer in expected[:3]]
+
+
+@pytest.mark.full
+def test_heldout_conversations_are_answered_by_the_offline_engine(
+    shared_store: Store, smollm2: Artifact, instructions: Artifact, tmp_path: Path
+) -> None:
+    trained_adapter(shared_store, smollm2, instructions, "offline-lora", 0)
+    generation = {"max_new_tokens": 12, "max_length_tokens": 512, "kv_cache_bytes": 1 << 27}
+    checks = [
+        {"type": "written", "name": engine, "rows_of": "artifact:offline-lora", "limit_rows": 6,
+         "generation": generation | {"engine": engine}}
+        for engine in ("vllm", "transformers")
+    ]  # fmt: skip
+    job = {"kind": "evaluate", "name": "written", "model": "artifact:offline-lora", "checks": checks}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    made, _ = run(load_job(tmp_path / "job.yaml"), shared_store)
+    found = made.manifest.metrics["checks"]
+    assert found["vllm"]["model"]["num_rows"] == 6
+    assert found["vllm"]["model"]["score"] == pytest.approx(found["transformers"]["model"]["score"], abs=0.05)
+    assert 0 < found["vllm"]["model"]["score"] < 1
