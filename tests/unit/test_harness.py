@@ -26,6 +26,12 @@ def test_results_become_a_score_with_an_interval_and_texts_to_read() -> None:
     assert found.predictions[1]["origin"] == "quiz document 1"
 
 
+def test_a_measure_without_a_number_for_each_document_is_refused() -> None:
+    sample = {"doc_id": 0, "metrics": ["word_perplexity"], "word_perplexity": (-3.0, 2)}
+    with pytest.raises(InputError, match="has no word_perplexity for each document"):
+        as_measured("x", {"results": {"wiki": {}}, "samples": {"wiki": [sample]}})
+
+
 def test_without_the_harness_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check = HarnessCheck.model_validate({"type": "lm_eval", "tasks": ["x"]})

@@ -87,7 +87,7 @@ def as_measured(name: str, results: Mapping[str, Any]) -> Measured:
             if isinstance(value, int | float) and not key.startswith("alias")
         }
         for sample in samples:
-            value = float(sample[sample["metrics"][0]])
+            value = _value(task, sample)
             parts.append((value, 1.0))
             predictions.append(
                 {
@@ -102,3 +102,12 @@ def as_measured(name: str, results: Mapping[str, Any]) -> Measured:
     interval = of_ratio(parts).as_metrics()
     metrics = {"score_name": "harness score", "score": round(ratio(parts), 6), "interval": interval}
     return Measured(metrics | {"num_rows": len(parts), "tasks": tasks}, predictions, parts)
+
+
+def _value(task: str, sample: Mapping[str, Any]) -> float:
+    """The first measure of one document. Raises InputError where it is no number, as parts of a perplexity are not."""
+    measure = sample["metrics"][0]
+    if not isinstance(sample[measure], int | float):
+        what = f"The task {task} has no {measure} for each document by itself"
+        raise InputError(what, where="checks", fix="Choose tasks that measure accuracy, F1 or exact match.")
+    return float(sample[measure])
