@@ -62,6 +62,7 @@ def main() -> None:
         print(json.dumps(ours(options.ours, options)))
         return
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
+    result["threads"] = torch.get_num_threads()
     result |= {
         "rows_read": options.rows + options.heldout,
         "length_tokens": options.length,
