@@ -102,10 +102,10 @@ lock-cpu lock-gpu: lock-%: setup
 TOKEN_FILE ?= $(HOME)/.ray/auth_token
 MONITOR    := .rayloom/monitoring
 monitor:
-	@command -v prometheus >/dev/null || { echo "Prometheus is not here; on Debian: apt-get install prometheus" >&2; exit 1; }
+	@mkdir -p $(MONITOR)/debian && $(PYTHON) cluster/debian.py $(MONITOR)/debian prometheus > $(MONITOR)/program
 	@test -r "$(TOKEN_FILE)" || { echo "No token in $(TOKEN_FILE): name the cluster's with TOKEN_FILE=PATH" >&2; exit 1; }
 	@mkdir -p $(MONITOR) && cp cluster/monitoring/prometheus.yaml $(MONITOR)/ && ln -sfn "$(abspath $(TOKEN_FILE))" $(MONITOR)/token
-	prometheus --config.file=$(MONITOR)/prometheus.yaml --storage.tsdb.path=$(MONITOR)/data --web.listen-address=127.0.0.1:9090
+	$$(cat $(MONITOR)/program) --config.file=$(MONITOR)/prometheus.yaml --storage.tsdb.path=$(MONITOR)/data --web.listen-address=127.0.0.1:9090
 
 print-torch-index:
 	@echo $(TORCH_CPU_INDEX)

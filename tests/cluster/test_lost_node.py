@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Store
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
-from rayloom.submit.local_cluster import LocalCluster, kill_node
+from rayloom.submit.local_cluster import LocalCluster, kill_node, read_state
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.log import read_log
 
@@ -67,8 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     ports = ("--port", str(PORT), "--dashboard-port", str(DASHBOARD_PORT))
     up = [sys.executable, "-m", "rayloom", "cluster", "up", "--nodes", "3", "--cpus-per-node", "2", *ports]
     subprocess.run(up, env=kept, check=True)
-    facts = json.loads((folder / "cache" / "local-cluster.json").read_text())
-    cluster = LocalCluster(**{**facts, "sessions": tuple(facts["sessions"])})
+    cluster = read_state(folder / "cache" / "local-cluster.json")
+    assert cluster is not None
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{cluster.folder}/token"}
     try:
         yield Place(folder, {**kept, **token, "RAY_ADDRESS": cluster.gcs_address}, cluster, store)

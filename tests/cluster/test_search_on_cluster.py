@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.submit import local_cluster
+from rayloom.submit.local_node import Shape
 from rayloom.train.log import read_log
 from rayloom.tune.results import read_trials
 
@@ -28,10 +29,9 @@ def test_a_lost_node_costs_a_trial_at_most_one_checkpoint_interval(
     train = {"num_steps": 300, "evaluate_every_steps": 2, "checkpoints": {"every_steps": STEPS_BETWEEN_CHECKPOINTS}}
     file = search_file(tmp_path, train=train, budget={"num_trials": 3})
     monkeypatch.setenv("RAYLOOM_CACHE", str(tmp_path / "cache"))
-    cluster = local_cluster.up(2, 1, PORT, DASHBOARD_PORT)
+    cluster = local_cluster.up(Shape(2, 1, PORT, DASHBOARD_PORT))
     try:
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{cluster.folder}/token"}
-        running = running_search(store, file, RAY_ADDRESS=cluster.gcs_address, **token)
+        running = running_search(store, file, **cluster.environment)
         journal = journal_of(store, "search")
         wait_for(lambda: {e["trial"] for e in events(journal, "report") if e.get("step", 0) >= 10} >= {0, 1})
         known = {event["trial"]: event.get("step", 0) for event in events(journal, "report")}

@@ -140,11 +140,35 @@ def test_a_second_cluster_is_not_started_over_the_first(terminal: Terminal) -> N
     assert "A local cluster runs already" in ended.stderr
 
 
-def test_a_job_that_does_not_fit_is_refused_before_it_is_sent(terminal: Terminal) -> None:
+@pytest.mark.parametrize(
+    ("workers", "wanted"),
+    [
+        ("num_workers: 64", "64 workers of 1 CPUs each"),
+        ("gpus_per_worker: 1", "1 worker of 1 CPUs and 1 GPUs each, and only 0 find room on 2 nodes"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused_before_it_is_sent(terminal: Terminal, workers: str, wanted: str) -> None:
     (terminal.folder / "large.yaml").write_text(
         "kind: train\nname: large\nbase: artifact:m\ndata: {type: corpus, corpus: 'artifact:c'}\n"
-        "global_batch_tokens: 65536\nnum_steps: 1\nlearning_rate: 1e-3\nworkers: {num_workers: 64}\n"
+        f"global_batch_tokens: 65536\nnum_steps: 1\nlearning_rate: 1e-3\nworkers: {{{workers}}}\n"
     )
     ended = terminal.rayloom("submit", "large.yaml")
     assert ended.returncode == 4
-    assert "large does not fit on this cluster: it wants 64 workers" in ended.stderr
+    assert f"large does not fit on this cluster: it wants {wanted}" in ended.stderr
+
+
+def test_a_full_disk_under_the_store_is_one_clear_sentence(terminal: Terminal) -> None:
+    disk = terminal.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        (terminal.folder / "thick").mkdir()
+        (terminal.folder / "thick" / "a.jsonl").write_text('{"text": "one"}\n' * 100_000)
+        ended = terminal.rayloom("submit", terminal.job("thick", "./thick"), "--wait", "--store", f"{disk}/store")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert ended.returncode == 4, ended.stderr
+    assert ended.stderr.count("error: ") == 1
+    assert "error: The disk is full" in ended.stderr

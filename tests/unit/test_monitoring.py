@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import rayloom
-from rayloom.observe.ray_metrics import DataMetrics, TrainingMetrics
+from rayloom.observe.ray_metrics import DataMetrics, Score, ScoreBoard, TrainingMetrics
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 PACKAGE = Path(rayloom.__file__).parent
@@ -90,7 +90,7 @@ def test_prometheus_asks_the_dashboard_with_a_token_that_stands_in_no_file() -> 
 
     path = found["url"].removeprefix("http://127.0.0.1:8265")
     assert f'"{path}"' in Path(reporter_head.__file__).read_text()
-    assert found["authorization"] == {"credentials_file": "token"}
+    assert found["authorization"] == {"type": "Bearer", "credentials_file": "token"}
 
 
 def test_grafana_is_given_the_folder_of_the_dashboards() -> None:
@@ -136,6 +136,16 @@ def test_a_runs_events_become_figures(written: dict[str, Written]) -> None:
         "rayloom_training_tokens_total": {("tuned",): 1024},
         "rayloom_training_bad_steps_total": {("tuned",): 1},
         "rayloom_heldout_loss": {("tuned", "heldout"): 2.75},
+    }
+
+
+def test_scores_stand_by_model_version(written: dict[str, Written]) -> None:
+    board, gate = ScoreBoard(), ("gate: task", "accuracy")
+    board.put([Score("loomie@1a2b", *gate, 0.75), Score("loomie@3c4d", *gate, 0.5)])
+    board.put([Score("loomie@3c4d", *gate, 0.875)])
+    assert written["rayloom_evaluation_score"].values == {
+        ("loomie@1a2b", "gate: task", "accuracy"): 0.75,
+        ("loomie@3c4d", "gate: task", "accuracy"): 0.875,
     }
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 
 from rayloom.observe.progress import console, say
-from rayloom.submit import local_cluster
+from rayloom.submit import local_cluster, own_networks
+from rayloom.submit.local_node import Shape
 
 
 def up(options: argparse.Namespace) -> None:
     """Starts the cluster and says how to use it."""
     with console.status(f"starting {options.nodes} nodes"):
-        cluster = local_cluster.up(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
+        shape = Shape(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
+        networks = own_networks.make(options.nodes) if options.own_networks else None
+        cluster = local_cluster.up(shape, networks)
     say(f"{options.nodes} nodes of {options.cpus_per_node} CPUs; the dashboard (with its token) is {cluster.dashboard}")
-    say("`rayloom submit FILE` and `rayloom jobs list` find it by themselves. To run a job on it from this terminal:")
+    say("`rayloom submit FILE` and `rayloom jobs list` find it by themselves.")
+    if cluster.networks is not None:
+        say(f"Pull a node's cable with `ip link set rl{cluster.networks.number}-NODE nomaster`, "
+            f"and put it back with `… master {cluster.networks.bridge}`.")  # fmt: skip
+        return
+    say("To run a job on it from this terminal:")
     say(f"  export RAY_ADDRESS={cluster.gcs_address} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster.folder}/token")
 
 

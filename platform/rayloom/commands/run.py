@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import nullcontext
 
 from rayloom.artifacts.store import Store
@@ -15,7 +14,7 @@ from rayloom.kinds import KINDS, imported
 from rayloom.observe.engine_output import engines_to, new_log
 from rayloom.observe.job_log import told_to
 from rayloom.observe.progress import say
-from rayloom.observe.ray_session import disconnect
+from rayloom.observe.ray_session import disconnect, is_on_cluster
 from rayloom.pipeline.graph import load_stages
 from rayloom.specs.load import Job
 from rayloom.specs.pipeline import PipelineSpec
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(job: Job, store: Store, is_stage: bool) -> int:
-    if _is_on_cluster() and not is_stage:
+    if is_on_cluster() and not is_stage:
         from rayloom.submit.run import check_cluster
 
         check_cluster(store)
@@ -55,11 +54,6 @@ def _run(job: Job, store: Store, is_stage: bool) -> int:
     if artifact.manifest.headline:
         say(artifact.manifest.headline)
     return 0
-
-
-def _is_on_cluster() -> bool:
-    """Whether the job runs on a cluster that was there before, whose nodes must all see the store."""
-    return "RAYLOOM_ON_CLUSTER" in os.environ or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def _check_inputs(spec: PipelineSpec, pipeline: Job, store: Store) -> None:

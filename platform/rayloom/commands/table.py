@@ -186,6 +186,7 @@ COMMANDS: tuple[Command, ...] = (
                     _argument("--cpus-per-node", type=_positive, default=2, help="logical; default 2"),
                     _argument("--port", type=int, default=6399, help="of the head; default 6399"),
                     _argument("--dashboard-port", type=int, default=8265, help="default 8265"),
+                    _flag("--own-networks", "an address for each node, whose cable can be pulled; as root on Linux"),
                 ),
             ),
             Command("down", "end it", "rayloom.commands.local_cluster:down"),

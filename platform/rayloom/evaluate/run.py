@@ -17,6 +17,7 @@ from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, check_ready, limits
 from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import subjects
 from rayloom.observe.progress import console
+from rayloom.observe.ray_session import connect, is_on_cluster
 from rayloom.score.intervals import of_difference
 from rayloom.specs.evaluate import EvaluateSpec
 
@@ -34,6 +35,8 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     _write_predictions(results, build.directory / PREDICTIONS_NAME)
     checked = [limit for check in spec.checks for limit in _limits_of(check.name, spec, results)]
     console.print(comparison_table(spec, results, checked))
+    if is_on_cluster():
+        _tell_scores(spec, build, results)
     _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)
     ids = {role: build.parents[role].id for role in ("model", "baseline") if role in build.parents}
     checks = {name: {role: found.metrics for role, found in by_role.items()} for name, by_role in results.items()}
@@ -55,6 +58,20 @@ def _measured(spec: EvaluateSpec, build: Build) -> Results:
             results[check.name][subject.role] = measure(check, rows, subject, spec.micro_batch_sequences, build.store)
         subject.release()
     return results
+
+
+def _tell_scores(spec: EvaluateSpec, build: Build, results: Results) -> None:
+    """Shows the cluster's dashboards what each model is worth, also one that breaks a limit."""
+    from rayloom.observe.ray_metrics import Score, tell_scores
+
+    connect()
+    tell_scores(
+        [
+            Score(build.parents[role].id, f"{spec.name}: {check}", *_figure(found.metrics))
+            for check, by_role in results.items()
+            for role, found in by_role.items()
+        ]
+    )
 
 
 def _limits_of(name: str, spec: EvaluateSpec, results: Results) -> list[Limit]:
@@ -107,6 +124,15 @@ def _headline(results: Results) -> str:
         before = f" (baseline {_short(by_role['baseline'].metrics)})" if "baseline" in by_role else ""
         parts.append(f"{name} {_short(by_role['model'].metrics)}{before}")
     return ", ".join(parts)
+
+
+def _figure(metrics: Mapping[str, Any]) -> tuple[str, float]:
+    """What the check measures, and how much of it there is."""
+    if "score_name" in metrics:
+        return metrics["score_name"], metrics["score"]
+    if "mean_nats" in metrics:
+        return "nats a token", metrics["mean_nats"]
+    return "share of answers", metrics["count"] / metrics["num_prompts"]
 
 
 def _short(metrics: Mapping[str, Any]) -> str:

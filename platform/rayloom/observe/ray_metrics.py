@@ -1,14 +1,17 @@
 """Figures of running jobs for Prometheus, which Ray exports beside its own; `run` is the job's name.
 
 Ray puts `ray_` before each name. Speeds are rates of the counters. They are told by the process that follows a job, not
-by its workers, so each figure exists once.
+by its workers, so each figure exists once. Scores are told by an actor of the cluster's own, since they are looked at
+when the evaluation that found them is long over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.util.metrics import Counter, Gauge
 
 RUN = ("run",)
@@ -56,3 +59,38 @@ class DataMetrics:
         for counter, numbers in ((self._dropped, dropped), (self._bad, bad)):
             for reason, number in numbers.items():
                 counter.inc(number, {**self._run, "reason": reason})
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one check found on one model."""
+
+    model: str
+    """Name and version of its artifact."""
+    check: str
+    measure: str
+    """Such as accuracy or nats a token."""
+    value: float
+
+
+class ScoreBoard:
+    """The scores of all models that were evaluated on this cluster."""
+
+    def __init__(self) -> None:
+        text = "What a check of an evaluation found on a model."
+        self._score = Gauge("rayloom_evaluation_score", text, ("model", "check", "measure"))
+
+    def put(self, scores: Sequence[Score]) -> None:
+        for score in scores:
+            self._score.set(score.value, {"model": score.model, "check": score.check, "measure": score.measure})
+
+
+def tell_scores(scores: Sequence[Score]) -> None:
+    """Puts scores on the connected cluster's board, which stays when this process ends.
+
+    The board is on the head, where it keeps no worker from being given back.
+    """
+    board = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(ScoreBoard).options(
+        name="score-board", namespace="rayloom", lifetime="detached", get_if_exists=True
+    )
+    ray.get(board.remote().put.remote(list(scores)))

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from rayloom.errors import ResourceError
+from rayloom.observe.ray_address import check_answers
 
 GIB = 1 << 30
 MAX_OBJECT_STORE_BYTES = 2 * GIB
@@ -56,6 +56,11 @@ class Session:
     is_embedded: bool
     num_cores: int
     """Real cores of an embedded cluster (its logical CPUs are more), also from other processes; else its CPUs."""
+
+
+def is_on_cluster() -> bool:
+    """Whether jobs run on a cluster that was there before, in which this machine may be one node of many."""
+    return "RAYLOOM_ON_CLUSTER" in os.environ or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -> Session:
@@ -130,24 +135,13 @@ def _attach(address: str) -> None:
         what = "RAY_ADDRESS names a client or dashboard port, through which Rayloom's engines cannot run"
         fix = "Give HOST:PORT of the cluster's head (6379), or use `rayloom submit --address URL`."
         raise ResourceError(what, where=address, fix=fix)
-    _check_listening(address)
+    check_answers(address)
     os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
     try:
         ray.init(address=address, **_quiet())
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         fix = "Start or name the right cluster (and its RAY_AUTH_TOKEN), or unset RAY_ADDRESS to run on this machine."
         raise ResourceError(f"No Ray cluster lets us in: {error}", where=f"RAY_ADDRESS={address}", fix=fix) from error
-
-
-def _check_listening(address: str) -> None:
-    """Fails at once where nothing listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            fix = "Start that cluster, name the right one, or unset RAY_ADDRESS to run on this machine."
-            raise ResourceError(f"No Ray cluster answers: {error}", where=f"RAY_ADDRESS={address}", fix=fix) from error
 
 
 def _has_token() -> bool:

@@ -11,7 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Node:
     address: str
     is_head: bool
     resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def token_here() -> str | None:
@@ -89,10 +90,7 @@ class JobsApi:
         """The nodes that are alive."""
         answer = self._json("GET", "/nodes?view=summary")["data"]["summary"]
         raylets = [entry["raylet"] for entry in answer if entry.get("raylet", {}).get("state") == "ALIVE"]
-        return [
-            Node(r["nodeId"], r["nodeManagerAddress"], bool(r.get("isHeadNode")), r.get("resourcesTotal", {}))
-            for r in raylets
-        ]
+        return [_node(raylet) for raylet in raylets]
 
     def can_grow(self) -> bool:
         """Whether an autoscaler with worker groups of its own adds nodes when they are wanted."""
@@ -186,6 +184,16 @@ class JobsApi:
 
 class _NotFoundError(InputError):
     """404: a job or package that the cluster does not have."""
+
+
+def _node(raylet: Mapping[str, Any]) -> Node:
+    return Node(
+        id=raylet["nodeId"],
+        address=raylet["nodeManagerAddress"],
+        is_head=bool(raylet.get("isHeadNode")),
+        resources=raylet.get("resourcesTotal", {}),
+        labels=raylet.get("labels", {}),
+    )
 
 
 def _job(entry: Mapping[str, Any]) -> ClusterJob:

@@ -66,7 +66,8 @@ def _shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str:
             has_gpus = sum(node.resources.get("GPU", 0.0) for node in nodes)
             each = f"{bundle.cpus:g} CPUs" + (f" and {bundle.gpus:g} GPUs" if bundle.gpus else "")
             offer = f"{len(nodes)} nodes with {has_cpus:g} CPUs and {has_gpus:g} GPUs in all"
-            return f"it wants {len(bundles)} workers of {each} each, and only {number} find room on {offer}"
+            workers = "1 worker" if len(bundles) == 1 else f"{len(bundles)} workers"
+            return f"it wants {workers} of {each} each, and only {number} find room on {offer}"
         place[0] -= bundle.cpus
         place[1] -= bundle.gpus
     return ""

@@ -1,0 +1,116 @@
+"""A network for each node of a local cluster: an address of its own behind a cable of its own, which can be pulled.
+
+Linux network namespaces joined by a bridge, made with the `ip` command; that takes root. The addresses are of
+198.18.0.0/15, which is set aside for trials and leads nowhere else, so the nodes see each other and this machine only.
+Each node also sees its own processes and its own temporary folder only: in both, Ray would find the other nodes, and a
+driver would take the address of one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayloom.errors import ResourceError
+
+MOST_NETWORKS = 250
+FIRST_NODE = 10
+"""The last part of the head's address; the bridge, through which this machine sees the nodes, has 1."""
+
+
+@dataclass(frozen=True)
+class OwnNetworks:
+    """The networks of one cluster; `number` tells those of several clusters apart."""
+
+    number: int
+
+    @property
+    def bridge(self) -> str:
+        return f"rayloom{self.number}"
+
+    @property
+    def here(self) -> str:
+        """This machine's own address, as the nodes see it."""
+        return f"198.18.{self.number}.1"
+
+    def address(self, node: int) -> str:
+        return f"198.18.{self.number}.{FIRST_NODE + node}"
+
+    def entered(self, node: int, command: Sequence[str]) -> list[str]:
+        """The command, run in the node's network."""
+        return ["nsenter", f"--net=/run/netns/{self._namespace(node)}", *command]
+
+    def alone(self, node: int, command: Sequence[str], disk: Path, folder: Path) -> list[str]:
+        """The command, run in the node's network among processes of its own, with `folder` on the node's own `disk`.
+
+        All of these end with the process that is started so.
+        """
+        mounting = ["sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(disk), str(folder), *command]
+        return self.entered(node, ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *mounting])
+
+    def cut(self, node: int) -> None:
+        """Pulls the node's cable: whatever it sends is lost without a word, and so is what is sent to it."""
+        _ip("link", "set", self._cable(node), "nomaster")
+
+    def heal(self, node: int) -> None:
+        _ip("link", "set", self._cable(node), "master", self.bridge)
+
+    def remove(self) -> None:
+        """Removes everything that `make` made; the nodes' processes must have ended."""
+        for namespace in Path("/run/netns").glob(f"{self.bridge}-*"):
+            _ip("netns", "del", namespace.name)
+        for cable in Path("/sys/class/net").glob(f"rl{self.number}-*"):
+            with contextlib.suppress(ResourceError):  # it goes with its namespace, but not at once
+                _ip("link", "del", cable.name)
+        if Path("/sys/class/net", self.bridge).exists():
+            _ip("link", "del", self.bridge)
+
+    def _namespace(self, node: int) -> str:
+        return f"{self.bridge}-{node}"
+
+    def _cable(self, node: int) -> str:
+        """This machine's end."""
+        return f"rl{self.number}-{node}"
+
+    def _make(self, num_nodes: int) -> None:
+        _ip("link", "add", self.bridge, "type", "bridge")
+        _ip("address", "add", f"{self.here}/24", "dev", self.bridge)
+        _ip("link", "set", self.bridge, "up")
+        for node in range(num_nodes):
+            inside, cable = self._namespace(node), self._cable(node)
+            _ip("netns", "add", inside)
+            _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
+            _ip("link", "set", cable, "master", self.bridge, "up")
+            _ip("-n", inside, "address", "add", f"{self.address(node)}/24", "dev", "eth0")
+            _ip("-n", inside, "link", "set", "lo", "up")
+            _ip("-n", inside, "link", "set", "eth0", "up")
+            # Ray learns its own address from the way that a packet to the outside would take.
+            _ip("-n", inside, "route", "add", "default", "via", self.here)
+
+
+def make(num_nodes: int) -> OwnNetworks:
+    """Networks for so many nodes. Raises ResourceError where this machine does not allow them."""
+    taken = {path.name for path in Path("/sys/class/net").iterdir()}
+    number = next(number for number in range(1, MOST_NETWORKS) if f"rayloom{number}" not in taken)
+    networks = OwnNetworks(number)
+    try:
+        networks._make(num_nodes)
+    except ResourceError:
+        with contextlib.suppress(ResourceError):
+            networks.remove()
+        raise
+    return networks
+
+
+def _ip(*arguments: str) -> None:
+    fix = "Run as root on Linux with iproute2 and network namespaces, or leave --own-networks out."
+    if any(shutil.which(program) is None for program in ("ip", "nsenter", "unshare")):
+        raise ResourceError("Networks for the nodes need the commands ip, nsenter and unshare", fix=fix)
+    ended = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ResourceError(f"This machine does not allow networks of its own for nodes: {said}", fix=fix)
