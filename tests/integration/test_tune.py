@@ -74,10 +74,30 @@ def test_a_bad_trial_is_recorded_and_the_winners_file_gives_its_metric_again(
     assert recorded["metrics"]["trainable_parameters"] == 2 * layer + table + 16
     assert artifact.manifest.content == "model"
     assert "Learning curves" in [section.title for section in sections(artifact)]
+    assert_ray_kept_what_it_wrote(artifact)
     again, _ = run(load_job(artifact.path / "best.yaml"), store)
     assert measured(again)[NUM_STEPS] == recorded["metrics"]["heldout_loss"]
     assert measured(again) == measured_in(artifact.path / "trials" / f"{recorded['trial']:04d}.jsonl")
     assert (again.path / "model.safetensors").read_bytes() == (artifact.path / "model.safetensors").read_bytes()
+
+
+def assert_ray_kept_what_it_wrote(artifact: Artifact) -> None:
+    """Each trial's parameters and results as Ray Tune writes them, and what TensorBoard reads; no pickles."""
+    of_trials = sorted((artifact.path / "ray" / "session-1").iterdir())
+    assert [folder.name[:10] for folder in of_trials] == [f"trial-000{number}" for number in range(4)]
+    for folder, trial in zip(of_trials, read_trials(artifact), strict=True):
+        assert {file.name.partition(".tfevents")[0] for file in folder.iterdir()} == {
+            "params.json", "result.json", "progress.csv", "events.out",
+        }  # fmt: skip
+        parameters = json.loads((folder / "params.json").read_text())
+        assert parameters == {
+            "trial": trial.number,
+            "segment": 0,
+            "values": trial.values,
+            "task": f"trial {trial.number}",
+        }
+        told = [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
+        assert [line["step"] for line in told if line["message"] == "measured"] == [step for step, _ in trial.reports]
 
 
 def measured(artifact: Artifact) -> dict[int, float]:

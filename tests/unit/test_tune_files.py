@@ -73,3 +73,16 @@ def test_only_what_is_wanted_keeps_its_weights(tmp_path: Path) -> None:
     assert [files.result(number).exists() for number in range(3)] == [False, True, True]
     assert (tmp_path / "work" / "trials" / "0000" / "0" / "metrics.jsonl").exists()
     assert not (tmp_path / "work" / "trials" / "0000" / "0" / "checkpoints").exists()
+
+
+def test_what_ray_tune_wrote_is_kept_without_its_pickles(tmp_path: Path) -> None:
+    files = files_in(tmp_path, {"learning_rate": {"type": "choice", "values": [0.1, 0.2]}})
+    trial = files.ray / "session-1" / "trial-0000-0-abcde"
+    trial.mkdir(parents=True)
+    for name in ("params.json", "params.pkl", "result.json", "events.out.tfevents.17.host"):
+        (trial / name).write_text(name)
+    (trial.parent / "tuner.pkl").touch()
+    files.write_ray_records(tmp_path / "ray")
+    kept = {str(path.relative_to(tmp_path / "ray")) for path in (tmp_path / "ray").rglob("*") if path.is_file()}
+    names = ("params.json", "result.json", "events.out.tfevents.17.host")
+    assert kept == {f"session-1/trial-0000-0-abcde/{name}" for name in names}

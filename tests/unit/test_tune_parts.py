@@ -264,6 +264,9 @@ def workers(**changes: Any) -> dict[str, Any]:
         (workers(gpus_per_worker=1), [NODE], 2),
         (workers(gpus_per_worker=1) | {"resources": {"gpus_per_trial": 0.25}}, [NODE], 8),
         (workers(gpus_per_worker=1) | {"resources": {"gpus_per_trial": 0.5}}, [NODE], 4),
+        # 0.6 of one GPU leaves 0.4 of it, of which no trial is made with 0.4 of the other.
+        (workers(gpus_per_worker=1) | {"resources": {"gpus_per_trial": 0.6}}, [NODE], 2),
+        (workers(gpus_per_worker=1) | {"resources": {"gpus_per_trial": 0.1}}, [NODE | {"CPU": 64.0}], 16),
         (workers() | {"resources": {"memory_bytes_per_trial": 20_000_000_000}}, [NODE], 3),
         (workers() | {"resources": {"max_concurrent_trials": 3}}, [NODE], 3),
         (workers() | {"budget": {"num_trials": 2}}, [NODE], 2),

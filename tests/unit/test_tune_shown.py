@@ -42,6 +42,7 @@ def test_a_plan_says_what_is_tried_how_many_at_once_and_for_how_long(
     assert facts["scheduler"] == "asha: trials are compared from step 2 on, at steps 2, 6"
     assert facts["training steps, at most"] == "36"
     assert facts["ends after"] == "1,800 s"
+    assert facts["costs at most"] == "2.00, and what trials take to leave"
     assert facts["trials at once"] == str(min(3, len(os.sched_getaffinity(0))))
     assert not sheet.problems
 
@@ -62,6 +63,26 @@ def test_a_plan_finds_what_would_stop_the_search(
     is_missing = ("optuna", "mlflow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in is_missing else found(name, *a))
     assert [line for line in planned(tmp_path, monkeypatch, **changes).problems if problem in line]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "at_once", "problem"),
+    [
+        (0.5, "4", ""),
+        (1e-6, "4", "GB of GPU memory, and 1e-06 of a GPU has 1.6e-05 GB: raise resources.gpus_per_trial"),
+        (3, "", "a worker needs 3 GPUs, and no node has more than 2"),
+    ],
+)
+def test_a_plan_for_a_fleet_by_name_counts_its_gpus_and_their_memory(
+    gpus: float, at_once: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_in(tmp_path, RATES, workers={"gpus_per_worker": 1}, hardware="2xT4-16GB", precision="fp32")
+    plain = files.spec.model_dump(mode="json", by_alias=True)
+    plain |= {"budget": {"num_trials": 4}, "resources": {"gpus_per_trial": gpus}}
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    sheet = plan(TuneSpec.model_validate(plain), files.parents, tmp_path)
+    assert dict(sheet.facts).get("trials at once", "") == at_once
+    assert [line for line in sheet.problems if problem in line] if problem else not sheet.problems
 
 
 def test_the_table_shows_running_trials_first_and_then_the_best(tmp_path: Path) -> None:

@@ -178,6 +178,12 @@ def test_multiples_in_a_circle_are_refused(folder: Path) -> None:
         ("train.evaluate_every_steps=null", "asha compares trials while they run: set evaluate_every_steps"),
         ("mlflow={uri: runs}", "mlflow.uri: must be a server (http://HOST:PORT, databricks) or a database"),
         ("resources={gpus_per_trial: -1}", "resources.gpus_per_trial: must be at least 0"),
+        ("resources={gpus_per_trial: 1.5}", "resources.gpus_per_trial: must be a part of one GPU, or a whole number"),
+        ("objectives=[{metric: heldout_accuracy}]", "'heldout_accuracy' is no metric that training or a check reports"),
+        (
+            "checks=[{type: task, rows_of: 'artifact:a'}]",
+            "checks.0.type: the training job has no task: use heldout_loss or answers",
+        ),
     ],
 )
 def test_searcher_scheduler_and_budget_are_checked_too(folder: Path, change: str, reason: str) -> None:
@@ -220,7 +226,26 @@ def test_checks_of_finished_trials_can_be_objectives(folder: Path) -> None:
     assert spec.metrics[-2:] == ("checks.name.share", "checks.name.count")
 
 
+@pytest.mark.parametrize(
+    ("task", "keys"),
+    [
+        ("{type: text_classification, labels: [no, yes]}", ["score", "accuracy", "macro_f1", "micro_f1"]),
+        ("{type: question_answering}", ["score", "exact_match"]),
+    ],
+)
+def test_a_search_over_a_task_may_go_by_its_accuracy_and_scores(folder: Path, task: str, keys: list[str]) -> None:
+    data = "{type: labelled, sources: [{dataset: 'artifact:reviews', read: {type: questions}}]}"
+    changes = [f"train.task={task}", f"train.data={data}", "checks=[{type: task, name: texts, rows_of: 'artifact:a'}]"]
+    spec = read(folder, TUNE, *changes, "objectives=[{metric: heldout_score}]")
+    assert [metric.removeprefix("checks.texts.") for metric in spec.metrics[-len(keys) :]] == keys
+    assert spec.objectives[0].sign == -1
+    found = problems(folder, TUNE, *changes[:2], "checks=[{type: answers, name: a, prompts: [b], contains: c}]")
+    assert found[0].endswith("checks.0.type: the training job learns a task: use a check of type task")
+
+
 def test_cost_and_time_give_one_limit(folder: Path) -> None:
     budget = "budget={num_trials: 2, cost: 5, price_per_hour: 10, wall_seconds: 3600}"
     assert read(folder, TUNE, budget).budget.seconds == 1800
+    assert read(folder, TUNE, budget).budget.cost_of(360) == 1
     assert read(folder).budget.seconds is None
+    assert read(folder).budget.cost_of(360) is None

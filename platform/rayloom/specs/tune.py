@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import JobFile, JobSpec, Spec, references
-from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
 from rayloom.specs.problems import nearest
 from rayloom.specs.records import MlflowRecords
 from rayloom.specs.search import (
@@ -26,21 +25,16 @@ from rayloom.specs.search import (
 )
 from rayloom.specs.space import Choice, Multiple, Space, space_problems
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.trial_metrics import (
+    RESULT_METRICS,
+    TrialCheck,
+    check_metrics,
+    check_problems,
+    is_better_large,
+    training_metrics,
+)
 
 Goal = Literal["minimise", "maximise"]
-
-TRAINING_METRICS = (
-    "heldout_loss",
-    "heldout_perplexity",
-    "train_loss",
-    "tokens_per_second",
-    "peak_memory_bytes",
-    "seconds",
-)
-"""What training reports at each evaluation."""
-RESULT_METRICS = ("trainable_parameters",)
-"""What is known of a finished trial only, as are all checks."""
-_LARGER_IS_BETTER = ("tokens_per_second", ".share", ".count")
 
 CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
 """Fields that may change while weights are kept, which population-based training does."""
@@ -52,12 +46,12 @@ class Objective(Spec):
     metric: str = "heldout_loss"
     """What training reports, or `checks.NAME.share` and the like of a check below."""
     goal: Goal | None = None
-    """Default: what is better in this metric: large for tokens_per_second, shares and counts, else small."""
+    """Default: what is better in this metric: large for speed, accuracies, scores, shares and counts, else small."""
 
     @property
     def sign(self) -> float:
         """1 where smaller is better, -1 where larger is: sign × value is then always to be made small."""
-        goal = self.goal or ("maximise" if self.metric.endswith(_LARGER_IS_BETTER) else "minimise")
+        goal = self.goal or ("maximise" if is_better_large(self.metric) else "minimise")
         return 1.0 if goal == "minimise" else -1.0
 
 
@@ -98,6 +92,10 @@ class Budget(Spec):
         limits = [limit for limit in (self.wall_seconds, by_cost) if limit is not None]
         return min(limits, default=None)
 
+    def cost_of(self, seconds: float) -> float | None:
+        """What so much wall time costs; None where no price is given."""
+        return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
+
 
 class TuneSpec(JobSpec):
     """A search for the values of a training job with which a metric is best."""
@@ -111,7 +109,7 @@ class TuneSpec(JobSpec):
     """What is varied: dotted path into the training job, and the values that it may take."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(),)
     """With two, the result is the Pareto front; the scheduler and `best` go by the first."""
-    checks: tuple[Annotated[HeldoutLoss | AnswersCheck, Field(discriminator="type")], ...] = ()
+    checks: tuple[TrialCheck, ...] = ()
     """Made on each finished trial, as an `evaluate` job would; their numbers can be objectives. Limits do not apply."""
     searcher: Searcher = TpeSearcher(type="tpe")
     scheduler: Scheduler = AshaScheduler(type="asha")
@@ -132,14 +130,13 @@ class TuneSpec(JobSpec):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a trial reports sooner or later."""
-        of_checks = (f"checks.{check.name}.{key}" for check in self.checks for key in CHECK_METRICS[check.type])
-        return (*TRAINING_METRICS, *RESULT_METRICS, *of_checks)
+        return (*training_metrics(self.train), *RESULT_METRICS, *check_metrics(self.checks, self.train.task))
 
     @property
     def gpus_per_trial(self) -> float:
         workers = self.train.workers
         asked = self.resources.gpus_per_trial
-        return asked if asked is not None else float(workers.num_workers * workers.gpus_per_worker)
+        return float(workers.num_workers * workers.gpus_per_worker if asked is None else asked)
 
     @property
     def num_trials(self) -> int | None:
@@ -174,12 +171,12 @@ class TuneSpec(JobSpec):
             for path, reason in space_problems(TrainSpec, self.plain_train, varied):
                 yield ("space", path), reason
         yield from _metric_problems(self)
+        yield from check_problems(self.checks, self.train)
         yield from _searcher_problems(self)
         yield from _scheduler_problems(self)
         if self.train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
-        if self.train.workers.num_workers > 1 and not float(self.gpus_per_trial).is_integer():
-            yield ("resources", "gpus_per_trial"), "a part of a GPU is for trials of one worker"
+        yield from _gpu_problems(self)
 
 
 def _unvaried(spec: TuneSpec) -> dict[str, str]:
@@ -194,6 +191,14 @@ def _unvaried(spec: TuneSpec) -> dict[str, str]:
         elif path in ("kind", "name", "description"):
             found[path] = "changes nothing that is trained"
     return found
+
+
+def _gpu_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    gpus = spec.gpus_per_trial
+    if not gpus.is_integer() and spec.train.workers.num_workers > 1:
+        yield ("resources", "gpus_per_trial"), "a part of a GPU is for trials of one worker"
+    elif not gpus.is_integer() and gpus > 1:
+        yield ("resources", "gpus_per_trial"), "must be a part of one GPU, or a whole number of them"
 
 
 def num_values(dimension: Any) -> int:
@@ -213,9 +218,6 @@ def _metric_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], st
                 ("objectives", number, "metric"),
                 f"{said}{nearest(objective.metric, spec.metrics)}; there are {', '.join(spec.metrics)}",
             )
-    names = [check.name for check in spec.checks]
-    if len(set(names)) < len(names):
-        yield ("checks",), "two checks have the same name"
 
 
 def _searcher_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -243,7 +245,7 @@ def _scheduler_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...],
             ("scheduler", key),
             f"must be a multiple of the training job's evaluate_every_steps ({every}), where trials are measured",
         )
-    if spec.objectives[0].metric not in TRAINING_METRICS:
+    if spec.objectives[0].metric not in training_metrics(spec.train):
         yield (
             ("objectives", 0, "metric"),
             f"is known at the end of a trial only, and {scheduler.type} compares trials while they run: make it the "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
         loss.model.train(was_training)
         summed = np.asarray(group.agreed(*found.reshape(-1).tolist())).reshape(-1, 2)
         if group.is_first:
-            unfinished = file.with_suffix(".unfinished.npy")
+            # Trials of a search share their rows, and two may come here at once.
+            unfinished = file.with_suffix(f".{uuid4().hex}.npy")
             np.save(unfinished, summed.astype(np.float32), allow_pickle=False)
             unfinished.replace(file)
         group.wait_for_all()

@@ -22,26 +22,35 @@ def bundles_of(spec: TuneSpec, memory_bytes_per_worker: int | None = None) -> li
     return [{name: amount for name, amount in bundle.items() if amount > 0}] * workers.num_workers
 
 
-def num_that_fit(nodes: Sequence[Amounts], bundles: Sequence[Amounts]) -> int:
-    """How many trials the nodes hold at once, each bundle on the first node with room for it.
+def num_that_fit(nodes: Sequence[Amounts], bundles: Sequence[Amounts], at_most: int = 1_000_000) -> int:
+    """How many trials the nodes hold at once, each bundle on the first node with room for it; counted up to `at_most`.
 
     A trial that holds part of its bundles while it waits for the rest would lock out another that does the same: so
     only whole trials count, and no more than these are ever started.
     """
-    free = [dict(node) for node in nodes]
+    free = [_with_whole_parts(node, bundles[0].get("GPU", 0.0)) for node in nodes]
     count = 0
-    while all(_placed(bundle, free) for bundle in bundles):
+    while count < at_most and all(_placed(bundle, free) for bundle in bundles):
         count += 1
     return count
+
+
+def _with_whole_parts(node: Amounts, gpus: float) -> dict[str, float]:
+    """What the node has for such bundles: a part of a GPU is of one GPU, so 0.6 of each of two GPUs is two bundles."""
+    if not 0 < gpus < 1:
+        return dict(node)
+    parts = int(node.get("GPU", 0.0)) * int(1 / gpus + 1e-9)
+    return {**node, "GPU": parts * gpus}
 
 
 def num_concurrent(spec: TuneSpec, nodes: Sequence[Amounts], memory_bytes_per_worker: int | None = None) -> int:
     """Trials at once: what fits, at most what the spec says. Raises ResourceError where not even one fits."""
     bundles = bundles_of(spec, memory_bytes_per_worker)
-    fitting = num_that_fit(nodes, bundles)
+    wanted = spec.num_trials or 1
+    fitting = num_that_fit(nodes, bundles, min(wanted, spec.resources.max_concurrent_trials or wanted))
     if fitting == 0:
         raise ResourceError(f"One trial does not fit: {shortage(nodes, bundles)}", fix=_fix(bundles))
-    return min(fitting, spec.resources.max_concurrent_trials or fitting, spec.num_trials or fitting)
+    return fitting
 
 
 def shortage(nodes: Sequence[Amounts], bundles: Sequence[Amounts]) -> str:

@@ -1,4 +1,4 @@
-"""What memory a trial's worker needs, from the plan of its training."""
+"""What memory a trial's worker needs, from the plan of its training, and whether its part of a GPU has that."""
 
 from __future__ import annotations
 
@@ -24,6 +24,22 @@ def memory_bytes_per_worker(spec: TuneSpec, parents: Mapping[str, Artifact]) -> 
         return None
     size = _size(spec, parents)
     return None if size is None else PROCESS_BYTES + memory_per_device(spec.train, size).total
+
+
+def gpu_memory_problems(spec: TuneSpec, parents: Mapping[str, Artifact], gpu_bytes: int | None) -> list[str]:
+    """What to do where a worker's part of a GPU does not hold what it needs; empty where it does or nothing is known.
+
+    Trials on one GPU share its memory without a wall between them: the last to grow would be the one that fails.
+    """
+    part = min(1.0, spec.gpus_per_trial / spec.train.workers.num_workers)
+    size = _size(spec, parents) if part and gpu_bytes else None
+    if size is None or gpu_bytes is None:
+        return []
+    needed, room = memory_per_device(spec.train, size).total, gpu_bytes * part
+    if needed <= room:
+        return []
+    said = f"A trial needs about {needed / 1e9:,.2g} GB of GPU memory, and {part:g} of a GPU has {room / 1e9:,.2g} GB"
+    return [f"{said}: raise resources.gpus_per_trial, or lower the training job's micro_batch_sequences"]
 
 
 def _size(spec: TuneSpec, parents: Mapping[str, Artifact]) -> ModelSize | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ from rich.table import Table
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.hardware import fleet_of
 from rayloom.specs.search import GridSearcher, NoScheduler, PopulationScheduler
 from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, values_of
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.plan import plan as plan_training
 from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
 from rayloom.tune.history import History
-from rayloom.tune.memory import memory_bytes_per_worker
+from rayloom.tune.memory import gpu_memory_problems, memory_bytes_per_worker
 from rayloom.tune.mlflow_runs import missing_mlflow
 from rayloom.tune.points import grid_size
 from rayloom.tune.results import earlier_trials, shown
@@ -142,6 +144,8 @@ def _add_budget(sheet: PlanSheet, spec: TuneSpec) -> None:
     limits += [f"{budget.seconds:,.0f} s"] if budget.seconds is not None else []
     if limits:
         sheet.add("ends after", " or ".join(limits))
+    if budget.seconds is not None and (cost := budget.cost_of(budget.seconds)) is not None:
+        sheet.add("costs at most", f"{cost:,.2f}, and what trials take to leave")
     length = spec.train.num_steps
     if length is not None and spec.train.checkpoints.every_steps >= length:
         sheet.warnings.append(
@@ -154,17 +158,32 @@ def _add_room(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact])
         memory = memory_bytes_per_worker(spec, parents)
         bundles = bundles_of(spec, memory)
         sheet.add("one trial holds", f"{len(bundles)} × {', '.join(f'{v:,.4g} {k}' for k, v in bundles[0].items())}")
-        sheet.add("trials at once", num_concurrent(spec, _nodes_at_hand(), memory))
+        sheet.add("trials at once", num_concurrent(spec, _nodes(spec), memory))
+        sheet.problems += gpu_memory_problems(spec, parents, _gpu_bytes(spec))
     except RayloomError as error:
         sheet.problems.append(str(error))
 
 
-def _nodes_at_hand() -> Sequence[Amounts]:
+def _nodes(spec: TuneSpec) -> Sequence[Amounts]:
+    """Those of the fleet that the training job names, whose CPUs and memory are not known; else those at hand."""
+    if spec.train.hardware is not None:
+        fleet = fleet_of(spec.train.hardware)
+        return [{"CPU": math.inf, "GPU": float(fleet.devices_per_node), "memory": math.inf}] * fleet.num_nodes
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         return local_node()
     from rayloom.tune.run import cluster_nodes
 
     return cluster_nodes()
+
+
+def _gpu_bytes(spec: TuneSpec) -> int | None:
+    """Memory of one GPU; None where it is not known from here."""
+    import torch
+
+    if spec.train.hardware is not None:
+        return fleet_of(spec.train.hardware).device.memory_bytes
+    is_here = os.environ.get("RAY_ADDRESS", "local") == "local" and torch.cuda.is_available()
+    return torch.cuda.get_device_properties(0).total_memory if is_here else None
 
 
 def _add_training(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:

@@ -20,10 +20,11 @@ from rayloom.tune.ranking import front
 from rayloom.tune.search import Search
 from rayloom.tune.trial_files import TrialFiles
 
-# Ray Tune reads these from the environment only. Its own snapshots are not used: the journal restores a search.
+# Ray Tune reads these from the environment only.
 _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # How often its records reach the work folder. Its snapshots, written then too, are not used: see the journal.
+    "TUNE_GLOBAL_CHECKPOINT_S": "60",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
@@ -51,7 +52,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"session-{search.history.sessions}",
-            storage_path=str(files.folder / "ray"),
+            storage_path=str(files.ray),
             callbacks=[_Watcher(search, files, on_turn)],
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,

@@ -134,6 +134,7 @@ def _comment(spec: TuneSpec, trial: Trial) -> list[str]:
 def summary(spec: TuneSpec, history: History, winner: Trial) -> dict[str, Any]:
     """The artifact's metrics."""
     outcomes = Counter(str(trial.outcome) for trial in history.trials.values())
+    cost = spec.budget.cost_of(history.seconds)
     return {
         "objectives": [{"metric": o.metric, "goal": "minimise" if o.sign > 0 else "maximise"} for o in spec.objectives],
         "best": {
@@ -150,6 +151,7 @@ def summary(spec: TuneSpec, history: History, winner: Trial) -> dict[str, Any]:
         "num_steps": history.num_steps,
         "seconds": round(history.seconds, 2),
         "sessions": history.sessions,
+        **({} if cost is None else {"cost": round(cost, 4)}),
     }
 
 

@@ -110,6 +110,7 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
     write_trials(build.directory, history)
     write_best(build.directory, spec, winner, build.parents)
     files.write_logs(build.directory / "trials", history.trials.values())
+    files.write_ray_records(build.directory / "ray")
     metrics = summary(spec, history, winner) | {"training": outcome.metrics}
     return Outcome(outcome.content, metrics, headline=headline(spec, history, winner))
 

@@ -18,7 +18,7 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks import measure
 from rayloom.evaluate.subject import Subject
-from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss
+from rayloom.specs.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
 from rayloom.train.group import current_group
 from rayloom.train.job import TrainJob
@@ -57,8 +57,12 @@ class TrialTask:
     """Another trial's checkpoint to begin with, where this one has none yet."""
     leave: Path
     """The process saves and leaves as soon as this file exists."""
-    checks: tuple[tuple[HeldoutLoss | AnswersCheck, Artifact | None], ...] = ()
+    checks: tuple[tuple[TrialCheck, Artifact | None], ...] = ()
     """Made on the finished model, each with the artifact of its rows."""
+
+    def __str__(self) -> str:
+        """What stands in Ray Tune's own records, which know its settings by their text."""
+        return f"trial {self.trial}"
 
 
 def run_trial(task: TrialTask, report: Report, others: Others | None = None) -> None:
@@ -181,6 +185,7 @@ class Watch:
             "peak_memory_bytes": float(_peak_memory_bytes()),
             "seconds": round(self.seconds, 4),
         }
+        found |= {f"heldout_{name}": event[name] for name in ("accuracy", "score") if name in event}
         return {name: value for name, value in found.items() if not math.isnan(value) or name == "heldout_loss"}
 
     def result(self) -> dict[str, float]:
@@ -202,7 +207,7 @@ def _checked(task: TrialTask) -> dict[str, float]:
     found: dict[str, float] = {}
     for check, rows_of in task.checks:
         metrics = measure(check, rows_of, subject, job.spec.micro_batch_sequences).metrics
-        found |= {f"checks.{check.name}.{key}": float(metrics[key]) for key in CHECK_METRICS[check.type]}
+        found |= {name: float(metrics[name.rpartition(".")[2]]) for name in check_metrics([check], job.spec.task)}
     subject.release()
     return found
 
@@ -225,7 +230,7 @@ def num_parameters(folder: Path) -> int:
 
 
 def _quality(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in ("heldout_loss", "heldout_perplexity") if name in metrics}
+    return {name: value for name, value in metrics.items() if name.startswith("heldout_")}
 
 
 def _begin_with(source: Path, checkpoints: Path) -> None:

@@ -3,6 +3,7 @@
 data/KEY/               tokenised rows: made once for all trials whose data fields are alike
 trials/0003/0/          log and checkpoints of trial 3; /1/ after it went on from another trial's weights, …
 trials/0003/result/     its finished model or adapter
+ray/session-1/          what Ray Tune writes, trial by trial, in each session
 leave                   exists when every running trial should save and leave
 """
 
@@ -20,16 +21,17 @@ from rayloom.artifacts.store import Artifact
 from rayloom.specs.space import Values, substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
-from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.log import read_log
-from rayloom.train.prepare import job_of
+from rayloom.train.prepare import job_of, stored_rows
 from rayloom.tune.history import Trial
 from rayloom.tune.search import Run
 from rayloom.tune.trial import TrialTask
 
-SHAPES_ROWS = ("base", "data", "replay", "objective", "sequence_length_tokens", "seed")
+SHAPES_ROWS = ("base", "data", "replay", "objective", "task", "sequence_length_tokens", "seed")
 """Fields of a training job that decide which rows it sees."""
+RAY_RECORDS = ("params.json", "result.json", "progress.csv", "error.txt", "events.out.tfevents.*")
+"""What Ray Tune keeps of a trial, as it and TensorBoard read it; its pickles stay behind."""
 
 
 @dataclass
@@ -83,6 +85,19 @@ class TrialFiles:
             lines = [json.dumps(event) for event in self._events(trial)]
             (folder / f"{trial.number:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
+    @property
+    def ray(self) -> Path:
+        """Where Ray Tune writes."""
+        return self.folder / "ray"
+
+    def write_ray_records(self, folder: Path) -> None:
+        """Ray Tune's own records of every session's trials, under the names that it gave them."""
+        for pattern in RAY_RECORDS:
+            for file in sorted(self.ray.glob(f"session-*/*/{pattern}")):
+                kept = folder / file.relative_to(self.ray)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, kept)
+
     def _events(self, trial: Trial) -> Iterator[dict[str, Any]]:
         """Of all segments, each until the next began."""
         ends = [copy.step for copy in trial.copies]
@@ -123,7 +138,8 @@ class TrialFiles:
     def _job_with_rows(self, values: Values) -> TrainJob:
         plain = substituted(self.spec.plain_train, values)
         spec = TrainSpec.model_validate_json(json.dumps(plain), strict=True)
-        shaping = json.dumps([spec.packs_rows, *(plain.get(name) for name in SHAPES_ROWS)], sort_keys=True)
+        method = spec.preference and spec.preference.type
+        shaping = json.dumps([spec.packs_rows, method, *(plain.get(name) for name in SHAPES_ROWS)], sort_keys=True)
         key = hashlib.sha256(shaping.encode()).hexdigest()[:12]
         if key not in self._with_rows:
             folder = self.folder / "rows" / key
@@ -131,6 +147,6 @@ class TrialFiles:
             own = {path.removeprefix("train."): artifact for path, artifact in self.parents.items()}
             self._with_rows[key] = job_of(spec, own, folder, folder / "unused")
         known = self._with_rows[key]
-        sizes = [len(TokenShards(rows, spec.sequence_length_tokens)) for rows in known.train]
+        sizes = [len(stored_rows(spec, rows)) for rows in known.train]
         num_rows = rows_of_run(spec, sizes, known.shares)
         return replace(known, spec=spec, num_rows=num_rows, micro_batch_sequences=spec.micro_batch_sequences)

@@ -1,0 +1,64 @@
+"""What a search's trials report: names of metrics, which are better when large, and which checks fit the job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss, TaskCheck
+from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task
+from rayloom.specs.train import TrainSpec
+
+TrialCheck = Annotated[HeldoutLoss | AnswersCheck | TaskCheck, Field(discriminator="type")]
+
+_TRAINING_METRICS = (
+    "heldout_loss",
+    "heldout_perplexity",
+    "train_loss",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "seconds",
+)
+_OF_JUDGED_ROWS = ("heldout_accuracy", "heldout_score")
+"""Part of the held-out labels that were the likeliest, and what an evaluation of the task measures; of preferences, the
+part of the pairs that are judged as people did."""
+RESULT_METRICS = ("trainable_parameters",)
+"""What is known of a finished trial only, as are all checks."""
+_LARGER_IS_BETTER = ("tokens_per_second", "accuracy", "score", "_f1", ".exact_match", ".share", ".count")
+_WITHOUT_CLASSES = {QuestionAnswering: ("score", "exact_match"), SequenceToSequence: ("score",)}
+_OF_CLASSES = ("score", "accuracy", "macro_f1", "micro_f1")
+
+
+def is_better_large(metric: str) -> bool:
+    return metric.endswith(_LARGER_IS_BETTER)
+
+
+def training_metrics(train: TrainSpec) -> tuple[str, ...]:
+    """What training reports at each measurement."""
+    counts_hits = train.task is not None or train.preference is not None
+    return (*_TRAINING_METRICS, *_OF_JUDGED_ROWS) if counts_hits else _TRAINING_METRICS
+
+
+def check_metrics(checks: Sequence[TrialCheck], task: Task | None) -> tuple[str, ...]:
+    """The numbers of checks, by `checks.NAME.KEY`."""
+    return tuple(f"checks.{check.name}.{key}" for check in checks for key in _keys(check, task))
+
+
+def _keys(check: TrialCheck, task: Task | None) -> tuple[str, ...]:
+    if isinstance(check, TaskCheck) and task is not None:
+        return _WITHOUT_CLASSES.get(type(task), _OF_CLASSES)
+    return CHECK_METRICS[check.type]
+
+
+def check_problems(checks: Sequence[TrialCheck], train: TrainSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Checks that ask a model for what this job does not teach it, and names that are there twice."""
+    for number, check in enumerate(checks):
+        if isinstance(check, TaskCheck) != (train.task is not None):
+            wanted = "a check of type task" if train.task is not None else "heldout_loss or answers"
+            said = "learns a task" if train.task is not None else "has no task"
+            yield ("checks", number, "type"), f"the training job {said}: use {wanted}"
+    names = [check.name for check in checks]
+    if len(set(names)) < len(names):
+        yield ("checks",), "two checks have the same name"
