@@ -128,7 +128,9 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
         predictor = Predictor.of(subject)
         examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
         judged = judge(predictor.task, examples, predictor.predict(examples, 16))
-        bare = Predictor(predictor.task, predictor.encoder, task_model(job.base, predictor.task)[0].eval())
+        # In the precision of the other: whole weights are kept in bf16, and adapters are put on the base as it is.
+        plain = task_model(job.base, predictor.task)[0].eval().to(next(predictor.model.parameters()).dtype)
+        bare = Predictor(predictor.task, predictor.encoder, plain)
         own, others = latencies([predictor, bare], examples[: NUM_TIMED + WARM_UP])
     return {
         "trained_parameters": sum(size for size, is_trained in sizes if is_trained),
