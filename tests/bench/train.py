@@ -1,8 +1,11 @@
 """The training loop measured: `make bench-train`, or on a GPU machine without Ray: this file with --device cuda.
 
-The loop that ships, a bare PyTorch loop and Hugging Face's Trainer take turns in one process, on the same model, rows,
-batches and arithmetic (fp32 weights, fp32 or bf16 products as all three have it). What checkpoints cost is measured on
-the same model. Prints, last, one JSON object. With --save, also writes it to results/.
+The loop that ships, a bare PyTorch loop and Hugging Face's Trainer take turns in one process, in another order each
+round, on the same fresh weights, the same batches and the same arithmetic: the benchmark fails where their losses
+differ. In bf16 each has it as it is usual there: ours with bf16 weights beside fp32 masters, the others by autocast. A
+step's time is that from its beginning to that of the next, with all that its loop does in between; the bare loop and
+Trainer get their batches ready-made. What checkpoints cost is measured on the same model, runs with and without them in
+turn. Prints, last, one JSON object. With --save, also writes it to results/.
 
 On a GPU: tokens a second of a decoder of about 1B parameters in bf16, as a share of the measured matrix-multiply peak.
 Under torchrun every process joins in.
@@ -14,18 +17,18 @@ import argparse
 import datetime
 import json
 import os
-import platform
+import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hardware import hardware
+from timed_steps import WARM_UP_STEPS, StepClock, Timed, check_same, ratio
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
@@ -40,10 +43,17 @@ from rayloom.train.group import Group, current_group
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop import train
 from rayloom.train.objective import NextToken
+from rayloom.train.peak import matrix_peak
 from rayloom.train.plan import model_size
 
 RESULTS = Path(__file__).parent / "results"
-WARM_UP_STEPS = 3
+SAME_LOSS_NATS = {"fp32": 1e-3, "bf16": 2e-2}
+"""How far losses of one step may lie apart: sums in another order, and in bf16 roundings in other places."""
+LEARNING_RATE = 3e-4
+CHECKPOINT_EVERY_STEPS = 4
+MINUTE_SECONDS = 60.0
+SIDE_ROUNDS = 3
+"""Of what stands beside the comparison: checkpoints, and DeepSpeed's own cost."""
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
         "architecture": {"type": "decoder", "num_layers": 6, "hidden_size": 384, "max_positions": 512},
@@ -80,6 +90,7 @@ def main() -> None:
     preset |= {"rounds": options.rounds} if options.rounds else {}
     if options.device == "cuda" and "RANK" in os.environ:
         torch.distributed.init_process_group("nccl")
+    os.environ.setdefault("DS_ACCELERATOR", options.device)
     place = torch.device(options.device, int(os.environ.get("LOCAL_RANK", 0)) if options.device == "cuda" else None)
     if options.device == "cuda":
         torch.cuda.set_device(place)
@@ -105,36 +116,50 @@ class Bench:
             self._write_rows()
         group.wait_for_all()
 
+    @property
+    def is_alone(self) -> bool:
+        """The bare loop knows of one device only."""
+        return self.group.num_workers == 1
+
     # -- what is measured ------------------------------------------------------------------------------------------
 
     def on_cpu(self) -> dict[str, Any]:
         found: dict[str, Any] = {"threads": torch.get_num_threads(), "model_parameters": self.size().parameters}
         for precision in ("fp32", "bf16"):
-            speeds: dict[str, list[float]] = {"ours": [], "bare": [], "hf_trainer": []}
-            for _ in range(self.preset["rounds"]):
-                speeds["ours"].append(self.ours(precision)["tokens_per_second"])
-                speeds["bare"].append(self.bare(precision))
-                speeds["hf_trainer"].append(self.hf_trainer(precision))
-            found[precision] = _compared(speeds)
+            found[precision] = self.compared(precision)
             print(f"{precision}: {json.dumps(found[precision])}", flush=True)
-        numbers = self.ours("fp32")
+        keys = ("tokens_per_second", "ratio_vs_bare", "ratio_vs_hf_trainer", "data_wait_fraction")
+        found |= {**self.checkpoints(), "zero_2_ratio_vs_bare": self.deepspeeds_own_cost()}
+        return {**{key: found["fp32"][key] for key in keys}, **found}
+
+    def compared(self, precision: str) -> dict[str, Any]:
+        """Rounds of all loops, each round in another order."""
+        loops = {"ours": self.ours, "bare": self.bare, "hf_trainer": self.hf_trainer}
+        rounds: list[dict[str, Timed]] = []
+        for number in range(self.preset["rounds"]):
+            order = [*loops][number % len(loops) :] + [*loops][: number % len(loops)]
+            rounds.append({name: loops[name](precision) for name in order})
+            check_same(rounds[-1], SAME_LOSS_NATS[precision])
+        speeds = {name: [taken[name].tokens_per_second for taken in rounds] for name in loops}
         return {
-            **{key: found["fp32"][key] for key in ("tokens_per_second", "ratio_vs_bare", "ratio_vs_hf_trainer")},
-            "data_wait_fraction": numbers["data_wait_fraction"],
-            **self.checkpoints(),
-            **found,
+            "tokens_per_second": round(statistics.median(speeds["ours"]), 1),
+            "ratio_vs_bare": ratio(speeds["ours"], speeds["bare"]),
+            "ratio_vs_hf_trainer": ratio(speeds["ours"], speeds["hf_trainer"]),
+            "data_wait_fraction": round(statistics.median(taken["ours"].data_wait_fraction for taken in rounds), 5),
+            "losses": {name: [round(loss, 5) for loss in taken.losses] for name, taken in rounds[-1].items()},
+            "rounds": {name: [round(speed, 1) for speed in of_loop] for name, of_loop in speeds.items()},
         }
 
     def on_gpu(self) -> dict[str, Any]:
-        peak = matrix_peak(self.group.device)
+        peak = matrix_peak(self.group.device, torch.bfloat16)
         runs = [self.ours("bf16") for _ in range(self.preset["rounds"])]
-        speed = statistics.median(run["tokens_per_second"] for run in runs)
+        speed = statistics.median(run.tokens_per_second for run in runs)
         flops = flops_per_token(self.size(), self.preset["sequence_length_tokens"])
-        bare = statistics.median(self.bare("bf16") for _ in range(self.preset["rounds"]))
+        bare = [self.bare("bf16").tokens_per_second for _ in range(self.preset["rounds"])] if self.is_alone else []
         return {
             "tokens_per_second": round(speed, 1),
-            "ratio_vs_bare": round(speed / bare, 4),
-            "data_wait_fraction": runs[-1]["data_wait_fraction"],
+            **({"ratio_vs_bare": round(speed / statistics.median(bare), 4)} if bare else {}),
+            "data_wait_fraction": runs[-1].data_wait_fraction,
             "model_parameters": self.size().parameters,
             "measured_peak_tflops": round(peak / 1e12, 1),
             "model_flops_utilisation": round(speed * flops / (peak * self.group.num_workers), 4),
@@ -142,79 +167,112 @@ class Bench:
         }
 
     def checkpoints(self) -> dict[str, Any]:
-        """What a checkpoint costs: how long training stands still, and how much slower it is while one is written."""
-        steps = 24
-        without = self.ours("bf16", steps=steps, every=10_000)
-        with_them = self.ours("bf16", steps=steps, every=4)
-        taken = (steps - WARM_UP_STEPS) // 4
-        extra = max(0.0, with_them["seconds"] - without["seconds"]) / taken
+        """What a checkpoint costs: how long training stands still, and how much longer everything takes with them."""
+        steps = 4 * CHECKPOINT_EVERY_STEPS - 1  # so that the last checkpoint is written while steps still count
+        extra, stalls = [], []
+        for _ in range(SIDE_ROUNDS):
+            without = self.ours("bf16", steps=steps)
+            with_them = self.ours("bf16", steps=steps, every=CHECKPOINT_EVERY_STEPS)
+            num_checkpoints = steps // CHECKPOINT_EVERY_STEPS
+            extra.append((with_them.seconds - without.seconds) / num_checkpoints)
+            stalls.append(with_them.stall_seconds / num_checkpoints)
         return {
-            "checkpoint_stall_seconds": round(with_them["stall_seconds"] / (steps // 4), 4),
-            "checkpoint_share_of_a_minute": round(extra / 60, 5),
+            "checkpoint_stall_seconds": round(statistics.median(stalls), 4),
+            "checkpoint_seconds_each": round(statistics.median(extra), 4),
+            "checkpoint_share_of_a_minute": round(statistics.median(extra) / MINUTE_SECONDS, 5),
         }
+
+    def deepspeeds_own_cost(self) -> float:
+        """The same loop on DeepSpeed's engine, which one worker has no use for, against the bare loop.
+
+        After everything else: DeepSpeed leaves a process group behind, which Trainer would take for several workers.
+        """
+        rounds = [(self.ours("fp32", zero_stage=2), self.bare("fp32")) for _ in range(SIDE_ROUNDS)]
+        for sharded, bare in rounds:
+            check_same({"DeepSpeed": sharded, "ours": bare}, SAME_LOSS_NATS["fp32"])
+        return ratio(*([timed.tokens_per_second for timed in of_loop] for of_loop in zip(*rounds, strict=True)))
 
     # -- the loops -------------------------------------------------------------------------------------------------
 
-    def ours(self, precision: str, steps: int | None = None, every: int = 10_000) -> dict[str, float]:
-        """The loop that ships."""
-        job = self.job(precision, steps or self.preset["steps"], every)
-        events: list[dict[str, Any]] = []
-        train(job, self.group, events.append)
-        taken = [event for event in events if event["event"] == "step"][WARM_UP_STEPS:]
-        seconds = sum(event["seconds"] for event in taken)
-        stall = [event["checkpoint_stall_seconds"] for event in events if event["event"] == "finished"]
-        if not self.group.is_first:
-            return {"tokens_per_second": 1.0, "data_wait_fraction": 0.0, "stall_seconds": 0.0, "seconds": 1.0}
-        return {
-            "tokens_per_second": sum(event["tokens"] for event in taken) / seconds,
-            "data_wait_fraction": round(sum(event["data_wait_seconds"] for event in taken) / seconds, 5),
-            "stall_seconds": stall[0],
-            "seconds": seconds + stall[0],
-        }
+    def ours(self, precision: str, steps: int | None = None, every: int = 10_000, zero_stage: int = 0) -> Timed:
+        """The loop that ships. Its steps are timed from without, so that logging and checkpoints are part of them."""
+        job = self.job(precision, steps or self.preset["steps"], every, zero_stage)
+        clock, events = StepClock(self.group.device), []
 
-    def bare(self, precision: str) -> float:
+        def tell(event: dict[str, Any]) -> None:
+            events.append(event)
+            # Measuring held-out rows comes before the first step and after the last, and is no part of either.
+            if event["event"] == "step" or (event["event"] == "heldout" and event["step"] == 0):
+                clock.tick()
+
+        train(job, self.group, tell)
+        if not self.group.is_first:
+            return Timed(1.0, [], 1.0)
+        shutil.rmtree(job.work)  # nothing of it is written to the disk while the next loop is timed
+        taken = [event for event in events if event["event"] == "step"]
+        counted = taken[WARM_UP_STEPS:]
+        waited = sum(event["data_wait_seconds"] for event in counted)
+        return Timed(
+            sum(event["tokens"] for event in counted) / clock.counted_seconds,
+            [event["loss"] for event in taken],
+            clock.counted_seconds,
+            waited / clock.counted_seconds,
+            next(event["checkpoint_stall_seconds"] for event in events if event["event"] == "finished"),
+        )
+
+    def bare(self, precision: str) -> Timed:
         """What one would write by hand: forward, backward, clip, step. In bf16 by autocast."""
         model = self.model()
         decayed = [p for p in model.parameters() if p.ndim > 1]
         rest = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), fused=True)
-        accumulated = self.preset["global_batch_sequences"] // self.preset["micro_batch_sequences"]
-        timer = StepTimer(self.preset["steps"] // self.group.num_workers or 1)
-        for step in range(self.preset["steps"]):
-            timer.start()
-            for batch in self.micro_batches(step):
+        optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+        accumulated = self.accumulation_steps
+        batches = [list(self.micro_batches(step)) for step in range(self.preset["steps"])]
+        clock, losses = StepClock(self.group.device), []
+        clock.tick()
+        for micro_batches in batches:
+            total = torch.zeros((), device=self.group.device)
+            for batch in micro_batches:
                 with torch.autocast(self.group.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = model(**batch, use_cache=False).loss
                 (loss / accumulated).backward()
+                total += loss.detach() / accumulated
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            timer.stop(self.group.device)
-        return self.tokens_a_step() / timer.median
+            losses.append(float(total))
+            clock.tick()
+        return Timed(self.tokens_of(clock), losses, clock.counted_seconds)
 
-    def hf_trainer(self, precision: str) -> float:
+    def hf_trainer(self, precision: str) -> Timed:
         """Hugging Face's Trainer with the same optimiser, accumulation and clipping."""
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
-        timer = StepTimer(self.preset["steps"])
+        clock = StepClock(self.group.device)
+        parts: list[torch.Tensor] = []
 
         class Timing(TrainerCallback):  # type: ignore[misc]
-            # From end to end: fetching rows is part of a step, as it is of ours.
             def on_train_begin(self, *_: Any, **__: Any) -> None:
-                timer.start()
+                clock.tick()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                timer.stop(torch.device("cpu"))
-                timer.start()
+                clock.tick()
+
+        class Noting(Trainer):  # type: ignore[misc]
+            def compute_loss(self, *given: Any, **named: Any) -> torch.Tensor:
+                loss: torch.Tensor = super().compute_loss(*given, **named)
+                parts.append(loss.detach())
+                return loss
 
         micro = self.preset["micro_batch_sequences"]
         arguments = TrainingArguments(
             output_dir=str(self.folder / "hf"),
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=self.preset["global_batch_sequences"] // micro,
+            gradient_accumulation_steps=self.accumulation_steps,
             max_steps=self.preset["steps"],
-            learning_rate=3e-4,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
             weight_decay=0.1,
             adam_beta2=0.95,
             optim="adamw_torch_fused",
@@ -224,20 +282,22 @@ class Bench:
             report_to=[],
             save_strategy="no",
             logging_strategy="no",
+            train_sampling_strategy="sequential",
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
         rows = [
             row for step in range(self.preset["steps"]) for batch in self.micro_batches(step) for row in _rows(batch)
         ]
-        trainer = Trainer(model=self.model(), args=arguments, train_dataset=rows, callbacks=[Timing()])
-        trainer.train()
-        return self.tokens_a_step() / timer.median
+        Noting(model=self.model(), args=arguments, train_dataset=rows, callbacks=[Timing()]).train()
+        # Each part is divided by the labels of its whole batch, so that they add up to the step's loss.
+        losses = torch.stack(parts).view(-1, self.accumulation_steps).sum(dim=1).tolist()
+        return Timed(self.tokens_of(clock), losses, clock.counted_seconds)
 
     # -- what they share -------------------------------------------------------------------------------------------
 
-    def job(self, precision: str, steps: int, every: int) -> TrainJob:
-        spec = self.spec(precision, steps, every)
+    def job(self, precision: str, steps: int, every: int, zero_stage: int = 0) -> TrainJob:
+        spec = self.spec(precision, steps, every, zero_stage)
         self.num_runs += 1
         work = self.folder / f"run-{self.num_runs}"
         if self.group.is_first:
@@ -256,7 +316,7 @@ class Bench:
             micro_batch_sequences=spec.micro_batch_sequences,
         )
 
-    def spec(self, precision: str, steps: int, every: int) -> TrainSpec:
+    def spec(self, precision: str, steps: int, every: int, zero_stage: int = 0) -> TrainSpec:
         length = self.preset["sequence_length_tokens"]
         return TrainSpec.model_validate(
             {
@@ -268,15 +328,17 @@ class Bench:
                 "micro_batch_sequences": self.preset["micro_batch_sequences"],
                 "global_batch_tokens": length * self.preset["global_batch_sequences"],
                 "num_steps": steps,
-                "learning_rate": 3e-4,
+                "learning_rate": LEARNING_RATE,
+                "schedule": {"type": "constant"},
                 "precision": precision,
                 "checkpoints": {"every_steps": every},
+                "sharding": {"zero_stage": zero_stage},
                 "workers": {"num_workers": self.group.num_workers},
             }
         )
 
     def size(self) -> Any:
-        return model_size(replace(self.job("fp32", 1, 1)))
+        return model_size(self.job("fp32", 1, 1))
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
@@ -293,8 +355,14 @@ class Bench:
             tokens = rows.batch(places[begin : begin + micro], begin).to(self.group.device).tokens
             yield {"input_ids": tokens, "labels": tokens}
 
-    def tokens_a_step(self) -> int:
-        return int(self.preset["global_batch_sequences"] * self.preset["sequence_length_tokens"])
+    @property
+    def accumulation_steps(self) -> int:
+        return int(self.preset["global_batch_sequences"] // self.preset["micro_batch_sequences"])
+
+    def tokens_of(self, clock: StepClock) -> float:
+        """Tokens a second of a loop whose steps were timed."""
+        tokens = self.preset["global_batch_sequences"] * self.preset["sequence_length_tokens"]
+        return float(tokens * clock.num_counted / clock.counted_seconds)
 
     def _write_rows(self) -> None:
         """Documents of exactly a row, so that no loop has boundaries to respect, with words as rare as real ones."""
@@ -314,64 +382,19 @@ class Bench:
             writer.close()
 
 
-class StepTimer:
-    """Seconds of each step; the first few do not count."""
-
-    def __init__(self, steps: int) -> None:
-        self.seconds: list[float] = []
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def stop(self, device: torch.device) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        self.seconds.append(time.perf_counter() - self._started)
-
-    @property
-    def median(self) -> float:
-        return statistics.fmean(self.seconds[WARM_UP_STEPS:])
-
-
 def _rows(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     tokens = batch["input_ids"]
     assert not (tokens == NO_LABEL).any()
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def _compared(speeds: dict[str, list[float]]) -> dict[str, Any]:
-    """Ratios by round, so that what slows the machine down slows both sides of a ratio; the median round counts."""
-    rounds = list(zip(speeds["ours"], speeds["bare"], speeds["hf_trainer"], strict=True))
-    return {
-        "tokens_per_second": round(statistics.median(speeds["ours"]), 1),
-        "ratio_vs_bare": round(statistics.median(ours / bare for ours, bare, _ in rounds), 4),
-        "ratio_vs_hf_trainer": round(statistics.median(ours / peer for ours, _, peer in rounds), 4),
-        "rounds": [[round(speed, 1) for speed in taken] for taken in rounds],
-    }
-
-
-def matrix_peak(device: torch.device) -> float:
-    """FLOP/s of large bf16 matrix products on this device: what the hardware gives, not what its sheet says."""
-    side = 8192
-    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = 0.0
-    for _ in range(5):
-        torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        for _ in range(20):
-            one @ other
-        torch.cuda.synchronize(device)
-        best = max(best, 20 * 2 * side**3 / (time.perf_counter() - started))
-    return best
-
-
 def _report(found: dict[str, Any], save: bool) -> None:
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else hardware()
     found = {"hardware": name, "cores": len(os.sched_getaffinity(0)), **found}
     if save:
         RESULTS.mkdir(exist_ok=True)
         slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-        file = RESULTS / f"{datetime.date.today()}-train-{slug}.json"
+        file = RESULTS / f"train-{slug}-{datetime.date.today()}.json"
         file.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found))
 
