@@ -14,6 +14,7 @@ from rayloom.evaluate.measured import Measured
 from rayloom.evaluate.subject import Subject
 from rayloom.evaluate.task_check import check_task_ready, measure_task
 from rayloom.evaluate.written import check_written_ready, measure_written
+from rayloom.models.loading import check_causal
 from rayloom.observe.progress import progress
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
@@ -185,6 +186,7 @@ def _check_goes_on_with_text(check: Check, subject: Subject) -> None:
     if subject.task is not None:
         what = f"{subject.artifact_id} answers with labels, and the check {check.name} wants text"
         raise InputError(what, where=f"checks {check.name}", fix="Use a check of type task.")
+    check_causal(subject.base)
 
 
 def _score_limits(check: TaskCheck | HarnessCheck | WrittenCheck, found: Measured) -> list[Limit]:

@@ -11,6 +11,31 @@ from rayloom.errors import InputError
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
 
+_FIX = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
+
+
+def check_causal(model: Path) -> None:
+    """Raises InputError where the folder holds no model that goes on with a text, without loading a weight.
+
+    An encoder can be loaded as if it were one, and would then be asked for a next token that it sees already.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if not (model / "config.json").exists():
+        raise InputError("This is not a model: it has no config.json", where=str(model), fix=_FIX)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=_FIX) from error
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if is_encoder or getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder, which writes from a text" if config.is_encoder_decoder else "an encoder"
+        what = f"This model ({config.model_type}) is {kind}: it does not go on with a text word by word"
+        fix = f"{_FIX} What its own training measured stands in its report; for labels use a check of type task."
+        raise InputError(what, where=str(model), fix=fix)
+
 
 def load(model: Path, adapter: Path | None = None) -> nn.Module:
     """The causal model in a folder, ready for inference on this process' device: the GPU where there is one.
@@ -22,14 +47,12 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    fix = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
-    if not (model / "config.json").exists():
-        raise InputError("This is not a model: it has no config.json", where=str(model), fix=fix)
+    check_causal(model)
     try:
         loaded: nn.Module = AutoModelForCausalLM.from_pretrained(model, dtype="auto", use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=fix) from error
+        raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=_FIX) from error
     use_int8_arithmetic(loaded)
     if adapter is not None:
         loaded = load_adapter(loaded, adapter)
