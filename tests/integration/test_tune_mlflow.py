@@ -42,11 +42,11 @@ def test_a_killed_search_goes_on_in_its_own_runs(uri: str, tmp_path: Path) -> No
 
     spec, records = tune_spec(scheduler=ASHA, budget={"num_trials": 5}), MlflowRecords(uri=uri)
     first = search_in(tmp_path, spec)
-    runs = MlflowRuns(records, spec, "0123", first.history)
+    runs = MlflowRuns(records, spec, "0123", first.history, tmp_path)
     Laboratory(first, at_most_reports=7).work()
     runs.record()
     second = search_in(tmp_path, spec)
-    again = MlflowRuns(records, spec, "0123", second.history)
+    again = MlflowRuns(records, spec, "0123", second.history, tmp_path)
     assert again.parent_id == runs.parent_id
     Laboratory(second, seed=1).work()
     winner = best(spec, second.history.trials.values())
@@ -77,4 +77,4 @@ def test_an_mlflow_that_is_not_there_is_said_before_anything_is_trained(uri: str
     (tmp_path / "notes.txt").touch()
     spec, records = tune_spec(), MlflowRecords(uri=place.format(folder=tmp_path))
     with pytest.raises(ResourceError, match="MLflow does not answer"):
-        MlflowRuns(records, spec, "0123", search_in(tmp_path, spec).history)
+        MlflowRuns(records, spec, "0123", search_in(tmp_path, spec).history, tmp_path)

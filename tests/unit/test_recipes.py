@@ -1,4 +1,7 @@
-"""Every recipe is a job file that `rayloom check` accepts, and each fine-tuning method and task has one."""
+"""Every recipe is a job file that `rayloom check` accepts, and each fine-tuning method and task has one.
+
+Those for fleets are planned too, with small artifacts in the place of what they name.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,21 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from models_for_tests import made, write_model
+from tokenizers_for_tests import chatml
+from training_jobs_for_tests import write_rows
 
+from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job
 from rayloom.specs.adapters import Adapter
+from rayloom.specs.base import references
 from rayloom.specs.preferences import Preference
 from rayloom.specs.train import TrainSpec
+from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.train.plan import plan
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs/recipes").rglob("*.yaml"))
+FOR_FLEETS = [file for file in RECIPES if file.stem.endswith("h100")]
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -26,3 +37,28 @@ def test_every_method_of_preference_and_adapter_has_a_recipe() -> None:
     assert adapters - {spec.adapter.type for spec in specs} <= {"parts"}
     methods = {variant.model_fields["type"].annotation.__args__[0] for variant in get_args(get_args(Preference)[0])}  # type: ignore[union-attr]
     assert methods == {spec.preference.type for spec in specs if spec.preference is not None}
+
+
+@pytest.mark.parametrize("file", FOR_FLEETS, ids=lambda file: file.stem)
+def test_a_recipe_for_a_fleet_fits_it_and_wastes_nothing(file: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+
+    def corpus(folder: Path) -> None:
+        chatml().save_pretrained(folder / "tokenizer")
+        for name in ("train", "heldout"):
+            write_rows(folder / name, 1000, seed=0, digest=tokenizer_digest(chatml()))
+
+    spec = load_job(file).spec
+    assert isinstance(spec, TrainSpec)
+    parents = {
+        reference.path: made(store, "base", "model", lambda folder: write_model(folder, max_position_embeddings=4096))
+        if reference.path == "base"
+        else made(store, "corpus", "corpus", corpus)
+        for reference in references(spec)
+    }
+    sheet = plan(spec, parents, tmp_path)
+    assert sheet.problems == []
+    facts = dict(sheet.facts)
+    assert "H100-80GB, 989 TFLOP/s" in facts["hardware"]
+    assert "devices, if they reach 40%" in facts["time"]
+    assert not [line for line in sheet.warnings if "fill" in line or "would have no worker" in line]

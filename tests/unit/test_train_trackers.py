@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from training_jobs_for_tests import small_spec
 
 from rayloom.errors import ResourceError
-from rayloom.specs.trackers import TensorBoard
-from rayloom.train.trackers import opened
+from rayloom.train.trackers import TrackedRun, opened
 
 STEP: dict[str, Any] = {
     "event": "step", "step": 7, "loss": 2.5, "learning_rate": 0.1, "gradient_norm": 1.5, "tokens": 100, "seconds": 0.5,
@@ -32,8 +32,12 @@ def written(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
+def tracked(folder: Path, *trackers: dict[str, Any]) -> TrackedRun:
+    return TrackedRun(small_spec(name="job", trackers=trackers), "0123", folder)
+
+
 def test_curves_by_step(tmp_path: Path) -> None:
-    with opened([TensorBoard(type="tensorboard")], "job@0123", tmp_path) as trackers:
+    with opened(tracked(tmp_path, {"type": "tensorboard"})) as trackers:
         for event in (STEP, HELDOUT, {"event": "said", "text": "something for people"}):
             trackers[0].add(event)
     found = written(tmp_path / "runs" / "job@0123")
@@ -43,10 +47,27 @@ def test_curves_by_step(tmp_path: Path) -> None:
     assert len(found) == 8
 
 
-def test_a_missing_package_is_said_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("tracker", "said"),
+    [
+        ({"type": "tensorboard"}, "The tracker tensorboard needs the package tensorboardX: pip install tensorboardX"),
+        ({"type": "wandb"}, "The tracker wandb needs the package wandb: pip install wandb"),
+        ({"type": "mlflow"}, "Mlflow needs MLflow: pip install mlflow-skinny sqlalchemy alembic"),
+        ({"type": "mlflow", "uri": "http://host:5000"}, "Mlflow needs MLflow: pip install mlflow-skinny, or"),
+    ],
+)
+def test_a_missing_package_is_said_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: dict[str, Any], said: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(ResourceError, match="pip install tensorboardX"),
-        opened([TensorBoard(type="tensorboard")], "job", tmp_path),
-    ):
+    with pytest.raises(ResourceError, match=said), opened(tracked(tmp_path, tracker)):
         pass
+
+
+def test_settings_are_those_of_the_file_by_path(tmp_path: Path) -> None:
+    settings = tracked(tmp_path, {"type": "tensorboard"}).settings
+    assert settings["architecture.num_layers"] == "2"
+    assert settings["schedule.type"] == "cosine"
+    assert settings["data.corpus"] == "artifact:made-up"
+    assert "trackers" not in settings
+    assert "seed" not in settings

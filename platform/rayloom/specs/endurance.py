@@ -12,6 +12,8 @@ TYPED_KEYS = frozenset({
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16",
     "fp16", "optimizer", "scheduler", "data_types",
 })  # fmt: skip
+UNCOVERED_KEYS = frozenset({"tensor_parallel", "expert_parallel", "pipeline", "sequence_parallel_size"})
+"""Keys of DeepSpeed's for what `Sharding` says is not covered."""
 TYPED_ZERO_KEYS = frozenset({"stage", "offload_optimizer", "offload_param"})
 """Keys of DeepSpeed's that follow from the spec's own fields."""
 
@@ -28,9 +30,10 @@ class Offload(Spec):
 class Sharding(Spec):
     """How DeepSpeed spreads state over workers (ZeRO, Rajbhandari et al. 2020).
 
-    Not covered: offload to NVMe (it needs libaio and a compiled operator), and tensor, pipeline and sequence
-    parallelism, for which checkpoints here have no layout; Ulysses' sequence parallelism also drops the masks that keep
-    packed texts apart.
+    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles where it runs; tensor
+    parallelism (AutoTP), which splits weights inside layers, where checkpoints here have no layout; the pipeline, which
+    takes models written as a list of layers, as transformers' are not; and Ulysses' sequence parallelism, which hands
+    attention no mask, so that packed texts would see each other.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -57,6 +60,9 @@ class Sharding(Spec):
         taken = [*sorted(TYPED_KEYS & set(self.extra)), *sorted(TYPED_ZERO_KEYS & set(zero))]
         if taken:
             raise ValueError(f"extra repeats what the spec says itself: {', '.join(taken)}")
+        uncovered = sorted(UNCOVERED_KEYS & set(self.extra))
+        if uncovered:
+            raise ValueError(f"extra asks for what is not covered here: {', '.join(uncovered)}; use zero_stage instead")
         return self
 
 

@@ -18,7 +18,8 @@ TrackingUri = Annotated[
 class MlflowRecords(Spec):
     """Records in MLflow, which must be installed (`pip install mlflow-skinny`, or mlflow for its pages)."""
 
-    uri: TrackingUri
-    """`http://HOST:5000`, or `sqlite:////absolute/path.db` for a database without a server."""
+    uri: TrackingUri | None = None
+    """`http://HOST:5000`, or `sqlite:////absolute/path.db` for a database without a server. Default: such a database,
+    `mlflow.db`, beside the job file."""
     experiment: Annotated[str, StringConstraints(min_length=1)] | None = None
     """Default: the name of the job."""

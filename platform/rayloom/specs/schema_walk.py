@@ -94,8 +94,8 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def tags_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of its literal fields, by which a union tells it from others."""
-    fields = model.model_fields.values()
+    """The values of its literal fields that must be given, by which a union tells it from others."""
+    fields = [info for info in model.model_fields.values() if info.is_required()]
     return tuple(v for info in fields if get_origin(info.annotation) is Literal for v in get_args(info.annotation))
 
 

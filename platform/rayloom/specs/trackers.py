@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from rayloom.specs.base import Spec
+from rayloom.specs.records import MlflowRecords
 
 
 class TensorBoard(Spec):
@@ -13,3 +16,25 @@ class TensorBoard(Spec):
     type: Literal["tensorboard"]
     folder: str = "runs"
     """Holds a folder for each artifact. Relative to the job file."""
+
+
+class Mlflow(MlflowRecords):
+    """A run in MLflow with the job's settings and its numbers by step; a resumed job goes on in its own."""
+
+    type: Literal["mlflow"]
+
+
+class WeightsAndBiases(Spec):
+    """A run in Weights & Biases. Needs the package wandb."""
+
+    type: Literal["wandb"]
+    project: str | None = None
+    """Default: the name of the job."""
+    mode: Literal["offline", "online"] = "offline"
+    """offline: files in `folder`, which `wandb sync` sends later; nothing leaves the machine before. online: sent at
+    once, for which wandb must be logged in."""
+    folder: str = "runs"
+    """Relative to the job file."""
+
+
+Tracker = Annotated[TensorBoard | Mlflow | WeightsAndBiases, Field(discriminator="type")]

@@ -16,7 +16,7 @@ from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, Sp
 from rayloom.specs.optimization import AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.preferences import Kto, Preference, PreferenceData
 from rayloom.specs.tasks import SequenceToSequence, Task
-from rayloom.specs.trackers import TensorBoard
+from rayloom.specs.trackers import Tracker
 from rayloom.specs.training_data import ConversationData, CorpusData, Replay
 
 
@@ -65,7 +65,7 @@ class TrainSpec(JobSpec):
     evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Held-out loss every so many steps. Default: at the start and the end only."""
     early_stopping: EarlyStopping | None = None
-    trackers: Annotated[tuple[TensorBoard, ...], "unfingerprinted"] = ()
+    trackers: Annotated[tuple[Tracker, ...], "unfingerprinted"] = ()
     """Where numbers also go while the job runs, beside its log and its progress bar."""
     seed: int = 0
     settings_from: TunedRef | None = None

@@ -26,10 +26,13 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.group import Group, current_group
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import train
+from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
 from rayloom.train.progress import TrainingProgress
 from rayloom.train.publish import publish
-from rayloom.train.trackers import opened
+from rayloom.train.room import check_room
+from rayloom.train.settings import note
+from rayloom.train.trackers import TrackedRun, opened
 
 STAGE_VERSION = 1
 """That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
@@ -85,11 +88,14 @@ def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
         raise TypeError(f"{spec.kind} is not a training job")
     job = job_of(spec, given.parents, given.work, given.work / "result")
     unfinished = None if job.finished.exists() else job
+    if unfinished is not None:
+        check_room(job, model_size(job))
+        note(spec, given.work)
     group.from_first(unfinished)
     if unfinished is not None:
         with (
             progress(f"training {spec.name}", job.num_steps, "steps") as bar,
-            opened(spec.trackers, f"{spec.name}@{given.version}", given.job_directory) as trackers,
+            opened(TrackedRun(spec, given.version, given.job_directory)) as trackers,
         ):
             shown = TrainingProgress(job, bar, trackers)
 

@@ -139,24 +139,19 @@ class Checkpoints:
         self._keep_newest(self.keep)
 
     def _keep_newest(self, count: int) -> None:
-        for old in list(self._newest_first())[count:]:
+        for old in list(newest_first(self.folder))[count:]:
             (old / MANIFEST_NAME).unlink()
             shutil.rmtree(old)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _newest_first(self) -> Iterator[Path]:
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
-            if (folder / MANIFEST_NAME).exists():
-                yield folder
-
     def states(self) -> list[TrainState]:
         """Where the run stood at each checkpoint."""
-        return [_state(folder) for folder in self._newest_first()]
+        return [_state(folder) for folder in newest_first(self.folder)]
 
     def newest_sound(self) -> Path | None:
         """The newest checkpoint whose every file has its digest; damaged ones are named and passed over."""
-        names: list[str] = self.group.from_first([folder.name for folder in self._newest_first()])
+        names: list[str] = self.group.from_first([folder.name for folder in newest_first(self.folder)])
         for name in names:
             folder = self.folder / name
             damaged = self._damaged(folder)
@@ -178,6 +173,13 @@ def load(folder: Path) -> tuple[TrainState, FragmentReader]:
     """Where the run stood, and a reader of its weights and optimiser state."""
     files = [folder / file["path"] for file in _manifest(folder)["files"]]
     return _state(folder), FragmentReader([file for file in files if file.suffix == ".safetensors"])
+
+
+def newest_first(checkpoints: Path) -> Iterator[Path]:
+    """The checkpoints in a folder that count, damaged ones among them."""
+    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+        if (folder / MANIFEST_NAME).exists():
+            yield folder
 
 
 def step_of(folder: Path) -> int:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.adapters import LoraAdapter
@@ -19,8 +19,11 @@ from rayloom.train.labelled_preflight import add_labelled
 from rayloom.train.preference_preflight import add_preferences
 from rayloom.train.preflight import add_conversations, add_method
 from rayloom.train.prepare import job_of, row_counts, stored_rows
+from rayloom.train.room import disk_bytes, no_room
+from rayloom.train.settings import runs_with_other_settings
 from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
 from rayloom.train.spot import add_saving
+from rayloom.train.trackers import missing_trackers
 
 MAX_EPOCHS_WORTHWHILE = 4
 """Repeating data more often than this gains little (Muennighoff et al. 2023)."""
@@ -28,9 +31,12 @@ TOKENS_PER_PARAMETER = 20
 """Below this, a smaller model would reach the same loss for less (Hoffmann et al. 2022)."""
 
 
-def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
+def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
     """Facts in reading order; a problem for everything that would stop the run."""
     sheet = PlanSheet()
+    store = Store.beside(job_directory)
+    sheet.problems += missing_trackers(spec)
+    sheet.warnings += runs_with_other_settings(spec, store)
     with tempfile.TemporaryDirectory() as folder:
         try:
             job = job_of(spec, parents, Path(folder), Path(folder) / "result")
@@ -40,6 +46,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             return sheet
         _add_model(sheet, spec, size)
         _add_memory(sheet, spec, size)
+        _add_disk(sheet, spec, size, store)
         _add_data(sheet, job)
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
         add_saving(sheet, spec, job.num_steps)
@@ -83,6 +90,14 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     said = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
     sheet.add("memory per device", f"{_amount(memory.total)} ({said}; ZeRO stage {spec.sharding.zero_stage})")
     sheet.add("checkpoint", f"{_amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")
+
+
+def _add_disk(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, store: Store) -> None:
+    sheet.add("disk", f"{_amount(disk_bytes(spec, size))} at most while it runs")
+    # A fleet's job is planned on a laptop, whose disk says nothing about the fleet's.
+    error = None if spec.hardware else no_room(spec, size, store.building_directory(spec.name, "planned"))
+    if error is not None:
+        sheet.problems.append(str(error))
 
 
 def _add_data(sheet: PlanSheet, job: TrainJob) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rayloom.observe.progress import Bar, say
 from rayloom.train.job import TrainJob
-from rayloom.train.trackers import Tracker
+from rayloom.train.trackers import Following
 
 RECENT_STEPS = 20
 
@@ -16,7 +16,7 @@ RECENT_STEPS = 20
 class TrainingProgress:
     """Shows steps on a bar with loss, speed and time left; everything else as lines."""
 
-    def __init__(self, job: TrainJob, bar: Bar, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, job: TrainJob, bar: Bar, trackers: Sequence[Following] = ()) -> None:
         self.job, self.bar, self.trackers = job, bar, trackers
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
 

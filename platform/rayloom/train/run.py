@@ -25,10 +25,13 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.attempts import Attempts
 from rayloom.train.failures import Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
+from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
 from rayloom.train.progress import TrainingProgress
 from rayloom.train.publish import publish
-from rayloom.train.trackers import Tracker, opened
+from rayloom.train.room import check_room
+from rayloom.train.settings import note, runs_with_other_settings
+from rayloom.train.trackers import Following, TrackedRun, opened
 
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
@@ -38,9 +41,12 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
     """Trains, from the work folder's newest checkpoint where there is one, and publishes the finished model."""
     job = job_of(spec, build.parents, build.work, build.work / "result")
     if not job.finished.exists():
+        check_room(job, model_size(job))
+        for line in runs_with_other_settings(spec, build.store):
+            say(line)
+        note(spec, build.work)
         _check_resources(connect(), spec)
-        name = f"{spec.name}@{build.version}"
-        with opened(spec.trackers, name, build.job_directory) as trackers:
+        with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers:
             _train_until_done(job, build.version, trackers)
     return publish(job, build)
 
@@ -61,7 +67,7 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
 
-def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Tracker]) -> None:
+def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Following]) -> None:
     """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
     attempts = Attempts.of(job)
     while True:
@@ -77,7 +83,7 @@ def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Tracker]) 
         attempts.restart(decision)
 
 
-def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Tracker]) -> Failure | None:
+def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Following]) -> Failure | None:
     """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
     # On this process' own node: on another, the mailbox would be lost with it, and with the mailbox the run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

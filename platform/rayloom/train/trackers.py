@@ -3,40 +3,94 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from rayloom.errors import ResourceError
-from rayloom.specs.trackers import TensorBoard
+from rayloom.errors import InterruptedJobError, ResourceError
+from rayloom.observe.mlflow_experiment import MlflowExperiment, missing_mlflow, mlflow_metrics
+from rayloom.specs.trackers import Mlflow, TensorBoard, Tracker, WeightsAndBiases
+from rayloom.specs.train import TrainSpec
+from rayloom.train.settings import by_path
 
 STEP_SCALARS = ("loss", "learning_rate", "gradient_norm", "seconds", "data_wait_seconds")
+MEASURES = ("loss", "perplexity", "accuracy")
+MLFLOW_SECONDS = 5.0
+"""Between calls, so that training never waits for a database at every step."""
+MAX_METRICS = 500
+"""Waiting to be sent; one call takes a thousand."""
+_RUN = "rayloom.artifact"
 
 
-class Tracker(Protocol):
+class Following(Protocol):
     """Receives events of a run's log."""
 
     def add(self, event: dict[str, Any]) -> None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, /, *_: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What trackers are told of a run before it starts."""
+
+    spec: TrainSpec
+    version: str
+    """Of the artifact that it makes."""
+    job_directory: Path
+
+    @property
+    def artifact_id(self) -> str:
+        return f"{self.spec.name}@{self.version}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the job file sets, by dotted path."""
+        plain = self.spec.model_dump(mode="json", exclude_unset=True, exclude={"trackers", "kind", "name"})
+        return dict(by_path(plain))
 
 
 @contextmanager
-def opened(specs: Sequence[TensorBoard], name: str, directory: Path) -> Iterator[list[Tracker]]:
-    """All of them, closed at the end. `name`: of the artifact; `directory`: of the job file.
-
-    Raises ResourceError where a tracker's package is missing.
-    """
+def opened(run: TrackedRun) -> Iterator[list[Following]]:
+    """The run's trackers, closed at the end. Raises ResourceError where one has no package or no server."""
+    missing = missing_trackers(run.spec)
+    if missing:
+        raise ResourceError(missing[0][0].upper() + missing[0][1:])
     with ExitStack() as stack:
-        yield [stack.enter_context(_TensorBoardTracker(directory / spec.folder / name)) for spec in specs]
+        yield [stack.enter_context(_following(tracker, run)) for tracker in run.spec.trackers]
 
 
-class _TensorBoardTracker:
+def missing_trackers(spec: TrainSpec) -> list[str]:
+    """What to do about trackers whose package is not installed here."""
+    found = [_missing(tracker) for tracker in spec.trackers]
+    return [said for said in found if said is not None]
+
+
+def _missing(tracker: Tracker) -> str | None:
+    if isinstance(tracker, Mlflow):
+        return missing_mlflow(tracker)
+    package = "tensorboardX" if isinstance(tracker, TensorBoard) else "wandb"
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return (
+        f"the tracker {tracker.type} needs the package {package}: pip install {package} where the job is started, or "
+        "leave it out of trackers"
+    )
+
+
+def _following(tracker: Tracker, run: TrackedRun) -> Following:
+    if isinstance(tracker, TensorBoard):
+        return _TensorBoardFiles(run.job_directory / tracker.folder / run.artifact_id)
+    if isinstance(tracker, Mlflow):
+        return _MlflowRun(tracker, run)
+    return _WandbRun(tracker, run)
+
+
+class _TensorBoardFiles:
     def __init__(self, folder: Path) -> None:
-        if importlib.util.find_spec("tensorboardX") is None:
-            fix = "Install it where the job is started (pip install tensorboardX), or leave trackers out."
-            raise ResourceError("The tracker tensorboard needs the package tensorboardX", fix=fix)
         self._folder = folder
 
     def __enter__(self) -> Self:
@@ -53,11 +107,84 @@ class _TensorBoardTracker:
             self._writer.add_scalar(name, value, event["step"])
 
 
+class _MlflowRun:
+    """A job that continues goes on in its own run; steps that are computed again are not written twice."""
+
+    def __init__(self, tracker: Mlflow, run: TrackedRun) -> None:
+        self._tracker, self._run = tracker, run
+        self._waiting: list[Any] = []
+        self._sent_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        run = self._run
+        self._mlflow = MlflowExperiment(self._tracker, run.spec.name, run.job_directory)
+        with self._mlflow.required():
+            known = next(self._mlflow.runs(_RUN, run.artifact_id), None)
+            self._before = {} if known is None else self._mlflow.last_values(known)
+            if known is None:
+                self._id = self._mlflow.created(run.artifact_id, {_RUN: run.artifact_id}, run.settings)
+            else:
+                self._id = str(known.info.run_id)
+                self._mlflow.client.update_run(self._id, status="RUNNING")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, /, *_: object) -> None:
+        self._send()
+        is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt | InterruptedJobError)
+        status = "FINISHED" if kind is None else "KILLED" if is_stopped else "FAILED"
+        self._mlflow.wished(lambda: self._mlflow.client.set_terminated(self._id, status), "the training")
+
+    def add(self, event: dict[str, Any]) -> None:
+        found = scalars(event)
+        for metric in mlflow_metrics(found, event["step"]) if found else ():
+            if metric.step > self._before.get(metric.key, (-1, 0.0))[0]:
+                self._waiting.append(metric)
+        if time.monotonic() - self._sent_at > MLFLOW_SECONDS or len(self._waiting) > MAX_METRICS:
+            self._send()
+
+    def _send(self) -> None:
+        waiting, self._waiting, self._sent_at = self._waiting, [], time.monotonic()
+        self._mlflow.wished(lambda: self._mlflow.log(self._id, waiting), "the training")
+
+
+class _WandbRun:
+    def __init__(self, tracker: WeightsAndBiases, run: TrackedRun) -> None:
+        self._tracker, self._run = tracker, run
+
+    def __enter__(self) -> Self:
+        import wandb
+
+        run, tracker = self._run, self._tracker
+        folder = run.job_directory / tracker.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb.init(
+            project=tracker.project or run.spec.name,
+            name=run.artifact_id,
+            id=run.artifact_id.replace("@", "-"),
+            resume="allow",
+            mode=tracker.mode,
+            dir=str(folder),
+            config=run.settings,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        # Its own count of steps only rises, and a run that goes back to a checkpoint does not.
+        self._wandb.define_metric("*", step_metric="step")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, /, *_: object) -> None:
+        self._wandb.finish(exit_code=0 if kind is None else 1)
+
+    def add(self, event: dict[str, Any]) -> None:
+        found = scalars(event)
+        if found:
+            self._wandb.log({"step": event["step"], **found})
+
+
 def scalars(event: dict[str, Any]) -> dict[str, float]:
     """Name and value of what is worth a curve: `train/loss`, `heldout/perplexity`."""
     if event["event"] == "step":
         found = {f"train/{name}": float(event[name]) for name in STEP_SCALARS}
         return found | {"train/tokens_per_second": event["tokens"] / event["seconds"]}
     if event["event"] == "heldout":
-        return {f"{event['name']}/{name}": float(event[name]) for name in ("loss", "perplexity") if name in event}
+        return {f"{event['name']}/{name}": float(event[name]) for name in MEASURES if name in event}
     return {}

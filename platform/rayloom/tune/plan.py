@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import RayloomError
+from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.hardware import fleet_of
 from rayloom.specs.search import GridSearcher, NoScheduler, PopulationScheduler
@@ -21,7 +22,6 @@ from rayloom.train.plan import plan as plan_training
 from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
 from rayloom.tune.history import History
 from rayloom.tune.memory import gpu_memory_problems, memory_bytes_per_worker
-from rayloom.tune.mlflow_runs import missing_mlflow
 from rayloom.tune.points import grid_size
 from rayloom.tune.results import earlier_trials, shown
 from rayloom.tune.schedulers import bracket_order, grace_steps
@@ -69,7 +69,8 @@ def local_node() -> list[dict[str, float]]:
 
 def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
     sheet.add("searcher", f"{spec.searcher.type}, seed {spec.seed}")
-    sheet.problems += [missing for missing in (missing_package(spec), missing_mlflow(spec)) if missing is not None]
+    missing = (missing_package(spec), missing_mlflow(spec.mlflow))
+    sheet.problems += [said for said in missing if said is not None]
     warm = [artifact for path, artifact in parents.items() if path.startswith("searcher.warm_start.")]
     try:
         earlier = earlier_trials(spec, warm)

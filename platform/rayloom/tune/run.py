@@ -10,6 +10,7 @@ import ray
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError, ResourceError
+from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.tune import TuneSpec
@@ -18,7 +19,7 @@ from rayloom.tune.capacity import bundles_of, num_concurrent
 from rayloom.tune.history import History, Journal
 from rayloom.tune.live import LiveTable
 from rayloom.tune.memory import memory_bytes_per_worker
-from rayloom.tune.mlflow_runs import MlflowRuns, missing_mlflow
+from rayloom.tune.mlflow_runs import MlflowRuns
 from rayloom.tune.ranking import best
 from rayloom.tune.ray_trials import run_trials
 from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
@@ -29,7 +30,7 @@ from rayloom.tune.trial_files import TrialFiles
 
 def run(spec: TuneSpec, build: Build) -> Outcome:
     """Searches, from the journal of a killed run where there is one, and publishes the best trial with all records."""
-    if (missing := missing_package(spec) or missing_mlflow(spec)) is not None:
+    if (missing := missing_package(spec) or missing_mlflow(spec.mlflow)) is not None:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     files = TrialFiles(spec, build.parents, build.work)
     files.prepare_rows()
@@ -46,7 +47,9 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     done = len(search.history.ended)
     state = f"{done} trials are done already; going on with the rest" if done else f"{concurrent} at once"
     say(f"{spec.name}: {spec.num_trials} trials, {state}")
-    records = MlflowRuns(spec.mlflow, spec, build.version, search.history) if spec.mlflow else None
+    records = None
+    if spec.mlflow is not None:
+        records = MlflowRuns(spec.mlflow, spec, build.version, search.history, build.job_directory)
     if not search.is_over:
         _train_all(search, files, concurrent, bundles_of(spec, memory), records)
     search.cut_off()

@@ -1,0 +1,53 @@
+"""A job's settings by dotted path, and unfinished runs of the same name that have others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME
+from rayloom.artifacts.store import Store
+from rayloom.specs.base import fingerprinted
+from rayloom.specs.train import TrainSpec
+
+SETTINGS_NAME = "settings.json"
+MAX_SHOWN = 4
+MAX_CHARACTERS = 500
+
+
+def by_path(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """`sharding.zero_stage`, `2` for every leaf; lists are leaves."""
+    if isinstance(values, dict) and values:
+        for key, inner in values.items():
+            yield from by_path(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, (values if isinstance(values, str) else json.dumps(values))[:MAX_CHARACTERS]
+
+
+def note(spec: TrainSpec, work: Path) -> None:
+    """Writes down beside a run's checkpoints what it was asked for."""
+    (work / SETTINGS_NAME).write_text(json.dumps(dict(by_path(fingerprinted(spec))), indent=1))
+
+
+def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
+    """One line for each unfinished run of this name that this job will not continue, and why."""
+    from rayloom.train.checkpoints import newest_first, step_of
+
+    wished = dict(by_path(fingerprinted(spec)))
+    folder = store.building_directory(spec.name, "any").parent
+    for noted in sorted(folder.glob(f"*/{WORK_NAME}/{SETTINGS_NAME}")):
+        had = json.loads(noted.read_text())
+        newest = next(newest_first(noted.parent / "checkpoints"), None)
+        changed = [path for path in sorted({*had, *wished}) if had.get(path) != wished.get(path)]
+        if not changed or newest is None or (noted.parents[1] / MANIFEST_NAME).exists():
+            continue
+        pairs = [(path, had.get(path, "absent"), wished.get(path, "absent")) for path in changed[:MAX_SHOWN]]
+        said = "; ".join(f"{path}: {before} there, {here} here" for path, before, here in pairs)
+        more = f" and {len(changed) - MAX_SHOWN} more" if len(changed) > MAX_SHOWN else ""
+        other = f"{spec.name}@{noted.parents[1].name}"
+        yield (
+            f"{other} stands unfinished at step {step_of(newest)} with other settings ({said}{more}); "
+            "this job begins anew beside it: take the change back to continue that one"
+        )
