@@ -52,7 +52,7 @@ SAME_LOSS_NATS = {"fp32": 1e-3, "bf16": 2e-2}
 LEARNING_RATE = 3e-4
 CHECKPOINT_EVERY_STEPS = 4
 MINUTE_SECONDS = 60.0
-SIDE_ROUNDS = 3
+SIDE_ROUNDS = 2
 """Of what stands beside the comparison: checkpoints, and DeepSpeed's own cost."""
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "micro_batch_sequences": 4,
         "global_batch_sequences": 8,
         "steps": 8,
-        "rounds": 4,
+        "rounds": 3,
     },
     "cuda": {
         "architecture": {
