@@ -134,6 +134,15 @@ def test_a_wrong_token_is_one_clear_sentence(terminal: Terminal) -> None:
     assert "wrong" not in ended.stderr
 
 
+def test_a_wrong_token_of_a_driver_is_one_clear_sentence(terminal: Terminal) -> None:
+    facts = json.loads((terminal.folder / "cache" / "local-cluster.json").read_text())
+    token = {"RAY_ADDRESS": facts["gcs_address"], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    ended = terminal.rayloom("run", terminal.job("unknown"), **token)
+    assert ended.returncode == 4, ended.stderr
+    assert ended.stderr.count("error: ") == 1
+    assert "The cluster does not take this token" in ended.stderr
+
+
 def test_a_second_cluster_is_not_started_over_the_first(terminal: Terminal) -> None:
     ended = terminal.rayloom("cluster", "up")
     assert ended.returncode == 3

@@ -138,10 +138,36 @@ def _attach(address: str) -> None:
     check_answers(address)
     os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
     try:
+        _check_welcome(address)
         ray.init(address=address, **_quiet())
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         fix = "Start or name the right cluster (and its RAY_AUTH_TOKEN), or unset RAY_ADDRESS to run on this machine."
         raise ResourceError(f"No Ray cluster lets us in: {error}", where=f"RAY_ADDRESS={address}", fix=fix) from error
+
+
+def _check_welcome(address: str) -> None:
+    """Raises ResourceError where the cluster does not take our token, or runs another Ray; Ray would not say which."""
+    import grpc  # type: ignore[import-untyped]
+    import ray
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    if not address.rpartition(":")[2].isdigit():
+        return
+    where = f"RAY_ADDRESS={address}"
+    with init_grpc_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            there = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=10).ray_version
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                return  # Ray tries longer
+            what = "The cluster does not take this token" if _has_token() else "The cluster asks for a token"
+            fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
+            raise ResourceError(what, where=where, fix=fix) from None
+    if there != ray.__version__:
+        fix = "Install the cluster's version here, or this one there; cluster/ has images with the tested set."
+        raise ResourceError(f"The cluster runs Ray {there}, and here is {ray.__version__}", where=where, fix=fix)
 
 
 def _has_token() -> bool:
