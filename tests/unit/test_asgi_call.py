@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayloom.serve import asgi_call
 from rayloom.serve.asgi_call import Application, Receive, Scope, Send, called, read_head, with_header
 
 
@@ -79,7 +80,27 @@ def test_closing_early_tells_the_application_that_the_client_hung_up() -> None:
         await asyncio.sleep(0.01)
 
     asyncio.run(hang_up())
-    assert seen and seen[0] in ("http.disconnect", "cancelled")
+    assert seen == ["http.disconnect"]
+
+
+def test_an_application_that_does_not_hear_the_hang_up_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_call, "HANG_UP_SECONDS", 0.01)
+    ended = asyncio.Event()
+
+    async def deaf(_: Scope, __: Receive, send: Send) -> None:
+        await start(send)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async def hang_up() -> None:
+        answer = called(deaf, "/", [], b"")
+        await anext(answer)
+        await answer.aclose()  # type: ignore[attr-defined]
+        await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(hang_up())
 
 
 def test_a_header_can_be_added_to_a_head() -> None:

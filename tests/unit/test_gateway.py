@@ -296,6 +296,42 @@ def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere(
     assert ask(locked, "POST", "/").status_code == 405
 
 
+def test_a_client_that_hangs_up_ends_what_is_computed_for_it() -> None:
+    records: list[Record] = []
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @dataclass
+    class Endless:
+        async def ask(self, _: Call) -> AsyncGenerator[bytes, None]:
+            try:
+                yield head_frame(200, [])
+                while True:
+                    yield b"data: more\n\n"
+                    begun.set()
+                    await asyncio.sleep(0.001)
+            finally:
+                ended.set()
+
+    bodies = [{"type": "http.request", "body": b'{"model": "m"}', "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if bodies:
+            return bodies.pop()
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: object) -> None:
+        pass
+
+    async def hang_up() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        await asyncio.wait_for(gateway({"m": Endless()}, records)(scope, receive, send), 10)
+        await asyncio.wait_for(ended.wait(), 10)
+
+    asyncio.run(hang_up())
+    assert [record.error for record in records] == ["client_left"]
+
+
 def test_the_access_log_has_no_prompts_unless_asked() -> None:
     records: list[Record] = []
     ask(gateway({"m": Scripted([whole])}, records), **CHAT)

@@ -21,37 +21,29 @@ from rayloom.serve import prefix_router
 from rayloom.serve.asgi_call import read_head
 from rayloom.serve.direct import DirectReplica
 from rayloom.serve.engine import EngineSettings
-from rayloom.serve.front import ENGINE, GatewayReplica, GatewaySettings
+from rayloom.serve.front import ENGINE, GatewaySettings, ListeningGateway, ProxiedGateway
+from rayloom.serve.listener import DRAIN_SECONDS
 from rayloom.serve.replica import EngineReplica
 from rayloom.specs.serve import Autoscaling
 
 GATEWAY = "gateway"
-DRAIN_SECONDS = 10.0
-"""How long a replica may finish what it computes when the service stops."""
 SAME_CODE = "1"
 """Given to Serve as the version of every deployment. Without one it takes each deployment for new code, and replaces
 all replicas where only an option changed."""
 MAX_CONNECTIONS = 4096
-"""Requests that one gateway replica holds at once; how many a model takes is the model's own limit."""
-# The gateway only waits and passes on, so the hop between Serve's thread and the application's is saved.
+"""Requests that a gateway behind proxies holds at once; how many a model takes is the model's own limit."""
+# One event loop, uvloop's, for Serve and for what runs in it: no hop between two threads for each message.
 _ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-# On a busy machine a proxy takes longer than Serve's five seconds to come up, and would be killed for it.
-_PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 # Rayloom keeps its own access log; Serve's would write a line at each of three hops.
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
-def start_serve(host: str, port: int, *, has_proxy: bool) -> bool:
-    """Starts Ray Serve on the connected cluster; False where it ran already, with whatever address it has."""
+def start_serve() -> bool:
+    """Starts Ray Serve on the connected cluster; False where it ran already. Its proxies are not needed."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     was_running = is_serve_running()
     if not was_running:
-        serve.start(
-            proxy_location="EveryNode" if has_proxy else "Disabled",
-            http_options={"host": host, "port": port},
-            logging_config=_QUIET,
-            controller_options={"runtime_env": {"env_vars": _PATIENT}},
-        )
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
     return not was_running
 
 
@@ -83,25 +75,35 @@ def deploy_direct(name: str, engine: EngineSettings, front: GatewaySettings, hos
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any]) -> None:
-    """Asks Serve for the gateway with these routes; where it runs, only they change, at once and without a gap."""
-    target = serve.RunTarget(gateway_application(settings, routes), name=settings.service, route_prefix="/")
+def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any], host: str, port: int) -> None:
+    """Asks Serve for the gateway with these routes; where it runs, only they change, at once and without a gap.
+
+    It listens on the node of whoever calls this, as the address that is printed says.
+    """
+    here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    deployment = _gateway(ListeningGateway, settings, routes, {"num_cpus": 0, "resources": here})
+    target = serve.RunTarget(deployment.bind(settings, host, port), name=settings.service, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], num_cpus: float = 0) -> serve.Application:
-    """`num_cpus`: more than none keeps it off a head that offers no CPU."""
-    deployment = serve.deployment(
-        serve.ingress()(GatewayReplica),
+def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], num_cpus: float) -> serve.Application:
+    """The gateway behind Serve's proxies. `num_cpus`: more than none keeps it off a head that offers no CPU."""
+    return _gateway(serve.ingress()(ProxiedGateway), settings, routes, {"num_cpus": num_cpus}).bind(settings)
+
+
+def _gateway(
+    replica: type, settings: GatewaySettings, routes: Mapping[str, Any], resources: Mapping[str, Any]
+) -> serve.Deployment:
+    return serve.deployment(
+        replica,
         name=GATEWAY,
         num_replicas=settings.num_gateways,
         user_config={"models": dict(routes)},
         max_ongoing_requests=MAX_CONNECTIONS,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=_QUIET,
-        ray_actor_options={"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_LOOP}},
-    )
-    return deployment.options(version=SAME_CODE, _internal=True).bind(settings)
+        ray_actor_options={**resources, "runtime_env": {"env_vars": _ONE_LOOP}},
+    ).options(version=SAME_CODE, _internal=True)
 
 
 def model_application(
@@ -125,7 +127,7 @@ def _deployment(replica: type, engine: EngineSettings, drain_seconds: float) -> 
         replica,
         name=ENGINE,
         # The replica's own process only talks; what computes is counted by the bundles.
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}},
         placement_group_bundles=bundles,
         max_constructor_retry_count=1,
         health_check_period_s=2,

@@ -1,8 +1,7 @@
 """One request through an ASGI application inside this process, answered as byte frames.
 
 The first frame is the head as JSON, `{"status": 200, "headers": [["content-type", "…"], …]}`; each further frame is a
-piece of the body, ready to be sent on. Pieces that were written while the reader was busy come joined, so a slow reader
-costs fewer frames and a fast one waits for nothing.
+piece of the body, ready to be sent on.
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import aclosing
 from typing import Any
+
+from rayloom.serve.frames import Frames
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,16 +23,16 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 REPLICA_HEADER = "x-rayloom-replica"
 """Says which replica answered."""
+HANG_UP_SECONDS = 5.0
+"""How long an application may take to end when its client is gone."""
 
 
 class _Exchange:
-    """The two ends of one call: what the application reads, and the frames it wrote that were not read yet."""
+    """The two ends of one call: what the application reads, and what takes the frames that it writes."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, write: Callable[[bytes], None]) -> None:
         self._body: bytes | None = body
-        self._frames: list[bytes] = []
-        self._wrote = asyncio.Event()
-        self._is_over = False
+        self._write = write
         self.hung_up = asyncio.Event()
 
     async def receive(self) -> Message:
@@ -42,25 +44,49 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._frames.append(head_frame(message["status"], message.get("headers", ())))
+            self._write(head_frame(message["status"], message.get("headers", ())))
         elif message["type"] == "http.response.body" and message.get("body"):
-            self._frames.append(bytes(message["body"]))
-        self._wrote.set()
+            self._write(bytes(message["body"]))
 
-    def end(self, _: object = None) -> None:
-        self._is_over = True
-        self._wrote.set()
 
-    @property
-    def is_read(self) -> bool:
-        return self._is_over and not self._frames
+class Running:
+    """One request that an application answers."""
 
-    async def read(self) -> list[bytes]:
-        """What was written since the last read, waiting for at least one frame or the end."""
-        await self._wrote.wait()
-        self._wrote.clear()
-        frames, self._frames = self._frames, []
-        return frames
+    def __init__(self, task: asyncio.Task[None], exchange: _Exchange) -> None:
+        self.task, self._exchange = task, exchange
+
+    def failure(self) -> BaseException | None:
+        """What the application raised, once it is done."""
+        return asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
+
+    def hang_up(self) -> None:
+        """Tells the application that the client is gone, and cancels it where it does not end then.
+
+        Not at once: what vLLM runs for an answer that is no stream ends by being told, and outlives a cancelled caller.
+        """
+        self._exchange.hung_up.set()
+        if not self.task.done():
+            timer = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self.task.cancel)
+            self.task.add_done_callback(lambda _: timer.cancel())
+
+
+def answering(
+    application: Application,
+    path: str,
+    headers: Headers,
+    body: bytes,
+    write: Callable[[bytes], None],
+    *,
+    method: str = "POST",
+) -> Running:
+    """Begins to answer; `write` gets the frames in order."""
+    exchange = _Exchange(body, write)
+    answer = application(_scope(path, headers, method), exchange.receive, exchange.send)
+    return Running(asyncio.ensure_future(_whole(answer)), exchange)
+
+
+async def _whole(answer: Awaitable[None]) -> None:
+    await answer
 
 
 async def called(
@@ -70,24 +96,15 @@ async def called(
 
     Raises whatever the application raises.
     """
-    exchange = _Exchange(body)
-    scope = _scope(path, headers, method)
-    task = asyncio.ensure_future(application(scope, exchange.receive, exchange.send))
-    task.add_done_callback(exchange.end)
-    has_head = False
+    frames = Frames()
+    running = answering(application, path, headers, body, frames.put, method=method)
+    running.task.add_done_callback(lambda _: frames.end(running.failure()))
     try:
-        while not exchange.is_read:
-            frames = await exchange.read()
-            if frames and not has_head:
-                yield frames.pop(0)
-                has_head = True
-            if frames:
-                yield b"".join(frames)
-        await task
+        async with aclosing(frames.read()) as written:
+            async for frame in written:
+                yield frame
     finally:
-        exchange.hung_up.set()
-        if not task.done():
-            task.cancel()
+        running.hang_up()
 
 
 def head_frame(status: int, headers: Headers) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,36 @@ class Request:
     watch: Stopwatch
     has_begun: bool = False
     """Whether the client has the head of its answer."""
+    has_ended: bool = False
+    """Whether it has all of it."""
+
+
+class ClientLeft(Exception):  # noqa: N818 (nobody is there to be told)
+    """The client hung up before it had its answer."""
+
+
+@contextmanager
+def while_the_client_is_there(request: Request) -> Iterator[None]:
+    """Ends what is done inside when the client hangs up, with ClientLeft. The body must have been read."""
+    answering = asyncio.current_task()
+    assert answering is not None
+    watching = asyncio.ensure_future(_until_it_leaves(request, answering))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watching.done() or watching.cancelled():
+            raise
+        answering.uncancel()
+        raise ClientLeft from None
+    finally:
+        watching.cancel()
+
+
+async def _until_it_leaves(request: Request, answering: asyncio.Task[Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    if not request.has_ended:
+        answering.cancel()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -31,7 +63,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
+            raise ClientLeft
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > max_bytes:
@@ -63,6 +95,7 @@ async def pass_piece(request: Request, body: bytes) -> None:
 
 async def send_piece(request: Request, body: bytes, *, more: bool) -> None:
     request.record.answer_bytes += len(body)
+    request.has_ended = not more
     await request.send({"type": "http.response.body", "body": body, "more_body": more})
 
 

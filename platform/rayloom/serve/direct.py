@@ -17,14 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.asgi_call import REPLICA_HEADER, Application, called, with_header
+from rayloom.serve.asgi_call import REPLICA_HEADER, called, with_header
 from rayloom.serve.engine import EngineSettings
 from rayloom.serve.front import GatewaySettings, gateway_of
+from rayloom.serve.listener import Listener, listening
 from rayloom.serve.relay import Call, QueueFull
 from rayloom.serve.replica import RunningEngine
 from rayloom.serve.routes import only
-
-BACKLOG = 2048
 
 
 @dataclass
@@ -70,7 +69,9 @@ class DirectReplica:
         self._engine = await RunningEngine.started(settings)
         scaling = settings.served.autoscaling
         backend = LocalBackend(self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests)
-        await _answer(gateway_of(front, only({settings.served.name: backend})), door, is_up)
+        listener = await Listener.opened(gateway_of(front, only({settings.served.name: backend})), door)
+        is_up.set_result(None)
+        await listener.serving
 
     async def check_health(self) -> None:
         future = asyncio.run_coroutine_threadsafe(self._engine.check_health(), self._loop)
@@ -85,26 +86,3 @@ def _in_own_loop(serving: Coroutine[Any, Any, None], is_up: Future[None]) -> Non
     except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits for the start)
         if not is_up.done():
             is_up.set_exception(error)
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that other replicas on this node may share: the kernel gives each connection to one of them."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, kind)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind(address)
-    return found
-
-
-async def _answer(application: Application, door: socket.socket, is_up: Future[None]) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG)
-    server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[door]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        is_up.set_result(None)
-    await serving

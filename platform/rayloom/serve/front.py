@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
@@ -19,9 +22,12 @@ from rayloom.serve.access_log import Record, file_sink
 from rayloom.serve.adapters import Shelf
 from rayloom.serve.asgi_call import Application
 from rayloom.serve.doors import Doors
+from rayloom.serve.frames import Frames
 from rayloom.serve.gateway import Gateway, Limits, Page
 from rayloom.serve.gateway_metrics import RequestMetrics
 from rayloom.serve.keys import READ_SECONDS, KeyRing, listed, placed
+from rayloom.serve.lines import Switchboard
+from rayloom.serve.listener import Listener, listening
 from rayloom.serve.relay import Call, QueueFull, ReplicaLost
 from rayloom.serve.routes import Route, Routes, Share, all_of
 from rayloom.specs.serve import Adapters
@@ -29,6 +35,8 @@ from rayloom.specs.serve import Doors as DoorsSpec
 
 ENGINE = "engine"
 MAX_HANDLES = 256
+LAST_FRAME_SECONDS = 5.0
+"""How much later than Serve's word that a request is done the last frame of its answer may come."""
 _LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError)
 
 
@@ -53,23 +61,24 @@ class GatewaySettings:
 
 @dataclass(frozen=True)
 class ReplicaBackend:
-    """Asks the replicas of one model's application."""
+    """Asks the replicas of one model's application, by Serve's handle; answers come by the board's lines."""
 
     handle: Any
+    board: Switchboard
     by_adapter: dict[str, Any] = field(default_factory=dict)
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
-        answer = handle.http.remote(call.path, call.headers, call.body)
-        try:
-            async for frame in answer:
-                yield frame
-        except BackPressureError as error:
-            raise QueueFull from error
-        except _LOST as error:
-            raise ReplicaLost from error
-        finally:
-            answer.cancel()
+        with self.board.expecting() as (back, frames):
+            answer = handle.http.remote(call.path, call.headers, call.body, back)
+            following = asyncio.ensure_future(_followed(answer, frames))
+            try:
+                async with aclosing(frames.read()) as arrived:
+                    async for frame in arrived:
+                        yield frame
+            finally:
+                following.cancel()
+                answer.cancel()
 
     def _for_adapter(self, adapter: str) -> Any:
         """A handle by which Serve prefers replicas that hold the adapter."""
@@ -84,18 +93,40 @@ class ReplicaBackend:
         return bool(self.handle.running_replicas_populated())
 
 
+async def _followed(answer: Any, frames: Frames) -> None:
+    """What Serve says of a request: how it ended; and the frames themselves, where no line leads here."""
+    has_line = False
+    try:
+        async for frame in answer:
+            has_line = not frame
+            if frame:
+                frames.put(frame)
+    except BackPressureError:
+        frames.end(QueueFull())
+    except _LOST:
+        frames.end(ReplicaLost())
+    except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
+        frames.end(error)
+    else:
+        if has_line:
+            await asyncio.sleep(LAST_FRAME_SECONDS)  # cancelled by the reader, who has the last frame before
+        frames.end(ReplicaLost() if has_line else None)
+
+
 class GatewayReplica:
-    """The deployment around the gateway; `reconfigure` gives it its routes."""
+    """What is common to the gateway's deployments; `reconfigure` gives it its routes."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings, self._store = settings, Store(settings.store_uri)
         self._backends: dict[str, ReplicaBackend] = {}
+        self._board: Switchboard | None = None
         self._gateway = gateway_of(settings, Routes({}), self._ready)
 
     async def reconfigure(self, routes: dict[str, Any]) -> None:
         """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […]}}}`, as `app` writes it."""
+        board = self._board = self._board or await _switchboard()
         self._backends = {
-            application: self._backends.get(application) or ReplicaBackend(_handle(application))
+            application: self._backends.get(application) or ReplicaBackend(_handle(application), board)
             for model in routes["models"].values()
             for application, _ in model["shares"]
         }
@@ -114,8 +145,42 @@ class GatewayReplica:
             name: name in asleep or any(_is_ready(s.backend) for s in route.shares) for name, route in routes.items()
         }
 
+
+class ProxiedGateway(GatewayReplica):
+    """The gateway behind Ray Serve's own proxies, which KubeRay watches."""
+
     def __serve_build_asgi_app__(self) -> Application:
         return self._gateway
+
+
+class ListeningGateway(GatewayReplica):
+    """The gateway that listens itself, which spares requests and answers the way through a proxy."""
+
+    def __init__(self, settings: GatewaySettings, host: str, port: int) -> None:
+        super().__init__(settings)
+        self._door = listening(host, port)
+        self._listener: Listener | None = None
+
+    async def reconfigure(self, routes: dict[str, Any]) -> None:
+        await super().reconfigure(routes)
+        if self._listener is None:
+            self._listener = await Listener.opened(self._gateway, self._door)
+
+    def check_health(self) -> None:
+        if self._listener is None or not self._listener.is_open:
+            raise RuntimeError("the gateway does not listen")
+
+    async def __del__(self) -> None:  # noqa: PLE0302, RUF100 (Serve awaits it when it stops a replica)
+        if self._listener is not None:
+            await self._listener.close()
+
+
+async def _switchboard() -> Switchboard:
+    """Open where Ray's own connections are not encrypted; a line would not be."""
+    board = Switchboard()
+    if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
+        await board.open(ray.util.get_node_ip_address())
+    return board
 
 
 def _is_ready(backend: Any) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from rayloom.serve.access_log import Record, Stopwatch
 from rayloom.serve.asgi_call import Headers, Message, Receive, Scope, Send
 from rayloom.serve.client_side import (
+    ClientLeft,
     Request,
     begin_answer,
     pass_piece,
@@ -27,10 +28,11 @@ from rayloom.serve.client_side import (
     send_json,
     send_piece,
     send_whole,
+    while_the_client_is_there,
 )
 from rayloom.serve.doors import Doors
 from rayloom.serve.refusals import SERVER, Refusal, header, in_openais_form
-from rayloom.serve.relay import Call, ReplicaLost, Reply, begin
+from rayloom.serve.relay import Backend, Call, ReplicaLost, Reply, begin
 from rayloom.serve.routes import Routes
 
 MODEL_PATHS = frozenset(
@@ -94,6 +96,8 @@ class Gateway:
         record = request.record
         try:
             await self._route(request)
+        except ClientLeft:
+            record.error = "client_left"
         except asyncio.CancelledError:
             record.error = "client_left"
             raise
@@ -151,10 +155,14 @@ class Gateway:
         if target.adapter:
             body = json.dumps(asked | {"model": target.adapter}).encode()
         call = Call(record.path, _to_engine(record.request_id), body, target.adapter)
+        with while_the_client_is_there(request):
+            await self._pass_answer(request, target.backend, call)
+
+    async def _pass_answer(self, request: Request, backend: Backend, call: Call) -> None:
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
-                reply = await begin(target.backend, call)
-                record.num_attempts, record.replica = reply.num_attempts, reply.replica
+                reply = await begin(backend, call)
+                request.record.num_attempts, request.record.replica = reply.num_attempts, reply.replica
                 await _pass_on(request, reply)
         except TimeoutError:
             text = f"The answer was not ready within {self._limits.deadline_seconds:g} s."

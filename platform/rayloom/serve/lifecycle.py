@@ -78,7 +78,8 @@ class Service:
 
     def route(self) -> None:
         """Makes the gateway send requests as `versions` says."""
-        app.deploy_gateway(front_settings(self.spec, self.store), routes_to(self.versions))
+        settings = front_settings(self.spec, self.store)
+        app.deploy_gateway(settings, routes_to(self.versions), self.spec.host, self.spec.port)
 
     def stop(self) -> None:
         """Ends it. Raises ResourceError where something is still there a minute later."""
@@ -153,7 +154,7 @@ def start(
     Raises ResourceError with the engine's own cause where a model does not start.
     """
     began = time.monotonic()
-    started_serve = app.start_serve(spec.host, spec.port, has_proxy=not spec.is_direct)
+    started_serve = app.start_serve()
     service = Service(spec, store, f"http://{spec.host}:{spec.port}", session.is_embedded, started_serve)
     try:
         for served, artifact in served_artifacts(spec, parents):

@@ -6,20 +6,24 @@ no vLLM. Requests go through vLLM's own application, so fields, errors and strea
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import InputError, RayloomError
-from rayloom.serve.asgi_call import REPLICA_HEADER, Application, Headers, called, head_frame, with_header
+from rayloom.serve.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
 from rayloom.serve.cores import Lease, bindable_cores, lease
 from rayloom.serve.engine import EngineSettings, engine_arguments, environment
 from rayloom.serve.failures import CAUSE, engine_cause
+from rayloom.serve.frames import Frames
+from rayloom.serve.lines import Lines, WayBack
 from rayloom.specs.serve import Adapters
 
 PRINTED_TO = Path("/proc/self/fd/2")
@@ -66,30 +70,66 @@ class RunningEngine:
 
 
 class EngineReplica:
-    """A Ray Serve deployment: `http` answers one request as byte frames (see `asgi_call`)."""
+    """A Ray Serve deployment: `http` answers one request by frames (see `asgi_call`)."""
 
     async def __init__(self, settings: EngineSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._engine = await RunningEngine.started(settings)
+        self._lines = Lines()
 
-    async def http(self, path: str, headers: Headers, body: bytes) -> AsyncGenerator[bytes, None]:
+    async def http(
+        self, path: str, headers: Headers, body: bytes, back: WayBack | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The frames; or none but an empty one at the end, where they went the way back."""
+        line = await self._lines.to(back) if back is not None else None
+        if line is None or back is None:
+            async for frame in self._frames(path, headers, body):
+                yield frame
+            return
+        await self._answer(path, headers, body, partial(line.write, back.number))
+        line.end(back.number)
+        if line.is_lost:
+            raise ConnectionError("the connection to the gateway was lost")
+        yield b""
+
+    async def _frames(self, path: str, headers: Headers, body: bytes) -> AsyncGenerator[bytes, None]:
+        frames = Frames()
+        answer = asyncio.ensure_future(self._answer(path, headers, body, frames.put))
+        answer.add_done_callback(lambda _: frames.end(None if answer.cancelled() else answer.exception()))
+        try:
+            async with aclosing(frames.read()) as written:
+                async for frame in written:
+                    yield frame
+        finally:
+            answer.cancel()
+
+    async def _answer(self, path: str, headers: Headers, body: bytes, write: Callable[[bytes], None]) -> None:
+        """Writes an answer's frames. Cancelled, it tells the engine that the client is gone."""
         engine = self._engine
         try:
             await engine.load_adapter()
         except (RayloomError, ValueError) as error:
-            yield head_frame(404, _JSON)
-            yield json.dumps({"error": {"message": f"The adapter did not load: {error}", "param": "model"}}).encode()
+            write(head_frame(404, _JSON))
+            write(json.dumps({"error": {"message": f"The adapter did not load: {error}", "param": "model"}}).encode())
             return
         has_head = False
+
+        def write_while_it_lives(frame: bytes) -> None:
+            nonlocal has_head
+            engine.end_where_it_died()
+            write(frame if has_head else with_header(frame, REPLICA_HEADER, engine.name))
+            has_head = True
+
+        running = answering(engine.application, path, headers, body, write_while_it_lives)
         try:
-            async for frame in called(engine.application, path, headers, body):
-                engine.end_where_it_died()
-                yield frame if has_head else with_header(frame, REPLICA_HEADER, engine.name)
-                has_head = True
-        except Exception:  # noqa: BLE001
+            await asyncio.wait({running.task})
+        finally:
+            running.hang_up()
+        failure = running.failure()
+        if failure is not None:
             # Starlette sends its 500 and then raises all the same: the answer is there, the cause belongs in the log.
-            _LOG.exception("a request failed in the engine's application")
+            _LOG.error("a request failed in the engine's application", exc_info=failure)
             if not has_head:
-                yield head_frame(500, _JSON)
+                write(head_frame(500, _JSON))
 
     async def check_health(self) -> None:
         await self._engine.check_health()

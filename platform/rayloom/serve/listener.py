@@ -1,0 +1,55 @@
+"""An HTTP server inside a replica: what listens on a service's port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from rayloom.serve.asgi_call import Application
+
+BACKLOG = 2048
+DRAIN_SECONDS = 10.0
+"""How long requests that have begun may finish when the service stops."""
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that other replicas on this node may share: the kernel gives each connection to one of them."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.socket(family, kind)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(address)
+    return found
+
+
+class Listener:
+    """An application that answers on a socket, in the event loop of whoever opened it."""
+
+    def __init__(self, server: Any, serving: asyncio.Task[None]) -> None:
+        self._server, self.serving = server, serving
+
+    @classmethod
+    async def opened(cls, application: Application, door: socket.socket) -> Listener:
+        import uvicorn
+
+        config = uvicorn.Config(
+            application, log_config=None, access_log=False, lifespan="off", ws="none", backlog=BACKLOG,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve(sockets=[door]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if serving.done():
+            serving.result()
+        return cls(server, serving)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.serving.done()
+
+    async def close(self) -> None:
+        """Takes no new requests, and returns when those that have begun are answered or DRAIN_SECONDS are over."""
+        self._server.should_exit = True
+        await asyncio.wait({self.serving})
