@@ -97,10 +97,10 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
 
     from rayloom.artifacts.store import Store
     from rayloom.dispatch import load_job, resolve
-    from rayloom.evaluate.predictor import Predictor
-    from rayloom.evaluate.subject import Subject
     from rayloom.evaluate.task_check import judge
     from rayloom.models.task_models import task_model
+    from rayloom.respond.predictor import Predictor
+    from rayloom.respond.subject import Subject
     from rayloom.text.examples import read_examples
     from rayloom.text.labelled_set import EXAMPLES_NAME
     from rayloom.train.group import Group

@@ -20,9 +20,9 @@ from tasks_for_tests import (
 from training_jobs_for_tests import ONE
 
 from rayloom.dispatch import load_job
-from rayloom.evaluate.predictor import Predictor
-from rayloom.evaluate.subject import Subject
 from rayloom.evaluate.task_check import judge
+from rayloom.respond.predictor import Predictor
+from rayloom.respond.subject import Subject
 from rayloom.specs.adapters import is_whole_model
 from rayloom.specs.labelled_data import LabelledSource
 from rayloom.specs.tasks import RelationExtraction, Task

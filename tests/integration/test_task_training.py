@@ -22,10 +22,10 @@ from training_jobs_for_tests import ONE
 from transformers import AutoModelForSequenceClassification
 
 from rayloom.errors import InputError
-from rayloom.evaluate.predictor import Predictor
-from rayloom.evaluate.subject import Subject
 from rayloom.evaluate.task_check import judge
 from rayloom.models.task_models import load_task_model
+from rayloom.respond.predictor import Predictor
+from rayloom.respond.subject import Subject
 from rayloom.score.task_batches import task_batch
 from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.train import TrainSpec

@@ -19,9 +19,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "specs"), 0),
     **dict.fromkeys(("artifacts", "text", "models", "score", "observe"), 1),
-    **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 2),
-    **dict.fromkeys(("tune", "pipeline", "submit"), 3),
-    **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 4),
+    "respond": 2,
+    **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
+    **dict.fromkeys(("tune", "pipeline", "submit"), 4),
+    **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),
 }
 # `errors` is for everyone, `specs` among them; above, only the top floor has rooms that call each other, in this order.
 MAY_MEET = {
@@ -39,6 +40,7 @@ RAY_FILES = {
     "serve/front.py",
     "serve/gateway_metrics.py",
     "serve/llm_engine.py",
+    "serve/predictor_replica.py",
     "serve/prefix_router.py",
     "serve/replica.py",
     "tune/crew.py",

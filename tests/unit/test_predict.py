@@ -21,8 +21,8 @@ from rayloom.errors import InputError, QualityError
 from rayloom.evaluate import predict as stage
 from rayloom.evaluate.parts import FAILED_FILE, PREDICTIONS_FILE, Parts, joined, read_part, write_answers, write_parts
 from rayloom.evaluate.predict_plan import plan, sections
-from rayloom.evaluate.responder import respond_to_each
 from rayloom.models.task_models import save_task
+from rayloom.respond.responder import respond_to_each
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.tasks import TextClassification
 from rayloom.text.examples import ExampleError

@@ -114,10 +114,11 @@ def open_client(url: str) -> OpenAI:
 
 
 def served_models(client: OpenAI, url: str) -> list[str]:
+    """Those that go on with text; others say at which path they answer."""
     import openai
 
     try:
-        models = [model.id for model in client.models.list().data]
+        models = [model.id for model in client.models.list().data if "path" not in (model.model_extra or {})]
     except openai.APIConnectionError as error:
         raise _no_answer(url, error) from None
     except openai.AuthenticationError:
@@ -127,7 +128,9 @@ def served_models(client: OpenAI, url: str) -> list[str]:
         what = f"What answers there is no OpenAI-compatible endpoint ({error})"
         raise ResourceError(what, where=url, fix="Check the address.") from None
     if not models:
-        raise ResourceError("The endpoint serves no model", where=url, fix="Look at the service's job file.")
+        raise ResourceError(
+            "The endpoint serves no model that goes on with text", where=url, fix="Look at the service's job file."
+        )
     return models
 
 

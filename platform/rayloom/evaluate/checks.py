@@ -11,11 +11,11 @@ from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.evaluate.harness import check_harness_ready, measure_harness
 from rayloom.evaluate.measured import Measured
-from rayloom.evaluate.subject import Subject
 from rayloom.evaluate.task_check import check_task_ready, measure_task
 from rayloom.evaluate.written import check_written_ready, measure_written
 from rayloom.models.loading import check_causal
 from rayloom.observe.progress import progress
+from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.evaluate import AnswersCheck, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck

@@ -13,8 +13,8 @@ import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from rayloom.evaluate.offline_adapter import room_for_rank
-from rayloom.evaluate.responder import TextResponder
-from rayloom.evaluate.subject import Subject
+from rayloom.respond.responder import TextResponder
+from rayloom.respond.subject import Subject
 from rayloom.specs.predict import Generation
 
 Row = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from rayloom.evaluate.offline import EngineUse, answered
 from rayloom.evaluate.parts import Parts, read_part, write_answers
-from rayloom.evaluate.responder import TextResponder
-from rayloom.evaluate.subject import Subject
+from rayloom.respond.responder import TextResponder
+from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.examples import ExampleError
 

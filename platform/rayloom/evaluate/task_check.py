@@ -10,9 +10,9 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.evaluate.linear import linear_predictions
 from rayloom.evaluate.measured import Measured
-from rayloom.evaluate.predictor import Predictor
-from rayloom.evaluate.subject import Subject
 from rayloom.observe.progress import progress, say
+from rayloom.respond.predictor import Predictor
+from rayloom.respond.subject import Subject
 from rayloom.score.answer_scores import exact_match, word_f1
 from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio

@@ -95,13 +95,13 @@ def why_not_served(adapter: Adapter, task: TaskType = "CAUSAL_LM") -> str | None
     if isinstance(adapter, (NoAdapter, PartsOnly)):
         return None
     if task in HEADED_TASKS:
-        return "it brings a task head of its own: use `rayloom predict`"
+        return "it brings a task head of its own: serve it under `predictors`"
     if isinstance(adapter, LoraAdapter):
         return "vLLM refuses DoRA: merge it" if adapter.weight_decomposed else None
     if isinstance(adapter, (PrefixAdapter, PromptAdapter, PTuningAdapter)):
-        return "vLLM loads LoRA only, and virtual tokens cannot be merged: use `rayloom predict`"
+        return "vLLM loads LoRA only, and virtual tokens cannot be merged: serve it under `predictors`"
     if isinstance(adapter, BottleneckAdapter):
-        return "vLLM loads LoRA only, and bottlenecks cannot be merged: use `rayloom predict`"
+        return "vLLM loads LoRA only, and bottlenecks cannot be merged: serve it under `predictors`"
     return "vLLM loads LoRA only: merge it"
 
 

@@ -15,10 +15,7 @@ from rayloom.models.adapters import HEADS, attach
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.quantised import load_quantised
 from rayloom.specs.adapters import Adapter, LoraAdapter
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TokenClassification
-
-TASK_NAME = "task.json"
-"""In the folder of a model or adapter: the task that it was trained for, and how long its rows are."""
+from rayloom.specs.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
 
 _FIX = "Name a folder or artifact with config.json, model.safetensors and tokenizer.json."
 
@@ -116,12 +113,12 @@ def _head_settings(task: Task) -> dict[str, Any]:
 def save_task(task: Task, sequence_length_tokens: int, folder: Path) -> None:
     """Writes what the model in the folder is for."""
     facts = {"task": task.model_dump(mode="json"), "sequence_length_tokens": sequence_length_tokens}
-    (folder / TASK_NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / TASK_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def task_of(folder: Path) -> tuple[Task, int] | None:
     """The task and row length of the model or adapter in a folder; None where it goes on with text."""
-    file = folder / TASK_NAME
+    file = folder / TASK_FILE
     if not file.exists():
         return None
     facts = json.loads(file.read_text(encoding="utf-8"))

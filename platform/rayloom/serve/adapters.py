@@ -102,7 +102,7 @@ def carries(model: Artifact) -> frozenset[str]:
 def misfits(config: Mapping[str, Any], max_rank: int) -> list[str]:
     """Why vLLM would not load an adapter with this `adapter_config.json`; such an adapter can still be merged."""
     if config.get("peft_type") != "LORA":
-        return [f"it is {config.get('peft_type')}, and vLLM loads LoRA only: merge it, or serve it by transformers"]
+        return [f"it is {config.get('peft_type')}, and vLLM loads LoRA only: merge it, or serve it under `predictors`"]
     found = [f"vLLM does not load {name}: merge it" for key, name in _UNSUPPORTED.items() if config.get(key)]
     ranks = [int(config.get("r", 0)), *(int(rank) for rank in (config.get("rank_pattern") or {}).values())]
     if max(ranks) > max_rank:

@@ -20,11 +20,12 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 from rayloom.serve import prefix_router
 from rayloom.serve.asgi_call import read_head
 from rayloom.serve.direct import DirectReplica
-from rayloom.serve.engine import EngineSettings
+from rayloom.serve.engine import EngineSettings, PredictorSettings, ReplicaSettings
 from rayloom.serve.front import ENGINE, GatewaySettings, ListeningGateway, ProxiedGateway
 from rayloom.serve.listener import DRAIN_SECONDS
+from rayloom.serve.predictor_replica import PredictorReplica
 from rayloom.serve.replica import EngineReplica
-from rayloom.specs.serve import Autoscaling
+from rayloom.specs.autoscaling import Autoscaling
 
 GATEWAY = "gateway"
 SAME_CODE = "1"
@@ -56,12 +57,12 @@ def is_serve_running() -> bool:
 
 
 def deploy_models(
-    engines: Mapping[str, EngineSettings], num_gateways: int, drain_seconds: float = DRAIN_SECONDS
+    models: Mapping[str, ReplicaSettings], num_gateways: int, drain_seconds: float = DRAIN_SECONDS
 ) -> None:
-    """Asks Serve for an application for each engine, by name; `progress_of` says how far they are."""
+    """Asks Serve for an application for each model, by name; `progress_of` says how far they are."""
     targets = [
-        serve.RunTarget(model_application(engine, num_gateways, drain_seconds), name=name, route_prefix=None)
-        for name, engine in engines.items()
+        serve.RunTarget(model_application(model, num_gateways, drain_seconds), name=name, route_prefix=None)
+        for name, model in models.items()
     ]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -107,27 +108,29 @@ def _gateway(
 
 
 def model_application(
-    engine: EngineSettings, num_gateways: int, drain_seconds: float = DRAIN_SECONDS
+    model: ReplicaSettings, num_gateways: int, drain_seconds: float = DRAIN_SECONDS
 ) -> serve.Application:
-    scaling = engine.served.autoscaling
-    deployment = _deployment(EngineReplica, engine, drain_seconds).options(
+    scaling = model.served.autoscaling
+    replica = PredictorReplica if isinstance(model, PredictorSettings) else EngineReplica
+    deployment = _deployment(replica, model, drain_seconds).options(
         max_queued_requests=max(1, scaling.max_queued_requests // num_gateways),
         version=SAME_CODE,
         _internal=True,
         **_scaling(scaling),
     )
-    return deployment.bind(engine)
+    return deployment.bind(model)
 
 
-def _deployment(replica: type, engine: EngineSettings, drain_seconds: float) -> serve.Deployment:
-    resources = engine.served.engine
+def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> serve.Deployment:
+    resources = model.served.resources
     bundle: dict[str, float] = {"CPU": resources.cpus_per_replica}
     bundles = [bundle | {"GPU": 1}] * resources.gpus_per_replica if resources.gpus_per_replica else [bundle]
+    num_own_gpus = resources.gpus_per_replica if isinstance(model, PredictorSettings) else 0
     return serve.deployment(
         replica,
         name=ENGINE,
-        # The replica's own process only talks; what computes is counted by the bundles.
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}},
+        # An engine's replica only talks itself; what computes for it is counted by the bundles.
+        ray_actor_options={"num_cpus": 0, "num_gpus": num_own_gpus, "runtime_env": {"env_vars": _ONE_LOOP}},
         placement_group_bundles=bundles,
         max_constructor_retry_count=1,
         health_check_period_s=2,
@@ -194,10 +197,10 @@ def remove(applications: Iterable[str]) -> None:
         serve.delete(name)
 
 
-def retire(engines: Mapping[str, EngineSettings], num_gateways: int, drain_seconds: float) -> None:
+def retire(models: Mapping[str, ReplicaSettings], num_gateways: int, drain_seconds: float) -> None:
     """Lets applications that get no new requests end in their own time, and does not wait for it."""
-    deploy_models(engines, num_gateways, drain_seconds)
-    for name in engines:
+    deploy_models(models, num_gateways, drain_seconds)
+    for name in models:
         serve.delete(name, _blocking=False)
 
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.observe.progress import say
 from rayloom.serve import app
+from rayloom.serve.engine import PredictorSettings
 from rayloom.serve.lifecycle import (
     Service,
     Version,
+    all_served,
     check_models,
     deploy,
-    served_artifacts,
     version,
     wait_until_running,
 )
+from rayloom.serve.predictions import endpoint_of, first_input
 from rayloom.specs.serve import ServeCheck, ServeSpec
 
 Stopped = Callable[[], bool]
@@ -63,7 +66,7 @@ class Changes:
             self._start(fresh, spec, is_stopped)
         old = self.service.versions
         self.service.versions = {
-            served.name: _shared(old.get(served.name), fresh.get(served.name), share) for served in spec.models
+            served.name: _shared(old.get(served.name), fresh.get(served.name), share) for served in spec.served
         }
         self.service.spec = spec
         self.service.route()
@@ -104,7 +107,7 @@ class Changes:
         """The models whose engine is not the one that runs."""
         self._generation += 1
         fresh = {}
-        for served, artifact in served_artifacts(spec, parents):
+        for served, artifact in all_served(spec, parents):
             wanted = version(spec, served, artifact, self.service.store, self._generation)
             running = self.service.versions.get(served.name)
             if running is None or running[0][0].engine != wanted.engine:
@@ -118,8 +121,8 @@ class Changes:
             if not wait_until_running(applications, is_stopped):
                 raise ResourceError("The service was stopped before the change was made")
             for name, new in fresh.items():
-                is_first = name == spec.models[0].name
-                first_question(name, new.application, spec.check if is_first else None)
+                is_first = bool(spec.models) and name == spec.models[0].name
+                first_question(name, new, spec.check if is_first else None)
         except BaseException:
             app.remove(applications)
             raise
@@ -143,15 +146,17 @@ class Changes:
             app.retire(gone, self.service.spec.gateway_replicas, self.service.spec.doors.deadline_seconds)
 
 
-def first_question(model: str, application: str, check: ServeCheck | None) -> None:
+def first_question(model: str, new: Version, check: ServeCheck | None) -> None:
     """Raises QualityError where a version that runs does not answer as it should."""
-    asked = {"model": model, "max_tokens": 1, "prompt": "Hello"}
+    asked: dict[str, Any] = {"model": model, "max_tokens": 1, "prompt": "Hello"}
     path = "/v1/completions"
-    if check is not None:
+    if isinstance(new.engine, PredictorSettings):
+        asked, path = {"model": model, "input": first_input(new.engine.task)}, endpoint_of(new.engine.task).path
+    elif check is not None:
         messages = [{"role": "user", "content": check.prompt}]
         asked = {"model": model, "max_tokens": check.max_new_tokens, "temperature": 0, "messages": messages}
         path = "/v1/chat/completions"
-    status, body = app.ask(application, path, json.dumps(asked).encode())
+    status, body = app.ask(new.application, path, json.dumps(asked).encode())
     if status != 200:
         raise QualityError(f"{model}: the new version answered its first question with {status}: {body[:300]!r}")
     text = body.decode("utf-8", "replace")

@@ -1,13 +1,16 @@
-"""One replica's engine as plain values: what it loads, the arguments vLLM gets, and the environment it runs in."""
+"""One replica as plain values: what it loads, the arguments vLLM gets, and the environment it runs in."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve.adapters import carries
-from rayloom.specs.serve import Engine, ServedModel
+from rayloom.serve.predictions import TEXT_TASK
+from rayloom.specs.serve import Engine, ServedModel, ServedPredictor
+from rayloom.specs.tasks import TASK_FILE
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,25 @@ class EngineSettings:
     max_answer_tokens: int | None = None
 
 
+@dataclass(frozen=True)
+class PredictorSettings:
+    """The same of a replica that has no engine."""
+
+    served: ServedPredictor
+    store_uri: str
+    artifact_name: str
+    artifact_version: str
+    task: str
+    """The type of what the model was trained for; `text` for nothing but to go on with it."""
+    max_texts: int
+    """Of one request."""
+    base_digests: tuple[str, ...] = ()
+    """None: it carries no further adapters."""
+
+
+ReplicaSettings = EngineSettings | PredictorSettings
+
+
 def application_name(service: str, model: str, generation: int = 1) -> str:
     """Of the Ray Serve application that runs one version of a model."""
     return f"{service}.{model}.{generation}"
@@ -32,6 +54,20 @@ def settings(served: ServedModel, artifact: Artifact, store: Store, max_answer_t
     manifest = artifact.manifest
     digests = tuple(sorted(carries(artifact)))
     return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens)
+
+
+def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
+    manifest = artifact.manifest
+    task = task_type(artifact, store)
+    return PredictorSettings(served, store.uri, manifest.name, manifest.version, task, max_texts)
+
+
+def task_type(artifact: Artifact, store: Store) -> str:
+    """What a model or adapter was trained for, read where it stands: the artifact's files may be elsewhere."""
+    place = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
+    if not store.filesystem.exists(place):
+        return TEXT_TASK
+    return str(json.loads(store.filesystem.cat_file(place))["task"]["type"])
 
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class Frames:
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
         self._came = asyncio.Event()
-        self._is_over = False
+        self.is_over = False
+        """Whether nothing comes any more."""
         self._failure: BaseException | None = None
 
     def put(self, frame: bytes) -> None:
@@ -25,14 +26,14 @@ class Frames:
 
     def end(self, failure: BaseException | None = None) -> None:
         """Nothing comes any more; what was written before is still read. The first end counts."""
-        if not self._is_over:
-            self._is_over, self._failure = True, failure
+        if not self.is_over:
+            self.is_over, self._failure = True, failure
             self._came.set()
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         """The head, then pieces until the end. Raises the failure that the answer ended with."""
         has_head = False
-        while not self._is_over or self._waiting:
+        while not self.is_over or self._waiting:
             await self._came.wait()
             self._came.clear()
             waiting, self._waiting = self._waiting, []

@@ -66,19 +66,26 @@ class ReplicaBackend:
     handle: Any
     board: Switchboard
     by_adapter: dict[str, Any] = field(default_factory=dict)
+    followed: set[asyncio.Task[None]] = field(default_factory=set)
+    """Calls that have not ended; the event loop alone would forget them."""
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
         with self.board.expecting() as (back, frames):
             answer = handle.http.remote(call.path, call.headers, call.body, back)
             following = asyncio.ensure_future(_followed(answer, frames))
+            self.followed.add(following)
+            following.add_done_callback(self.followed.discard)
+            is_whole = False
             try:
                 async with aclosing(frames.read()) as arrived:
                     async for frame in arrived:
                         yield frame
+                is_whole = True
             finally:
-                following.cancel()
-                answer.cancel()
+                if not is_whole:  # else Serve's call is about to end by itself, and counts as done, not as cancelled
+                    following.cancel()
+                    answer.cancel()
 
     def _for_adapter(self, adapter: str) -> Any:
         """A handle by which Serve prefers replicas that hold the adapter."""
@@ -108,8 +115,8 @@ async def _followed(answer: Any, frames: Frames) -> None:
     except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
         frames.end(error)
     else:
-        if has_line:
-            await asyncio.sleep(LAST_FRAME_SECONDS)  # cancelled by the reader, who has the last frame before
+        if has_line and not frames.is_over:
+            await asyncio.sleep(LAST_FRAME_SECONDS)
         frames.end(ReplicaLost() if has_line else None)
 
 
@@ -123,7 +130,7 @@ class GatewayReplica:
         self._gateway = gateway_of(settings, Routes({}), self._ready)
 
     async def reconfigure(self, routes: dict[str, Any]) -> None:
-        """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […]}}}`, as `app` writes it."""
+        """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
         board = self._board = self._board or await _switchboard()
         self._backends = {
             application: self._backends.get(application) or ReplicaBackend(_handle(application), board)
@@ -136,7 +143,7 @@ class GatewayReplica:
         shares = all_of(Share(self._backends[application], share) for application, share in model["shares"])
         wanted = self._settings.adapters.get(name)
         shelf = Shelf(self._store, name, wanted, frozenset(model["base_digests"])) if wanted is not None else None
-        return Route(shares, shelf)
+        return Route(shares, shelf, model.get("path"))
 
     def _ready(self) -> dict[str, bool]:
         routes = self._gateway.routes.routes

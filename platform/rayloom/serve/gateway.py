@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from rayloom.serve import docs_page
 from rayloom.serve.access_log import Record, Stopwatch
 from rayloom.serve.asgi_call import Headers, Message, Receive, Scope, Send
 from rayloom.serve.client_side import (
@@ -31,9 +32,10 @@ from rayloom.serve.client_side import (
     while_the_client_is_there,
 )
 from rayloom.serve.doors import Doors
+from rayloom.serve.predictions import ENDPOINTS
 from rayloom.serve.refusals import SERVER, Refusal, header, in_openais_form
 from rayloom.serve.relay import Backend, Call, ReplicaLost, Reply, begin
-from rayloom.serve.routes import Routes
+from rayloom.serve.routes import Routes, Target
 
 MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}
@@ -43,8 +45,8 @@ SHAPES: dict[str, type] = {
     "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
 }  # fmt: skip
 """Fields that vLLM 0.32 looks into before it has checked what they are; its answer would be a 500."""
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""Answered without a key, for whatever watches over the service."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+"""Answered without a key, for whatever watches over the service; and what says nothing but how to ask."""
 
 
 _LOG = logging.getLogger("ray.serve")
@@ -117,9 +119,13 @@ class Gateway:
             return
         if path not in OPEN_PATHS:
             request.record.caller = self._doors.admit(request.scope["headers"])
-        if path in MODEL_PATHS:
+        if path in MODEL_PATHS or path in ENDPOINTS:
             _need(method, "POST")
             await self._ask_model(request)
+            return
+        if path == "/docs":
+            _need(method, "GET")
+            await send_whole(request, 200, docs_page.HEADERS, docs_page.docs_page())
             return
         status, value = await self._own(path)
         _need(method, "GET")
@@ -127,17 +133,24 @@ class Gateway:
 
     async def _own(self, path: str) -> tuple[int, dict[str, Any]]:
         if path == "/v1/models":
-            return 200, {"object": "list", "data": [_card(name) for name in await self.routes.names()]}
+            return 200, {"object": "list", "data": [self._card(name) for name in await self.routes.names()]}
         if path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             await self.routes.find(name)
-            return 200, _card(name)
+            return 200, self._card(name)
+        if path == "/openapi.json":
+            return 200, docs_page.openapi()
         if path == "/health":
             return 200, {"status": "ok"}
         if path == "/ready":
             ready = dict(self._is_ready())
             return (200 if all(ready.values()) else 503), {"models": ready}
         raise Refusal(404, f"There is no {path} here.", code="not_found")
+
+    def _card(self, name: str) -> dict[str, Any]:
+        card = {"id": name, "object": "model", "created": 0, "owned_by": "rayloom"}
+        route = self.routes.routes.get(name)
+        return card if route is None or route.path is None else card | {"path": route.path}
 
     async def _ask_model(self, request: Request) -> None:
         body = await read_body(request, self._limits.max_request_bytes)
@@ -151,6 +164,7 @@ class Gateway:
             raise Refusal(400, text, code="too_many_answers", param="n")
         record.model = asked["model"][:MAX_NAME_CHARACTERS]
         target = await self.routes.find(asked["model"])
+        _check_path(record, target)
         record.served_by, _, record.adapter = record.model.partition(":")
         if target.adapter:
             body = json.dumps(asked | {"model": target.adapter}).encode()
@@ -218,8 +232,12 @@ def _num_answers(asked: Mapping[str, Any]) -> int:
     return num_prompts * (each if isinstance(each, int) else 1)
 
 
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "rayloom"}
+def _check_path(record: Record, target: Target) -> None:
+    if target.path is None and record.path in ENDPOINTS:
+        text = f"{record.model} goes on with text: ask it at /v1/chat/completions or /v1/completions."
+        raise Refusal(400, text, code="wrong_path", param="model")
+    if target.path is not None and record.path != target.path:
+        raise Refusal(400, f"{record.model} answers at {target.path}.", code="wrong_path", param="model")
 
 
 def _need(method: str, wanted: str) -> None:

@@ -10,16 +10,24 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
-from rayloom.observe.progress import progress, say
+from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import app
 from rayloom.serve.capacity import problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.engine import EngineSettings, application_name, settings
+from rayloom.serve.engine import (
+    EngineSettings,
+    PredictorSettings,
+    ReplicaSettings,
+    application_name,
+    predictor_settings,
+    settings,
+)
 from rayloom.serve.failures import cause_in
 from rayloom.serve.front import GatewaySettings
 from rayloom.serve.machine import available_bytes, check_port, is_port_free, service_processes
+from rayloom.serve.predictions import endpoint_of
 from rayloom.serve.vllm_models import served_architectures, tool_parsers
-from rayloom.specs.serve import ServedModel, ServeSpec
+from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0
@@ -30,7 +38,7 @@ class Version:
     """One version of a model that runs as an application of its own."""
 
     application: str
-    engine: EngineSettings
+    engine: ReplicaSettings
 
 
 @dataclass
@@ -100,13 +108,26 @@ def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, 
     routes: dict[str, Any] = {}
     for model, running in versions.items():
         digests = sorted({digest for version, _ in running for digest in version.engine.base_digests})
-        routes[model] = {"shares": [[v.application, share] for v, share in running], "base_digests": digests}
+        tasks = [version.engine.task for version, _ in running if isinstance(version.engine, PredictorSettings)]
+        routes[model] = {
+            "shares": [[v.application, share] for v, share in running],
+            "base_digests": digests,
+            "path": endpoint_of(tasks[-1]).path if tasks else None,
+        }
     return routes
 
 
 def served_artifacts(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, Artifact]]:
     """Each model of the spec with the artifact that it names."""
     return [(served, parents[f"models.{index}.model"]) for index, served in enumerate(spec.models)]
+
+
+def all_served(
+    spec: ServeSpec, parents: Mapping[str, Artifact]
+) -> list[tuple[ServedModel | ServedPredictor, Artifact]]:
+    """Models and predictors with what they are."""
+    predictors = [(served, parents[f"predictors.{index}.model"]) for index, served in enumerate(spec.predictors)]
+    return [*served_artifacts(spec, parents), *predictors]
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
@@ -157,10 +178,11 @@ def start(
     started_serve = app.start_serve()
     service = Service(spec, store, f"http://{spec.host}:{spec.port}", session.is_embedded, started_serve)
     try:
-        for served, artifact in served_artifacts(spec, parents):
+        for served, artifact in all_served(spec, parents):
             service.versions[served.name] = [(version(spec, served, artifact, store, generation=1), 1.0)]
         if spec.is_direct:
             first = service.versions[spec.models[0].name][0][0]
+            assert isinstance(first.engine, EngineSettings)
             app.deploy_direct(first.application, first.engine, front_settings(spec, store), spec.host, spec.port)
         else:
             deploy([v for running in service.versions.values() for v, _ in running], spec)
@@ -175,10 +197,14 @@ def start(
     return service
 
 
-def version(spec: ServeSpec, served: ServedModel, artifact: Artifact, store: Store, generation: int) -> Version:
+def version(
+    spec: ServeSpec, served: ServedModel | ServedPredictor, artifact: Artifact, store: Store, generation: int
+) -> Version:
     """What to run for a model of the spec. `generation` tells versions of one model apart."""
-    engine = settings(served, artifact, store, spec.doors.max_answer_tokens)
-    return Version(application_name(spec.name, served.name, generation), engine)
+    name = application_name(spec.name, served.name, generation)
+    if isinstance(served, ServedPredictor):
+        return Version(name, predictor_settings(served, artifact, store, spec.doors.max_answers_per_request))
+    return Version(name, settings(served, artifact, store, spec.doors.max_answer_tokens))
 
 
 def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
@@ -217,20 +243,6 @@ def front_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
         access_log=str(access_log(spec, store)) if spec.logs.access else None,
         log_prompts=spec.logs.prompts,
         has_chat_page=spec.chat_page,
-        may_sleep=frozenset(served.name for served in spec.models if served.autoscaling.min_replicas == 0),
+        may_sleep=frozenset(served.name for served in spec.served if served.autoscaling.min_replicas == 0),
         adapters={served.name: served.adapters for served in spec.models if served.adapters is not None},
     )
-
-
-def say_how_to_reach(service: Service) -> None:
-    spec, model = service.spec, service.spec.models[0].name
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
-    say(f"serving {', '.join(m.name for m in spec.models)} at {service.url} (Ctrl-C stops it)")
-    say(f"  rayloom chat {service.url}" + (f", or {service.url}/ in a browser" if spec.chat_page else ""))
-    say(f"  curl {service.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
-    say(f'  python: openai.OpenAI(base_url="{service.url}/v1", api_key="none")')
-    if spec.doors.keys_required:
-        say("  every request needs `Authorization: Bearer KEY`; `rayloom keys create NAME` makes one")
-    if spec.logs.access:
-        say(f"  access log: {access_log(spec, service.store)}")
-    say(f"  metrics for Prometheus: {', '.join(app.metrics_addresses())}")

@@ -11,9 +11,11 @@ from rayloom.errors import RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.serve.adapters import Shelf, carries
 from rayloom.serve.capacity import ModelShape, cache_room, problems, read_shape, replica_bytes, replicas_that_fit
+from rayloom.serve.engine import task_type
 from rayloom.serve.machine import available_bytes, check_port
+from rayloom.serve.predictions import TEXT_TASK, endpoint_of
 from rayloom.serve.vllm_models import served_architectures, tool_parsers
-from rayloom.specs.serve import ServedModel, ServeSpec
+from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 
 
 def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -34,7 +36,32 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
             sheet.problems.append(str(error))
+    for index, predictor in enumerate(spec.predictors):
+        artifact = parents.get(f"predictors.{index}.model")
+        if artifact is not None:
+            sheet.add(predictor.name, artifact.id)
+            try:
+                _add_predictor(sheet, predictor, artifact, Store.beside(job_directory))
+            except RayloomError as error:
+                sheet.problems.append(f"{predictor.name}: {error}")
     return sheet
+
+
+def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact, store: Store) -> None:
+    from rayloom.respond.subject import Subject
+
+    task, subject = task_type(artifact, store), Subject.of("model", artifact, store)
+    if task == TEXT_TASK:
+        subject.renderer  # noqa: B018 (raises where the model has no chat template)
+    weights_bytes = sum(file.stat().st_size for file in subject.base.glob("*.safetensors"))
+    batching, scaling = served.batching, served.autoscaling
+    sheet.add("  answers", f"{endpoint_of(task).path} ({task.replace('_', ' ')})")
+    sheet.add(
+        "  weights",
+        f"{weights_bytes / 1e6:,.0f} MB" + (", with an adapter beside them" * (subject.adapter is not None)),
+    )
+    sheet.add("  together", f"up to {batching.max_texts} texts, the first of which waits {batching.wait_seconds:g} s")
+    sheet.add("  replicas", f"{scaling.min_replicas} to {scaling.max_replicas} of {served.cpus_per_replica} cores")
 
 
 def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:

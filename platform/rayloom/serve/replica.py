@@ -10,20 +10,17 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rayloom.artifacts.store import Store
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
+from rayloom.serve.answering import AnsweringReplica, Write
 from rayloom.serve.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
 from rayloom.serve.cores import Lease, bindable_cores, lease
 from rayloom.serve.engine import EngineSettings, engine_arguments, environment
 from rayloom.serve.failures import CAUSE, engine_cause
-from rayloom.serve.frames import Frames
-from rayloom.serve.lines import Lines, WayBack
 from rayloom.specs.serve import Adapters
 
 PRINTED_TO = Path("/proc/self/fd/2")
@@ -36,7 +33,7 @@ class RunningEngine:
 
     def __init__(self, server: Any, application: Application, cores: Lease | None) -> None:
         self._server, self.application, self._cores = server, application, cores
-        self.name = _replica_name()
+        self.name = replica_name()
 
     @classmethod
     async def started(cls, settings: EngineSettings) -> RunningEngine:
@@ -69,41 +66,14 @@ class RunningEngine:
             os._exit(1)
 
 
-class EngineReplica:
-    """A Ray Serve deployment: `http` answers one request by frames (see `asgi_call`)."""
+class EngineReplica(AnsweringReplica):
+    """A replica of a model in vLLM."""
 
     async def __init__(self, settings: EngineSettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        super().__init__()
         self._engine = await RunningEngine.started(settings)
-        self._lines = Lines()
 
-    async def http(
-        self, path: str, headers: Headers, body: bytes, back: WayBack | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The frames; or none but an empty one at the end, where they went the way back."""
-        line = await self._lines.to(back) if back is not None else None
-        if line is None or back is None:
-            async for frame in self._frames(path, headers, body):
-                yield frame
-            return
-        await self._answer(path, headers, body, partial(line.write, back.number))
-        line.end(back.number)
-        if line.is_lost:
-            raise ConnectionError("the connection to the gateway was lost")
-        yield b""
-
-    async def _frames(self, path: str, headers: Headers, body: bytes) -> AsyncGenerator[bytes, None]:
-        frames = Frames()
-        answer = asyncio.ensure_future(self._answer(path, headers, body, frames.put))
-        answer.add_done_callback(lambda _: frames.end(None if answer.cancelled() else answer.exception()))
-        try:
-            async with aclosing(frames.read()) as written:
-                async for frame in written:
-                    yield frame
-        finally:
-            answer.cancel()
-
-    async def _answer(self, path: str, headers: Headers, body: bytes, write: Callable[[bytes], None]) -> None:
-        """Writes an answer's frames. Cancelled, it tells the engine that the client is gone."""
+    async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
         engine = self._engine
         try:
             await engine.load_adapter()
@@ -135,7 +105,8 @@ class EngineReplica:
         await self._engine.check_health()
 
 
-def _replica_name() -> str:
+def replica_name() -> str:
+    """Of this process, as the answers' header has it."""
     from ray.serve import get_replica_context
 
     return str(get_replica_context().replica_id.unique_id)
@@ -147,7 +118,7 @@ def _lease(num_cores: int) -> Lease | None:
 
 
 async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
-    folder = _model_folder(settings)
+    folder = str(opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version).path)
     from ray.llm._internal.common.callbacks.base import CallbackConfig
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
@@ -179,13 +150,14 @@ def _lora_config(adapters: Adapters | None) -> dict[str, Any] | None:
     return {"dynamic_lora_loading_path": None, "max_num_adapters_per_replica": adapters.max_loaded}
 
 
-def _model_folder(settings: EngineSettings) -> str:
-    store = Store(settings.store_uri)
-    manifest = store.manifest(settings.artifact_name, settings.artifact_version)
+def opened_artifact(store_uri: str, name: str, version: str) -> Artifact:
+    """Raises InputError where this node does not reach it."""
+    store = Store(store_uri)
+    manifest = store.manifest(name, version)
     if manifest is None:
-        what = f"This node does not see {settings.artifact_name}@{settings.artifact_version}"
-        raise InputError(what, where=settings.store_uri, fix="Use a store that every node reaches: s3://… or NFS.")
-    return str(store.open(manifest).path)
+        what = f"This node does not see {name}@{version}"
+        raise InputError(what, where=store_uri, fix="Use a store that every node reaches: s3://… or NFS.")
+    return store.open(manifest)
 
 
 def _printed_bytes() -> int:

@@ -33,6 +33,8 @@ class Target:
     backend: Backend
     adapter: str = ""
     """The adapter as the engine knows it: `MODEL:ADAPTER@VERSION`."""
+    path: str | None = None
+    """The one path that it answers at; None for those of a model in vLLM."""
 
 
 @dataclass
@@ -41,6 +43,8 @@ class Route:
 
     shares: tuple[Share, ...]
     shelf: Shelf | None = None
+    path: str | None = None
+    """Of a predictor: where it answers."""
     _found: dict[str, tuple[float, FoundAdapter | InputError]] = field(default_factory=dict)
 
     def backend(self, draw: float) -> Backend:
@@ -85,7 +89,7 @@ class Routes:
             raise Refusal(404, text, code="model_not_found", param="model")
         backend = route.backend(self._draw())
         if not colon:
-            return Target(backend)
+            return Target(backend, path=route.path)
         try:
             found = await route.adapter(adapter, self._clock)
         except InputError as error:

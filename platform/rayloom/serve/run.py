@@ -17,9 +17,10 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
 from rayloom.serve import desk, keys
+from rayloom.serve.announce import say_how_to_reach
 from rayloom.serve.change import Changes, attempt
 from rayloom.serve.check import checked
-from rayloom.serve.lifecycle import Service, check_before, say_how_to_reach, start
+from rayloom.serve.lifecycle import Service, check_before, start
 from rayloom.serve.machine import check_port
 from rayloom.specs.serve import ServeSpec
 

@@ -20,6 +20,7 @@ LabelledProblem = Literal[
     "overlapping_spans",
     "answer_not_in_context",
     "no_tokens",
+    "too_long",
 ]
 """What can be wrong with a row of labelled data."""
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rayloom.specs.base import JobSpec, ModelRef, Name, Spec
+from rayloom.specs.autoscaling import Autoscaling
+from rayloom.specs.base import JobSpec, ModelRef, Name, Spec, TunedRef
+from rayloom.specs.predict import Generation
 
 
 class KvCache(Spec):
@@ -56,35 +58,6 @@ class Engine(Spec):
         return self
 
 
-class Autoscaling(Spec):
-    """Replicas by requests in flight."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    """0: a model that nobody asks for ends after downscale_delay_seconds, and the next request waits for its start."""
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 16
-    """Requests in flight per replica that autoscaling aims for."""
-    max_ongoing_requests: Annotated[int, Field(ge=1)] = 128
-    """Requests that one replica takes at once; more wait in the gateway's queue."""
-    max_queued_requests: Annotated[int, Field(ge=0)] = 256
-    """Requests that may wait for a replica; one more is refused with 429 and `Retry-After`."""
-    upscale_delay_seconds: Annotated[float, Field(ge=0)] = 10
-    """How long the load must be above the target before replicas are added."""
-    downscale_delay_seconds: Annotated[float, Field(ge=0)] = 300
-    routing: Literal["least_busy", "prefix"] = "least_busy"
-    """prefix: requests that begin alike go to one replica, whose cache has their beginning."""
-    max_imbalance_requests: Annotated[int, Field(ge=1)] = 8
-    """For prefix: where one replica has so many more than another, the less busy one gets the request."""
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError("max_replicas is less than min_replicas")
-        if self.max_ongoing_requests < self.target_ongoing_requests:
-            raise ValueError("max_ongoing_requests is less than target_ongoing_requests: it would never scale up")
-        return self
-
-
 class Adapters(Spec):
     """LoRA adapters of the store, each asked for as `MODEL:ADAPTER`; new ones are there without a restart."""
 
@@ -114,10 +87,50 @@ class ServedModel(Spec):
     engine: Engine = Engine()
     autoscaling: Autoscaling = Autoscaling()
 
+    @property
+    def resources(self) -> Engine:
+        """What says how many cores and GPUs a replica holds."""
+        return self.engine
+
     @model_validator(mode="after")
     def _adapters_are_not_compiled(self) -> Self:
         if self.adapters is not None and self.engine.compiled and not self.engine.gpus_per_replica:
             raise ValueError("vLLM does not compile a model that carries adapters on a CPU: set engine.compiled: false")
+        return self
+
+
+class Batching(Spec):
+    """Texts of different requests that are computed together."""
+
+    max_texts: Annotated[int, Field(ge=1)] = 16
+    wait_seconds: Annotated[float, Field(ge=0)] = 0.005
+    """How long the first text waits for others."""
+
+
+class ServedPredictor(Spec):
+    """A model that says something about texts: classes (`/v1/classify`), entities (`/v1/tag`), the answer to a question
+    (`/v1/answer`), or another text (`/v1/generate`), which is also the path of a decoder with an adapter that vLLM does
+    not load. What it says follows from what it was trained for."""
+
+    name: Name
+    """What requests call it."""
+    model: TunedRef
+    generation: Generation = Generation()
+    """Of a model that goes on with text."""
+    batching: Batching = Batching()
+    cpus_per_replica: Annotated[int, Field(ge=1)] = 1
+    gpus_per_replica: Literal[0, 1] = 0
+    autoscaling: Autoscaling = Autoscaling()
+
+    @property
+    def resources(self) -> ServedPredictor:
+        """What says how many cores and GPUs a replica holds."""
+        return self
+
+    @model_validator(mode="after")
+    def _no_prefixes(self) -> Self:
+        if self.autoscaling.routing == "prefix":
+            raise ValueError("autoscaling.routing: prefix is for models, which keep what they have read")
         return self
 
 
@@ -163,7 +176,10 @@ class ServeSpec(JobSpec):
     """Models served until stopped; in a pipeline, served, checked and shut down."""
 
     kind: Literal["serve"]
-    models: Annotated[tuple[ServedModel, ...], Field(min_length=1)]
+    models: tuple[ServedModel, ...] = ()
+    """Models that go on with text, each in vLLM, asked as OpenAI's are."""
+    predictors: tuple[ServedPredictor, ...] = ()
+    """All other models."""
     host: Annotated[str, "unfingerprinted"] = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000
@@ -186,16 +202,28 @@ class ServeSpec(JobSpec):
         return self
 
     @property
+    def served(self) -> tuple[ServedModel | ServedPredictor, ...]:
+        return (*self.models, *self.predictors)
+
+    @property
     def is_direct(self) -> bool:
         return self.profile == "direct"
+
+    @model_validator(mode="after")
+    def _serves_something(self) -> Self:
+        if not self.served:
+            raise ValueError("there is nothing to serve: name a model under models or predictors")
+        if not self.models and (self.check is not None or self.chat_page):
+            raise ValueError("check and chat_page talk to the first of models, and there is none")
+        return self
 
     @model_validator(mode="after")
     def _direct_is_one_model(self) -> Self:
         if not self.is_direct:
             return self
+        if len(self.served) > 1 or not self.models or self.models[0].adapters is not None:
+            raise ValueError("profile: direct serves one model without adapters, and no predictors")
         scaling = self.models[0].autoscaling
-        if len(self.models) > 1 or self.models[0].adapters is not None:
-            raise ValueError("profile: direct serves one model without adapters")
         if scaling.min_replicas != scaling.max_replicas:
             raise ValueError(
                 "profile: direct does not follow the load: give autoscaling min_replicas and max_replicas alike"
@@ -204,7 +232,7 @@ class ServeSpec(JobSpec):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [model.name for model in self.models]
+        names = [served.name for served in self.served]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two models have the name {', '.join(twice)}")

@@ -13,6 +13,8 @@ ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
 """How much each class counts in the loss. balanced: rows / (classes × rows of the class), as counted in training."""
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 """Part of each label's probability spread over all labels (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
+TASK_FILE = "task.json"
+"""In the folder of a model or adapter: the task that it was trained for, and how long its rows are."""
 PeftTask = Literal["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
 
 

@@ -80,7 +80,7 @@ def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict
             "import_path": "rayloom.serve.declared:model",
             "args": {"job": file, "model": served.name},
         }
-        for served in spec.models
+        for served in spec.served
     ]
     gateway = {
         "name": spec.name,
@@ -112,8 +112,8 @@ def _check_spec(spec: ServeSpec) -> None:
 def _groups(spec: ServeSpec) -> list[Group]:
     """One for each size of replica, with as many as there may ever be; the smallest also carry the gateway's."""
     most: Counter[Bundle] = Counter()
-    for served in spec.models:
-        most[replica(served.engine)] += served.autoscaling.max_replicas
+    for served in spec.served:
+        most[replica(served.resources)] += served.autoscaling.max_replicas
     sizes = sorted(most, key=lambda bundle: (bundle.gpus, bundle.cpus))
     most[sizes[0]] = max(most[sizes[0]], spec.gateway_replicas)
     return [Group(bundle, most[bundle]) for bundle in sizes]

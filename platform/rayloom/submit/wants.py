@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rayloom.errors import ResourceError
 from rayloom.specs.base import JobSpec
-from rayloom.specs.serve import Engine, ServeSpec
+from rayloom.specs.serve import Engine, ServedPredictor, ServeSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.submit.jobs_api import Node
@@ -31,13 +31,13 @@ def wanted(spec: JobSpec) -> list[Bundle]:
     if isinstance(spec, TuneSpec):
         return wanted(spec.train)  # of one trial; the search runs as many at once as there is room for
     if isinstance(spec, ServeSpec):
-        return [replica(model.engine) for model in spec.models for _ in range(max(1, model.autoscaling.min_replicas))]
+        return [replica(s.resources) for s in spec.served for _ in range(max(1, s.autoscaling.min_replicas))]
     return []
 
 
-def replica(engine: Engine) -> Bundle:
+def replica(resources: Engine | ServedPredictor) -> Bundle:
     """One replica of a model: each of its GPUs comes with as many cores."""
-    return Bundle(engine.cpus_per_replica * max(1, engine.gpus_per_replica), engine.gpus_per_replica)
+    return Bundle(resources.cpus_per_replica * max(1, resources.gpus_per_replica), resources.gpus_per_replica)
 
 
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:

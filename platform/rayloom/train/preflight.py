@@ -98,4 +98,4 @@ def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[
 def _why_not_served(spec: TrainSpec) -> str | None:
     if spec.task is None:
         return why_not_served(spec.adapter)
-    return "a task's labels are no text: use `rayloom predict`"
+    return "a task's labels are no text: serve it under `predictors`"

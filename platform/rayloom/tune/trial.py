@@ -17,7 +17,7 @@ import torch
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks import measure
-from rayloom.evaluate.subject import Subject
+from rayloom.respond.subject import Subject
 from rayloom.specs.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
 from rayloom.train.group import current_group

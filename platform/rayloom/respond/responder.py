@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from rayloom.errors import RayloomError
-from rayloom.evaluate.predictor import Predictor, needs
-from rayloom.evaluate.subject import Subject
+from rayloom.respond.predictor import Predictor, needs
+from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.specs.predict import Generation
 from rayloom.specs.tasks import RelationExtraction
@@ -19,7 +22,7 @@ class Responder(Protocol):
     """Answers rows with one model."""
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Raises ExampleError where the row lacks what the model needs."""
+        """Raises ExampleError where the row lacks what the model needs, or is too long for it."""
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
         """What is found for each row. Rows have `text`, and where it is needed `pair` or `head` and `tail`."""
@@ -61,6 +64,11 @@ class TextResponder:
 
     def check(self, row: Mapping[str, Any]) -> None:
         _check_text(row)
+        most, longest = _most_tokens(self.subject.base), self.generation.max_new_tokens
+        num_tokens = len(self.prompt(row))
+        if most is not None and num_tokens + longest > most:
+            room = f"there is room for {most - longest} before the answer"
+            raise ExampleError("too_long", f"the prompt has {num_tokens} tokens, and {room}")
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
         stop_tokens, longest = self.subject.renderer.stop_tokens, self.generation.max_new_tokens
@@ -115,6 +123,14 @@ def _answered(
             first_line = (str(error).splitlines() or [""])[0]
             return [{"failed": f"{type(error).__name__}: {first_line}"}]
         return [_answered(responder, [row], micro_batch_sequences)[0] for row in rows]
+
+
+@functools.cache
+def _most_tokens(folder: Path) -> int | None:
+    """What a model reads and writes together, where its configuration says so."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    most = config.get("max_position_embeddings")
+    return most if isinstance(most, int) else None
 
 
 def _check_text(row: Mapping[str, Any]) -> None:

@@ -1,0 +1,97 @@
+"""One replica of a predictor: texts of different requests are answered together, on a thread beside the event loop.
+
+What computes is imported when a replica starts: the driver that deploys it needs no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from rayloom.artifacts.store import Store
+from rayloom.errors import RayloomError
+from rayloom.serve.answering import AnsweringReplica, Write
+from rayloom.serve.asgi_call import REPLICA_HEADER, Headers, head_frame
+from rayloom.serve.engine import PredictorSettings
+from rayloom.serve.failures import CAUSE
+from rayloom.serve.predictions import BadRequestError, answered, endpoint_of, rows_of
+from rayloom.serve.replica import opened_artifact, replica_name
+from rayloom.text.examples import ExampleError
+
+if TYPE_CHECKING:
+    from rayloom.respond.responder import Responder
+
+_LOG = logging.getLogger("ray.serve")
+
+
+class PredictorReplica(AnsweringReplica):
+    """A replica of a model that says something about texts."""
+
+    async def __init__(self, settings: PredictorSettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        super().__init__()
+        self._settings, self._endpoint = settings, endpoint_of(settings.task)
+        self._name = replica_name()
+        try:
+            self._responder = await asyncio.to_thread(_loaded, settings)
+        except RayloomError as error:
+            raise RuntimeError(f"{CAUSE}{error}") from None
+        batching: Any = self._found
+        batching.set_max_batch_size(settings.served.batching.max_texts)
+        batching.set_batch_wait_timeout_s(settings.served.batching.wait_seconds)
+
+    async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
+        """`path` and `headers` say nothing new: the gateway lets in what this model answers."""
+        del path, headers
+        try:
+            rows = rows_of(self._endpoint, body)
+            self._check(rows)
+            found = await asyncio.gather(*(self._found(row) for row in rows))
+        except BadRequestError as error:
+            self._write(write, 400, {"error": {"message": str(error), "param": error.param}})
+            return
+        failed = [f"input.{number}: {one['failed']}" for number, one in enumerate(found) if "failed" in one]
+        if failed:
+            _LOG.error("a predictor failed: %s", "; ".join(failed))
+            self._write(write, 500, {"error": {"message": f"The model failed on {failed[0]}"}})
+            return
+        self._write(write, 200, answered(self._endpoint, self._settings.served.name, found))
+
+    def _check(self, rows: list[dict[str, Any]]) -> None:
+        """Raises BadRequestError for what the model has no place for."""
+        if len(rows) > self._settings.max_texts:
+            raise BadRequestError(f"A request may ask about {self._settings.max_texts} texts at most.", "input")
+        for number, row in enumerate(rows):
+            try:
+                self._responder.check(row)
+            except ExampleError as error:
+                raise BadRequestError(f"input.{number}: {error}", "input") from None
+
+    def _write(self, write: Write, status: int, value: dict[str, Any]) -> None:
+        name = (REPLICA_HEADER.encode(), self._name.encode())
+        write(head_frame(status, [(b"content-type", b"application/json"), name]))
+        write(json.dumps(value, ensure_ascii=False).encode())
+
+    @serve.batch
+    async def _found(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        from rayloom.respond.responder import respond_to_each
+
+        return await asyncio.to_thread(respond_to_each, self._responder, rows, len(rows))
+
+
+def _loaded(settings: PredictorSettings) -> Responder:
+    import torch
+
+    from rayloom.respond.responder import responder_for
+    from rayloom.respond.subject import Subject
+
+    torch.set_num_threads(settings.served.cpus_per_replica)
+    artifact = opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version)
+    subject = Subject.of("model", artifact, Store(settings.store_uri))
+    responder = responder_for(subject, settings.served.generation)
+    if subject.task is None:
+        subject.model  # noqa: B018 (loaded now; a task's model is already)
+    return responder
