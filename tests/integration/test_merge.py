@@ -10,6 +10,7 @@ import pytest
 import torch
 from models_for_tests import made, tiny_llama, write_adapter, write_model
 from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -92,6 +93,76 @@ def test_the_merged_model_is_base_and_adapter(store: Store, base: Artifact, conf
     assert metrics["merged_against_adapter"]["max_logit_difference"] <= 1e-3
     assert metrics["saved_against_adapter"]["max_logit_difference"] > 0.0
     assert {tensor.dtype for tensor in load_file(merged.path / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def combined(store: Store, base: Artifact, combine: dict[str, Any], **second: Any) -> Artifact:
+    first = adapter_of(store, base)
+    other = made(
+        store, "other", "adapter", lambda f: write_adapter(f, base.path, **({"seed": 1} | second)), {"base": base}
+    )
+    combine = {**combine, "others": [{"adapter": f"artifact:{other.id}", "weight": 0.5}]}
+    values = {"kind": "merge", "name": "merged", "adapter": f"artifact:{first.id}", "combine": combine}
+    parents = {"adapter": first, "combine.others.0.adapter": other}
+    return build(ResolvedJob(MergeSpec.model_validate(values), 1, parents, Path.cwd()), store, run)[0]
+
+
+def update_of(model: Path, base: Artifact) -> torch.Tensor:
+    """What a merged model's weights have more than the base's, as one row of numbers."""
+    before, after = (load_file(folder / "model.safetensors") for folder in (base.path, model))
+    return torch.cat([(after[name].float() - before[name].float()).flatten() for name in sorted(after)])
+
+
+def test_a_sum_of_adapters_is_the_weighted_sum_of_their_updates(store: Store, base: Artifact) -> None:
+    """Also of adapters of two ranks, and with the factor of rank-stabilised LoRA."""
+    config = LoraConfig(r=8, lora_alpha=4, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    together = update_of(combined(store, base, {"method": "sum", "weight": 2.0}, config=config).path, base)
+    alone = [update_of(merge(store, store.open(store.resolve(name)), base).path, base) for name in ("tuned", "other")]
+    expected = 2.0 * alone[0] + 0.5 * alone[1]
+    assert float((together - expected).norm() / expected.norm()) < 0.05  # three times rounded to bf16
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "dare_ties"])
+def test_adapters_are_combined_as_peft_does(store: Store, base: Artifact, method: str) -> None:
+    density = {} if method == "linear" else {"density": 0.5}
+    metrics = combined(store, base, {"method": method, **density}).manifest.metrics
+    assert metrics["combined"]["method"] == method
+    assert metrics["merged_against_adapter"]["max_logit_difference"] <= 1e-3
+    assert metrics["effect_of_adapter"]["max_logit_difference"] > 0
+
+
+def test_adapters_that_do_not_go_together_are_refused(store: Store, base: Artifact) -> None:
+    other_rank = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    with pytest.raises(InputError, match="sum"):
+        combined(store, base, {"method": "linear"}, config=other_rank)
+    with pytest.raises(InputError, match="plain LoRA"):
+        combined(
+            store, base, {}, config=IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+        )
+    stranger = made(store, "stranger", "model", lambda f: write_model(f, seed=5))
+    foreign = made(store, "other", "adapter", lambda f: write_adapter(f, stranger.path), {"base": stranger})
+    combine = {"others": [{"adapter": f"artifact:{foreign.id}"}]}
+    first = adapter_of(store, base)
+    values = {"kind": "merge", "name": "merged", "adapter": f"artifact:{first.id}", "combine": combine}
+    parents = {"adapter": first, "combine.others.0.adapter": foreign}
+    with pytest.raises(InputError, match="trained on"):
+        build(ResolvedJob(MergeSpec.model_validate(values), 1, parents, Path.cwd()), store, run)
+
+
+@pytest.mark.parametrize("change", [{"method": "ties"}, {"method": "sum", "density": 0.5}])
+def test_density_is_for_methods_that_prune(change: dict[str, Any]) -> None:
+    combine = {**change, "others": [{"adapter": "artifact:b"}]}
+    with pytest.raises(ValidationError, match="density"):
+        MergeSpec.model_validate({"kind": "merge", "name": "m", "adapter": "artifact:a", "combine": combine})
+
+
+def test_an_adapter_of_a_quantised_base_is_compared_with_what_it_was_trained_on(store: Store, base: Artifact) -> None:
+    trained = {"adapter": {"type": "lora", "quantised_base": "nf4"}}
+    adapter = made(store, "tuned", "adapter", lambda f: write_adapter(f, base.path), {"base": base}, **trained)
+    merged = merge(store, adapter)
+    there = merged.manifest.metrics["trained_on"]
+    assert there["base"] == "nf4"
+    assert 0 < there["agreement"]["max_logit_difference"] < 10
+    assert "as trained" in page("merged", "", sections(merged))
 
 
 def test_tokenizer_template_and_generation_defaults_come_along(store: Store, base: Artifact) -> None:

@@ -26,6 +26,7 @@ class MadeSpec(JobSpec):
     kind: str = "made"
     seed: int = 0
     sequence_length_tokens: int = 64
+    adapter: dict[str, Any] | None = None
 
 
 def made(

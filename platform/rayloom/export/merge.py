@@ -13,10 +13,13 @@ from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError, QualityError
 from rayloom.export.adapters import AdapterFolder, check_values
+from rayloom.export.combine import add_others, others
 from rayloom.export.model_folder import ModelFolder, check_memory, copy_companions, first_line
 from rayloom.export.weights import stored_tensors
+from rayloom.models.quantised import load_quantised
 from rayloom.observe.progress import progress, say
 from rayloom.score.agreement import Agreement, compare, logits_of
 from rayloom.specs.export import MergeSpec
@@ -35,6 +38,7 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
     base_artifact = base_of(adapter_artifact, build.parents.get("base"), build.store)
     base = sixteen_bit(base_artifact)
     update_norm = check_values(adapter)
+    further = others(spec.combine, build.parents, base_artifact, build.store) if spec.combine else []
     check_memory(memory_bytes(base), f"Merging into {base_artifact.id}")
     rows = prompt_tokens(tokenizer_folder(adapter.path, base.path), spec.prompts)
     with progress(f"{spec.name}: merging", STEPS, "steps") as bar:
@@ -42,6 +46,8 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
         plain = logits_of(model, rows)
         bar.advance()
         tuned = attach(model, adapter)
+        if spec.combine is not None:
+            add_others(tuned, spec.combine, adapter, further)
         expected = logits_of(tuned, rows)
         effect = compare(plain, expected)
         bar.advance()
@@ -58,11 +64,15 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
         rounding = compare(expected, logits_of(saved, rows))
         bar.advance()
     check_finite(rounding, spec)
+    trained_on = seen_in_training(base, adapter_artifact, expected, rows) if spec.combine is None else None
     say(
         f"{spec.name}: logits of merged and base + adapter differ by at most {exact.max_logit_difference:.2g}; "
         f"{spec.save_precision} adds {rounding.max_logit_difference:.2g} "
         f"({rounding.next_token_share:.1%} of next tokens stay the same)"
     )
+    if trained_on is not None:
+        share = f"{trained_on['agreement']['next_token_share']:.1%}"
+        say(f"{spec.name}: trained on the base in {trained_on['base']}; {share} of next tokens are as they were there")
     size = f"{merged.num_parameters() / 1e6:,.1f} M parameters in {spec.save_precision}"
     metrics = {
         "base": base_artifact.id,
@@ -74,9 +84,36 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
         "effect_of_adapter": effect.as_metrics(),
         "merged_against_adapter": exact.as_metrics(),
         "saved_against_adapter": rounding.as_metrics(),
+        "trained_on": trained_on,
+        "combined": _combined(spec, further),
     }
     headline = f"{size}, logits within {exact.max_logit_difference:.1g} of base + adapter"
     return Outcome("model", metrics, base_artifact.manifest.licences, headline)
+
+
+def _combined(spec: MergeSpec, further: Sequence[Artifact]) -> dict[str, Any] | None:
+    if spec.combine is None:
+        return None
+    weights = [other.weight for other in spec.combine.others]
+    named = {artifact.id: weight for artifact, weight in zip(further, weights, strict=True)}
+    return {"method": spec.combine.method, "weight": spec.combine.weight, "others": named}
+
+
+def seen_in_training(
+    base: ModelFolder, adapter: Artifact, expected: Sequence[torch.Tensor], rows: Sequence[Sequence[int]]
+) -> dict[str, Any] | None:
+    """How far 16-bit base + adapter is from the quantised base + adapter that training saw; None where it saw 16 bits.
+
+    The adapter has learned to make up for the base's rounding, which is not there any more.
+    """
+    precision = (training_of(adapter.manifest).get("adapter") or {}).get("quantised_base")
+    if precision is None:
+        return None
+    from transformers import AutoModelForCausalLM
+
+    quantised: Any = load_quantised(AutoModelForCausalLM, base.path, precision, torch.float32)
+    there = logits_of(attach(quantised.eval(), AdapterFolder.of(adapter.path)), rows)
+    return {"base": precision, "agreement": compare(there, list(expected)).as_metrics()}
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:

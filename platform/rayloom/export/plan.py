@@ -18,6 +18,7 @@ from rayloom.specs.export import Int8Scheme, MergeSpec, QuantizeSpec, Scheme
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
     """Adapter, base, memory and what is checked."""
+    from rayloom.export.combine import others
     from rayloom.export.merge import memory_bytes, sixteen_bit
 
     sheet = PlanSheet()
@@ -26,6 +27,9 @@ def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: 
         sheet.add("adapter", f"{parents['adapter'].id}: {adapter.described}")
         base = base_of(parents["adapter"], parents.get("base"), Store.beside(job_directory))
         sheet.add("base", base.id)
+        if spec.combine is not None:
+            further = others(spec.combine, parents, base, Store.beside(job_directory))
+            sheet.add("combined by", f"{spec.combine.method} with {', '.join(artifact.id for artifact in further)}")
         folder = sixteen_bit(base)
         sheet.add("parameters", sum(tensor.num_values for tensor in stored_tensors(folder.path).values()))
         sheet.add("memory", f"about {memory_bytes(folder) / 1e9:.1f} GB: the merge is computed in fp32")

@@ -24,6 +24,12 @@ def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
             metrics["saved_against_adapter"],
         ),
     )
+    if metrics.get("trained_on"):
+        there = metrics["trained_on"]
+        name = (
+            f"what the base's rounding was: {there['base']} base + adapter, as trained, against 16-bit base + adapter"
+        )
+        compared = (*compared, (name, there["agreement"]))
     header = ("", "largest logit difference", "mean", "same next token", "positions")
     rows = [
         (
@@ -35,8 +41,11 @@ def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
         )
         for name, agreement in compared
     ]
+    combined = metrics.get("combined")
+    together = f"{combined['method']} with {', '.join(combined['others'])}" if combined else "nothing"
     facts = (
         ("base", metrics["base"]),
+        ("combined by", together),
         ("adapter", f"{metrics['adapter']['artifact']}: {metrics['adapter']['described']}"),
         ("norm of the update", metrics["adapter"]["update_norm"]),
         ("architecture", metrics["architecture"]),

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayloom.specs.base import AdapterRef, CalibrationRef, JobSpec, ModelRef, Share, Spec, TunedRef
+
+
+class WeightedAdapter(Spec):
+    """One more adapter of the same base."""
+
+    adapter: AdapterRef
+    weight: float = 1.0
+
+
+class Combination(Spec):
+    """Further LoRA adapters that are combined with the first one and merged as one."""
+
+    method: Literal["sum", "linear", "ties", "dare_linear", "dare_ties"] = "sum"
+    """sum: the weighted sum of the updates. The others as PEFT has them, on LoRA's factors, for adapters of one rank:
+    linear; ties (Yadav et al. 2023, arXiv:2306.01708); dare_linear and dare_ties (Yu et al. 2023, arXiv:2311.03099)."""
+    weight: float = 1.0
+    """Of the first adapter."""
+    others: Annotated[tuple[WeightedAdapter, ...], Field(min_length=1)]
+    density: Annotated[float, Field(gt=0, le=1)] | None = None
+    """For ties and dare: the part of the values that is kept."""
+    seed: int = 0
+    """For dare, which drops at random."""
+
+    @model_validator(mode="after")
+    def _density_belongs_to_pruning(self) -> Self:
+        prunes = self.method not in ("sum", "linear")
+        if prunes and self.density is None:
+            raise ValueError(f"method: {self.method} needs density, the part of the values that is kept, such as 0.5")
+        if not prunes and self.density is not None:
+            raise ValueError(f"method: {self.method} keeps every value: leave density out")
+        return self
 
 
 class MergeSpec(JobSpec):
@@ -14,6 +45,8 @@ class MergeSpec(JobSpec):
 
     kind: Literal["merge"]
     adapter: AdapterRef
+    combine: Combination | None = None
+    """Default: the adapter alone."""
     base: ModelRef | None = None
     """Default: the base that the adapter was trained on. Another one is refused unless its digest is the same."""
     max_logit_difference: Annotated[float, Field(gt=0)] = 1e-3

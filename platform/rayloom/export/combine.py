@@ -1,0 +1,65 @@
+"""Several LoRA adapters of one base as one, by PEFT's arithmetic, before it is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rayloom.artifacts.adapter_base import base_of
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
+from rayloom.export.adapters import AdapterFolder, check_values
+from rayloom.export.model_folder import first_line
+from rayloom.specs.export import Combination
+
+COMBINED = "combined"
+_PEFTS_NAMES = {"sum": "cat"}
+"""Where PEFT calls a method otherwise."""
+
+
+def others(combination: Combination, parents: Mapping[str, Artifact], base: Artifact, store: Store) -> list[Artifact]:
+    """The further adapters. Raises InputError for one that was trained on another base."""
+    found = [parents[f"combine.others.{number}.adapter"] for number in range(len(combination.others))]
+    for artifact in found:
+        base_of(artifact, base, store)
+    return found
+
+
+def add_others(tuned: Any, combination: Combination, first: AdapterFolder, further: list[Artifact]) -> None:
+    """Puts the combination in the first adapter's place. Raises InputError where PEFT cannot combine them."""
+    names = ["default"]
+    for number, artifact in enumerate(further):
+        folder = AdapterFolder.of(artifact.path)
+        check_values(folder)
+        _check_same_kind(first, folder, artifact)
+        names.append(f"other-{number}")
+        loaded = tuned.load_adapter(str(artifact.path), names[-1])
+        if loaded.unexpected_keys or loaded.missing_keys:
+            raise InputError(f"{artifact.id} does not fit this base", where=str(artifact.path))
+    for name in names:
+        # Its factor is in the layers' scaling already; the combination would take it once more from here.
+        tuned.peft_config[name].use_rslora = False
+    weights = [combination.weight, *(other.weight for other in combination.others)]
+    # DARE drops at random.
+    torch.manual_seed(combination.seed)
+    try:
+        tuned.add_weighted_adapter(
+            names,
+            weights,
+            COMBINED,
+            combination_type=_PEFTS_NAMES.get(combination.method, combination.method),
+            density=combination.density,
+        )
+    except ValueError as error:
+        what = f"PEFT cannot combine these adapters by {combination.method}: {first_line(error)}"
+        raise InputError(what, where="combine", fix="Use method: sum, which takes adapters of any rank.") from None
+    tuned.set_adapter(COMBINED)
+
+
+def _check_same_kind(first: AdapterFolder, other: AdapterFolder, artifact: Artifact) -> None:
+    for folder in (first, other):
+        if folder.method != "LORA" or folder.config.get("use_dora"):
+            what = f"{folder.described}: only plain LoRA adapters are combined"
+            raise InputError(what, where=artifact.id, fix="Merge it alone, or train it as LoRA.")
