@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import uvloop
 
 from rayloom.serve import lines
 from rayloom.serve.frames import Frames
@@ -29,7 +30,7 @@ def played(scene: Callable[[Switchboard], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(0)
         await asyncio.sleep(0.01)  # the other ends hear of it
 
-    asyncio.run(asyncio.wait_for(whole(), 10))
+    uvloop.run(asyncio.wait_for(whole(), 10))  # as in Ray's actors
 
 
 async def line_to(back: WayBack | None) -> Line:

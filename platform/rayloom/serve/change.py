@@ -99,7 +99,9 @@ class Changes:
         if changed:
             what = f"A running service cannot change {', '.join(changed)}"
             raise InputError(
-                what, where=spec.name, fix="Only `models`, `predictors` and `check` may differ; restart it for the rest."
+                what,
+                where=spec.name,
+                fix="Only `models`, `predictors` and `check` may differ; restart it for the rest.",
             )
         check_models(spec, parents)
 

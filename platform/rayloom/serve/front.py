@@ -115,9 +115,10 @@ async def _followed(answer: Any, frames: Frames) -> None:
     except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
         frames.end(error)
     else:
-        if has_line and not frames.is_over:
-            await asyncio.sleep(LAST_FRAME_SECONDS)
-        frames.end(ReplicaLost() if has_line else None)
+        if not has_line:
+            frames.end()
+        elif not frames.is_over:
+            asyncio.get_running_loop().call_later(LAST_FRAME_SECONDS, frames.end, ReplicaLost())
 
 
 class GatewayReplica:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import cast
 
 from rayloom.serve.frames import Frames
 from rayloom.serve.relay import ReplicaLost
@@ -166,8 +167,7 @@ class Line(asyncio.Protocol):
         self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         self._send()
 
     def connection_lost(self, _: Exception | None) -> None:
