@@ -215,6 +215,9 @@ def test_sizes_and_quality_are_measured(store: Store, model: Artifact, trained: 
     assert metrics["file_bytes"]["after"] == (small.path / "model.safetensors").stat().st_size
     assert metrics["before"]["num_tokens"] == 12 * (19 + 9)
     assert metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.05) and metrics["perplexity_ratio"] != 1.0
+    assert metrics["answers"]["num_answers"] == 4
+    assert 0 <= metrics["answers"]["same_answers_share"] <= 1
+    assert 0 < metrics["answers"]["same_tokens_share"] <= 1
     assert "of bf16's size" in small.manifest.headline
 
 

@@ -13,6 +13,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
 from rayloom.export import int4, int8
+from rayloom.export.answers import answers_to, prompts_of
 from rayloom.export.blocks import blocks_of
 from rayloom.export.compressed import linear_layers, write_compressed
 from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
@@ -20,6 +21,7 @@ from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
 from rayloom.observe.progress import progress
+from rayloom.score.agreement import compare_answers
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.export import Int4Scheme, QuantizeSpec, Scheme
 
@@ -31,15 +33,19 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     measured, calibrating = rows_for(spec, build.parents)
     check_tokenizer(folder.path, measured)
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
-    before = measure(loading.load(folder.path), measured, spec, "before")
+    before, answers = measure(loading.load(folder.path), measured, spec, "before")
     layers = write_quantized(folder, spec.scheme, calibrating, build.directory, spec.name)
     # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
-    after = measure(loading.load(build.directory), measured, spec, "after")
+    after, answers_after = measure(loading.load(build.directory), measured, spec, "after")
+    agreement = compare_answers(answers, answers_after) if answers else None
     sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
     return Outcome(
         "model",
-        _metrics(spec, source, folder, before, after, sizes, len(layers)),
+        {
+            **_metrics(spec, source, folder, before, after, sizes, len(layers)),
+            "answers": None if agreement is None else {"num_answers": len(answers)} | agreement.as_metrics(),
+        },
         source.manifest.licences,
         f"perplexity {after.perplexity:.4g} (before {before.perplexity:.4g}), {sizes.file_share:.0%} of bf16's size",
     )
@@ -84,9 +90,11 @@ def memory_bytes(folder: ModelFolder) -> int:
     return int(1.6 * sum(as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()))
 
 
-def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> Loss:
+def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> tuple[Loss, list[list[int]]]:
+    """The loss on the rows, and the answers to some of their beginnings."""
     with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
-        return heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
+        loss = heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
+    return loss, answers_to(model, prompts_of(rows, spec.num_compared_answers), spec.num_compared_tokens)
 
 
 def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifact) -> None:

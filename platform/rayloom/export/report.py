@@ -61,6 +61,11 @@ def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
         ("nats per token", metrics["before"]["mean_nats"], metrics["after"]["mean_nats"]),
         ("tokens measured", metrics["before"]["num_tokens"], metrics["after"]["num_tokens"]),
     )
+    answers = metrics.get("answers")
+    if answers is not None:
+        same = f"{answers['same_answers_share']:.0%} of {answers['num_answers']}"
+        quality = (*quality, ("greedy answers that stay the same", "", same))
+        quality = (*quality, ("their tokens up to the first difference", "", f"{answers['same_tokens_share']:.0%}"))
     sizes = [
         (name, metrics[key]["before"], metrics[key]["after"], f"{metrics[key]['share']:.1%}")
         for name, key in (("quantised linear layers", "linear_bytes"), ("weight files", "file_bytes"))

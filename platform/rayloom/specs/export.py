@@ -123,6 +123,10 @@ class QuantizeSpec(JobSpec):
     """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for int8, 1.25 for int4."""
     max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
     """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
+    num_compared_answers: Annotated[int, Field(ge=0)] = 4
+    """Held-out rows whose beginnings the model goes on with, before and after, by its likeliest tokens."""
+    num_compared_tokens: Annotated[int, Field(ge=1)] = 16
+    """Of each such answer."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Rows computed at once while measuring."""
 
