@@ -13,9 +13,11 @@ from typing import Any
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.observe.progress import progress, say
+from rayloom.serve.engine import PredictorSettings
 from rayloom.serve.lifecycle import Service
 from rayloom.serve.load import Answer, Load, Request, Summary, prompts, summary
-from rayloom.specs.serve import ServeCheck, ServedModel
+from rayloom.serve.predictions import endpoint_of, first_input
+from rayloom.specs.serve import ServeCheck, ServedModel, ServedPredictor
 
 ANSWER_FILE = "answer.json"
 REQUESTS_FILE = "requests.jsonl"
@@ -24,10 +26,13 @@ NUM_PROMPTS = 64
 
 def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     """What the check found, with the answers written into `directory`. Raises QualityError where it is not good."""
-    served, wanted = service.spec.models[0], service.spec.check
+    wanted = service.spec.check
     metrics: dict[str, Any] = {"seconds_to_start": round(service.seconds_to_start, 1)}
+    metrics["predictors"] = {served.name: _predicted(service, served, api_key) for served in service.spec.predictors}
     if wanted is None:
-        return Outcome("report", metrics, headline=f"{served.name} starts")
+        names = ", ".join(served.name for served in service.spec.served)
+        return Outcome("report", metrics, headline=f"{names}: started")
+    served = service.spec.models[0]
     answer = _asked(service.url, served.name, wanted, api_key)
     (directory / ANSWER_FILE).write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"{served.name} on {wanted.prompt!r}: {answer['answer']}")
@@ -36,6 +41,21 @@ def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     found = summary(load.answers)
     metrics |= {"answer": answer, "load": found.plain(), "replicas_over_time": replicas}
     return Outcome("report", metrics, headline=_headline(served, found, wanted))
+
+
+def _predicted(service: Service, served: ServedPredictor, api_key: str) -> dict[str, Any]:
+    """What a predictor says of an example. Raises QualityError where it says nothing."""
+    import httpx
+
+    engine = service.versions[served.name][0][0].engine
+    assert isinstance(engine, PredictorSettings)
+    body = {"model": served.name, "input": first_input(engine.task)}
+    url, headers = f"{service.url}{endpoint_of(engine.task).path}", {"authorization": f"Bearer {api_key}"}
+    answer = httpx.post(url, json=body, headers=headers, timeout=service.spec.doors.deadline_seconds)
+    if answer.status_code != 200:
+        raise QualityError(f"{served.name} answered its first question with {answer.status_code}: {answer.text[:300]}")
+    found: dict[str, Any] = answer.json()["data"][0]
+    return found
 
 
 def _asked(url: str, model: str, wanted: ServeCheck, api_key: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
@@ -17,6 +18,9 @@ _TIMES = {
 def sections(artifact: Artifact) -> list[Section]:
     metrics = artifact.manifest.metrics
     found = [Section("Start", text(f"The service answered {metrics['seconds_to_start']} s after it was asked for."))]
+    if metrics.get("predictors"):
+        said = [(name, json.dumps(found, ensure_ascii=False)) for name, found in metrics["predictors"].items()]
+        found.append(Section("Predictors", table(("asked with an example", "answered"), said)))
     if "answer" in metrics:
         answer = metrics["answer"]
         found.append(Section("Answer", table(("asked", "answered"), [(answer["prompt"], answer["answer"])])))
