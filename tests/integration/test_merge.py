@@ -130,14 +130,20 @@ def test_adapters_are_combined_as_peft_does(store: Store, base: Artifact, method
     assert metrics["effect_of_adapter"]["max_logit_difference"] > 0
 
 
-def test_adapters_that_do_not_go_together_are_refused(store: Store, base: Artifact) -> None:
+def test_ranks_that_differ_go_together_only_as_a_sum(store: Store, base: Artifact) -> None:
     other_rank = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     with pytest.raises(InputError, match="sum"):
         combined(store, base, {"method": "linear"}, config=other_rank)
+
+
+def test_what_is_no_plain_lora_is_not_combined(store: Store, base: Artifact) -> None:
     with pytest.raises(InputError, match="plain LoRA"):
         combined(
             store, base, {}, config=IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
         )
+
+
+def test_an_adapter_of_another_base_is_not_combined(store: Store, base: Artifact) -> None:
     stranger = made(store, "stranger", "model", lambda f: write_model(f, seed=5))
     foreign = made(store, "other", "adapter", lambda f: write_adapter(f, stranger.path), {"base": stranger})
     combine = {"others": [{"adapter": f"artifact:{foreign.id}"}]}

@@ -162,7 +162,7 @@ def test_doors_log_and_page_are_those_of_every_model(predictors: Served) -> None
 
 def test_an_update_and_its_way_back_change_what_answers(predictors: Served) -> None:
     """`base` has no task and goes on with text, so it answers at another path."""
-    changed = ("--set", "predictors.0.model=artifact:base")
+    changed = ("--set", "predictors.0.model=artifact:base", "--set", "predictors.0.generation.max_new_tokens=4")
     updated = predictors.running.command("serve", "update", str(predictors.running.job), *changed)
     assert updated.returncode == 0, updated.stderr
     until(lambda: asked(predictors, "/v1/generate", "reviews", "Hello").status_code == 200)

@@ -16,20 +16,20 @@ def sections(artifact: Artifact) -> list[Section]:
 
 def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
     precision = metrics["save_precision"]
-    compared = (
+    compared = [
         ("what the adapter changes: base against base + adapter", metrics["effect_of_adapter"]),
         ("what merging changes, in fp32: base + adapter against merged", metrics["merged_against_adapter"]),
         (
             f"what is published, in {precision}: base + adapter against the saved model",
             metrics["saved_against_adapter"],
         ),
-    )
+    ]
     if metrics.get("trained_on"):
         there = metrics["trained_on"]
         name = (
             f"what the base's rounding was: {there['base']} base + adapter, as trained, against 16-bit base + adapter"
         )
-        compared = (*compared, (name, there["agreement"]))
+        compared.append((name, there["agreement"]))
     header = ("", "largest logit difference", "mean", "same next token", "positions")
     rows = [
         (
@@ -56,16 +56,16 @@ def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
 
 
 def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
-    quality = (
+    quality: list[tuple[str, Any, Any]] = [
         ("perplexity on held-out rows", metrics["before"]["perplexity"], metrics["after"]["perplexity"]),
         ("nats per token", metrics["before"]["mean_nats"], metrics["after"]["mean_nats"]),
         ("tokens measured", metrics["before"]["num_tokens"], metrics["after"]["num_tokens"]),
-    )
+    ]
     answers = metrics.get("answers")
     if answers is not None:
         same = f"{answers['same_answers_share']:.0%} of {answers['num_answers']}"
-        quality = (*quality, ("greedy answers that stay the same", "", same))
-        quality = (*quality, ("their tokens up to the first difference", "", f"{answers['same_tokens_share']:.0%}"))
+        quality.append(("greedy answers that stay the same", "", same))
+        quality.append(("their tokens up to the first difference", "", f"{answers['same_tokens_share']:.0%}"))
     sizes = [
         (name, metrics[key]["before"], metrics[key]["after"], f"{metrics[key]['share']:.1%}")
         for name, key in (("quantised linear layers", "linear_bytes"), ("weight files", "file_bytes"))

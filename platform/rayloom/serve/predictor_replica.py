@@ -75,7 +75,7 @@ class PredictorReplica(AnsweringReplica):
         write(head_frame(status, [(b"content-type", b"application/json"), name]))
         write(json.dumps(value, ensure_ascii=False).encode())
 
-    @serve.batch
+    @serve.batch  # type: ignore[untyped-decorator]
     async def _found(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         from rayloom.respond.responder import respond_to_each
 

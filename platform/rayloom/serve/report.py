@@ -19,7 +19,7 @@ def sections(artifact: Artifact) -> list[Section]:
     metrics = artifact.manifest.metrics
     found = [Section("Start", text(f"The service answered {metrics['seconds_to_start']} s after it was asked for."))]
     if metrics.get("predictors"):
-        said = [(name, json.dumps(found, ensure_ascii=False)) for name, found in metrics["predictors"].items()]
+        said = [(name, json.dumps(one, ensure_ascii=False)) for name, one in metrics["predictors"].items()]
         found.append(Section("Predictors", table(("asked with an example", "answered"), said)))
     if "answer" in metrics:
         answer = metrics["answer"]
