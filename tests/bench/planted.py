@@ -106,7 +106,7 @@ def judged(texts: list[str], removed: set[int]) -> dict[str, float | int]:
     clustered = set().union(*clusters) if clusters else set()
     gone_well = sum(min(len(found & removed), len(found) - 1) for found in clusters)
     return {
-        "documents": len(texts),
+        "planted_documents": len(texts),
         "clusters": len(clusters),
         "recall": gone_well / sum(len(found) - 1 for found in clusters),
         "precision": len(removed & clustered) / max(1, len(removed)),

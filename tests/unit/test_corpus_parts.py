@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayloom.data import evidence, samples, sharding
-from rayloom.data.encoding import Encoder, fitted
+from rayloom.data.encoding import Encoder, encoder_of, fitted
 from rayloom.data.tally import Tally, by_part, later_drops
 from rayloom.data.tokenising import save_tokens, split_of
 from rayloom.data.verdict import Drop
@@ -51,6 +52,15 @@ def test_the_split_is_a_share_of_all_hashes() -> None:
 
 
 # -- tokenizer ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_reads_a_tokenizer_once_and_anew_where_it_changed(tmp_path: Path) -> None:
+    bpe.save(bpe.train(iter(TEXTS), 290), tmp_path)
+    first = encoder_of(tmp_path)
+    assert encoder_of(tmp_path) is first
+    bpe.save(bpe.train(iter(TEXTS), 300), tmp_path)
+    os.utime(tmp_path / "tokenizer.json", ns=(1, 1))
+    assert encoder_of(tmp_path) is not first
 
 
 def test_training_does_not_depend_on_the_order_of_texts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.data import evidence, selecting, sharding, tokenising
-from rayloom.data.encoding import Encoder
+from rayloom.data.encoding import encoder_of
 from rayloom.data.passes import Passes, Record
 from rayloom.data.selecting import SelectingPass
 from rayloom.data.staying import Judged
@@ -55,7 +55,7 @@ def _prepare_tokenizer(given: TokenisingPass, build: Build, passes: Passes) -> N
 
 
 def _mixed(given: TokenisingPass, passes: Passes) -> list[Record]:
-    selection = SelectingPass(given, given.judged.num_buckets, Encoder(given.tokenizer_folder).dtype)
+    selection = SelectingPass(given, given.judged.num_buckets, encoder_of(given.tokenizer_folder).dtype)
     found = passes.once(
         "mixture", lambda: [{"below": cut.below} for cut in selecting.source_cuts(selection, passes.each)]
     )
@@ -68,7 +68,7 @@ def _write_shards(given: TokenisingPass, folder: Path, build: Build, passes: Pas
 
     tokenizer_folder = build.directory / "tokenizer"
     shutil.copytree(given.tokenizer_folder, tokenizer_folder, dirs_exist_ok=True)
-    dtype = Encoder(tokenizer_folder).dtype
+    dtype = encoder_of(tokenizer_folder).dtype
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
     facts = shard_facts(len(tokenizer), tokenizer_digest(tokenizer), None)
     for split in SPLITS:

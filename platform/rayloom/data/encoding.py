@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ class Encoder:
     def num_bytes(self, tokens: NDArray[Any]) -> int:
         """Of the text that the tokens stand for."""
         return len(self._tokenizer.decode(tokens.tolist()).encode())
+
+
+def encoder_of(folder: Path) -> Encoder:
+    """The folder's encoder, read once a process: tokenizers never gives back what one has remembered of its words."""
+    return _encoder_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder_of(folder: Path, changed_ns: int) -> Encoder:
+    return Encoder(folder)
 
 
 def end_token(folder: Path) -> str:

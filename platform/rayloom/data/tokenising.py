@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rayloom.data.documents import read_documents, write_lines
 from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
-from rayloom.data.encoding import Encoder, fitted
+from rayloom.data.encoding import encoder_of, fitted
 from rayloom.data.judging import EXCERPT_CHARACTERS
 from rayloom.data.samples import chosen
 from rayloom.data.scratch import Scratch, write_whole
@@ -130,7 +130,7 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     if finished.exists():
         return dict(json.loads(finished.read_text()))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one core: Ray runs as many tasks as there are cores
-    encode = Encoder(given.tokenizer_folder)
+    encode = encoder_of(given.tokenizer_folder)
     parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
     about: dict[Split, list[tuple[int, int, int, int]]] = {split: [] for split in SPLITS}
     counts: Counter[str] = Counter()
