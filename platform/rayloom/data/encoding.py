@@ -43,7 +43,7 @@ def encoder_of(folder: Path) -> Encoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder_of(folder: Path, changed_ns: int) -> Encoder:
+def _encoder_of(folder: Path, _changed_ns: int) -> Encoder:
     return Encoder(folder)
 
 
