@@ -21,7 +21,7 @@ import yaml
 from openai import OpenAI
 
 from rayloom.artifacts.store import Store
-from rayloom.serve import keys
+from rayloom.serve import desk, keys
 
 UP_WITHIN_SECONDS = 300.0
 MODEL = "smollm"
@@ -113,7 +113,8 @@ def running(job: Path, port: int, store: Store) -> Iterator[Running]:
         )
     try:
         until = time.monotonic() + UP_WITHIN_SECONDS
-        while not is_up(port):
+        # A model that may sleep is ready before it has started; commands find the service once it has.
+        while not (is_up(port) and desk.states(store)):
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < until, said.read_text()
             time.sleep(0.5)

@@ -38,7 +38,7 @@ PATHS = (
     "/v1/models/../keys",
     "/v1/chat/completions/",
     "/metrics",
-    "/docs",
+    "/docs/",
     "/%00",
 )
 

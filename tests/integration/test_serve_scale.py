@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import httpx
@@ -80,3 +82,25 @@ def test_a_version_that_answers_wrongly_never_takes_requests(service: Running) -
     assert ask(service).status_code == 200
     (state,) = json.loads(service.command("serve", "status", "--json").stdout)
     assert [version["share"] for version in state["models"][MODEL]] == [1.0]
+
+
+def test_a_version_is_promoted_asleep_and_taken_back_without_a_gap(service: Running) -> None:
+    """Nobody asks a version that retires: neither who comes in that moment, nor who waited for it to wake."""
+    changed = ("--set", "models.0.engine.max_sequences=4", "--share", "0.5")
+    assert service.command("serve", "update", str(service.job), *changed).returncode == 0
+    twice = service.command("serve", "update", str(service.job), *changed)
+    assert twice.returncode == 1
+    assert "trial" in twice.stderr
+    until(lambda: replicas(service) == 0, MOST_SECONDS)
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(ask, service) for _ in range(8)]  # about half of them for the version that will go
+        time.sleep(1)
+        assert service.command("serve", "promote", "tested").returncode == 0
+        assert {answer.result().status_code for answer in waiting} == {200}
+        stop = threading.Event()
+        steady = pool.submit(lambda: [ask(service).status_code for _ in iter(stop.is_set, True)])
+        back = service.command("serve", "rollback", "tested")
+        stop.set()
+        assert back.returncode == 0, back.stderr
+        assert set(steady.result()) == {200}
+    assert ask(service).status_code == 200

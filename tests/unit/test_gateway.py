@@ -182,6 +182,22 @@ def test_a_replica_that_dies_before_the_first_piece_costs_the_client_nothing(
 
 
 @pytest.mark.usefixtures("without_pauses")
+def test_a_request_to_a_version_that_left_is_answered_by_the_next() -> None:
+    new = Scripted([whole])
+    serving: Gateway
+
+    async def left() -> AsyncGenerator[bytes, None]:
+        serving.routes = only({"m": new})
+        raise ReplicaLost
+        yield b""
+
+    old = Scripted([left])
+    serving = gateway({"m": old})
+    assert ask(serving, **CHAT).text == "data: whole\n\n"
+    assert old.num_calls == new.num_calls == 1
+
+
+@pytest.mark.usefixtures("without_pauses")
 def test_a_request_that_kills_every_replica_does_not_go_round_for_ever() -> None:
     backend = Scripted([lost_at_once])
     response = ask({"m": backend}, **CHAT)

@@ -18,8 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.model_inputs import model_inputs
 
-CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
-"""C × V, by device: small enough for a CPU's cache, large enough to keep a GPU busy."""
+CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
+"""C × V at most, by device. Each chunk reads the head's whole weight and its gradient, so few positions cost dearly."""
+CHUNK_POSITIONS = {"cpu": 512}
+"""C at most, by device: more gains nothing there and leaves the cache."""
 
 
 class LabelLoss(nn.Module):
@@ -75,7 +77,8 @@ class LabelLoss(nn.Module):
 def chunk_positions(model: nn.Module, device: torch.device) -> int:
     """C: positions whose logits are computed at once."""
     config: Any = model.config
-    return max(1, CHUNK_LOGITS.get(device.type, 1 << 24) // int(config.vocab_size))
+    most = CHUNK_LOGITS.get(device.type, 1 << 24) // int(config.vocab_size)
+    return max(1, min(most, CHUNK_POSITIONS.get(device.type, most)))
 
 
 def output_head(model: nn.Module) -> nn.Module:
@@ -157,8 +160,12 @@ class _LinearHeadLoss(torch.autograd.Function):
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(dim=0)
             logits_grad = logits_grad.to(weight.dtype)
-            hidden_grad[part] = logits_grad @ weight
-            if weight_grad is not None:
+            torch.mm(logits_grad, weight, out=hidden_grad[part])
+            if weight_grad is None:
+                continue
+            if logits_grad.dtype == weight_grad.dtype:
+                weight_grad.addmm_(logits_grad.T, hidden[part])
+            else:
                 weight_grad += logits_grad.T @ hidden[part]
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = weight.dtype
@@ -169,9 +176,9 @@ class _LinearHeadLoss(torch.autograd.Function):
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         factor = grads[0]
         return (
-            (hidden_grad * factor).to(ctx.dtype),
-            None if weight_grad is None else (weight_grad * factor).to(ctx.dtype),
-            None if bias_grad is None else (bias_grad * factor).to(ctx.dtype),
+            hidden_grad.mul_(factor).to(ctx.dtype),
+            None if weight_grad is None else weight_grad.mul_(factor).to(ctx.dtype),
+            None if bias_grad is None else bias_grad.mul_(factor).to(ctx.dtype),
             None,
             None,
         )

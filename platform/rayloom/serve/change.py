@@ -69,7 +69,7 @@ class Changes:
             served.name: _shared(old.get(served.name), fresh.get(served.name), share) for served in spec.served
         }
         self.service.spec = spec
-        self.service.route()
+        self._route()
         self._before, self._now = self._now, Before(spec, parents)
         self._retire(old)
         return _told(fresh, share)
@@ -136,9 +136,14 @@ class Changes:
         if not on_trial:
             raise InputError("No version is on trial", where=self.service.spec.name)
         self.service.versions = {name: [(running[kept][0], 1.0)] for name, running in old.items()}
-        self.service.route()
+        self._route()
         self._retire(old)
         return f"{', '.join(on_trial)}: the version on trial was {word}"
+
+    def _route(self) -> None:
+        """Until every gateway sends requests as `versions` says: then nobody asks those that retire."""
+        self.service.route()
+        wait_until_running([self.service.spec.name])
 
     def _retire(self, old: Mapping[str, list[tuple[Version, float]]]) -> None:
         """Ends the versions that get no requests any more, each when its last answer is finished."""

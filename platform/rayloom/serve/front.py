@@ -14,7 +14,7 @@ import ray
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayloom.artifacts.store import Store
 from rayloom.serve import chat_page
@@ -37,7 +37,7 @@ ENGINE = "engine"
 MAX_HANDLES = 256
 LAST_FRAME_SECONDS = 5.0
 """How much later than Serve's word that a request is done the last frame of its answer may come."""
-_LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError)
+_LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError, DeploymentUnavailableError)
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,15 @@ class ReplicaBackend:
     by_adapter: dict[str, Any] = field(default_factory=dict)
     followed: set[asyncio.Task[None]] = field(default_factory=set)
     """Calls that have not ended; the event loop alone would forget them."""
+    unaccepted: set[Frames] = field(default_factory=set)
+    """Of requests that wait for a replica to take them."""
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
         with self.board.expecting() as (back, frames):
             answer = handle.http.remote(call.path, call.headers, call.body, back)
-            following = asyncio.ensure_future(_followed(answer, frames))
+            self.unaccepted.add(frames)
+            following = asyncio.ensure_future(self._follow(answer, frames))
             self.followed.add(following)
             following.add_done_callback(self.followed.discard)
             is_whole = False
@@ -83,9 +86,37 @@ class ReplicaBackend:
                         yield frame
                 is_whole = True
             finally:
+                self.unaccepted.discard(frames)
                 if not is_whole:  # else Serve's call is about to end by itself, and counts as done, not as cancelled
                     following.cancel()
                     answer.cancel()
+
+    async def _follow(self, answer: Any, frames: Frames) -> None:
+        """Hears from Serve how a request ends; and the frames themselves, where no line leads here."""
+        has_line = False
+        try:
+            async for frame in answer:
+                self.unaccepted.discard(frames)
+                has_line = not frame
+                if frame:
+                    frames.put(frame)
+        except BackPressureError:
+            frames.end(QueueFull())
+        except _LOST:
+            frames.end(ReplicaLost())
+        except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
+            frames.end(error)
+        else:
+            if not has_line:
+                frames.end()
+            elif not frames.is_over:
+                asyncio.get_running_loop().call_later(LAST_FRAME_SECONDS, frames.end, ReplicaLost())
+
+    def leave(self) -> None:
+        """No request comes here any more. Those that no replica has taken would wait for ever: Serve keeps them when
+        their application ends. What is being computed is finished."""
+        for frames in self.unaccepted:
+            frames.end(ReplicaLost())
 
     def _for_adapter(self, adapter: str) -> Any:
         """A handle by which Serve prefers replicas that hold the adapter."""
@@ -100,27 +131,6 @@ class ReplicaBackend:
         return bool(self.handle.running_replicas_populated())
 
 
-async def _followed(answer: Any, frames: Frames) -> None:
-    """What Serve says of a request: how it ended; and the frames themselves, where no line leads here."""
-    has_line = False
-    try:
-        async for frame in answer:
-            has_line = not frame
-            if frame:
-                frames.put(frame)
-    except BackPressureError:
-        frames.end(QueueFull())
-    except _LOST:
-        frames.end(ReplicaLost())
-    except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
-        frames.end(error)
-    else:
-        if not has_line:
-            frames.end()
-        elif not frames.is_over:
-            asyncio.get_running_loop().call_later(LAST_FRAME_SECONDS, frames.end, ReplicaLost())
-
-
 class GatewayReplica:
     """What is common to the gateway's deployments; `reconfigure` gives it its routes."""
 
@@ -133,12 +143,15 @@ class GatewayReplica:
     async def reconfigure(self, routes: dict[str, Any]) -> None:
         """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
         board = self._board = self._board or await _switchboard()
+        before = self._backends
         self._backends = {
-            application: self._backends.get(application) or ReplicaBackend(_handle(application), board)
+            application: before.get(application) or ReplicaBackend(_handle(application), board)
             for model in routes["models"].values()
             for application, _ in model["shares"]
         }
         self._gateway.routes = Routes({name: self._route(name, model) for name, model in routes["models"].items()})
+        for application in before.keys() - self._backends.keys():
+            before[application].leave()
 
     def _route(self, name: str, model: dict[str, Any]) -> Route:
         shares = all_of(Share(self._backends[application], share) for application, share in model["shares"])

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -169,13 +169,17 @@ class Gateway:
         if target.adapter:
             body = json.dumps(asked | {"model": target.adapter}).encode()
         call = Call(record.path, _to_engine(record.request_id), body, target.adapter)
-        with while_the_client_is_there(request):
-            await self._pass_answer(request, target.backend, call)
 
-    async def _pass_answer(self, request: Request, backend: Backend, call: Call) -> None:
+        async def choose() -> Backend:
+            return (await self.routes.find(asked["model"])).backend
+
+        with while_the_client_is_there(request):
+            await self._pass_answer(request, choose, call)
+
+    async def _pass_answer(self, request: Request, choose: Callable[[], Awaitable[Backend]], call: Call) -> None:
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
-                reply = await begin(backend, call)
+                reply = await begin(choose, call)
                 request.record.num_attempts, request.record.replica = reply.num_attempts, reply.replica
                 await _pass_on(request, reply)
         except TimeoutError:

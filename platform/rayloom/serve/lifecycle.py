@@ -211,7 +211,7 @@ def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
     app.deploy_models({v.application: v.engine for v in versions}, spec.gateway_replicas)
 
 
-def wait_until_running(applications: list[str], is_stopped: Callable[[], bool]) -> bool:
+def wait_until_running(applications: list[str], is_stopped: Callable[[], bool] = lambda: False) -> bool:
     """Until each has started; False where it was stopped meanwhile. Raises ResourceError with a failure's cause."""
     with progress("starting", len(applications), "parts") as bar:
         while not is_stopped():

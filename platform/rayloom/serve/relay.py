@@ -7,7 +7,7 @@ be begun anew, and the client is told that it ends early.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class Call:
 
 
 class Backend(Protocol):
-    """Answers requests for one model with frames (see `asgi_call`)."""
+    """Answers requests for one version of a model with frames (see `asgi_call`)."""
 
     def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Raises ReplicaLost or QueueFull. Closing it early ends the computation."""
@@ -63,14 +63,15 @@ class Reply:
         return header(self.headers, REPLICA_HEADER.encode()) or ""
 
 
-async def begin(backend: Backend, call: Call) -> Reply:
+async def begin(choose: Callable[[], Awaitable[Backend]], call: Call) -> Reply:
     """Asks, and asks again where a replica is lost before the first piece. Raises Refusal.
 
+    `choose` is called for each attempt, for the version asked before may be gone by then.
     A request that was let in once waits for its turn again, however many others wait: only new ones are refused.
     """
     num_lost = 0
     while num_lost < MAX_ATTEMPTS:
-        frames = backend.ask(call)
+        frames = (await choose()).ask(call)
         try:
             status, answered = read_head(await anext(frames))
             return Reply(status, answered, await anext(frames, b""), frames, num_lost + 1)
