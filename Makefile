@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train bench-quantize bench-clean bench-serve bench-finetune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -77,6 +77,10 @@ $(TRL)/bin/python: setup
 
 bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
+
+# What a search costs and what ASHA saves; SAVE=1 keeps the result.
+bench-tune: setup
+	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)
 
 # Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
 compare-methods: setup
