@@ -14,7 +14,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -93,6 +93,15 @@ bench-train: setup
 # Training killed at random steps, a worker or the whole command; every loss must be as if nothing had happened.
 chaos-train: setup
 	$(BIN)/python tests/chaos/train.py --seeds $(or $(SEEDS),10)
+
+# Nodes, networks, workers and the head of a cluster lost while it works, and what became of the work; as root, nodes have
+# networks of their own to cut. FAULTS="node_killed network_cut" tries only these.
+chaos-cluster: setup
+	$(BIN)/python tests/chaos/cluster.py $(if $(FAULTS),--only $(FAULTS))
+
+# Seconds from `rayloom submit` to the job's first line, and of `jobs list` with a hundred jobs; SAVE=1 keeps the result.
+bench-submit: setup
+	$(BIN)/python tests/bench/submit.py $(if $(SAVE),--save)
 
 # The endpoint beside bare vLLM's own server; PARTS=gateway,tuned,caches,scale, ROUNDS=5, SAVE=1 keeps the result.
 bench-serve: setup

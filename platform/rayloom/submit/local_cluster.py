@@ -55,16 +55,21 @@ def state_file() -> Path:
     return Path(os.environ.get("RAYLOOM_CACHE", "~/.cache/rayloom")).expanduser() / "local-cluster.json"
 
 
-def read_state(file: Path | None = None) -> LocalCluster | None:
+def read_state() -> LocalCluster | None:
     """The cluster that runs on this machine, or None."""
+    state = _remembered()
+    return state if state and any(local_node.is_alive(session) for session in state.sessions) else None
+
+
+def _remembered() -> LocalCluster | None:
+    """The one that was started last, which may have ended since."""
     try:
-        facts = json.loads((file or state_file()).read_text())
+        facts = json.loads(state_file().read_text())
         facts |= {"sessions": tuple(facts["sessions"]), "shape": Shape(**facts["shape"])}
         facts["networks"] = OwnNetworks(**facts["networks"]) if facts["networks"] else None
-        state = LocalCluster(**facts)
+        return LocalCluster(**facts)
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # or of another version of Rayloom
         return None
-    return state if any(local_node.is_alive(session) for session in state.sessions) else None
 
 
 def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
@@ -72,12 +77,15 @@ def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
 
     `networks`: where each node gets one of its own; they are removed with the cluster, also where it does not start.
     """
+    cluster = None
     try:
         cluster = _new(shape, networks)
         for number in range(shape.num_nodes):
             # One after the other: nodes of one host that start at once take the same names for their sockets and logs.
             cluster = _with_node(cluster, number)
     except BaseException:
+        if cluster is not None:
+            local_node.end(cluster.sessions)
         if networks is not None:
             networks.remove()
         raise
@@ -103,7 +111,7 @@ def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
 
 
 def _with_node(cluster: LocalCluster, number: int) -> LocalCluster:
-    """The cluster once this node is a part of it; where it does not become one, all nodes are ended."""
+    """The cluster once this node is a part of it; where it does not become one, its processes are ended."""
     address = cluster.gcs_address.rpartition(":")[0]
     session = local_node.start(cluster.shape, number, Path(cluster.folder), address, cluster.networks)
     sessions = (*cluster.sessions[:number], session, *cluster.sessions[number + 1 :])
@@ -111,19 +119,22 @@ def _with_node(cluster: LocalCluster, number: int) -> LocalCluster:
     try:
         address = _await_node(started, number)
     except BaseException:
-        local_node.end(sessions)
+        local_node.end([session])
         raise
     return replace(started, gcs_address=f"{address}:{cluster.shape.port}")
 
 
 def down() -> LocalCluster | None:
-    """Ends every process of the local cluster and removes its folder; the cluster that ran, or None."""
-    cluster = read_state()
+    """Ends every process of the local cluster and removes what it left; the cluster that ran, or None."""
+    running, cluster = read_state(), _remembered()
+    if running is not None:
+        local_node.end(running.sessions)
     if cluster is not None:
-        _end(cluster)
+        if cluster.networks is not None:
+            cluster.networks.remove()
         shutil.rmtree(cluster.folder, ignore_errors=True)
     state_file().unlink(missing_ok=True)
-    return cluster
+    return running
 
 
 def kill_node(cluster: LocalCluster, number: int) -> None:
@@ -141,12 +152,6 @@ def start_again(cluster: LocalCluster, number: int) -> LocalCluster:
 def _remember(cluster: LocalCluster) -> None:
     state_file().parent.mkdir(parents=True, exist_ok=True)
     state_file().write_text(json.dumps(asdict(cluster)))
-
-
-def _end(cluster: LocalCluster) -> None:
-    local_node.end(cluster.sessions)
-    if cluster.networks is not None:
-        cluster.networks.remove()
 
 
 def _await_node(cluster: LocalCluster, number: int) -> str:

@@ -1,0 +1,72 @@
+"""What may go wrong on a cluster, done for real and told in a table: `make chaos-cluster`.
+
+A training job of two workers on a head and two workers meets one fault after the other, and must end with the losses of
+the run that nobody disturbed; then the head dies under a service. The faults are those of tests/cluster. Prints, last,
+one JSON object; exits with 1 where something was not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+
+from serving_cluster_for_tests import debian, serving_cluster
+from serving_faults_for_tests import head_restarted
+from training_cluster_for_tests import training_cluster
+from training_faults_for_tests import FAULTS, Result, undisturbed
+
+TRAINING_PORTS, SERVING_PORTS = (6431, 8293), (6432, 8294)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", help="names of faults; default: all")
+    only = parser.parse_args().only
+    chosen = [fault for fault in FAULTS if only is None or fault.__name__ in only]
+    found: list[Result] = []
+    table = Table("fault", "outcome", "work lost", "took", title="Faults on a cluster", title_justify="left")
+
+    def add(result: Result, began: float) -> None:
+        found.append(result)
+        mark = "" if result.is_as_it_should_be else "NOT AS IT SHOULD BE: "
+        table.add_row(result.fault, mark + result.outcome, result.work_lost, f"{time.monotonic() - began:.0f} s")
+
+    if chosen:
+        with _folder() as folder, training_cluster(folder, *TRAINING_PORTS) as training:
+            undisturbed(training)
+            for fault in chosen:
+                began = time.monotonic()
+                add(fault(training), began)
+    if only is None or head_restarted.__name__ in only:
+        try:
+            with _folder() as folder, serving_cluster(folder, *SERVING_PORTS) as serving:
+                began = time.monotonic()
+                add(head_restarted(serving), began)
+        except debian.NotHereError as error:
+            table.add_row("the head dies", f"not tried: {error}", "", "")
+    Console(width=150).print(table)
+    print(json.dumps({"faults": [asdict(result) for result in found]}, ensure_ascii=False))
+    return 0 if all(result.is_as_it_should_be for result in found) else 1
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rayloom-chaos-") as folder:
+        yield Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

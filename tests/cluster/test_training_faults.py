@@ -1,0 +1,30 @@
+"""Whatever strikes a training job on a cluster: it ends with the undisturbed run's losses, bit for bit.
+
+At most one checkpoint's interval of work is done again; nothing where the job had notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from training_cluster_for_tests import TrainingCluster, training_cluster
+from training_faults_for_tests import FAULTS, Result, undisturbed
+
+# The cluster's nodes outlive the call that started them, as they should.
+NODES_LIVE_ON = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.full, NODES_LIVE_ON]
+PORT, DASHBOARD_PORT = 6411, 8279
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingCluster]:
+    with training_cluster(tmp_path_factory.mktemp("faults"), PORT, DASHBOARD_PORT) as made:
+        undisturbed(made)
+        yield made
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_losses_are_the_undisturbed_runs(here: TrainingCluster, fault: Callable[[TrainingCluster], Result]) -> None:
+    found = fault(here)
+    assert found.is_as_it_should_be, found
