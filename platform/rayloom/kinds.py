@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     "import": Kind(
         ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
     ),
-    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 2),
+    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 3),
     "train": Kind(
         TrainSpec,
         "rayloom.train.run:run",

@@ -250,12 +250,15 @@ def test_web_archives(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(max_size=20), max_size=30), st.integers(1, 50))
 def test_chunks_lose_nothing_on_their_way(texts: list[str], chunk_bytes: int) -> None:
-    rows = [BadRow(n, "null_text", "x") if n % 5 == 4 else Row(n, text) for n, text in enumerate(texts)]
-    chunks = [RawChunk.from_ray_row(chunk.as_ray_row()) for chunk in chunked(rows, 3, chunk_bytes)]
-    assert [chunk.name for chunk in chunks] == [ChunkName(3, n) for n in range(len(chunks))]
+    rows = [(n // 7, BadRow(n, "null_text", "x") if n % 5 == 4 else Row(n, text)) for n, text in enumerate(texts)]
+    chunks = [RawChunk.from_ray_row(chunk.as_ray_row()) for chunk in chunked(rows, chunk_bytes)]
+    names = [str(chunk.name) for chunk in chunks]
+    assert names == sorted(set(names)) and [str(ChunkName.of(name)) for name in names] == names
+    firsts = [min(file for file, _ in chunk.rows + chunk.bad_rows) for chunk in chunks]
+    assert firsts == [chunk.name.file for chunk in chunks]
     good = [row for chunk in chunks for row in chunk.rows]
-    assert good == [Row(r.number, _carried(r.text)) for r in rows if isinstance(r, Row)]
-    assert [row for chunk in chunks for row in chunk.bad_rows] == [row for row in rows if isinstance(row, BadRow)]
+    assert good == [(file, Row(r.number, _carried(r.text))) for file, r in rows if isinstance(r, Row)]
+    assert [row for chunk in chunks for row in chunk.bad_rows] == [row for row in rows if isinstance(row[1], BadRow)]
 
 
 def _carried(text: str) -> str:
@@ -286,6 +289,6 @@ def test_a_limit_takes_the_first_documents_over_all_files(tmp_path: Path) -> Non
     large = [replace(file, size_bytes=size) for file, size in zip(files, (3 << 20, 2 << 20, 1 << 20), strict=True)]
     assert [len(job) for job in reading_jobs(_spec(None), large)] == [1, 2]
     assert [len(job) for job in reading_jobs(_spec(None), [replace(file, size_bytes=0) for file in files])] == [1, 1, 1]
-    texts = [row.text.strip() for chunk in read_chunks(_spec(4), files) for row in chunk.rows]
-    assert texts == ["a0", "b0", "c0", "a1"]
+    (chunk,) = read_chunks(_spec(4), files)  # of both files that it takes
+    assert [(file, row.text.strip()) for file, row in chunk.rows] == [(0, "a0"), (0, "b0"), (0, "c0"), (1, "a1")]
     assert sum(chunk.bytes_read for chunk in read_chunks(_spec(None), files)) == 27

@@ -12,7 +12,7 @@ from rayloom.data.row import BadRow, Row
 
 @dataclass(frozen=True)
 class ChunkName:
-    """Which chunk of which file."""
+    """Where a chunk begins: in which file, and behind how many chunks that begin in the same one."""
 
     file: int
     number: int
@@ -20,14 +20,19 @@ class ChunkName:
     def __str__(self) -> str:
         return f"{self.file:06d}-{self.number:06d}"
 
+    @classmethod
+    def of(cls, text: str) -> ChunkName:
+        file, _, number = text.partition("-")
+        return cls(int(file), int(number))
+
 
 @dataclass
 class RawChunk:
-    """Consecutive rows of one file, good and bad."""
+    """Consecutive rows of one source, good and bad, each with its file's number: of a large file, or of small ones."""
 
     name: ChunkName
-    rows: list[Row] = field(default_factory=list)
-    bad_rows: list[BadRow] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
     text_bytes: int = 0
     bytes_read: int = 0
     """Taken off the disk since the chunk before, for the progress bar."""
@@ -39,35 +44,39 @@ class RawChunk:
             "file": self.name.file,
             "number": self.name.number,
             "bytes_read": self.bytes_read,
-            "row_numbers": json.dumps([row.number for row in self.rows]),
-            "row_facts": json.dumps([[row.drop, row.label, row.columns] for row in self.rows], default=str),
-            "texts": b"\0".join(row.text.replace("\0", "").encode("utf-8", "replace") for row in self.rows),
-            "bad_rows": json.dumps([asdict(row) for row in self.bad_rows]),
+            "places": json.dumps([[file, row.number] for file, row in self.rows]),
+            "row_facts": json.dumps([[row.drop, row.label, row.columns] for _, row in self.rows], default=str),
+            "texts": b"\0".join(row.text.replace("\0", "").encode("utf-8", "replace") for _, row in self.rows),
+            "bad_rows": json.dumps([[file, asdict(row)] for file, row in self.bad_rows]),
         }
 
     @classmethod
     def from_ray_row(cls, row: dict[str, Any]) -> RawChunk:
-        numbers = json.loads(row["row_numbers"])
-        texts = row["texts"].split(b"\0") if numbers else []
-        known = zip(numbers, texts, json.loads(row["row_facts"]), strict=True)
-        rows = [Row(number, text.decode(), *facts) for number, text, facts in known]
-        bad_rows = [BadRow(**bad) for bad in json.loads(row["bad_rows"])]
+        places = json.loads(row["places"])
+        texts = row["texts"].split(b"\0") if places else []
+        known = zip(places, texts, json.loads(row["row_facts"]), strict=True)
+        rows = [(file, Row(number, text.decode(), *facts)) for (file, number), text, facts in known]
+        bad_rows = [(file, BadRow(**bad)) for file, bad in json.loads(row["bad_rows"])]
         name = ChunkName(int(row["file"]), int(row["number"]))
         return cls(name, rows, bad_rows, len(row["texts"]), int(row["bytes_read"]))
 
 
-def chunked(rows: Iterable[Row | BadRow], file: int, chunk_bytes: int) -> Iterator[RawChunk]:
+def chunked(rows: Iterable[tuple[int, Row | BadRow]], chunk_bytes: int) -> Iterator[RawChunk]:
     """Chunks of about `chunk_bytes` of text. Where they are cut has no influence on any result."""
-    chunk = RawChunk(ChunkName(file, 0))
-    for row in rows:
+    chunk: RawChunk | None = None
+    before: ChunkName | None = None
+    for file, row in rows:
+        if chunk is None:
+            number = before.number + 1 if before is not None and before.file == file else 0
+            chunk = RawChunk(before := ChunkName(file, number))
         if isinstance(row, BadRow):
-            chunk.bad_rows.append(row)
+            chunk.bad_rows.append((file, row))
             chunk.text_bytes += len(row.detail)
         else:
-            chunk.rows.append(row)
+            chunk.rows.append((file, row))
             chunk.text_bytes += len(row.text)
         if chunk.text_bytes >= chunk_bytes:
             yield chunk
-            chunk = RawChunk(ChunkName(file, chunk.name.number + 1))
-    if chunk.rows or chunk.bad_rows:
+            chunk = None
+    if chunk is not None:
         yield chunk

@@ -69,31 +69,49 @@ def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[Input
 def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChunk]:
     """The rows of the files in chunks. Raises InputError where a file cannot be opened or lacks a column."""
     source = spec.sources[files[0].source]
-    left = source.limit_documents
-    for file in files:
-        if left is not None and left <= 0:
-            return
-        opened = Input(file.path)
-        before = 0
-        try:
-            for chunk in chunked(_first(_rows(source, opened, file, spec), left), file.number, spec.chunk_bytes):
-                now = min(opened.bytes_read, file.size_bytes)
-                chunk.bytes_read, before = now - before, now
-                left = None if left is None else left - len(chunk.rows)
-                yield chunk
-        finally:
-            opened.close()
+    reading = _Reading(spec, source, files)
+    before = 0
+    for chunk in chunked(_first(reading.rows(), source.limit_documents), spec.chunk_bytes):
+        now = reading.num_bytes
+        chunk.bytes_read, before = now - before, now
+        yield chunk
 
 
-def _rows(source: TextSource, opened: Input, file: InputFile, spec: CleanSpec) -> Iterator[Row | BadRow]:
-    return rows_of(source, opened, f"{source.name}: {file.name}", spec.max_row_bytes)
+class _Reading:
+    """Files of one source, read one after the other."""
+
+    def __init__(self, spec: CleanSpec, source: TextSource, files: Sequence[InputFile]) -> None:
+        self._spec, self._source, self._files = spec, source, files
+        self._finished_bytes = 0
+        self._opened: tuple[Input, InputFile] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Taken off the disk until now."""
+        if self._opened is None:
+            return self._finished_bytes
+        opened, file = self._opened
+        return self._finished_bytes + min(opened.bytes_read, file.size_bytes)
+
+    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """Each with its file's number."""
+        for file in self._files:
+            opened = Input(file.path)
+            self._opened = opened, file
+            try:
+                where = f"{self._source.name}: {file.name}"
+                for row in rows_of(self._source, opened, where, self._spec.max_row_bytes):
+                    yield file.number, row
+            finally:
+                self._finished_bytes, self._opened = self.num_bytes, None
+                opened.close()
 
 
-def _first(rows: Iterator[Row | BadRow], limit: int | None) -> Iterator[Row | BadRow]:
+def _first(rows: Iterator[tuple[int, Row | BadRow]], limit: int | None) -> Iterator[tuple[int, Row | BadRow]]:
     """All rows up to the `limit`th good one."""
     count = 0
-    for row in rows:
-        yield row
+    for file, row in rows:
+        yield file, row
         count += isinstance(row, Row)
         if limit is not None and count >= limit:
             return

@@ -68,8 +68,8 @@ class Judging:
             return dict(json.loads(finished.read_text()))
         result = _Result(self.given, chunk)
         domain = self._domains[result.source.domain]
-        for row in chunk.rows:
-            result.judge_row(row, domain)
+        for file, row in chunk.rows:
+            result.judge_row(file, row, domain)
         if self._keys is not None:
             self._keys.send(str(chunk.name), result.ids, [kept.text for kept in result.kept], result.folded)
         result.write(place)
@@ -82,9 +82,8 @@ class _Result:
     """What became of the rows of one chunk."""
 
     def __init__(self, given: JudgingPass, chunk: RawChunk) -> None:
-        self.chunk = chunk
-        self.file = given.files[chunk.name.file]
-        self.source = given.spec.sources[self.file.source]
+        self.chunk, self.files = chunk, given.files
+        self.source = given.spec.sources[given.files[chunk.name.file].source]
         self.samples_per_reason = given.spec.sample_rows_per_reason
         self.tally = Tally()
         self.ids: list[int] = []
@@ -94,12 +93,12 @@ class _Result:
         self.rejects: list[dict[str, Any]] = []
         self.hits: list[dict[str, Any]] = []
 
-    def judge_row(self, row: Row, domain: _Domain) -> None:
+    def judge_row(self, file: int, row: Row, domain: _Domain) -> None:
         name, number, text = self.source.name, row.number, row.text
         self.tally.rows_in[name] += 1
         for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else domain.judge(text)):
             if isinstance(judgement, Kept):
-                self.ids.append(document_id(self.file.number, number, piece))
+                self.ids.append(document_id(file, number, piece))
                 self.kept.append(judgement)
                 self.labels.append(row.label)
                 self.columns.append(json.dumps(domain.clean(row.columns)) if row.columns else "")
@@ -114,12 +113,12 @@ class _Result:
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
             else:
                 self.tally.dropped[f"{name}/{judgement.reason}"] += 1
-                self.hits += [hit | self._place(number, piece) for hit in judgement.hits]
+                self.hits += [hit | self._place(file, number, piece) for hit in judgement.hits]
                 about = {"reason": judgement.reason, "value": round(float(judgement.value), 6)}
-                self.rejects.append(self._place(number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
+                self.rejects.append(self._place(file, number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
 
-    def _place(self, row: int, piece: int) -> dict[str, Any]:
-        place = {"source": self.source.name, "file": self.file.name, "row": row}
+    def _place(self, file: int, row: int, piece: int = 0) -> dict[str, Any]:
+        place = {"source": self.source.name, "file": self.files[file].name, "row": row}
         return place | {"piece": piece} if piece else place
 
     @property
@@ -132,18 +131,24 @@ class _Result:
         write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
         write_lines(place / f"{self.chunk.name}.hits.jsonl", self.hits)
         write_lines(place / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
-        bad = [self._place(row.number, 0) | {"reason": row.reason, "detail": row.detail} for row in self.chunk.bad_rows]
-        for row in self.chunk.bad_rows:
+        bad = [
+            self._place(file, row.number) | {"reason": row.reason, "detail": row.detail}
+            for file, row in self.chunk.bad_rows
+        ]
+        for _, row in self.chunk.bad_rows:
             self.tally.bad_rows[f"{self.source.name}/{row.reason}"] += 1
         write_lines(place / f"{self.chunk.name}.quarantine.jsonl", bad)
 
     def record(self) -> dict[str, Any]:
         first_bad = self.chunk.bad_rows[:1]
-        first_row = min([row.number for row in self.chunk.rows[:1]] + [row.number for row in first_bad])
+        firsts = [(file, row.number) for file, row in self.chunk.rows[:1]]
+        firsts += [(file, row.number) for file, row in first_bad]
         return {
             "chunk": str(self.chunk.name),
-            "first_id": document_id(self.file.number, first_row),
+            "first_id": document_id(*min(firsts)),
             "tally": self.tally.as_json(),
             "num_kept": len(self.kept),
-            "first_bad": [f"{self.file.name} row {row.number}: {row.reason}, {row.detail}" for row in first_bad],
+            "first_bad": [
+                f"{self.files[file].name} row {row.number}: {row.reason}, {row.detail}" for file, row in first_bad
+            ],
         }

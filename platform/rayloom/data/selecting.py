@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data import cuts
+from rayloom.data.chunks import ChunkName
 from rayloom.data.cuts import Cut, Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.documents import write_lines
 from rayloom.data.duplicate_rejects import place_in
@@ -51,7 +52,7 @@ class SelectingPass:
         )
 
     def source_of(self, chunk: int) -> int:
-        return self.tokens.judged.files[int(self.tokens.chunks[chunk].partition("-")[0])].source
+        return self.tokens.judged.files[ChunkName.of(self.tokens.chunks[chunk]).file].source
 
     def order(self, documents: NDArray[Any]) -> NDArray[np.uint64]:
         return shuffled(documents["hash"], self.tokens.output.mixture.seed)

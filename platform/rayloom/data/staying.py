@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rayloom.data.chunks import ChunkName
 from rayloom.data.duplicates import DuplicatesPass, removed_of
 from rayloom.data.earlier import EarlierPiece
 from rayloom.data.inputs import InputFile
@@ -46,8 +47,8 @@ class Judged:
         return self.tally.kept.total() - duplicates - (self.num_unlikely or 0)
 
     def source_of(self, chunk: int) -> TextSource:
-        """Every chunk is of one file, every file of one source."""
-        return self.spec.sources[self.files[int(self.chunks[chunk].partition("-")[0])].source]
+        """Every chunk is of one source."""
+        return self.spec.sources[self.files[ChunkName.of(self.chunks[chunk]).file].source]
 
     def without(self, duplicates: DuplicatesPass, found: dict[str, int]) -> Judged:
         return replace(self, duplicates=duplicates, found=found)
