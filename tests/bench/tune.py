@@ -45,7 +45,7 @@ TRAIN: dict[str, Any] = {
 }
 SPACE = {
     "adapter.rank": {"type": "choice", "values": [4, 8, 16, 32]},
-    "learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1},
+    "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-1},
     "adapter.alpha": {"type": "multiple", "of": "adapter.rank", "times": [1, 2, 4]},
 }
 SAFE = {**SPACE, "learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-2}}

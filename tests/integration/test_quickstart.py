@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.specs.space import value_at
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 
@@ -50,6 +51,14 @@ def test_the_pretrained_model_knows_more_than_counting_does(store: Store) -> Non
     perplexity = metrics["heldout"]["heldout"]["after"]["perplexity"]
     assert perplexity < metrics["baselines"]["bigram_perplexity"]
     assert perplexity < metrics["baselines"]["unigram_perplexity"] / 2
+
+
+def test_the_model_is_tuned_with_the_best_values_of_the_search(store: Store) -> None:
+    best = result(store, "loomie-search").manifest.metrics["best"]
+    assert best["outcome"] == "finished"
+    tuned = result(store, "loomie-adapter").manifest.spec
+    assert {path: value_at(tuned, path) for path in best["values"]} == best["values"]
+    assert set(best["values"]) == {"adapter.rank", "learning_rate", "adapter.alpha"}
 
 
 def test_the_quantised_model_is_small_and_as_good(store: Store) -> None:
