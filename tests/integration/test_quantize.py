@@ -26,6 +26,7 @@ from rayloom.export.quantize import run
 from rayloom.export.report import sections
 from rayloom.export.rounding import round_channels
 from rayloom.observe.report_page import page
+from rayloom.serve.capacity import read_shape
 from rayloom.specs.export import Int4Scheme, QuantizeSpec
 from rayloom.text.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
@@ -275,6 +276,26 @@ def test_int4_is_packed_and_loads(store: Store, model: Artifact, trained: Artifa
     assert small.manifest.metrics["perplexity_ratio"] < 1.25
 
 
+@pytest.mark.parametrize(("scheme", "share"), [("fp8", 0.52), ("nf4", 0.45)])
+def test_fp8_and_nf4_are_written_measured_and_load(
+    store: Store, model: Artifact, trained: Artifact, scheme: str, share: float
+) -> None:
+    small = quantize(store, model, trained, scheme={"type": scheme})
+    metrics = small.manifest.metrics
+    assert metrics["num_layers"] == 14
+    assert metrics["linear_bytes"]["share"] < share
+    assert metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.1) and metrics["perplexity_ratio"] != 1.0
+    tokens = torch.randint(0, VOCABULARY_SIZE, (2, 32), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected, found = (
+            AutoModelForCausalLM.from_pretrained(artifact.path, dtype=torch.bfloat16)(tokens).logits.float()
+            for artifact in (model, small)
+        )
+    assert 0 < (found - expected).abs().mean() < 0.3 * expected.std()
+    assert AutoTokenizer.from_pretrained(small.path).chat_template
+    assert read_shape(small.path).quantization == ("bitsandbytes" if scheme == "nf4" else "compressed-tensors")
+
+
 def test_groups_are_chosen_so_that_they_divide() -> None:
     free = Int4Scheme(type="int4")
     assert group_size_for(free, [(576, 576), (1536, 576), (576, 1536)]) == 64
@@ -345,7 +366,9 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 # -- the plan and the report -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", [PLAIN, {"type": "int8", "activations": "static"}, {"type": "int4"}])
+@pytest.mark.parametrize(
+    "scheme", [PLAIN, {"type": "int8", "activations": "static"}, {"type": "int4"}, {"type": "fp8"}, {"type": "nf4"}]
+)
 def test_the_plan_foretells_the_size(store: Store, model: Artifact, trained: Artifact, scheme: dict[str, Any]) -> None:
     spec = spec_of(model, trained, scheme=scheme)
     sheet = plan_quantize(spec, {"model": model, "rows_of": trained}, Path())

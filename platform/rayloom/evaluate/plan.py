@@ -10,8 +10,8 @@ from rich.text import Text
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.checks import check_ready, heldout_shards, rows_of_check
-from rayloom.evaluate.task_check import heldout_examples
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.subject import Subject, subjects
 from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
 

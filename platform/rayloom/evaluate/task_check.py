@@ -11,6 +11,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.linear import linear_predictions
 from rayloom.evaluate.measured import Measured
 from rayloom.observe.progress import progress, say
+from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
 from rayloom.score.answer_scores import exact_match, word_f1
@@ -19,8 +20,7 @@ from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import TaskCheck
 from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TextClassification, TokenClassification
-from rayloom.text.examples import Example, read_examples
-from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.text.examples import Example
 from rayloom.text.task_decoding import Prediction
 
 
@@ -36,15 +36,6 @@ def check_task_ready(rows_of: Artifact, subject: Subject) -> None:
         if strange:
             what = f"The held-out texts of {rows_of.id} have the label {', '.join(strange)}"
             raise InputError(what, where="rows_of", fix=f"{subject.artifact_id} knows {', '.join(sorted(known))}.")
-
-
-def heldout_examples(rows_of: Artifact) -> list[Example]:
-    """The texts that a training job set aside. Raises InputError where there are none."""
-    file = rows_of.path / "heldout" / EXAMPLES_NAME
-    if not file.exists():
-        fix = "Name the model or adapter that a `train` job with a task made."
-        raise InputError(f"{rows_of.id} keeps no held-out texts of a task", where=str(rows_of.path), fix=fix)
-    return list(read_examples(file))
 
 
 def measure_task(

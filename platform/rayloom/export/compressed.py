@@ -15,6 +15,7 @@ from compressed_tensors.quantization import (
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
+from rayloom.models.adapters import HEADS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,14 +25,16 @@ StoredLayer = dict[str, Tensor]
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The layers to quantise, by name: every linear one but the output head.
+    """The layers to quantise, by name: every linear one but the output head, or a task's.
 
     The head is usually one tensor with the embeddings, and its rounding goes straight into the next token's choice.
     Raises InputError where there is none.
     """
     head = model.get_output_embeddings()
     found = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.partition(".")[0] not in HEADS
     }
     if not found:
         what = f"{type(model).__name__} has no linear layer to quantise"

@@ -68,7 +68,7 @@ class ModelFolder:
 
         config = transformers.AutoConfig.from_pretrained(self.path)
         with torch.device("meta"):
-            return self._class()(config)
+            return self.model_class()(config)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model on the CPU, ready to compute. Raises InputError where weights and configuration do not fit."""
@@ -77,7 +77,7 @@ class ModelFolder:
 
         transformers.utils.logging.disable_progress_bar()
         try:
-            model, loaded = self._class().from_pretrained(self.path, dtype=dtype, output_loading_info=True)
+            model, loaded = self.model_class().from_pretrained(self.path, dtype=dtype, output_loading_info=True)
         except (RuntimeError, ValueError, OSError, SafetensorError) as error:
             what = f"The model does not load: {first_line(error)}"
             raise InputError(what, where=str(self.path), fix="Make or fetch it again.") from None
@@ -86,7 +86,8 @@ class ModelFolder:
             raise InputError(what, where=str(self.path), fix="Make or fetch it again.")
         return model.eval()
 
-    def _class(self) -> Any:
+    def model_class(self) -> Any:
+        """transformers' class of the model. Raises InputError where it has none."""
         import transformers
 
         found = getattr(transformers, self.architecture, None)

@@ -12,8 +12,9 @@ from rayloom.export.adapters import AdapterFolder
 from rayloom.export.heldout import rows_for
 from rayloom.export.model_folder import check_memory
 from rayloom.export.weights import stored_tensors
+from rayloom.models.task_models import task_of
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.export import Int8Scheme, MergeSpec, QuantizeSpec, Scheme
+from rayloom.specs.export import Fp8Scheme, Int8Scheme, MergeSpec, Nf4Scheme, QuantizeSpec, Scheme
 
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -46,6 +47,8 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
     from rayloom.export.compressed import linear_layers
     from rayloom.export.quantize import memory_bytes, sixteen_bit
 
+    if task_of(parents["model"].path) is not None:
+        return _plan_task(spec, parents)
     sheet = PlanSheet()
     try:
         folder = sixteen_bit(parents["model"])
@@ -71,6 +74,29 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
     return sheet
 
 
+def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet:
+    from rayloom.export.compressed import linear_layers
+    from rayloom.export.task_quantize import sixteen_bit, without_calibration
+    from rayloom.respond.heldout import heldout_examples
+
+    sheet = PlanSheet()
+    try:
+        folder = sixteen_bit(parents["model"], spec)
+        sheet.add("model", parents["model"].id)
+        shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton()).values()]
+        described, after = _foretold(without_calibration(), shapes)
+        sheet.add("scheme", f"{described}, without calibration")
+        sheet.add("layers", len(shapes))
+        before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
+        sheet.add("linear layers", f"{before / 1e6:,.1f} MB in bf16, {after / 1e6:,.1f} MB after")
+        num_texts = len(heldout_examples(parents["rows_of"]))
+        sheet.add("measured on", f"{num_texts:,} held-out texts of {parents['rows_of'].id}")
+    except RayloomError as error:
+        sheet.problems.append(str(error))
+    sheet.add("fails", f"where less than {1 / spec.allowed_quality_loss:.0%} of the answers stay the same")
+    return sheet
+
+
 def _foretold(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, int]:
     """The scheme in words, and the bytes of layers of these (O, I) shapes in it."""
     if isinstance(scheme, Int8Scheme):
@@ -78,6 +104,13 @@ def _foretold(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, i
         fixed = 2 * len(shapes) if scheme.activations == "static" else 0
         words = f"INT8 weights by output channel, INT8 activations by {by} (W8A8)"
         return words, fixed + sum(outputs * (inputs + 2) for outputs, inputs in shapes)
+    if isinstance(scheme, Fp8Scheme):
+        words = "FP8 weights by output channel, FP8 activations by token (W8A8)"
+        return words, sum(outputs * (inputs + 2) for outputs, inputs in shapes)
+    if isinstance(scheme, Nf4Scheme):
+        from rayloom.export.nf4 import stored_bytes
+
+        return "NF4 weights by bitsandbytes, for transformers only: it cannot be served", stored_bytes(shapes)
     from rayloom.export.int4 import group_size_for
 
     size = group_size_for(scheme, shapes)

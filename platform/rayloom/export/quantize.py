@@ -12,7 +12,7 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
-from rayloom.export import int4, int8
+from rayloom.export import fp8, int4, int8, nf4, task_quantize
 from rayloom.export.answers import answers_to, prompts_of
 from rayloom.export.blocks import blocks_of
 from rayloom.export.compressed import linear_layers, write_compressed
@@ -20,15 +20,18 @@ from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
+from rayloom.models.task_models import task_of
 from rayloom.observe.progress import progress
 from rayloom.score.agreement import compare_answers
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.specs.export import Int4Scheme, QuantizeSpec, Scheme
+from rayloom.specs.export import Fp8Scheme, Int4Scheme, Nf4Scheme, QuantizeSpec, Scheme
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
     """Writes the quantised model, ready for transformers and the server."""
     source = build.parents["model"]
+    if task_of(source.path) is not None:
+        return task_quantize.run(spec, build)
     folder = sixteen_bit(source)
     measured, calibrating = rows_for(spec, build.parents)
     check_tokenizer(folder.path, measured)
@@ -58,8 +61,14 @@ def write_quantized(
 
     `rows`: what calibrates, where the scheme needs it.
     """
+    if isinstance(scheme, Nf4Scheme):
+        names = nf4.write_nf4(folder, directory)
+        folder.copy_companions(directory)
+        return names
     model = folder.load(torch.bfloat16)
-    if isinstance(scheme, Int4Scheme):
+    if isinstance(scheme, Fp8Scheme):
+        config, stored = fp8.configuration(), fp8.fp8_layers(model)
+    elif isinstance(scheme, Int4Scheme):
         shapes = [tuple(layer.weight.shape) for layer in linear_layers(model).values()]
         config = int4.configuration(int4.group_size_for(scheme, shapes))
         with progress(f"{label}: fitting", len(blocks_of(model, linear_layers(model))), "blocks") as bar:
@@ -81,7 +90,8 @@ def sixteen_bit(artifact: Artifact) -> ModelFolder:
         raise InputError(what, where=str(artifact.path), fix="Name the 16-bit model that it was made from.")
     if not folder.is_causal:
         what = f"{artifact.id} is a {folder.architecture}, which has no perplexity to measure"
-        raise InputError(what, where=str(artifact.path), fix="Quantise a causal language model.")
+        fix = "Quantise a causal language model, or a model that a `train` job with a task made."
+        raise InputError(what, where=str(artifact.path), fix=fix)
     return folder
 
 
@@ -125,6 +135,5 @@ def _metrics(
         "after": after.as_metrics(),
         "perplexity_ratio": after.perplexity / before.perplexity,
         "allowed_quality_loss": spec.allowed_quality_loss,
-        "linear_bytes": {"before": sizes.linear_bf16_bytes, "after": sizes.linear_bytes, "share": sizes.linear_share},
-        "file_bytes": {"before": sizes.file_bf16_bytes, "after": sizes.file_bytes, "share": sizes.file_share},
+        **sizes.as_metrics(),
     }

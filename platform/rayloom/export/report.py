@@ -56,6 +56,30 @@ def _merge_sections(metrics: dict[str, Any]) -> list[Section]:
 
 
 def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
+    sizes = [
+        (name, metrics[key]["before"], metrics[key]["after"], f"{metrics[key]['share']:.1%}")
+        for name, key in (("quantised linear layers", "linear_bytes"), ("weight files", "file_bytes"))
+    ]
+    in_bytes = Section("Bytes", table(("", "in bf16", "after", "share"), sizes))
+    return [*(_task_quality(metrics) if "task" in metrics else _text_quality(metrics)), in_bytes]
+
+
+def _task_quality(metrics: dict[str, Any]) -> list[Section]:
+    speed = metrics["texts_per_second"]
+    facts = (
+        ("model", metrics["model"]),
+        ("architecture", metrics["architecture"]),
+        ("task", metrics["task"]),
+        ("scheme", metrics["scheme"]),
+        ("layers quantised", metrics["num_layers"]),
+        ("held-out texts", metrics["num_texts"]),
+        ("answers that stay the same", f"{metrics['same_answers_share']:.2%}"),
+    )
+    rows = [("texts a second here", speed["before"], speed["after"])]
+    return [Section("Quantised", table(("", ""), facts)), Section("Speed", table(("", "before", "after"), rows))]
+
+
+def _text_quality(metrics: dict[str, Any]) -> list[Section]:
     quality: list[tuple[str, Any, Any]] = [
         ("perplexity on held-out rows", metrics["before"]["perplexity"], metrics["after"]["perplexity"]),
         ("nats per token", metrics["before"]["mean_nats"], metrics["after"]["mean_nats"]),
@@ -66,10 +90,6 @@ def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
         same = f"{answers['same_answers_share']:.0%} of {answers['num_answers']}"
         quality.append(("greedy answers that stay the same", "", same))
         quality.append(("their tokens up to the first difference", "", f"{answers['same_tokens_share']:.0%}"))
-    sizes = [
-        (name, metrics[key]["before"], metrics[key]["after"], f"{metrics[key]['share']:.1%}")
-        for name, key in (("quantised linear layers", "linear_bytes"), ("weight files", "file_bytes"))
-    ]
     facts = (
         ("model", metrics["model"]),
         ("architecture", metrics["architecture"]),
@@ -81,5 +101,4 @@ def _quantize_sections(metrics: dict[str, Any]) -> list[Section]:
     return [
         Section("Quantised", table(("", ""), facts)),
         Section("Quality", table(("", "before", "after"), quality)),
-        Section("Bytes", table(("", "in bf16", "after", "share"), sizes)),
     ]

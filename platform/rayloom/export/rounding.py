@@ -36,7 +36,7 @@ def round_channels(weight: Tensor, scale_dtype: torch.dtype, num_bits: int = 8) 
     return RoundedWeight(values.to(torch.int8), scales)
 
 
-def scales_for(largest: Tensor, largest_value: int, dtype: torch.dtype) -> Tensor:
+def scales_for(largest: Tensor, largest_value: float, dtype: torch.dtype) -> Tensor:
     """`largest` / `largest_value`, rounded to `dtype` before anything is divided by it; 1 where every weight is 0."""
     scales = (largest / largest_value).to(dtype)
     return torch.where(scales > 0, scales, torch.ones_like(scales))

@@ -82,6 +82,12 @@ class Sizes:
     def file_share(self) -> float:
         return self.file_bytes / self.file_bf16_bytes
 
+    def as_metrics(self) -> dict[str, Any]:
+        return {
+            "linear_bytes": {"before": self.linear_bf16_bytes, "after": self.linear_bytes, "share": self.linear_share},
+            "file_bytes": {"before": self.file_bf16_bytes, "after": self.file_bytes, "share": self.file_share},
+        }
+
 
 def compare_sizes(before: Mapping[str, StoredTensor], folder: Path, layers: Iterable[str]) -> Sizes:
     """Sizes of the quantised model in `folder`; `layers` names what was quantised, `before` the tensors it was."""

@@ -13,6 +13,7 @@ from torch import nn
 from rayloom.errors import InputError
 from rayloom.models.adapters import HEADS, attach
 from rayloom.models.adapters import load as load_adapter
+from rayloom.models.int8_linear import use_int8_arithmetic
 from rayloom.models.quantised import load_quantised
 from rayloom.specs.adapters import Adapter, LoraAdapter
 from rayloom.specs.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
@@ -135,4 +136,5 @@ def load_task_model(base: Path, adapter: Path | None, task: Task) -> nn.Module:
     elif fresh:
         what = f"The model has no weights for {', '.join(fresh)}, which {task.type} needs"
         raise InputError(what, where=str(base), fix="Train it for the task first.")
+    use_int8_arithmetic(model)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -96,7 +96,37 @@ class Int4Scheme(Spec):
         return self.rounding == "gptq"
 
 
-Scheme = Int8Scheme | Int4Scheme
+class Fp8Scheme(Spec):
+    """W8A8 in FP8 (E4M3; Micikevicius et al. 2022, arXiv:2209.05433): weights scaled by output channel, activations by
+    token while running. For GPUs that compute it: Hopper, Ada and later."""
+
+    type: Literal["fp8"]
+
+    @property
+    def usual_quality_loss(self) -> float:
+        return 1.05
+
+    @property
+    def calibrates(self) -> bool:
+        return False
+
+
+class Nf4Scheme(Spec):
+    """4-bit NormalFloat with double quantisation, by bitsandbytes (Dettmers et al. 2023, arXiv:2305.14314): for
+    transformers only, since the server has no loader for it."""
+
+    type: Literal["nf4"]
+
+    @property
+    def usual_quality_loss(self) -> float:
+        return 1.25
+
+    @property
+    def calibrates(self) -> bool:
+        return False
+
+
+Scheme = Int8Scheme | Int4Scheme | Fp8Scheme | Nf4Scheme
 
 
 class Calibration(Spec):
@@ -120,7 +150,8 @@ class QuantizeSpec(JobSpec):
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
-    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for int8, 1.25 for int4."""
+    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for 8 bits, 1.25 for 4.
+    Of a model with a task: of held-out texts to those whose answers stay the same."""
     max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
     """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
     num_compared_answers: Annotated[int, Field(ge=0)] = 4

@@ -1,0 +1,36 @@
+"""NF4 as bitsandbytes makes and stores it, and transformers reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.export.compressed import linear_layers
+from rayloom.export.model_folder import ModelFolder
+from rayloom.models.quantised import load_quantised
+
+BLOCK, SECOND_BLOCK = 64, 256
+"""Weights that share a scale, and scales that share one: bitsandbytes' own."""
+TABLES_BYTES = (256 + 16) * 4
+"""What 8-bit scales and 4-bit weights stand for, stored with each layer."""
+FACTS_BYTES = 140
+"""About what the description of a layer takes, as JSON."""
+
+
+def write_nf4(folder: ModelFolder, directory: Path) -> tuple[str, ...]:
+    """Writes the model with its linear layers in NF4; returns their names."""
+    model: Any = load_quantised(folder.model_class(), folder.path, "nf4", torch.bfloat16)
+    model.save_pretrained(directory)
+    return tuple(linear_layers(model))
+
+
+def stored_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
+    """About the bytes of layers of these (O, I) shapes."""
+    total = 0
+    for outputs, inputs in shapes:
+        blocks = -(-outputs * inputs // BLOCK)
+        total += outputs * inputs // 2 + blocks + 4 * -(-blocks // SECOND_BLOCK) + TABLES_BYTES + FACTS_BYTES
+    return total

@@ -1,0 +1,119 @@
+"""Classifiers, taggers, question answerers and encoder-decoders in INT8, measured by the answers that stay the same."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rayloom.artifacts.build import Build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError, QualityError
+from rayloom.export import int8
+from rayloom.export.compressed import write_compressed
+from rayloom.export.model_folder import ModelFolder
+from rayloom.export.weights import compare_sizes, stored_tensors
+from rayloom.models.task_models import task_of
+from rayloom.observe.progress import progress
+from rayloom.respond.heldout import heldout_examples
+from rayloom.respond.predictor import Predictor
+from rayloom.respond.subject import Subject
+from rayloom.specs.export import Int8Scheme, QuantizeSpec
+from rayloom.specs.tasks import TASK_FILE
+from rayloom.text.examples import Example, Span
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model says to the held-out texts."""
+
+    answers: list[tuple[tuple[str, ...], tuple[Span, ...]]]
+    """Labels and places; how sure it is of them may change."""
+    texts_per_second: float
+
+
+def run(spec: QuantizeSpec, build: Build) -> Outcome:
+    """Writes the model with INT8 linear layers below its head, ready for prediction and for the server."""
+    source = build.parents["model"]
+    folder = sixteen_bit(source, spec)
+    examples = heldout_examples(build.parents["rows_of"])
+    before = _answered(spec, source, source.path, examples, "before")
+    model = folder.load(stored_dtype(folder))
+    layers = int8.int8_layers(model, without_calibration(), None, lambda _: None)
+    write_compressed(model, int8.configuration(without_calibration()), layers, build.directory)
+    folder.copy_companions(build.directory)
+    shutil.copyfile(source.path / TASK_FILE, build.directory / TASK_FILE)
+    after = _answered(spec, source, build.directory, examples, "after")
+    same = sum(one == other for one, other in zip(before.answers, after.answers, strict=True))
+    check_quality(same, len(examples), spec, source)
+    sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
+    known = task_of(source.path)
+    assert known is not None
+    return Outcome(
+        "model",
+        {
+            "model": source.id,
+            "architecture": folder.architecture,
+            "task": known[0].type,
+            "scheme": spec.scheme.type,
+            "num_layers": len(layers),
+            "num_texts": len(examples),
+            "same_answers_share": same / len(examples),
+            "texts_per_second": {"before": before.texts_per_second, "after": after.texts_per_second},
+            "allowed_quality_loss": spec.allowed_quality_loss,
+            **sizes.as_metrics(),
+        },
+        source.manifest.licences,
+        f"{same:,} of {len(examples):,} answers stay the same, {sizes.file_share:.0%} of bf16's size",
+    )
+
+
+def sixteen_bit(artifact: Artifact, spec: QuantizeSpec) -> ModelFolder:
+    """The task model as a folder. Raises InputError where it is quantised already, or the scheme is not for it."""
+    folder = ModelFolder.of(artifact.path)
+    if folder.quantization is not None:
+        what = f"{artifact.id} is quantised already ({folder.quantization})"
+        raise InputError(what, where=str(artifact.path), fix="Name the model that it was made from.")
+    scheme = spec.scheme
+    is_plain = isinstance(scheme, Int8Scheme) and scheme.activations == "dynamic"
+    smooths = isinstance(scheme, Int8Scheme) and "smoothing" in scheme.model_fields_set and scheme.smoothing is not None
+    if not is_plain or smooths:
+        what = f"{artifact.id} is a {folder.architecture}: models with a task are quantised without calibration"
+        raise InputError(what, where="scheme", fix="Use scheme: {type: int8}.")
+    return folder
+
+
+def without_calibration() -> Int8Scheme:
+    """Activations scaled by token, outliers where they are: smoothing knows decoders' norms only."""
+    return Int8Scheme(type="int8", smoothing=None)
+
+
+def stored_dtype(folder: ModelFolder) -> torch.dtype:
+    """Of the weights; what is not quantised stays so."""
+    dtype = getattr(torch, str(folder.config.get("dtype") or folder.config.get("torch_dtype") or "float32"))
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def check_quality(same: int, num_texts: int, spec: QuantizeSpec, source: Artifact) -> None:
+    """max_quality_loss counts texts here: 1.05 lets one answer in twenty-one change."""
+    if same * spec.allowed_quality_loss < num_texts:
+        what = (
+            f"The quantised model is too much worse: {same:,} of {num_texts:,} answers to held-out texts stay the "
+            f"same, and {num_texts / spec.allowed_quality_loss:,.0f} must"
+        )
+        raise QualityError(what, where=source.id, fix="Serve it as it is, or raise max_quality_loss.")
+
+
+def _answered(spec: QuantizeSpec, source: Artifact, folder: Path, examples: Sequence[Example], when: str) -> Answered:
+    predictor = Predictor.of(Subject("model", f"{source.id} {when}", folder))
+    with progress(f"{spec.name}: answers {when}", len(examples), "texts") as bar:
+        began = time.monotonic()
+        found = predictor.predict(examples, spec.micro_batch_sequences, bar.advance)
+        seconds = time.monotonic() - began
+    return Answered([(one.labels, one.spans) for one in found], round(len(examples) / seconds, 2))
