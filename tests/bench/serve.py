@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,8 @@ def measure_gateway(store: Store, bf16: Artifact, rounds: int, folder: Path) -> 
 
 
 def measure_tuned(store: Store, bf16: Artifact, int8: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
-    """Every core and INT8, as Rayloom would have it here, against vLLM as it starts by itself."""
-    engine = {"cpus_per_replica": len(os.sched_getaffinity(0))}
+    """Every core, compiled and in INT8, as Rayloom would have it here, against vLLM as it starts by itself."""
+    engine = {"cpus_per_replica": len(os.sched_getaffinity(0)), "compiled": True}
     with ExitStack() as stack:
         models = {"int8": int8, "bf16": bf16}
         tuned = stack.enter_context(rayloom_service(store, models, model_changes={"engine": engine}))
@@ -215,23 +215,27 @@ def main() -> None:
     options = parser.parse_args()
     store = Store.beside(JOBS)
     bf16, int8 = models_of(store)
-    parts = options.parts.split(",")
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds}
+    file = RESULTS / f"serve-{result['hardware']}-{result['date']}.json"
     with tempfile.TemporaryDirectory() as folder:
-        if "gateway" in parts:
-            result |= measure_gateway(store, bf16, options.rounds, Path(folder))
-        if "tuned" in parts:
-            result |= measure_tuned(store, bf16, int8, options.rounds, Path(folder))
-        if "caches" in parts:
-            result |= measure_caches(store, bf16, options.rounds)
-        if "scale" in parts:
-            result |= measure_scale(store, bf16)
-    result |= {"rounds": options.rounds, "hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"serve-{result['hardware']}-{result['date']}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "gateway": lambda: measure_gateway(store, bf16, options.rounds, Path(folder)),
+            "tuned": lambda: measure_tuned(store, bf16, int8, options.rounds, Path(folder)),
+            "caches": lambda: measure_caches(store, bf16, options.rounds),
+            "scale": lambda: measure_scale(store, bf16),
+        }
+        for part in options.parts.split(","):
+            result |= measures[part]()
+            if options.save:
+                _save(result, file)
     print(json.dumps(result))
+
+
+def _save(result: dict[str, Any], file: Path) -> None:
+    """Beside what other parts were found to be on the same day."""
+    RESULTS.mkdir(exist_ok=True)
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -82,5 +82,8 @@ async def _kill(endpoint: Endpoint) -> tuple[list[Answer], float]:
 
 
 def _replica_processes() -> list[psutil.Process]:
-    family = psutil.Process().children(recursive=True)
-    return [process for process in family if " ".join(process.cmdline()).endswith(":engine")]
+    """Their titles name the engine's deployment, and behind it what they do at the moment."""
+    titles = {process: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
+    return [
+        process for process, title in titles.items() if title.startswith("ray::ServeReplica:") and ":engine" in title
+    ]
