@@ -42,7 +42,9 @@ def main() -> int:
     def add(result: Result, began: float) -> None:
         found.append(result)
         mark = "" if result.is_as_it_should_be else "NOT AS IT SHOULD BE: "
-        table.add_row(result.fault, mark + result.outcome, result.work_lost, f"{time.monotonic() - began:.0f} s")
+        told = (result.fault, mark + result.outcome, result.work_lost, f"{time.monotonic() - began:.0f} s")
+        table.add_row(*told)
+        print("; ".join(told), flush=True)  # all of them take half an hour
 
     if chosen:
         with _folder() as folder, training_cluster(folder, *TRAINING_PORTS) as training:
