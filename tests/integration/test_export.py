@@ -127,6 +127,23 @@ def test_int8_is_small_and_nearly_as_good(int8: Artifact) -> None:
 def test_vllm_serves_int8_with_the_perplexity_that_was_measured(
     int8: Artifact, merged: Artifact, tuned: Artifact, tmp_path: Path
 ) -> None:
+    assert_served_as_measured(int8, merged, tuned, tmp_path)
+
+
+@pytest.mark.full
+def test_vllm_serves_a_head_in_int8_too_and_says_how_fast(
+    shared_store: Store, merged: Artifact, tuned: Artifact, tmp_path: Path
+) -> None:
+    scheme = {"type": "int8", "smoothing": None, "head": True}
+    small = quantized(shared_store, merged, tuned, scheme, name="small-head", speed={"rounds": 1})
+    assert 1.0 < small.manifest.metrics["perplexity_ratio"] <= 1.05
+    assert_served_as_measured(small, merged, tuned, tmp_path)
+    speed = small.manifest.metrics["tokens_per_second"]
+    assert speed["batch_sequences"] == 32
+    assert min(speed["before"], speed["after"]) > 0
+
+
+def assert_served_as_measured(int8: Artifact, merged: Artifact, tuned: Artifact, tmp_path: Path) -> None:
     rows = FirstRows(tuned)
     measured = heldout_loss(loading.load(int8.path), rows, 2)
     before = heldout_loss(loading.load(merged.path), rows, 2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationConfig
 from models_for_tests import VOCABULARY_SIZE, made, write_model
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers_for_tests import chatml, headers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
@@ -209,6 +210,22 @@ def test_transformers_loads_it_and_computes_nearly_the_same(store: Store, model:
     QuantizationConfig.model_validate(json.loads((small.path / "config.json").read_text())["quantization_config"])
 
 
+def test_the_head_gets_a_tensor_of_its_own_where_it_shared_one(
+    store: Store, model: Artifact, trained: Artifact
+) -> None:
+    small = quantize(store, model, trained, scheme={"type": "int8", "head": True})
+    before, after = (load_file(artifact.path / "model.safetensors") for artifact in (model, small))
+    assert "lm_head.weight" not in before
+    assert after["model.embed_tokens.weight"].dtype == torch.bfloat16
+    rounded = after["lm_head.weight"].float() * after["lm_head.weight_scale"].float()
+    difference = (rounded - before["model.embed_tokens.weight"].float()).abs().amax(dim=1)
+    # Half a step, and what a scale in bf16 leaves over of the largest value.
+    assert (difference <= 0.51 * after["lm_head.weight_scale"][:, 0].float() * (1 + 127 / 128)).all()
+    read_back = AutoModelForCausalLM.from_pretrained(small.path, dtype=torch.bfloat16)
+    assert read_back.get_output_embeddings().weight is not read_back.get_input_embeddings().weight
+    assert small.manifest.metrics["perplexity_ratio"] == pytest.approx(1.0, abs=0.05)
+
+
 def test_sizes_and_quality_are_measured(store: Store, model: Artifact, trained: Artifact) -> None:
     small = quantize(store, model, trained, scheme=PLAIN)
     metrics = small.manifest.metrics
@@ -296,6 +313,14 @@ def test_fp8_and_nf4_are_written_measured_and_load(
     assert read_shape(small.path).quantization == ("bitsandbytes" if scheme == "nf4" else "compressed-tensors")
 
 
+def test_speed_is_measured_by_the_server_only() -> None:
+    with pytest.raises(ValidationError, match="no loader for nf4"):
+        QuantizeSpec.model_validate(
+            {"kind": "quantize", "name": "a", "model": "artifact:a", "rows_of": "artifact:b", "scheme": {"type": "nf4"}}
+            | {"speed": {}}
+        )
+
+
 def test_groups_are_chosen_so_that_they_divide() -> None:
     free = Int4Scheme(type="int4")
     assert group_size_for(free, [(576, 576), (1536, 576), (576, 1536)]) == 64
@@ -367,7 +392,15 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize(
-    "scheme", [PLAIN, {"type": "int8", "activations": "static"}, {"type": "int4"}, {"type": "fp8"}, {"type": "nf4"}]
+    "scheme",
+    [
+        PLAIN,
+        {"type": "int8", "activations": "static"},
+        {"type": "int8", "head": True},
+        {"type": "int4"},
+        {"type": "fp8"},
+        {"type": "nf4"},
+    ],
 )
 def test_the_plan_foretells_the_size(store: Store, model: Artifact, trained: Artifact, scheme: dict[str, Any]) -> None:
     spec = spec_of(model, trained, scheme=scheme)

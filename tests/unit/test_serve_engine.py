@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rayloom.serve.capacity import ModelShape, problems
 from rayloom.serve.engine import EngineSettings, engine_arguments
@@ -42,6 +44,47 @@ def test_guessing_by_ngrams_and_tools() -> None:
     found = arguments(engine=engine)
     assert found["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
     assert (found["enable_auto_tool_choice"], found["tool_call_parser"]) == (True, "hermes")
+
+
+def test_guessing_by_a_small_model() -> None:
+    guessing = {"type": "draft_model", "model": "artifact:small", "num_tokens": 3}
+    served = ServedModel.model_validate({"name": "m", "model": "artifact:m", "engine": {"speculation": guessing}})
+    settings = EngineSettings(served, "store", "m", "0", draft=("small", "1"))
+    found = engine_arguments(settings, "/a/folder")["speculative_config"]
+    assert found["model"] == "/a/folder"
+    assert (found["method"], found["num_speculative_tokens"]) == ("draft_model", 3)
+    assert found["draft_tensor_parallel_size"] == 1
+
+
+def test_a_model_that_guesses_takes_memory_and_needs_the_same_vocabulary() -> None:
+    engine = Engine.model_validate({"speculation": {"type": "draft_model", "model": "artifact:small"}})
+    large = replace(SHAPE, vocabulary=100)
+    both = large.beside(replace(SHAPE, weights_bytes=7, kv_bytes_per_token=200, vocabulary=100))
+    assert (both.weights_bytes, both.kv_bytes_per_token) == (SHAPE.weights_bytes + 7, 1200)
+    assert problems(both, engine, frozenset()) == []
+    (found,) = problems(large.beside(replace(SHAPE, vocabulary=90)), engine, frozenset())
+    assert "90" in found
+    assert "100" in found
+    assert "same tokenizer" in found
+
+
+def test_stages_divide_the_gpus() -> None:
+    found = arguments(engine={"gpus_per_replica": 8, "pipeline_stages": 2})
+    assert (found["tensor_parallel_size"], found["pipeline_parallel_size"]) == (4, 2)
+    assert not {"pipeline_parallel_size", "tensor_parallel_size"} & set(arguments(engine={"gpus_per_replica": 1}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"gpus_per_replica": 3, "pipeline_stages": 2}, "does not divide"),
+        ({"pipeline_stages": 2}, "does not divide"),
+        ({"gpus_per_replica": 2, "pipeline_stages": 2, "speculation": {"type": "ngram"}}, "pipeline_stages: 1"),
+    ],
+)
+def test_stages_that_cannot_be(engine: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Engine.model_validate(engine)
 
 
 def test_an_unknown_tool_parser_is_said_with_the_known_ones() -> None:

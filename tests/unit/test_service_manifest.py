@@ -20,7 +20,7 @@ from rayloom.cli import main
 from rayloom.errors import InputError
 from rayloom.serve import app
 from rayloom.serve.keys import KeyRing, placed
-from rayloom.serve.lifecycle import front_settings, version
+from rayloom.serve.lifecycle import front_settings, versions_of
 from rayloom.specs.base import JobSpec
 from rayloom.specs.load import load
 from rayloom.specs.serve import ServeSpec
@@ -152,8 +152,8 @@ def test_its_applications_are_those_that_run_starts(
 
     spec = load(folder / "serve.yaml", {"serve": ServeSpec}).spec
     assert isinstance(spec, ServeSpec)
-    for served in spec.models:
-        wanted = version(spec, served, artifacts[served.name], store, generation=1)
+    parents = {f"models.{index}.model": artifacts[served.name] for index, served in enumerate(spec.models)}
+    for wanted in versions_of(spec, parents, store).values():
         assert options(built[wanted.application]) == options(app.model_application(wanted.engine, 3))
     front = options(built[spec.name])
     (settings,) = front["takes"]

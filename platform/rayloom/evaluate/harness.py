@@ -18,14 +18,18 @@ from rayloom.score.intervals import Part, of_ratio, ratio
 from rayloom.specs.evaluate import HarnessCheck
 
 PACKAGE = "lm-eval==0.4.13"
+API_PACKAGES = ("aiohttp", "requests", "tenacity", "tqdm")
+"""What the harness needs to ask a server."""
 TEXT_CHARACTERS = 2000
 
 
 def check_harness_ready(check: HarnessCheck) -> None:
     """Raises InputError where the harness is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
+    packages = ("lm_eval",) if check.endpoint is None else ("lm_eval", *API_PACKAGES)
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
         extra = "[api]" if check.endpoint is not None else ""
-        what = f"The check {check.name} needs the package lm-eval, which is not installed here"
+        what = f"The check {check.name} needs {' and '.join(missing)}, which is not installed here"
         fix = (
             f"pip install 'lm-eval{extra}{PACKAGE.removeprefix('lm-eval')}'; what it reads must be on this machine too."
         )

@@ -13,6 +13,7 @@ import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from rayloom.evaluate.offline_adapter import room_for_rank
+from rayloom.models.vllm_process import vllm_environment
 from rayloom.respond.responder import TextResponder
 from rayloom.respond.subject import Subject
 from rayloom.specs.predict import Generation
@@ -88,11 +89,8 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         "trust_remote_code": False,
         "enforce_eager": not is_on_gpu,
     }
-    variables = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if not is_on_gpu:
         arguments["kv_cache_memory_bytes"] = generation.kv_cache_bytes
-        # Left to itself, vLLM binds the engine of every worker to the same cores.
-        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(use.cpus_per_worker)}
     if use.subject.adapter is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(use.subject.adapter), "max_loras": 1}
     bundle = {"CPU": use.cpus_per_worker} | ({"GPU": use.gpus_per_worker} if is_on_gpu else {})
@@ -102,7 +100,7 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         concurrency=(use.num_workers, use.num_workers),
         batch_size=use.micro_batch_sequences,
         placement_group_config={"bundles": [bundle]},
-        runtime_env={"env_vars": variables},
+        runtime_env={"env_vars": vllm_environment(None if is_on_gpu else use.cpus_per_worker)},
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=False,

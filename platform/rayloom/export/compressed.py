@@ -24,13 +24,13 @@ StoredLayer = dict[str, Tensor]
 """What stands in the file for one layer's weight, by the end of its name: `weight`, `weight_scale`."""
 
 
-def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The layers to quantise, by name: every linear one but the output head, or a task's.
+def linear_layers(model: PreTrainedModel, with_head: bool = False) -> dict[str, nn.Linear]:
+    """The layers to quantise, by name: every linear one but a task's head, and the output head only if asked for.
 
-    The head is usually one tensor with the embeddings, and its rounding goes straight into the next token's choice.
+    That one is usually one tensor with the embeddings, and its rounding goes straight into the next token's choice.
     Raises InputError where there is none.
     """
-    head = model.get_output_embeddings()
+    head = None if with_head else model.get_output_embeddings()
     found = {
         name: module
         for name, module in model.named_modules()
@@ -50,6 +50,9 @@ def write_compressed(
     for name, tensors in stored.items():
         del state[f"{name}.weight"]
         state |= {f"{name}.{end}": tensor for end, tensor in tensors.items()}
+    if any(model.get_submodule(name) is model.get_output_embeddings() for name in stored):
+        # From here on the embeddings have a tensor of their own.
+        model.config.tie_word_embeddings = False
     model.config.quantization_config = _configuration(model, scheme, stored)
     model.save_pretrained(directory, state_dict=state)
 

@@ -23,7 +23,8 @@ LARGEST = 127
 
 def configuration(scheme: Int8Scheme) -> QuantizationScheme:
     """As compressed-tensors writes it."""
-    found = preset_name_to_scheme("W8A8", ["Linear"])
+    # vLLM takes its head for a linear layer only where it is named.
+    found = preset_name_to_scheme("W8A8", ["Linear", "re:.*lm_head"] if scheme.head else ["Linear"])
     if scheme.activations == "static":
         found.input_activations = QuantizationArgs(num_bits=8, type="int", strategy="tensor", symmetric=True)
     return found
@@ -36,7 +37,7 @@ def int8_layers(
 
     `rows`: calibration rows, where the scheme needs them.
     """
-    layers = linear_layers(model)
+    layers = linear_layers(model, scheme.head)
     factors: dict[str, torch.Tensor] = {}
     largest: dict[str, torch.Tensor] = {}
     if rows is not None:

@@ -53,7 +53,8 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
     try:
         folder = sixteen_bit(parents["model"])
         sheet.add("model", parents["model"].id)
-        shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton()).values()]
+        with_head = isinstance(spec.scheme, Int8Scheme) and spec.scheme.head
+        shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton(), with_head).values()]
         described, after = _foretold(spec.scheme, shapes)
         before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
         sheet.add("scheme", described)
@@ -70,6 +71,8 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
             sheet.add("calibrated on", f"{len(calibrating)} rows{source}, {calibrating.num_tokens:,} tokens")
     except RayloomError as error:
         sheet.problems.append(str(error))
+    if spec.speed is not None:
+        sheet.add("speed", f"by vLLM before and after, {spec.speed.batch_sequences} requests at once")
     sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")
     return sheet
 

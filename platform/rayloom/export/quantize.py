@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from rayloom.export.blocks import blocks_of
 from rayloom.export.compressed import linear_layers, write_compressed
 from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
 from rayloom.export.model_folder import ModelFolder, check_memory
+from rayloom.export.speed import tokens_per_second
 from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
 from rayloom.models import loading
 from rayloom.models.task_models import task_of
 from rayloom.observe.progress import progress
 from rayloom.score.agreement import compare_answers
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.specs.export import Fp8Scheme, Int4Scheme, Nf4Scheme, QuantizeSpec, Scheme
+from rayloom.specs.export import Fp8Scheme, Int4Scheme, Nf4Scheme, QuantizeSpec, Scheme, Speed
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
@@ -47,6 +49,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
         "model",
         {
             **_metrics(spec, source, folder, before, after, sizes, len(layers)),
+            "tokens_per_second": None if spec.speed is None else _speeds(folder.path, build.directory, spec.speed),
             "answers": None if agreement is None else {"num_answers": len(answers)} | agreement.as_metrics(),
         },
         source.manifest.licences,
@@ -105,6 +108,12 @@ def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> 
     with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
         loss = heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
     return loss, answers_to(model, prompts_of(rows, spec.num_compared_answers), spec.num_compared_tokens)
+
+
+def _speeds(before: Path, after: Path, speed: Speed) -> dict[str, Any]:
+    num_cores = None if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    found = tokens_per_second({"before": before, "after": after}, speed, num_cores)
+    return found | {"batch_sequences": speed.batch_sequences, "cores": num_cores}
 
 
 def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifact) -> None:

@@ -90,6 +90,11 @@ def _text_quality(metrics: dict[str, Any]) -> list[Section]:
         same = f"{answers['same_answers_share']:.0%} of {answers['num_answers']}"
         quality.append(("greedy answers that stay the same", "", same))
         quality.append(("their tokens up to the first difference", "", f"{answers['same_tokens_share']:.0%}"))
+    speed = metrics.get("tokens_per_second")
+    if speed is not None:
+        on = "on a GPU" if speed["cores"] is None else f"on {speed['cores']} cores"
+        name = f"tokens a second here, {speed['batch_sequences']} requests at once {on}"
+        quality.append((name, f"{speed['before']:,.0f}", f"{speed['after']:,.0f}"))
     facts = (
         ("model", metrics["model"]),
         ("architecture", metrics["architecture"]),
@@ -100,5 +105,5 @@ def _text_quality(metrics: dict[str, Any]) -> list[Section]:
     )
     return [
         Section("Quantised", table(("", ""), facts)),
-        Section("Quality", table(("", "before", "after"), quality)),
+        Section("Quality and speed" if speed else "Quality", table(("", "before", "after"), quality)),
     ]

@@ -91,11 +91,17 @@ class Sizes:
 
 def compare_sizes(before: Mapping[str, StoredTensor], folder: Path, layers: Iterable[str]) -> Sizes:
     """Sizes of the quantised model in `folder`; `layers` names what was quantised, `before` the tensors it was."""
+    layers = tuple(layers)
     names = tuple(f"{layer}." for layer in layers)
     after = stored_tensors(folder)
+    # A head that was one tensor with the embeddings did not stand in the file before.
+    new = [
+        after[name].num_values * BF16_BYTES for name in (f"{layer}.weight" for layer in layers) if name not in before
+    ]
     return Sizes(
         linear_bytes=sum(tensor.num_bytes for name, tensor in after.items() if name.startswith(names)),
-        linear_bf16_bytes=sum(as_bf16_bytes(tensor) for name, tensor in before.items() if name.startswith(names)),
+        linear_bf16_bytes=sum(as_bf16_bytes(tensor) for name, tensor in before.items() if name.startswith(names))
+        + sum(new),
         file_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         file_bf16_bytes=sum(as_bf16_bytes(tensor) for tensor in before.values()),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,20 @@ class ModelShape:
     weights_bytes: int
     quantization: str | None
     has_chat_template: bool
+    vocabulary: int | None = None
+    """Rows of the embedding."""
+    draft_vocabulary: int | None = None
+    """Of a model that guesses for it, whose weights and cache are in the figures."""
+
+    def beside(self, draft: ModelShape) -> ModelShape:
+        """With a model that guesses for it: both have their weights there, and both cache each token."""
+        each = (self.kv_bytes_per_token, draft.kv_bytes_per_token)
+        return replace(
+            self,
+            weights_bytes=self.weights_bytes + draft.weights_bytes,
+            kv_bytes_per_token=None if None in each else sum(bytes_ or 0 for bytes_ in each),
+            draft_vocabulary=draft.vocabulary,
+        )
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -51,6 +65,7 @@ def read_shape(folder: Path) -> ModelShape:
         weights_bytes,
         (config.get("quantization_config") or {}).get("quant_method"),
         _has_chat_template(folder),
+        text.get("vocab_size"),
     )
 
 
@@ -129,6 +144,11 @@ def problems(
         found.append(f"vLLM does not know the architecture {shape.architecture}: serve a model of one that it knows")
     if shape.quantization == "bitsandbytes":
         found.append("this vLLM has no loader for bitsandbytes weights: quantise the 16-bit model to int8 instead")
+    if engine.draft is not None and shape.draft_vocabulary != shape.vocabulary:
+        found.append(
+            f"the model that guesses has a vocabulary of {shape.draft_vocabulary} and this one has {shape.vocabulary}: "
+            "give engine.speculation.model one of the same tokenizer"
+        )
     room = cache_room(shape, engine)
     if room is not None and room.full_length_requests < 1:
         needed = (shape.kv_bytes_per_token or 0) * wanted

@@ -19,10 +19,9 @@ from rayloom.serve.engine import PredictorSettings
 from rayloom.serve.lifecycle import (
     Service,
     Version,
-    all_served,
     check_models,
     deploy,
-    version,
+    versions_of,
     wait_until_running,
 )
 from rayloom.serve.predictions import endpoint_of, first_input
@@ -109,11 +108,10 @@ class Changes:
         """The models whose engine is not the one that runs."""
         self._generation += 1
         fresh = {}
-        for served, artifact in all_served(spec, parents):
-            wanted = version(spec, served, artifact, self.service.store, self._generation)
-            running = self.service.versions.get(served.name)
+        for name, wanted in versions_of(spec, parents, self.service.store, self._generation).items():
+            running = self.service.versions.get(name)
             if running is None or running[0][0].engine != wanted.engine:
-                fresh[served.name] = wanted
+                fresh[name] = wanted
         return fresh
 
     def _start(self, fresh: dict[str, Version], spec: ServeSpec, is_stopped: Stopped) -> None:

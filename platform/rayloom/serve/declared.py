@@ -15,7 +15,7 @@ from typing import Any
 from rayloom.artifacts.build import check_content
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve.app import gateway_application, model_application
-from rayloom.serve.lifecycle import Version, all_served, front_settings, routes_to, version
+from rayloom.serve.lifecycle import Version, front_settings, routes_to, versions_of
 from rayloom.specs.base import references
 from rayloom.specs.load import load
 from rayloom.specs.serve import ServeSpec
@@ -43,9 +43,7 @@ def _service(file: str) -> tuple[ServeSpec, Store, dict[str, Version]]:
     job = load(Path(file), {"serve": ServeSpec})
     assert isinstance(job.spec, ServeSpec)
     store = Store.beside(job.directory)
-    found = all_served(job.spec, _parents(job.spec, store))
-    versions = {served.name: version(job.spec, served, made, store, generation=1) for served, made in found}
-    return job.spec, store, versions
+    return job.spec, store, versions_of(job.spec, _parents(job.spec, store), store)
 
 
 def _parents(spec: ServeSpec, store: Store) -> dict[str, Artifact]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.models.vllm_process import vllm_environment
 from rayloom.serve.adapters import carries
+from rayloom.serve.capacity import ModelShape, read_shape
 from rayloom.serve.predictions import TEXT_TASK
-from rayloom.specs.serve import Engine, ServedModel, ServedPredictor
+from rayloom.specs.serve import Engine, NgramSpeculation, ServedModel, ServedPredictor
 from rayloom.specs.tasks import TASK_FILE
 
 
@@ -24,6 +27,8 @@ class EngineSettings:
     base_digests: tuple[str, ...] = ()
     """Of the models whose adapters it can carry."""
     max_answer_tokens: int | None = None
+    draft: tuple[str, str] | None = None
+    """Name and version of the model that guesses for it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,24 @@ def application_name(service: str, model: str, generation: int = 1) -> str:
     return f"{service}.{model}.{generation}"
 
 
-def settings(served: ServedModel, artifact: Artifact, store: Store, max_answer_tokens: int | None) -> EngineSettings:
+def settings(
+    served: ServedModel, artifact: Artifact, draft: Artifact | None, store: Store, max_answer_tokens: int | None
+) -> EngineSettings:
     manifest = artifact.manifest
     digests = tuple(sorted(carries(artifact)))
-    return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens)
+    guessing = (draft.manifest.name, draft.manifest.version) if draft is not None else None
+    return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens, guessing)
+
+
+def draft_of(parents: Mapping[str, Artifact], index: int) -> Artifact | None:
+    """What guesses for the spec's model of this index."""
+    return parents.get(f"models.{index}.engine.speculation.model")
+
+
+def shape_of(parents: Mapping[str, Artifact], index: int) -> ModelShape:
+    """What the files of the spec's model say, with those of what guesses for it. Raises InputError."""
+    shape, draft = read_shape(parents[f"models.{index}.model"].path), draft_of(parents, index)
+    return shape if draft is None else shape.beside(read_shape(draft.path))
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
@@ -70,8 +89,9 @@ def task_type(artifact: Artifact, store: Store) -> str:
     return str(json.loads(store.filesystem.cat_file(place))["task"]["type"])
 
 
-def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
-    """vLLM's engine arguments, apart from the model's path and name."""
+def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) -> dict[str, Any]:
+    """vLLM's engine arguments, apart from the model's path and name. `draft_folder`: where this node has the model that
+    guesses."""
     engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
@@ -101,35 +121,28 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         strict = {"tool_strict_level": "parameter"}
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_parser, **strict}
     if engine.speculation is not None:
-        arguments["speculative_config"] = {
-            "method": engine.speculation.type,
-            "num_speculative_tokens": engine.speculation.num_tokens,
-            "prompt_lookup_max": engine.speculation.longest_match_tokens,
-        }
-    if engine.gpus_per_replica > 1:
-        arguments["tensor_parallel_size"] = engine.gpus_per_replica
+        arguments["speculative_config"] = _speculation(engine, draft_folder)
+    if engine.gpus_per_stage > 1:
+        arguments["tensor_parallel_size"] = engine.gpus_per_stage
+    if engine.pipeline_stages > 1:
+        arguments["pipeline_parallel_size"] = engine.pipeline_stages
     return arguments
+
+
+def _speculation(engine: Engine, draft_folder: str | None) -> dict[str, Any]:
+    guessing = engine.speculation
+    assert guessing is not None
+    common = {"method": guessing.type, "num_speculative_tokens": guessing.num_tokens}
+    if isinstance(guessing, NgramSpeculation):
+        return common | {"prompt_lookup_max": guessing.longest_match_tokens}
+    assert draft_folder is not None
+    # vLLM wants both models spread over the same GPUs.
+    return common | {"model": draft_folder, "draft_tensor_parallel_size": max(1, engine.gpus_per_stage)}
 
 
 def environment(engine: Engine) -> dict[str, str]:
     """Variables for the replica and its engine's processes, to be set before vLLM is imported."""
-    variables = {
-        # The model is on this disk; nothing about it, or about this run, is asked or told over the network.
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-    }
-    if engine.gpus_per_replica:
-        return variables
-    return variables | {
-        # One process schedules and computes. vLLM's default on a CPU is two, of which the first turns round and round
-        # on a core while the second computes; it costs that core, 0.8 GB and seven seconds of start-up. vLLM's own
-        # switch for it stands here; the executor is chosen in `replica`.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        # Threads stay on the replica's cores by inheritance (see `cores`). vLLM's own binding gives every replica of a
-        # node the same cores and keeps one of them free.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(engine.cpus_per_replica),
-        # vLLM 0.32 cannot read back what it stores by this on a CPU, and compiles again each time.
-        "VLLM_USE_AOT_COMPILE": "0",
-    }
+    num_cores = None if engine.gpus_per_replica else engine.cpus_per_replica
+    # vLLM's own switch for one process stands here; the executor is chosen in `replica`. Threads stay on the replica's
+    # cores by inheritance (see `cores`).
+    return vllm_environment(num_cores, in_one_process=True)

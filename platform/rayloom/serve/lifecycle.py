@@ -13,21 +13,23 @@ from rayloom.errors import ResourceError
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import app
-from rayloom.serve.capacity import problems, read_shape, replica_bytes, replicas_that_fit
+from rayloom.serve.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
 from rayloom.serve.engine import (
     EngineSettings,
     PredictorSettings,
     ReplicaSettings,
     application_name,
+    draft_of,
     predictor_settings,
     settings,
+    shape_of,
 )
 from rayloom.serve.failures import cause_in
 from rayloom.serve.front import GatewaySettings
 from rayloom.serve.machine import available_bytes, check_port, is_port_free, service_processes
 from rayloom.serve.predictions import endpoint_of
 from rayloom.serve.vllm_models import served_architectures, tool_parsers
-from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
+from rayloom.specs.serve import ServedModel, ServeSpec
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0
@@ -117,25 +119,17 @@ def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, 
     return routes
 
 
-def served_artifacts(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, Artifact]]:
-    """Each model of the spec with the artifact that it names."""
-    return [(served, parents[f"models.{index}.model"]) for index, served in enumerate(spec.models)]
-
-
-def all_served(
-    spec: ServeSpec, parents: Mapping[str, Artifact]
-) -> list[tuple[ServedModel | ServedPredictor, Artifact]]:
-    """Models and predictors with what they are."""
-    predictors = [(served, parents[f"predictors.{index}.model"]) for index, served in enumerate(spec.predictors)]
-    return [*served_artifacts(spec, parents), *predictors]
+def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, ModelShape]]:
+    """Each model of the spec with what its files say, and those of the model that guesses for it."""
+    return [(served, shape_of(parents, index)) for index, served in enumerate(spec.models)]
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
     """Raises ResourceError where vLLM would not serve a model so."""
     found = [
         f"{served.name}: {problem}"
-        for served, artifact in served_artifacts(spec, parents)
-        for problem in problems(read_shape(artifact.path), served.engine, served_architectures(), tool_parsers())
+        for served, shape in shapes(spec, parents)
+        for problem in problems(shape, served.engine, served_architectures(), tool_parsers())
     ]
     if found:
         raise ResourceError("; ".join(found))
@@ -151,8 +145,8 @@ def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores:
         return
     check_port(spec.host, spec.port)
     available = available_bytes()
-    for served, artifact in served_artifacts(spec, parents):
-        each = replica_bytes(read_shape(artifact.path), served.engine)
+    for served, shape in shapes(spec, parents):
+        each = replica_bytes(shape, served.engine)
         wanted = served.autoscaling.max_replicas
         fit = replicas_that_fit(each, served.engine.cpus_per_replica, available, num_cores)
         if fit < wanted:
@@ -178,8 +172,7 @@ def start(
     started_serve = app.start_serve()
     service = Service(spec, store, f"http://{spec.host}:{spec.port}", session.is_embedded, started_serve)
     try:
-        for served, artifact in all_served(spec, parents):
-            service.versions[served.name] = [(version(spec, served, artifact, store, generation=1), 1.0)]
+        service.versions = {name: [(made, 1.0)] for name, made in versions_of(spec, parents, store).items()}
         if spec.is_direct:
             first = service.versions[spec.models[0].name][0][0]
             assert isinstance(first.engine, EngineSettings)
@@ -197,14 +190,19 @@ def start(
     return service
 
 
-def version(
-    spec: ServeSpec, served: ServedModel | ServedPredictor, artifact: Artifact, store: Store, generation: int
-) -> Version:
-    """What to run for a model of the spec. `generation` tells versions of one model apart."""
-    name = application_name(spec.name, served.name, generation)
-    if isinstance(served, ServedPredictor):
-        return Version(name, predictor_settings(served, artifact, store, spec.doors.max_answers_per_request))
-    return Version(name, settings(served, artifact, store, spec.doors.max_answer_tokens))
+def versions_of(
+    spec: ServeSpec, parents: Mapping[str, Artifact], store: Store, generation: int = 1
+) -> dict[str, Version]:
+    """What to run for each model and predictor, by its name. `generation` tells versions of one model apart."""
+    doors, found = spec.doors, {}
+    for index, served in enumerate(spec.models):
+        artifact, draft = parents[f"models.{index}.model"], draft_of(parents, index)
+        engine = settings(served, artifact, draft, store, doors.max_answer_tokens)
+        found[served.name] = Version(application_name(spec.name, served.name, generation), engine)
+    for index, predictor in enumerate(spec.predictors):
+        made = predictor_settings(predictor, parents[f"predictors.{index}.model"], store, doors.max_answers_per_request)
+        found[predictor.name] = Version(application_name(spec.name, predictor.name, generation), made)
+    return found
 
 
 def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:

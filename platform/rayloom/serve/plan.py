@@ -10,8 +10,8 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.serve.adapters import Shelf, carries
-from rayloom.serve.capacity import ModelShape, cache_room, problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.engine import task_type
+from rayloom.serve.capacity import ModelShape, cache_room, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.engine import draft_of, shape_of, task_type
 from rayloom.serve.machine import available_bytes, check_port
 from rayloom.serve.predictions import TEXT_TASK, endpoint_of
 from rayloom.serve.vllm_models import served_architectures, tool_parsers
@@ -32,7 +32,10 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             continue
         sheet.add(served.name, artifact.id)
         try:
-            _add_model(sheet, served, read_shape(artifact.path))
+            draft = draft_of(parents, index)
+            if draft is not None:
+                sheet.add("  guessed for by", draft.id)
+            _add_model(sheet, served, shape_of(parents, index))
             _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
             sheet.problems.append(str(error))

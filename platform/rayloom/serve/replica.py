@@ -119,6 +119,7 @@ def _lease(num_cores: int) -> Lease | None:
 
 async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
     folder = str(opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version).path)
+    draft_folder = str(opened_artifact(settings.store_uri, *settings.draft).path) if settings.draft else None
     from ray.llm._internal.common.callbacks.base import CallbackConfig
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
@@ -129,7 +130,7 @@ async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}
     config = LLMConfig(
         model_loading_config={"model_id": settings.served.name, "model_source": folder},
-        engine_kwargs=engine_arguments(settings),
+        engine_kwargs=engine_arguments(settings, draft_folder),
         placement_group_config={"bundles": [resource] * max(1, engine.gpus_per_replica)},
         callback_config=CallbackConfig(callback_class=ModelIsHere),
         lora_config=_lora_config(settings.served.adapters),

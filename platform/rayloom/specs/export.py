@@ -68,6 +68,15 @@ class Int8Scheme(Spec):
     """dynamic: each token's activations are scaled while running. static: one scale for each layer, by calibration."""
     smoothing: Share | None = 0.75
     """How much of the activations' outliers moves into the weights (SmoothQuant, Xiao et al. 2022); null: nothing."""
+    head: bool = False
+    """Also the output head, which a small model with a large vocabulary spends much of its time in. Where head and
+    embeddings were one tensor, they become two, and the file grows by half of it."""
+
+    @model_validator(mode="after")
+    def _the_head_is_dynamic(self) -> Self:
+        if self.head and self.activations == "static":
+            raise ValueError("head: true needs activations: dynamic")
+        return self
 
     @property
     def usual_quality_loss(self) -> float:
@@ -139,6 +148,18 @@ class Calibration(Spec):
     """Rows are taken up to about so many tokens, spread evenly over all of them."""
 
 
+class Speed(Spec):
+    """Tokens a second before and after, by vLLM as it serves, in turns on the same hardware. On a CPU both engines take
+    half a minute to start."""
+
+    batch_sequences: Annotated[int, Field(ge=1)] = 32
+    """Requests that are answered at once."""
+    prompt_tokens: Annotated[int, Field(ge=1)] = 64
+    new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Of each answer."""
+    rounds: Annotated[int, Field(ge=1)] = 3
+
+
 class QuantizeSpec(JobSpec):
     """Smaller weights, with size and quality measured before and after."""
 
@@ -160,6 +181,14 @@ class QuantizeSpec(JobSpec):
     """Of each such answer."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Rows computed at once while measuring."""
+    speed: Speed | None = None
+    """Default: not measured."""
+
+    @model_validator(mode="after")
+    def _speed_is_the_servers(self) -> Self:
+        if self.speed is not None and isinstance(self.scheme, Nf4Scheme):
+            raise ValueError("speed is measured by vLLM, which has no loader for nf4: leave speed out")
+        return self
 
     @property
     def allowed_quality_loss(self) -> float:

@@ -34,6 +34,20 @@ class NgramSpeculation(Spec):
     """Tokens that are looked for in the text before."""
 
 
+class DraftSpeculation(Spec):
+    """A small model guesses the next tokens and the served one checks them together: faster where the small one is
+    several times cheaper and mostly right (Leviathan et al. 2023, arXiv:2211.17192)."""
+
+    type: Literal["draft_model"]
+    model: ModelRef
+    """Of the same tokenizer. Its weights and its keys and values take memory beside the served model's."""
+    num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
+    """Guessed at once; what the model itself would not have said is thrown away."""
+
+
+Speculation = Annotated[NgramSpeculation | DraftSpeculation, Field(discriminator="type")]
+
+
 class Engine(Spec):
     """What one replica is: a vLLM engine and the resources it holds."""
 
@@ -44,12 +58,38 @@ class Engine(Spec):
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
     """Cores that compute; without GPUs each replica gets its own, so that two never share one."""
     gpus_per_replica: Annotated[int, Field(ge=0)] = 0
+    pipeline_stages: Annotated[int, Field(ge=1)] = 1
+    """Groups of layers, one after another, for a model that does not fit the GPUs of one node: each stage has
+    gpus_per_replica / pipeline_stages GPUs, which share every layer of it and should be on one node."""
     compiled: bool = False
     """Compile the model at every start: on CPUs some 15 % more tokens/s for about half a minute more to start."""
     kv_cache: KvCache = KvCache()
     tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
     """How the model writes tool calls, by vLLM's name for it (hermes, llama3_json, …). Default: tools are refused."""
-    speculation: NgramSpeculation | None = None
+    speculation: Speculation | None = None
+    """Default: none; each token costs one step of the model."""
+
+    @property
+    def draft(self) -> DraftSpeculation | None:
+        return self.speculation if isinstance(self.speculation, DraftSpeculation) else None
+
+    @property
+    def gpus_per_stage(self) -> int:
+        """GPUs that share each layer."""
+        return self.gpus_per_replica // self.pipeline_stages
+
+    @model_validator(mode="after")
+    def _stages_share_the_gpus_evenly(self) -> Self:
+        if self.pipeline_stages > 1 and (not self.gpus_per_replica or self.gpus_per_replica % self.pipeline_stages):
+            what = f"pipeline_stages: {self.pipeline_stages} does not divide gpus_per_replica: {self.gpus_per_replica}"
+            raise ValueError(what)
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_are_not_in_stages(self) -> Self:
+        if self.pipeline_stages > 1 and self.speculation is not None:
+            raise ValueError("speculation needs the whole model in one place: set pipeline_stages: 1")
+        return self
 
     @model_validator(mode="after")
     def _fp8_is_for_gpus(self) -> Self:
