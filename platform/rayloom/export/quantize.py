@@ -45,15 +45,18 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     agreement = compare_answers(answers, answers_after) if answers else None
     sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
+    speeds = None if spec.speed is None else _speeds(folder.path, build.directory, spec.speed)
+    faster = "" if speeds is None else f", {speeds['after']:,.0f} tokens/s (before {speeds['before']:,.0f})"
     return Outcome(
         "model",
         {
             **_metrics(spec, source, folder, before, after, sizes, len(layers)),
-            "tokens_per_second": None if spec.speed is None else _speeds(folder.path, build.directory, spec.speed),
+            "tokens_per_second": speeds,
             "answers": None if agreement is None else {"num_answers": len(answers)} | agreement.as_metrics(),
         },
         source.manifest.licences,
-        f"perplexity {after.perplexity:.4g} (before {before.perplexity:.4g}), {sizes.file_share:.0%} of bf16's size",
+        f"perplexity {after.perplexity:.4g} (before {before.perplexity:.4g}), {sizes.file_share:.0%} of bf16's size"
+        + faster,
     )
 
 
