@@ -63,7 +63,10 @@ class Running:
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """The processes that hold an application's replicas."""
-        title = f"ray::ServeReplica:{application}:"
+        return self.processes(f"ray::ServeReplica:{application}:")
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those of the service whose name begins so."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         return [process for process in family if _title(process).startswith(title)]
 

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import Any
 import httpx
 from service_for_tests import MODEL, Served, until
 
+from rayloom.serve import desk
+
+CONTROLLER = "ray::ServeController"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 ENDLESS: dict[str, Any] = {"model": MODEL, "messages": FRANCE, "max_tokens": 450, "ignore_eos": True, "stream": True}
 
@@ -98,6 +102,27 @@ async def _hurt(served: Served) -> tuple[list[str], list[httpx.Response]]:
         (replica,) = served.running.replicas("tested.smollm.1")
         replica.kill()
         return await asyncio.gather(*streams), await asyncio.gather(*waiting)
+
+
+def test_every_replica_stays_when_ray_serves_controller_comes_back(served: Served) -> None:
+    """It asks each replica how it is, and ends those that cannot say."""
+    replicas = {process.pid for process in served.running.processes("ray::ServeReplica:")}
+    (controller,) = served.running.processes(CONTROLLER)
+    with asked_all_the_time(served):
+        controller.kill()
+        until(lambda: controller.pid not in {process.pid for process in served.running.processes(CONTROLLER)})
+        until(lambda: bool(served.running.processes(CONTROLLER)))
+        back = time.time()
+        until(lambda: running_replicas(served, since=back) == 1)
+    assert {process.pid for process in served.running.processes("ray::ServeReplica:")} == replicas
+
+
+def running_replicas(served: Served, since: float) -> int | None:
+    """As the service said after that moment, in seconds since 1970; None where it has said nothing."""
+    state = desk.state_of(served.store, "tested")
+    if state is None or state.beat < since:
+        return None
+    return sum(version["replicas"] for version in state.models[MODEL])
 
 
 def test_the_access_log_has_every_request_and_no_prompt(served: Served) -> None:

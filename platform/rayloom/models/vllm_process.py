@@ -14,6 +14,9 @@ def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> 
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # What it has to say goes to standard error all the same. Its own configuration would close everybody's log
+        # handlers, and Ray Serve 2.60 ends a replica whose handler is closed when the controller comes back.
+        "VLLM_CONFIGURE_LOGGING": "0",
     }
     if num_cores is None:
         return variables
