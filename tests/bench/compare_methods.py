@@ -29,7 +29,7 @@ from rayloom.observe.report_page import Section, page, table
 RECIPES = Path(__file__).parents[2] / "jobs/recipes/compare-methods"
 METHODS = ("full", "lora", "qlora", "bottleneck", "prefix", "prompt", "p-tuning", "bitfit", "ia3")
 RESULTS = Path(__file__).parent / "results"
-SIZES = ((100, 8), (4000, 2))
+SIZES = ((100, 8), (4000, 1))
 """Training rows, and epochs over them."""
 NUM_TIMED = 40
 WARM_UP = 5

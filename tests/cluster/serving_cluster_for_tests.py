@@ -87,14 +87,15 @@ class ServingCluster:
         return f"http://{networks.address(node) if networks else LOOPBACK}:{PORT}"
 
     def ask(self) -> bool:
-        """Whether the worker's proxy gives an answer of the model's."""
-        body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+        """Whether the worker's proxy streams an answer of the model's to its end."""
+        message = {"role": "user", "content": "Hello"}
+        body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "stream": True, "messages": [message]}
         headers = {"Authorization": f"Bearer {self.key}"}
         try:
             answer = httpx.post(f"{self.url(1)}/v1/chat/completions", json=body, headers=headers, timeout=60)
         except httpx.TransportError:
             return False
-        return answer.status_code == 200 and bool(answer.json()["choices"][0]["message"]["content"])
+        return answer.status_code == 200 and answer.text.rstrip().endswith("data: [DONE]")
 
     def rayloom(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -33,6 +33,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingCluster]:
 
 def test_every_query_of_the_dashboards_finds_figures_in_a_real_prometheus(here: ServingCluster, tmp_path: Path) -> None:
     """While a cleaning job, a training job and an evaluation run and the service is asked, rightly and wrongly."""
+    began = time.time()
     with prometheus(debian_program("prometheus"), here.cluster, tmp_path / "prometheus") as asked, Asker(here):
         for name, job in figures_jobs(here.folder).items():
             (here.folder / f"{name}.yaml").write_text(yaml.safe_dump(job))
@@ -41,7 +42,7 @@ def test_every_query_of_the_dashboards_finds_figures_in_a_real_prometheus(here: 
         assert not replace(here, key="wrong").ask()
         assert set(asked.health()) == {"up"}
         until = time.monotonic() + 60
-        while (empty := {query for query in queries() if not asked.num_series(query)} - NOTHING_TO_SHOW) and (
+        while (empty := {query for query in queries() if not asked.num_series(query, began)} - NOTHING_TO_SHOW) and (
             time.monotonic() < until
         ):
             time.sleep(1)
