@@ -20,6 +20,7 @@ from rayloom.models.vllm_process import vllm_environment
 from rayloom.specs.export import Speed
 
 CACHE_BYTES = 1 << 29
+LEAST_FREE_SHARE = 0.1
 
 
 def tokens_per_second(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> dict[str, float]:
@@ -89,6 +90,8 @@ def _take_turns(model: str, speed: Speed, num_cores: int | None, turns: Connecti
     from vllm import LLM, SamplingParams, TokensPrompt
 
     length = speed.prompt_tokens + speed.new_tokens
+    # The cache has its size; this is only what must be free, and the other engine is on the same GPU.
+    share = {} if num_cores is not None else {"gpu_memory_utilization": LEAST_FREE_SHARE}
     engine = LLM(
         model=model,
         max_model_len=length,
@@ -96,6 +99,7 @@ def _take_turns(model: str, speed: Speed, num_cores: int | None, turns: Connecti
         kv_cache_memory_bytes=CACHE_BYTES,
         enable_prefix_caching=False,  # a prefix that is found would be a prompt that is not computed
         enforce_eager=num_cores is not None,
+        **share,
     )
     vocabulary = engine.llm_engine.model_config.get_vocab_size()
     greedy = SamplingParams(temperature=0.0, max_tokens=speed.new_tokens, min_tokens=speed.new_tokens, ignore_eos=True)
