@@ -88,7 +88,8 @@ class ServingCluster:
 
     def ask(self) -> bool:
         """Whether the worker's proxy streams an answer of the model's to its end."""
-        message = {"role": "user", "content": "Hello"}
+        # Longer than a block of the cache, so that it is found there again.
+        message = {"role": "user", "content": "Say hello. " * 60}
         body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "stream": True, "messages": [message]}
         headers = {"Authorization": f"Bearer {self.key}"}
         try:
