@@ -121,6 +121,10 @@ def test_schemes_that_calibrate_and_quantised_models_are_refused(store: Store, t
         quantize(store, model, scheme={"type": "int4"})
     with pytest.raises(InputError, match="without calibration"):
         quantize(store, model, scheme={"type": "int8", "smoothing": 0.5})
+    with pytest.raises(InputError, match="and head"):
+        quantize(store, model, scheme={"type": "int8", "head": True})
+    with pytest.raises(InputError, match="measured anyway"):
+        quantize(store, model, speed={})
     small = quantize(store, model, max_quality_loss=1.2)
     with pytest.raises(InputError, match="quantised already"):
         quantize(store, small)

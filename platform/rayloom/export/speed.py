@@ -6,12 +6,12 @@ slows all of them alike.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def in_turns(running: Mapping[str, EngineProcess], speed: Speed) -> dict[str, li
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def engines(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> Iterator[dict[str, EngineProcess]]:
     """Started, and warm."""
     running: dict[str, EngineProcess] = {}
@@ -55,29 +55,34 @@ def engines(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> 
 
 
 class EngineProcess:
-    """One engine in its process. Raises ResourceError where it does not start."""
+    """One engine in its process. Raises ResourceError where it does not start, or dies."""
 
     def __init__(self, model: Path, speed: Speed, num_cores: int | None) -> None:
         context = multiprocessing.get_context("spawn")
         self._turns, theirs = context.Pipe()
-        self._new_tokens = speed.new_tokens
+        self._model, self._new_tokens = model, speed.new_tokens
         self._process = context.Process(target=_take_turns, args=(str(model), speed, num_cores, theirs))
         self._process.start()
         theirs.close()
-        try:
-            self._turns.recv()
-        except EOFError:
-            what = f"vLLM did not start with {model} to measure its speed; its own words are above"
-            raise ResourceError(what, fix="Leave `speed` out, or give the machine room for both models.") from None
+        self._seconds()
 
     def tokens_per_second(self, batch_sequences: int) -> float:
-        self._turns.send(batch_sequences)
-        return batch_sequences * self._new_tokens / float(self._turns.recv())
+        return batch_sequences * self._new_tokens / self._seconds(batch_sequences)
 
     def stop(self) -> None:
-        if self._process.is_alive():
+        with contextlib.suppress(BrokenPipeError):  # it died, which was said
             self._turns.send(None)
         self._process.join()
+
+    def _seconds(self, batch_sequences: int | None = None) -> float:
+        """Of a batch; of none, when the engine is ready."""
+        try:
+            if batch_sequences is not None:
+                self._turns.send(batch_sequences)
+            return float(self._turns.recv())
+        except (EOFError, BrokenPipeError):
+            what = f"vLLM ended before it could say how fast {self._model} is; its own words are above"
+            raise ResourceError(what, fix="Leave `speed` out, or give the machine room for both models.") from None
 
 
 def _take_turns(model: str, speed: Speed, num_cores: int | None, turns: Connection) -> None:
@@ -103,7 +108,7 @@ def _take_turns(model: str, speed: Speed, num_cores: int | None, turns: Connecti
     )
     vocabulary = engine.llm_engine.model_config.get_vocab_size()
     greedy = SamplingParams(temperature=0.0, max_tokens=speed.new_tokens, min_tokens=speed.new_tokens, ignore_eos=True)
-    turns.send("ready")
+    turns.send(0.0)
     turn = 0
     while (batch := turns.recv()) is not None:
         turn += 1

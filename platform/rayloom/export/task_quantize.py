@@ -80,11 +80,16 @@ def sixteen_bit(artifact: Artifact, spec: QuantizeSpec) -> ModelFolder:
         what = f"{artifact.id} is quantised already ({folder.quantization})"
         raise InputError(what, where=str(artifact.path), fix="Name the model that it was made from.")
     scheme = spec.scheme
-    is_plain = isinstance(scheme, Int8Scheme) and scheme.activations == "dynamic"
+    is_plain = isinstance(scheme, Int8Scheme) and scheme.activations == "dynamic" and not scheme.head
     smooths = isinstance(scheme, Int8Scheme) and "smoothing" in scheme.model_fields_set and scheme.smoothing is not None
     if not is_plain or smooths:
-        what = f"{artifact.id} is a {folder.architecture}: models with a task are quantised without calibration"
+        what = (
+            f"{artifact.id} is a {folder.architecture}: models with a task are quantised without calibration and head"
+        )
         raise InputError(what, where="scheme", fix="Use scheme: {type: int8}.")
+    if spec.speed is not None:
+        what = f"{artifact.id} is a {folder.architecture}, which vLLM does not serve"
+        raise InputError(what, where="speed", fix="Leave speed out: texts a second are measured anyway.")
     return folder
 
 
