@@ -37,9 +37,7 @@ def _answer(options: argparse.Namespace) -> int:
         return getattr(importlib.import_module(module), function)(options) or 0
     except BrokenPipeError:
         raise
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:  # Ray's own way to end on SIGTERM
-            raise
+    except KeyboardInterrupt:
         print("stopped; the same command continues where it can", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 (the one place where a defect becomes a sentence)

@@ -23,7 +23,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job
 from rayloom.dispatch import run as run_job
-from rayloom.errors import InputError, QualityError
+from rayloom.errors import INTERRUPTED_EXIT_CODE, InputError, QualityError
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
@@ -95,9 +95,7 @@ def test_a_killed_command_continues_and_gives_the_same_losses(
     store: Store, whole: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = job_file(tmp_path, "killed", **TWO_WORKERS)
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "rayloom", "run", str(file)]
-    running = subprocess.Popen(command, env=environment | {"RAYLOOM_STORE": store.root}, stderr=subprocess.DEVNULL)
+    running = started(file, store)
     wait_for_step(store, "killed", 40, lambda: running.poll() is None)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -108,6 +106,27 @@ def test_a_killed_command_continues_and_gives_the_same_losses(
     assert step_losses(artifact) == step_losses(whole)
     assert artifact.manifest.metrics["heldout"] == whole.manifest.metrics["heldout"]
     assert artifact.manifest.metrics["resumed_at_steps"]
+
+
+def test_a_command_that_is_told_to_end_saves_a_checkpoint_first(store: Store, whole: Artifact, tmp_path: Path) -> None:
+    """By SIGTERM, as `rayloom jobs stop`, Kubernetes and systemd do."""
+    file = job_file(tmp_path, "told", **TWO_WORKERS)
+    running = started(file, store)
+    wait_for_step(store, "told", 40, lambda: running.poll() is None)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=60) == INTERRUPTED_EXIT_CODE
+    (log,) = Path(store.root).glob("told/*/.work/metrics.jsonl")
+    reached = max(e["step"] for e in read_log(log) if e["event"] == "step")
+    artifact, _ = run_job(load_job(file), store)
+    assert artifact.manifest.metrics["resumed_at_steps"] == [reached]
+    assert step_losses(artifact) == step_losses(whole)
+
+
+def started(file: Path, store: Store) -> subprocess.Popen[bytes]:
+    """The command `rayloom run`."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "rayloom", "run", str(file)]
+    return subprocess.Popen(command, env=environment | {"RAYLOOM_STORE": store.root}, stderr=subprocess.DEVNULL)
 
 
 def test_a_dead_worker_is_replaced_and_the_losses_are_the_same(

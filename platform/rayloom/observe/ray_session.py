@@ -13,8 +13,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,13 +78,24 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
     import ray
 
     if not ray.is_initialized():
-        if embedded:
-            _start_embedded(object_store_bytes or _object_store_share(), dashboard)
-        else:
-            _attach(address)
+        with _told_to_end_as_before():
+            if embedded:
+                _start_embedded(object_store_bytes or _object_store_share(), dashboard)
+            else:
+                _attach(address)
     found = ray.get_runtime_context().gcs_address
     cores = _usable_cores() if embedded else _cores_of(ray.cluster_resources())
     return Session(found, embedded, cores)
+
+
+@contextlib.contextmanager
+def _told_to_end_as_before() -> Iterator[None]:
+    """Keeps the process' own answer to SIGTERM, if it has one. Ray's, which `ray.init` puts in its place, ends the
+    process at once; `rayloom` takes the signal like Ctrl-C, and training saves a checkpoint first."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def disconnect() -> None:

@@ -102,16 +102,15 @@ def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Following]) ->
             metrics.show(events)
 
         try:
-            while fit.is_alive():
-                fit.join(POLL_SECONDS)
+            while not fit.ended.wait(POLL_SECONDS):
                 show()
         except KeyboardInterrupt:
             say(f"{job.spec.name}: stopping after this step, with a checkpoint")
             mailbox.ask_to_stop.remote()
-            fit.join(STOP_WITHIN_SECONDS)
+            fit.ended.wait(STOP_WITHIN_SECONDS)
         show()
     ray.kill(mailbox)
-    if fit.is_alive():
+    if not fit.ended.is_set():
         raise InterruptedJobError("Training did not stop in time", fix="Run it again; it continues at its checkpoint.")
     if fit.error is None:
         return None
@@ -131,6 +130,8 @@ class _Fit(threading.Thread):
     def __init__(self, job: TrainJob, version: str, mailbox: Any, session: Session) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.error: BaseException | None = None
+        self.ended = threading.Event()
+        """To wait for instead of `join`: a `join` that Ctrl-C interrupts takes the thread for ended (CPython 3.11)."""
         workers = job.spec.workers
         most = most_workers(workers, session)
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
@@ -152,6 +153,8 @@ class _Fit(threading.Thread):
             self._trainer.fit()
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for this thread
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _train_in_worker(config: dict[str, Any]) -> None:
