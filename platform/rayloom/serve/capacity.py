@@ -33,7 +33,8 @@ class ModelShape:
     vocabulary: int | None = None
     """Rows of the embedding."""
     draft_vocabulary: int | None = None
-    """Of a model that guesses for it, whose weights and cache are in the figures."""
+    """Of a model that guesses for it, whose weights and cache are in the figures; None where none does, or where it is
+    not made yet."""
 
     def beside(self, draft: ModelShape) -> ModelShape:
         """With a model that guesses for it: both have their weights there, and both cache each token."""
@@ -144,7 +145,7 @@ def problems(
         found.append(f"vLLM does not know the architecture {shape.architecture}: serve a model of one that it knows")
     if shape.quantization == "bitsandbytes":
         found.append("this vLLM has no loader for bitsandbytes weights: quantise the 16-bit model to int8 instead")
-    if engine.draft is not None and shape.draft_vocabulary != shape.vocabulary:
+    if shape.draft_vocabulary is not None and shape.draft_vocabulary != shape.vocabulary:
         found.append(
             f"the model that guesses has a vocabulary of {shape.draft_vocabulary} and this one has {shape.vocabulary}: "
             "give engine.speculation.model one of the same tokenizer"

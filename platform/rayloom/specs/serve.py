@@ -70,10 +70,6 @@ class Engine(Spec):
     """Default: none; each token costs one step of the model."""
 
     @property
-    def draft(self) -> DraftSpeculation | None:
-        return self.speculation if isinstance(self.speculation, DraftSpeculation) else None
-
-    @property
     def gpus_per_stage(self) -> int:
         """GPUs that share each layer."""
         return self.gpus_per_replica // self.pipeline_stages
