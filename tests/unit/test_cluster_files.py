@@ -62,8 +62,11 @@ def test_the_kuberay_cluster_is_valid_by_the_closed_schema_and_asks_for_a_token(
     assert problems(cluster) == []
     assert cluster["spec"]["authOptions"] == {"mode": "token"}
     assert cluster["spec"]["rayVersion"] == version("ray")
-    names = {group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]}
+    workers = cluster["spec"]["workerGroupSpecs"]
+    names = {group["groupName"] for group in workers}
     assert names == {"cpu", "gpu", "gpu-spot"}
+    pods = [group["template"]["spec"] for group in (cluster["spec"]["headGroupSpec"], *workers)]
+    assert all(pod["shareProcessNamespace"] for pod in pods)  # as `rayloom manifest` writes it, and for its reason
 
 
 def test_the_network_policy_and_the_cluster_mean_the_same_pods() -> None:

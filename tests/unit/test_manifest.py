@@ -108,6 +108,13 @@ def test_workers_have_room_for_what_the_spec_asks(printed) -> None:  # type: ign
     assert {"name": "store", "mountPath": "/store"} in mounts
 
 
+def test_orphans_are_reaped_in_every_pod(printed) -> None:  # type: ignore[no-untyped-def]
+    """Ray as a pod's first process reaps none, and the stop of a job waits for all its processes."""
+    cluster = objects(printed(*CHOICES["spot"]))[1]["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"]["shareProcessNamespace"] is True
+
+
 def test_spot_workers_are_asked_for_first_and_others_stand_behind_them(printed) -> None:  # type: ignore[no-untyped-def]
     _, job = objects(printed(*CHOICES["spot"]))
     spot, steady = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -49,7 +49,8 @@ class OwnNetworks:
 
         All of these end with the process that is started so.
         """
-        mounting = ["sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(disk), str(folder), *command]
+        # The shell stays: the first process of a machine is the one that reaps orphans, and Ray's does not.
+        mounting = ["sh", "-c", 'mount --bind "$0" "$1" && shift && "$@"; exit $?', str(disk), str(folder), *command]
         return self.entered(node, ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *mounting])
 
     def cut(self, node: int) -> None:

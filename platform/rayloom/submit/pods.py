@@ -176,6 +176,8 @@ def _pod(
     return {
         "spec": {
             "terminationGracePeriodSeconds": STOP_GRACE_SECONDS,
+            # `ray start` reaps no orphans: were it the pod's first process, stopping a job would take all of the grace.
+            "shareProcessNamespace": True,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
             "containers": [described | ({"ports": [dict(port) for port in ports]} if ports else {})],
             "volumes": [dict(mount.volume) for mount in mounts],
