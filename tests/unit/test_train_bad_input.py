@@ -92,6 +92,14 @@ def test_a_plan_without_problems(planner: Planner) -> None:
     assert dict(sheet.facts)["disk"].endswith("at most while it runs")
 
 
+def test_advice_on_a_shape_is_for_models_that_are_not_made_yet(planner: Planner) -> None:
+    def told(sheet: PlanSheet) -> list[str]:
+        return [line for line in sheet.warnings if "change num_heads" in line or "multiple of 64" in line]
+
+    assert told(planner(small_spec()))
+    assert not told(planner(small_spec(**BASE)))
+
+
 def test_shards_of_another_tokenizer_are_found(planner: Planner) -> None:
     parents = {"data.corpus": planner.other_corpus}
     (said,) = plan(small_spec(**BASE), planner.parents | parents, planner.folder).problems

@@ -55,7 +55,8 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         add_labelled(sheet, job, counts)
         add_preferences(sheet, job, counts)
         add_method(sheet, spec, size, counts)
-        _warn_about_shape(sheet, size)
+        if spec.architecture is not None:  # the shape of a base was somebody else's choice
+            _warn_about_shape(sheet, size)
         _warn_about_data(sheet, job, size)
     return sheet
 
