@@ -165,7 +165,7 @@ def size_of(parameter: Any) -> int:
 
 def as_page(rows: list[dict[str, Any]], on: str, overrides: list[str]) -> str:
     sizes = [f"accuracy, {found['train_rows']} rows" for found in rows[0]["by_rows"]]
-    header = ("method", "trained", "trained %", *sizes, "s to train", "GB", "ms a text", "ms added")
+    header = ("method", "trained", "trained %", *sizes, "s to train both", "GB", "ms a text", "ms added")
     body = [
         (
             row["method"],
@@ -179,7 +179,10 @@ def as_page(rows: list[dict[str, Any]], on: str, overrides: list[str]) -> str:
         )
         for row in rows
     ]
-    said = f"{on}; {', '.join(overrides) or 'job files as they are'}; accuracies with their 95 % intervals"
+    arithmetic = "whole weights answer in bf16, adapters in their base's fp32, each beside its own kind"
+    said = (
+        f"{on}; {', '.join(overrides) or 'job files as they are'}; accuracies with their 95 % intervals; {arithmetic}"
+    )
     section = Section("English film reviews, 22.7 M encoder", table(header, body))
     return page("Fine-tuning methods compared", said, [section])
 

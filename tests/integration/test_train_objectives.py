@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokeni
 from rayloom.errors import InputError
 from rayloom.train import loop
 from rayloom.train.model import from_base
-from rayloom.train.sizes import size_of_architecture, size_of_folder
+from rayloom.train.sizes import size_of_architecture, size_of_base
 from rayloom.train.vocabulary import extend_embeddings, is_extension, tokenizer_for
 
 TINY: dict[str, Any] = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "feed_forward_size": 32}
@@ -86,7 +86,8 @@ def test_the_size_is_that_of_the_folder(tmp_path: Path, name: str) -> None:
     assert job.spec.architecture is not None
     added = {"decoder": 0, "encoder": 1, "encoder-decoder": 9}[name]
     expected = size_of_architecture(job.spec.architecture, VOCABULARY + added)
-    found = size_of_folder(tmp_path / "out")
+    of_base = {key: value for key, value in changes.items() if key != "architecture"}
+    found = size_of_base(small_spec(architecture=None, base="./out", **of_base), tmp_path / "out")
     for field in ("parameters", "num_layers", "hidden_size", "feed_forward_size", "vocabulary_size", "num_heads"):
         assert getattr(found, field) == getattr(expected, field), field
 

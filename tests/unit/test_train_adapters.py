@@ -98,6 +98,7 @@ def test_quantised_bases_take_the_memory_that_they_promise(tmp_path: Path) -> No
     for precision, most in (("nf4", 0.30), ("int8", 0.52)):
         model = load_quantised(LlamaForCausalLM, tmp_path, precision, torch.bfloat16)  # type: ignore[arg-type]
         assert stored_bytes(model.get_submodule("model.layers")) < most * whole
+        assert all(parameter.untyped_storage().nbytes() == parameter.nbytes for parameter in model.parameters())
 
 
 def test_gradients_still_come_through_a_4_bit_base_after_it_was_evaluated(base: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.export.weights import StoredTensor, stored_tensors
+from rayloom.models.weight_files import StoredTensor, stored_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 PROMPT_METHODS = {

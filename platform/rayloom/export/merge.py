@@ -18,8 +18,8 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export.adapters import AdapterFolder, check_values
 from rayloom.export.combine import add_others, others
 from rayloom.export.model_folder import ModelFolder, check_memory, copy_companions, first_line
-from rayloom.export.weights import stored_tensors
 from rayloom.models.quantised import load_quantised
+from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress, say
 from rayloom.score.agreement import Agreement, compare, logits_of
 from rayloom.specs.export import MergeSpec

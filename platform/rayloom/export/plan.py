@@ -11,8 +11,8 @@ from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
 from rayloom.export.heldout import rows_for
 from rayloom.export.model_folder import check_memory
-from rayloom.export.weights import stored_tensors
 from rayloom.models.task_models import task_of
+from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.export import Fp8Scheme, Int8Scheme, MergeSpec, Nf4Scheme, QuantizeSpec, Scheme
 

@@ -20,9 +20,10 @@ from rayloom.export.compressed import linear_layers, write_compressed
 from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.speed import tokens_per_second
-from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes, stored_tensors
+from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes
 from rayloom.models import loading
 from rayloom.models.task_models import task_of
+from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress
 from rayloom.score.agreement import compare_answers
 from rayloom.score.perplexity import Loss, heldout_loss

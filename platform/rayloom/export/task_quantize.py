@@ -17,8 +17,9 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export import int8
 from rayloom.export.compressed import write_compressed
 from rayloom.export.model_folder import ModelFolder
-from rayloom.export.weights import compare_sizes, stored_tensors
+from rayloom.export.weights import compare_sizes
 from rayloom.models.task_models import task_of
+from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress
 from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.predictor import Predictor

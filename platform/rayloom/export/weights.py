@@ -1,66 +1,16 @@
-"""What the safetensors files of a folder hold, read off their headers: names, types, shapes and bytes."""
+"""What quantising saved: bytes of the layers and files, beside those of the same model in bf16."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.errors import InputError
+from rayloom.models.weight_files import StoredTensor, stored_tensors
 
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 BF16_BYTES = 2
-MOST_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a file."""
-
-    type: str
-    """As safetensors names it: `BF16`, `I8`."""
-    shape: tuple[int, ...]
-
-    num_bytes: int
-
-    @property
-    def num_values(self) -> int:
-        return math.prod(self.shape)
-
-
-def stored_tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, StoredTensor]:
-    """Every tensor of the folder's files by name. Raises InputError where there is no file, or a damaged one."""
-    files = sorted(folder.glob(pattern))
-    if not files:
-        fix = "Give a folder with its weights in safetensors format."
-        raise InputError(f"There are no weights ({pattern}) here", where=str(folder), fix=fix)
-    found: dict[str, StoredTensor] = {}
-    for file in files:
-        found |= _header(file)
-    return found
-
-
-def _header(file: Path) -> dict[str, StoredTensor]:
-    try:
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            values = json.loads(stream.read(size)) if 0 < size <= MOST_HEADER_BYTES else None
-        if not isinstance(values, dict):
-            raise ValueError("it has no header")
-        values.pop("__metadata__", None)
-        return {name: _stored(facts) for name, facts in values.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"The weight file is damaged: {error}"
-        raise InputError(what, where=str(file), fix="Make or fetch it again.") from None
-
-
-def _stored(facts: Mapping[str, Any]) -> StoredTensor:
-    begin, end = facts["data_offsets"]
-    return StoredTensor(str(facts["dtype"]), tuple(facts["shape"]), end - begin)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rayloom.models.adapters import HEADS
+
 Precision = Literal["nf4", "int8"]
+NEVER_QUANTISED = (*HEADS, "pooler.dense")
+"""Beside the output layer: what a base may lack is fresh, and has no weights to quantise."""
 
 
 def quantising(precision: Precision, compute_dtype: torch.dtype) -> Any:
@@ -49,7 +53,24 @@ def load_quantised(model_class: Any, folder: Path, precision: Precision, compute
             # In evaluation, bitsandbytes repacks the weights, for good, for a kernel without a backward pass: after
             # the first held-out loss no gradient would come through these layers any more.
             module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:
+            # What stays as it was is a view of the whole file, which would stay with it.
+            parameter.data = parameter.data.clone()
     return model
+
+
+def num_quantised(model: nn.Module) -> int:
+    """How many weights `load_quantised` holds in few bits: those of linear layers that are neither head nor trained."""
+    output: Any = model.get_output_embeddings()  # type: ignore[operator]
+    return sum(
+        layer.weight.numel()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and layer is not output
+        and not layer.weight.requires_grad
+        and not any(part in name for part in NEVER_QUANTISED)
+    )
 
 
 def stored_bytes(module: nn.Module) -> int:

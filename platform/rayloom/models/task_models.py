@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from rayloom.errors import InputError
-from rayloom.models.adapters import HEADS, attach
+from rayloom.models.adapters import attach
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
-from rayloom.models.quantised import load_quantised
+from rayloom.models.quantised import NEVER_QUANTISED, load_quantised
+from rayloom.models.weight_files import stored_tensors
 from rayloom.specs.adapters import Adapter, LoraAdapter
 from rayloom.specs.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
 
@@ -28,17 +31,10 @@ def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list
     transformers, such as `quantization_config`. Raises InputError where the base cannot have such a head.
     """
     import transformers
-    from transformers import AutoConfig, AutoTokenizer
 
     transformers.utils.logging.disable_progress_bar()
-    if not (base / "config.json").exists():
-        raise InputError("The base is not a model: it has no config.json", where=str(base), fix=_FIX)
-    try:
-        config = AutoConfig.from_pretrained(base, **_head_settings(task))
-        if config.pad_token_id is None:
-            # Decoders are judged at the last token that is no padding, so they must know what padding is.
-            tokenizer = AutoTokenizer.from_pretrained(base)
-            config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
+    with _refused(base, task):
+        config = _config_of(base, task)
         verbosity = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()  # a fresh head is what is meant here
         try:
@@ -47,11 +43,46 @@ def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list
             )
         finally:
             transformers.utils.logging.set_verbosity(verbosity)
+    model: nn.Module = loaded[0]
+    return model, _modules_of(loaded[1]["missing_keys"])
+
+
+def empty_task_model(base: Path, task: Task) -> tuple[nn.Module, list[str]]:
+    """The same two without memory for any weight, on torch's meta device, for who counts."""
+    with _refused(base, task):
+        config = _config_of(base, task)
+        with torch.device("meta"):
+            model: nn.Module = _auto_class(task).from_config(config)
+    # Transformers' files hold a model with or without its head's prefix ("bert.").
+    known = {part for name in stored_tensors(base) for part in (name, name.partition(".")[2])}
+    missing = (name for name, _ in model.named_parameters() if not known & {name, name.partition(".")[2]})
+    return model, _modules_of(missing)
+
+
+def _modules_of(parameters: Iterable[str]) -> list[str]:
+    return sorted({name.rpartition(".")[0] for name in parameters})
+
+
+@contextmanager
+def _refused(base: Path, task: Task) -> Iterator[None]:
+    if not (base / "config.json").exists():
+        raise InputError("The base is not a model: it has no config.json", where=str(base), fix=_FIX)
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The base cannot have a head for {task.type}: {reason}", where=str(base), fix=_FIX) from error
-    model: nn.Module = loaded[0]
-    return model, sorted({name.rpartition(".")[0] for name in loaded[1]["missing_keys"]})
+
+
+def _config_of(base: Path, task: Task) -> Any:
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(base, **_head_settings(task))
+    if config.pad_token_id is None:
+        # Decoders are judged at the last token that is no padding, so they must know what padding is.
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
+    return config
 
 
 def trained_task_model(
@@ -78,7 +109,7 @@ class _Headed:
         self.fresh: list[str] = []
 
     def from_pretrained(self, folder: Path, **settings: Any) -> nn.Module:
-        settings["quantization_config"].llm_int8_skip_modules = [*HEADS, "pooler.dense"]
+        settings["quantization_config"].llm_int8_skip_modules = list(NEVER_QUANTISED)
         settings.pop("use_safetensors")
         model, self.fresh = task_model(folder, self.task, **settings)
         return model

@@ -64,7 +64,8 @@ class LabelLoss(nn.Module):
     def _head_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         head = output_head(self.model)
         scale = LogitScale.of(self.model)
-        chunk = chunk_positions(self.model, hidden.device)
+        config: Any = self.model.config
+        chunk = chunk_positions(config.vocab_size, hidden.device.type)
         if type(head) is nn.Linear and scale.is_identity:
             return _linear_head_loss(hidden, head.weight, head.bias, labels, chunk)
         total = hidden.sum(dtype=torch.float32) * 0.0  # without a label there is still a graph to go back through
@@ -74,11 +75,10 @@ class LabelLoss(nn.Module):
         return total
 
 
-def chunk_positions(model: nn.Module, device: torch.device) -> int:
+def chunk_positions(vocabulary_size: int, device_type: str) -> int:
     """C: positions whose logits are computed at once."""
-    config: Any = model.config
-    most = CHUNK_LOGITS.get(device.type, 1 << 24) // int(config.vocab_size)
-    return max(1, min(most, CHUNK_POSITIONS.get(device.type, most)))
+    most = CHUNK_LOGITS.get(device_type, 1 << 24) // vocabulary_size
+    return max(1, min(most, CHUNK_POSITIONS.get(device_type, most)))
 
 
 def output_head(model: nn.Module) -> nn.Module:
@@ -161,12 +161,11 @@ class _LinearHeadLoss(torch.autograd.Function):
                 bias_grad += logits_grad.sum(dim=0)
             logits_grad = logits_grad.to(weight.dtype)
             torch.mm(logits_grad, weight, out=hidden_grad[part])
-            if weight_grad is None:
-                continue
-            if logits_grad.dtype == weight_grad.dtype:
+            if weight_grad is not None and logits_grad.dtype == weight_grad.dtype:
                 weight_grad.addmm_(logits_grad.T, hidden[part])
-            else:
+            elif weight_grad is not None:
                 weight_grad += logits_grad.T @ hidden[part]
+            del log_p, logits_grad  # or they would stay until the next chunk's take their names
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = weight.dtype
         return total

@@ -6,7 +6,7 @@ Shapes: B rows of two documents each, S positions, N labelled positions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,8 @@ class AnswerLogProbabilities(LabelLoss):
     def _token_log_p(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(N,) in chunks, so that no (positions × vocabulary) tensor is kept."""
         head, scale = output_head(self.model), LogitScale.of(self.model)
-        chunk = chunk_positions(self.model, hidden.device)
+        config: Any = self.model.config
+        chunk = chunk_positions(config.vocab_size, hidden.device.type)
         slices = [slice(begin, begin + chunk) for begin in range(0, len(labels), chunk)]
         parts = [checkpoint(_log_p, head, scale, hidden[part], labels[part], use_reentrant=False) for part in slices]
         return torch.cat(parts) if parts else hidden.sum(dim=-1).float()

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayloom.specs.adapters import (
+    BitFit,
+    BottleneckAdapter,
+    LoraAdapter,
+    PrefixAdapter,
+    PromptAdapter,
+    PTuningAdapter,
+    is_whole_model,
+)
 from rayloom.specs.objectives import Causal, Masked, SpanCorruption
+from rayloom.specs.tasks import SequenceToSequence
 from rayloom.specs.train import TrainSpec
 from rayloom.train.sizes import ModelSize
 
@@ -13,6 +23,10 @@ MASTER_AND_ADAM_BYTES = 12
 MASTER_AND_MOMENTUM_BYTES = 8
 """With Muon; the few weights that AdamW updates are left out of the account."""
 ADAM_BYTES, ADAM_8_BIT_BYTES = 8, 2
+FROZEN = BitFit | BottleneckAdapter | PrefixAdapter | PromptAdapter | PTuningAdapter
+"""Methods that leave matrices frozen and take nothing of what these are multiplied with."""
+BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""NF4 with a byte for each block of 64 and four for 256 of these (Dettmers et al. 2023, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +37,11 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    loss: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
 
 def flops_per_token(
@@ -41,47 +56,101 @@ def flops_per_token(
     per_parameter = 6 if size.trained == size.parameters else 4
     if not isinstance(objective, SpanCorruption):
         return per_parameter * size.multiplied + attention
-    spans = objective.share / objective.mean_span_tokens
-    read, written = 1 - objective.share + spans, objective.share + spans
+    written = _written_share(objective)
+    read = written + 1 - 2 * objective.share
     in_encoder = size.multiplied - size.multiplied_in_decoder
     met = in_encoder * read + size.multiplied_in_decoder * written
     return int(per_parameter * met + attention * (read * read + written * written + read * written))
 
 
+def _written_share(objective: SpanCorruption) -> float:
+    """Tokens that a decoder writes for each of the text: what is replaced, and a sentinel for every span of it."""
+    return objective.share * (1 + 1 / objective.mean_span_tokens)
+
+
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
-    """What one worker's device holds at the busiest moment."""
+    """What one worker's device holds at the busiest moment, which is when the loss of a micro-batch is known."""
     stage, workers = spec.sharding.zero_stage, spec.workers.num_workers
-    is_half = spec.precision != "fp32"
-    weight_bytes = 2 if is_half else 4
-    state_bytes = MASTER_AND_ADAM_BYTES if is_half or stage else MASTER_AND_ADAM_BYTES - 4  # fp32 is its own master
-    weights = size.parameters * weight_bytes // (workers if stage == 3 else 1)
+    state_bytes = MASTER_AND_ADAM_BYTES
+    if spec.precision == "fp32" and not stage:
+        state_bytes -= 4  # fp32 is its own master
     if spec.optimizer.type == "adamw8bit":
         state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
     if spec.optimizer.type == "muon":
         state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
+    weights = _weights(spec, size) // (workers if stage == 3 else 1)
     gradients = size.trained * 4 // (workers if stage >= 2 else 1)
     optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
     if spec.sharding.offload.optimizer:
         optimizer = 0
     if spec.sharding.offload.parameters:
         weights = weights // size.num_layers  # the layer that is computed, and a little ahead of it
-    return Memory(weights, gradients, optimizer, _activations(spec, size))
+    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size))
+
+
+def _weights(spec: TrainSpec, size: ModelSize) -> int:
+    plain = (size.parameters - size.quantised) * _unit(spec)
+    if not isinstance(spec.adapter, LoraAdapter) or spec.adapter.quantised_base is None:
+        return plain
+    return plain + int(size.quantised * BYTES_PER_WEIGHT[spec.adapter.quantised_base])
 
 
 def _activations(spec: TrainSpec, size: ModelSize) -> int:
-    """What the backward pass needs of the forward pass, for one micro-batch (as Korthikanti et al. 2022, section 4).
-
-    Per token and layer: both norms' inputs and their fp32 copies, query, key, value, attention's output, the three
-    feed-forward intermediates, and the residual sums.
-    """
-    tokens = spec.micro_batch_sequences * spec.sequence_length_tokens
-    unit = 4 if spec.precision == "fp32" else 2
-    key_values = size.hidden_size * size.num_key_value_heads // size.num_heads
-    per_layer = unit * (6 * size.hidden_size + 2 * key_values + 4 * size.feed_forward_size) + 8 * size.hidden_size
-    layers = size.num_layers * per_layer
+    """What the backward pass needs of the forward pass, for one micro-batch of dense layers."""
+    unit, length = _unit(spec), spec.sequence_length_tokens
+    if isinstance(spec.adapter, PromptAdapter | PTuningAdapter):
+        length += spec.adapter.num_virtual_tokens
+    per_layer = _kept_by_a_layer(spec, size, length)
+    layers = float(size.num_layers * per_layer)
     if spec.activation_checkpointing:
         layers = per_layer + size.num_layers * unit * size.hidden_size  # one whole layer, of the others the input
-    return tokens * (layers + unit * 2 * size.hidden_size)
+    if size.multiplied_in_decoder:
+        # As many layers again, over what is written; a task may write as much as it reads.
+        objective = spec.objective_in_use if spec.task is None else None
+        layers *= 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
+    return int(spec.micro_batch_sequences * length * (layers + unit * 2 * size.hidden_size))
+
+
+def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
+    """Bytes for a token (as Korthikanti et al. 2022, section 4; checked in tests/integration/test_memory_estimate.py).
+
+    Both norms' inputs and their fp32 copies, query, key, value, attention's output, the feed-forward intermediates and
+    the residual sums. Without a fused kernel, attention keeps its scores in fp32 before, in and after dropout.
+    """
+    unit, hidden = _unit(spec), size.hidden_size
+    is_t5 = size.multiplied_in_decoder > 0
+    # T5 computes attention, and its gate's GELU, in single operations.
+    intermediates = (8 if is_t5 else 4) if size.is_gated else 2
+    kept = unit * (6 * hidden + 2 * hidden * size.num_key_value_heads // size.num_heads) + 8 * hidden
+    kept += unit * intermediates * size.feed_forward_size
+    if is_t5 or (size.has_attention_dropout and not spec.workers.gpus_per_worker):
+        kept += 3 * 4 * size.num_heads * length
+    if isinstance(spec.adapter, FROZEN):
+        kept -= unit * (2 * hidden + size.feed_forward_size)
+    kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's own copy, and which of it are zero
+    kept += 2 * unit * size.decomposed_outputs // size.num_layers  # the base's and LoRA's, to be scaled
+    return kept
+
+
+def _loss(spec: TrainSpec, size: ModelSize) -> int:
+    """Logits of one chunk of labelled positions, in fp32, and their softmax; the gradient of a trained output layer.
+
+    That is known before the backward pass begins (see `score.label_loss`). Heads of tasks are small.
+    """
+    from rayloom.score.label_loss import chunk_positions
+
+    if spec.task is not None and not isinstance(spec.task, SequenceToSequence):
+        return 0
+    device = "cuda" if spec.workers.gpus_per_worker else "cpu"
+    positions = spec.micro_batch_sequences * spec.sequence_length_tokens
+    chunk = min(positions, chunk_positions(size.vocabulary_size, device))
+    head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
+    return 2 * 4 * chunk * size.vocabulary_size + head_gradient
+
+
+def _unit(spec: TrainSpec) -> int:
+    """Bytes of a number in the precision of training."""
+    return 4 if spec.precision == "fp32" else 2
 
 
 def checkpoint_bytes(size: ModelSize) -> int:

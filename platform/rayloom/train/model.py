@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rayloom.errors import InputError, QualityError
 from rayloom.models.adapters import attach, save
 from rayloom.models.embedding_noise import add_embedding_noise
 from rayloom.models.quantised import Precision, load_quantised
-from rayloom.models.task_models import save_task, trained_task_model
+from rayloom.models.task_models import empty_task_model, save_task, trained_task_model
+from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
-from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, is_whole_model
+from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.specs.train import TrainSpec
 from rayloom.train.architectures import fresh
 from rayloom.train.precision import DTYPES
@@ -58,6 +60,24 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
     return model
 
 
+def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
+    """The model that `build_model` makes of a base, without memory for any weight, on torch's meta device.
+
+    For counting: it has no embeddings for new tokens, and no layer is quantised. Raises InputError where the base is
+    no such model, or the adapter does not fit it.
+    """
+    adapter = spec.adapter
+    if isinstance(adapter, PromptAdapter):
+        adapter = adapter.model_copy(update={"initial_text": None})  # its words' embeddings are not here to be copied
+    if spec.task is None:
+        model = _empty_base(base, spec.objective_in_use.type)
+        with torch.device("meta"):
+            return attach(model, adapter)
+    model, fresh = empty_task_model(base, spec.task)
+    with torch.device("meta"):
+        return attach(model, adapter, spec.task.peft_task, fresh=fresh)
+
+
 def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
     """Embeddings for tokens that the base's own tokenizer does not have."""
     if tokenizer == base or not any((base / name).exists() for name in TOKENIZER_FILES):
@@ -96,24 +116,38 @@ def from_base(
 
     Raises InputError where there is no such model.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    with _loading(base, objective) as (model_class, _):
+        if quantised is not None:
+            return load_quantised(model_class, base, quantised, compute_dtype)
+        model: nn.Module = model_class.from_pretrained(base, dtype="auto", use_safetensors=True)
+    return model
+
+
+def _empty_base(base: Path, objective: str) -> nn.Module:
+    with _loading(base, objective) as (model_class, config), torch.device("meta"):
+        stored_tensors(base)  # without weights there is no base
+        model: nn.Module = model_class.from_config(config)
+    return model
+
+
+@contextmanager
+def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
+    """transformers' class for the objective, and the base's configuration; what fails in here is the base's fault."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     classes = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "span": AutoModelForSeq2SeqLM}
     fix = f"Name a folder or artifact with config.json and model.safetensors of a {NAMES[objective]}."
     if not (base / "config.json").exists():
         raise InputError("The base is not a model: it has no config.json", where=str(base), fix=fix)
     try:
-        if quantised is not None:
-            return load_quantised(AutoModelForCausalLM, base, quantised, compute_dtype)
-        model: nn.Module = classes[objective].from_pretrained(base, dtype="auto", use_safetensors=True)
-        is_fitting = KIND_OF[objective] == kind_of(model.config)
+        config = AutoConfig.from_pretrained(base)
+        if KIND_OF[objective] != kind_of(config):
+            what = f"The base is of kind {kind_of(config)}, which objective {objective} does not train"
+            raise InputError(what, where=str(base), fix=fix)
+        yield classes[objective], config
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The base cannot be loaded: {reason}", where=str(base), fix=fix) from error
-    if not is_fitting:
-        what = f"The base is of kind {kind_of(model.config)}, which objective {objective} does not train"
-        raise InputError(what, where=str(base), fix=fix)
-    return model
 
 
 def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor], tokenizer: Path, out: Path) -> None:

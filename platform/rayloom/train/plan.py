@@ -9,7 +9,6 @@ from pathlib import Path
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.adapters import LoraAdapter
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
@@ -21,7 +20,7 @@ from rayloom.train.preflight import add_conversations, add_method
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.room import disk_bytes, no_room
 from rayloom.train.settings import runs_with_other_settings
-from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
+from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_base
 from rayloom.train.spot import add_saving
 from rayloom.train.trackers import missing_trackers
 
@@ -70,7 +69,7 @@ def model_size(job: TrainJob) -> ModelSize:
         return size_of_architecture(spec.architecture, len(AutoTokenizer.from_pretrained(job.tokenizer)))
     if job.base is None:
         raise InputError("There is neither base nor architecture", fix="Give one of them.")
-    return size_of_folder(job.base, spec.adapter if isinstance(spec.adapter, LoraAdapter) else None)
+    return size_of_base(spec, job.base)
 
 
 def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
@@ -87,6 +86,7 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
         "gradients": memory.gradients,
         "optimiser": memory.optimizer,
         "activations": memory.activations,
+        "loss": memory.loss,
     }
     said = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
     sheet.add("memory per device", f"{_amount(memory.total)} ({said}; ZeRO stage {spec.sharding.zero_stage})")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from rayloom.errors import ResourceError
+from rayloom.specs.adapters import is_whole_model
 from rayloom.specs.train import TrainSpec
 from rayloom.train.estimates import checkpoint_bytes
 from rayloom.train.job import TrainJob
@@ -16,7 +17,8 @@ FP32_BYTES, HALF_BYTES = 4, 2
 
 def disk_bytes(spec: TrainSpec, size: ModelSize) -> int:
     """The most that a run holds at once: the checkpoints that it keeps, the one that is being written, the result."""
-    result = size.trained * (FP32_BYTES if spec.precision == "fp32" else HALF_BYTES)
+    saved = size.parameters if is_whole_model(spec.adapter) else size.trained
+    result = saved * (FP32_BYTES if spec.precision == "fp32" else HALF_BYTES)
     best = result if spec.early_stopping is not None else 0
     return (spec.checkpoints.keep + 1) * checkpoint_bytes(size) + result + best
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayloom.artifacts.store import Artifact
-from rayloom.specs.adapters import LoraAdapter
 from rayloom.specs.tune import TuneSpec
 from rayloom.text.shards import TokenShards
 from rayloom.train.estimates import memory_per_device
-from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_folder
+from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_base
 
 PROCESS_BYTES = 900_000_000
 """A worker's Python with torch, transformers and Ray, before it holds a model."""
@@ -47,5 +46,4 @@ def _size(spec: TuneSpec, parents: Mapping[str, Artifact]) -> ModelSize | None:
     if train.architecture is not None:
         rows = TokenShards(parents["train.data.corpus"].path / "train", train.sequence_length_tokens)
         return size_of_architecture(train.architecture, rows.vocabulary_size)
-    adapter = train.adapter if isinstance(train.adapter, LoraAdapter) else None
-    return size_of_folder(parents["train.base"].path, adapter)
+    return size_of_base(train, parents["train.base"].path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks import measure
+from rayloom.models.weight_files import stored_tensors
 from rayloom.respond.subject import Subject
 from rayloom.specs.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
@@ -221,12 +221,7 @@ def whole_result(job: TrainJob, step: int) -> None:
 
 def num_parameters(folder: Path) -> int:
     """Numbers in the safetensors files of a folder, read off their headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
+    return sum(tensor.num_values for tensor in stored_tensors(folder).values())
 
 
 def _quality(metrics: dict[str, float]) -> dict[str, float]:

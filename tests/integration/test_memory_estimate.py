@@ -1,0 +1,182 @@
+"""What `plan` says of memory, against what training holds: the most that torch's allocator has given out at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tasks_for_tests import FILLERS, write_encoder, write_jsonl
+from torch.profiler import ProfilerActivity, profile
+from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rayloom.specs.train import TrainSpec
+from rayloom.train.estimates import memory_per_device
+from rayloom.train.job import TrainJob
+from rayloom.train.loop import train
+from rayloom.train.model import build_model
+from rayloom.train.plan import model_size
+from rayloom.train.prepare import job_of
+
+SIZES = {"num_layers": 6, "hidden_size": 256, "num_heads": 4, "max_positions": 256}
+ROWS: dict[str, Any] = {
+    "sequence_length_tokens": 128,
+    "micro_batch_sequences": 8,
+    "global_batch_tokens": 1024,
+    "num_steps": 3,
+    "data": {"type": "conversations", "sources": [{"dataset": "./x", "format": "alpaca"}]},
+}
+"""Beside what these hold, what the estimate leaves out is small: what one operation needs while it runs."""
+
+
+class Ledger:
+    """Bytes of all tensors that are alive before the first step, and the most that the steps add to them."""
+
+    def __init__(self) -> None:
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._held: int | None = None
+
+    def is_asked_at_each_step(self) -> bool:
+        """For the loop's `should_stop`; never true."""
+        if self._held is None:
+            gc.collect()
+            tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
+            storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+            self._held = sum(storages.values())
+            self._profile.start()
+        return False
+
+    def peak(self) -> int:
+        self._profile.stop()
+        assert self._held is not None
+        results: Any = self._profile.profiler
+        events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+        held = most = self._held
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            most = max(most, held)
+        return most
+
+
+def measured(job: TrainJob) -> int:
+    gc.collect()
+    ledger = Ledger()
+    train(job, ONE, lambda _: None, ledger.is_asked_at_each_step)
+    return ledger.peak()
+
+
+def llama(folder: Path, vocabulary_size: int = VOCABULARY) -> None:
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+FRESH: dict[str, dict[str, Any]] = {
+    "decoder in fp32": {"precision": "fp32"},
+    "decoder in bf16": {"precision": "bf16"},
+    "decoder, recomputed": {"precision": "bf16", "activation_checkpointing": True, "micro_batch_sequences": 32},
+    "encoder": {"architecture": {"type": "encoder", **SIZES}},
+    "encoder-decoder": {
+        "architecture": {"type": "encoder-decoder", "num_layers": 4, "hidden_size": 256, "num_heads": 4}
+    },
+}
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_a_fresh_model_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
+    changes = {"architecture": {"type": "decoder", **SIZES}} | ROWS | FRESH[name]
+    changes.pop("data")
+    changes["global_batch_tokens"] = changes["micro_batch_sequences"] * changes["sequence_length_tokens"]
+    job = small_job(tmp_path, **changes)
+    assert memory_per_device(job.spec, model_size(job)).total == pytest.approx(measured(job), rel=0.15)
+
+
+METHODS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "lora": (llama, {"adapter": {"type": "lora", "rank": 8}}),
+    "lora with dropout": (llama, {"adapter": {"type": "lora", "rank": 8, "dropout": 0.1}}),
+    "dora": (llama, {"adapter": {"type": "lora", "rank": 8, "weight_decomposed": True}}),
+    "nf4": (llama, {"adapter": {"type": "lora", "rank": 8, "quantised_base": "nf4"}}),
+    "int8": (llama, {"adapter": {"type": "lora", "rank": 8, "quantised_base": "int8"}}),
+    "bottleneck": (llama, {"adapter": {"type": "bottleneck", "size": 32}}),
+    "prompt": (llama, {"adapter": {"type": "prompt", "num_virtual_tokens": 32}}),
+    "p_tuning": (llama, {"adapter": {"type": "p_tuning", "num_virtual_tokens": 32}}),
+    "prefix": (llama, {"adapter": {"type": "prefix", "num_virtual_tokens": 32}}),
+    "ia3": (llama, {"adapter": {"type": "ia3"}}),
+    "parts": (llama, {"adapter": {"type": "parts", "parts": ["attention"]}}),
+    "large vocabulary": (partial(llama, vocabulary_size=32768), {}),
+    "large vocabulary, lora": (partial(llama, vocabulary_size=32768), {"adapter": {"type": "lora"}}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
+    write, changes = METHODS[name]
+    base = tmp_path / "base"
+    write(base)
+    spec = small_spec(**(ROWS | {"architecture": None, "base": str(base), "precision": "bf16"} | changes))
+    job = replace(
+        small_job(tmp_path),
+        spec=spec,
+        base=base,
+        num_rows=ROWS["num_steps"] * spec.global_batch_sequences,
+        micro_batch_sequences=spec.micro_batch_sequences,
+    )
+    size = model_size(job)
+    trained = sum(p.numel() for p in build_model(spec, base, job.tokenizer).parameters() if p.requires_grad)
+    assert size.trained == trained
+    assert memory_per_device(spec, size).total == pytest.approx(measured(job), rel=0.15)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Stands for an artifact: only its path is looked at."""
+
+    path: Path
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "bitfit", "bottleneck"])
+def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
+    sizes = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
+    base = write_encoder(tmp_path / "base", **sizes)
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(FILLERS, 62)) for _ in range(60)]
+    write_jsonl([{"text": text, "label": row % 2} for row, text in enumerate(texts)], tmp_path / "data/x.jsonl")
+    values = {
+        "kind": "train",
+        "name": "tuned",
+        "base": "./base",
+        "task": {"type": "text_classification", "labels": ["no", "yes"]},
+        "adapter": {"type": adapter},
+        "data": {
+            "type": "labelled",
+            "sources": [{"dataset": "./data", "read": {"type": "table", "names": {"0": "no", "1": "yes"}}}],
+            "heldout_rows": 10,
+        },
+        "sequence_length_tokens": 64,
+        "micro_batch_sequences": 16,
+        "global_batch_tokens": 16 * 64,
+        "num_epochs": 1,
+        "learning_rate": 1e-3,
+    }
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(TrainSpec.model_validate(values), parents, tmp_path / "work", tmp_path / "out")
+    size = model_size(job)
+    sizes = [(p.numel(), p.requires_grad) for p in build_model(job.spec, job.base, job.tokenizer).parameters()]
+    assert size.parameters == sum(count for count, _ in sizes)
+    assert size.trained == sum(count for count, is_trained in sizes if is_trained)
+    assert memory_per_device(job.spec, size).total == pytest.approx(measured(job), rel=0.15)
