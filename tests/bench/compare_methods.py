@@ -179,10 +179,13 @@ def as_page(rows: list[dict[str, Any]], on: str, overrides: list[str]) -> str:
         )
         for row in rows
     ]
-    arithmetic = "whole weights answer in bf16, adapters in their base's fp32, each beside its own kind"
-    said = (
-        f"{on}; {', '.join(overrides) or 'job files as they are'}; accuracies with their 95 % intervals; {arithmetic}"
+    parts = (
+        on,
+        ", ".join(overrides) or "job files as they are",
+        "accuracies with their 95 % intervals",
+        "whole weights answer in bf16, adapters in their base's fp32, each beside its own kind",
     )
+    said = "; ".join(parts)
     section = Section("English film reviews, 22.7 M encoder", table(header, body))
     return page("Fine-tuning methods compared", said, [section])
 
