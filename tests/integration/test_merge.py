@@ -334,7 +334,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     store: Store, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = adapter_of(store, base)
-    monkeypatch.setattr(model_folder, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(model_folder, "available_bytes", lambda: 1000)
     error = refusal(store, adapter)
     assert isinstance(error, ResourceError) and "of memory" in str(error)
 

@@ -384,7 +384,7 @@ def test_damaged_weights_are_refused(store: Store, trained: Artifact) -> None:
 def test_too_little_memory_is_said_before_anything_is_loaded(
     store: Store, model: Artifact, trained: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_folder, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(model_folder, "available_bytes", lambda: 1000)
     assert isinstance(refusal(store, model, trained), ResourceError)
 
 

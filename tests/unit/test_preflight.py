@@ -22,6 +22,8 @@ from rayloom.specs.train import TrainSpec
 from rayloom.text.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
 from rayloom.text.render import Renderer
 from rayloom.text.shards import Row
+from rayloom.train import plan as train_plan
+from rayloom.train import preflight
 from rayloom.train.plan import plan
 
 
@@ -117,6 +119,31 @@ def test_long_examples_are_cut_and_say_so() -> None:
     row = Row(tokens, tokens > 0, tokens * 0)
     text = marked(row, slice(0, len(tokens)), renderer.tokenizer)
     assert text.plain.endswith(f"… and {len(tokens) - MAX_TOKENS} tokens more")
+
+
+def test_a_plan_says_what_other_methods_would_hold(parents: dict[str, Artifact]) -> None:
+    sheet = planned(parents)
+    said = dict(sheet.facts)["memory by method"]
+    assert said.startswith("all weights ")
+    assert ", lora " in said
+    assert ", lora on nf4 " in said
+    assert not [line for line in sheet.warnings if "of memory" in line]
+
+
+def test_a_job_larger_than_this_machine_is_a_warning(
+    parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_plan, "available_bytes", lambda: 1000)
+    assert any("and 1 kB are free here: submit the job" in line for line in planned(parents).warnings)
+
+
+def test_too_many_parameters_for_the_rows_are_a_warning(
+    parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "PARAMETERS_PER_TRAINED_TOKEN", 1)
+    whole, high = planned(parents, adapter={"type": "none"}), planned(parents, adapter={"type": "lora", "rank": 16})
+    assert any("trained token: adapter: {type: lora} does as well" in line for line in whole.warnings)
+    assert any("trained token: a lower rank does as well, such as 8" in line for line in high.warnings)
 
 
 def test_bad_rows_and_unusual_settings_are_said_before_training(parents: dict[str, Artifact]) -> None:

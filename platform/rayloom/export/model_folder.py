@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import InputError, ResourceError
+from rayloom.observe.memory import available_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -110,16 +111,10 @@ def copy_companions(source: Path, target: Path) -> None:
 
 def check_memory(needed_bytes: int, doing: str) -> None:
     """Raises ResourceError where this machine has less memory free than `doing` takes."""
-    free = free_memory_bytes()
+    free = available_bytes()
     if needed_bytes > free:
         what = f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
         raise ResourceError(what, fix="Run it on a machine with more memory, or free some.")
-
-
-def free_memory_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def first_line(error: BaseException) -> str:

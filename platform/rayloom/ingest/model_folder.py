@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from rayloom.errors import InputError
+from rayloom.observe.memory import available_bytes
 
 SMOKE_TEXT = "The capital of France is Paris. It lies on the river Seine."
 SMOKE_MEMORY_SHARE = 0.5
@@ -46,7 +47,7 @@ def checked_model(folder: Path) -> ModelFacts:
     tokenizer = _tokenizer(folder)
     class_name = (config.architectures or ["AutoModel"])[0]
     num_parameters, weights_bytes = _sizes(weights)
-    tested = weights_bytes <= SMOKE_MEMORY_SHARE * _free_bytes()
+    tested = weights_bytes <= SMOKE_MEMORY_SHARE * available_bytes()
     return ModelFacts(
         architecture=class_name,
         num_parameters=num_parameters,
@@ -147,12 +148,6 @@ def _forward(model: Any, inputs: Any) -> Any:
     if model.config.is_encoder_decoder:
         return model(**inputs, decoder_input_ids=inputs["input_ids"])
     return model(**inputs)
-
-
-def _free_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
+from rayloom.observe.memory import available_bytes
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import app
@@ -26,7 +27,7 @@ from rayloom.serve.engine import (
 )
 from rayloom.serve.failures import cause_in
 from rayloom.serve.front import GatewaySettings
-from rayloom.serve.machine import available_bytes, check_port, is_port_free, service_processes
+from rayloom.serve.machine import check_port, is_port_free, service_processes
 from rayloom.serve.predictions import endpoint_of
 from rayloom.serve.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServeSpec

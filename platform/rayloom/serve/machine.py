@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import psutil
 
 from rayloom.errors import ResourceError
 
-_GROUP = Path("/sys/fs/cgroup")
 _SERVICE_PROCESSES = ("VLLM::", "ray::ServeReplica", "ray::ProxyActor", "ray::ServeController")
-
-
-def available_bytes(group: Path = _GROUP) -> int:
-    """Memory that can be taken without swapping, also inside a container with a limit of its own."""
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or the limit is `max`
-        return available
-    return min(available, max(0, limit - used))
 
 
 def check_port(host: str, port: int) -> None:

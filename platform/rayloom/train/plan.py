@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
+from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.specs.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
@@ -24,6 +27,11 @@ from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_base
 from rayloom.train.spot import add_saving
 from rayloom.train.trackers import missing_trackers
 
+USUAL_METHODS = {
+    "all weights": NoAdapter(type="none"),
+    "lora": LoraAdapter(type="lora"),
+    "lora on nf4": LoraAdapter(type="lora", quantised_base="nf4"),
+}
 MAX_EPOCHS_WORTHWHILE = 4
 """Repeating data more often than this gains little (Muennighoff et al. 2023)."""
 TOKENS_PER_PARAMETER = 20
@@ -45,6 +53,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             return sheet
         _add_model(sheet, spec, size)
         _add_memory(sheet, spec, size)
+        _add_memory_by_method(sheet, job)
         _add_disk(sheet, spec, size, store)
         _add_data(sheet, job)
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
@@ -56,6 +65,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         add_method(sheet, spec, size, counts)
         if spec.architecture is not None:  # the shape of a base was somebody else's choice
             _warn_about_shape(sheet, size)
+        _warn_about_memory(sheet, spec, size)
         _warn_about_data(sheet, job, size)
     return sheet
 
@@ -91,6 +101,30 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     said = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
     sheet.add("memory per device", f"{_amount(memory.total)} ({said}; ZeRO stage {spec.sharding.zero_stage})")
     sheet.add("checkpoint", f"{_amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")
+
+
+def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
+    """What the usual methods would hold of this base, so that one can be chosen that fits."""
+    spec, base = job.spec, job.base
+    if base is None or (spec.task is None and spec.objective_in_use.type != "causal"):
+        return
+    said = []
+    for name, adapter in USUAL_METHODS.items():
+        with contextlib.suppress(InputError):  # a method that this model cannot have
+            other = spec.model_copy(update={"adapter": adapter})
+            said.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, base)).total)}")
+    sheet.add("memory by method", ", ".join(said))
+
+
+def _warn_about_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
+    if spec.hardware is not None or spec.workers.gpus_per_worker:
+        return  # a fleet's job is planned on a laptop
+    needed, free = spec.workers.num_workers * memory_per_device(spec, size).total, available_bytes()
+    if needed > free:
+        sheet.warnings.append(
+            f"the workers need {_amount(needed)} of memory, and {_amount(free)} are free here: submit the job to a "
+            "larger cluster, lower micro_batch_sequences, or take a method that needs less"
+        )
 
 
 def _add_disk(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, store: Store) -> None:

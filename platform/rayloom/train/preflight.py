@@ -21,6 +21,7 @@ FEW_ROWS = 500
 """Below this, what is learned depends on which rows they happen to be (Zhou et al. 2023 used 1,000 chosen ones)."""
 LEARNING_RATE_FACTOR = 10
 """So far from a method's usual learning rate, a warning."""
+LOW_RANK = 8
 PARAMETERS_PER_TRAINED_TOKEN = 1000
 """More trained parameters for each trained token than this, and a smaller method does as well."""
 
@@ -87,12 +88,18 @@ def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[
             f"learning_rate {spec.learning_rate:g} is far from what {spec.adapter.type} uses: {usual:g}"
         )
     trained_tokens = counts.get("train", {}).get("trained_tokens")
-    if trained_tokens and isinstance(spec.adapter, LoraAdapter) and spec.adapter.rank > 8:
+    better = _what_suits_few_rows(spec)
+    if trained_tokens and better and size.trained > PARAMETERS_PER_TRAINED_TOKEN * trained_tokens:
         for_each = size.trained / trained_tokens
-        if for_each > PARAMETERS_PER_TRAINED_TOKEN:
-            sheet.warnings.append(
-                f"{for_each:,.0f} trained parameters for each trained token: a lower rank does as well"
-            )
+        sheet.warnings.append(f"{for_each:,.0f} trained parameters for each trained token: {better}")
+
+
+def _what_suits_few_rows(spec: TrainSpec) -> str | None:
+    if isinstance(spec.adapter, LoraAdapter) and spec.adapter.rank > LOW_RANK:
+        return f"a lower rank does as well, such as {LOW_RANK}"
+    if isinstance(spec.adapter, NoAdapter):
+        return "adapter: {type: lora} does as well on so few, and forgets less (Biderman et al. 2024)"
+    return None
 
 
 def _why_not_served(spec: TrainSpec) -> str | None:
