@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models_for_tests import write_model
+from preferences_for_tests import BAD, GOOD, Folder, spec_of, write
 from tasks_for_tests import FILLERS, write_encoder, write_jsonl
 from torch.profiler import ProfilerActivity, profile
 from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec
@@ -141,13 +143,6 @@ def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
     assert memory_per_device(spec, size).total == pytest.approx(measured(job), rel=0.15)
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    path: Path
-
-
 @pytest.mark.parametrize("adapter", ["none", "lora", "bitfit", "bottleneck"])
 def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     sizes = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
@@ -180,3 +175,17 @@ def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     assert size.parameters == sum(count for count, _ in sizes)
     assert size.trained == sum(count for count, is_trained in sizes if is_trained)
     assert memory_per_device(job.spec, size).total == pytest.approx(measured(job), rel=0.15)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_preferences_take_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 32768}
+    write_model(tmp_path / "base", **sizes)
+    answers = {"chosen": " ".join([GOOD] * 14), "rejected": " ".join([BAD] * 14)}
+    write([{"prompt": f"Tell me {n} jokes"} | answers for n in range(40)], tmp_path / "data")
+    rows = {"sequence_length_tokens": 152, "micro_batch_sequences": 8, "global_batch_tokens": 8 * 152, "num_steps": 3}
+    spec = spec_of({"type": "dpo"}, adapter={"type": adapter}, precision="bf16", **rows)
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(tmp_path / "base"), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    assert memory_per_device(spec, model_size(job)).total == pytest.approx(measured(job), rel=0.15)

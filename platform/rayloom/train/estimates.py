@@ -145,7 +145,9 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     positions = spec.micro_batch_sequences * spec.sequence_length_tokens
     chunk = min(positions, chunk_positions(size.vocabulary_size, device))
     head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
-    return 2 * 4 * chunk * size.vocabulary_size + head_gradient
+    # Preferences need each answer's sum before they know a gradient: logits are computed again on the way back.
+    copies = 3 if spec.preference is not None else 2
+    return copies * 4 * chunk * size.vocabulary_size + head_gradient
 
 
 def _unit(spec: TrainSpec) -> int:
