@@ -39,19 +39,20 @@ ROWS: dict[str, Any] = {
 
 
 class Ledger:
-    """Bytes of all tensors that are alive before the first step, and the most that the steps add to them."""
+    """Bytes of the tensors that a run has made before its first step, and the most that the steps add to them."""
 
     def __init__(self) -> None:
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._others = tensors_alive()
         self._held: int | None = None
 
     def is_asked_at_each_step(self) -> bool:
         """For the loop's `should_stop`; never true."""
         if self._held is None:
-            gc.collect()
-            tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
-            storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-            self._held = sum(storages.values())
+            others = {tensor.untyped_storage()._cdata for tensor in self._others}
+            storages = [tensor.untyped_storage() for tensor in tensors_alive()]
+            sizes = {storage._cdata: storage.nbytes() for storage in storages if storage._cdata not in others}
+            self._held = sum(sizes.values())
             self._profile.start()
         return False
 
@@ -67,8 +68,12 @@ class Ledger:
         return most
 
 
-def measured(job: TrainJob) -> int:
+def tensors_alive() -> list[torch.Tensor]:
     gc.collect()
+    return [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
+
+
+def measured(job: TrainJob) -> int:
     ledger = Ledger()
     train(job, ONE, lambda _: None, ledger.is_asked_at_each_step)
     return ledger.peak()
@@ -91,6 +96,8 @@ FRESH: dict[str, dict[str, Any]] = {
     "decoder in fp32": {"precision": "fp32"},
     "decoder in bf16": {"precision": "bf16"},
     "decoder, recomputed": {"precision": "bf16", "activation_checkpointing": True, "micro_batch_sequences": 32},
+    "decoder, ZeRO 2": {"precision": "bf16", "sharding": {"zero_stage": 2}},
+    "decoder, ZeRO 3": {"precision": "bf16", "sharding": {"zero_stage": 3}},
     "encoder": {"architecture": {"type": "encoder", **SIZES}},
     "encoder-decoder": {
         "architecture": {"type": "encoder-decoder", "num_layers": 4, "hidden_size": 256, "num_heads": 4}

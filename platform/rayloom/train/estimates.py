@@ -23,6 +23,8 @@ MASTER_AND_ADAM_BYTES = 12
 MASTER_AND_MOMENTUM_BYTES = 8
 """With Muon; the few weights that AdamW updates are left out of the account."""
 ADAM_BYTES, ADAM_8_BIT_BYTES = 8, 2
+MAX_BUCKET_ELEMENTS = 50_000_000
+"""Gradients that DeepSpeed sums over the workers at once."""
 FROZEN = BitFit | BottleneckAdapter | PrefixAdapter | PromptAdapter | PTuningAdapter
 """Methods that leave matrices frozen and take nothing of what these are multiplied with."""
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -80,6 +82,8 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
     weights = _weights(spec, size) // (workers if stage == 3 else 1)
     gradients = size.trained * 4 // (workers if stage >= 2 else 1)
+    if stage == 3:
+        gradients += 4 * min(size.trained, MAX_BUCKET_ELEMENTS)  # those that are on their way to their workers
     optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
     if spec.sharding.offload.optimizer:
         optimizer = 0
