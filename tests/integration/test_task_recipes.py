@@ -24,7 +24,7 @@ from rayloom.evaluate.task_check import judge
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
 from rayloom.specs.adapters import is_whole_model
-from rayloom.specs.labelled_data import LabelledSource
+from rayloom.specs.labelled_data import LabelledSource, TableRows
 from rayloom.specs.tasks import RelationExtraction, Task
 from rayloom.specs.train import TrainSpec
 from rayloom.text.examples import read_examples
@@ -83,11 +83,12 @@ def test_a_recipe_trains_and_its_model_answers(file: Path, bases: dict[str, Path
 def write_rows(source: LabelledSource, task: Task, folder: Path) -> None:
     """Rows in the form that the recipe reads, where its pattern finds them."""
     kind = source.read.type
+    only = source.read.only if isinstance(source.read, TableRows) else {}
     file = folder / source.files.replace("**/", "").replace("/**", "/x.txt").replace("*", "x")
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind == "table":
-        reviews = [(row["text"], row["label"]) for row in review_rows(40)]
-        file.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in reviews))
+        reviews = [(row["text"], str(row["label"]), *only.values()) for row in review_rows(40)]
+        file.write_text("".join(",".join(row) + "\n" for row in [("text", "label", *only), *reviews]))
     elif kind == "lines":
         file.write_text(
             "".join(f"{row['text']} {number}\n" for number, row in enumerate(review_rows(20, len(file.name))))
