@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=60, help="rows to measure the loss on")
     parser.add_argument("--length", type=int, default=256, help="tokens of a packed row")
     parser.add_argument("--sequences", type=int, default=8, help="conversations a step")
-    parser.add_argument("--no-sentiment", action="store_true", help="instruction tuning alone; --save keeps the day's rest")
+    parser.add_argument("--no-sentiment", action="store_true", help="instructions alone; --save keeps the day's rest")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
