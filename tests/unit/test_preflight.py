@@ -130,6 +130,11 @@ def test_a_plan_says_what_other_methods_would_hold(parents: dict[str, Artifact])
     assert not [line for line in sheet.warnings if "of memory" in line]
 
 
+def test_a_method_that_the_job_cannot_have_is_not_offered(parents: dict[str, Artifact]) -> None:
+    sharded = planned(parents, adapter={"type": "none"}, sharding={"zero_stage": 3})
+    assert "nf4" not in dict(sharded.facts)["memory by method"]
+
+
 def test_a_job_larger_than_this_machine_is_a_warning(
     parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:

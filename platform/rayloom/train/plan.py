@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
 from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
@@ -28,9 +29,9 @@ from rayloom.train.spot import add_saving
 from rayloom.train.trackers import missing_trackers
 
 USUAL_METHODS = {
-    "all weights": NoAdapter(type="none"),
-    "lora": LoraAdapter(type="lora"),
-    "lora on nf4": LoraAdapter(type="lora", quantised_base="nf4"),
+    "all weights": {"type": "none"},
+    "lora": {"type": "lora"},
+    "lora on nf4": {"type": "lora", "quantised_base": "nf4"},
 }
 MAX_EPOCHS_WORTHWHILE = 4
 """Repeating data more often than this gains little (Muennighoff et al. 2023)."""
@@ -105,14 +106,13 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
 
 def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
     """What the usual methods would hold of this base, so that one can be chosen that fits."""
-    spec, base = job.spec, job.base
-    if base is None or (spec.task is None and spec.objective_in_use.type != "causal"):
+    if job.base is None:
         return
     said = []
     for name, adapter in USUAL_METHODS.items():
-        with contextlib.suppress(InputError):  # a method that this model cannot have
-            other = spec.model_copy(update={"adapter": adapter})
-            said.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, base)).total)}")
+        with contextlib.suppress(ValidationError, InputError):  # a method that this job or this model cannot have
+            other = TrainSpec.model_validate(job.spec.model_dump() | {"adapter": adapter})
+            said.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, job.base)).total)}")
     sheet.add("memory by method", ", ".join(said))
 
 
