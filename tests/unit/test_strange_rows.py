@@ -113,3 +113,26 @@ def test_every_bad_row_is_named_however_many_there_are() -> None:
     assert "30 rows cannot be trained on" in said
     assert said.count("has no label") == NUM_PROBLEMS_SHOWN
     assert all(f"x.jsonl row {number} (no_label)" in said for number in range(1, 31))
+
+
+def test_thousands_of_bad_rows_are_named_by_their_first_and_last() -> None:
+    problems = RowProblems(())
+    for number in (*range(1, 5001), *range(6001, 8001)):
+        problems.add(f"x.jsonl row {number}", ExampleError("no_label", "has no label"))
+    problems.add("y.jsonl row 8001", ExampleError("no_text", "has no text"))
+    problems.add("some.txt", ExampleError("no_text", "has no text"))
+    with pytest.raises(InputError) as raised:
+        problems.raise_any()
+    said = str(raised.value)
+    assert "7002 rows cannot be trained on" in said
+    assert "x.jsonl row 50 (no_label), x.jsonl rows 51 to 5000 (no_label), x.jsonl rows 6001 to 8000 (no_label)" in said
+    assert "y.jsonl row 8001 (no_text), some.txt (no_text)" in said
+    assert len(said) < 3000
+
+
+def test_rows_that_are_too_scattered_to_be_named_are_counted() -> None:
+    problems = RowProblems(())
+    for number in range(1, 1001):
+        problems.add(f"x.jsonl row {2 * number}", ExampleError("no_label", "has no label"))
+    with pytest.raises(InputError, match="and 850 further ones"):
+        problems.raise_any()

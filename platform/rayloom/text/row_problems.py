@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rayloom.errors import InputError
 
 NUM_PROBLEMS_SHOWN = 20
-NUM_PLACES_SHOWN = 500
-"""Of further rows only the place and the problem's name are said."""
+NUM_PLACES_SHOWN = 30
+"""Of so many further rows only the place and the problem's name are said; behind them, rows in a row are one."""
+NUM_RUNS_SHOWN = 100
+_NUMBERED = re.compile(r"(.*) row (\d+)")
 
 
 class RowError(Protocol):
@@ -29,14 +32,14 @@ class RowProblems:
     leave_out: Collection[str]
     left_out: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    """Where each of them is: `file.json row 7 (empty_answer)`."""
+    places: list[tuple[str, str]] = field(default_factory=list)
+    """Where each of them is, and which it is: `file.json row 7`, `empty_answer`."""
 
     def add(self, origin: str, error: RowError) -> None:
         if error.problem in self.leave_out:
             self.left_out[error.problem] += 1
         else:
-            self.places.append(f"{origin} ({error.problem})")
+            self.places.append((origin, error.problem))
             self.said.append(f"{origin} ({error.problem}): {error}")
 
     def raise_any(self) -> None:
@@ -47,10 +50,49 @@ class RowProblems:
         rest = self._rest() if len(self.said) > NUM_PROBLEMS_SHOWN else ""
         count = "1 row" if len(self.said) == 1 else f"{len(self.said)} rows"
         fix = "Correct these rows, or name the problems whose rows data.leave_out may drop."
-        raise InputError(f"{count} cannot be trained on:\n{shown}{rest}\n", fix=fix)
+        raise InputError(f"{count} cannot be trained on:\n{shown}{rest}", fix=fix)
 
     def _rest(self) -> str:
         more = self.places[NUM_PROBLEMS_SHOWN:]
-        named = ", ".join(more[:NUM_PLACES_SHOWN])
-        last = f", and {len(more) - NUM_PLACES_SHOWN:,} further ones" if len(more) > NUM_PLACES_SHOWN else ""
-        return f"\n  and {len(more):,} more: {named}{last}"
+        named = [f"{origin} ({problem})" for origin, problem in more[:NUM_PLACES_SHOWN]]
+        runs = list(_runs(more[NUM_PLACES_SHOWN:]))
+        named += [run.said for run in runs[:NUM_RUNS_SHOWN]]
+        unnamed = sum(run.num_rows for run in runs[NUM_RUNS_SHOWN:])
+        last = f", and {unnamed:,} further ones" if unnamed else ""
+        return f"\n  and {len(more):,} more: {', '.join(named)}{last}"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows of one file that follow each other and have the same problem, or one row whose origin has no number."""
+
+    origin: str
+    problem: str
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return 1 if self.first is None or self.last is None else self.last - self.first + 1
+
+    @property
+    def said(self) -> str:
+        if self.first is None:
+            return f"{self.origin} ({self.problem})"
+        rows = f"row {self.first}" if self.first == self.last else f"rows {self.first} to {self.last}"
+        return f"{self.origin} {rows} ({self.problem})"
+
+
+def _runs(places: Sequence[tuple[str, str]]) -> Iterator[_Run]:
+    run: _Run | None = None
+    for origin, problem in places:
+        found = _NUMBERED.fullmatch(origin)
+        here = _Run(found[1], problem, int(found[2]), int(found[2])) if found else _Run(origin, problem)
+        if run is not None and run.last is not None and here == replace(run, first=run.last + 1, last=run.last + 1):
+            run = replace(run, last=here.last)
+            continue
+        if run is not None:
+            yield run
+        run = here
+    if run is not None:
+        yield run
