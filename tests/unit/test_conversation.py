@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands.conversation import Conversation
+from rayloom.commands.endpoint.conversation import Conversation
 
 
 def conversation(**changes: str) -> Conversation:

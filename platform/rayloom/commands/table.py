@@ -78,7 +78,7 @@ def _flag(name: str, text: str) -> Add:
 
 
 _ARTIFACTS = "rayloom.commands.artifacts"
-_JOBS = "rayloom.commands.cluster_jobs"
+_JOBS = "rayloom.commands.cluster.jobs"
 _ADDRESS = _argument(
     "--address",
     metavar="URL",
@@ -91,7 +91,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "init",
         "write a starter job file",
-        "rayloom.commands.starters:init",
+        "rayloom.commands.init:init",
         (
             _argument("template", nargs="?", metavar="TEMPLATE", help="without it, the templates are listed"),
             _argument("--output", type=Path, metavar="FILE", help="default: TEMPLATE.yaml in this folder"),
@@ -125,7 +125,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "submit",
         "run a job on another cluster through Ray Jobs",
-        "rayloom.commands.submit:submit",
+        "rayloom.commands.cluster.submit:submit",
         (
             _file,
             _set,
@@ -139,7 +139,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "manifest",
         "print the Kubernetes objects that run a job on KubeRay",
-        "rayloom.commands.manifest:manifest",
+        "rayloom.commands.cluster.manifest:manifest",
         (
             _file,
             _argument("--image", required=True, metavar="IMAGE", help="built from cluster/Dockerfile.cpu or .gpu"),
@@ -180,7 +180,7 @@ COMMANDS: tuple[Command, ...] = (
             Command(
                 "up",
                 "start it",
-                "rayloom.commands.local_cluster:up",
+                "rayloom.commands.cluster.local_cluster:up",
                 (
                     _argument("--nodes", type=_positive, default=3, help="with the head; default 3"),
                     _argument("--cpus-per-node", type=_positive, default=2, help="logical; default 2"),
@@ -189,7 +189,7 @@ COMMANDS: tuple[Command, ...] = (
                     _flag("--own-networks", "an address for each node, whose cable can be pulled; as root on Linux"),
                 ),
             ),
-            Command("down", "end it", "rayloom.commands.local_cluster:down"),
+            Command("down", "end it", "rayloom.commands.cluster.local_cluster:down"),
         ),
     ),
     Command(
@@ -239,7 +239,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "chat",
         "talk to a served model",
-        "rayloom.commands.chat:chat",
+        "rayloom.commands.endpoint.chat:chat",
         (
             _argument("url", metavar="URL", help="http://HOST:PORT of the endpoint"),
             _argument("--model", metavar="NAME", help="default: the first that the endpoint lists"),
@@ -252,7 +252,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "bench",
         "load a served model, and say how fast it answers",
-        "rayloom.commands.bench:bench",
+        "rayloom.commands.endpoint.bench:bench",
         (
             _argument("url", metavar="URL", help="http://HOST:PORT of the endpoint"),
             _argument("--model", metavar="NAME", help="default: the first that the endpoint lists"),
@@ -289,7 +289,7 @@ COMMANDS: tuple[Command, ...] = (
         "change running services, which `rayloom run` on a serve job starts",
         commands=(
             Command(
-                "update", "roll to what a job file says now, without a gap", "rayloom.commands.service:update",
+                "update", "roll to what a job file says now, without a gap", "rayloom.commands.endpoint.service:update",
                 (
                     _file,
                     _set,
@@ -297,13 +297,13 @@ COMMANDS: tuple[Command, ...] = (
                               help="part of the requests for new versions until they are promoted; default 1: all"),
                 ),
             ),
-            Command("promote", "give versions on trial all requests", "rayloom.commands.service:promote", (_SERVICE,)),
+            Command("promote", "give versions on trial all requests", "rayloom.commands.endpoint.service:promote", (_SERVICE,)),
             Command(
                 "rollback", "take back versions on trial, or else the last update",
-                "rayloom.commands.service:rollback", (_SERVICE,),
+                "rayloom.commands.endpoint.service:rollback", (_SERVICE,),
             ),
             Command(
-                "status", "what serves what", "rayloom.commands.service:status",
+                "status", "what serves what", "rayloom.commands.endpoint.service:status",
                 (_argument("service", nargs="?", metavar="SERVICE", help="default: all"), _json),
             ),
         ),
@@ -313,14 +313,14 @@ COMMANDS: tuple[Command, ...] = (
         "API keys of the store's services",
         commands=(
             Command(
-                "create", "print a new key", "rayloom.commands.keys:create",
+                "create", "print a new key", "rayloom.commands.endpoint.keys:create",
                 (
                     _argument("name", metavar="NAME", help="whom it is for; stands in the list"),
                     _argument("--requests-per-minute", type=_positive, metavar="N", help="instead of the service's"),
                 ),
             ),
-            Command("list", "every key, without its secret", "rayloom.commands.keys:list_all", (_json,)),
-            Command("revoke", "let a key open nothing any more", "rayloom.commands.keys:revoke",
+            Command("list", "every key, without its secret", "rayloom.commands.endpoint.keys:list_all", (_json,)),
+            Command("revoke", "let a key open nothing any more", "rayloom.commands.endpoint.keys:revoke",
                     (_argument("id", metavar="ID", help="as `rayloom keys list` shows it"),)),
         ),
     ),

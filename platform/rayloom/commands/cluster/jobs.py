@@ -40,7 +40,7 @@ def list_jobs(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Prints one job; 0 while it goes well, else what its command would have returned."""
-    from rayloom.commands.submit import exit_code
+    from rayloom.commands.cluster.submit import exit_code
 
     job = cluster_api(options.address).find(options.job)
     if options.json:
@@ -59,7 +59,7 @@ def logs(options: argparse.Namespace) -> None:
     api = cluster_api(options.address)
     job = api.find(options.job)
     if options.follow:
-        from rayloom.commands.submit import follow
+        from rayloom.commands.cluster.submit import follow
 
         follow(api, job)
     else:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
-from rayloom.commands.conversation import HELP, Conversation
+from rayloom.commands.endpoint.conversation import HELP, Conversation
 from rayloom.errors import InputError, RayloomError, ResourceError
 
 if TYPE_CHECKING:

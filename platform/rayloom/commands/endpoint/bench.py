@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rayloom.commands.chat import KEY_VARIABLE, open_client, served_models
+from rayloom.commands.endpoint.chat import KEY_VARIABLE, open_client, served_models
 from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.progress import progress, say
