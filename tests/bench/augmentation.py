@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from rayloom.artifacts.store import Store
-from rayloom.data.augmentation import Augmenter
+from rayloom.data.labelled.augmentation import Augmenter
 from rayloom.dispatch import load_job, run
 from rayloom.specs.augmentation import Augmentation
 

@@ -14,7 +14,7 @@ from test_train_loop import events, quiet
 from training_jobs_for_tests import LENGTH, ONE, small_job, small_spec, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rayloom.data.tokenizer_folder import copy_tokenizer
+from rayloom.data.corpus.tokenizer_folder import copy_tokenizer
 from rayloom.errors import InputError
 from rayloom.text import bpe
 from rayloom.text.shards import ShardWriter, TokenShards

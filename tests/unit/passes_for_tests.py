@@ -10,11 +10,11 @@ from typing import Any
 from rayloom.artifacts.build import Build, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.data import evidence
-from rayloom.data.inputs import input_files, read_chunks, reading_jobs
-from rayloom.data.judging import Judging, JudgingPass
+from rayloom.data import audit
+from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.filter_pass import Judging, JudgingPass
 from rayloom.data.passes import Workers
-from rayloom.data.scratch import Scratch
+from rayloom.data.reading.source_files import input_files, read_chunks, reading_jobs
 from rayloom.data.steps import clean
 from rayloom.dispatch import load_job, resolve
 from rayloom.specs.base import JobSpec
@@ -52,7 +52,7 @@ def cleaned(folder: Path, job: dict[str, Any], num_chunk_bytes: int = 1 << 20) -
         assert isinstance(spec, CleanSpec)
         files = input_files(spec, given.parents)
         numbers = clean(spec, given, files, Scratch(given.work / "scratch"), InProcess())
-        return Outcome(evidence.content(spec), numbers, headline=evidence.headline(numbers))
+        return Outcome(audit.content(spec), numbers, headline=audit.headline(numbers))
 
     loaded = load_job(folder / "job.yaml", [f"chunk_bytes={num_chunk_bytes}"])
     return build(resolve(loaded, store), store, stage)[0]

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passes_for_tests import cleaned
 
-from rayloom.data.augmentation import Augmenter, Synonyms, read_synonyms, shuffled_sentences, without_words
-from rayloom.data.back_translation import Translator
+from rayloom.data.labelled.augmentation import Augmenter, Synonyms, read_synonyms, shuffled_sentences, without_words
+from rayloom.data.labelled.back_translation import Translator
 from rayloom.errors import InputError, ResourceError
 from rayloom.specs.augmentation import Augmentation, BackTranslation
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from passes_for_tests import cleaned
 
-from rayloom.data.contamination import EvaluationFile, Passages, build
-from rayloom.data.scratch import Scratch
+from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.rules.contamination import EvaluationFile, Passages, build
 from rayloom.errors import InputError
 from rayloom.specs.clean import Decontamination
 

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data import evidence, samples, sharding
-from rayloom.data.encoding import Encoder, encoder_of, fitted
-from rayloom.data.tally import Tally, by_part, later_drops
-from rayloom.data.tokenising import save_tokens, split_of
-from rayloom.data.verdict import Drop
+from rayloom.data import audit, samples
+from rayloom.data.corpus import sharding
+from rayloom.data.corpus.encoding import Encoder, encoder_of, fitted
+from rayloom.data.corpus.tokenize_pass import save_tokens, split_of
+from rayloom.data.row_counts import Tally, by_part, later_drops
+from rayloom.data.rules.verdict import Drop
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.clean_output import TokensOutput
@@ -153,7 +154,7 @@ def test_every_row_is_accounted_for_in_the_metrics() -> None:
         {"pages/train/documents": 5, "pages/train/tokens": 50, "posts/train/documents": 3, "posts/train/tokens": 30,
          "books/heldout/documents": 2, "books/heldout/tokens": 20}
     )  # fmt: skip
-    numbers = evidence.metrics(_spec(), tally, {"exact_duplicates": 1, "near_duplicates": 1}, tokens)
+    numbers = audit.metrics(_spec(), tally, {"exact_duplicates": 1, "near_duplicates": 1}, tokens)
     assert numbers["rows_in"] == numbers["documents_kept"] + numbers["documents_dropped"] == 16
     assert numbers["tokens"] == 100 and numbers["heldout_tokens"] == 20
     assert numbers["domains"]["web"]["tokens"] == 80 and numbers["domains"]["prose"]["tokens"] == 20
@@ -161,7 +162,7 @@ def test_every_row_is_accounted_for_in_the_metrics() -> None:
         "too_few_words": 3, "curly_bracket": 1, "exact_duplicate": 1, "near_duplicate": 1,
     }  # fmt: skip
     assert numbers["sources"]["pages"]["bad_rows"] == 1
-    assert any("too_few_words" in line for line in evidence.lines(numbers))
+    assert any("too_few_words" in line for line in audit.lines(numbers))
 
 
 def test_drops_of_later_passes() -> None:
@@ -176,23 +177,23 @@ def test_drops_of_later_passes() -> None:
 
 def test_too_many_unreadable_rows() -> None:
     tally = Tally(rows_in=Counter(pages=95), bad_rows=Counter({"pages/null_text": 3, "pages/malformed_json": 2}))
-    evidence.check_readable(_spec(max_bad_rows_share=0.05), tally, ["a.jsonl row 7: null_text, text is null"])
+    audit.check_readable(_spec(max_bad_rows_share=0.05), tally, ["a.jsonl row 7: null_text, text is null"])
     with pytest.raises(InputError, match=r"5 of 100 rows cannot be read \(3 null_text, 2 malformed_json\)") as caught:
-        evidence.check_readable(_spec(), tally, ["a.jsonl row 7: null_text, text is null"])
+        audit.check_readable(_spec(), tally, ["a.jsonl row 7: null_text, text is null"])
     assert "a.jsonl row 7" in str(caught.value)
 
 
 def test_nothing_left() -> None:
     tally = Tally(rows_in=Counter(pages=9), dropped=Counter({"pages/too_few_words": 8, "pages/curly_bracket": 1}))
     with pytest.raises(QualityError, match="No document is left of 9: 8 too_few_words, 1 curly_bracket"):
-        evidence.check_not_empty(tally, 0)
+        audit.check_not_empty(tally, 0)
     with pytest.raises(QualityError, match="there were no rows"):
-        evidence.check_not_empty(Tally(), 0)
+        audit.check_not_empty(Tally(), 0)
 
 
 def test_nothing_held_out() -> None:
     with pytest.raises(QualityError, match="None of the 9 documents fell into the heldout part"):
-        evidence.check_both_splits(_spec(), {"train": 9, "heldout": 0})
+        audit.check_both_splits(_spec(), {"train": 9, "heldout": 0})
 
 
 # -- rows to read ------------------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def test_samples_of_files(tmp_path: Path) -> None:
 def test_gathered_lines_stand_in_the_order_of_the_chunks(tmp_path: Path) -> None:
     (tmp_path / "1.rejects.jsonl").write_text("b\n")
     (tmp_path / "0.rejects.jsonl").write_text("a\n")
-    evidence.gather(tmp_path, ["0", "1", "2"], "rejects.jsonl", tmp_path / "out" / "all.jsonl")
+    audit.gather(tmp_path, ["0", "1", "2"], "rejects.jsonl", tmp_path / "out" / "all.jsonl")
     assert (tmp_path / "out" / "all.jsonl").read_text() == "a\nb\n"
-    evidence.gather(tmp_path, ["0"], "quarantine.jsonl", tmp_path / "out" / "none.jsonl")
+    audit.gather(tmp_path, ["0"], "quarantine.jsonl", tmp_path / "out" / "none.jsonl")
     assert not (tmp_path / "out" / "none.jsonl").exists()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passes_for_tests import InProcess
 
-from rayloom.data.cuts import EVERYTHING, Ranking, cut_in_bucket, cuts, is_below, ranked, shuffled, weighed
-from rayloom.data.scratch import Scratch
+from rayloom.data.exchange.cutoff import EVERYTHING, Ranking, cut_in_bucket, cuts, is_below, ranked, shuffled, weighed
+from rayloom.data.exchange.scratch import Scratch
 
 
 def _expected(order: np.ndarray, weight: np.ndarray, target: int) -> tuple[set[int], int]:

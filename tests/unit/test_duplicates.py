@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.data import clusters
-from rayloom.data.folded import Folded
-from rayloom.data.grouping import EDGE, NEIGHBOURS, candidate_pairs, exact_edges
-from rayloom.data.keys import KEY
-from rayloom.data.minhash import Bands
-from rayloom.data.scratch import receive, send
-from rayloom.data.similarity import is_similar, jaccard
-from rayloom.data.span_hash import SpanHasher
+from rayloom.data.dedup import clusters
+from rayloom.data.dedup.candidate_pairs import EDGE, NEIGHBOURS, candidate_pairs, exact_edges
+from rayloom.data.dedup.dedup_keys import KEY
+from rayloom.data.dedup.minhash import Bands
+from rayloom.data.dedup.similarity import is_similar, jaccard
+from rayloom.data.exchange.scratch import receive, send
+from rayloom.data.views.comparison_form import Folded
+from rayloom.data.views.span_hash import SpanHasher
 
 words = st.lists(st.sampled_from(["red", "green", "blue", "élan", "日本", "x"]), max_size=30)
 

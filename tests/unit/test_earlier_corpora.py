@@ -11,8 +11,8 @@ import pytest
 from passes_for_tests import cleaned
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.clusters import removed
-from rayloom.data.grouping import EDGE
+from rayloom.data.dedup.candidate_pairs import EDGE
+from rayloom.data.dedup.clusters import removed
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 
@@ -39,7 +39,7 @@ def _against(*names: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_what_an_earlier_corpus_has_goes_and_says_of_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.data.earlier.TOKENS_AT_ONCE", 1500)  # several pieces a shard
+    monkeypatch.setattr("rayloom.data.dedup.earlier_corpora.TOKENS_AT_ONCE", 1500)  # several pieces a shard
     _corpus(tmp_path, "first", [_text(n) for n in range(40)])
     new = [_text(n) for n in range(100, 130)]
     near = _text(7) + " and a few more words at the end"
@@ -63,7 +63,7 @@ def test_the_place_that_is_named_is_that_of_the_document(tmp_path: Path, monkeyp
 
     from rayloom.text.shards import TokenShards
 
-    monkeypatch.setattr("rayloom.data.earlier.TOKENS_AT_ONCE", 1500)
+    monkeypatch.setattr("rayloom.data.dedup.earlier_corpora.TOKENS_AT_ONCE", 1500)
     first = _corpus(tmp_path, "first", [_text(n) for n in range(40)])
     found = _corpus(tmp_path, "second", [_text(n) for n in range(100, 120)] + [_text(23)], **_against("first"))
     (reject,) = [json.loads(line) for line in (found.path / "rejects" / "duplicates.jsonl").read_text().splitlines()]

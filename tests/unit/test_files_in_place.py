@@ -20,7 +20,7 @@ import pytest
 from passes_for_tests import cleaned
 
 from rayloom.artifacts.files_in_place import files_in_place, stamp_of_files
-from rayloom.data.opened import Input
+from rayloom.data.reading.source_stream import Input
 from rayloom.errors import InputError, SpecError
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]

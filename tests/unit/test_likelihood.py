@@ -15,7 +15,7 @@ from passes_for_tests import cleaned
 from tokenizers_for_tests import chatml
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.likelihood import order_of
+from rayloom.data.likelihood_pass import order_of
 from rayloom.score.document_losses import document_losses
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data.mixing import Supply, quotas, settled
+from rayloom.data.corpus.mixing import Supply, quotas, settled
 from rayloom.specs.clean_output import Mixture
 
 

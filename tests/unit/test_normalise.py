@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayloom.data.normalise import normaliser
+from rayloom.data.rules.normalise import normaliser
 from rayloom.specs.clean import Normalisation
 
 collapse = normaliser(Normalisation())

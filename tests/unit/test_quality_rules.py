@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from rayloom.data import c4, characters, fineweb, gopher, language, repetition
-from rayloom.data.folded import Folded
-from rayloom.data.judge import Kept, judge_of
-from rayloom.data.verdict import Drop
-from rayloom.data.view import TextView, is_unspaced
+from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition
+from rayloom.data.rules.document_rules import Kept, judge_of
+from rayloom.data.rules.verdict import Drop
+from rayloom.data.views.comparison_form import Folded
+from rayloom.data.views.document_view import TextView, is_unspaced
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.rules import (
     C4Rules,

@@ -16,12 +16,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data.chunks import ChunkName, RawChunk, chunked
-from rayloom.data.ids import document_id, place_of
-from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
-from rayloom.data.opened import Input
-from rayloom.data.row import BadRow, Row
-from rayloom.data.rows import rows_of
+from rayloom.data.dedup.document_ids import document_id, place_of
+from rayloom.data.reading.chunks import ChunkName, RawChunk, chunked
+from rayloom.data.reading.row import BadRow, Row
+from rayloom.data.reading.row_readers import rows_of
+from rayloom.data.reading.source_files import InputFile, read_chunks, reading_jobs
+from rayloom.data.reading.source_stream import Input
 from rayloom.errors import InputError
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.text_sources import TextSource

@@ -176,7 +176,7 @@ def test_a_row_without_a_label_is_quarantined(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.data.row_files.MAX_LABELS", 1)
+    monkeypatch.setattr("rayloom.data.labelled.row_output.MAX_LABELS", 1)
     _write(tmp_path, _rows(20, 20))
     with pytest.raises(InputError, match="There are 2 different labels, such as '1' and '5'"):
         cleaned(tmp_path, _job())

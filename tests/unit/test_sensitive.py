@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passes_for_tests import cleaned
 
-from rayloom.data import sensitive
-from rayloom.data.judge import Kept, judge_of
-from rayloom.data.sensitive import WordList
-from rayloom.data.verdict import Drop
-from rayloom.data.word_lists import words_of
+from rayloom.data.rules import sensitive
+from rayloom.data.rules.document_rules import Kept, judge_of
+from rayloom.data.rules.sensitive import WordList
+from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.word_lists import words_of
 from rayloom.errors import InputError
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.rules import Rules, SensitiveRules

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from rayloom.data.documents import read_documents
-from rayloom.data.duplicates import removed_of
-from rayloom.data.ids import place_of
-from rayloom.data.judging import EXCERPT_CHARACTERS
-from rayloom.data.staying import Judged
+from rayloom.data.dedup.document_ids import place_of
+from rayloom.data.dedup.duplicate_passes import removed_of
+from rayloom.data.exchange.judged_documents import read_documents
+from rayloom.data.filter_pass import EXCERPT_CHARACTERS
+from rayloom.data.kept_documents import Judged
 
 
 def place_in(judged: Judged, document: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rayloom.data.judging import JudgingPass
+from rayloom.data.filter_pass import JudgingPass
 
 Record = dict[str, Any]
 """What a task tells the driver: counts, as plain JSON values."""

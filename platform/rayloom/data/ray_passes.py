@@ -19,12 +19,12 @@ import ray
 import ray.data
 
 from rayloom import errors
-from rayloom.data.chunks import ChunkName, RawChunk
-from rayloom.data.inputs import InputFile, read_chunks, reading_jobs
-from rayloom.data.judging import Judging, JudgingPass
+from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.filter_pass import Judging, JudgingPass
 from rayloom.data.passes import Record, Work, Workers
-from rayloom.data.scratch import Scratch
-from rayloom.data.tally import Tally, by_part, later_drops
+from rayloom.data.reading.chunks import ChunkName, RawChunk
+from rayloom.data.reading.source_files import InputFile, read_chunks, reading_jobs
+from rayloom.data.row_counts import Tally, by_part, later_drops
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_metrics import DataMetrics

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.data import evidence
-from rayloom.data.inputs import input_files
+from rayloom.data import audit
+from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.ray_passes import RayPasses, ray_data
-from rayloom.data.scratch import Scratch
+from rayloom.data.reading.source_files import input_files
 from rayloom.data.steps import clean
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
@@ -24,8 +24,8 @@ def run(spec: CleanSpec, build: Build) -> Outcome:
     passes = RayPasses(spec.name, scratch, session.num_cores)
     with ray_data(spec.chunk_bytes):
         numbers = clean(spec, build, files, scratch, passes)
-    for line in evidence.lines(numbers):
+    for line in audit.lines(numbers):
         say(line)
     numbers |= {"seconds": passes.seconds, "input_bytes": sum(file.size_bytes for file in files)}
     licences = tuple(sorted({source.licence for source in spec.sources if source.licence is not None}))
-    return Outcome(evidence.content(spec), numbers, licences, headline=evidence.headline(numbers))
+    return Outcome(audit.content(spec), numbers, licences, headline=audit.headline(numbers))

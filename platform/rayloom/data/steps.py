@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 
 from rayloom.artifacts.build import Build
-from rayloom.data import contamination, corpus, duplicates, earlier, evidence, likelihood, row_files
-from rayloom.data.contamination import EvaluationFile
-from rayloom.data.duplicates import DuplicatesPass
-from rayloom.data.earlier import earlier_pieces
-from rayloom.data.inputs import InputFile, files_of
-from rayloom.data.judging import JudgingPass
-from rayloom.data.likelihood import Scorer, ScoringPass
+from rayloom.data import audit, likelihood_pass
+from rayloom.data.corpus import token_output
+from rayloom.data.dedup import duplicate_passes, earlier_corpora
+from rayloom.data.dedup.duplicate_passes import DuplicatesPass
+from rayloom.data.dedup.earlier_corpora import earlier_pieces
+from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.filter_pass import JudgingPass
+from rayloom.data.kept_documents import Judged
+from rayloom.data.labelled import row_output
+from rayloom.data.likelihood_pass import Scorer, ScoringPass
 from rayloom.data.passes import Passes, Record, Workers
-from rayloom.data.scratch import Scratch
-from rayloom.data.staying import Judged
-from rayloom.data.tally import Tally
-from rayloom.data.word_lists import listed_words
+from rayloom.data.reading.source_files import InputFile, files_of
+from rayloom.data.row_counts import Tally
+from rayloom.data.rules import contamination
+from rayloom.data.rules.contamination import EvaluationFile
+from rayloom.data.rules.word_lists import listed_words
 from rayloom.specs.clean import CleanSpec, Deduplication
 from rayloom.specs.clean_output import TokensOutput
 
@@ -37,16 +41,16 @@ def clean(
     """Makes the artifact's files; returns every number about them."""
     evaluation = _evaluation(spec, build, scratch, passes)
     pieces = earlier_pieces(spec, build.parents, len(files))
-    size_bytes = sum(file.size_bytes for file in files) + len(pieces) * earlier.TOKENS_AT_ONCE * BYTES_PER_TOKEN
+    size_bytes = sum(file.size_bytes for file in files) + len(pieces) * earlier_corpora.TOKENS_AT_ONCE * BYTES_PER_TOKEN
     num_buckets = max(MIN_BUCKETS, -(-size_bytes // BYTES_PER_BUCKET))
     given = JudgingPass(spec, files, scratch, num_buckets, listed_words(spec, build.parents))
     judged = replace(_judged(given, passes), earlier=pieces)
     judged = _deduplicated(spec, judged, passes)
     judged = _sifted(judged, build, passes)
-    make = corpus.make if isinstance(spec.output, TokensOutput) else row_files.make
+    make = token_output.make if isinstance(spec.output, TokensOutput) else row_output.make
     numbers = make(judged, build, passes)
     if evaluation:
-        numbers["evaluation_sets"] = evidence.contamination(judged, build.directory, evaluation)
+        numbers["evaluation_sets"] = audit.contamination(judged, build.directory, evaluation)
     return numbers
 
 
@@ -77,15 +81,15 @@ def _sifted(judged: Judged, build: Build, passes: Passes) -> Judged:
     def work() -> list[Record]:
         workers = Workers(wanted.num_workers, wanted.cpus_per_worker, wanted.gpus_per_worker)
         passes.each_by("scoring", every, functools.partial(Scorer, given), workers)
-        limits = likelihood.order_limits(given, passes.each)
-        return passes.each("sifting", every, functools.partial(likelihood.sift, given, limits))
+        limits = likelihood_pass.order_limits(given, passes.each)
+        return passes.each("sifting", every, functools.partial(likelihood_pass.sift, given, limits))
 
     dropped: Counter[str] = Counter()
     for record in passes.once("perplexity", work):
         dropped.update(record["dropped"])
     judged.tally.dropped.update(dropped)
     sifted = replace(judged, num_unlikely=dropped.total())
-    evidence.check_not_empty(judged.tally, sifted.num_left)
+    audit.check_not_empty(judged.tally, sifted.num_left)
     return sifted
 
 
@@ -95,8 +99,8 @@ def _judged(given: JudgingPass, passes: Passes) -> Judged:
     tally = Tally()
     for record in found:
         tally.add(Tally.from_json(record["tally"]))
-    evidence.check_readable(spec, tally, [said for record in found for said in record["first_bad"]])
-    evidence.check_not_empty(tally, tally.kept.total())
+    audit.check_readable(spec, tally, [said for record in found for said in record["first_bad"]])
+    audit.check_not_empty(tally, tally.kept.total())
     records = sorted(found, key=lambda record: record["chunk"])
     first_ids = np.asarray([record["first_id"] for record in records], np.uint64)
     chunks = tuple(str(record["chunk"]) for record in records)
@@ -124,18 +128,18 @@ def _deduplicated(spec: CleanSpec, judged: Judged, passes: Passes) -> Judged:
         pieces = judged.earlier
 
         def read_back(piece: int) -> Record:
-            return earlier.read_back(wanted, judged.scratch, judged.num_buckets, pieces[piece])
+            return earlier_corpora.read_back(wanted, judged.scratch, judged.num_buckets, pieces[piece])
 
         records = passes.each("reading earlier corpora", range(len(pieces)), read_back)
-        records += passes.each("grouping", buckets, functools.partial(duplicates.group, given))
+        records += passes.each("grouping", buckets, functools.partial(duplicate_passes.group, given))
         if wanted.near_duplicates:
-            records += passes.each("fetching", chunks, functools.partial(duplicates.fetch, given))
-            records += passes.each("verifying", buckets, functools.partial(duplicates.verify, given))
-        return records + passes.each("clustering", [0], lambda _: duplicates.cluster(given))
+            records += passes.each("fetching", chunks, functools.partial(duplicate_passes.fetch, given))
+            records += passes.each("verifying", buckets, functools.partial(duplicate_passes.verify, given))
+        return records + passes.each("clustering", [0], lambda _: duplicate_passes.cluster(given))
 
     found: Counter[str] = Counter()
     for record in passes.once("duplicates", work):
         found.update({name: value for name, value in record.items() if name != "item"})
     deduplicated = judged.without(given, dict(found))
-    evidence.check_not_empty(judged.tally, deduplicated.num_left)
+    audit.check_not_empty(judged.tally, deduplicated.num_left)
     return deduplicated

@@ -1,0 +1,204 @@
+"""What the artifact and the person get to know: every count, the rejects, the quarantine, and documents to read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayloom.data import samples
+from rayloom.data.kept_documents import Judged
+from rayloom.data.row_counts import Tally, by_part
+from rayloom.errors import InputError, QualityError
+from rayloom.specs.base import Content
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import RowsOutput, TokensOutput
+
+REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected": "mixture", "sifted": "perplexity"}
+"""What the file of a pass' rejects is called."""
+
+
+def check_readable(spec: CleanSpec, tally: Tally, first_bad: Sequence[str]) -> None:
+    """Raises InputError where more rows could not be read than the spec allows."""
+    bad, good = tally.bad_rows.total(), tally.rows_in.total()
+    if bad > spec.max_bad_rows_share * (bad + good):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_part(tally.bad_rows, 1).items())
+        what = f"{bad:,} of {bad + good:,} rows cannot be read ({reasons}), more than max_bad_rows_share"
+        fix = "Mend the files or the source's format and columns, or raise max_bad_rows_share."
+        raise InputError(what, where=first_bad[0], fix=fix)
+
+
+def check_not_empty(tally: Tally, num_kept: int) -> None:
+    """Raises QualityError where no document is left."""
+    if not num_kept:
+        reasons = list(by_part(tally.dropped, 1).items())[:4]
+        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "there were no rows"
+        what = f"No document is left of {tally.rows_in.total():,}: {said}"
+        fix = "Change the rules that drop them (rules, domain_rules), or name other sources."
+        raise QualityError(what, fix=fix)
+
+
+def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
+    """Raises QualityError where training or held-out documents are missing."""
+    assert isinstance(spec.output, TokensOutput)
+    for split, count in num_documents.items():
+        if not count:
+            total = sum(num_documents.values())
+            share = spec.output.heldout_share
+            what = f"None of the {total:,} documents fell into the {split} part (heldout_share {share})"
+            raise QualityError(what, fix="Raise heldout_share, or clean a larger corpus.")
+
+
+def check_parts(spec: CleanSpec, num_rows: dict[str, int]) -> None:
+    """Raises QualityError where a part that the job asks for has no row."""
+    assert isinstance(spec.output, RowsOutput)
+    shares = {"train": 1.0, "validation": spec.output.validation_share, "test": spec.output.test_share}
+    for part, count in num_rows.items():
+        if not count and shares[part]:
+            what = f"None of the {sum(num_rows.values()):,} rows fell into the {part} part"
+            raise QualityError(what, fix="Raise its share, set it to 0, or clean a larger set.")
+
+
+def added(tally: Tally, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """The counts of all records by `source/part/unit`; what the pass dropped is added to the tally."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record["counts"])
+        tally.dropped.update(record.get("dropped", {}))
+        tally.shortened.update(record.get("shortened", {}))
+    return counts
+
+
+def content(spec: CleanSpec) -> Content:
+    return "corpus" if isinstance(spec.output, TokensOutput) else "dataset"
+
+
+def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], counts: Counter[str]) -> dict[str, Any]:
+    """Every number of the run, for manifest and report. `counts`: by `source/part/unit`."""
+    sources = {source.name: _source_metrics(source.name, tally, counts, _units(spec)) for source in spec.sources}
+    domains: dict[str, Counter[str]] = {}
+    for source in spec.sources:
+        numbers = {name: value for name, value in sources[source.name].items() if isinstance(value, int)}
+        domains.setdefault(source.domain, Counter()).update(numbers)
+    duplicates = {f"{kind}_duplicate": found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near")}
+    dropped = by_part(tally.dropped, 1) | {reason: count for reason, count in duplicates.items() if count}
+    sums = {unit: sum(one[unit] for one in sources.values()) for unit in _units(spec)}
+    return {
+        "rows_in": tally.rows_in.total(),
+        "bad_rows": tally.bad_rows.total(),
+        "documents_kept": sums.pop("documents"),
+        "documents_dropped": sum(dropped.values()),
+        **sums,
+        "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+        "bad": by_part(tally.bad_rows, 1),
+        "duplicates": found,
+        "sources": sources,
+        "domains": {domain: dict(numbers) for domain, numbers in domains.items()},
+        "masked": by_part(tally.masked, 1),
+        "languages": by_part(tally.languages, 1),
+        "lengths": dict(sorted(tally.lengths.items())),
+    }
+
+
+def _units(spec: CleanSpec) -> dict[str, tuple[str, ...]]:
+    """What is counted of each source, and the counters that it is the sum of."""
+    if isinstance(spec.output, TokensOutput):
+        both = {unit: (f"train/{unit}", f"heldout/{unit}") for unit in ("documents", "tokens", "bytes")}
+        return both | {f"heldout_{unit}": (f"heldout/{unit}",) for unit in ("documents", "tokens")}
+    parts = ("train", "validation", "test")
+    together = {unit: tuple(f"{part}/{unit}" for part in parts) for unit in ("documents", "bytes")}
+    return together | {f"{part}_rows": (f"{part}/documents",) for part in parts}
+
+
+def _source_metrics(
+    name: str, tally: Tally, counts: Counter[str], units: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    mine = {key.removeprefix(f"{name}/"): count for key, count in tally.dropped.items() if key.startswith(f"{name}/")}
+    return {
+        "rows_in": tally.rows_in[name],
+        "bad_rows": sum(count for key, count in tally.bad_rows.items() if key.startswith(f"{name}/")),
+        "passed_rules": tally.kept[name],
+        "shortened": tally.shortened[name],
+        **{unit: sum(counts[f"{name}/{part}"] for part in parts) for unit, parts in units.items()},
+        "dropped": dict(sorted(mine.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
+    """Writes rejects, quarantine, rows to read and numbers into the artifact; returns the numbers.
+
+    `folders`: of the passes that left rejects and samples, the judging pass first.
+    """
+    spec, chunks = judged.spec, judged.chunks
+    gather(folders[0], chunks, "quarantine.jsonl", target / "rejects" / "unreadable.jsonl")
+    if judged.num_unlikely is not None:
+        folders = [*folders, judged.scratch.folder("sifted")]
+    for folder in folders:
+        gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{REJECTS[folder.name]}.jsonl")
+    files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
+    save(target / "samples.json", samples.merged(files, spec.sample_rows_per_reason))
+    numbers = metrics(spec, judged.tally, judged.found, counts)
+    save(target / "corpus.json", numbers)
+    return numbers
+
+
+def contamination(judged: Judged, target: Path, evaluation: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Lists what was hit in rejects/contamination.jsonl; returns of each set how many rows were hit, by how many
+    documents."""
+    place = target / "rejects" / "contamination.jsonl"
+    gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", place)
+    rows: dict[str, set[int]] = {name: set() for name in evaluation}
+    documents: Counter[str] = Counter()
+    if place.exists():
+        with place.open(encoding="utf-8") as lines:
+            for line in lines:
+                hit = json.loads(line)
+                rows[hit["evaluation_set"]].add(hit["evaluation_row"])
+                documents[hit["evaluation_set"]] += 1
+    return {name: facts | {"rows_hit": len(rows[name]), "hits": documents[name]} for name, facts in evaluation.items()}
+
+
+# -- rows to read ------------------------------------------------------------------------------------------------------
+
+
+def gather(folder: Path, chunks: Sequence[str], ending: str, target: Path) -> None:
+    """Joins the chunks' JSON lines into one file; none where no chunk has any."""
+    parts = [place for chunk in chunks if (place := folder / f"{chunk}.{ending}").exists()]
+    if not parts:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole, 1 << 20)
+
+
+def save(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def lines(numbers: dict[str, Any]) -> list[str]:
+    """The numbers for the person who runs the job."""
+    bad = f", {numbers['bad_rows']:,} unreadable" if numbers["bad_rows"] else ""
+    kept, dropped = numbers["documents_kept"], numbers["documents_dropped"]
+    first = f"rows in {numbers['rows_in']:,}{bad}; documents kept {kept:,}, dropped {dropped:,}"
+    reasons = [f"  {reason:<40} {count:>12,}" for reason, count in numbers["dropped"].items()]
+    unit = "tokens" if "tokens" in numbers else "documents"
+    domains = [f"  {name:<40} {one[unit]:>12,} {unit}" for name, one in numbers["domains"].items()]
+    trained = numbers.get("labels", {}).get("train", {})
+    labels = [f"  {label:<40} {count:>12,} rows to train" for label, count in trained.items()]
+    return [first, "dropped by reason", *reasons, f"{unit} by domain", *domains, *labels]
+
+
+def headline(numbers: dict[str, Any]) -> str:
+    kept = f"{numbers['documents_kept']:,} of {numbers['rows_in']:,} documents kept"
+    if "tokens" in numbers:
+        return f"{kept}, {numbers['tokens']:,} tokens ({numbers['heldout_tokens']:,} held out)"
+    rows = ", ".join(f"{numbers[f'{part}_rows']:,} {part}" for part in ("train", "validation", "test"))
+    made = sum(numbers.get("augmented_rows", {}).values())
+    rows += f", {made:,} more to train made of them" if made else ""
+    doubt = numbers.get("likely_wrong_labels", 0)
+    return f"{kept}: {rows}" + (f"; {doubt:,} groups with labels to check" if doubt else "")

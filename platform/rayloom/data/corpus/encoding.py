@@ -1,0 +1,68 @@
+"""Texts as tokens, each ended by the end-of-text token and brought to an allowed length."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rayloom.data.rules.verdict import Drop
+from rayloom.specs.clean_output import TokensOutput
+from rayloom.text.shards import token_type
+
+
+class Encoder:
+    """A tokenizer folder as a function from texts to token ids, each text ended by the end-of-text token."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._end = self._tokenizer.token_to_id(end_token(folder))
+        self.dtype = token_type(self._tokenizer.get_vocab_size())
+
+    def __call__(self, texts: list[str]) -> list[NDArray[Any]]:
+        return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def _ended(self, ids: list[int]) -> NDArray[Any]:
+        return np.asarray(ids if ids[-1:] == [self._end] else [*ids, self._end], self.dtype)
+
+    def num_bytes(self, tokens: NDArray[Any]) -> int:
+        """Of the text that the tokens stand for."""
+        return len(self._tokenizer.decode(tokens.tolist()).encode())
+
+
+def encoder_of(folder: Path) -> Encoder:
+    """The folder's encoder, read once a process: tokenizers never gives back what one has remembered of its words."""
+    return _encoder_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder_of(folder: Path, _changed_ns: int) -> Encoder:
+    return Encoder(folder)
+
+
+def end_token(folder: Path) -> str:
+    """The text of a tokenizer folder's end-of-text token."""
+    token = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def fitted(tokens: NDArray[Any], output: TokensOutput) -> list[NDArray[Any]] | Drop:
+    """A document in pieces of an allowed length (usually one), each with its end-of-text token; or why it goes."""
+    if len(tokens) < output.min_document_tokens:
+        return Drop("too_few_tokens", len(tokens))
+    longest = output.max_document_tokens
+    if longest is None or len(tokens) <= longest:
+        return [tokens]
+    if output.when_longer == "drop":
+        return Drop("too_many_tokens", len(tokens))
+    if output.when_longer == "truncate":
+        return [np.append(tokens[: longest - 1], tokens[-1])]
+    text = tokens[:-1]
+    return [np.append(text[begin : begin + longest - 1], tokens[-1]) for begin in range(0, len(text), longest - 1)]

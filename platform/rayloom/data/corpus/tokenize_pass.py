@@ -1,0 +1,200 @@
+"""Pass 2 over the text: duplicates left out, the rest split, tokenised, and written down to be packed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.corpus.encoding import encoder_of, fitted
+from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
+from rayloom.data.exchange.judged_documents import read_documents, write_lines
+from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.filter_pass import EXCERPT_CHARACTERS
+from rayloom.data.kept_documents import Judged
+from rayloom.data.rules.verdict import Drop
+from rayloom.data.samples import chosen
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.clean_output import TokensOutput
+from rayloom.text import bpe
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+DOCUMENTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class TokenisingPass:
+    """What every task of the pass is given."""
+
+    judged: Judged
+
+    @property
+    def spec(self) -> CleanSpec:
+        return self.judged.spec
+
+    @property
+    def scratch(self) -> Scratch:
+        return self.judged.scratch
+
+    @property
+    def chunks(self) -> tuple[str, ...]:
+        return self.judged.chunks
+
+    @property
+    def output(self) -> TokensOutput:
+        assert isinstance(self.spec.output, TokensOutput)
+        return self.spec.output
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.scratch.folder("tokenizer")
+
+
+TOKENISED = np.dtype([("id", "<u8"), ("hash", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
+"""A tokenised document: its id, the hash of its folded text, and its size."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document that stays."""
+
+    id: int
+    text: str
+    split_hash: int
+    split: Split
+
+
+def split_of(split_hash: int, heldout_share: float) -> Split:
+    """By the hash of the folded text: identical documents never stand on both sides."""
+    return "heldout" if split_hash < heldout_share * 2.0**64 else "train"
+
+
+def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
+    """The chunk's documents that stay, in order."""
+    gone = given.judged.gone(chunk)
+    for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
+        stays = ~np.isin(batch["id"], gone)
+        for index in np.flatnonzero(stays):
+            split_hash = int(batch["split_hash"][index])
+            split = split_of(split_hash, given.output.heldout_share)
+            yield Document(int(batch["id"][index]), batch["text"][index], split_hash, split)
+
+
+# -- the tokenizer's sample --------------------------------------------------------------------------------------------
+
+
+def sample(given: TokenisingPass, chunk: int, sample_documents: int) -> dict[str, int]:
+    """Sets aside the chunk's share of about `sample_documents` training documents, chosen by a hash of the id."""
+    limit = min(1.0, sample_documents / max(1, given.judged.num_left)) * 2.0**64
+    texts = [d.text for d in documents_of(given, chunk) if d.split == "train" and _id_hash(d.id) < limit]
+    write_lines(given.scratch.folder("sample") / f"{given.chunks[chunk]}.jsonl", [{"text": text} for text in texts])
+    return {"sampled_documents": len(texts)}
+
+
+def _id_hash(document: int) -> int:
+    return document * 0x9E3779B97F4A7C15 % (1 << 64)
+
+
+def train_tokenizer(given: TokenisingPass, vocabulary_size: int) -> dict[str, int]:
+    """Learns the tokenizer from all that was set aside."""
+    tokenizer = bpe.train(_sampled(given), vocabulary_size)
+    bpe.save(tokenizer, given.tokenizer_folder)
+    return {"vocabulary_size": tokenizer.get_vocab_size()}
+
+
+def _sampled(given: TokenisingPass) -> Iterator[str]:
+    for chunk in given.chunks:
+        place = given.scratch.folder("sample") / f"{chunk}.jsonl"
+        if place.exists():
+            with place.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield json.loads(line)["text"]
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
+    """Writes the chunk's tokens by split; returns how many documents and tokens each source has in it."""
+    name = given.chunks[chunk]
+    finished = given.scratch.folder("tokens") / f"{name}.json"
+    if finished.exists():
+        return dict(json.loads(finished.read_text()))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one core: Ray runs as many tasks as there are cores
+    encode = encoder_of(given.tokenizer_folder)
+    parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
+    about: dict[Split, list[tuple[int, int, int, int]]] = {split: [] for split in SPLITS}
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    shortened: Counter[str] = Counter()
+    kept: list[dict[str, Any]] = []
+    rejects = duplicate_rejects(given.judged, chunk)
+    for documents in _batches(documents_of(given, chunk)):
+        for document, tokens in zip(documents, encode([d.text for d in documents]), strict=True):
+            place = place_in(given.judged, document.id)
+            excerpt = {"text": document.text[:EXCERPT_CHARACTERS]}
+            pieces = fitted(tokens, given.output)
+            if isinstance(pieces, Drop):
+                dropped[f"{place['source']}/{pieces.reason}"] += 1
+                rejects.append(place | {"reason": pieces.reason, "value": pieces.value} | excerpt)
+                continue
+            is_whole = len(pieces[0]) == len(tokens)
+            shortened[place["source"]] += 0 if is_whole else len(pieces)
+            for piece in pieces:
+                num_bytes = len(document.text.encode()) if is_whole else encode.num_bytes(piece)
+                parts[document.split].append(piece)
+                about[document.split].append((document.id, document.split_hash, len(piece), num_bytes))
+                count(counts, f"{place['source']}/{document.split}", 1, len(piece), num_bytes)
+            kept.append(place | {"reason": "kept"} | excerpt)
+        kept = chosen(kept, given.spec.sample_rows_per_reason)
+    for split, arrays in parts.items():
+        stem = given.scratch.folder("tokens") / f"{name}.{split}"
+        save_tokens(stem, arrays, encode.dtype)
+        records = np.asarray(about[split], TOKENISED)
+        write_whole(stem.with_name(f"{stem.name}.documents"), functools.partial(_write, records))
+    per_reason = given.spec.sample_rows_per_reason
+    write_lines(given.scratch.folder("tokens") / f"{name}.rejects.jsonl", rejects)
+    write_lines(given.scratch.folder("tokens") / f"{name}.samples.jsonl", chosen([*rejects, *kept], per_reason))
+    record = {"counts": dict(counts), "tokens": {s: int(sum(map(len, a))) for s, a in parts.items()}}
+    record |= {"documents": {split: len(arrays) for split, arrays in parts.items()}}
+    record |= {"dropped": dict(dropped), "shortened": dict(+shortened)}
+    write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
+    return record
+
+
+def _write(records: NDArray[Any], file: IO[bytes]) -> None:
+    file.write(records.tobytes())
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == DOCUMENTS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
+    sizes = np.asarray([len(array) for array in arrays], np.int64)
+    tokens = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+    write_whole(stem.with_name(f"{stem.name}.sizes"), lambda file: file.write(sizes.tobytes()))
+    write_whole(stem.with_name(f"{stem.name}.tokens"), lambda file: file.write(tokens.tobytes()))
+
+
+def count(counts: Counter[str], where: str, documents: int, tokens: int, num_bytes: int) -> None:
+    """Adds to the numbers of `source/split`."""
+    counts[f"{where}/documents"] += documents
+    counts[f"{where}/tokens"] += tokens
+    counts[f"{where}/bytes"] += num_bytes

@@ -1,0 +1,42 @@
+"""The corpus' own copy of an existing model's tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from rayloom.errors import InputError
+
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> None:
+    """The tokenizer, with the terms as tokens behind all others.
+
+    Raises InputError where the model has no fast tokenizer with an end-of-text token.
+    """
+    from rayloom.data.corpus.encoding import end_token
+
+    fix = "Load it with transformers.AutoTokenizer and save it again: that writes tokenizer.json."
+    if not (model / "tokenizer.json").exists():
+        raise InputError("The model has no fast tokenizer (tokenizer.json)", where=str(model), fix=fix)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (model / name).exists():
+            shutil.copyfile(model / name, target / name)
+    try:
+        end_token(target)
+    except (OSError, KeyError, ValueError):
+        what = "The tokenizer has no end-of-text token, which ends every document of a corpus"
+        raise InputError(what, where=str(model), fix="Set eos_token in its tokenizer_config.json.") from None
+    if new_terms:
+        tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+        # Only as words: a term inside a longer word is left to the pieces that it always had.
+        tokenizer.add_tokens([AddedToken(term, single_word=True, normalized=False) for term in new_terms])
+        tokenizer.save(str(target / "tokenizer.json"))

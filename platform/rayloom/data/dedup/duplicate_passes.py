@@ -1,0 +1,159 @@
+"""The passes that find duplicates: group by key, fetch the candidates' shingles, verify, cluster.
+
+Only hashes move between them, through exchanges on disk; the text is read again for candidates alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.dedup import clusters
+from rayloom.data.dedup.candidate_pairs import EDGE, PAIR, candidate_pairs, edges_between, exact_edges
+from rayloom.data.dedup.dedup_keys import KEY
+from rayloom.data.dedup.similarity import is_similar
+from rayloom.data.exchange.judged_documents import read_documents
+from rayloom.data.exchange.scratch import Scratch, receive, send, write_whole
+from rayloom.data.views.comparison_form import Folded
+from rayloom.data.views.document_view import is_unspaced
+from rayloom.specs.clean import Deduplication
+
+WANTED = np.dtype([("id", "<u8"), ("bucket", "<u8")])
+"""A document whose shingles a bucket needs for verifying its pairs."""
+FETCHED = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
+
+
+@dataclass(frozen=True)
+class DuplicatesPass:
+    """What every task of these passes is given."""
+
+    spec: Deduplication
+    scratch: Scratch
+    chunks: tuple[str, ...]
+    """Names of all chunks, in the order of their documents' ids."""
+    first_ids: NDArray[np.uint64]
+    """The smallest id that can be in each chunk."""
+    num_buckets: int
+    first_earlier_id: int = 1 << 63
+    """From here on, documents are of earlier corpora: they stay."""
+
+    @property
+    def has_earlier(self) -> bool:
+        return self.first_earlier_id < 1 << 63
+
+    @property
+    def buckets(self) -> tuple[str, ...]:
+        return tuple(f"{bucket:06d}" for bucket in range(self.num_buckets))
+
+    def chunk_of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return np.searchsorted(self.first_ids, ids, side="right") - 1
+
+
+def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
+    """Links exact duplicates, and asks for the shingles of every candidate."""
+    name, scratch = given.buckets[bucket], given.scratch
+    exact = receive(scratch.folder("exact"), given.chunks, bucket, given.num_buckets, KEY)
+    edges = exact_edges(exact)
+    _save(scratch.folder("edges") / f"exact-{name}", edges)
+    if given.spec.near_duplicates:
+        keys = receive(scratch.folder("bands"), given.chunks, bucket, given.num_buckets, KEY)
+        pairs = candidate_pairs(keys, given.spec.similarity_threshold)
+        homes = (pairs["first"] % np.uint64(given.num_buckets)).astype(np.int64)
+        send(scratch.folder("pairs"), name, pairs, homes, given.num_buckets)
+        wanted = np.zeros(2 * len(pairs), WANTED)
+        wanted["id"] = np.concatenate([pairs["first"], pairs["second"]])
+        wanted["bucket"] = np.concatenate([homes, homes])
+        wanted = np.unique(wanted)
+        send(scratch.folder("wanted"), name, wanted, given.chunk_of(wanted["id"]), len(given.chunks))
+    return {}
+
+
+def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
+    """Reads the chunk's candidates again and sends their shingles to the buckets that asked."""
+    scratch, name = given.scratch, given.chunks[chunk]
+    wanted = np.unique(receive(scratch.folder("wanted"), given.buckets, chunk, len(given.chunks), WANTED))
+    ids = np.unique(wanted["id"])
+    shingles, about = _shingles(given, scratch.folder("judged") / f"{name}.arrow", ids)
+    places = np.searchsorted(ids, wanted["id"])
+    homes = wanted["bucket"].astype(np.int64)
+    send(scratch.folder("fetched"), f"{name}.documents", about[places], homes, given.num_buckets)
+    sent = [shingles[place] for place in places]
+    sizes = [len(array) for array in sent]
+    hashes = np.concatenate(sent) if sent else np.zeros(0, np.uint64)
+    send(scratch.folder("fetched"), f"{name}.shingles", hashes, np.repeat(homes, sizes), given.num_buckets)
+    return {}
+
+
+def _shingles(
+    given: DuplicatesPass, path: Path, ids: NDArray[np.uint64]
+) -> tuple[list[NDArray[np.uint64]], NDArray[Any]]:
+    """Sets of shingles and facts of the documents `ids` (sorted) of one chunk."""
+    sets: list[NDArray[np.uint64]] = []
+    about = np.zeros(len(ids), FETCHED)
+    for batch in read_documents(path) if len(ids) else ():
+        for index in np.flatnonzero(np.isin(batch["id"], ids)):
+            text = batch["text"][index]
+            found = Folded(text, is_unspaced(text)).shingles(given.spec.shingle_words)
+            about[len(sets)] = (batch["id"][index], batch["split_hash"][index], len(text), len(found))
+            sets.append(found)
+    return sets, about
+
+
+def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
+    """Keeps the pairs whose exact similarity reaches the threshold."""
+    scratch = given.scratch
+    pairs = np.unique(receive(scratch.folder("pairs"), given.buckets, bucket, given.num_buckets, PAIR))
+    folder, count = scratch.folder("fetched"), given.num_buckets
+    about = receive(folder, [f"{name}.documents" for name in given.chunks], bucket, count, FETCHED)
+    hashes = receive(folder, [f"{name}.shingles" for name in given.chunks], bucket, count, np.uint64)
+    ends = np.cumsum(about["shingles"], dtype=np.int64)
+    order = np.argsort(about["id"])
+    firsts = order[np.searchsorted(about["id"], pairs["first"], sorter=order)]
+    seconds = order[np.searchsorted(about["id"], pairs["second"], sorter=order)]
+    begins = ends - about["shingles"]
+
+    def similar(first: int, second: int) -> bool:
+        sets = (hashes[begins[first] : ends[first]], hashes[begins[second] : ends[second]])
+        return is_similar(*sets, given.spec.similarity_threshold)
+
+    kept = np.fromiter(map(similar, firsts, seconds), np.bool_, len(pairs))
+    edges = edges_between(about[firsts[kept]], about[seconds[kept]])
+    _save(scratch.folder("edges") / f"near-{given.buckets[bucket]}", edges)
+    return {"candidate_pairs": len(pairs), "verified_pairs": len(edges)}
+
+
+def cluster(given: DuplicatesPass) -> dict[str, int]:
+    """Decides which document of each cluster stays; leaves what goes in `removed`, by chunk."""
+    edges = _load_edges(given.scratch.folder("edges"), given.buckets)
+    removed = clusters.removed(edges, given.first_earlier_id)
+    send(given.scratch.folder("removed"), "all", removed, given.chunk_of(removed["id"]), len(given.chunks))
+    keepers = np.unique(removed["kept"])
+    send(given.scratch.folder("keepers"), "all", keepers, given.chunk_of(keepers), len(given.chunks))
+    exact = int(removed["is_exact"].sum())
+    return {"clusters": len(keepers), "exact_duplicates": exact, "near_duplicates": len(removed) - exact} | (
+        {"duplicates_of_earlier": int((removed["kept"] >= given.first_earlier_id).sum())} if given.has_earlier else {}
+    )
+
+
+def removed_of(given: DuplicatesPass, chunk: int) -> NDArray[Any]:
+    """What goes of one chunk, by id."""
+    return receive(given.scratch.folder("removed"), ["all"], chunk, len(given.chunks), clusters.REMOVED)
+
+
+def keepers_of(given: DuplicatesPass, chunk: int) -> NDArray[np.uint64]:
+    """Ids of one chunk that stay for others."""
+    return receive(given.scratch.folder("keepers"), ["all"], chunk, len(given.chunks), np.uint64)
+
+
+def _load_edges(folder: Path, buckets: Sequence[str]) -> NDArray[Any]:
+    files = [folder / f"{kind}-{name}" for kind in ("exact", "near") for name in buckets]
+    return np.concatenate([np.fromfile(file, EDGE) for file in files if file.exists()])
+
+
+def _save(path: Path, records: NDArray[Any]) -> None:
+    write_whole(path, lambda file: file.write(records.tobytes()))

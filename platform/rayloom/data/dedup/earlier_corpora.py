@@ -1,0 +1,110 @@
+"""Documents of earlier corpora, read back out of their shards, so that new ones can be compared with them.
+
+An earlier corpus keeps no index for this: its tokens are the text. They are decoded shard by shard, get keys like new
+documents, and numbers behind those of all new files; in a cluster, an earlier document is the one that stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from rayloom.artifacts.store import Artifact
+from rayloom.data.dedup.dedup_keys import Keys
+from rayloom.data.dedup.document_ids import document_id
+from rayloom.data.exchange.judged_documents import write_documents
+from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.reading.chunks import ChunkName
+from rayloom.data.views.comparison_form import Folded
+from rayloom.data.views.document_view import is_unspaced
+from rayloom.errors import InputError
+from rayloom.specs.clean import CleanSpec, Deduplication
+
+TOKENS_AT_ONCE = 1 << 20
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class EarlierPiece:
+    """Consecutive documents of one shard of an earlier corpus."""
+
+    name: ChunkName
+    """`file` goes on behind the job's own files, one for each shard."""
+    corpus: str
+    """Name and version, for people."""
+    folder: str
+    split: str
+    shard: int
+    first_document: int
+    num_documents: int
+
+    @property
+    def first_id(self) -> int:
+        return document_id(self.name.file, self.first_document + 1)
+
+
+def earlier_pieces(spec: CleanSpec, parents: Mapping[str, Artifact], num_files: int) -> tuple[EarlierPiece, ...]:
+    """All documents of all earlier corpora in pieces of about a million tokens. Raises InputError where one is none."""
+    found: list[EarlierPiece] = []
+    for number, _ in enumerate(spec.deduplication.against if spec.deduplication else ()):
+        artifact = parents[f"deduplication.against.{number}"]
+        for split in SPLITS:
+            for shard, starts in _shards(artifact.path / split):
+                file = num_files + len({(one.folder, one.split, one.shard) for one in found})
+                for piece, (first, count) in enumerate(_cut(starts)):
+                    name = ChunkName(file, piece)
+                    found.append(EarlierPiece(name, artifact.id, str(artifact.path), split, shard, first, count))
+    return tuple(found)
+
+
+def _shards(folder: Path) -> Iterator[tuple[int, Any]]:
+    """Number of each shard and where its documents start, its own end included."""
+    try:
+        index = json.loads((folder / "index.json").read_text())
+    except FileNotFoundError:
+        fix = "Name corpora that `clean` made with output.type tokens."
+        raise InputError("There are no finished token shards here", where=str(folder), fix=fix) from None
+    for number, facts in enumerate(index["shards"]):
+        starts = np.load(folder / f"{number:05d}.documents.npy", mmap_mode="r", allow_pickle=False)
+        yield number, np.append(starts, facts["num_tokens"])
+
+
+def _cut(starts: Any) -> Iterator[tuple[int, int]]:
+    """First document and number of documents of each piece."""
+    first = 0
+    while first < len(starts) - 1:
+        end = int(np.searchsorted(starts, starts[first] + TOKENS_AT_ONCE))
+        end = min(max(end, first + 1), len(starts) - 1)
+        yield first, end - first
+        first = end
+
+
+def read_back(spec: Deduplication, scratch: Scratch, num_buckets: int, piece: EarlierPiece) -> dict[str, Any]:
+    """Leaves the documents of a piece and their keys in the scratch folder, as judging leaves those of a chunk."""
+    finished = scratch.folder("judged") / f"{piece.name}.earlier"
+    if not finished.exists():
+        texts = list(_texts(piece))
+        folded = [Folded(text, is_unspaced(text)) for text in texts]
+        ids = [document_id(piece.name.file, piece.first_document + number + 1) for number in range(len(texts))]
+        Keys(scratch, spec, num_buckets).send(str(piece.name), ids, texts, folded)
+        nothing = [""] * len(texts)
+        write_documents(scratch.folder("judged") / f"{piece.name}.arrow", ids, texts, folded, nothing, nothing)
+        write_whole(finished, lambda file: file.write(b""))
+    return {"earlier_documents": piece.num_documents}
+
+
+def _texts(piece: EarlierPiece) -> Iterator[str]:
+    folder = Path(piece.folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+    stem = folder / piece.split / f"{piece.shard:05d}"
+    tokens = np.load(f"{stem}.tokens.npy", mmap_mode="r", allow_pickle=False)
+    starts = np.append(np.load(f"{stem}.documents.npy", mmap_mode="r", allow_pickle=False), len(tokens))
+    for first in range(piece.first_document, piece.first_document + piece.num_documents):
+        ids = tokens[starts[first] : starts[first + 1] - 1]  # without its end-of-text token
+        yield tokenizer.decode(ids.tolist(), skip_special_tokens=False)

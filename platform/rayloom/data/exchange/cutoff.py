@@ -1,0 +1,154 @@
+"""Where to cut an ordered set of documents so that the part below holds what is wanted, without anyone holding the set.
+
+Every document has a stratum (a label, a source), a place in an order (a hash, a score) and a weight (1, its tokens).
+Buckets are ranges of the order. First each bucket says what each stratum weighs in it; then only the buckets in which a
+cut falls are sorted. The result depends on nothing but the documents: not on chunks, buckets or arrival.
+
+Shapes: R records of a bucket, K strata, B buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rayloom.data.exchange.scratch import Scratch, receive, send
+from rayloom.data.views.span_hash import mixed
+
+RANKED = np.dtype([("order", "<u8"), ("stratum", "<u4"), ("weight", "<u4")])
+EVERYTHING = 1 << 64
+"""A cut above every place in the order."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Of a stratum, what lies below `below` weighs `weight`."""
+
+    stratum: int
+    below: int
+    weight: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """An exchange of ranked documents, by name."""
+
+    scratch: Scratch
+    name: str
+    num_strata: int
+    num_buckets: int
+
+    def send(self, writer: str, records: NDArray[Any]) -> None:
+        """Hands over the documents of one chunk."""
+        half = records["order"] >> np.uint64(1)  # the range of a single bucket would not fit into 64 bits
+        buckets = (half // np.uint64((1 << 63) // self.num_buckets + 1)).astype(np.int64)
+        send(self.scratch.folder(self.name), writer, records, buckets, self.num_buckets)
+
+    def receive(self, writers: Sequence[str], bucket: int) -> NDArray[Any]:
+        return receive(self.scratch.folder(self.name), writers, bucket, self.num_buckets, RANKED)
+
+
+def ranked(order: NDArray[np.uint64], stratum: Any, weight: Any) -> NDArray[Any]:
+    """(R,) records out of arrays or single values."""
+    records = np.zeros(len(order), RANKED)
+    records["order"], records["stratum"], records["weight"] = order, stratum, weight
+    return records
+
+
+def totals(records: NDArray[Any], num_strata: int) -> list[int]:
+    """(K,) what each stratum weighs in a bucket."""
+    sums = np.zeros(num_strata, np.int64)
+    np.add.at(sums, records["stratum"], records["weight"])
+    return [int(value) for value in sums]
+
+
+def cut_in_bucket(records: NDArray[Any], stratum: int, target: int) -> Cut:
+    """The highest cut in a bucket below which the stratum weighs at most `target`. Documents of equal order, such as
+    identical ones, stay on one side."""
+    mine = np.sort(records[records["stratum"] == stratum], order="order")
+    weights = np.cumsum(mine["weight"], dtype=np.int64)
+    ends = np.append(mine["order"][1:] != mine["order"][:-1], True)[: len(mine)]
+    fitting = np.flatnonzero(ends & (weights <= target))
+    last = int(fitting[-1]) if len(fitting) else -1
+    if last + 1 == len(mine):
+        raise ValueError("the cut does not fall in this bucket")
+    return Cut(stratum, int(mine["order"][last + 1]), int(weights[last]) if last >= 0 else 0)
+
+
+Places = Mapping[int, list[tuple[int, int, int]]]
+"""For each bucket in which cuts fall: which target, its stratum, and what may still be taken there."""
+
+
+def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> tuple[list[Cut | None], Places]:
+    """For each target (stratum, weight): its cut where no bucket must be looked into, else where it will be found.
+
+    `weights`: (B, K). A target that the stratum does not exceed takes everything.
+    """
+    found: list[Cut | None] = []
+    places: dict[int, list[tuple[int, int, int]]] = {}
+    for number, (stratum, target) in enumerate(targets):
+        sums = np.cumsum(weights[:, stratum])
+        if not len(sums) or sums[-1] <= target:
+            found.append(Cut(stratum, EVERYTHING, int(sums[-1]) if len(sums) else 0))
+            continue
+        bucket = int(np.searchsorted(sums, target, side="right"))
+        before = int(sums[bucket - 1]) if bucket else 0
+        found.append(None)
+        places.setdefault(bucket, []).append((number, stratum, target - before))
+    return found, places
+
+
+def shuffled(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """An order of documents that has nothing to do with the one by which they are split, another for each seed."""
+    salt = np.frombuffer(xxhash.xxh3_64_digest(f"sampling {seed}".encode()), "<u8")
+    return mixed(hashes ^ salt)
+
+
+Each = Callable[[str, Sequence[int], Callable[[int], dict[str, Any]]], list[dict[str, Any]]]
+"""Runs a function on every number, anywhere, and gives back what it returned, in order."""
+
+
+def weighed(ranking: Ranking, writers: Sequence[str], each: Each) -> NDArray[np.int64]:
+    """(B, K) what each stratum weighs in each bucket."""
+
+    def weigh(bucket: int) -> dict[str, Any]:
+        return {"totals": totals(ranking.receive(writers, bucket), ranking.num_strata)}
+
+    records = each("counting", range(ranking.num_buckets), weigh)
+    return np.asarray([record["totals"] for record in records], np.int64).reshape(-1, ranking.num_strata)
+
+
+def cuts(
+    ranking: Ranking,
+    writers: Sequence[str],
+    weights: NDArray[np.int64],
+    targets: Sequence[tuple[int, int]],
+    each: Each,
+) -> list[Cut]:
+    """The cut of each target (stratum, weight)."""
+    found, places = located(weights, targets)
+
+    def look(bucket: int) -> dict[str, Any]:
+        records = ranking.receive(writers, bucket)
+        inside = [(number, cut_in_bucket(records, stratum, rest)) for number, stratum, rest in places[bucket]]
+        return {"cuts": [[number, cut.below, cut.weight] for number, cut in inside]}
+
+    for record, (_, wanted) in zip(each("cutting", sorted(places), look), sorted(places.items()), strict=True):
+        rests = {number: rest for number, _, rest in wanted}
+        for number, below, weight in record["cuts"]:
+            stratum, target = targets[number]
+            found[number] = Cut(stratum, below, target - rests[number] + weight)
+    return [cut for cut in found if cut is not None]
+
+
+def is_below(order: NDArray[np.uint64], below: int) -> NDArray[np.bool_]:
+    """Whether each place lies below a cut."""
+    if below >= EVERYTHING:
+        return np.ones(len(order), np.bool_)
+    result: NDArray[np.bool_] = order < np.uint64(below)
+    return result

@@ -1,0 +1,154 @@
+"""Pass 1 over the text: every row normalised and judged; of what is kept, keys by which duplicates find each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.data.dedup.dedup_keys import Keys
+from rayloom.data.dedup.document_ids import document_id
+from rayloom.data.exchange.judged_documents import write_documents, write_lines
+from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.reading.chunks import RawChunk
+from rayloom.data.reading.row import Row
+from rayloom.data.reading.source_files import InputFile
+from rayloom.data.row_counts import Tally
+from rayloom.data.rules.contamination import Passages
+from rayloom.data.rules.document_rules import Judge, Kept, cleaner_of, judge_of
+from rayloom.data.rules.verdict import Drop
+from rayloom.data.samples import chosen
+from rayloom.data.views.comparison_form import Folded
+from rayloom.specs.clean import CleanSpec
+
+EXCERPT_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class JudgingPass:
+    """What every task of the pass is given."""
+
+    spec: CleanSpec
+    files: tuple[InputFile, ...]
+    scratch: Scratch
+    num_buckets: int
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Listed words out of files, by domain."""
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """What is done to the documents of a domain."""
+
+    judge: Judge
+    clean: Callable[[Any], Any]
+
+
+class Judging:
+    """Judges chunks one after the other; kept by a worker from one chunk to the next."""
+
+    def __init__(self, given: JudgingPass) -> None:
+        self.given = given
+        spec = given.spec
+        passages = Passages.load(given.scratch) if spec.decontamination else None
+        self._domains = {}
+        for domain in {source.domain for source in spec.sources}:
+            normalisation, rules = spec.normalisation_of(domain), spec.rules_of(domain)
+            judge = judge_of(normalisation, rules, given.words.get(domain, ()), passages)
+            self._domains[domain] = _Domain(judge, cleaner_of(normalisation, rules))
+        self._keys = Keys(given.scratch, spec.deduplication, given.num_buckets) if spec.deduplication else None
+
+    def __call__(self, chunk: RawChunk) -> dict[str, Any]:
+        """Leaves the chunk's files in the scratch folder; returns its counts."""
+        place = self.given.scratch.folder("judged")
+        finished = place / f"{chunk.name}.json"
+        if finished.exists():
+            return dict(json.loads(finished.read_text()))
+        result = _Result(self.given, chunk)
+        domain = self._domains[result.source.domain]
+        for file, row in chunk.rows:
+            result.judge_row(file, row, domain)
+        if self._keys is not None:
+            self._keys.send(str(chunk.name), result.ids, [kept.text for kept in result.kept], result.folded)
+        result.write(place)
+        record = result.record()
+        write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
+        return record
+
+
+class _Result:
+    """What became of the rows of one chunk."""
+
+    def __init__(self, given: JudgingPass, chunk: RawChunk) -> None:
+        self.chunk, self.files = chunk, given.files
+        self.source = given.spec.sources[given.files[chunk.name.file].source]
+        self.samples_per_reason = given.spec.sample_rows_per_reason
+        self.tally = Tally()
+        self.ids: list[int] = []
+        self.kept: list[Kept] = []
+        self.labels: list[str] = []
+        self.columns: list[str] = []
+        self.rejects: list[dict[str, Any]] = []
+        self.hits: list[dict[str, Any]] = []
+
+    def judge_row(self, file: int, row: Row, domain: _Domain) -> None:
+        name, number, text = self.source.name, row.number, row.text
+        self.tally.rows_in[name] += 1
+        for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else domain.judge(text)):
+            if isinstance(judgement, Kept):
+                self.ids.append(document_id(file, number, piece))
+                self.kept.append(judgement)
+                self.labels.append(row.label)
+                self.columns.append(json.dumps(domain.clean(row.columns)) if row.columns else "")
+                if row.label:
+                    self.tally.labels[f"{name}/{row.label}"] += 1
+                self.tally.kept[name] += 1
+                self.tally.shortened[name] += judgement.was_shortened
+                self.tally.characters[name] += len(judgement.text)
+                self.tally.masked.update({f"{name}/{kind}": count for kind, count in judgement.masked.items()})
+                if judgement.language:
+                    self.tally.languages[f"{name}/{judgement.language}"] += 1
+                self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
+            else:
+                self.tally.dropped[f"{name}/{judgement.reason}"] += 1
+                self.hits += [hit | self._place(file, number, piece) for hit in judgement.hits]
+                about = {"reason": judgement.reason, "value": round(float(judgement.value), 6)}
+                self.rejects.append(self._place(file, number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
+
+    def _place(self, file: int, row: int, piece: int = 0) -> dict[str, Any]:
+        place = {"source": self.source.name, "file": self.files[file].name, "row": row}
+        return place | {"piece": piece} if piece else place
+
+    @property
+    def folded(self) -> list[Folded]:
+        return [kept.folded for kept in self.kept]
+
+    def write(self, place: Path) -> None:
+        texts = [kept.text for kept in self.kept]
+        write_documents(place / f"{self.chunk.name}.arrow", self.ids, texts, self.folded, self.labels, self.columns)
+        write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
+        write_lines(place / f"{self.chunk.name}.hits.jsonl", self.hits)
+        write_lines(place / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
+        bad = [
+            self._place(file, row.number) | {"reason": row.reason, "detail": row.detail}
+            for file, row in self.chunk.bad_rows
+        ]
+        for _, row in self.chunk.bad_rows:
+            self.tally.bad_rows[f"{self.source.name}/{row.reason}"] += 1
+        write_lines(place / f"{self.chunk.name}.quarantine.jsonl", bad)
+
+    def record(self) -> dict[str, Any]:
+        first_bad = self.chunk.bad_rows[:1]
+        firsts = [(file, row.number) for file, row in self.chunk.rows[:1]]
+        firsts += [(file, row.number) for file, row in first_bad]
+        return {
+            "chunk": str(self.chunk.name),
+            "first_id": document_id(*min(firsts)),
+            "tally": self.tally.as_json(),
+            "num_kept": len(self.kept),
+            "first_bad": [
+                f"{self.files[file].name} row {row.number}: {row.reason}, {row.detail}" for file, row in first_bad
+            ],
+        }

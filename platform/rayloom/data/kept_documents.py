@@ -1,0 +1,62 @@
+"""What the passes over the text have found so far, and which documents of a chunk stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.dedup.duplicate_passes import DuplicatesPass, removed_of
+from rayloom.data.dedup.earlier_corpora import EarlierPiece
+from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.reading.chunks import ChunkName
+from rayloom.data.reading.source_files import InputFile
+from rayloom.data.row_counts import Tally
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.text_sources import TextSource
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The documents that the rules kept, and what of them goes."""
+
+    spec: CleanSpec
+    files: tuple[InputFile, ...]
+    scratch: Scratch
+    chunks: tuple[str, ...]
+    """Names of all chunks, in the order of their documents' ids."""
+    first_ids: NDArray[np.uint64]
+    """The smallest id that can be in each chunk."""
+    num_buckets: int
+    tally: Tally
+    duplicates: DuplicatesPass | None = None
+    """None where duplicates are kept."""
+    found: dict[str, int] = field(default_factory=dict)
+    """Numbers of candidate pairs, duplicates and clusters."""
+    earlier: tuple[EarlierPiece, ...] = ()
+    """Of earlier corpora, against which this one is compared."""
+    num_unlikely: int | None = None
+    """Documents outside the limits of perplexity; None where nobody asked."""
+
+    @property
+    def num_left(self) -> int:
+        """Documents that are neither dropped nor duplicates, nor outside the limits of perplexity."""
+        duplicates = sum(self.found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
+        return self.tally.kept.total() - duplicates - (self.num_unlikely or 0)
+
+    def source_of(self, chunk: int) -> TextSource:
+        """Every chunk is of one source."""
+        return self.spec.sources[self.files[ChunkName.of(self.chunks[chunk]).file].source]
+
+    def without(self, duplicates: DuplicatesPass, found: dict[str, int]) -> Judged:
+        return replace(self, duplicates=duplicates, found=found)
+
+    def gone(self, chunk: int) -> NDArray[Any]:
+        """Ids of the chunk's documents that do not stay."""
+        ids: NDArray[Any] = removed_of(self.duplicates, chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
+        if self.num_unlikely is None:
+            return ids
+        unlikely = np.fromfile(self.scratch.folder("sifted") / self.chunks[chunk], np.uint64)
+        return np.concatenate([ids, unlikely])

@@ -1,0 +1,139 @@
+"""Further training rows made of those that are there; each says what it was made of and how.
+
+Synonyms and deletion: Wei & Zou 2019, EDA (arXiv:1901.11196). Back-translation: Sennrich, Haddow & Birch 2016
+(arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). A copy is drawn by a hash of the document and
+its own number, so that the same job makes the same rows; what an endpoint answers is not ours to promise.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import ahocorasick
+
+from rayloom.artifacts.files import matching_files
+from rayloom.data.rules.sensitive import is_whole_word
+from rayloom.data.views.document_view import is_unspaced
+from rayloom.errors import InputError
+from rayloom.specs.augmentation import (
+    Augmentation,
+    BackTranslation,
+    RandomDeletion,
+    SentenceShuffle,
+    SynonymReplacement,
+)
+
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*(?=\S)")
+
+Change = Callable[[str, random.Random], str]
+
+
+class Synonyms:
+    """Groups of words of which one may stand for another."""
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        others: dict[str, list[str]] = {}
+        for group in groups:
+            for word in group:
+                others.setdefault(word.casefold(), []).extend(other for other in group if other != word)
+        self._others: Mapping[str, list[str]] = others
+        self._automaton = ahocorasick.Automaton()
+        for word in others:
+            self._automaton.add_word(word, len(word))
+        self._automaton.make_automaton()
+
+    def replaced(self, text: str, share: float, dice: random.Random) -> str:
+        """The text with about `share` of its listed words replaced, at least one where there is one."""
+        places = list(self._places(text))
+        count = max(1, round(share * len(places))) if places else 0
+        for begin, end in sorted(dice.sample(places, count), reverse=True):
+            word = text[begin:end]
+            other = dice.choice(self._others[word.casefold()])
+            text = text[:begin] + (other[:1].upper() + other[1:] if word[:1].isupper() else other) + text[end:]
+        return text
+
+    def _places(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where listed words stand, the longest of those that begin at one place, none inside another."""
+        folded = text.casefold()
+        if len(folded) != len(text):  # such as the Turkish dotted I: places would not be those of the text
+            return
+        found = [(last - length + 1, last + 1) for last, length in self._automaton.iter(folded)]
+        reached = 0
+        for begin, end in sorted(found, key=lambda place: (place[0], -place[1])):
+            if begin >= reached and is_whole_word(folded, begin, end):
+                yield begin, end
+                reached = end
+
+
+def read_synonyms(folder: Path) -> Synonyms:
+    """Groups of words out of text files: one group a line, words set apart by commas. Raises InputError without any."""
+    groups = []
+    for file in matching_files(folder):
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise InputError("A list of synonyms is not text in UTF-8", where=str(file), fix="Save it so.") from None
+        for line in lines:
+            words = [word.strip() for word in line.split(",") if word.strip()]
+            if len(words) > 1 and not line.startswith("#"):
+                groups.append(words)
+    if not groups:
+        fix = "Write one group a line, words set apart by commas: large, big, sizeable."
+        raise InputError("The list of synonyms has no group", where=str(folder), fix=fix)
+    return Synonyms(groups)
+
+
+def shuffled_sentences(text: str, dice: random.Random) -> str:
+    """The sentences in another order; line ends between them become spaces."""
+    sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text)]
+    dice.shuffle(sentences)
+    return ("" if is_unspaced(text) else " ").join(sentences)
+
+
+def without_words(text: str, share: float, dice: random.Random) -> str:
+    """The text without about `share` of its words (of its characters in scripts without spaces), at least one."""
+    unspaced = is_unspaced(text)
+    units = list(text) if unspaced else text.split(" ")
+    count = min(max(1, round(share * len(units))), len(units) - 1)
+    gone = set(dice.sample(range(len(units)), count)) if count > 0 else set()
+    return ("" if unspaced else " ").join(unit for place, unit in enumerate(units) if place not in gone)
+
+
+class Augmenter:
+    """All methods of a job; for each row and copy one of them."""
+
+    def __init__(self, spec: Augmentation, synonym_folders: Mapping[int, Path]) -> None:
+        from rayloom.data.labelled.back_translation import Translator
+
+        self.spec = spec
+        self._changes: list[Change] = []
+        for number, method in enumerate(spec.methods):
+            if isinstance(method, SynonymReplacement):
+                listed, share = read_synonyms(synonym_folders[number]), method.share
+                self._changes.append(lambda text, dice, w=listed, s=share: w.replaced(text, s, dice))  # type: ignore[misc]
+            elif isinstance(method, SentenceShuffle):
+                self._changes.append(shuffled_sentences)
+            elif isinstance(method, RandomDeletion):
+                self._changes.append(lambda text, dice, s=method.share: without_words(text, s, dice))  # type: ignore[misc]
+            else:
+                assert isinstance(method, BackTranslation)
+                translator = Translator(method)
+                self._changes.append(lambda text, _, t=translator: t.there_and_back(text))  # type: ignore[misc]
+
+    def wants(self, label: str) -> bool:
+        return not self.spec.labels or label in self.spec.labels
+
+    def copies(self, text: str, split_hash: int) -> Iterator[tuple[str, str]]:
+        """Each new text and the method that made it; none that differs in nothing but case and white space."""
+        seen = {" ".join(text.casefold().split())}
+        for number in range(self.spec.copies_per_row):
+            index = number % len(self._changes)
+            dice = random.Random(f"{self.spec.seed} {split_hash} {number}")
+            made = self._changes[index](text, dice).strip()
+            folded = " ".join(made.casefold().split())
+            if folded and folded not in seen:
+                seen.add(folded)
+                yield made, self.spec.methods[index].type

@@ -1,0 +1,224 @@
+"""`output: rows`: what stays is split into parts label by label, the labels of training brought nearer to each other.
+
+A part is a range of the hash of the folded text, so identical texts never stand in two; near duplicates do not either,
+as one of them stays. The ranges are cut where each label has its share exactly (to one row).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
+from rayloom.data.exchange import cutoff
+from rayloom.data.exchange.cutoff import Each, Ranking, is_below, ranked, shuffled
+from rayloom.data.exchange.judged_documents import read_documents, write_lines
+from rayloom.data.exchange.scratch import write_whole
+from rayloom.data.filter_pass import EXCERPT_CHARACTERS
+from rayloom.data.kept_documents import Judged
+from rayloom.data.labelled.augmentation import Augmenter
+from rayloom.data.labelled.wrong_labels import LabelsPass, doubtful_of
+from rayloom.data.samples import chosen
+from rayloom.specs.clean_output import RowsOutput
+
+Part = Literal["train", "validation", "test"]
+ROWS_AT_ONCE = 1024
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class RowsPass:
+    """What every task of these passes is given."""
+
+    judged: Judged
+    labels: tuple[str, ...]
+    """All labels, sorted; one empty label where rows have none."""
+    synonym_folders: Mapping[int, Path] = field(default_factory=dict)
+    """Of the augmentation's methods that have one, by their number."""
+
+    @property
+    def chunks(self) -> tuple[str, ...]:
+        return self.judged.chunks
+
+    @property
+    def output(self) -> RowsOutput:
+        assert isinstance(self.judged.spec.output, RowsOutput)
+        return self.judged.spec.output
+
+    @property
+    def doubt(self) -> LabelsPass | None:
+        """None where labels cannot contradict each other."""
+        duplicates = self.judged.duplicates
+        return LabelsPass(duplicates, self.labels) if duplicates is not None and len(self.labels) > 1 else None
+
+    def documents(self, chunk: int) -> Path:
+        return self.judged.scratch.folder("judged") / f"{self.chunks[chunk]}.arrow"
+
+    def ranking(self, name: str) -> Ranking:
+        return Ranking(self.judged.scratch, name, len(self.labels), self.judged.num_buckets)
+
+    def number_of(self, labels: list[str]) -> NDArray[np.int64]:
+        places = {label: place for place, label in enumerate(self.labels)}
+        return np.asarray([places[label] for label in labels], np.int64)
+
+
+@dataclass(frozen=True)
+class PartCuts:
+    """Where the parts end, label by label: test below the first, validation below the second, then training."""
+
+    test: tuple[int, ...]
+    validation: tuple[int, ...]
+    balanced: tuple[int, ...]
+    """In the shuffled order of training rows, what lies below stays."""
+
+    def part(self, label: int, split_hash: int) -> Part:
+        if split_hash < self.test[label]:
+            return "test"
+        return "validation" if split_hash < self.validation[label] else "train"
+
+
+def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
+    """Batches of the chunk's documents that are no duplicates and whose labels are not in doubt where those go."""
+    gone = given.judged.gone(chunk)
+    if given.doubt is not None and given.output.conflicting_labels == "drop":
+        gone = np.concatenate([gone, doubtful_of(given.doubt, chunk)["id"]])
+    for batch in read_documents(given.documents(chunk), ("label", "columns")):
+        places = np.flatnonzero(~np.isin(batch["id"], gone))
+        if len(places):
+            yield {
+                name: values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
+                for name, values in batch.items()
+            }
+
+
+def part_cuts(given: RowsPass, each: Each) -> PartCuts:
+    """Where the parts of each label are cut, exactly."""
+    chunks, every = given.chunks, range(len(given.chunks))
+    by_hash = given.ranking("split")
+
+    def rank(chunk: int) -> dict[str, Any]:
+        found = [ranked(b["split_hash"], given.number_of(b["label"]), 1) for b in staying(given, chunk)]
+        by_hash.send(chunks[chunk], np.concatenate([ranked(np.zeros(0, np.uint64), 0, 1), *found]))
+        return {}
+
+    each("ranking", every, rank)
+    weights = cutoff.weighed(by_hash, chunks, each)
+    sizes = [int(value) for value in weights.sum(axis=0)]
+    first, second = given.output.test_share, given.output.test_share + given.output.validation_share
+    wanted = [(label, int(share * size + 0.5)) for share in (first, second) for label, size in enumerate(sizes)]
+    found = [cut.below for cut in cutoff.cuts(by_hash, chunks, weights, wanted, each)]
+    split = PartCuts(tuple(found[: len(sizes)]), tuple(found[len(sizes) :]), (cutoff.EVERYTHING,) * len(sizes))
+    if given.output.max_label_ratio is None:
+        return split
+    return PartCuts(split.test, split.validation, _balanced(given, split, given.output.max_label_ratio, each))
+
+
+def _balanced(given: RowsPass, split: PartCuts, max_ratio: float, each: Each) -> tuple[int, ...]:
+    chunks, ranking = given.chunks, given.ranking("balance")
+
+    def rank(chunk: int) -> dict[str, Any]:
+        found = [ranked(np.zeros(0, np.uint64), 0, 1)]
+        for batch in staying(given, chunk):
+            labels, hashes = given.number_of(batch["label"]), batch["split_hash"]
+            pairs = zip(labels.tolist(), hashes.tolist(), strict=True)
+            trained = np.asarray([split.part(*pair) == "train" for pair in pairs])
+            found.append(ranked(shuffled(hashes[trained], given.output.seed), labels[trained], 1))
+        ranking.send(chunks[chunk], np.concatenate(found))
+        return {}
+
+    each("ranking by label", range(len(chunks)), rank)
+    weights = cutoff.weighed(ranking, chunks, each)
+    limit = int(max_ratio * int(weights.sum(axis=0).min()))
+    targets = [(label, limit) for label in range(len(given.labels))]
+    return tuple(cut.below for cut in cutoff.cuts(ranking, chunks, weights, targets, each))
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
+    """Writes the chunk's rows by part, and what was left out and why; returns counts."""
+    place, name = given.judged.scratch.folder("rows"), given.chunks[chunk]
+    finished = place / f"{name}.json"
+    if finished.exists():
+        return dict(json.loads(finished.read_text()))
+    rows: dict[Part, list[dict[str, Any]]] = {part: [] for part in PARTS}
+    rejects = duplicate_rejects(given.judged, chunk)
+    in_doubt, dropped = _doubtful_rows(given, chunk)
+    rejects += dropped
+    kept: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    augmented: Counter[str] = Counter()
+    wanted = given.output.augmentation
+    augmenter = Augmenter(wanted, given.synonym_folders) if wanted is not None else None
+    for row, document, key, part, stays in _judged_rows(given, where, chunk):
+        about = place_in(given.judged, document)
+        excerpt = {"text": row["text"][:EXCERPT_CHARACTERS]} | ({"label": row["label"]} if "label" in row else {})
+        if not stays:
+            rejects.append(about | {"reason": "over_represented_label"} | excerpt)
+            continue
+        rows[part].append(row)
+        counts[f"{about['source']}/{part}/documents"] += 1
+        counts[f"{about['source']}/{part}/bytes"] += len(row["text"].encode())
+        if augmenter is not None and part == "train" and augmenter.wants(row.get("label", "")):
+            copies = augmenter.copies(row["text"], key)
+            made = [row | {"text": text, "augmented_from": about, "augmented_by": by} for text, by in copies]
+            rows[part] += made
+            augmented.update(one["augmented_by"] for one in made)
+        if "label" in row:
+            labels[f"{part}/{row['label']}"] += 1
+        kept.append(about | {"reason": "kept"} | excerpt)
+        if len(kept) == ROWS_AT_ONCE:
+            kept = chosen(kept, given.judged.spec.sample_rows_per_reason)
+    for part in PARTS:
+        write_lines(place / f"{name}.{part}.jsonl", rows[part])
+    write_lines(place / f"{name}.rejects.jsonl", rejects)
+    write_lines(place / f"{name}.doubt.jsonl", in_doubt)
+    write_lines(place / f"{name}.samples.jsonl", chosen([*rejects, *kept], given.judged.spec.sample_rows_per_reason))
+    further = Counter(row["source"] + "/" + row["reason"] for row in rejects if "duplicate" not in row["reason"])
+    record: dict[str, Any] = {"counts": dict(counts), "labels": dict(labels), "dropped": dict(further)}
+    record |= {"augmented": dict(augmented)}
+    num_rows = {part: sum(n for key, n in counts.items() if key.endswith(f"/{part}/documents")) for part in PARTS}
+    record |= {"documents": num_rows}
+    write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
+    return record
+
+
+def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple[dict[str, Any], int, int, Part, bool]]:
+    """Each staying row as it is written, its document and hash, its part, and whether its label has room for it."""
+    for batch in staying(given, chunk):
+        labels, hashes = given.number_of(batch["label"]), batch["split_hash"]
+        orders = shuffled(hashes, given.output.seed)
+        for index, label in enumerate(labels.tolist()):
+            part = where.part(label, int(hashes[index]))
+            fits = part != "train" or bool(is_below(orders[index : index + 1], where.balanced[label])[0])
+            row = {"text": batch["text"][index]} | ({"label": batch["label"][index]} if batch["label"][index] else {})
+            columns = json.loads(batch["columns"][index]) if batch["columns"][index] else {}
+            yield row | columns, int(batch["id"][index]), int(hashes[index]), part, fits
+
+
+def _doubtful_rows(given: RowsPass, chunk: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The chunk's rows whose label is in doubt, for a person; and, where those go, those that no rule took before."""
+    if given.doubt is None:
+        return [], []
+    members = {int(row["id"]): row for row in doubtful_of(given.doubt, chunk)}
+    gone = set(given.judged.gone(chunk).tolist())
+    found, dropped = [], []
+    for batch in read_documents(given.documents(chunk), ("label",)) if members else ():
+        for document, label, text in zip(batch["id"].tolist(), batch["label"], batch["text"], strict=True):
+            if document not in members:
+                continue
+            about = place_in(given.judged, document)
+            row = about | {"label": label, "text": text[:EXCERPT_CHARACTERS]}
+            found.append({"group": int(members[document]["cluster"])} | row)
+            if given.output.conflicting_labels == "drop" and document not in gone:
+                dropped.append(about | {"reason": "conflicting_labels"} | row)
+    return found, dropped

@@ -1,0 +1,200 @@
+"""How likely a language model finds each document, and which documents its domain's limits take out.
+
+A document's place in the order is its mean loss in nats a token, of which e to the power is the perplexity, rounded to
+a ten-thousandth. Documents of a chunk are read by the model in batches, so that the last bits of a loss depend on how
+the text was cut into chunks; rounding leaves one document in some ten thousand at a limit that could tell.
+
+Shapes: N documents of a chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rayloom.data.duplicate_rejects import place_in
+from rayloom.data.exchange import cutoff
+from rayloom.data.exchange.cutoff import EVERYTHING, Each, Ranking, ranked
+from rayloom.data.exchange.judged_documents import read_documents, write_lines
+from rayloom.data.exchange.scratch import write_whole
+from rayloom.data.filter_pass import EXCERPT_CHARACTERS
+from rayloom.data.kept_documents import Judged
+from rayloom.data.samples import chosen
+from rayloom.errors import InputError
+from rayloom.specs.clean import PerplexityFilter, PerplexityLimits
+
+SCORED = np.dtype([("id", "<u8"), ("nats", "<f8")])
+"""A document and its mean loss."""
+MAX_NATS = 32.0
+NATS_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class ScoringPass:
+    """What every task of these passes is given."""
+
+    judged: Judged
+    model: Path
+
+    @property
+    def spec(self) -> PerplexityFilter:
+        assert self.judged.spec.perplexity is not None
+        return self.judged.spec.perplexity
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(sorted({source.domain for source in self.judged.spec.sources}))
+
+    def domain_of(self, chunk: int) -> int:
+        return self.domains.index(self.judged.source_of(chunk).domain)
+
+    @property
+    def ranking(self) -> Ranking:
+        return Ranking(self.judged.scratch, "likelihood", len(self.domains), self.judged.num_buckets)
+
+    def scores(self, chunk: int) -> NDArray[Any]:
+        return np.fromfile(self.judged.scratch.folder("scored") / f"{self.judged.chunks[chunk]}.scores", SCORED)
+
+
+class Scorer:
+    """The model in one process, asked chunk after chunk."""
+
+    def __init__(self, given: ScoringPass) -> None:
+        from rayloom.models.loading import load
+
+        self.given = given
+        self._model = load(given.model)
+        place = given.model / "tokenizer.json"
+        if not place.exists():
+            fix = "Load it with transformers.AutoTokenizer and save it again: that writes tokenizer.json."
+            raise InputError("The model has no fast tokenizer (tokenizer.json)", where=str(given.model), fix=fix)
+        self._tokenizer = Tokenizer.from_file(str(place))
+        self._tokenizer.enable_truncation(given.spec.max_tokens)
+        self._tokenizer.no_padding()
+        self._context = context_token(given.model, self._tokenizer)
+
+    def __call__(self, chunk: int) -> dict[str, Any]:
+        """Leaves the chunk's scores in the scratch folder."""
+        from rayloom.score.document_losses import document_losses
+
+        judged, spec = self.given.judged, self.given.spec
+        place = judged.scratch.folder("scored") / f"{judged.chunks[chunk]}.scores"
+        if place.exists():
+            return {}
+        found: list[tuple[int, float]] = []
+        for ids, texts in _staying(judged, chunk):
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            tokens = [np.asarray(encoding.ids, np.int64) for encoding in encodings]
+            losses = document_losses(self._model, tokens, self._context, spec.micro_batch_sequences)
+            found += [
+                (document, round(min(loss.mean_nats, MAX_NATS), NATS_DIGITS))
+                for document, loss in zip(ids, losses, strict=True)
+            ]
+        write_whole(place, lambda file: file.write(np.asarray(found, SCORED).tobytes()))
+        return {}
+
+
+def context_token(model: Path, tokenizer: Tokenizer) -> int:
+    """What stands before a document: the token that begins texts, else the one that ends them."""
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    for name in ("bos_token", "eos_token"):
+        token = config.get(name)
+        number = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
+        if number is not None:
+            return int(number)
+    fix = "Set eos_token in its tokenizer_config.json."
+    raise InputError("The tokenizer has no token that begins or ends a text", where=str(model), fix=fix)
+
+
+def _staying(judged: Judged, chunk: int) -> Iterator[tuple[list[int], list[str]]]:
+    gone = judged.gone(chunk)
+    for batch in read_documents(judged.scratch.folder("judged") / f"{judged.chunks[chunk]}.arrow"):
+        places = np.flatnonzero(~np.isin(batch["id"], gone))
+        if len(places):
+            yield batch["id"][places].tolist(), [batch["text"][place] for place in places]
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def order_of(nats: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Place in the order of losses, in ten-thousandths of a nat spread over 64 bits."""
+    steps: NDArray[np.uint64] = np.round(np.clip(nats, 0, MAX_NATS) * 10**NATS_DIGITS).astype(np.uint64)
+    steps *= np.uint64((EVERYTHING - 1) // (int(MAX_NATS) * 10**NATS_DIGITS))
+    return steps
+
+
+def order_limits(given: ScoringPass, each: Each) -> list[tuple[int, int]]:
+    """For each domain the range of places in the order that stay."""
+    chunks = given.judged.chunks
+
+    def rank(chunk: int) -> dict[str, Any]:
+        given.ranking.send(chunks[chunk], ranked(order_of(given.scores(chunk)["nats"]), given.domain_of(chunk), 1))
+        return {}
+
+    each("ranking", range(len(chunks)), rank)
+    weights = cutoff.weighed(given.ranking, chunks, each)
+    sizes = weights.sum(axis=0).tolist()
+    limits = [given.spec.limits_of(domain) for domain in given.domains]
+    targets = [
+        (domain, int((100 if percentile is None else percentile) / 100 * size))
+        for wanted, default in (("min_percentile", 0), ("max_percentile", 100))
+        for domain, size in enumerate(sizes)
+        for percentile in (_or(getattr(limits[domain], wanted), default),)
+    ]
+    below = [cut.below for cut in cutoff.cuts(given.ranking, chunks, weights, targets, each)]
+    lowest, highest = below[: len(limits)], below[len(limits) :]
+    return [_combined(*three) for three in zip(limits, lowest, highest, strict=True)]
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _combined(limits: PerplexityLimits, lowest: int, highest: int) -> tuple[int, int]:
+    """The narrower of the limits by percentile and by perplexity."""
+    low = lowest if limits.min_percentile is not None else 0
+    if limits.min_perplexity is not None:
+        low = max(low, _order_of_perplexity(limits.min_perplexity))
+    if limits.max_perplexity is not None:
+        highest = min(highest, _order_of_perplexity(limits.max_perplexity) + 1)
+    return low, highest
+
+
+def _order_of_perplexity(perplexity: float) -> int:
+    return int(order_of(np.asarray([math.log(perplexity)]))[0])
+
+
+def sift(given: ScoringPass, limits: list[tuple[int, int]], chunk: int) -> dict[str, Any]:
+    """Notes which of the chunk's documents lie outside their domain's limits; returns counts."""
+    judged, name = given.judged, given.judged.chunks[chunk]
+    low, high = limits[given.domain_of(chunk)]
+    scores = given.scores(chunk)
+    reasons = {}
+    places = order_of(scores["nats"]).tolist()
+    for document, nats, place in zip(scores["id"].tolist(), scores["nats"], places, strict=True):
+        if not low <= place < high:
+            reason = "perplexity_too_low" if place < low else "perplexity_too_high"
+            reasons[document] = {"reason": reason, "value": round(math.exp(nats), 3)}
+    rejects = [
+        place_in(judged, document) | reasons[document] | {"text": text[:EXCERPT_CHARACTERS]}
+        for ids, texts in (_staying(judged, chunk) if reasons else ())
+        for document, text in zip(ids, texts, strict=True)
+        if document in reasons
+    ]
+    folder = judged.scratch.folder("sifted")
+    write_lines(folder / f"{name}.rejects.jsonl", rejects)
+    write_lines(folder / f"{name}.samples.jsonl", chosen(rejects, judged.spec.sample_rows_per_reason))
+    gone = np.asarray(sorted(reasons), np.uint64)
+    write_whole(folder / name, lambda file: file.write(gone.tobytes()))
+    counts = Counter(f"{row['source']}/{row['reason']}" for row in rejects)
+    return {"dropped": dict(counts), "documents": len(scores), "nats": float(scores["nats"].sum())}

@@ -1,0 +1,82 @@
+"""Raw rows on their way from the task that reads a file to the tasks that judge them, a few megabytes at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rayloom.data.reading.row import BadRow, Row
+
+
+@dataclass(frozen=True)
+class ChunkName:
+    """Where a chunk begins: in which file, and behind how many chunks that begin in the same one."""
+
+    file: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file:06d}-{self.number:06d}"
+
+    @classmethod
+    def of(cls, text: str) -> ChunkName:
+        file, _, number = text.partition("-")
+        return cls(int(file), int(number))
+
+
+@dataclass
+class RawChunk:
+    """Consecutive rows of one source, good and bad, each with its file's number: of a large file, or of small ones."""
+
+    name: ChunkName
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
+    text_bytes: int = 0
+    bytes_read: int = 0
+    """Taken off the disk since the chunk before, for the progress bar."""
+
+    def as_ray_row(self) -> dict[str, Any]:
+        """Plain columns, as Ray Data carries them. NUL separates texts and is cut out of them, as normalising
+        would do; half of a surrogate pair, which no encoding has, becomes `?`."""
+        return {
+            "file": self.name.file,
+            "number": self.name.number,
+            "bytes_read": self.bytes_read,
+            "places": json.dumps([[file, row.number] for file, row in self.rows]),
+            "row_facts": json.dumps([[row.drop, row.label, row.columns] for _, row in self.rows], default=str),
+            "texts": b"\0".join(row.text.replace("\0", "").encode("utf-8", "replace") for _, row in self.rows),
+            "bad_rows": json.dumps([[file, asdict(row)] for file, row in self.bad_rows]),
+        }
+
+    @classmethod
+    def from_ray_row(cls, row: dict[str, Any]) -> RawChunk:
+        places = json.loads(row["places"])
+        texts = row["texts"].split(b"\0") if places else []
+        known = zip(places, texts, json.loads(row["row_facts"]), strict=True)
+        rows = [(file, Row(number, text.decode(), *facts)) for (file, number), text, facts in known]
+        bad_rows = [(file, BadRow(**bad)) for file, bad in json.loads(row["bad_rows"])]
+        name = ChunkName(int(row["file"]), int(row["number"]))
+        return cls(name, rows, bad_rows, len(row["texts"]), int(row["bytes_read"]))
+
+
+def chunked(rows: Iterable[tuple[int, Row | BadRow]], chunk_bytes: int) -> Iterator[RawChunk]:
+    """Chunks of about `chunk_bytes` of text. Where they are cut has no influence on any result."""
+    chunk: RawChunk | None = None
+    before: ChunkName | None = None
+    for file, row in rows:
+        if chunk is None:
+            number = before.number + 1 if before is not None and before.file == file else 0
+            chunk = RawChunk(before := ChunkName(file, number))
+        if isinstance(row, BadRow):
+            chunk.bad_rows.append((file, row))
+            chunk.text_bytes += len(row.detail)
+        else:
+            chunk.rows.append((file, row))
+            chunk.text_bytes += len(row.text)
+        if chunk.text_bytes >= chunk_bytes:
+            yield chunk
+            chunk = None
+    if chunk is not None:
+        yield chunk

@@ -1,0 +1,117 @@
+"""The source files of a job in one fixed order, and the chunks of rows that are read out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.files_in_place import files_in_place
+from rayloom.artifacts.store import Artifact
+from rayloom.data.reading.chunks import RawChunk, chunked
+from rayloom.data.reading.row import BadRow, Row
+from rayloom.data.reading.row_readers import rows_of
+from rayloom.data.reading.source_stream import Input
+from rayloom.specs.clean import CleanSpec
+from rayloom.specs.text_sources import DocumentFiles, TextSource
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A source file and its place in the list of all files."""
+
+    number: int
+    source: int
+    path: str
+    name: str
+    """Relative to its data set, for people."""
+    size_bytes: int
+
+
+def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[InputFile, ...]:
+    """Every file of every source: sources in the order of the job file, files by name.
+
+    Raises InputError where a source's pattern fits no file.
+    """
+    found: list[InputFile] = []
+    for index, source in enumerate(spec.sources):
+        for path, name, size_bytes in files_of(source, parents.get(f"sources.{index}.dataset")):
+            found.append(InputFile(len(found), index, path, name, size_bytes))
+    return tuple(found)
+
+
+def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[str, str, int]]:
+    """Path or URI, name and bytes of each file, by name."""
+    if source.uri is not None:
+        for file in files_in_place(source.uri, source.files):
+            yield file.uri, file.name, file.size_bytes
+    elif dataset is not None:
+        for path in matching_files(dataset.path, source.files):
+            yield str(path), path.relative_to(dataset.path).as_posix(), path.stat().st_size
+
+
+def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
+    """What one reading task reads: a file, or small files of a source up to one chunk's bytes; where only the first
+    documents count, all files of the source."""
+    jobs: list[list[InputFile]] = []
+    size_bytes = 0
+    for file in files:
+        is_limited = spec.sources[file.source].limit_documents is not None
+        has_room = is_limited or 0 < file.size_bytes <= spec.chunk_bytes - size_bytes
+        if not jobs or jobs[-1][0].source != file.source or not has_room:
+            jobs.append([])
+            size_bytes = 0
+        jobs[-1].append(file)
+        size_bytes += file.size_bytes
+    return jobs
+
+
+def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChunk]:
+    """The rows of the files in chunks. Raises InputError where a file cannot be opened or lacks a column."""
+    source = spec.sources[files[0].source]
+    reading = _Reading(spec, source, files)
+    before = 0
+    for chunk in chunked(_first(reading.rows(), source.limit_documents), spec.chunk_bytes):
+        now = reading.num_bytes
+        chunk.bytes_read, before = now - before, now
+        yield chunk
+
+
+class _Reading:
+    """Files of one source, read one after the other."""
+
+    def __init__(self, spec: CleanSpec, source: TextSource, files: Sequence[InputFile]) -> None:
+        self._spec, self._source, self._files = spec, source, files
+        self._finished_bytes = 0
+        self._opened: tuple[Input, InputFile] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Taken off the disk until now."""
+        if self._opened is None:
+            return self._finished_bytes
+        opened, file = self._opened
+        return self._finished_bytes + min(opened.bytes_read, file.size_bytes)
+
+    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """Each with its file's number."""
+        for file in self._files:
+            opened = Input(file.path)
+            self._opened = opened, file
+            try:
+                where = f"{self._source.name}: {file.name}"
+                for row in rows_of(self._source, opened, where, self._spec.max_row_bytes):
+                    yield file.number, row
+            finally:
+                self._finished_bytes, self._opened = self.num_bytes, None
+                opened.close()
+
+
+def _first(rows: Iterator[tuple[int, Row | BadRow]], limit: int | None) -> Iterator[tuple[int, Row | BadRow]]:
+    """All rows up to the `limit`th good one."""
+    count = 0
+    for file, row in rows:
+        yield file, row
+        count += isinstance(row, Row)
+        if limit is not None and count >= limit:
+            return

@@ -1,0 +1,49 @@
+"""Limits on a document's length and on the characters that it is made of."""
+
+from __future__ import annotations
+
+import re
+
+from rayloom.data.rules.verdict import Drop
+from rayloom.data.views.document_view import TextView
+from rayloom.specs.rules import CharacterRules, LengthRules
+
+_SPECIAL = re.compile(r"[^\w\s]|_")
+
+
+def special_share(text: str) -> float:
+    """Share of the characters that are neither letter, digit nor white space."""
+    return sum(map(len, _SPECIAL.findall(text))) / max(1, len(text))
+
+
+def judge(view: TextView, rules: CharacterRules) -> Drop | None:
+    share = special_share(view.text)
+    if share > rules.max_special_characters_share:
+        return Drop("too_many_special_characters", share)
+    return None
+
+
+def fitted(text: str, rules: LengthRules) -> list[str] | Drop:
+    """The text in pieces of an allowed length (usually one), or why it goes."""
+    if len(text) < rules.min_characters:
+        return Drop("too_few_characters", len(text))
+    if rules.max_characters is None or len(text) <= rules.max_characters:
+        return [text]
+    if rules.when_longer == "drop":
+        return Drop("too_many_characters", len(text))
+    pieces = _pieces(text, rules.max_characters)
+    return pieces[:1] if rules.when_longer == "truncate" else pieces
+
+
+def _pieces(text: str, length: int) -> list[str]:
+    """The text cut before a line, else before a word, else anywhere, so that no piece is longer than `length`."""
+    pieces, begin = [], 0
+    while len(text) - begin > length:
+        end = begin + length
+        cut = max(text.rfind("\n", begin + 1, end + 1), begin)
+        if cut == begin:
+            cut = text.rfind(" ", begin + 1, end + 1)
+        cut = end if cut <= begin else cut
+        pieces.append(text[begin:cut].rstrip())
+        begin = cut + len(text[cut:end]) - len(text[cut:end].lstrip())
+    return [piece for piece in (*pieces, text[begin:]) if piece]

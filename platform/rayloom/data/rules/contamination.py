@@ -1,0 +1,165 @@
+"""Passages of evaluation sets found in documents: shared word n-grams (Brown et al. 2020, arXiv:2005.14165, app. C).
+
+A passage is a run of n words without case and marks; a row that has fewer words is one passage as a whole. They are
+kept as sorted hashes in files that the processes of a node map into memory together.
+
+Shapes: P passages, W n-grams of a document.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.reading.row import BadRow
+from rayloom.data.reading.row_readers import rows_of
+from rayloom.data.reading.source_stream import Input
+from rayloom.data.rules.repetition import CHARACTERS_PER_WORD
+from rayloom.data.views.comparison_form import Folded
+from rayloom.data.views.document_view import is_unspaced
+from rayloom.errors import InputError
+from rayloom.specs.clean import Decontamination
+from rayloom.specs.text_sources import DocumentFiles
+
+PASSAGE = np.dtype([("hash", "<u8"), ("set", "<u2"), ("units", "<u2"), ("row", "<u4"), ("is_unspaced", "u1")])
+"""A passage of `units` words (characters), and which row of which evaluation set has it."""
+OF_ROW = np.dtype([("set", "<u2"), ("row", "<u4")])
+MAX_ROW_BYTES = 16 << 20
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """A file of the evaluation set with that number."""
+
+    set: int
+    path: str
+    name: str
+
+
+def compared(text: str) -> Folded:
+    """The text as passages are compared in it: words alone; in scripts without spaces, characters alone."""
+    unspaced = is_unspaced(text)
+    return Folded(("" if unspaced else " ").join(_WORD.findall(text)), unspaced)
+
+
+def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scratch) -> dict[str, Any]:
+    """Reads the evaluation sets and leaves their passages in the scratch folder; returns what each set has.
+
+    Raises InputError where a set has no passage.
+    """
+    counts = [Counter({"rows": 0, "unreadable": 0, "too_short": 0, "passages": 0}) for _ in spec.against]
+    found = [np.zeros(0, PASSAGE)]
+    row_numbers: Counter[int] = Counter()
+    for file in files:
+        for text in _texts(spec.against[file.set], file):
+            if text is None:
+                counts[file.set]["unreadable"] += 1
+                continue
+            row_numbers[file.set] += 1
+            passages = _passages(spec, compared(text))
+            counts[file.set].update({"rows": 1, "too_short": int(not len(passages)), "passages": len(passages)})
+            passages["set"], passages["row"] = file.set, row_numbers[file.set]
+            found.append(passages)
+    for one, count in zip(spec.against, counts, strict=True):
+        if not count["passages"]:
+            what = f"The evaluation set {one.name} has no passage of {spec.min_words} words or more"
+            fix = "Correct its files, format or text_columns, or lower decontamination.min_words."
+            raise InputError(f"{what} ({count['rows']:,} rows, {count['unreadable']:,} unreadable)", fix=fix)
+    _save(np.unique(np.concatenate(found)), [one.name for one in spec.against], scratch)
+    return {one.name: dict(count) for one, count in zip(spec.against, counts, strict=True)}
+
+
+def _texts(source: DocumentFiles, file: EvaluationFile) -> Iterator[str | None]:
+    with closing(Input(file.path)) as opened:
+        for row in rows_of(source, opened, f"{source.name}: {file.name}", MAX_ROW_BYTES):
+            yield None if isinstance(row, BadRow) else row.text
+
+
+def _passages(spec: Decontamination, text: Folded) -> NDArray[Any]:
+    scale = CHARACTERS_PER_WORD if text.is_unspaced else 1
+    longest, shortest = round(spec.ngram_words * scale), round(spec.min_words * scale)
+    units = min(longest, text.num_units)
+    hashes = np.unique(text.ngrams(units)) if units >= shortest else np.zeros(0, np.uint64)
+    passages = np.zeros(len(hashes), PASSAGE)
+    passages["hash"], passages["units"], passages["is_unspaced"] = hashes, units, text.is_unspaced
+    return passages
+
+
+def _save(passages: NDArray[Any], names: list[str], scratch: Scratch) -> None:
+    """Passages of each script and length by hash, the hashes beside the rest, so that they are searched as they lie."""
+    folder = scratch.folder("evaluation")
+    kinds = np.unique(passages[["is_unspaced", "units"]]).tolist()
+    for unspaced, units in kinds:
+        mine = passages[(passages["is_unspaced"] == unspaced) & (passages["units"] == units)]
+        for part, array in (("hashes", mine["hash"]), ("rows", mine[["set", "row"]])):
+            content = np.ascontiguousarray(array) if part == "hashes" else array.astype(OF_ROW)
+            write_whole(folder / f"{unspaced}-{units}.{part}", functools.partial(_write, content))
+    index = {"names": names, "kinds": kinds}
+    write_whole(folder / "index.json", lambda file: file.write(json.dumps(index).encode()))
+
+
+def _write(array: NDArray[Any], file: IO[bytes]) -> None:
+    file.write(array.tobytes())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Passages of one script and length, in the order of their hashes."""
+
+    is_unspaced: bool
+    units: int
+    hashes: NDArray[np.uint64]
+    """(P,)"""
+    rows: NDArray[Any]
+    """(P,) OF_ROW."""
+
+    def shared(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
+        """Place among a document's n-grams, evaluation set and row, wherever an n-gram is a passage."""
+        begins = np.searchsorted(self.hashes, hashes)
+        is_there = begins < len(self.hashes)
+        is_there[is_there] = self.hashes[begins[is_there]] == hashes[is_there]
+        for place in np.flatnonzero(is_there).tolist():
+            end = int(np.searchsorted(self.hashes, hashes[place], side="right"))
+            for row in self.rows[begins[place] : end]:
+                yield place, int(row["set"]), int(row["row"])
+
+
+class Passages:
+    """All passages of all evaluation sets, to look documents up in."""
+
+    def __init__(self, groups: Sequence[_Group], names: Sequence[str]) -> None:
+        self._groups, self._names = groups, names
+
+    @classmethod
+    def load(cls, scratch: Scratch) -> Passages:
+        folder = scratch.folder("evaluation")
+        index = json.loads((folder / "index.json").read_text())
+        groups = []
+        for unspaced, units in index["kinds"]:
+            hashes = np.memmap(folder / f"{unspaced}-{units}.hashes", np.uint64, "r")
+            rows = np.memmap(folder / f"{unspaced}-{units}.rows", OF_ROW, "r")
+            groups.append(_Group(bool(unspaced), units, hashes, rows))
+        return cls(groups, index["names"])
+
+    def hits(self, text: str) -> list[dict[str, Any]]:
+        """Every row of an evaluation set of which the text has a passage, with the first such passage."""
+        folded = compared(text)
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for group in self._groups:
+            if group.is_unspaced != folded.is_unspaced:
+                continue
+            for place, number, row in group.shared(folded.ngrams(group.units)):
+                about = {"evaluation_set": self._names[number], "evaluation_row": row}
+                found.setdefault((number, row), about | {"passage": folded.units_text(place, group.units)})
+        return [found[key] for key in sorted(found)]

