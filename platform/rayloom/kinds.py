@@ -52,7 +52,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
         1,
-        prober="rayloom.train.probe:probe",
+        prober="rayloom.train.planning.probe:probe",
     ),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
     "evaluate": Kind(

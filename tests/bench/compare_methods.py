@@ -103,11 +103,11 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
     from rayloom.respond.subject import Subject
     from rayloom.text.examples import read_examples
     from rayloom.text.labelled_set import EXAMPLES_NAME
-    from rayloom.train.group import Group
-    from rayloom.train.log import read_log
-    from rayloom.train.loop import train
-    from rayloom.train.model import build_model
+    from rayloom.train.loop.loop import train
+    from rayloom.train.loop.run_log import read_log
     from rayloom.train.prepare import job_of
+    from rayloom.train.process_group import Group
+    from rayloom.train.weights.model import build_model
 
     file = load_job(RECIPES / f"{method}.yaml", overrides)
     found = resolve(file, Store.beside(file.directory))

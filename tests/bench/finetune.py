@@ -34,11 +34,11 @@ from rayloom.score.batches import NO_LABEL
 from rayloom.score.perplexity import heldout_loss
 from rayloom.text.preview import documents
 from rayloom.text.shards import TokenShards
-from rayloom.train.group import Group
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
+from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
+from rayloom.train.process_group import Group
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"

@@ -36,15 +36,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.train import TrainSpec
 from rayloom.text.shards import ShardWriter
-from rayloom.train.architectures import fresh
-from rayloom.train.estimates import flops_per_token
-from rayloom.train.feed import Rows
-from rayloom.train.group import Group, current_group
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.loop import train
-from rayloom.train.objective import NextToken
-from rayloom.train.peak import matrix_peak
+from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.loop.loop import train
+from rayloom.train.objectives.objective import NextToken
 from rayloom.train.plan import model_size
+from rayloom.train.process_group import Group, current_group
+from rayloom.train.sizes.device_speed import matrix_peak
+from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.weights.architectures import fresh
 
 RESULTS = Path(__file__).parent / "results"
 SAME_LOSS_NATS = {"fp32": 1e-3, "bf16": 2e-2}

@@ -88,9 +88,9 @@ def _trained_bare(
 
     from rayloom.specs.space import substituted
     from rayloom.specs.train import TrainSpec
-    from rayloom.train.group import current_group
-    from rayloom.train.loop import train
+    from rayloom.train.loop.loop import train
     from rayloom.train.prepare import job_of
+    from rayloom.train.process_group import current_group
 
     torch.set_num_threads(1)
     whole = TrainSpec.model_validate(plain).model_dump(mode="json")

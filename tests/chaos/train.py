@@ -33,7 +33,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Store
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 
 PLATFORM = Path(__file__).parents[2] / "platform"
 NUM_STEPS, EVERY_STEPS, LAST_KILL_STEP = 300, 10, 110

@@ -9,7 +9,7 @@ import pytest
 
 from rayloom.submit import local_cluster
 from rayloom.submit.local_node import Shape
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 from rayloom.tune.results import read_trials
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))

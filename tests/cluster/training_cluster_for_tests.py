@@ -27,7 +27,7 @@ from rayloom.submit.jobs_api import ClusterJob
 from rayloom.submit.local_cluster import LocalCluster, down, start_again, up
 from rayloom.submit.local_node import Shape, end, is_alive
 from rayloom.text.tokenizer_digest import tokenizer_digest
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 
 NUM_NODES = 3
 # Long enough for a notice to come and be heard before the end.

@@ -19,13 +19,13 @@ from rayloom.errors import InputError
 from rayloom.text import bpe
 from rayloom.text.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
-from rayloom.train import loop
-from rayloom.train.feed import Rows
 from rayloom.train.job import TrainJob
-from rayloom.train.objective import NextToken
+from rayloom.train.loop import loop
+from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.objectives.objective import NextToken
 from rayloom.train.prepare import job_of, row_shares
 from rayloom.train.publish import _headline
-from rayloom.train.summary import summarize
+from rayloom.train.reporting.summary import summarize
 
 CONTINUED: dict[str, Any] = {"architecture": None, "base": "artifact:base", "num_steps": 40}
 

@@ -20,12 +20,12 @@ from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.estimates import memory_per_device
 from rayloom.train.job import TrainJob
-from rayloom.train.loop import train
-from rayloom.train.model import build_model
+from rayloom.train.loop.loop import train
 from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
+from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.weights.model import build_model
 
 SIZES = {"num_layers": 6, "hidden_size": 256, "num_heads": 4, "max_positions": 256}
 ROWS: dict[str, Any] = {

@@ -16,8 +16,8 @@ from rayloom.errors import InputError
 from rayloom.specs.train import TrainSpec
 from rayloom.text.render import Renderer
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
+from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
 
 

@@ -33,7 +33,7 @@ from rayloom.models.task_models import load_task_model, task_of
 from rayloom.observe.report_page import page
 from rayloom.specs.export import QuantizeSpec
 from rayloom.specs.train import TrainSpec
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
 from rayloom.train.prepare import job_of
 
 LABELS = ["no", "yes"]

@@ -29,7 +29,7 @@ from rayloom.specs.tasks import RelationExtraction, Task
 from rayloom.specs.train import TrainSpec
 from rayloom.text.examples import read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
 from rayloom.train.prepare import job_of
 
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"

@@ -32,10 +32,10 @@ from rayloom.specs.train import TrainSpec
 from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
+from rayloom.train.loop.run_log import read_log
+from rayloom.train.objectives.task import class_weights
 from rayloom.train.prepare import job_of
-from rayloom.train.task_objective import class_weights
 
 REVIEWS = {"type": "text_classification", "labels": ["no", "yes"]}
 ENTITIES = {"type": "token_classification", "entities": ["person", "place"], "class_weights": "balanced"}

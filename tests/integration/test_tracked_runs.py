@@ -10,7 +10,7 @@ from training_jobs_for_tests import small_spec
 
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.specs.train import TrainSpec
-from rayloom.train.trackers import TrackedRun, opened
+from rayloom.train.reporting.trackers import TrackedRun, opened
 
 HELDOUT = {"event": "heldout", "step": 4, "name": "heldout", "loss": 1.0, "perplexity": 2.75, "labels": 10}
 # MLflow's own use of SQLAlchemy.

@@ -11,7 +11,7 @@ import pytest
 from training_jobs_for_tests import small_job
 from workers_for_tests import Training, run_alone, run_on_workers
 
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 8
 

@@ -14,10 +14,10 @@ import torch
 from training_jobs_for_tests import ONE, small_job
 
 from rayloom.errors import InterruptedJobError, QualityError, ResourceError
-from rayloom.train import checkpoints, loop, run_state
-from rayloom.train.fragments import write_fragments
-from rayloom.train.log import read_log
-from rayloom.train.plain import PlainEngine
+from rayloom.train.engines.fragments import write_fragments
+from rayloom.train.engines.plain import PlainEngine
+from rayloom.train.loop import checkpoints, loop, run_state
+from rayloom.train.loop.run_log import read_log
 
 
 class KilledError(Exception):
@@ -142,12 +142,12 @@ class PoisonedEngine(PlainEngine):
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> type[PoisonedEngine]:
-    import rayloom.train.plain
+    import rayloom.train.engines.plain
 
     class Engine(PoisonedEngine):
         pass
 
-    monkeypatch.setattr(rayloom.train.plain, "PlainEngine", Engine)
+    monkeypatch.setattr(rayloom.train.engines.plain, "PlainEngine", Engine)
     return Engine
 
 

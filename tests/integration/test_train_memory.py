@@ -12,14 +12,15 @@ from test_train_loop import KilledError, events, killed_at, quiet, steps
 from training_jobs_for_tests import ONE, small_job, small_spec
 
 from rayloom.score.label_loss import LabelLoss
-from rayloom.train import loop, precision
-from rayloom.train.estimates import memory_per_device
-from rayloom.train.layers import layers_of, prepare_layers
-from rayloom.train.model import build_model
-from rayloom.train.objective import NextToken
-from rayloom.train.sizes import size_of_architecture
+from rayloom.train import precision
+from rayloom.train.engines.zero import deepspeed_config
+from rayloom.train.loop import loop
+from rayloom.train.objectives.objective import NextToken
+from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.sizes.model_size import size_of_architecture
 from rayloom.train.state import TrainState
-from rayloom.train.zero import deepspeed_config
+from rayloom.train.weights.layers import layers_of, prepare_layers
+from rayloom.train.weights.model import build_model
 
 GPU = {"workers": {"num_workers": 1, "gpus_per_worker": 1}}
 """What a spec must say for fp16 and 8 bits; the loop then runs on whatever device its group has."""

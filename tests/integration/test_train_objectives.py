@@ -14,10 +14,10 @@ from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec, writ
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rayloom.errors import InputError
-from rayloom.train import loop
-from rayloom.train.model import from_base
-from rayloom.train.sizes import size_of_architecture, size_of_base
-from rayloom.train.vocabulary import extend_embeddings, is_extension, tokenizer_for
+from rayloom.train.loop import loop
+from rayloom.train.sizes.model_size import size_of_architecture, size_of_base
+from rayloom.train.weights.model import from_base
+from rayloom.train.weights.vocabulary import extend_embeddings, is_extension, tokenizer_for
 
 TINY: dict[str, Any] = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "feed_forward_size": 32}
 ENCODER = {

@@ -27,7 +27,7 @@ from rayloom.errors import INTERRUPTED_EXIT_CODE, InputError, QualityError
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 120
 

@@ -27,7 +27,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
 from rayloom.errors import QualityError
 from rayloom.observe.ray_session import connect, disconnect
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 from rayloom.tune.report import sections
 from rayloom.tune.results import read_trials
 from rayloom.tune.run import run as run_search

@@ -70,8 +70,8 @@ def _train(training: Training) -> None:
     import torch
     from training_jobs_for_tests import small_job
 
-    from rayloom.train.group import current_group
-    from rayloom.train.loop import train
+    from rayloom.train.loop.loop import train
+    from rayloom.train.process_group import current_group
 
     asked = 0
 

@@ -19,7 +19,7 @@ from rayloom.score.label_loss import LabelLoss
 from rayloom.score.model_inputs import kind_of
 from rayloom.specs.architectures import Architecture
 from rayloom.text.shards import Row
-from rayloom.train.architectures import config_of, model_of
+from rayloom.train.weights.architectures import config_of, model_of
 
 VOCABULARY = 61
 TINY = {"num_layers": 4, "hidden_size": 32, "num_heads": 4, "feed_forward_size": 48}

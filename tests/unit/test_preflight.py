@@ -23,8 +23,8 @@ from rayloom.text.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
 from rayloom.text.render import Renderer
 from rayloom.text.shards import Row
 from rayloom.train import plan as train_plan
-from rayloom.train import preflight
 from rayloom.train.plan import plan
+from rayloom.train.planning import preflight
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from rayloom.specs.document import parse
 from rayloom.specs.endurance import Prices
 from rayloom.specs.load import validate
 from rayloom.specs.train import TrainSpec
-from rayloom.train.spot import add_saving, estimate
+from rayloom.train.planning.spot import add_saving, estimate
 
 TRAIN = """
 kind: train

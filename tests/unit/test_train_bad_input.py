@@ -20,11 +20,11 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.load import load
 from rayloom.specs.train import TrainSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
-from rayloom.train.checkpoints import MANIFEST_NAME as CHECKPOINT
+from rayloom.train.loop.checkpoints import MANIFEST_NAME as CHECKPOINT
 from rayloom.train.plan import plan
-from rayloom.train.room import disk_bytes
 from rayloom.train.settings import note
-from rayloom.train.sizes import size_of_architecture
+from rayloom.train.sizes.disk_space import disk_bytes
+from rayloom.train.sizes.model_size import size_of_architecture
 
 BASE = {"architecture": None, "base": "artifact:base"}
 

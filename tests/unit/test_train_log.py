@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rayloom.train.log import RunLog, read_log
-from rayloom.train.summary import summarize
+from rayloom.train.loop.run_log import RunLog, read_log
+from rayloom.train.reporting.summary import summarize
 
 END = {
     "tokens": 80,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.train.order import Source, located, permuted
+from rayloom.train.loop.sample_order import Source, located, permuted
 
 
 @given(num_rows=st.integers(1, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 50))

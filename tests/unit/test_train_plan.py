@@ -10,9 +10,9 @@ from training_jobs_for_tests import small_spec
 
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.hardware import fleet_of
-from rayloom.train.estimates import flops_per_token, memory_per_device
-from rayloom.train.fleet import add_fleet, advice, duration, fits, problems, warnings
-from rayloom.train.sizes import ModelSize, size_of_architecture
+from rayloom.train.planning.fleet import add_fleet, advice, duration, fits, problems, warnings
+from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
 
 LARGE: dict[str, Any] = {
     "architecture": {"type": "decoder", "num_layers": 20, "hidden_size": 2048, "num_heads": 16, "max_positions": 4096},

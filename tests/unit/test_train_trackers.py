@@ -11,7 +11,7 @@ from tensorboardX.proto.event_pb2 import Event
 from training_jobs_for_tests import small_spec
 
 from rayloom.errors import ResourceError
-from rayloom.train.trackers import TrackedRun, opened
+from rayloom.train.reporting.trackers import TrackedRun, opened
 
 STEP: dict[str, Any] = {
     "event": "step", "step": 7, "loss": 2.5, "learning_rate": 0.1, "gradient_norm": 1.5, "tokens": 100, "seconds": 0.5,

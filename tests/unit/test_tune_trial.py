@@ -11,7 +11,7 @@ import pytest
 from training_jobs_for_tests import small_job
 
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 from rayloom.tune.trial import TrialTask, run_trial
 
 

@@ -10,9 +10,9 @@ import torch
 
 from rayloom.specs.train import TrainSpec
 from rayloom.text.shards import ShardWriter, TokenShards
-from rayloom.train.group import Group
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.vocabulary import tokenizer_for
+from rayloom.train.process_group import Group
+from rayloom.train.weights.vocabulary import tokenizer_for
 
 VOCABULARY = 67
 LENGTH = 16

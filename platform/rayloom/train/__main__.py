@@ -23,16 +23,16 @@ from rayloom.observe.progress import progress, say
 from rayloom.specs.base import JobSpec, references
 from rayloom.specs.load import Job, load
 from rayloom.specs.train import TrainSpec
-from rayloom.train.group import Group, current_group
 from rayloom.train.job import TrainJob
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
 from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
-from rayloom.train.progress import TrainingProgress
+from rayloom.train.process_group import Group, current_group
 from rayloom.train.publish import publish
-from rayloom.train.room import check_room
+from rayloom.train.reporting.progress import TrainingProgress
+from rayloom.train.reporting.trackers import TrackedRun, opened
 from rayloom.train.settings import note
-from rayloom.train.trackers import TrackedRun, opened
+from rayloom.train.sizes.disk_space import check_room
 
 STAGE_VERSION = 1
 """That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""

@@ -15,18 +15,18 @@ from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training_data import ConversationData
-from rayloom.train.estimates import checkpoint_bytes, flops_per_token, memory_per_device
-from rayloom.train.fleet import add_fleet
 from rayloom.train.job import TrainJob
-from rayloom.train.labelled_preflight import add_labelled
-from rayloom.train.preference_preflight import add_preferences
-from rayloom.train.preflight import add_conversations, add_method
+from rayloom.train.planning.fleet import add_fleet
+from rayloom.train.planning.labelled_preflight import add_labelled
+from rayloom.train.planning.preference_preflight import add_preferences
+from rayloom.train.planning.preflight import add_conversations, add_method
+from rayloom.train.planning.spot import add_saving
 from rayloom.train.prepare import job_of, row_counts, stored_rows
-from rayloom.train.room import disk_bytes, no_room
+from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
-from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_base
-from rayloom.train.spot import add_saving
-from rayloom.train.trackers import missing_trackers
+from rayloom.train.sizes.disk_space import disk_bytes, no_room
+from rayloom.train.sizes.estimates import checkpoint_bytes, flops_per_token, memory_per_device
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},

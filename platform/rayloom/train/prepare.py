@@ -21,7 +21,7 @@ from rayloom.text.shards import TokenShards
 from rayloom.text.task_encoding import TaskEncoder
 from rayloom.text.task_rows import TaskRows
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.vocabulary import is_extension, tokenizer_for
+from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
 

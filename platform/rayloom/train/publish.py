@@ -13,9 +13,9 @@ from rayloom.specs.objectives import Causal
 from rayloom.specs.training_data import CorpusData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import row_counts
-from rayloom.train.summary import summarize
+from rayloom.train.reporting.summary import summarize
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:

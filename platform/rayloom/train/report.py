@@ -7,7 +7,7 @@ from typing import Any
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.metric_rows import metric_rows
 from rayloom.observe.report_page import Section, chart, table
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 
 SMOOTHING = 0.9
 MAX_POINTS = 2000

@@ -22,16 +22,16 @@ from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.endurance import Workers
 from rayloom.specs.train import TrainSpec
-from rayloom.train.attempts import Attempts
 from rayloom.train.failures import Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
 from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
-from rayloom.train.progress import TrainingProgress
 from rayloom.train.publish import publish
-from rayloom.train.room import check_room
+from rayloom.train.reporting.progress import TrainingProgress
+from rayloom.train.reporting.trackers import Following, TrackedRun, opened
+from rayloom.train.restarts import Attempts
 from rayloom.train.settings import note, runs_with_other_settings
-from rayloom.train.trackers import Following, TrackedRun, opened
+from rayloom.train.sizes.disk_space import check_room
 
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
@@ -160,8 +160,8 @@ class _Fit(threading.Thread):
 def _train_in_worker(config: dict[str, Any]) -> None:
     # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
     os.environ.setdefault("DS_ACCELERATOR", get_device().type)
-    from rayloom.train.group import current_group
-    from rayloom.train.loop import train
+    from rayloom.train.loop.loop import train
+    from rayloom.train.process_group import current_group
 
     group = current_group(get_device())
     post = _Post(config["mailbox"])

@@ -33,7 +33,7 @@ def note(spec: TrainSpec, work: Path) -> None:
 
 def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
     """One line for each unfinished run of this name that this job will not continue, and why."""
-    from rayloom.train.checkpoints import newest_first, step_of
+    from rayloom.train.loop.checkpoints import newest_first, step_of
 
     wished = dict(by_path(fingerprinted(spec)))
     folder = store.building_directory(spec.name, "any").parent

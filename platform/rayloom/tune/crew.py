@@ -91,8 +91,8 @@ class Member:
         import torch
 
         from rayloom.errors import InterruptedJobError
-        from rayloom.train.group import current_group
-        from rayloom.train.loop import train
+        from rayloom.train.loop.loop import train
+        from rayloom.train.process_group import current_group
 
         torch.set_num_threads(job.spec.workers.cpus_per_worker)
         try:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rayloom.artifacts.store import Artifact
 from rayloom.specs.tune import TuneSpec
 from rayloom.text.shards import TokenShards
-from rayloom.train.estimates import memory_per_device
-from rayloom.train.sizes import ModelSize, size_of_architecture, size_of_base
+from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
 
 PROCESS_BYTES = 900_000_000
 """A worker's Python with torch, transformers and Ray, before it holds a model."""

@@ -20,10 +20,10 @@ from rayloom.models.weight_files import stored_tensors
 from rayloom.respond.subject import Subject
 from rayloom.specs.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
-from rayloom.train.group import current_group
 from rayloom.train.job import TrainJob
-from rayloom.train.log import read_log
-from rayloom.train.loop import train
+from rayloom.train.loop.loop import train
+from rayloom.train.loop.run_log import read_log
+from rayloom.train.process_group import current_group
 
 SECONDS_TO_FAIL_TOGETHER = 10.0
 """After one worker failed, the others either fail too or wait for it in vain."""

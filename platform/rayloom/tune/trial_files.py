@@ -22,7 +22,7 @@ from rayloom.specs.space import Values, substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.log import read_log
+from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of, stored_rows
 from rayloom.tune.history import Trial
 from rayloom.tune.search import Run

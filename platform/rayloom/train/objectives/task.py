@@ -24,7 +24,7 @@ from rayloom.specs.tasks import (
     TokenClassification,
 )
 from rayloom.text.task_rows import TaskRows
-from rayloom.train.objective import Draw
+from rayloom.train.objectives.objective import Draw
 
 JudgedTask = TextClassification | RelationExtraction | TokenClassification | QuestionAnswering
 """Tasks with a head of their own."""

@@ -11,7 +11,7 @@ from rayloom.specs.preferences import Kto, PreferenceData
 from rayloom.text.preference_rows import PreferenceRows
 from rayloom.text.preview import documents, marked
 from rayloom.train.job import TrainJob
-from rayloom.train.preflight import add_rows_read, warn_if_few
+from rayloom.train.planning.preflight import add_rows_read, warn_if_few
 
 UNEVEN = 4
 """Good and bad answers this far from even are weighed (Ethayarajh et al. 2024, section 4.2)."""

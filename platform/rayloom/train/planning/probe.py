@@ -13,16 +13,16 @@ from rayloom.artifacts.store import Artifact
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.endurance import Sharding
 from rayloom.specs.train import TrainSpec
-from rayloom.train.engine import engine_for
-from rayloom.train.estimates import flops_per_token
-from rayloom.train.feed import micro_batches
-from rayloom.train.fleet import duration
-from rayloom.train.group import Group
-from rayloom.train.peak import matrix_peak, peak_memory_bytes
+from rayloom.train.engines.engine import engine_for
+from rayloom.train.loop.batch_feed import micro_batches
+from rayloom.train.loop.run_state import engine_model, rows_of
 from rayloom.train.plan import model_size
+from rayloom.train.planning.fleet import duration
 from rayloom.train.precision import DTYPES
 from rayloom.train.prepare import job_of
-from rayloom.train.run_state import engine_model, rows_of
+from rayloom.train.process_group import Group
+from rayloom.train.sizes.device_speed import matrix_peak, peak_memory_bytes
+from rayloom.train.sizes.estimates import flops_per_token
 
 NUM_STEPS = 4
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.fragments import Fragment, FragmentReader
-from rayloom.train.group import Group
-from rayloom.train.objective import TrainBatch
+from rayloom.train.engines.fragments import Fragment, FragmentReader
+from rayloom.train.objectives.objective import TrainBatch
+from rayloom.train.process_group import Group
 
 
 class Engine(Protocol):
@@ -58,9 +58,9 @@ class Engine(Protocol):
 def engine_for(spec: TrainSpec, loss: nn.Module, group: Group) -> Engine:
     """The engine that the spec's sharding asks for, around a loss module (see `Objective.loss_of`)."""
     if spec.sharding.zero_stage == 0:
-        from rayloom.train.plain import PlainEngine
+        from rayloom.train.engines.plain import PlainEngine
 
         return PlainEngine(spec, loss, group)
-    from rayloom.train.zero import ZeroEngine
+    from rayloom.train.engines.zero import ZeroEngine
 
     return ZeroEngine(spec, loss, group)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rayloom.observe.progress import Bar, say
 from rayloom.train.job import TrainJob
-from rayloom.train.trackers import Following
+from rayloom.train.reporting.trackers import Following
 
 RECENT_STEPS = 20
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.hardware import Fleet, fleet_of
 from rayloom.specs.train import TrainSpec
-from rayloom.train.estimates import flops_per_token, memory_per_device
-from rayloom.train.sizes import ModelSize
+from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
+from rayloom.train.sizes.model_size import ModelSize
 
 ASSUMED_UTILISATION = 0.4
 """Of the data sheet's peak: what well-shaped training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""

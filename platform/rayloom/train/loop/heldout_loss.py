@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from rayloom.score.tally import Tally
-from rayloom.train.engine import Engine
-from rayloom.train.feed import MEASURING
-from rayloom.train.group import Group
-from rayloom.train.objective import Objective, StoredRows
+from rayloom.train.engines.engine import Engine
+from rayloom.train.loop.batch_feed import MEASURING
+from rayloom.train.objectives.objective import Objective, StoredRows
+from rayloom.train.process_group import Group
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ import torch
 from numpy.random import SeedSequence
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train import checkpoints as stored
-from rayloom.train.best import BestWeights
-from rayloom.train.checkpoints import Checkpoints
-from rayloom.train.engine import Engine, engine_for
-from rayloom.train.feed import Rows
-from rayloom.train.group import Group
-from rayloom.train.hiding import pretraining_objective
+from rayloom.train.engines.engine import Engine, engine_for
 from rayloom.train.job import TrainJob
-from rayloom.train.layers import prepare_layers
-from rayloom.train.log import RunLog, Tell
-from rayloom.train.model import build_model, save_model
-from rayloom.train.objective import Objective, StoredRows
-from rayloom.train.preference_objective import PreferenceObjective, add_reference
-from rayloom.train.sizes import ModelSize, size_of_model
+from rayloom.train.loop import checkpoints as stored
+from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.loop.best_weights import BestWeights
+from rayloom.train.loop.checkpoints import Checkpoints
+from rayloom.train.loop.run_log import RunLog, Tell
+from rayloom.train.objectives.denoising import pretraining_objective
+from rayloom.train.objectives.objective import Objective, StoredRows
+from rayloom.train.objectives.preference import PreferenceObjective, add_reference
+from rayloom.train.objectives.task import objective_of_task
+from rayloom.train.process_group import Group
+from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
-from rayloom.train.task_objective import objective_of_task
+from rayloom.train.weights.layers import prepare_layers
+from rayloom.train.weights.model import build_model, save_model
 
 ASKING_SECONDS = 5.0
 """Between questions for notice that a machine leaves; clouds give at least half a minute of it."""

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.estimates import MAX_BUCKET_ELEMENTS
-from rayloom.train.fragments import Fragment, FragmentReader
-from rayloom.train.group import Group
-from rayloom.train.muon import Layout
-from rayloom.train.objective import TrainBatch
-from rayloom.train.optimizers import optimizer_over, parameter_groups
-from rayloom.train.zero_shards import ShardsOfStage3, ShardsOfStages1And2
+from rayloom.train.engines.fragments import Fragment, FragmentReader
+from rayloom.train.engines.muon import Layout
+from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
+from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
+from rayloom.train.objectives.objective import TrainBatch
+from rayloom.train.process_group import Group
+from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 
 
 def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rayloom.specs.adapters import (
 from rayloom.specs.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.tasks import SequenceToSequence
 from rayloom.specs.train import TrainSpec
-from rayloom.train.sizes import ModelSize
+from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
 """fp32 master weight and two moments (Rajbhandari et al. 2020, section 3.1)."""

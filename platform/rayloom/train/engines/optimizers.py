@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from rayloom.score.label_loss import output_head_of
 from rayloom.specs import optimization as spec_of
-from rayloom.train.muon import MuonAdamW
+from rayloom.train.engines.muon import MuonAdamW
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 MUON_STATE = ("momentum",)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
-from rayloom.train.group import Group
-from rayloom.train.muon import Layout
-from rayloom.train.objective import TrainBatch
-from rayloom.train.optimizer_state import blank, kept, kinds_in_8_bits, put
-from rayloom.train.optimizers import ParameterGroup, optimizer_over, parameter_groups
+from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.engines.muon import Layout
+from rayloom.train.engines.optimizer_state import blank, kept, kinds_in_8_bits, put
+from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
+from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES
+from rayloom.train.process_group import Group
 
 ALIGNMENT = 32
 """Elements; each parameter begins at a multiple, which vector instructions like."""

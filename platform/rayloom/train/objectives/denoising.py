@@ -20,10 +20,10 @@ from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.train import TrainSpec
 from rayloom.text.shards import TokenShards
-from rayloom.train.masking import Vocabulary, begins_word, masked_row
-from rayloom.train.objective import Draw, NextToken, Objective
-from rayloom.train.span_corruption import corrupted, corruption_of
-from rayloom.train.vocabulary import sentinel_tokens
+from rayloom.train.objectives.masked_tokens import Vocabulary, begins_word, masked_row
+from rayloom.train.objectives.objective import Draw, NextToken, Objective
+from rayloom.train.objectives.span_corruption import corrupted, corruption_of
+from rayloom.train.weights.vocabulary import sentinel_tokens
 
 Tokens = NDArray[np.int64]
 

@@ -14,7 +14,7 @@ from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.text.preview import CONTEXT, TRAINED
 from rayloom.train.job import TrainJob
-from rayloom.train.preflight import add_rows_read, warn_if_few
+from rayloom.train.planning.preflight import add_rows_read, warn_if_few
 
 NUM_EXAMPLES = 2
 EXAMPLE_CHARACTERS = 600

@@ -51,7 +51,7 @@ def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> Mo
     """Counted on the model itself, built without memory for its weights."""
     import torch
 
-    from rayloom.train.architectures import config_of, model_of
+    from rayloom.train.weights.architectures import config_of, model_of
 
     with torch.device("meta"):
         model = model_of(config_of(architecture, vocabulary_size, bos_token_id=1, eos_token_id=1, pad_token_id=0))
@@ -112,7 +112,7 @@ def size_of_base(spec: TrainSpec, base: Path) -> ModelSize:
     Raises InputError where the base is no such model, or the adapter does not fit it.
     """
     from rayloom.models.quantised import num_quantised
-    from rayloom.train.model import empty_model
+    from rayloom.train.weights.model import empty_model
 
     model = empty_model(spec, base)
     is_quantised = isinstance(spec.adapter, LoraAdapter) and spec.adapter.quantised_base is not None

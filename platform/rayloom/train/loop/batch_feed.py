@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from rayloom.train.objective import Objective, StoredRows, TrainBatch
-from rayloom.train.order import Source, located
+from rayloom.train.loop.sample_order import Source, located
+from rayloom.train.objectives.objective import Objective, StoredRows, TrainBatch
 
 AHEAD_STEPS = 3
 TRAINING, MEASURING = 0, 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayloom.specs.endurance import EarlyStopping
-from rayloom.train.heldout import HeldoutLoss
+from rayloom.train.loop.heldout_loss import HeldoutLoss
 from rayloom.train.state import TrainState
 
 

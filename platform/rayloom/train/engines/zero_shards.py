@@ -10,9 +10,9 @@ import torch
 from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 from torch import Tensor, nn
 
-from rayloom.train.fragments import WEIGHT, Fragment, FragmentReader
-from rayloom.train.group import Group
-from rayloom.train.optimizers import ParameterGroup
+from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.engines.optimizers import ParameterGroup
+from rayloom.train.process_group import Group
 
 
 class _Shards:

@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from rayloom.artifacts.durable import flush
 from rayloom.artifacts.manifest import sha256_of
 from rayloom.errors import ResourceError
-from rayloom.train.fragments import Fragment, FragmentReader, write_fragments
-from rayloom.train.group import Group
+from rayloom.train.engines.fragments import Fragment, FragmentReader, write_fragments
+from rayloom.train.process_group import Group
 from rayloom.train.state import TrainState
 
 MANIFEST_NAME = "checkpoint.json"

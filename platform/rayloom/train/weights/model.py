@@ -20,9 +20,9 @@ from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.specs.train import TrainSpec
-from rayloom.train.architectures import fresh
 from rayloom.train.precision import DTYPES
-from rayloom.train.vocabulary import extend_embeddings
+from rayloom.train.weights.architectures import fresh
+from rayloom.train.weights.vocabulary import extend_embeddings
 
 KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
 """What each objective trains."""

@@ -14,7 +14,7 @@ from rayloom.specs.training_data import ConversationData
 from rayloom.text.preview import examples
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
-from rayloom.train.sizes import ModelSize
+from rayloom.train.sizes.model_size import ModelSize
 
 NUM_EXAMPLES = 2
 FEW_ROWS = 500

@@ -8,9 +8,9 @@ from pathlib import Path
 from rayloom.errors import ResourceError
 from rayloom.specs.adapters import is_whole_model
 from rayloom.specs.train import TrainSpec
-from rayloom.train.estimates import checkpoint_bytes
 from rayloom.train.job import TrainJob
-from rayloom.train.sizes import ModelSize
+from rayloom.train.sizes.estimates import checkpoint_bytes
+from rayloom.train.sizes.model_size import ModelSize
 
 FP32_BYTES, HALF_BYTES = 4, 2
 
