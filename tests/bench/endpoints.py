@@ -18,7 +18,7 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.observe.ray_session import connect
-from rayloom.serve import keys
+from rayloom.serve import api_keys
 from rayloom.serve.lifecycle import Service, start
 from rayloom.specs.serve import ServeSpec
 
@@ -116,7 +116,7 @@ def rayloom_service(
         "doors": {"keys_required": True, "requests_per_minute": 10_000_000},
     }
     spec = ServeSpec.model_validate(facts | changes)
-    _, key = keys.create(store, "bench")
+    _, key = api_keys.create(store, "bench")
     headers = {"authorization": f"Bearer {key}"}
     began = time.monotonic()
     service = start(spec, {f"models.{i}.model": a for i, a in enumerate(models.values())}, store, session)

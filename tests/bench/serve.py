@@ -30,8 +30,8 @@ from hardware import hardware
 from serve_scale import measured_kill, measured_ramp
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.bench import Target, closed_loop
-from rayloom.serve.load import Request, Summary, summary
+from rayloom.serve.load_test.bench import Target, closed_loop
+from rayloom.serve.load_test.clients import Request, Summary, summary
 from rayloom.specs.base import JobSpec
 
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"

@@ -10,7 +10,7 @@ import aiohttp
 import psutil
 from endpoints import Endpoint
 
-from rayloom.serve.load import Answer, Load, Request, ask, summary
+from rayloom.serve.load_test.clients import Answer, Load, Request, ask, summary
 
 STEPS = (1, 4, 16, 64)
 MOST_SECONDS = 120.0

@@ -21,7 +21,7 @@ import yaml
 from openai import OpenAI
 
 from rayloom.artifacts.store import Store
-from rayloom.serve import desk, keys
+from rayloom.serve import api_keys, control_records
 
 UP_WITHIN_SECONDS = 300.0
 MODEL = "smollm"
@@ -117,7 +117,7 @@ def running(job: Path, port: int, store: Store) -> Iterator[Running]:
     try:
         until = time.monotonic() + UP_WITHIN_SECONDS
         # A model that may sleep is ready before it has started; commands find the service once it has.
-        while not (is_up(port) and desk.states(store)):
+        while not (is_up(port) and control_records.states(store)):
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < until, said.read_text()
             time.sleep(0.5)
@@ -161,6 +161,6 @@ class Served:
 @contextmanager
 def served_by(job: Path, port: int, store: Store) -> Iterator[Served]:
     """The running service of a job file with a key to it."""
-    _, key = keys.create(store, "tests")
+    _, key = api_keys.create(store, "tests")
     with running(job, port, store) as service, service.client(key) as client:
         yield Served(service, store, key, client)

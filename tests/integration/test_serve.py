@@ -13,8 +13,8 @@ import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimitError
 from service_for_tests import MODEL, Served, until
 
-from rayloom.serve import keys
-from rayloom.serve.load import Load, Request
+from rayloom.serve import api_keys
+from rayloom.serve.load_test.clients import Load, Request
 
 ROOT = Path(__file__).parents[2]
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -105,7 +105,7 @@ def test_a_new_key_opens_and_a_revoked_one_soon_does_not(served: Served) -> None
 
 
 def test_a_keys_limit_is_a_429_with_a_time_to_come_back(served: Served) -> None:
-    _, few = keys.create(served.store, "few", requests_per_minute=2)
+    _, few = api_keys.create(served.store, "few", requests_per_minute=2)
     until(lambda: _opens(served, few))
     with served.running.client(few) as client, pytest.raises(RateLimitError) as refused:
         for _ in range(3):

@@ -15,7 +15,7 @@ import pytest
 from service_for_tests import MODEL, Running, free_port, running, until, write_job
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.load import Load, Request, prompts
+from rayloom.serve.load_test.clients import Load, Request, prompts
 
 pytestmark = pytest.mark.full
 MOST_SECONDS = 240.0

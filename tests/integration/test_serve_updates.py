@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from service_for_tests import MODEL, Served, until
 
-from rayloom.serve import desk
+from rayloom.serve import control_records
 
 CONTROLLER = "ray::ServeController"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -119,7 +119,7 @@ def test_every_replica_stays_when_ray_serves_controller_comes_back(served: Serve
 
 def running_replicas(served: Served, since: float) -> int | None:
     """As the service said after that moment, in seconds since 1970; None where it has said nothing."""
-    state = desk.state_of(served.store, "tested")
+    state = control_records.state_of(served.store, "tested")
     if state is None or state.beat < since:
         return None
     return sum(version["replicas"] for version in state.models[MODEL])

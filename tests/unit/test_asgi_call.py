@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rayloom.serve import asgi_call
-from rayloom.serve.asgi_call import Application, Receive, Scope, Send, called, read_head, with_header
+from rayloom.serve.transport import asgi_call
+from rayloom.serve.transport.asgi_call import Application, Receive, Scope, Send, called, read_head, with_header
 
 
 async def frames_of(application: Application, body: bytes = b"") -> list[bytes]:

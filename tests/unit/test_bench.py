@@ -15,8 +15,8 @@ import pytest
 
 from rayloom.cli import main
 from rayloom.errors import InputError
-from rayloom.serve.bench import Limits, Target, goodput, open_loop, poisson_arrivals, prompts_in, requests_of
-from rayloom.serve.load import Answer, Request
+from rayloom.serve.load_test.bench import Limits, Target, goodput, open_loop, poisson_arrivals, prompts_in, requests_of
+from rayloom.serve.load_test.clients import Answer, Request
 
 STREAM = [
     {"choices": [{"delta": {"content": "one"}}]},

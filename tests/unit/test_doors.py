@@ -10,10 +10,10 @@ import pytest
 from rayloom.artifacts.store import Store
 from rayloom.cli import main
 from rayloom.errors import InputError
-from rayloom.serve import keys
-from rayloom.serve.doors import ANYONE, Doors, RateLimit
-from rayloom.serve.keys import KeyRing
-from rayloom.serve.refusals import Refusal
+from rayloom.serve import api_keys
+from rayloom.serve.api_keys import KeyRing
+from rayloom.serve.gateway.admission import ANYONE, Doors, RateLimit
+from rayloom.serve.transport.error_responses import Refusal
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def bearer(secret: str) -> list[tuple[bytes, bytes]]:
 
 
 def test_a_created_key_opens_and_a_changed_one_does_not(store: Store) -> None:
-    key, secret = keys.create(store, "me")
-    ring = KeyRing(keys.listed(store))
+    key, secret = api_keys.create(store, "me")
+    ring = KeyRing(api_keys.listed(store))
     assert ring.owner(secret) == key
     assert ring.owner(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
     assert ring.owner(secret + "A") is None
@@ -45,16 +45,16 @@ def test_a_created_key_opens_and_a_changed_one_does_not(store: Store) -> None:
 
 
 def test_a_revoked_key_opens_nothing(store: Store) -> None:
-    key, secret = keys.create(store, "me")
-    _, other = keys.create(store, "you")
-    keys.revoke(store, key.id)
-    ring = KeyRing(keys.listed(store))
+    key, secret = api_keys.create(store, "me")
+    _, other = api_keys.create(store, "you")
+    api_keys.revoke(store, key.id)
+    ring = KeyRing(api_keys.listed(store))
     assert ring.owner(secret) is None
     assert ring.owner(other) is not None
 
 
 def test_secrets_are_not_kept(store: Store, tmp_path: Path) -> None:
-    _, secret = keys.create(store, "me")
+    _, secret = api_keys.create(store, "me")
     kept = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
     assert secret.rpartition("-")[2] not in kept
     assert secret.split("-", 2)[2] not in kept
@@ -62,17 +62,17 @@ def test_secrets_are_not_kept(store: Store, tmp_path: Path) -> None:
 
 def test_keys_in_an_object_store_are_found_too() -> None:
     remote = Store("memory://keys-test")
-    key, secret = keys.create(remote, "me")
-    assert KeyRing(keys.listed(remote)).owner(secret) == key
-    keys.revoke(remote, key.id)
-    assert KeyRing(keys.listed(remote)).owner(secret) is None
+    key, secret = api_keys.create(remote, "me")
+    assert KeyRing(api_keys.listed(remote)).owner(secret) == key
+    api_keys.revoke(remote, key.id)
+    assert KeyRing(api_keys.listed(remote)).owner(secret) is None
 
 
 def test_an_unknown_key_cannot_be_revoked_and_a_strange_name_not_given(store: Store) -> None:
     with pytest.raises(InputError, match="no key with this id"):
-        keys.revoke(store, "../../etc")
+        api_keys.revoke(store, "../../etc")
     with pytest.raises(InputError, match="name of a key"):
-        keys.create(store, "a\nb")
+        api_keys.create(store, "a\nb")
 
 
 def test_an_open_door_lets_everyone_in() -> None:
@@ -80,8 +80,8 @@ def test_an_open_door_lets_everyone_in() -> None:
 
 
 def test_a_closed_door_asks_for_a_key_in_either_header(store: Store) -> None:
-    key, secret = keys.create(store, "me")
-    doors = Doors(lambda: KeyRing(keys.listed(store)), None)
+    key, secret = api_keys.create(store, "me")
+    doors = Doors(lambda: KeyRing(api_keys.listed(store)), None)
     assert doors.admit(bearer(secret)) == key.id
     assert doors.admit([(b"x-api-key", secret.encode())]) == key.id
     for headers, code in (([], "missing_api_key"), (bearer("sk-wrong"), "invalid_api_key")):
@@ -104,9 +104,9 @@ def test_a_limit_is_a_burst_and_then_a_rate() -> None:
 
 def test_limits_are_each_callers_own_and_a_key_may_have_its_own(store: Store) -> None:
     clock = Clock()
-    _, few = keys.create(store, "few", requests_per_minute=1)
-    _, usual = keys.create(store, "usual")
-    doors = Doors(lambda: KeyRing(keys.listed(store)), 2, clock)
+    _, few = api_keys.create(store, "few", requests_per_minute=1)
+    _, usual = api_keys.create(store, "usual")
+    doors = Doors(lambda: KeyRing(api_keys.listed(store)), 2, clock)
     doors.admit(bearer(few))
     with pytest.raises(Refusal) as refused:
         doors.admit(bearer(few))
@@ -141,6 +141,6 @@ def test_the_commands_create_list_and_revoke(
     assert (shown["name"], shown["requests_per_minute"], shown["revoked_at"]) == ("ci robot", 5, None)
     assert "secret" not in json.dumps(shown)
     assert main(["keys", "revoke", shown["id"]]) == 0
-    assert KeyRing(keys.listed(Store(str(tmp_path)))).owner(secret) is None
+    assert KeyRing(api_keys.listed(Store(str(tmp_path)))).owner(secret) is None
     assert main(["keys", "list"]) == 0
     assert "ci robot" in capsys.readouterr().out

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from rayloom.serve import chat_page
-from rayloom.serve.access_log import Record, line
-from rayloom.serve.asgi_call import REPLICA_HEADER, head_frame
-from rayloom.serve.doors import Doors
-from rayloom.serve.gateway import Gateway, Limits, Page
-from rayloom.serve.keys import ApiKey, KeyRing
-from rayloom.serve.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
-from rayloom.serve.routes import only
+from rayloom.serve.api_keys import ApiKey, KeyRing
+from rayloom.serve.gateway import chat_page
+from rayloom.serve.gateway.access_log import Record, line
+from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.application import Gateway, Limits, Page
+from rayloom.serve.gateway.routes import only
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, head_frame
+from rayloom.serve.transport.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
 
 
 @dataclass
@@ -165,8 +165,8 @@ async def refused() -> AsyncGenerator[bytes, None]:
 
 @pytest.fixture
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.serve.relay.FIRST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("rayloom.serve.relay.QUEUE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("rayloom.serve.transport.relay.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("rayloom.serve.transport.relay.QUEUE_PAUSE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("without_pauses")

@@ -19,7 +19,7 @@ from rayloom.observe.ray_metrics import DataMetrics, Score, ScoreBoard, Training
 CLUSTER = Path(__file__).parents[2] / "cluster"
 PACKAGE = Path(rayloom.__file__).parent
 DASHBOARDS = sorted((CLUSTER / "grafana").glob("*.json"))
-OWN_FILES = ("observe/ray_metrics.py", "serve/gateway_metrics.py")
+OWN_FILES = ("observe/ray_metrics.py", "serve/gateway/metrics.py")
 
 
 def shown(path: Path) -> set[str]:

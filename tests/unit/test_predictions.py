@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 from test_gateway import Recorder, ask, gateway
 
-from rayloom.serve.docs_page import openapi
-from rayloom.serve.predictions import (
+from rayloom.serve.gateway.docs_page import openapi
+from rayloom.serve.gateway.routes import Route, Routes, Share
+from rayloom.serve.replicas.predictor_requests import (
     ANSWER,
     CLASSIFY,
     ENDPOINTS,
@@ -23,7 +24,6 @@ from rayloom.serve.predictions import (
     first_input,
     rows_of,
 )
-from rayloom.serve.routes import Route, Routes, Share
 from rayloom.specs.serve import ServeSpec
 
 

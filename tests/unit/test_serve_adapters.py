@@ -15,10 +15,10 @@ from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
-from rayloom.serve.adapters import Shelf, carries, misfits
-from rayloom.serve.refusals import Refusal
-from rayloom.serve.relay import Call
-from rayloom.serve.routes import REMEMBER_SECONDS, Route, Routes, Share, all_of, only
+from rayloom.serve.gateway.routes import REMEMBER_SECONDS, Route, Routes, Share, all_of, only
+from rayloom.serve.replicas.adapters import Shelf, carries, misfits
+from rayloom.serve.transport.error_responses import Refusal
+from rayloom.serve.transport.relay import Call
 from rayloom.specs.base import Content, JobSpec
 from rayloom.specs.serve import Adapters
 

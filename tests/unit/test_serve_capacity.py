@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from rayloom.errors import InputError
-from rayloom.serve.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.vllm_models import architectures_in, served_architectures
+from rayloom.serve.replicas.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.vllm_models import architectures_in, served_architectures
 from rayloom.specs.serve import Engine, KvCache
 
 SMOLLM2: dict[str, Any] = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.serve.cores import Lease, cpu_limit, physical_first
-from rayloom.serve.cores import lease as lease_cores
+from rayloom.serve.replicas.cores import Lease, cpu_limit, physical_first
+from rayloom.serve.replicas.cores import lease as lease_cores
 
 Leasing = Callable[[int, Iterable[int]], Lease | None]
 
@@ -59,7 +59,7 @@ def test_released_cores_are_free_again(lease: Leasing) -> None:
 _HOLD = """
 import sys, time
 from pathlib import Path
-from rayloom.serve.cores import lease
+from rayloom.serve.replicas.cores import lease
 held = lease(1, range(1), Path(sys.argv[1]))
 print(held.cores, flush=True)
 time.sleep(60)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayloom.serve.failures import CAUSE, cause_in, engine_cause
+from rayloom.serve.replicas.engine_failures import CAUSE, cause_in, engine_cause
 
 PRINTED = """\
 INFO 11-21 21:29:41 [model.py:733] Resolved architecture

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rayloom.serve.front import ReplicaBackend
-from rayloom.serve.lines import Switchboard
-from rayloom.serve.relay import Call, ReplicaLost
+from rayloom.serve.gateway.deployment import ReplicaBackend
+from rayloom.serve.transport.answer_channel import Switchboard
+from rayloom.serve.transport.relay import Call, ReplicaLost
 
 CALL = Call("/v1/completions", (), b"{}")
 

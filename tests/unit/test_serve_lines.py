@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from rayloom.serve import lines
-from rayloom.serve.frames import Frames
-from rayloom.serve.lines import Line, Lines, Switchboard, WayBack
-from rayloom.serve.relay import ReplicaLost
+from rayloom.serve.transport import answer_channel
+from rayloom.serve.transport.answer_channel import Line, Lines, Switchboard, WayBack
+from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.relay import ReplicaLost
 
 HOST = "127.0.0.1"
 
@@ -97,7 +97,7 @@ def test_who_does_not_know_the_secret_is_sent_away() -> None:
     async def scene(board: Switchboard) -> None:
         with board.expecting() as (back, frames):
             assert back is not None
-            stranger = await line_to(replace(back, secret=b"?" * lines.SECRET_BYTES))
+            stranger = await line_to(replace(back, secret=b"?" * answer_channel.SECRET_BYTES))
             stranger.write(back.number, b"forged")
             while not stranger.is_lost:
                 await asyncio.sleep(0.01)

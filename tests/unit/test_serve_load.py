@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.serve.load import Answer, percentiles, summary
+from rayloom.serve.load_test.clients import Answer, percentiles, summary
 
 
 def answer(started: float, total: float, tokens: int, first: float | None = 0.5, **changes: object) -> Answer:

@@ -18,8 +18,8 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
 from rayloom.errors import InputError
-from rayloom.serve import app
-from rayloom.serve.keys import KeyRing, placed
+from rayloom.serve import applications
+from rayloom.serve.api_keys import KeyRing, placed
 from rayloom.serve.lifecycle import front_settings, versions_of
 from rayloom.specs.base import JobSpec
 from rayloom.specs.load import load
@@ -154,7 +154,7 @@ def test_its_applications_are_those_that_run_starts(
     assert isinstance(spec, ServeSpec)
     parents = {f"models.{index}.model": artifacts[served.name] for index, served in enumerate(spec.models)}
     for wanted in versions_of(spec, parents, store).values():
-        assert options(built[wanted.application]) == options(app.model_application(wanted.engine, 3))
+        assert options(built[wanted.application]) == options(applications.model_application(wanted.engine, 3))
     front = options(built[spec.name])
     (settings,) = front["takes"]
     assert settings.keys_folder == "/rayloom/keys"

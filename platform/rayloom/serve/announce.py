@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from rayloom.observe.progress import say
-from rayloom.serve import app
-from rayloom.serve.engine import PredictorSettings
+from rayloom.serve import applications
 from rayloom.serve.lifecycle import Service, access_log
-from rayloom.serve.predictions import endpoint_of, first_input
+from rayloom.serve.replicas.engine_settings import PredictorSettings
+from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
 
 
 def say_how_to_reach(service: Service) -> None:
@@ -31,7 +31,7 @@ def say_how_to_reach(service: Service) -> None:
         say("  every request needs `Authorization: Bearer KEY`; `rayloom keys create NAME` makes one")
     if spec.logs.access:
         say(f"  access log: {access_log(spec, service.store)}")
-    say(f"  metrics for Prometheus: {', '.join(app.metrics_addresses())}")
+    say(f"  metrics for Prometheus: {', '.join(applications.metrics_addresses())}")
 
 
 def _curl(url: str, asked: dict[str, Any]) -> str:

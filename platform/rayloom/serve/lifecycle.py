@@ -13,9 +13,12 @@ from rayloom.errors import ResourceError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
-from rayloom.serve import app
-from rayloom.serve.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
-from rayloom.serve.engine import (
+from rayloom.serve import applications as app
+from rayloom.serve.gateway.deployment import GatewaySettings
+from rayloom.serve.host import check_port, is_port_free, service_processes
+from rayloom.serve.replicas.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.engine_failures import cause_in
+from rayloom.serve.replicas.engine_settings import (
     EngineSettings,
     PredictorSettings,
     ReplicaSettings,
@@ -25,11 +28,8 @@ from rayloom.serve.engine import (
     settings,
     shape_of,
 )
-from rayloom.serve.failures import cause_in
-from rayloom.serve.front import GatewaySettings
-from rayloom.serve.machine import check_port, is_port_free, service_processes
-from rayloom.serve.predictions import endpoint_of
-from rayloom.serve.vllm_models import served_architectures, tool_parsers
+from rayloom.serve.replicas.predictor_requests import endpoint_of
+from rayloom.serve.replicas.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServeSpec
 
 POLL_SECONDS = 0.5

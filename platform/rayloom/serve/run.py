@@ -16,12 +16,12 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
-from rayloom.serve import desk, keys
+from rayloom.serve import api_keys, control_records
 from rayloom.serve.announce import say_how_to_reach
-from rayloom.serve.change import Changes, attempt
-from rayloom.serve.check import checked
+from rayloom.serve.host import check_port
 from rayloom.serve.lifecycle import Service, check_before, start
-from rayloom.serve.machine import check_port
+from rayloom.serve.rollout import Changes, attempt
+from rayloom.serve.service_check import checked
 from rayloom.specs.serve import ServeSpec
 
 CHECK_REQUESTS_PER_MINUTE = 1_000_000
@@ -43,7 +43,7 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
                 _watch(service, Changes(service, parents), stopped)
             finally:
                 say("stopping")
-                desk.forget(store, spec.name)
+                control_records.forget(store, spec.name)
                 service.stop()
         say("stopped: no process is left and the port is free")
 
@@ -67,11 +67,11 @@ def _key_of_the_check(spec: ServeSpec, store: Store) -> Iterator[str]:
     if not spec.doors.keys_required:
         yield "none"
         return
-    key, secret = keys.create(store, "check of a pipeline", CHECK_REQUESTS_PER_MINUTE)
+    key, secret = api_keys.create(store, "check of a pipeline", CHECK_REQUESTS_PER_MINUTE)
     try:
         yield secret
     finally:
-        keys.revoke(store, key.id)
+        api_keys.revoke(store, key.id)
 
 
 @contextmanager
@@ -90,11 +90,11 @@ def _stop_signals() -> Iterator[threading.Event]:
 def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None:
     """Says when replicas come and go, keeps the service's state in the store, and makes the changes asked for there."""
     shown: dict[str, int] = {}
-    seen = desk.posted(service.store, service.spec.name)
+    seen = control_records.posted(service.store, service.spec.name)
     last_id = seen.id if seen else ""
-    answered = desk.State(service.spec.name, service.url, 0.0, {})
+    answered = control_records.State(service.spec.name, service.url, 0.0, {})
     while not stopped.is_set():
-        request = desk.posted(service.store, service.spec.name)
+        request = control_records.posted(service.store, service.spec.name)
         if request is not None and request.id != last_id:
             last_id = request.id
             answered = _answer(service, changes, request, stopped)
@@ -104,14 +104,16 @@ def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None
             if shown.get(model, count) != count:
                 say(f"{model}: {count} replica{'s' if count != 1 else ''}")
         shown = now
-        desk.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=described))
-        stopped.wait(desk.BEAT_SECONDS)
+        control_records.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=described))
+        stopped.wait(control_records.BEAT_SECONDS)
 
 
-def _answer(service: Service, changes: Changes, request: desk.Request, stopped: threading.Event) -> desk.State:
+def _answer(
+    service: Service, changes: Changes, request: control_records.Request, stopped: threading.Event
+) -> control_records.State:
     """Makes a change; the state that tells how it went."""
-    state = desk.State(service.spec.name, service.url, time.time(), {}, request.id, "working")
-    desk.say_state(service.store, state)
+    state = control_records.State(service.spec.name, service.url, time.time(), {}, request.id, "working")
+    control_records.say_state(service.store, state)
     say(f"asked to {request.action}")
     is_done, message = attempt(lambda: _made(service, changes, request, stopped))
     if is_done:
@@ -119,7 +121,7 @@ def _answer(service: Service, changes: Changes, request: desk.Request, stopped: 
     return dataclasses.replace(state, progress="done" if is_done else "failed", message=message)
 
 
-def _made(service: Service, changes: Changes, request: desk.Request, stopped: threading.Event) -> str:
+def _made(service: Service, changes: Changes, request: control_records.Request, stopped: threading.Event) -> str:
     if request.action == "promote":
         return changes.promote()
     if request.action == "rollback":

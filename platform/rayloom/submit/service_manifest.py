@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from rayloom.errors import InputError
-from rayloom.serve.engine import application_name
+from rayloom.serve.replicas.engine_settings import application_name
 from rayloom.specs.base import references
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.pods import (
@@ -77,7 +77,7 @@ def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict
         {
             "name": application_name(spec.name, served.name),
             "route_prefix": None,
-            "import_path": "rayloom.serve.declared:model",
+            "import_path": "rayloom.serve.declarative:model",
             "args": {"job": file, "model": served.name},
         }
         for served in spec.served
@@ -85,7 +85,7 @@ def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict
     gateway = {
         "name": spec.name,
         "route_prefix": "/",
-        "import_path": "rayloom.serve.declared:gateway",
+        "import_path": "rayloom.serve.declarative:gateway",
         "args": {"job": file, "keys_folder": keys_folder},
     }
     return {

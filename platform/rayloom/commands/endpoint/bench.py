@@ -14,7 +14,7 @@ from rayloom.commands.endpoint.chat import KEY_VARIABLE, open_client, served_mod
 from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.progress import progress, say
-from rayloom.serve.bench import (
+from rayloom.serve.load_test.bench import (
     Limits,
     Target,
     closed_loop,
@@ -23,8 +23,8 @@ from rayloom.serve.bench import (
     poisson_arrivals,
     requests_of,
 )
-from rayloom.serve.bench_report import rendered
-from rayloom.serve.load import Answer, summary
+from rayloom.serve.load_test.clients import Answer, summary
+from rayloom.serve.load_test.report import rendered
 
 _SHOWN = {
     "time_to_first_token": "time to first token",

@@ -9,19 +9,19 @@ from pathlib import Path
 from rayloom.artifacts.store import Store
 from rayloom.commands.output import console, emit_json, plain_table, when
 from rayloom.observe.progress import say
-from rayloom.serve import keys
+from rayloom.serve import api_keys
 
 
 def create(options: argparse.Namespace) -> int:
     """Prints the new key, and nothing else, on standard output."""
-    key, secret = keys.create(_store(), options.name, options.requests_per_minute)
+    key, secret = api_keys.create(_store(), options.name, options.requests_per_minute)
     sys.stdout.write(secret + "\n")
     say(f"key {key.id} for {key.name}: it is shown this once and kept only as a digest")
     return 0
 
 
 def list_all(options: argparse.Namespace) -> int:
-    found = keys.listed(_store())
+    found = api_keys.listed(_store())
     if options.json:
         shown = ("id", "name", "created_at", "requests_per_minute", "revoked_at")
         emit_json([{name: getattr(key, name) for name in shown} for key in found])
@@ -35,8 +35,8 @@ def list_all(options: argparse.Namespace) -> int:
 
 
 def revoke(options: argparse.Namespace) -> int:
-    key = keys.revoke(_store(), options.id)
-    say(f"key {key.id} of {key.name} opens nothing any more; running services know it in {keys.READ_SECONDS:g} s")
+    key = api_keys.revoke(_store(), options.id)
+    say(f"key {key.id} of {key.name} opens nothing any more; running services know it in {api_keys.READ_SECONDS:g} s")
     return 0
 
 

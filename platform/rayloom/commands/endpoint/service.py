@@ -11,7 +11,7 @@ from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.dispatch import load_job, resolve
 from rayloom.errors import InputError, RayloomError, ResourceError
 from rayloom.observe.progress import say
-from rayloom.serve import desk
+from rayloom.serve import control_records
 from rayloom.specs.serve import ServeSpec
 
 POLL_SECONDS = 0.5
@@ -23,26 +23,28 @@ def update(options: argparse.Namespace) -> int:
     if not isinstance(job.spec, ServeSpec):
         raise InputError(f"This is a {job.spec.kind} job, not a service", where=str(options.file))
     store = Store.beside(job.directory)
-    desk.running(store, job.spec.name)
+    control_records.running(store, job.spec.name)
     parents = resolve(job, store).parents
     artifacts = {path: artifact.id for path, artifact in parents.items()}
     spec = job.spec.model_dump(mode="json", by_alias=True)
-    return _ask(store, desk.Request(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share))
+    return _ask(
+        store, control_records.Request(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share)
+    )
 
 
 def promote(options: argparse.Namespace) -> int:
-    return _ask(Store.beside(Path.cwd()), desk.Request(options.service, "promote"))
+    return _ask(Store.beside(Path.cwd()), control_records.Request(options.service, "promote"))
 
 
 def rollback(options: argparse.Namespace) -> int:
-    return _ask(Store.beside(Path.cwd()), desk.Request(options.service, "rollback"))
+    return _ask(Store.beside(Path.cwd()), control_records.Request(options.service, "rollback"))
 
 
 def status(options: argparse.Namespace) -> int:
     """Every service of the store, or one; 1 where none of them is up."""
     store = Store.beside(Path.cwd())
-    found = [state for state in desk.states(store) if options.service in (None, state.service)]
-    up = [state for state in found if desk.is_up(state)]
+    found = [state for state in control_records.states(store) if options.service in (None, state.service)]
+    up = [state for state in found if control_records.is_up(state)]
     if options.json:
         emit_json([{"service": s.service, "url": s.url, "is_up": s in up, "models": s.models} for s in found])
     else:
@@ -58,15 +60,15 @@ def status(options: argparse.Namespace) -> int:
     return 0 if up else 1
 
 
-def _ask(store: Store, request: desk.Request) -> int:
+def _ask(store: Store, request: control_records.Request) -> int:
     """Posts a request and waits until the service says that it is made, or that it is not."""
-    desk.running(store, request.service)
-    desk.post(store, request)
+    control_records.running(store, request.service)
+    control_records.post(store, request)
     while True:
-        state = desk.state_of(store, request.service)
+        state = control_records.state_of(store, request.service)
         if state is not None and state.request_id == request.id and state.progress in ("done", "failed"):
             break
-        if state is None or (state.progress != "working" and not desk.is_up(state)):
+        if state is None or (state.progress != "working" and not control_records.is_up(state)):
             raise ResourceError(f"The service {request.service} ended meanwhile", where=store.uri)
         time.sleep(POLL_SECONDS)
     if state.progress == "failed":

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from rayloom.serve.asgi_call import REPLICA_HEADER
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER
 
 _SUBJECTS = (
     "the sea",

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 
-from rayloom.serve.asgi_call import Headers
-from rayloom.serve.frames import Frames
-from rayloom.serve.lines import Lines, WayBack
+from rayloom.serve.transport.answer_channel import Lines, WayBack
+from rayloom.serve.transport.asgi_call import Headers
+from rayloom.serve.transport.frames import Frames
 
 Write = Callable[[bytes], None]
 

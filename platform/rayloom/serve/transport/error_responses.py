@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rayloom.serve.asgi_call import Headers
+from rayloom.serve.transport.asgi_call import Headers
 
 INVALID, AUTHENTICATION, RATE, SERVER = (
     "invalid_request_error",

@@ -16,10 +16,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve import docs_page
-from rayloom.serve.access_log import Record, Stopwatch
-from rayloom.serve.asgi_call import Headers, Message, Receive, Scope, Send
-from rayloom.serve.client_side import (
+from rayloom.serve.gateway import docs_page
+from rayloom.serve.gateway.access_log import Record, Stopwatch
+from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.client_request import (
     ClientLeft,
     Request,
     begin_answer,
@@ -31,11 +31,11 @@ from rayloom.serve.client_side import (
     send_whole,
     while_the_client_is_there,
 )
-from rayloom.serve.doors import Doors
-from rayloom.serve.predictions import ENDPOINTS
-from rayloom.serve.refusals import SERVER, Refusal, header, in_openais_form
-from rayloom.serve.relay import Backend, Call, ReplicaLost, Reply, begin
-from rayloom.serve.routes import Routes, Target
+from rayloom.serve.gateway.routes import Routes, Target
+from rayloom.serve.replicas.predictor_requests import ENDPOINTS
+from rayloom.serve.transport.asgi_call import Headers, Message, Receive, Scope, Send
+from rayloom.serve.transport.error_responses import SERVER, Refusal, header, in_openais_form
+from rayloom.serve.transport.relay import Backend, Call, ReplicaLost, Reply, begin
 
 MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}

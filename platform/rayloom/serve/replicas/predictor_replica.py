@@ -14,12 +14,12 @@ from ray import serve
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import RayloomError
-from rayloom.serve.answering import AnsweringReplica, Write
-from rayloom.serve.asgi_call import REPLICA_HEADER, Headers, head_frame
-from rayloom.serve.engine import PredictorSettings
-from rayloom.serve.failures import CAUSE
-from rayloom.serve.predictions import BadRequestError, answered, endpoint_of, rows_of
-from rayloom.serve.replica import opened_artifact, replica_name
+from rayloom.serve.replicas.answering import AnsweringReplica, Write
+from rayloom.serve.replicas.engine_failures import CAUSE
+from rayloom.serve.replicas.engine_replica import opened_artifact, replica_name
+from rayloom.serve.replicas.engine_settings import PredictorSettings
+from rayloom.serve.replicas.predictor_requests import BadRequestError, answered, endpoint_of, rows_of
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, head_frame
 from rayloom.text.examples import ExampleError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
-from rayloom.serve.asgi_call import Application
+from rayloom.serve.transport.asgi_call import Application
 
 BACKLOG = 2048
 DRAIN_SECONDS = 10.0

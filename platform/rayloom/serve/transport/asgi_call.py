@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping,
 from contextlib import aclosing
 from typing import Any
 
-from rayloom.serve.frames import Frames
+from rayloom.serve.transport.frames import Frames
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

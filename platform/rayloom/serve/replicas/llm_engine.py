@@ -19,7 +19,7 @@ from vllm.usage.usage_lib import UsageContext
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import InputError
-from rayloom.serve.adapters import base_digests_of
+from rayloom.serve.replicas.adapters import base_digests_of
 
 
 class ModelIsHere(CallbackBase):  # type: ignore[misc]

@@ -17,19 +17,19 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayloom.artifacts.store import Store
-from rayloom.serve import chat_page
-from rayloom.serve.access_log import Record, file_sink
-from rayloom.serve.adapters import Shelf
-from rayloom.serve.asgi_call import Application
-from rayloom.serve.doors import Doors
-from rayloom.serve.frames import Frames
-from rayloom.serve.gateway import Gateway, Limits, Page
-from rayloom.serve.gateway_metrics import RequestMetrics
-from rayloom.serve.keys import READ_SECONDS, KeyRing, listed, placed
-from rayloom.serve.lines import Switchboard
-from rayloom.serve.listener import Listener, listening
-from rayloom.serve.relay import Call, QueueFull, ReplicaLost
-from rayloom.serve.routes import Route, Routes, Share, all_of
+from rayloom.serve.api_keys import READ_SECONDS, KeyRing, listed, placed
+from rayloom.serve.gateway import chat_page
+from rayloom.serve.gateway.access_log import Record, file_sink
+from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.application import Gateway, Limits, Page
+from rayloom.serve.gateway.metrics import RequestMetrics
+from rayloom.serve.gateway.routes import Route, Routes, Share, all_of
+from rayloom.serve.replicas.adapters import Shelf
+from rayloom.serve.transport.answer_channel import Switchboard
+from rayloom.serve.transport.asgi_call import Application
+from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.listener import Listener, listening
+from rayloom.serve.transport.relay import Call, QueueFull, ReplicaLost
 from rayloom.specs.serve import Adapters
 from rayloom.specs.serve import Doors as DoorsSpec
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rayloom.errors import InputError
-from rayloom.serve.adapters import FoundAdapter, Shelf
-from rayloom.serve.refusals import Refusal
-from rayloom.serve.relay import Backend
+from rayloom.serve.replicas.adapters import FoundAdapter, Shelf
+from rayloom.serve.transport.error_responses import Refusal
+from rayloom.serve.transport.relay import Backend
 
 REMEMBER_SECONDS = 2.0
 """How long the store's answer about an adapter is taken for true."""

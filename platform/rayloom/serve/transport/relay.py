@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rayloom.serve.asgi_call import REPLICA_HEADER, Headers, read_head
-from rayloom.serve.refusals import RATE, SERVER, Refusal, header
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, read_head
+from rayloom.serve.transport.error_responses import RATE, SERVER, Refusal, header
 
 MAX_ATTEMPTS = 5
 """A request that kills whatever computes it must not go round for ever."""

@@ -16,11 +16,11 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
-from rayloom.serve.answering import AnsweringReplica, Write
-from rayloom.serve.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
-from rayloom.serve.cores import Lease, bindable_cores, lease
-from rayloom.serve.engine import EngineSettings, engine_arguments, environment
-from rayloom.serve.failures import CAUSE, engine_cause
+from rayloom.serve.replicas.answering import AnsweringReplica, Write
+from rayloom.serve.replicas.cores import Lease, bindable_cores, lease
+from rayloom.serve.replicas.engine_failures import CAUSE, engine_cause
+from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
 from rayloom.specs.serve import Adapters
 
 PRINTED_TO = Path("/proc/self/fd/2")
@@ -124,7 +124,7 @@ async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
 
-    from rayloom.serve.llm_engine import ModelIsHere, one_process_engine, store_loader
+    from rayloom.serve.replicas.llm_engine import ModelIsHere, one_process_engine, store_loader
 
     engine = settings.served.engine
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}

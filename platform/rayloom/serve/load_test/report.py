@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayloom.observe.report_page import Section, chart, page, table
-from rayloom.serve.load import Answer
+from rayloom.serve.load_test.clients import Answer
 
 _TIMES = {
     "time_to_first_token": "time to first token",

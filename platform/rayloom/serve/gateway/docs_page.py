@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from rayloom.serve.asgi_call import Headers
-from rayloom.serve.predictions import ENDPOINTS, Endpoint
+from rayloom.serve.replicas.predictor_requests import ENDPOINTS, Endpoint
+from rayloom.serve.transport.asgi_call import Headers
 
 _POLICY = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 HEADERS: Headers = (

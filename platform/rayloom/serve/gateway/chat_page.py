@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from rayloom.serve.asgi_call import Headers
+from rayloom.serve.transport.asgi_call import Headers
 
 # Nothing of the page comes from elsewhere, and no other page may frame it.
 _POLICY = (
@@ -20,4 +20,4 @@ HEADERS: Headers = (
 
 def chat_page() -> bytes:
     """The page as one file: it asks this service for models and answers, and keeps nothing but a key for its tab."""
-    return files("rayloom.serve").joinpath("chat_page.html").read_bytes()
+    return files("rayloom.serve.gateway").joinpath("chat_page.html").read_bytes()

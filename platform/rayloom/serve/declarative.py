@@ -1,6 +1,6 @@
 """The applications of a service as Ray Serve builds them from a config of its own, such as KubeRay's serveConfigV2.
 
-`rayloom.serve.declared:model` and `:gateway` are the import paths; `rayloom manifest` writes what they take. Each
+`rayloom.serve.declarative:model` and `:gateway` are the import paths; `rayloom manifest` writes what they take. Each
 reads the job file and the store that its node sees, so the config holds neither models nor keys. A service that is
 declared so is changed by applying another config, not by `rayloom serve update`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from rayloom.artifacts.build import check_content
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.app import gateway_application, model_application
+from rayloom.serve.applications import gateway_application, model_application
 from rayloom.serve.lifecycle import Version, front_settings, routes_to, versions_of
 from rayloom.specs.base import references
 from rayloom.specs.load import load

@@ -17,13 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.asgi_call import REPLICA_HEADER, called, with_header
-from rayloom.serve.engine import EngineSettings
-from rayloom.serve.front import GatewaySettings, gateway_of
-from rayloom.serve.listener import Listener, listening
-from rayloom.serve.relay import Call, QueueFull
-from rayloom.serve.replica import RunningEngine
-from rayloom.serve.routes import only
+from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of
+from rayloom.serve.gateway.routes import only
+from rayloom.serve.replicas.engine_replica import RunningEngine
+from rayloom.serve.replicas.engine_settings import EngineSettings
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, called, with_header
+from rayloom.serve.transport.listener import Listener, listening
+from rayloom.serve.transport.relay import Call, QueueFull
 
 
 @dataclass

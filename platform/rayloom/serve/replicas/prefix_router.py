@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router import PrefixCacheAffinityRouter
 
-from rayloom.serve.request_text import text_of
+from rayloom.serve.replicas.request_text import text_of
 
 BODY = 2
 """Place of the body among the arguments of `EngineReplica.http`."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import cast
 
-from rayloom.serve.frames import Frames
-from rayloom.serve.relay import ReplicaLost
+from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.relay import ReplicaLost
 
 SECRET_BYTES = 32
 SECRET_WITHIN_SECONDS = 10.0

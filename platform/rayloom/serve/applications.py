@@ -17,14 +17,14 @@ from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
-from rayloom.serve import prefix_router
-from rayloom.serve.asgi_call import read_head
-from rayloom.serve.direct import DirectReplica
-from rayloom.serve.engine import EngineSettings, PredictorSettings, ReplicaSettings
-from rayloom.serve.front import ENGINE, GatewaySettings, ListeningGateway, ProxiedGateway
-from rayloom.serve.listener import DRAIN_SECONDS
-from rayloom.serve.predictor_replica import PredictorReplica
-from rayloom.serve.replica import EngineReplica
+from rayloom.serve.gateway.deployment import ENGINE, GatewaySettings, ListeningGateway, ProxiedGateway
+from rayloom.serve.gateway.direct_replica import DirectReplica
+from rayloom.serve.replicas import prefix_router
+from rayloom.serve.replicas.engine_replica import EngineReplica
+from rayloom.serve.replicas.engine_settings import EngineSettings, PredictorSettings, ReplicaSettings
+from rayloom.serve.replicas.predictor_replica import PredictorReplica
+from rayloom.serve.transport.asgi_call import read_head
+from rayloom.serve.transport.listener import DRAIN_SECONDS
 from rayloom.specs.autoscaling import Autoscaling
 
 GATEWAY = "gateway"

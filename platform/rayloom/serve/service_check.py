@@ -13,10 +13,10 @@ from typing import Any
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.observe.progress import progress, say
-from rayloom.serve.engine import PredictorSettings
 from rayloom.serve.lifecycle import Service
-from rayloom.serve.load import Answer, Load, Request, Summary, prompts, summary
-from rayloom.serve.predictions import endpoint_of, first_input
+from rayloom.serve.load_test.clients import Answer, Load, Request, Summary, prompts, summary
+from rayloom.serve.replicas.engine_settings import PredictorSettings
+from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
 from rayloom.specs.serve import ServeCheck, ServedModel, ServedPredictor
 
 ANSWER_FILE = "answer.json"

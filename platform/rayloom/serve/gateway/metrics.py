@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Histogram
 
-from rayloom.serve.access_log import Record
+from rayloom.serve.gateway.access_log import Record
 
 LABELS = ("service", "model", "adapter")
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]

@@ -14,8 +14,7 @@ from typing import Any
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.observe.progress import say
-from rayloom.serve import app
-from rayloom.serve.engine import PredictorSettings
+from rayloom.serve import applications as app
 from rayloom.serve.lifecycle import (
     Service,
     Version,
@@ -24,7 +23,8 @@ from rayloom.serve.lifecycle import (
     versions_of,
     wait_until_running,
 )
-from rayloom.serve.predictions import endpoint_of, first_input
+from rayloom.serve.replicas.engine_settings import PredictorSettings
+from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
 from rayloom.specs.serve import ServeCheck, ServeSpec
 
 Stopped = Callable[[], bool]

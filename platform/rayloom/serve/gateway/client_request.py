@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.access_log import Record, Stopwatch
-from rayloom.serve.asgi_call import Headers, Receive, Scope, Send
-from rayloom.serve.refusals import Refusal, error_event
+from rayloom.serve.gateway.access_log import Record, Stopwatch
+from rayloom.serve.transport.asgi_call import Headers, Receive, Scope, Send
+from rayloom.serve.transport.error_responses import Refusal, error_event
 
 
 @dataclass

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rayloom.serve.asgi_call import Headers
-from rayloom.serve.keys import ApiKey, KeyRing
-from rayloom.serve.refusals import AUTHENTICATION, RATE, Refusal, header
+from rayloom.serve.api_keys import ApiKey, KeyRing
+from rayloom.serve.transport.asgi_call import Headers
+from rayloom.serve.transport.error_responses import AUTHENTICATION, RATE, Refusal, header
 
 ANYONE = ""
 FORGET_SECONDS = 120.0

@@ -9,9 +9,9 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.models.vllm_process import vllm_environment
-from rayloom.serve.adapters import carries
-from rayloom.serve.capacity import ModelShape, read_shape
-from rayloom.serve.predictions import TEXT_TASK
+from rayloom.serve.replicas.adapters import carries
+from rayloom.serve.replicas.capacity import ModelShape, read_shape
+from rayloom.serve.replicas.predictor_requests import TEXT_TASK
 from rayloom.specs.serve import Engine, NgramSpeculation, ServedModel, ServedPredictor
 from rayloom.specs.tasks import TASK_FILE
 

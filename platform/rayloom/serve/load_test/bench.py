@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from rayloom.errors import InputError
-from rayloom.serve.load import Answer, Request, ask, prompts
+from rayloom.serve.load_test.clients import Answer, Request, ask, prompts
 
 OnAnswer = Callable[[Answer], None]
 
