@@ -15,9 +15,9 @@ from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
 from rayloom.specs.base import JobSpec, Reference, references
 from rayloom.specs.clean import CleanSpec
+from rayloom.specs.cleaning.text_sources import DocumentFiles
+from rayloom.specs.files.load import Job, load
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec
-from rayloom.specs.load import Job, load
-from rayloom.specs.text_sources import DocumentFiles
 from rayloom.specs.train import TrainSpec
 
 

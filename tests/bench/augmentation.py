@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from rayloom.artifacts.store import Store
 from rayloom.data.labelled.augmentation import Augmenter
 from rayloom.dispatch import load_job, run
-from rayloom.specs.augmentation import Augmentation
+from rayloom.specs.cleaning.augmentation import Augmentation
 
 NUM_ROWS, NUM_TEST_ROWS, NUM_DRAWS, COPIES = 100, 4000, 10, 4
 METHODS = {

@@ -86,7 +86,7 @@ def _trained_bare(
 ) -> list[float]:
     import torch
 
-    from rayloom.specs.space import substituted
+    from rayloom.specs.search.space import substituted
     from rayloom.specs.train import TrainSpec
     from rayloom.train.loop.loop import train
     from rayloom.train.prepare import job_of

@@ -28,7 +28,7 @@ from training_jobs_for_tests import small_spec
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
 from rayloom.kinds import SPECS
-from rayloom.specs.load import load
+from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.local_cluster import LocalCluster, down, up
 from rayloom.submit.local_node import LOOPBACK, Shape

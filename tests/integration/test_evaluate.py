@@ -25,10 +25,10 @@ from rayloom.observe.report_page import page
 from rayloom.score.batches import causal_batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.base import JobSpec
-from rayloom.specs.document import parse
 from rayloom.specs.evaluate import EvaluateSpec
+from rayloom.specs.files.document import parse
+from rayloom.specs.files.load import validate
 from rayloom.specs.ingest import ImportSpec
-from rayloom.specs.load import validate
 from rayloom.specs.train import TrainSpec
 from rayloom.text.render import Conversation, Renderer
 from rayloom.text.shards import ShardWriter, TokenShards

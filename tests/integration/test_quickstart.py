@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.specs.space import value_at
+from rayloom.specs.search.space import value_at
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 

@@ -20,7 +20,7 @@ from tasks_for_tests import wordpiece, write_encoder, write_encoder_decoder
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.predict import answers
 from rayloom.models.task_models import save_task, task_model
-from rayloom.specs.tasks import Task
+from rayloom.specs.training.tasks import Task
 
 TASKS: dict[str, dict[str, Any]] = {
     "reviews": {"type": "text_classification", "labels": ["no", "yes"]},

@@ -23,10 +23,10 @@ from rayloom.dispatch import load_job
 from rayloom.evaluate.task_check import judge
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
-from rayloom.specs.adapters import is_whole_model
-from rayloom.specs.labelled_data import LabelledSource, TableRows
-from rayloom.specs.tasks import RelationExtraction, Task
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import is_whole_model
+from rayloom.specs.training.labelled_data import LabelledSource, TableRows
+from rayloom.specs.training.tasks import RelationExtraction, Task
 from rayloom.text.examples import read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.train.loop.loop import train

@@ -26,7 +26,7 @@ from transformers import (
 from rayloom.errors import InputError
 from rayloom.models.adapters import OWN_CONFIG, TaskType, attach, load, save, why_not_served
 from rayloom.models.parts import keys_and_values, layer_of, outputs_of, part_of
-from rayloom.specs.adapters import Adapter, is_whole_model
+from rayloom.specs.training.adapters import Adapter, is_whole_model
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 METHODS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from passes_for_tests import cleaned
 from rayloom.data.labelled.augmentation import Augmenter, Synonyms, read_synonyms, shuffled_sentences, without_words
 from rayloom.data.labelled.back_translation import Translator
 from rayloom.errors import InputError, ResourceError
-from rayloom.specs.augmentation import Augmentation, BackTranslation
+from rayloom.specs.cleaning.augmentation import Augmentation, BackTranslation
 
 GROUPS = [["large", "big", "sizeable"], ["film", "movie"], ["big deal", "sensation"], ["电影", "影片"]]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers_for_tests import chatml
 
 from rayloom.errors import InputError
-from rayloom.specs.training_data import ConversationData
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.conversations import prepare
 from rayloom.text.packing import best_fit_decreasing

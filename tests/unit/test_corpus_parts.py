@@ -22,7 +22,7 @@ from rayloom.data.row_counts import Tally, by_part, later_drops
 from rayloom.data.rules.verdict import Drop
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.clean_output import TokensOutput
+from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text import bpe
 from rayloom.text.shards import ShardWriter, TokenShards, save_index, shard_facts
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rayloom.errors import SpecError
-from rayloom.specs.document import Document, parse
+from rayloom.specs.files.document import Document, parse
 
 
 def said(document: Document) -> list[str]:

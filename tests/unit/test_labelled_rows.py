@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from tasks_for_tests import entity_rows, review_rows, wordpiece, write_jsonl
 
 from rayloom.errors import InputError
-from rayloom.specs.labelled_data import LabelledData, Reading
-from rayloom.specs.tasks import Task
+from rayloom.specs.training.labelled_data import LabelledData, Reading
+from rayloom.specs.training.tasks import Task
 from rayloom.text.examples import Example, ExampleError, Span, read_examples
 from rayloom.text.labelled_rows import labelled_rows
 from rayloom.text.labelled_set import EXAMPLES_NAME, prepare_labelled, split_examples

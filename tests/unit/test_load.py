@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from rayloom.errors import InputError, SpecError
 from rayloom.specs.base import JobSpec, Name, Spec
-from rayloom.specs.document import parse
-from rayloom.specs.load import load, validate
+from rayloom.specs.files.document import parse
+from rayloom.specs.files.load import load, validate
 
 
 class Round(Spec):

@@ -12,8 +12,8 @@ from crds_for_tests import problems
 
 from rayloom.cli import main
 from rayloom.kinds import SPECS
-from rayloom.specs.document import parse
-from rayloom.specs.load import validate
+from rayloom.specs.files.document import parse
+from rayloom.specs.files.load import validate
 
 TRAIN = (
     "kind: train\nname: tuned.v1\nbase: artifact:m\ndata: {type: corpus, corpus: 'artifact:c'}\n"

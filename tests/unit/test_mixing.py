@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayloom.data.corpus.mixing import Supply, quotas, settled
-from rayloom.specs.clean_output import Mixture
+from rayloom.specs.cleaning.output import Mixture
 
 
 def _supply(domain: str, tokens: int, weight: float = 1, cap: int | None = None) -> Supply:

@@ -10,7 +10,7 @@ import pytest
 from rayloom.errors import SpecError
 from rayloom.kinds import SPECS
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.load import Job, load
+from rayloom.specs.files.load import Job, load
 from rayloom.specs.pipeline import PipelineSpec
 
 MERGE = "kind: merge\nname: {name}\nadapter: {adapter}\n"

@@ -22,7 +22,7 @@ from rayloom.pipeline.graph import StageJob
 from rayloom.pipeline.processes import Processes, error_of, stage_command
 from rayloom.pipeline.run import run_stages, status_table
 from rayloom.pipeline.schedule import State, after_error, decide
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import Stage
 
 #   a ── b ── d

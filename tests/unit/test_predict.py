@@ -24,7 +24,7 @@ from rayloom.evaluate.predict_plan import plan, sections
 from rayloom.models.task_models import save_task
 from rayloom.respond.responder import respond_to_each
 from rayloom.specs.predict import PredictSpec
-from rayloom.specs.tasks import TextClassification
+from rayloom.specs.training.tasks import TextClassification
 from rayloom.text.examples import ExampleError
 
 TASK = TextClassification(type="text_classification", labels=("no", "yes"))

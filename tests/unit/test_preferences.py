@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rayloom.errors import InputError
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import Answers, PreferenceLoss, losses_of
-from rayloom.specs.preferences import Preference, PreferenceData
+from rayloom.specs.training.preferences import Preference, PreferenceData
 from rayloom.text.preference_rows import PreferenceRows, prepare_preferences
 from rayloom.text.preview import documents
 from rayloom.text.render import Renderer

@@ -12,7 +12,7 @@ from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import TextView, is_unspaced
 from rayloom.specs.clean import Normalisation
-from rayloom.specs.rules import (
+from rayloom.specs.cleaning.rules import (
     C4Rules,
     CharacterRules,
     FineWebRules,

@@ -24,7 +24,7 @@ from rayloom.data.reading.source_files import InputFile, read_chunks, reading_jo
 from rayloom.data.reading.source_stream import Input
 from rayloom.errors import InputError
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.text_sources import TextSource
+from rayloom.specs.cleaning.text_sources import TextSource
 
 MAX_ROW_BYTES = 2000
 

@@ -15,10 +15,10 @@ from training_jobs_for_tests import write_rows
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job
-from rayloom.specs.adapters import Adapter
 from rayloom.specs.base import references
-from rayloom.specs.preferences import Preference
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import Adapter
+from rayloom.specs.training.preferences import Preference
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.plan import plan
 

@@ -17,7 +17,7 @@ from rayloom.data.rules.verdict import Drop
 from rayloom.data.rules.word_lists import words_of
 from rayloom.errors import InputError
 from rayloom.specs.clean import Normalisation
-from rayloom.specs.rules import Rules, SensitiveRules
+from rayloom.specs.cleaning.rules import Rules, SensitiveRules
 
 
 def _masked(text: str) -> str:

@@ -22,7 +22,7 @@ from rayloom.serve import applications
 from rayloom.serve.api_keys import KeyRing, placed
 from rayloom.serve.lifecycle import front_settings, versions_of
 from rayloom.specs.base import JobSpec
-from rayloom.specs.load import load
+from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
 
 SERVE = """\

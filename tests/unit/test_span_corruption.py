@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayloom.score.batches import NO_LABEL
-from rayloom.specs.objectives import SpanCorruption
+from rayloom.specs.training.objectives import SpanCorruption
 from rayloom.text.shards import Row
 from rayloom.train.objectives.denoising import CorruptedSpans
 from rayloom.train.objectives.span_corruption import Corruption, corrupted, corruption_of

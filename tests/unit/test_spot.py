@@ -9,10 +9,10 @@ import pytest
 from rayloom.kinds import SPECS
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.base import fingerprinted
-from rayloom.specs.document import parse
-from rayloom.specs.endurance import Prices
-from rayloom.specs.load import validate
+from rayloom.specs.files.document import parse
+from rayloom.specs.files.load import validate
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.endurance import Prices
 from rayloom.train.planning.spot import add_saving, estimate
 
 TRAIN = """

@@ -11,8 +11,8 @@ from tasks_for_tests import write_jsonl
 from tokenizers_for_tests import chatml
 
 from rayloom.errors import InputError
-from rayloom.specs.labelled_data import Reading
-from rayloom.specs.preferences import PreferenceSource
+from rayloom.specs.training.labelled_data import Reading
+from rayloom.specs.training.preferences import PreferenceSource
 from rayloom.text.examples import Example, ExampleError
 from rayloom.text.formats import conversation
 from rayloom.text.labelled_rows import labelled_rows

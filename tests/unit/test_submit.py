@@ -16,7 +16,7 @@ import pytest
 from rayloom.cli import main
 from rayloom.errors import InputError, ResourceError
 from rayloom.kinds import SPECS
-from rayloom.specs.load import Job, load
+from rayloom.specs.files.load import Job, load
 from rayloom.specs.train import TrainSpec
 from rayloom.submit.jobs_api import ClusterJob, JobsApi, Node, token_here
 from rayloom.submit.package import code_package, job_package

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from tasks_for_tests import wordpiece
 
 from rayloom.errors import InputError
-from rayloom.specs.tasks import Task
+from rayloom.specs.training.tasks import Task
 from rayloom.text.examples import Example, Span
 from rayloom.text.task_decoding import best_span, decoded
 from rayloom.text.task_encoding import TaskEncoder, marked_entities, most_context

@@ -17,7 +17,7 @@ from rayloom.artifacts.manifest import WORK_NAME
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import SpecError
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.load import load
+from rayloom.specs.files.load import load
 from rayloom.specs.train import TrainSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.loop.checkpoints import MANIFEST_NAME as CHECKPOINT

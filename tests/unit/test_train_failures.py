@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayloom.errors import QualityError, ResourceError
-from rayloom.specs.endurance import Faults
+from rayloom.specs.training.endurance import Faults
 from rayloom.train.failures import Cause, Failure, Restart, Stop, after_failure, first_cause
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from training_jobs_for_tests import small_spec
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.hardware import fleet_of
+from rayloom.specs.training.hardware import fleet_of
 from rayloom.train.planning.fleet import add_fleet, advice, duration, fits, problems, warnings
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.specs.optimization import Schedule
+from rayloom.specs.training.optimization import Schedule
 from rayloom.train.loop.learning_rate import learning_rate_share
 
 

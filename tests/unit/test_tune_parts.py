@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from searches_for_tests import Laboratory, search_in, tune_spec
 
 from rayloom.errors import InputError, QualityError, ResourceError
-from rayloom.specs.search import HyperbandScheduler
-from rayloom.specs.space import substituted, value_at, values_of
+from rayloom.specs.search.space import substituted, value_at, values_of
+from rayloom.specs.search.strategies import HyperbandScheduler
 from rayloom.specs.train import TrainSpec
 from rayloom.tune.capacity import bundles_of, num_concurrent, num_that_fit
 from rayloom.tune.history import History, Trial

@@ -10,7 +10,7 @@ import pytest
 
 from rayloom.errors import InputError, SpecError
 from rayloom.specs.base import fingerprinted, references
-from rayloom.specs.load import load
+from rayloom.specs.files.load import load
 from rayloom.specs.tune import TuneSpec
 
 TRAIN = """\

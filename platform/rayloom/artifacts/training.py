@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayloom.artifacts.manifest import Manifest
-from rayloom.specs.space import substituted
+from rayloom.specs.search.space import substituted
 
 
 def training_of(manifest: Manifest) -> dict[str, Any]:

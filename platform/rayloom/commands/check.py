@@ -10,7 +10,7 @@ from rayloom.errors import RayloomError
 from rayloom.kinds import SPECS
 from rayloom.observe.progress import say
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.load import Job, load
+from rayloom.specs.files.load import Job, load
 from rayloom.specs.pipeline import PipelineSpec
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rayloom.commands.output import console, plain_table
 from rayloom.errors import InputError
 from rayloom.observe.progress import say
-from rayloom.specs.problems import nearest
+from rayloom.specs.files.problems import nearest
 
 
 def init(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from rayloom.kinds import KINDS, imported
 from rayloom.observe.progress import console
 from rayloom.pipeline.graph import StageJob, load_stages, outside_references
 from rayloom.specs.base import references
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
 PROBLEM_EXIT_CODE = 2

@@ -16,7 +16,7 @@ from rayloom.observe.job_log import told_to
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import disconnect, is_on_cluster
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
 

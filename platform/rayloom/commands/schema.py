@@ -7,7 +7,7 @@ import argparse
 from rayloom.commands.output import emit_json
 from rayloom.errors import InputError
 from rayloom.kinds import SPECS
-from rayloom.specs.problems import nearest
+from rayloom.specs.files.problems import nearest
 
 
 def schema(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from rayloom.data.row_counts import Tally, by_part
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.base import Content
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.clean_output import RowsOutput, TokensOutput
+from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
 
 REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected": "mixture", "sifted": "perplexity"}
 """What the file of a pass' rejects is called."""

@@ -15,7 +15,7 @@ from rayloom.data.reading.chunks import ChunkName
 from rayloom.data.reading.source_files import InputFile
 from rayloom.data.row_counts import Tally
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.text_sources import TextSource
+from rayloom.specs.cleaning.text_sources import TextSource
 
 
 @dataclass(frozen=True)

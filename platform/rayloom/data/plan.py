@@ -10,7 +10,7 @@ from rayloom.data.reading.source_files import input_files, reading_jobs
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.clean import CleanSpec, Deduplication
-from rayloom.specs.clean_output import RowsOutput, TokensOutput, TrainTokenizer
+from rayloom.specs.cleaning.output import RowsOutput, TokensOutput, TrainTokenizer
 
 MAX_SCRATCH_RATIO = 3.0
 """Scratch space for each byte of input: the normalised text, keys (17 of 32 bytes a document), tokens, rejects."""

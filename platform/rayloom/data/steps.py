@@ -27,7 +27,7 @@ from rayloom.data.rules import contamination
 from rayloom.data.rules.contamination import EvaluationFile
 from rayloom.data.rules.word_lists import listed_words
 from rayloom.specs.clean import CleanSpec, Deduplication
-from rayloom.specs.clean_output import TokensOutput
+from rayloom.specs.cleaning.output import TokensOutput
 
 BYTES_PER_BUCKET = 256 << 20
 MIN_BUCKETS = 4

@@ -13,8 +13,8 @@ from rayloom.artifacts.training import field_in_training, training_of
 from rayloom.errors import InputError
 from rayloom.respond.predictor import Predictor
 from rayloom.score.linear_baseline import text_labels, word_tags
-from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
 from rayloom.text.examples import Example
 from rayloom.text.labelled_set import split_examples
 from rayloom.text.tags import spans_of_tokens, tags_of_tokens

@@ -19,7 +19,13 @@ from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import TaskCheck
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TextClassification, TokenClassification
+from rayloom.specs.training.tasks import (
+    QuestionAnswering,
+    SequenceToSequence,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 from rayloom.text.examples import Example
 from rayloom.text.task_decoding import Prediction
 

@@ -25,7 +25,7 @@ from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
 from rayloom.specs.export import Int8Scheme, QuantizeSpec
-from rayloom.specs.tasks import TASK_FILE
+from rayloom.specs.training.tasks import TASK_FILE
 from rayloom.text.examples import Example, Span
 
 

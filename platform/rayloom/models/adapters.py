@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rayloom.errors import InputError
 from rayloom.models.bottleneck import add_bottlenecks
 from rayloom.models.parts import keys_and_values, layer_of, outputs_of, part_of
-from rayloom.specs.adapters import (
+from rayloom.specs.training.adapters import (
     Adapter,
     BitFit,
     BottleneckAdapter,

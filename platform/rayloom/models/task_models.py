@@ -18,8 +18,8 @@ from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
 from rayloom.models.quantised import NEVER_QUANTISED, load_quantised
 from rayloom.models.weight_files import stored_tensors
-from rayloom.specs.adapters import Adapter, LoraAdapter
-from rayloom.specs.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
+from rayloom.specs.training.adapters import Adapter, LoraAdapter
+from rayloom.specs.training.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
 
 _FIX = "Name a folder or artifact with config.json, model.safetensors and tokenizer.json."
 

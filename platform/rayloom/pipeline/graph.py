@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rayloom.errors import RayloomError, SpecError
 from rayloom.specs.base import Reference, references
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec, Stage
 
 LoadJob = Callable[[Path, Sequence[str]], Job]

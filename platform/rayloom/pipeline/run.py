@@ -17,7 +17,7 @@ from rayloom.observe.ray_session import connect
 from rayloom.pipeline.graph import LoadJob, StageJob, load_stages
 from rayloom.pipeline.processes import Processes, stage_command
 from rayloom.pipeline.schedule import State, after_error, decide
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 
 RunJob = Callable[[Job, Store], tuple[Artifact, bool]]

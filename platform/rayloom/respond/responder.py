@@ -14,7 +14,7 @@ from rayloom.respond.predictor import Predictor, needs
 from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.specs.predict import Generation
-from rayloom.specs.tasks import RelationExtraction
+from rayloom.specs.training.tasks import RelationExtraction
 from rayloom.text.examples import Example, ExampleError, Span
 
 

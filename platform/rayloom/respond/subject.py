@@ -13,7 +13,7 @@ from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.models import loading
 from rayloom.models.task_models import load_task_model, task_of
-from rayloom.specs.tasks import Task
+from rayloom.specs.training.tasks import Task
 from rayloom.text.render import Renderer
 
 

@@ -17,7 +17,7 @@ from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.document_masks import documents_of
 from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
 from rayloom.score.tally import Tally
-from rayloom.specs.preferences import Dpo, Kto, Orpo, SimPo
+from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
 
 Preference = Dpo | Orpo | SimPo | Kto
 

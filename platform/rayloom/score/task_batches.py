@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rayloom.score.batches import NO_LABEL
-from rayloom.specs.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
+from rayloom.specs.training.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
 
 Target = Literal["label", "labels", "tags", "answer"]
 """What a row's targets are: one label, a yes or no for each label, a tag for each token, or the ends of an answer."""

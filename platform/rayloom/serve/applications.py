@@ -25,7 +25,7 @@ from rayloom.serve.replicas.engine_settings import EngineSettings, PredictorSett
 from rayloom.serve.replicas.predictor_replica import PredictorReplica
 from rayloom.serve.transport.asgi_call import read_head
 from rayloom.serve.transport.listener import DRAIN_SECONDS
-from rayloom.specs.autoscaling import Autoscaling
+from rayloom.specs.serving.autoscaling import Autoscaling
 
 GATEWAY = "gateway"
 SAME_CODE = "1"

@@ -17,7 +17,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve.applications import gateway_application, model_application
 from rayloom.serve.lifecycle import Version, front_settings, routes_to, versions_of
 from rayloom.specs.base import references
-from rayloom.specs.load import load
+from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
 
 GATEWAY_CPUS = 1.0

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, Share, Spec
-from rayloom.specs.clean_output import RowsOutput, TokensOutput
-from rayloom.specs.rules import Rules
-from rayloom.specs.text_sources import DocumentFiles, TextSource
+from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
+from rayloom.specs.cleaning.rules import Rules
+from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
 
 class Normalisation(Spec):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rayloom.specs.autoscaling import Autoscaling
 from rayloom.specs.base import JobSpec, ModelRef, Name, Spec, TunedRef
 from rayloom.specs.predict import Generation
+from rayloom.specs.serving.autoscaling import Autoscaling
 
 
 class KvCache(Spec):

@@ -6,18 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
-from rayloom.specs.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.base import JobSpec, ModelRef, TunedRef
-from rayloom.specs.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
-from rayloom.specs.hardware import Hardware
-from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
-from rayloom.specs.optimization import AdamW, Optimizer, Precision, Schedule
-from rayloom.specs.preferences import Kto, Preference, PreferenceData
-from rayloom.specs.tasks import SequenceToSequence, Task
-from rayloom.specs.trackers import Tracker
-from rayloom.specs.training_data import ConversationData, CorpusData, Replay
+from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
+from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
+from rayloom.specs.training.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
+from rayloom.specs.training.hardware import Hardware
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
+from rayloom.specs.training.optimization import AdamW, Optimizer, Precision, Schedule
+from rayloom.specs.training.preferences import Kto, Preference, PreferenceData
+from rayloom.specs.training.tasks import SequenceToSequence, Task
+from rayloom.specs.training.trackers import Tracker
+from rayloom.specs.training.training_data import ConversationData, CorpusData, Replay
 
 
 class TrainSpec(JobSpec):

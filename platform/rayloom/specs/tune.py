@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import JobFile, JobSpec, Spec, references
-from rayloom.specs.problems import nearest
+from rayloom.specs.files.problems import nearest
 from rayloom.specs.records import MlflowRecords
-from rayloom.specs.search import (
+from rayloom.specs.search.space import Choice, Multiple, Space, space_problems
+from rayloom.specs.search.strategies import (
     AshaScheduler,
     BohbSearcher,
     GaussianProcessSearcher,
@@ -23,9 +24,7 @@ from rayloom.specs.search import (
     Searcher,
     TpeSearcher,
 )
-from rayloom.specs.space import Choice, Multiple, Space, space_problems
-from rayloom.specs.train import TrainSpec
-from rayloom.specs.trial_metrics import (
+from rayloom.specs.search.trial_metrics import (
     RESULT_METRICS,
     TrialCheck,
     check_metrics,
@@ -33,6 +32,7 @@ from rayloom.specs.trial_metrics import (
     is_better_large,
     training_metrics,
 )
+from rayloom.specs.train import TrainSpec
 
 Goal = Literal["minimise", "maximise"]
 

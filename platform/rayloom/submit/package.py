@@ -14,8 +14,8 @@ from pathlib import Path
 import rayloom
 from rayloom.errors import InputError
 from rayloom.specs.base import references
+from rayloom.specs.files.load import Job
 from rayloom.specs.ingest import FolderSource, ImportSpec
-from rayloom.specs.load import Job
 
 MOST_UPLOADED_BYTES = 100_000_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)

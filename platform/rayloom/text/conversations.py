@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.specs.training_data import ConversationData
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversation_counts import ConversationCounts, SplitCounts
 from rayloom.text.packing import best_fit_decreasing
 from rayloom.text.render import Renderer, Sample

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.specs.labelled_data import LabelledProblem
+from rayloom.specs.training.labelled_data import LabelledProblem
 
 
 class ExampleError(ValueError):

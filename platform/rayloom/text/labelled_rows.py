@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.specs.labelled_data import (
+from rayloom.specs.training.labelled_data import (
     ConllRows,
     DocumentRows,
     LineRows,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.examples import Example, ExampleError, write_examples
 from rayloom.text.labelled_rows import labelled_rows
 from rayloom.text.row_problems import RowProblems

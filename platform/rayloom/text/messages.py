@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from rayloom.specs.training_data import RowProblem
+from rayloom.specs.training.training_data import RowProblem
 
 Message = dict[str, Any]
 """`role`, `content`, and where they apply `tool_calls`, `tool_call_id`, `reasoning`, `name`, as the API has them."""

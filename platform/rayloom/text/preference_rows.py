@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.specs.preferences import PreferenceData, PreferenceSource
+from rayloom.specs.training.preferences import PreferenceData, PreferenceSource
 from rayloom.text.formats import conversation, read_rows
 from rayloom.text.messages import ConversationError, Message
 from rayloom.text.render import Conversation, Renderer, Sample

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayloom.specs.training_data import ConversationData, ConversationSource
+from rayloom.specs.training.training_data import ConversationData, ConversationSource
 from rayloom.text.conversation_counts import ConversationCounts
 from rayloom.text.formats import conversation, read_rows
 from rayloom.text.messages import ConversationError

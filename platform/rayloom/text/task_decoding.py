@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task, TextClassification, TokenClassification
+from rayloom.specs.training.tasks import (
+    QuestionAnswering,
+    SequenceToSequence,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 from rayloom.text.examples import Span
 from rayloom.text.tags import spans_of_tokens
 from rayloom.text.task_encoding import EncodedRow

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.specs.tasks import (
+from rayloom.specs.training.tasks import (
     QuestionAnswering,
     RelationExtraction,
     SequenceToSequence,

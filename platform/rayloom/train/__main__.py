@@ -21,7 +21,7 @@ from rayloom.artifacts.store import Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.progress import progress, say
 from rayloom.specs.base import JobSpec, references
-from rayloom.specs.load import Job, load
+from rayloom.specs.files.load import Job, load
 from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rayloom.errors import RayloomError, ResourceError
-from rayloom.specs.endurance import Faults
+from rayloom.specs.training.endurance import Faults
 
 _MEMORY_SIGNS = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "CUDA out of memory")
 _DEATH_SIGNS = ("WorkerHealthCheck", "ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "Preemption")

@@ -14,7 +14,7 @@ from rayloom.errors import InputError, RayloomError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training_data import ConversationData
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.labelled_preflight import add_labelled

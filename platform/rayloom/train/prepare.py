@@ -12,10 +12,10 @@ from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.progress import progress
-from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.preferences import PreferenceData
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training_data import ConversationData
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.preferences import PreferenceData
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.preference_rows import PreferenceRows
 from rayloom.text.shards import TokenShards
 from rayloom.text.task_encoding import TaskEncoder

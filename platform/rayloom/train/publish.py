@@ -8,9 +8,9 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.specs.adapters import is_whole_model
-from rayloom.specs.objectives import Causal
-from rayloom.specs.training_data import CorpusData
+from rayloom.specs.training.adapters import is_whole_model
+from rayloom.specs.training.objectives import Causal
+from rayloom.specs.training.training_data import CorpusData
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log

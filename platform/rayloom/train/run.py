@@ -20,8 +20,8 @@ from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
-from rayloom.specs.endurance import Workers
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.endurance import Workers
 from rayloom.train.failures import Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
 from rayloom.train.plan import model_size

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rayloom.specs.space import Choice, LogUniform, Multiple
+from rayloom.specs.search.space import Choice, LogUniform, Multiple
 from rayloom.specs.tune import Objective, TuneSpec
 from rayloom.tune.history import Trial
 from rayloom.tune.results import shown

@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayloom.specs.endurance import Workers
+from rayloom.specs.training.endurance import Workers
 from rayloom.train.job import TrainJob
 
 GRACE_SECONDS = 20.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayloom.errors import InputError
-from rayloom.specs.space import Number, Values
+from rayloom.specs.search.space import Number, Values
 
 Outcome = Literal["finished", "stopped", "failed", "cut_off"]
 """finished: it ran to its own end. stopped: the scheduler saw no hope. failed: it diverged, crashed or was refused.

@@ -12,8 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rayloom.specs.search import GaussianProcessSearcher
-from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, Number
+from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Number
+from rayloom.specs.search.strategies import GaussianProcessSearcher
 from rayloom.specs.tune import TuneSpec, num_values
 from rayloom.tune.history import Trial
 from rayloom.tune.points import is_ordered, tidied

@@ -14,9 +14,9 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import RayloomError
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.hardware import fleet_of
-from rayloom.specs.search import GridSearcher, NoScheduler, PopulationScheduler
-from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, values_of
+from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, values_of
+from rayloom.specs.search.strategies import GridSearcher, NoScheduler, PopulationScheduler
+from rayloom.specs.training.hardware import fleet_of
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.plan import plan as plan_training
 from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayloom.specs.space import Choice, Integer, LogUniform, Multiple, Number, Space, Values, in_order, value_at
+from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Number, Space, Values, in_order, value_at
 from rayloom.specs.tune import num_values
 
 Draw = random.Random

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rayloom.specs.search import PopulationScheduler
-from rayloom.specs.space import Number
+from rayloom.specs.search.space import Number
+from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.history import History, Trial
 from rayloom.tune.points import drawn_coordinate, generator, moved

@@ -15,7 +15,7 @@ from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.specs.base import Spec
-from rayloom.specs.space import substituted
+from rayloom.specs.search.space import substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.history import Event, History, Trial

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
-from rayloom.specs.search import AshaScheduler, HyperbandScheduler, MedianScheduler
+from rayloom.specs.search.strategies import AshaScheduler, HyperbandScheduler, MedianScheduler
 from rayloom.specs.tune import Objective, TuneSpec
 from rayloom.tune.history import History, Trial
 

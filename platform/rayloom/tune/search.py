@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.specs.search import PopulationScheduler
-from rayloom.specs.space import Values, refusals, values_of
+from rayloom.specs.search.space import Values, refusals, values_of
+from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.history import Event, EventType, History, Journal, Outcome, Trial

@@ -10,8 +10,8 @@ import importlib.util
 from collections.abc import Sequence
 
 from rayloom.errors import ResourceError
-from rayloom.specs.search import BohbSearcher, GaussianProcessSearcher, GridSearcher, TpeSearcher
-from rayloom.specs.space import Number
+from rayloom.specs.search.space import Number
+from rayloom.specs.search.strategies import BohbSearcher, GaussianProcessSearcher, GridSearcher, TpeSearcher
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.history import History, Trial
 from rayloom.tune.points import drawn, generator, grid_point, grid_size

@@ -7,7 +7,7 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, SpecError
-from rayloom.specs.space import refusals, substituted
+from rayloom.specs.search.space import refusals, substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.tune.results import BEST_VALUES_NAME
 

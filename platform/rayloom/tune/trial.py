@@ -18,7 +18,7 @@ from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks import measure
 from rayloom.models.weight_files import stored_tensors
 from rayloom.respond.subject import Subject
-from rayloom.specs.trial_metrics import TrialCheck, check_metrics
+from rayloom.specs.search.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train

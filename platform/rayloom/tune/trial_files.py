@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
-from rayloom.specs.space import Values, substituted
+from rayloom.specs.search.space import Values, substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.job import TrainJob, rows_of_run

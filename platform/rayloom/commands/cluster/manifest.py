@@ -13,7 +13,7 @@ import yaml
 from rayloom.dispatch import load_job
 from rayloom.errors import InputError
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.manifest import manifest as objects_of

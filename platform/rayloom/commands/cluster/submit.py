@@ -12,7 +12,7 @@ from rayloom.errors import INTERRUPTED_EXIT_CODE, ResourceError
 from rayloom.observe.environment import installed_versions
 from rayloom.observe.progress import console, say
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.load import Job
+from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
 from rayloom.submit.cluster_address import cluster_api
 from rayloom.submit.jobs_api import ClusterJob, JobsApi

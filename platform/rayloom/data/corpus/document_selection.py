@@ -19,7 +19,7 @@ from rayloom.data.exchange.judged_documents import write_lines
 from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.reading.chunks import ChunkName
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.clean_output import TokensOutput
+from rayloom.specs.cleaning.output import TokensOutput
 
 REASON = "not_sampled"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rayloom.data.rules.verdict import Drop
-from rayloom.specs.clean_output import TokensOutput
+from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text.shards import token_type
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rayloom.specs.clean_output import Mixture
+from rayloom.specs.cleaning.output import Mixture
 
 _HALVINGS = 80
 """Of the range of λ, which makes its error smaller than one token of 2^64."""

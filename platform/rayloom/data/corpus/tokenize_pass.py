@@ -23,7 +23,7 @@ from rayloom.data.kept_documents import Judged
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.samples import chosen
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.clean_output import TokensOutput
+from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text import bpe
 
 Split = Literal["train", "heldout"]

@@ -18,7 +18,7 @@ from rayloom.artifacts.files import matching_files
 from rayloom.data.rules.sensitive import is_whole_word
 from rayloom.data.views.document_view import is_unspaced
 from rayloom.errors import InputError
-from rayloom.specs.augmentation import (
+from rayloom.specs.cleaning.augmentation import (
     Augmentation,
     BackTranslation,
     RandomDeletion,

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from rayloom.errors import InputError, ResourceError
-from rayloom.specs.augmentation import BackTranslation
+from rayloom.specs.cleaning.augmentation import BackTranslation
 
 TIMEOUT_SECONDS = 300
 

@@ -16,8 +16,8 @@ from rayloom.data.labelled import split_rows, wrong_labels
 from rayloom.data.labelled.split_rows import PARTS, PartCuts, RowsPass
 from rayloom.data.passes import Passes, Record
 from rayloom.errors import InputError
-from rayloom.specs.augmentation import SynonymReplacement
-from rayloom.specs.clean_output import RowsOutput
+from rayloom.specs.cleaning.augmentation import SynonymReplacement
+from rayloom.specs.cleaning.output import RowsOutput
 
 MAX_LABELS = 10_000
 

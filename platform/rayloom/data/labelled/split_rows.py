@@ -26,7 +26,7 @@ from rayloom.data.kept_documents import Judged
 from rayloom.data.labelled.augmentation import Augmenter
 from rayloom.data.labelled.wrong_labels import LabelsPass, doubtful_of
 from rayloom.data.samples import chosen
-from rayloom.specs.clean_output import RowsOutput
+from rayloom.specs.cleaning.output import RowsOutput
 
 Part = Literal["train", "validation", "test"]
 ROWS_AT_ONCE = 1024

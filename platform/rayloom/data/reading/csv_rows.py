@@ -9,7 +9,7 @@ from typing import IO
 from rayloom.data.reading.line_rows import lines_of
 from rayloom.data.reading.record import check_columns, row_of, wanted_columns
 from rayloom.data.reading.row import EXCERPT_CHARACTERS, BadRow, Row, too_long
-from rayloom.specs.text_sources import Csv
+from rayloom.specs.cleaning.text_sources import Csv
 
 _TOO_LONG = "\x00a line that was too long to be read\x00"
 

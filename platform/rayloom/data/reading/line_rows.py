@@ -8,7 +8,7 @@ from typing import IO
 
 from rayloom.data.reading.record import row_of
 from rayloom.data.reading.row import EXCERPT_CHARACTERS, BadRow, Row, decoded, too_long
-from rayloom.specs.text_sources import JsonLines, PlainText
+from rayloom.specs.cleaning.text_sources import JsonLines, PlainText
 
 
 def lines_of(stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rayloom.data.reading.row import BadRow, Row
 from rayloom.errors import InputError
-from rayloom.specs.text_sources import Columns
+from rayloom.specs.cleaning.text_sources import Columns
 
 
 def row_of(number: int, values: Mapping[str, Any], spec: Columns) -> Row | BadRow:

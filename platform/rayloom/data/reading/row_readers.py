@@ -16,7 +16,7 @@ from rayloom.data.reading.line_rows import json_rows, text_rows
 from rayloom.data.reading.record import check_columns, read_columns, row_of, wanted_columns
 from rayloom.data.reading.row import EXCERPT_CHARACTERS, BadRow, Row, too_long
 from rayloom.data.reading.source_stream import Input
-from rayloom.specs.text_sources import (
+from rayloom.specs.cleaning.text_sources import (
     Arrow,
     Csv,
     DocumentFiles,

@@ -13,7 +13,7 @@ from rayloom.data.reading.row import BadRow, Row
 from rayloom.data.reading.row_readers import rows_of
 from rayloom.data.reading.source_stream import Input
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.text_sources import DocumentFiles, TextSource
+from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
 
 @dataclass(frozen=True)

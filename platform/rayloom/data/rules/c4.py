@@ -7,7 +7,7 @@ import re
 
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import UNSPACED, is_unspaced
-from rayloom.specs.rules import C4Rules
+from rayloom.specs.cleaning.rules import C4Rules
 
 END_MARKS = (".", "?", "!", '"', "'", "”", "。", "？", "！", "」", "』")
 _ELLIPSES = ("...", "…")

@@ -6,7 +6,7 @@ import re
 
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import TextView
-from rayloom.specs.rules import CharacterRules, LengthRules
+from rayloom.specs.cleaning.rules import CharacterRules, LengthRules
 
 _SPECIAL = re.compile(r"[^\w\s]|_")
 

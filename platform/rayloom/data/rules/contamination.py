@@ -29,7 +29,7 @@ from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import is_unspaced
 from rayloom.errors import InputError
 from rayloom.specs.clean import Decontamination
-from rayloom.specs.text_sources import DocumentFiles
+from rayloom.specs.cleaning.text_sources import DocumentFiles
 
 PASSAGE = np.dtype([("hash", "<u8"), ("set", "<u2"), ("units", "<u2"), ("row", "<u4"), ("is_unspaced", "u1")])
 """A passage of `units` words (characters), and which row of which evaluation set has it."""

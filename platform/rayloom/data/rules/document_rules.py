@@ -15,7 +15,7 @@ from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import TextView
 from rayloom.specs.clean import Normalisation
-from rayloom.specs.rules import Rules
+from rayloom.specs.cleaning.rules import Rules
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayloom.data.rules.repetition import duplicate_shares
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import TextView
-from rayloom.specs.rules import FineWebRules
+from rayloom.specs.cleaning.rules import FineWebRules
 
 END_MARKS = (".", "?", "!", "…", '"', "'", "”", "。", "？", "！", "」", "』", "；", ";", ":", "：")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import TextView
-from rayloom.specs.rules import GopherRules
+from rayloom.specs.cleaning.rules import GopherRules
 
 BULLETS = ("•", "‣", "▪", "▫", "●", "○", "■", "□", "▶", "►", "◆", "◇", "◦", "-", "–", "*", "\u2043", "\u2219")
 ELLIPSES = ("...", "…")

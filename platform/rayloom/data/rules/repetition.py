@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import TextView
-from rayloom.specs.rules import RepetitionRules
+from rayloom.specs.cleaning.rules import RepetitionRules
 
 CHARACTERS_PER_WORD = 1.6
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import ahocorasick
 
 from rayloom.data.rules.verdict import Drop
-from rayloom.specs.rules import SensitiveRules
+from rayloom.specs.cleaning.rules import SensitiveRules
 
 Check = Callable[[str], bool]
 

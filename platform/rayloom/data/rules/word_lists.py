@@ -9,7 +9,7 @@ from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.specs.clean import CleanSpec
-from rayloom.specs.rules import Rules
+from rayloom.specs.cleaning.rules import Rules
 
 
 def listed_words(spec: CleanSpec, parents: Mapping[str, Artifact]) -> dict[str, tuple[str, ...]]:

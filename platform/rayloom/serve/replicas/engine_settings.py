@@ -13,7 +13,7 @@ from rayloom.serve.replicas.adapters import carries
 from rayloom.serve.replicas.capacity import ModelShape, read_shape
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK
 from rayloom.specs.serve import Engine, NgramSpeculation, ServedModel, ServedPredictor
-from rayloom.specs.tasks import TASK_FILE
+from rayloom.specs.training.tasks import TASK_FILE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from rayloom.score.label_loss import output_head_of
-from rayloom.specs import optimization as spec_of
+from rayloom.specs.training import optimization as spec_of
 from rayloom.train.engines.muon import MuonAdamW
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayloom.specs.endurance import EarlyStopping
+from rayloom.specs.training.endurance import EarlyStopping
 from rayloom.train.loop.heldout_loss import HeldoutLoss
 from rayloom.train.state import TrainState
 

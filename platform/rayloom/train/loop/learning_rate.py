@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rayloom.specs.optimization import Schedule
+from rayloom.specs.training.optimization import Schedule
 
 
 def learning_rate_share(schedule: Schedule, step: int, num_steps: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rayloom.specs.endurance import Faults
+from rayloom.specs.training.endurance import Faults
 from rayloom.train.state import TrainState
 
 LOSS_MEMORY = 0.98

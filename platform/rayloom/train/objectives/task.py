@@ -15,7 +15,7 @@ from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.task_batches import TaskBatch, target_of, task_batch
 from rayloom.score.task_loss import TaskLoss
-from rayloom.specs.tasks import (
+from rayloom.specs.training.tasks import (
     QuestionAnswering,
     RelationExtraction,
     SequenceToSequence,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.hardware import Fleet, fleet_of
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.hardware import Fleet, fleet_of
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize
 

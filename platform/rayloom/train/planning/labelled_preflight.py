@@ -8,8 +8,8 @@ from typing import Any
 from rich.text import Text
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.labelled_data import LabelledData
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.examples import Example, read_examples
 from rayloom.text.labelled_set import EXAMPLES_NAME
 from rayloom.text.preview import CONTEXT, TRAINED

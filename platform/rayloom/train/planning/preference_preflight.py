@@ -7,7 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.preferences import Kto, PreferenceData
+from rayloom.specs.training.preferences import Kto, PreferenceData
 from rayloom.text.preference_rows import PreferenceRows
 from rayloom.text.preview import documents, marked
 from rayloom.train.job import TrainJob

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from rayloom.models.adapters import why_not_served
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training_data import ConversationData
+from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.preview import examples
 from rayloom.text.shards import TokenShards
 from rayloom.train.job import TrainJob

@@ -11,8 +11,8 @@ import torch
 
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.endurance import Sharding
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.endurance import Sharding
 from rayloom.train.engines.engine import engine_for
 from rayloom.train.loop.batch_feed import micro_batches
 from rayloom.train.loop.run_state import engine_model, rows_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.endurance import Prices
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.endurance import Prices
 
 MINUTES_PER_HOUR, HOURS_PER_DAY = 60.0, 24.0
 

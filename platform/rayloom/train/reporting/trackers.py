@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.mlflow_experiment import MlflowExperiment, missing_mlflow, mlflow_metrics
-from rayloom.specs.trackers import Mlflow, TensorBoard, Tracker, WeightsAndBiases
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.trackers import Mlflow, TensorBoard, Tracker, WeightsAndBiases
 from rayloom.train.settings import by_path
 
 STEP_SCALARS = ("loss", "learning_rate", "gradient_norm", "seconds", "data_wait_seconds")

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from rayloom.errors import ResourceError
-from rayloom.specs.adapters import is_whole_model
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import is_whole_model
 from rayloom.train.job import TrainJob
 from rayloom.train.sizes.estimates import checkpoint_bytes
 from rayloom.train.sizes.model_size import ModelSize

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rayloom.specs.adapters import (
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import (
     BitFit,
     BottleneckAdapter,
     LoraAdapter,
@@ -13,9 +14,8 @@ from rayloom.specs.adapters import (
     PTuningAdapter,
     is_whole_model,
 )
-from rayloom.specs.objectives import Causal, Masked, SpanCorruption
-from rayloom.specs.tasks import SequenceToSequence
-from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
+from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.specs.adapters import LoraAdapter
-from rayloom.specs.architectures import Architecture
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import LoraAdapter
+from rayloom.specs.training.architectures import Architecture
 
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 FEED_FORWARD_SIZES = ("intermediate_size", "d_ff", "n_inner")

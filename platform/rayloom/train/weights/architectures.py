@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from rayloom.specs.architectures import (
+from rayloom.specs.training.architectures import (
     Architecture,
     DecoderArchitecture,
     EncoderArchitecture,

@@ -18,8 +18,8 @@ from rayloom.models.quantised import Precision, load_quantised
 from rayloom.models.task_models import empty_task_model, save_task, trained_task_model
 from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
-from rayloom.specs.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.train.precision import DTYPES
 from rayloom.train.weights.architectures import fresh
 from rayloom.train.weights.vocabulary import extend_embeddings

@@ -10,7 +10,7 @@ from torch import nn
 
 from rayloom.errors import InputError
 from rayloom.score.label_loss import output_head
-from rayloom.specs.objectives import Causal, Masked, SpanCorruption
+from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 
 MASK_TOKEN = "<|mask|>"
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from rayloom.specs.base import rule_of
-from rayloom.specs.cross_fields import broken_rules
-from rayloom.specs.document import Document, Path, Problem, dotted
-from rayloom.specs.schema_walk import Spot, bare, keys_of, locate, models_of, tags_of
+from rayloom.specs.files.cross_fields import broken_rules
+from rayloom.specs.files.document import Document, Path, Problem, dotted
+from rayloom.specs.files.schema_walk import Spot, bare, keys_of, locate, models_of, tags_of
 
 Context = Mapping[str, Any]
 

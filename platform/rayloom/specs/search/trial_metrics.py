@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss, TaskCheck
-from rayloom.specs.tasks import QuestionAnswering, SequenceToSequence, Task
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, Task
 
 TrialCheck = Annotated[HeldoutLoss | AnswersCheck | TaskCheck, Field(discriminator="type")]
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from rayloom.errors import InputError, SpecError
 from rayloom.specs.base import JobFile, JobSpec
-from rayloom.specs.document import Document, Problem, dotted, parse
-from rayloom.specs.problems import nearest, problems_of
+from rayloom.specs.files.document import Document, Problem, dotted, parse
+from rayloom.specs.files.problems import nearest, problems_of
 
 Kinds = Mapping[str, type[JobSpec]]
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from rayloom.specs.base import JobSpec, Spec
-from rayloom.specs.document import Document
-from rayloom.specs.problems import problems_of
+from rayloom.specs.files.document import Document
+from rayloom.specs.files.problems import problems_of
 
 Scalar = bool | int | float | str | None
 Value = Scalar | tuple[Scalar, ...]

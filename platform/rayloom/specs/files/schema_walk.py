@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rayloom.specs.document import Path
+from rayloom.specs.files.document import Path
 
 _KEY = "[key]"
 """What pydantic puts behind a key of a mapping where the key itself is wrong."""

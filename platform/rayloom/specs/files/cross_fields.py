@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayloom.specs.document import Path
-from rayloom.specs.schema_walk import key_of, models_of, variant_of
+from rayloom.specs.files.document import Path
+from rayloom.specs.files.schema_walk import key_of, models_of, variant_of
 
 
 def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path]) -> list[tuple[Path, str]]:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from rayloom.specs.augmentation import Augmentation
 from rayloom.specs.base import ModelRef, Name, Spec
+from rayloom.specs.cleaning.augmentation import Augmentation
 
 
 class TrainTokenizer(Spec):
