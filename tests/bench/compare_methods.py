@@ -101,8 +101,8 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
     from rayloom.models.task_models import task_model
     from rayloom.respond.predictor import Predictor
     from rayloom.respond.subject import Subject
-    from rayloom.text.examples import read_examples
-    from rayloom.text.labelled_set import EXAMPLES_NAME
+    from rayloom.text.labelled.dataset import EXAMPLES_NAME
+    from rayloom.text.labelled.examples import read_examples
     from rayloom.train.loop.loop import train
     from rayloom.train.loop.run_log import read_log
     from rayloom.train.prepare import job_of

@@ -32,8 +32,8 @@ from rayloom.models.loading import load
 from rayloom.models.quantised import load_quantised, stored_bytes
 from rayloom.score.batches import NO_LABEL
 from rayloom.score.perplexity import heldout_loss
-from rayloom.text.preview import documents
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.preview import documents
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log

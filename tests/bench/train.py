@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.train import TrainSpec
-from rayloom.text.shards import ShardWriter
+from rayloom.text.packed.shards import ShardWriter
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop.batch_feed import Rows
 from rayloom.train.loop.loop import train

@@ -16,8 +16,8 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.specs.base import JobSpec
 from rayloom.specs.train import TrainSpec
-from rayloom.text.conversations import prepare
-from rayloom.text.render import Renderer
+from rayloom.text.conversations.dataset import prepare
+from rayloom.text.conversations.render import Renderer
 
 SEQUENCE_LENGTH = 512
 

@@ -21,7 +21,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
 from rayloom.errors import InputError, QualityError
 from rayloom.observe.ray_session import connect
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 
 NOUNS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 VERBS = ["crosses", "leaves", "finds", "keeps", "paints", "follows", "remembers", "repairs", "opens", "forgets"]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rayloom.data.corpus.tokenizer_folder import copy_tokenizer
 from rayloom.errors import InputError
 from rayloom.text import bpe
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import loop

@@ -30,8 +30,8 @@ from rayloom.specs.files.document import parse
 from rayloom.specs.files.load import validate
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
-from rayloom.text.render import Conversation, Renderer
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.conversations.render import Conversation, Renderer
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 LENGTH = 64

@@ -23,8 +23,8 @@ from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.base import references
 from rayloom.specs.export import MergeSpec, QuantizeSpec
-from rayloom.text.render import Renderer
-from rayloom.text.shards import Row, TokenShards
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.packed.shards import Row, TokenShards
 
 NUM_ROWS = 4
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")

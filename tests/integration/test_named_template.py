@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayloom.errors import InputError
 from rayloom.specs.train import TrainSpec
-from rayloom.text.render import Renderer
+from rayloom.text.conversations.render import Renderer
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log

@@ -12,7 +12,7 @@ from models_for_tests import write_model
 from preferences_for_tests import LENGTH, Folder, judged, pairs, spec_of, write
 from training_jobs_for_tests import ONE
 
-from rayloom.text.preference_rows import REFERENCE_NAME, PreferenceRows
+from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of

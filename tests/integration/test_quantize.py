@@ -29,7 +29,7 @@ from rayloom.export.rounding import round_channels
 from rayloom.observe.report_page import page
 from rayloom.serve.replicas.capacity import read_shape
 from rayloom.specs.export import Int4Scheme, QuantizeSpec
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 LENGTH = 64

@@ -26,8 +26,8 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from rayloom.artifacts.store import Artifact
-from rayloom.text.messages import loops_over_parts
-from rayloom.text.render import Conversation, Renderer
+from rayloom.text.conversations.messages import loops_over_parts
+from rayloom.text.conversations.render import Conversation, Renderer
 from rayloom.text.templates import TEMPLATES, adopt
 
 START_SECONDS = 180

@@ -27,8 +27,8 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.labelled_data import LabelledSource, TableRows
 from rayloom.specs.training.tasks import RelationExtraction, Task
-from rayloom.text.examples import read_examples
-from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import read_examples
 from rayloom.train.loop.loop import train
 from rayloom.train.prepare import job_of
 

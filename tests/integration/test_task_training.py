@@ -29,8 +29,8 @@ from rayloom.respond.subject import Subject
 from rayloom.score.task_batches import task_batch
 from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.train import TrainSpec
-from rayloom.text.examples import Example, read_examples
-from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import Example, read_examples
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log

@@ -80,7 +80,7 @@ def test_training_learns_and_the_result_is_a_plain_folder(tmp_path: Path) -> Non
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 67
     from rayloom.score.perplexity import heldout_loss
-    from rayloom.text.shards import TokenShards
+    from rayloom.text.packed.shards import TokenShards
 
     again = heldout_loss(model, TokenShards(tmp_path / "data" / "heldout", 16), 4)
     assert again.mean_nats == pytest.approx(after, abs=1e-5)
@@ -212,7 +212,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from rayloom.score.perplexity import heldout_loss
-    from rayloom.text.shards import TokenShards
+    from rayloom.text.packed.shards import TokenShards
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     kept = heldout_loss(model, TokenShards(tmp_path / "data" / "heldout", 16), 4)

@@ -198,7 +198,7 @@ def test_a_lora_run_stops_early_and_loads_with_plain_peft(
     from transformers import AutoModelForCausalLM
 
     from rayloom.score.perplexity import heldout_loss
-    from rayloom.text.shards import TokenShards
+    from rayloom.text.packed.shards import TokenShards
 
     spec = {
         "kind": "train",

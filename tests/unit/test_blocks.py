@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rayloom.errors import InputError
 from rayloom.export.blocks import blocks_of, fit_blocks
 from rayloom.export.compressed import linear_layers
-from rayloom.text.shards import Row
+from rayloom.text.packed.shards import Row
 
 NUM_ROWS = 3
 

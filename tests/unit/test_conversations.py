@@ -15,11 +15,11 @@ from tokenizers_for_tests import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversation_counts import ConversationCounts
-from rayloom.text.conversations import prepare
-from rayloom.text.packing import best_fit_decreasing
-from rayloom.text.render import Renderer
-from rayloom.text.shards import TokenShards
+from rayloom.text.conversations.counts import ConversationCounts
+from rayloom.text.conversations.dataset import prepare
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.packed.packing import best_fit_decreasing
+from rayloom.text.packed.shards import TokenShards
 
 LENGTH = 64
 

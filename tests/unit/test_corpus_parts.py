@@ -24,7 +24,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text import bpe
-from rayloom.text.shards import ShardWriter, TokenShards, save_index, shard_facts
+from rayloom.text.packed.shards import ShardWriter, TokenShards, save_index, shard_facts
 
 TEXTS = [f"the quick brown fox number {n} jumps over the lazy dog in the year {1900 + n}" for n in range(200)]
 

@@ -61,7 +61,7 @@ def test_what_an_earlier_corpus_has_goes_and_says_of_what(tmp_path: Path, monkey
 def test_the_place_that_is_named_is_that_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import Tokenizer
 
-    from rayloom.text.shards import TokenShards
+    from rayloom.text.packed.shards import TokenShards
 
     monkeypatch.setattr("rayloom.data.dedup.earlier_corpora.TOKENS_AT_ONCE", 1500)
     first = _corpus(tmp_path, "first", [_text(n) for n in range(40)])

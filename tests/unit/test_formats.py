@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rayloom.errors import InputError
-from rayloom.text.formats import conversation, read_rows
-from rayloom.text.messages import ConversationError
+from rayloom.text.conversations.formats import conversation, read_rows
+from rayloom.text.conversations.messages import ConversationError
 
 ASKED = {"role": "user", "content": "Who are you?"}
 SAID = {"role": "assistant", "content": "I am Loomie."}

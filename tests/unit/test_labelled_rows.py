@@ -13,11 +13,11 @@ from tasks_for_tests import entity_rows, review_rows, wordpiece, write_jsonl
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import LabelledData, Reading
 from rayloom.specs.training.tasks import Task
-from rayloom.text.examples import Example, ExampleError, Span, read_examples
-from rayloom.text.labelled_rows import labelled_rows
-from rayloom.text.labelled_set import EXAMPLES_NAME, prepare_labelled, split_examples
-from rayloom.text.task_encoding import TaskEncoder
-from rayloom.text.task_rows import TaskRows
+from rayloom.text.labelled.dataset import EXAMPLES_NAME, prepare_labelled, split_examples
+from rayloom.text.labelled.encoded_rows import TaskRows
+from rayloom.text.labelled.encoding import TaskEncoder
+from rayloom.text.labelled.examples import Example, ExampleError, Span, read_examples
+from rayloom.text.labelled.labelled_rows import labelled_rows
 
 LABELS = {"type": "text_classification", "labels": ["no", "yes"]}
 TABLE = {"type": "table", "names": {"0": "no", "1": "yes"}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.text.messages import ConversationError, as_served, loops_over_parts, tools_as_served
+from rayloom.text.conversations.messages import ConversationError, as_served, loops_over_parts, tools_as_served
 
 PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 PARTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"

@@ -12,7 +12,7 @@ from passes_for_tests import cleaned
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import SpecError
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 SOURCES = {"wiki": ("encyclopedia", 150), "pages": ("web", 60), "posts": ("web", 40)}

@@ -9,7 +9,7 @@ import pytest
 
 from rayloom.errors import InputError
 from rayloom.score.ngrams import ngram_perplexities
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 
 
 def _shards(folder: Path, documents: list[list[int]], length: int, vocabulary_size: int = 3) -> TokenShards:

@@ -18,7 +18,7 @@ from rayloom.score.batches import NO_LABEL, Batch, causal_batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.model_inputs import kind_of
 from rayloom.specs.training.architectures import Architecture
-from rayloom.text.shards import Row
+from rayloom.text.packed.shards import Row
 from rayloom.train.weights.architectures import config_of, model_of
 
 VOCABULARY = 61

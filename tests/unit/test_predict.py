@@ -25,7 +25,7 @@ from rayloom.models.task_models import save_task
 from rayloom.respond.responder import respond_to_each
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.training.tasks import TextClassification
-from rayloom.text.examples import ExampleError
+from rayloom.text.labelled.examples import ExampleError
 
 TASK = TextClassification(type="text_classification", labels=("no", "yes"))
 

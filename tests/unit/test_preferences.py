@@ -19,9 +19,9 @@ from rayloom.errors import InputError
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import Answers, PreferenceLoss, losses_of
 from rayloom.specs.training.preferences import Preference, PreferenceData
-from rayloom.text.preference_rows import PreferenceRows, prepare_preferences
-from rayloom.text.preview import documents
-from rayloom.text.render import Renderer
+from rayloom.text.conversations.preference_rows import PreferenceRows, prepare_preferences
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.packed.preview import documents
 
 
 def data(form: str = "prompt_chosen_rejected", **changes: Any) -> PreferenceData:

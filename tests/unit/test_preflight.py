@@ -19,9 +19,9 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.base import JobSpec
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
-from rayloom.text.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
-from rayloom.text.render import Renderer
-from rayloom.text.shards import Row
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.packed.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
+from rayloom.text.packed.shards import Row
 from rayloom.train import plan as train_plan
 from rayloom.train.plan import plan
 from rayloom.train.planning import preflight

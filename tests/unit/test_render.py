@@ -6,8 +6,8 @@ import pytest
 from tokenizers_for_tests import CHATML, chatml, forgetful, headers, tokenizer_with
 
 from rayloom.errors import InputError
-from rayloom.text.messages import ConversationError
-from rayloom.text.render import Conversation, Renderer, Sample
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.conversations.render import Conversation, Renderer, Sample
 
 
 def said(*texts: str, **last: object) -> Conversation:

@@ -15,7 +15,7 @@ from rayloom.export.calibration import observe
 from rayloom.export.compressed import linear_layers
 from rayloom.export.smoothing import scales_with_its_weight, smooth
 from rayloom.score.agreement import compare, logits_of
-from rayloom.text.shards import Row
+from rayloom.text.packed.shards import Row
 
 ROWS = [[3, 17, 88, 200, 41, 9], [250, 7, 7, 61]]
 

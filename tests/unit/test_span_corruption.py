@@ -7,7 +7,7 @@ import pytest
 
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.training.objectives import SpanCorruption
-from rayloom.text.shards import Row
+from rayloom.text.packed.shards import Row
 from rayloom.train.objectives.denoising import CorruptedSpans
 from rayloom.train.objectives.span_corruption import Corruption, corrupted, corruption_of
 

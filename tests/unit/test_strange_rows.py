@@ -13,12 +13,12 @@ from tokenizers_for_tests import chatml
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import Reading
 from rayloom.specs.training.preferences import PreferenceSource
-from rayloom.text.examples import Example, ExampleError
-from rayloom.text.formats import conversation
-from rayloom.text.labelled_rows import labelled_rows
-from rayloom.text.messages import ConversationError
-from rayloom.text.preference_rows import answer_sample, judged_row
-from rayloom.text.render import Renderer
+from rayloom.text.conversations.formats import conversation
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.conversations.preference_rows import answer_sample, judged_row
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.labelled.examples import Example, ExampleError
+from rayloom.text.labelled.labelled_rows import labelled_rows
 from rayloom.text.row_problems import NUM_PROBLEMS_SHOWN, RowProblems
 
 USER = {"role": "user", "content": "a"}

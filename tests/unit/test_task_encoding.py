@@ -11,9 +11,9 @@ from tasks_for_tests import wordpiece
 
 from rayloom.errors import InputError
 from rayloom.specs.training.tasks import Task
-from rayloom.text.examples import Example, Span
-from rayloom.text.task_decoding import best_span, decoded
-from rayloom.text.task_encoding import TaskEncoder, marked_entities, most_context
+from rayloom.text.labelled.decoding import best_span, decoded
+from rayloom.text.labelled.encoding import TaskEncoder, marked_entities, most_context
+from rayloom.text.labelled.examples import Example, Span
 
 TAGS = {"type": "token_classification", "entities": ["person", "place"], "overlap_tokens": 2}
 

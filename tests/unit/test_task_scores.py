@@ -12,7 +12,7 @@ from rayloom.score.class_scores import confusion, scores
 from rayloom.score.intervals import of_difference, of_ratio, ratio
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.score.text_scores import sentence_chrf, text_scores
-from rayloom.text.tags import spans_of_tokens
+from rayloom.text.labelled.tags import spans_of_tokens
 
 
 def test_scores_of_one_label_are_those_of_scikit_learn() -> None:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rayloom.models.loading import load
 from rayloom.models.quantised import load_quantised, stored_bytes
 from rayloom.score.perplexity import heldout_loss
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.train.loop.loop import train
 
 ADAPTERS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rayloom.specs.train import TrainSpec
-from rayloom.text.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.process_group import Group
 from rayloom.train.weights.vocabulary import tokenizer_for

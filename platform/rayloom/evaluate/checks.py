@@ -19,7 +19,7 @@ from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.evaluate import AnswersCheck, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 Check = HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | HarnessCheck

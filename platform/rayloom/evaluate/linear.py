@@ -15,10 +15,10 @@ from rayloom.respond.predictor import Predictor
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
-from rayloom.text.examples import Example
-from rayloom.text.labelled_set import split_examples
-from rayloom.text.tags import spans_of_tokens, tags_of_tokens
-from rayloom.text.task_decoding import Prediction
+from rayloom.text.labelled.dataset import split_examples
+from rayloom.text.labelled.decoding import Prediction
+from rayloom.text.labelled.examples import Example
+from rayloom.text.labelled.tags import spans_of_tokens, tags_of_tokens
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 

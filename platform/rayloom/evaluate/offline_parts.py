@@ -11,7 +11,7 @@ from rayloom.evaluate.parts import Parts, read_part, write_answers
 from rayloom.respond.responder import TextResponder
 from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.examples import ExampleError
+from rayloom.text.labelled.examples import ExampleError
 
 
 def answered_parts(spec: PredictSpec, subject: Subject, parts: Parts, missing: Sequence[int]) -> Iterator[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.errors import InputError
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled_rows import raw_rows
+from rayloom.text.labelled.labelled_rows import raw_rows
 
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILED_FILE = "failed.jsonl"

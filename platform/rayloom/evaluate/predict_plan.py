@@ -18,7 +18,7 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
 from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled_rows import raw_rows
+from rayloom.text.labelled.labelled_rows import raw_rows
 
 NUM_SHOWN = 100
 

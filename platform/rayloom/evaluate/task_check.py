@@ -26,8 +26,8 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
-from rayloom.text.examples import Example
-from rayloom.text.task_decoding import Prediction
+from rayloom.text.labelled.decoding import Prediction
+from rayloom.text.labelled.examples import Example
 
 
 def check_task_ready(rows_of: Artifact, subject: Subject) -> None:

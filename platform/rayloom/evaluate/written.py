@@ -18,8 +18,8 @@ from rayloom.score.answers import greedy_answers
 from rayloom.score.intervals import of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import WrittenCheck
-from rayloom.text.preview import documents
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.preview import documents
+from rayloom.text.packed.shards import TokenShards
 
 
 @dataclass(frozen=True)

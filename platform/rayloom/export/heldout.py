@@ -13,7 +13,7 @@ from rayloom.artifacts.store import Artifact
 from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.specs.export import QuantizeSpec
-from rayloom.text.shards import Row, TokenShards
+from rayloom.text.packed.shards import Row, TokenShards
 
 CALIBRATION_EVERY = 4
 """Where one job's held-out rows do both, so many of them make one that calibrates."""

@@ -140,7 +140,7 @@ def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of the prompts, in the chat template where the tokenizer has one, as the server would see them."""
     from transformers import AutoTokenizer
 
-    from rayloom.text.render import Renderer
+    from rayloom.text.conversations.render import Renderer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:

@@ -26,7 +26,7 @@ from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
 from rayloom.specs.export import Int8Scheme, QuantizeSpec
 from rayloom.specs.training.tasks import TASK_FILE
-from rayloom.text.examples import Example, Span
+from rayloom.text.labelled.examples import Example, Span
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
-from rayloom.text.examples import Example, read_examples
-from rayloom.text.labelled_set import EXAMPLES_NAME
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import Example, read_examples
 
 
 def heldout_examples(rows_of: Artifact) -> list[Example]:

@@ -13,9 +13,9 @@ from rayloom.score.answers import written_texts
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_predictions import logits_of_rows
 from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, SequenceToSequence, Task
-from rayloom.text.examples import Example
-from rayloom.text.task_decoding import Prediction, decoded
-from rayloom.text.task_encoding import TaskEncoder
+from rayloom.text.labelled.decoding import Prediction, decoded
+from rayloom.text.labelled.encoding import TaskEncoder
+from rayloom.text.labelled.examples import Example
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.tasks import RelationExtraction
-from rayloom.text.examples import Example, ExampleError, Span
+from rayloom.text.labelled.examples import Example, ExampleError, Span
 
 
 class Responder(Protocol):

@@ -14,7 +14,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.models import loading
 from rayloom.models.task_models import load_task_model, task_of
 from rayloom.specs.training.tasks import Task
-from rayloom.text.render import Renderer
+from rayloom.text.conversations.render import Renderer
 
 
 @dataclass(frozen=True)

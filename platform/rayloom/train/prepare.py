@@ -16,10 +16,10 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.preference_rows import PreferenceRows
-from rayloom.text.shards import TokenShards
-from rayloom.text.task_encoding import TaskEncoder
-from rayloom.text.task_rows import TaskRows
+from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.labelled.encoded_rows import TaskRows
+from rayloom.text.labelled.encoding import TaskEncoder
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
@@ -108,8 +108,8 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
         return folder
-    from rayloom.text.conversations import prepare
-    from rayloom.text.render import Renderer
+    from rayloom.text.conversations.dataset import prepare
+    from rayloom.text.conversations.render import Renderer
 
     if "base" not in parents:
         raise InputError("Conversations need a base with a chat template", fix="Give base.")
@@ -135,7 +135,7 @@ def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder:
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, LabelledData) or spec.task is None:
         return folder
-    from rayloom.text.labelled_set import prepare_labelled
+    from rayloom.text.labelled.dataset import prepare_labelled
 
     encoder = TaskEncoder.of_folder(spec.task, parents["base"].path, spec.sequence_length_tokens)
     with progress("encoding texts", unit="rows") as bar:
@@ -149,8 +149,8 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
         return folder
-    from rayloom.text.preference_rows import prepare_preferences
-    from rayloom.text.render import Renderer
+    from rayloom.text.conversations.preference_rows import prepare_preferences
+    from rayloom.text.conversations.render import Renderer
 
     renderer = Renderer.of_model(parents["base"].path)
     files, length = source_files(data.sources, parents), spec.sequence_length_tokens

@@ -11,7 +11,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.objectives import Causal
 from rayloom.specs.training.training_data import CorpusData
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import row_counts

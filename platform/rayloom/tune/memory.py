@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rayloom.artifacts.store import Artifact
 from rayloom.specs.tune import TuneSpec
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
 

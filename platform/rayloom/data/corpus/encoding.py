@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from rayloom.data.rules.verdict import Drop
 from rayloom.specs.cleaning.output import TokensOutput
-from rayloom.text.shards import token_type
+from rayloom.text.packed.shards import token_type
 
 
 class Encoder:

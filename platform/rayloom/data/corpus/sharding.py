@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.corpus.tokenize_pass import Split
-from rayloom.text.shards import save_shard
+from rayloom.text.packed.shards import save_shard
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rayloom.data.corpus.tokenizer_folder import copy_tokenizer
 from rayloom.data.kept_documents import Judged
 from rayloom.data.passes import Passes, Record
 from rayloom.specs.cleaning.output import TrainTokenizer
-from rayloom.text.shards import save_index, shard_facts
+from rayloom.text.packed.shards import save_index, shard_facts
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 

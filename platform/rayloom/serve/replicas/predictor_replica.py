@@ -20,7 +20,7 @@ from rayloom.serve.replicas.engine_replica import opened_artifact, replica_name
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import BadRequestError, answered, endpoint_of, rows_of
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, head_frame
-from rayloom.text.examples import ExampleError
+from rayloom.text.labelled.examples import ExampleError
 
 if TYPE_CHECKING:
     from rayloom.respond.responder import Responder

@@ -19,7 +19,7 @@ from rayloom.score.batches import NO_LABEL, Batch, PackedRow
 from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.objectives.masked_tokens import Vocabulary, begins_word, masked_row
 from rayloom.train.objectives.objective import Draw, NextToken, Objective
 from rayloom.train.objectives.span_corruption import corrupted, corruption_of

@@ -16,7 +16,7 @@ from torch import nn
 
 from rayloom.score.batches import Batch, causal_batch
 from rayloom.score.label_loss import LabelLoss
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.shards import TokenShards
 
 Draw = tuple[int, ...]
 """Seed of a row's random choices: a function of its place in the run, so that a resumed run makes the same."""

@@ -15,7 +15,7 @@ from torch import nn
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import PreferenceBatch, PreferenceLoss
 from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
-from rayloom.text.preference_rows import REFERENCE_NAME, PreferenceRows
+from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
 from rayloom.train.objectives.objective import Draw
 from rayloom.train.process_group import Group
 

@@ -23,7 +23,7 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
-from rayloom.text.task_rows import TaskRows
+from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.train.objectives.objective import Draw
 
 JudgedTask = TextClassification | RelationExtraction | TokenClassification | QuestionAnswering

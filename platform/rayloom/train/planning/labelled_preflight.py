@@ -10,9 +10,9 @@ from rich.text import Text
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
-from rayloom.text.examples import Example, read_examples
-from rayloom.text.labelled_set import EXAMPLES_NAME
-from rayloom.text.preview import CONTEXT, TRAINED
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import Example, read_examples
+from rayloom.text.packed.preview import CONTEXT, TRAINED
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.preflight import add_rows_read, warn_if_few
 

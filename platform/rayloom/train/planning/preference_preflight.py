@@ -8,8 +8,8 @@ from rich.text import Text
 
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.training.preferences import Kto, PreferenceData
-from rayloom.text.preference_rows import PreferenceRows
-from rayloom.text.preview import documents, marked
+from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.packed.preview import documents, marked
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.preflight import add_rows_read, warn_if_few
 

@@ -11,8 +11,8 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.preview import examples
-from rayloom.text.shards import TokenShards
+from rayloom.text.packed.preview import examples
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.sizes.model_size import ModelSize
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from rayloom.text.examples import ExampleError, Span
+from rayloom.text.labelled.examples import ExampleError, Span
 
 _TAG = re.compile(r"([BI])-(.+)")
 

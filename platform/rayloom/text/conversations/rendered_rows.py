@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
-from rayloom.text.conversation_counts import ConversationCounts
-from rayloom.text.formats import conversation, read_rows
-from rayloom.text.messages import ConversationError
-from rayloom.text.render import Conversation, Renderer, Sample
+from rayloom.text.conversations.counts import ConversationCounts
+from rayloom.text.conversations.formats import conversation, read_rows
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.conversations.render import Conversation, Renderer, Sample
 from rayloom.text.row_problems import RowProblems
 
 

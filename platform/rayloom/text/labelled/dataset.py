@@ -13,11 +13,11 @@ import numpy as np
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
-from rayloom.text.examples import Example, ExampleError, write_examples
-from rayloom.text.labelled_rows import labelled_rows
+from rayloom.text.labelled.encoded_rows import write_task_rows
+from rayloom.text.labelled.encoding import TaskEncoder
+from rayloom.text.labelled.examples import Example, ExampleError, write_examples
+from rayloom.text.labelled.labelled_rows import labelled_rows
 from rayloom.text.row_problems import RowProblems
-from rayloom.text.task_encoding import TaskEncoder
-from rayloom.text.task_rows import write_task_rows
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 EXAMPLES_NAME = "examples.jsonl"

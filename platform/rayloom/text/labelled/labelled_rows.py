@@ -23,10 +23,10 @@ from rayloom.specs.training.labelled_data import (
     TableRows,
     TaggedWords,
 )
-from rayloom.text.examples import Example, ExampleError, Span
-from rayloom.text.formats import check_characters, read_rows
-from rayloom.text.messages import ConversationError
-from rayloom.text.tags import spans_of_words
+from rayloom.text.conversations.formats import check_characters, read_rows
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.labelled.examples import Example, ExampleError, Span
+from rayloom.text.labelled.tags import spans_of_words
 
 csv.field_size_limit(10**9)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from rayloom.errors import InputError
-from rayloom.text.messages import ConversationError, Message, as_served, tools_as_served
-from rayloom.text.turns import check_turns
+from rayloom.text.conversations.messages import ConversationError, Message, as_served, tools_as_served
+from rayloom.text.conversations.turns import check_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

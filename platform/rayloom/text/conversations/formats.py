@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.text.messages import ConversationError, Message
-from rayloom.text.render import Conversation
+from rayloom.text.conversations.messages import ConversationError, Message
+from rayloom.text.conversations.render import Conversation
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHAREGPT_ROLES = {

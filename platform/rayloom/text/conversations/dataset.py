@@ -9,11 +9,11 @@ import numpy as np
 
 from rayloom.errors import InputError
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversation_counts import ConversationCounts, SplitCounts
-from rayloom.text.packing import best_fit_decreasing
-from rayloom.text.render import Renderer, Sample
-from rayloom.text.rendered_rows import RenderedRow, render_rows
-from rayloom.text.shards import ShardWriter
+from rayloom.text.conversations.counts import ConversationCounts, SplitCounts
+from rayloom.text.conversations.render import Renderer, Sample
+from rayloom.text.conversations.rendered_rows import RenderedRow, render_rows
+from rayloom.text.packed.packing import best_fit_decreasing
+from rayloom.text.packed.shards import ShardWriter
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.text.task_encoding import EncodedRow
+from rayloom.text.labelled.encoding import EncodedRow
 
 INDEX_NAME = "index.json"
 _ARRAYS = ("tokens", "segments", "targets", "rows", "target_rows")

@@ -19,9 +19,9 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
-from rayloom.text.examples import Span
-from rayloom.text.tags import spans_of_tokens
-from rayloom.text.task_encoding import EncodedRow
+from rayloom.text.labelled.encoding import EncodedRow
+from rayloom.text.labelled.examples import Span
+from rayloom.text.labelled.tags import spans_of_tokens
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from rayloom.text.shards import Row, TokenShards
+from rayloom.text.packed.shards import Row, TokenShards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayloom.text.messages import ConversationError
+from rayloom.text.conversations.messages import ConversationError
 
 _MAY_FOLLOW = {
     "": ("system", "developer", "user"),

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from rayloom.errors import InputError
 from rayloom.specs.training.preferences import PreferenceData, PreferenceSource
-from rayloom.text.formats import conversation, read_rows
-from rayloom.text.messages import ConversationError, Message
-from rayloom.text.render import Conversation, Renderer, Sample
+from rayloom.text.conversations.formats import conversation, read_rows
+from rayloom.text.conversations.messages import ConversationError, Message
+from rayloom.text.conversations.render import Conversation, Renderer, Sample
+from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
 from rayloom.text.row_problems import RowProblems
-from rayloom.text.shards import Row, ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 GOOD_NAME, REFERENCE_NAME = "good.npy", "reference.npy"
