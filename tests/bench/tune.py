@@ -213,7 +213,7 @@ def save(result: dict[str, Any], is_part: bool) -> None:
 
 
 def num_parameters(folder: Path) -> int:
-    from rayloom.tune.trial import num_parameters
+    from rayloom.tune.trials.trial import num_parameters
 
     return num_parameters(folder)
 

@@ -10,7 +10,7 @@ import pytest
 
 from rayloom.errors import ResourceError
 from rayloom.specs.records import MlflowRecords
-from rayloom.tune.ranking import best
+from rayloom.tune.strategies.ranking import best
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from searches_for_tests import EVERY, NUM_STEPS, Laboratory, search_in, tune_spec
@@ -38,7 +38,7 @@ def runs_in(uri: str) -> dict[str, Any]:
 
 
 def test_a_killed_search_goes_on_in_its_own_runs(uri: str, tmp_path: Path) -> None:
-    from rayloom.tune.mlflow_runs import MlflowRuns
+    from rayloom.tune.reporting.mlflow_runs import MlflowRuns
 
     spec, records = tune_spec(scheduler=ASHA, budget={"num_trials": 5}), MlflowRecords(uri=uri)
     first = search_in(tmp_path, spec)
@@ -72,7 +72,7 @@ def test_a_killed_search_goes_on_in_its_own_runs(uri: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("place", ["sqlite:///{folder}/notes.txt/mlflow.db", "http://127.0.0.1:9"])
 def test_an_mlflow_that_is_not_there_is_said_before_anything_is_trained(uri: str, tmp_path: Path, place: str) -> None:
-    from rayloom.tune.mlflow_runs import MlflowRuns
+    from rayloom.tune.reporting.mlflow_runs import MlflowRuns
 
     (tmp_path / "notes.txt").touch()
     spec, records = tune_spec(), MlflowRecords(uri=place.format(folder=tmp_path))

@@ -13,8 +13,8 @@ from tasks_for_tests import review_rows, write_encoder, write_jsonl
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.search import Run
-from rayloom.tune.trial import run_trial
-from rayloom.tune.trial_files import TrialFiles
+from rayloom.tune.trials.trial import run_trial
+from rayloom.tune.trials.trial_files import TrialFiles
 
 TASK = {
     "kind": "train", "name": "reviews", "base": "./base", "adapter": {"type": "lora", "rank": 4},

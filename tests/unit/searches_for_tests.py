@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import Journal
 from rayloom.tune.search import Run, Search
+from rayloom.tune.strategies.history import Journal
 
 NUM_STEPS = 90
 EVERY = 10

@@ -43,8 +43,8 @@ RAY_FILES = {
     "serve/replicas/predictor_replica.py",
     "serve/replicas/prefix_router.py",
     "serve/replicas/engine_replica.py",
-    "tune/crew.py",
-    "tune/ray_trials.py",
+    "tune/trials/crew.py",
+    "tune/trials/ray_trials.py",
 }
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.tune.search import Run, Source
-from rayloom.tune.trial_files import TrialFiles
+from rayloom.tune.trials.trial_files import TrialFiles
 
 
 def files_in(folder: Path, space: dict[str, Any], **changes: Any) -> TrialFiles:

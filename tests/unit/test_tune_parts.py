@@ -21,15 +21,15 @@ from rayloom.errors import InputError, QualityError, ResourceError
 from rayloom.specs.search.space import substituted, value_at, values_of
 from rayloom.specs.search.strategies import HyperbandScheduler
 from rayloom.specs.train import TrainSpec
-from rayloom.tune.capacity import bundles_of, num_concurrent, num_that_fit
-from rayloom.tune.history import History, Trial
-from rayloom.tune.optuna_study import importances
-from rayloom.tune.points import drawn, generator, grid_point, grid_size, moved, point_of
-from rayloom.tune.ranking import best, front, pareto_indices, ranked
 from rayloom.tune.results import earlier_trials, read_trials, summary, trial_of, trial_record, write_best, write_trials
-from rayloom.tune.schedulers import bracket_order, reason_to_stop, rung_of
-from rayloom.tune.searchers import suggested
-from rayloom.tune.trial import num_parameters, reason_of
+from rayloom.tune.strategies.history import History, Trial
+from rayloom.tune.strategies.optuna_study import importances
+from rayloom.tune.strategies.points import drawn, generator, grid_point, grid_size, moved, point_of
+from rayloom.tune.strategies.ranking import best, front, pareto_indices, ranked
+from rayloom.tune.strategies.schedulers import bracket_order, reason_to_stop, rung_of
+from rayloom.tune.strategies.searchers import suggested
+from rayloom.tune.trials.capacity import bundles_of, num_concurrent, num_that_fit
+from rayloom.tune.trials.trial import num_parameters, reason_of
 
 SPACE = {
     "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-2},

@@ -9,7 +9,7 @@ import pytest
 from searches_for_tests import EVERY, NUM_STEPS, Laboratory, loss, search_in, tune_spec
 
 from rayloom.errors import InputError
-from rayloom.tune.history import History, Journal
+from rayloom.tune.strategies.history import History, Journal
 
 ASHA = {"type": "asha", "grace_steps": 10, "reduction_factor": 3}
 POPULATION = {

@@ -16,11 +16,11 @@ from test_tune_files import files_in
 
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.live import LiveTable
 from rayloom.tune.plan import plan
-from rayloom.tune.ranking import best
 from rayloom.tune.report import sections
+from rayloom.tune.reporting.live import LiveTable
 from rayloom.tune.results import write_trials
+from rayloom.tune.strategies.ranking import best
 
 RATES = {"learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-2}}
 RATES_AND_RANKS = RATES | {"adapter.rank": {"type": "choice", "values": [4, 8, 16]}}

@@ -12,7 +12,7 @@ from training_jobs_for_tests import small_job
 
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log
-from rayloom.tune.trial import TrialTask, run_trial
+from rayloom.tune.trials.trial import TrialTask, run_trial
 
 
 def task_in(folder: Path, until_step: int | None = None, **changes: Any) -> TrialTask:

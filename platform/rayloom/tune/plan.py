@@ -19,13 +19,13 @@ from rayloom.specs.search.strategies import GridSearcher, NoScheduler, Populatio
 from rayloom.specs.training.hardware import fleet_of
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.plan import plan as plan_training
-from rayloom.tune.capacity import Amounts, bundles_of, num_concurrent
-from rayloom.tune.history import History
-from rayloom.tune.memory import gpu_memory_problems, memory_bytes_per_worker
-from rayloom.tune.points import grid_size
 from rayloom.tune.results import earlier_trials, shown
-from rayloom.tune.schedulers import bracket_order, grace_steps
-from rayloom.tune.searchers import missing_package, suggested
+from rayloom.tune.strategies.history import History
+from rayloom.tune.strategies.points import grid_size
+from rayloom.tune.strategies.schedulers import bracket_order, grace_steps
+from rayloom.tune.strategies.searchers import missing_package, suggested
+from rayloom.tune.trials.capacity import Amounts, bundles_of, num_concurrent
+from rayloom.tune.trials.memory import gpu_memory_problems, memory_bytes_per_worker
 
 POINTS_SHOWN = 8
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.report_page import Section, chart, table, text
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.charts import importance_bars, learning_curves, parallel_coordinates, pareto_front
-from rayloom.tune.history import Trial
-from rayloom.tune.optuna_study import MIN_TRIALS_FOR_IMPORTANCE, importances
-from rayloom.tune.ranking import best, front, ranked
+from rayloom.tune.reporting.charts import importance_bars, learning_curves, parallel_coordinates, pareto_front
 from rayloom.tune.results import BEST_JOB_NAME, read_trials, shown
+from rayloom.tune.strategies.history import Trial
+from rayloom.tune.strategies.optuna_study import MIN_TRIALS_FOR_IMPORTANCE, importances
+from rayloom.tune.strategies.ranking import best, front, ranked
 
 
 def sections(artifact: Artifact) -> list[Section]:

@@ -18,9 +18,9 @@ from rayloom.specs.base import Spec
 from rayloom.specs.search.space import substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import Event, History, Trial
-from rayloom.tune.points import point_of
-from rayloom.tune.ranking import front
+from rayloom.tune.strategies.history import Event, History, Trial
+from rayloom.tune.strategies.points import point_of
+from rayloom.tune.strategies.ranking import front
 
 TRIALS_NAME = "trials.jsonl"
 BEST_JOB_NAME = "best.yaml"

@@ -15,17 +15,17 @@ from rayloom.observe.progress import say
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.publish import publish
-from rayloom.tune.capacity import bundles_of, num_concurrent
-from rayloom.tune.history import History, Journal
-from rayloom.tune.live import LiveTable
-from rayloom.tune.memory import memory_bytes_per_worker
-from rayloom.tune.mlflow_runs import MlflowRuns
-from rayloom.tune.ranking import best
-from rayloom.tune.ray_trials import run_trials
+from rayloom.tune.reporting.live import LiveTable
+from rayloom.tune.reporting.mlflow_runs import MlflowRuns
 from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
 from rayloom.tune.search import Search
-from rayloom.tune.searchers import missing_package
-from rayloom.tune.trial_files import TrialFiles
+from rayloom.tune.strategies.history import History, Journal
+from rayloom.tune.strategies.ranking import best
+from rayloom.tune.strategies.searchers import missing_package
+from rayloom.tune.trials.capacity import bundles_of, num_concurrent
+from rayloom.tune.trials.memory import memory_bytes_per_worker
+from rayloom.tune.trials.ray_trials import run_trials
+from rayloom.tune.trials.trial_files import TrialFiles
 
 
 def run(spec: TuneSpec, build: Build) -> Outcome:
@@ -126,6 +126,6 @@ def _no_result(history: History, work: Path) -> QualityError:
 
 
 def _write_whole_result(job: Any, step: int) -> None:
-    from rayloom.tune.trial import whole_result
+    from rayloom.tune.trials.trial import whole_result
 
     whole_result(job, step)

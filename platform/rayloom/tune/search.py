@@ -13,10 +13,10 @@ from rayloom.specs.search.space import Values, refusals, values_of
 from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import Event, EventType, History, Journal, Outcome, Trial
-from rayloom.tune.population import boundary_after, copies_at, step_to_exchange
-from rayloom.tune.schedulers import reason_to_stop
-from rayloom.tune.searchers import suggested
+from rayloom.tune.strategies.history import Event, EventType, History, Journal, Outcome, Trial
+from rayloom.tune.strategies.population import boundary_after, copies_at, step_to_exchange
+from rayloom.tune.strategies.schedulers import reason_to_stop
+from rayloom.tune.strategies.searchers import suggested
 
 
 @dataclass(frozen=True)

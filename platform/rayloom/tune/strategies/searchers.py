@@ -13,8 +13,8 @@ from rayloom.errors import ResourceError
 from rayloom.specs.search.space import Number
 from rayloom.specs.search.strategies import BohbSearcher, GaussianProcessSearcher, GridSearcher, TpeSearcher
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import History, Trial
-from rayloom.tune.points import drawn, generator, grid_point, grid_size
+from rayloom.tune.strategies.history import History, Trial
+from rayloom.tune.strategies.points import drawn, generator, grid_point, grid_size
 
 MOST_REDRAWS = 50
 
@@ -59,7 +59,7 @@ def _suggested_once(spec: TuneSpec, history: History, number: int, earlier: Sequ
 def _modelled(spec: TuneSpec, trials: Sequence[Trial], seed: int) -> dict[str, Number]:
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(missing)
-    from rayloom.tune.optuna_study import as_known, asked
+    from rayloom.tune.strategies.optuna_study import as_known, asked
 
     return asked(spec, as_known(spec, trials), seed)
 
@@ -70,7 +70,7 @@ def _modelled_at_largest_step(
     """From the trials measured at the largest step at which enough are; None where none has enough."""
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(missing)
-    from rayloom.tune.optuna_study import asked, measured_at
+    from rayloom.tune.strategies.optuna_study import asked, measured_at
 
     enough = searcher.min_points or len(spec.space) + 1
     trials = list(history.trials.values())

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from rayloom.specs.search.strategies import AshaScheduler, HyperbandScheduler, MedianScheduler
 from rayloom.specs.tune import Objective, TuneSpec
-from rayloom.tune.history import History, Trial
+from rayloom.tune.strategies.history import History, Trial
 
 
 def reason_to_stop(spec: TuneSpec, history: History, trial: Trial, step: int) -> str | None:

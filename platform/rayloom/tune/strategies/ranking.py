@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import Trial
-from rayloom.tune.schedulers import comparable
+from rayloom.tune.strategies.history import Trial
+from rayloom.tune.strategies.schedulers import comparable
 
 _PLACE = {"finished": 0, "cut_off": 1, None: 1, "stopped": 2, "failed": 3}
 

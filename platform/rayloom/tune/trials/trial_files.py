@@ -24,9 +24,9 @@ from rayloom.specs.tune import TuneSpec
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of, stored_rows
-from rayloom.tune.history import Trial
 from rayloom.tune.search import Run
-from rayloom.tune.trial import TrialTask
+from rayloom.tune.strategies.history import Trial
+from rayloom.tune.trials.trial import TrialTask
 
 SHAPES_ROWS = ("base", "data", "replay", "objective", "task", "sequence_length_tokens", "seed")
 """Fields of a training job that decide which rows it sees."""

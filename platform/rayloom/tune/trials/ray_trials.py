@@ -16,9 +16,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from rayloom.errors import RayloomError
-from rayloom.tune.ranking import front
 from rayloom.tune.search import Search
-from rayloom.tune.trial_files import TrialFiles
+from rayloom.tune.strategies.ranking import front
+from rayloom.tune.trials.trial_files import TrialFiles
 
 # Ray Tune reads these from the environment only.
 _SETTINGS = {
@@ -65,8 +65,8 @@ def _trial_in_process(config: dict[str, Any]) -> None:
     """What Ray Tune calls in a trial's process. The modules that it loads stay loaded for the next trial."""
     # A process is used again once the thread of the trial before has ended, which a full machine may delay.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
-    from rayloom.tune.crew import crew_of
-    from rayloom.tune.trial import run_trial
+    from rayloom.tune.trials.crew import crew_of
+    from rayloom.tune.trials.trial import run_trial
 
     task = config["task"]
     workers = task.job.spec.workers

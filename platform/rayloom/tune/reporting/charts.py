@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from rayloom.specs.search.space import Choice, LogUniform, Multiple
 from rayloom.specs.tune import Objective, TuneSpec
-from rayloom.tune.history import Trial
 from rayloom.tune.results import shown
+from rayloom.tune.strategies.history import Trial
 
 BEST, FINISHED, STOPPED, FAILED = "#c0392b", "#2a6f97", "#b5b5b5", "#e0a030"
 _COLOURS = {"finished": FINISHED, "cut_off": FINISHED, "stopped": STOPPED, "failed": FAILED}

@@ -11,8 +11,8 @@ from typing import Any
 from rayloom.observe.mlflow_experiment import MlflowExperiment, mlflow_metrics
 from rayloom.specs.records import MlflowRecords
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import History, Trial
 from rayloom.tune.results import shown
+from rayloom.tune.strategies.history import History, Trial
 
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "cut_off": "KILLED", "failed": "FAILED"}
 _SEARCH, _TRIAL, _PARENT = "rayloom.search", "rayloom.trial", "mlflow.parentRunId"

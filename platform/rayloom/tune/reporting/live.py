@@ -13,9 +13,9 @@ from rich.table import Table
 
 from rayloom.observe.progress import console, say
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import History, Trial
-from rayloom.tune.ranking import ranked
 from rayloom.tune.results import shown
+from rayloom.tune.strategies.history import History, Trial
+from rayloom.tune.strategies.ranking import ranked
 
 MOST_ROWS = 20
 SECONDS_BETWEEN_DRAWINGS = 0.5

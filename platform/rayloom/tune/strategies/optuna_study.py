@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Number
 from rayloom.specs.search.strategies import GaussianProcessSearcher
 from rayloom.specs.tune import TuneSpec, num_values
-from rayloom.tune.history import Trial
-from rayloom.tune.points import is_ordered, tidied
-from rayloom.tune.schedulers import comparable
+from rayloom.tune.strategies.history import Trial
+from rayloom.tune.strategies.points import is_ordered, tidied
+from rayloom.tune.strategies.schedulers import comparable
 
 MIN_TRIALS_FOR_IMPORTANCE = 4
 

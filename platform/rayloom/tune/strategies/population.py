@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rayloom.specs.search.space import Number
 from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.history import History, Trial
-from rayloom.tune.points import drawn_coordinate, generator, moved
-from rayloom.tune.schedulers import comparable
+from rayloom.tune.strategies.history import History, Trial
+from rayloom.tune.strategies.points import drawn_coordinate, generator, moved
+from rayloom.tune.strategies.schedulers import comparable
 
 
 @dataclass(frozen=True)
