@@ -20,12 +20,12 @@ from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.export import model_folder
-from rayloom.export.heldout import SomeRows, rows_for
-from rayloom.export.int4 import group_size_for
 from rayloom.export.plan import plan_quantize
+from rayloom.export.quality.heldout_rows import SomeRows, rows_for
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
-from rayloom.export.rounding import round_channels
+from rayloom.export.schemes.int4 import group_size_for
+from rayloom.export.schemes.rounding import round_channels
 from rayloom.observe.report_page import page
 from rayloom.serve.replicas.capacity import read_shape
 from rayloom.specs.export import Int4Scheme, QuantizeSpec

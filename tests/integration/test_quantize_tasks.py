@@ -27,7 +27,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export.plan import plan_quantize
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
-from rayloom.export.rounding import round_channels
+from rayloom.export.schemes.rounding import round_channels
 from rayloom.models.int8_linear import Int8Linear
 from rayloom.models.task_models import load_task_model, task_of
 from rayloom.observe.report_page import page
@@ -132,6 +132,8 @@ def test_schemes_that_calibrate_and_quantised_models_are_refused(store: Store, t
 
 def test_too_many_changed_answers_fail(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(store, tmp_path, "text_classification")
-    monkeypatch.setattr("rayloom.export.int8.round_channels", lambda weight, dtype: round_channels(-weight, dtype))
+    monkeypatch.setattr(
+        "rayloom.export.schemes.int8.round_channels", lambda weight, dtype: round_channels(-weight, dtype)
+    )
     with pytest.raises(QualityError, match="answers to held-out texts stay"):
         quantize(store, model)

@@ -9,8 +9,8 @@ from models_for_tests import tiny_llama
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.blocks import blocks_of, fit_blocks
-from rayloom.export.compressed import linear_layers
+from rayloom.export.schemes.blocks import blocks_of, fit_blocks
+from rayloom.export.schemes.compressed import linear_layers
 from rayloom.text.packed.shards import Row
 
 NUM_ROWS = 3

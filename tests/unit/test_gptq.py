@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayloom.export.gptq import GroupedWeight, gptq, round_to_nearest
+from rayloom.export.schemes.gptq import GroupedWeight, gptq, round_to_nearest
 
 OUTPUTS, INPUTS, POSITIONS, GROUP = 48, 160, 512, 32
 
@@ -40,7 +40,7 @@ def test_gptq_loses_less_of_the_output_than_rounding_to_nearest(weight: Tensor, 
 def test_blocks_give_the_same_as_one_block(weight: Tensor, inputs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     products = inputs.T @ inputs
     blocked = gptq(weight, products, GROUP, torch.float32)
-    monkeypatch.setattr("rayloom.export.gptq.BLOCK_INPUTS", INPUTS)
+    monkeypatch.setattr("rayloom.export.schemes.gptq.BLOCK_INPUTS", INPUTS)
     whole = gptq(weight, products, GROUP, torch.float32)
     assert (blocked.values != whole.values).float().mean() < 0.01  # ties broken by the last bit of a sum
     assert torch.equal(blocked.scales, whole.scales)

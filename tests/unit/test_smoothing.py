@@ -11,9 +11,9 @@ import torch
 from models_for_tests import tiny_llama
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaForCausalLM
 
-from rayloom.export.calibration import observe
-from rayloom.export.compressed import linear_layers
-from rayloom.export.smoothing import scales_with_its_weight, smooth
+from rayloom.export.schemes.calibration import observe
+from rayloom.export.schemes.compressed import linear_layers
+from rayloom.export.schemes.smoothing import scales_with_its_weight, smooth
 from rayloom.score.agreement import compare, logits_of
 from rayloom.text.packed.shards import Row
 

@@ -9,8 +9,8 @@ from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
-from rayloom.export.heldout import rows_for
 from rayloom.export.model_folder import check_memory
+from rayloom.export.quality.heldout_rows import rows_for
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
@@ -44,8 +44,8 @@ def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: 
 
 def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
     """Size after, memory, and what is measured."""
-    from rayloom.export.compressed import linear_layers
     from rayloom.export.quantize import memory_bytes, sixteen_bit
+    from rayloom.export.schemes.compressed import linear_layers
 
     if task_of(parents["model"].path) is not None:
         return _plan_task(spec, parents)
@@ -78,7 +78,7 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
 
 
 def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet:
-    from rayloom.export.compressed import linear_layers
+    from rayloom.export.schemes.compressed import linear_layers
     from rayloom.export.task_quantize import sixteen_bit, without_calibration
     from rayloom.respond.heldout import heldout_examples
 
@@ -111,10 +111,10 @@ def _foretold(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, i
         words = "FP8 weights by output channel, FP8 activations by token (W8A8)"
         return words, sum(outputs * (inputs + 2) for outputs, inputs in shapes)
     if isinstance(scheme, Nf4Scheme):
-        from rayloom.export.nf4 import stored_bytes
+        from rayloom.export.schemes.nf4 import stored_bytes
 
         return "NF4 weights by bitsandbytes, for transformers only: it cannot be served", stored_bytes(shapes)
-    from rayloom.export.int4 import group_size_for
+    from rayloom.export.schemes.int4 import group_size_for
 
     size = group_size_for(scheme, shapes)
     words = f"INT4 weights in groups of {size} by {scheme.rounding}, 16-bit activations (W4A16)"

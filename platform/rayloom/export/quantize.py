@@ -13,14 +13,15 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
-from rayloom.export import fp8, int4, int8, nf4, task_quantize
-from rayloom.export.answers import answers_to, prompts_of
-from rayloom.export.blocks import blocks_of
-from rayloom.export.compressed import linear_layers, write_compressed
-from rayloom.export.heldout import Rows, SomeRows, check_tokenizer, rows_for
+from rayloom.export import task_quantize
 from rayloom.export.model_folder import ModelFolder, check_memory
-from rayloom.export.speed import tokens_per_second
-from rayloom.export.weights import Sizes, as_bf16_bytes, compare_sizes
+from rayloom.export.quality.answers import answers_to, prompts_of
+from rayloom.export.quality.heldout_rows import Rows, SomeRows, check_tokenizer, rows_for
+from rayloom.export.quality.sizes import Sizes, as_bf16_bytes, compare_sizes
+from rayloom.export.quality.speed import tokens_per_second
+from rayloom.export.schemes import fp8, int4, int8, nf4
+from rayloom.export.schemes.blocks import blocks_of
+from rayloom.export.schemes.compressed import linear_layers, write_compressed
 from rayloom.models import loading
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors

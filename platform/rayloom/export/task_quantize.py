@@ -14,10 +14,10 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
-from rayloom.export import int8
-from rayloom.export.compressed import write_compressed
 from rayloom.export.model_folder import ModelFolder
-from rayloom.export.weights import compare_sizes
+from rayloom.export.quality.sizes import compare_sizes
+from rayloom.export.schemes import int8
+from rayloom.export.schemes.compressed import write_compressed
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress

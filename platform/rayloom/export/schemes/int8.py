@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 
-from rayloom.export.calibration import observe
-from rayloom.export.compressed import StoredLayer, linear_layers
-from rayloom.export.heldout import Rows
-from rayloom.export.rounding import round_channels
-from rayloom.export.smoothing import smooth
+from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.schemes.calibration import observe
+from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.rounding import round_channels
+from rayloom.export.schemes.smoothing import smooth
 from rayloom.specs.export import Int8Scheme
 
 if TYPE_CHECKING:

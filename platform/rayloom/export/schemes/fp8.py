@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
 
-from rayloom.export.compressed import StoredLayer, linear_layers
-from rayloom.export.rounding import scales_for
+from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.rounding import scales_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.calibration import batches
-from rayloom.export.heldout import Rows
+from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.schemes.calibration import batches
 
 Fit = Callable[[str, nn.Linear, Tensor], None]
 """`(name, layer, products)`: rounds the layer's weight in place. `products`: (I, I) fp32, summed over positions."""

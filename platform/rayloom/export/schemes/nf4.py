@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rayloom.export.compressed import linear_layers
 from rayloom.export.model_folder import ModelFolder
+from rayloom.export.schemes.compressed import linear_layers
 from rayloom.models.quantised import load_quantised
 
 BLOCK, SECOND_BLOCK = 64, 256

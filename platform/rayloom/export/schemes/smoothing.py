@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rayloom.export.calibration import Observed
+from rayloom.export.schemes.calibration import Observed
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rayloom.export.heldout import Rows
+from rayloom.export.quality.heldout_rows import Rows
 from rayloom.score.batches import Batch, causal_batch
 
 

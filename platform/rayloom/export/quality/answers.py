@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rayloom.export.heldout import SomeRows
+from rayloom.export.quality.heldout_rows import SomeRows
 from rayloom.score.answers import greedy_answers
 
 LEAST_PROMPT_TOKENS = 16

@@ -11,10 +11,10 @@ from compressed_tensors.quantization import QuantizationScheme, preset_name_to_s
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.blocks import blocks_of, fit_blocks
-from rayloom.export.compressed import StoredLayer, linear_layers
-from rayloom.export.gptq import GroupedWeight, gptq, round_to_nearest
-from rayloom.export.heldout import Rows
+from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.schemes.blocks import blocks_of, fit_blocks
+from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.gptq import GroupedWeight, gptq, round_to_nearest
 from rayloom.specs.export import Int4Scheme
 
 if TYPE_CHECKING:
