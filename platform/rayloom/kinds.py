@@ -60,9 +60,9 @@ KINDS: dict[str, Kind] = {
     ),
     "predict": Kind(
         PredictSpec,
-        "rayloom.evaluate.predict:run",
-        "rayloom.evaluate.predict_plan:plan",
-        "rayloom.evaluate.predict_plan:sections",
+        "rayloom.evaluate.prediction.run:run",
+        "rayloom.evaluate.prediction.plan:plan",
+        "rayloom.evaluate.prediction.plan:sections",
         1,
     ),
     "merge": Kind(

@@ -97,7 +97,7 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
 
     from rayloom.artifacts.store import Store
     from rayloom.dispatch import load_job, resolve
-    from rayloom.evaluate.task_check import judge
+    from rayloom.evaluate.checks.task import judge
     from rayloom.models.task_models import task_model
     from rayloom.respond.predictor import Predictor
     from rayloom.respond.subject import Subject

@@ -12,7 +12,7 @@ from service_for_tests import MODEL, Served
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
-from rayloom.evaluate.harness import API_PACKAGES
+from rayloom.evaluate.checks.harness import API_PACKAGES
 
 
 @pytest.mark.full

@@ -20,7 +20,7 @@ from tasks_for_tests import (
 from training_jobs_for_tests import ONE
 
 from rayloom.dispatch import load_job
-from rayloom.evaluate.task_check import judge
+from rayloom.evaluate.checks.task import judge
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject
 from rayloom.specs.train import TrainSpec

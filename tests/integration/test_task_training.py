@@ -22,7 +22,7 @@ from training_jobs_for_tests import ONE
 from transformers import AutoModelForSequenceClassification
 
 from rayloom.errors import InputError
-from rayloom.evaluate.task_check import judge
+from rayloom.evaluate.checks.task import judge
 from rayloom.models.task_models import load_task_model
 from rayloom.respond.predictor import Predictor
 from rayloom.respond.subject import Subject

@@ -31,8 +31,8 @@ MAY_MEET = {
 }  # fmt: skip
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
 RAY_FILES = {
-    "evaluate/offline.py",
-    "evaluate/predict.py",
+    "evaluate/offline/engine.py",
+    "evaluate/prediction/run.py",
     "observe/ray_session.py",
     "data/ray_passes.py",
     "observe/ray_metrics.py",

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from rayloom.errors import InputError
-from rayloom.evaluate.harness import as_measured, check_harness_ready
+from rayloom.evaluate.checks.harness import as_measured, check_harness_ready
 from rayloom.specs.evaluate import HarnessCheck
 
 

@@ -18,9 +18,17 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands import predict as command
 from rayloom.errors import InputError, QualityError
-from rayloom.evaluate import predict as stage
-from rayloom.evaluate.parts import FAILED_FILE, PREDICTIONS_FILE, Parts, joined, read_part, write_answers, write_parts
-from rayloom.evaluate.predict_plan import plan, sections
+from rayloom.evaluate.prediction import run as stage
+from rayloom.evaluate.prediction.parts import (
+    FAILED_FILE,
+    PREDICTIONS_FILE,
+    Parts,
+    joined,
+    read_part,
+    write_answers,
+    write_parts,
+)
+from rayloom.evaluate.prediction.plan import plan, sections
 from rayloom.models.task_models import save_task
 from rayloom.respond.responder import respond_to_each
 from rayloom.specs.predict import PredictSpec

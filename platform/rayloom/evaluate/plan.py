@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
-from rayloom.evaluate.checks import check_ready, heldout_shards, rows_of_check
+from rayloom.evaluate.checks.checks import check_ready, heldout_shards, rows_of_check
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.subject import Subject, subjects

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.artifacts.store import Artifact
-from rayloom.evaluate.checks import PREDICTIONS_NAME, shown
-from rayloom.evaluate.task_report import task_sections, written_texts, wrong_texts
+from rayloom.evaluate.checks.checks import PREDICTIONS_NAME, shown
+from rayloom.evaluate.checks.task_report import task_sections, written_texts, wrong_texts
 from rayloom.observe.report_page import Section, table
 
 

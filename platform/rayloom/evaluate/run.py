@@ -13,8 +13,8 @@ from rich.table import Table
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, rows_of_check, shown
-from rayloom.evaluate.measured import Measured
+from rayloom.evaluate.checks.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, rows_of_check, shown
+from rayloom.evaluate.checks.measured import Measured
 from rayloom.observe.progress import console
 from rayloom.observe.ray_session import connect, is_on_cluster
 from rayloom.respond.subject import subjects

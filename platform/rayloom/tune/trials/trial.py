@@ -15,7 +15,7 @@ import torch
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
-from rayloom.evaluate.checks import measure
+from rayloom.evaluate.checks.checks import measure
 from rayloom.models.weight_files import stored_tensors
 from rayloom.respond.subject import Subject
 from rayloom.specs.search.trial_metrics import TrialCheck, check_metrics

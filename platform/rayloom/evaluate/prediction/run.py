@@ -15,8 +15,8 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.offline_adapter import check_offline, goes_offline
-from rayloom.evaluate.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
+from rayloom.evaluate.offline.adapter import check_offline, goes_offline
+from rayloom.evaluate.prediction.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.respond.responder import respond_to_each, responder_for
@@ -78,7 +78,7 @@ def _answer(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int
 def _answered(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int]) -> Iterator[int]:
     """Rows of each part as it is written: by vLLM where there is text to write, else by actors of our own."""
     if goes_offline(spec, subject):
-        from rayloom.evaluate.offline_parts import answered_parts
+        from rayloom.evaluate.prediction.offline_parts import answered_parts
 
         yield from answered_parts(spec, subject, parts, missing)
         return

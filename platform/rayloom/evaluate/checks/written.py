@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.evaluate.measured import Measured
-from rayloom.evaluate.offline_adapter import check_offline
+from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.offline.adapter import check_offline
 from rayloom.observe.progress import progress, say
 from rayloom.respond.responder import TextResponder
 from rayloom.respond.subject import Subject
@@ -83,8 +83,8 @@ def _texts(check: WrittenCheck, asked: list[Asked], responder: TextResponder, mi
             longest, stops = check.generation.max_new_tokens, subject.renderer.stop_tokens
             answers = greedy_answers(subject.model, prompts, longest, stops, micro_batch_sequences, bar.advance)
         return [str(responder.answer(tokens)["answer"]) for tokens in answers]
-    from rayloom.evaluate.offline import EngineUse
-    from rayloom.evaluate.offline import answers as written
+    from rayloom.evaluate.offline.engine import EngineUse
+    from rayloom.evaluate.offline.engine import answers as written
     from rayloom.observe.ray_session import connect
 
     connect()

@@ -9,10 +9,10 @@ from typing import Any
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
-from rayloom.evaluate.harness import check_harness_ready, measure_harness
-from rayloom.evaluate.measured import Measured
-from rayloom.evaluate.task_check import check_task_ready, measure_task
-from rayloom.evaluate.written import check_written_ready, measure_written
+from rayloom.evaluate.checks.harness import check_harness_ready, measure_harness
+from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.checks.task import check_task_ready, measure_task
+from rayloom.evaluate.checks.written import check_written_ready, measure_written
 from rayloom.models.loading import check_causal
 from rayloom.observe.progress import progress
 from rayloom.respond.subject import Subject

@@ -12,7 +12,7 @@ from typing import Any
 import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-from rayloom.evaluate.offline_adapter import room_for_rank
+from rayloom.evaluate.offline.adapter import room_for_rank
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.respond.responder import TextResponder
 from rayloom.respond.subject import Subject

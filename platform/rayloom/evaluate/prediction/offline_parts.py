@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayloom.evaluate.offline import EngineUse, answered
-from rayloom.evaluate.parts import Parts, read_part, write_answers
+from rayloom.evaluate.offline.engine import EngineUse, answered
+from rayloom.evaluate.prediction.parts import Parts, read_part, write_answers
 from rayloom.respond.responder import TextResponder
 from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec

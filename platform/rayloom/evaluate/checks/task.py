@@ -8,8 +8,8 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
-from rayloom.evaluate.linear import linear_predictions
-from rayloom.evaluate.measured import Measured
+from rayloom.evaluate.checks.linear import linear_predictions
+from rayloom.evaluate.checks.measured import Measured
 from rayloom.observe.progress import progress, say
 from rayloom.respond.heldout import heldout_examples
 from rayloom.respond.predictor import Predictor

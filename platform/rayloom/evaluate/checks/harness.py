@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.evaluate.measured import Measured
+from rayloom.evaluate.checks.measured import Measured
 from rayloom.observe.progress import say
 from rayloom.respond.subject import Subject
 from rayloom.score.intervals import Part, of_ratio, ratio

@@ -12,8 +12,8 @@ from rich.text import Text
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
-from rayloom.evaluate.offline_adapter import check_offline, goes_offline
-from rayloom.evaluate.parts import FAILED_FILE, PREDICTIONS_FILE, asked
+from rayloom.evaluate.offline.adapter import check_offline, goes_offline
+from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, asked
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
 from rayloom.respond.subject import Subject
