@@ -98,9 +98,9 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
     from rayloom.artifacts.store import Store
     from rayloom.dispatch import load_job, resolve
     from rayloom.evaluate.checks.task import judge
+    from rayloom.models.responders.predictor import Predictor
+    from rayloom.models.responders.subject import Subject
     from rayloom.models.task_models import task_model
-    from rayloom.respond.predictor import Predictor
-    from rayloom.respond.subject import Subject
     from rayloom.text.labelled.dataset import EXAMPLES_NAME
     from rayloom.text.labelled.examples import read_examples
     from rayloom.train.loop.loop import train

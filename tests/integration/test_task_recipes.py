@@ -21,8 +21,8 @@ from training_jobs_for_tests import ONE
 
 from rayloom.dispatch import load_job
 from rayloom.evaluate.checks.task import judge
-from rayloom.respond.predictor import Predictor
-from rayloom.respond.subject import Subject
+from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.labelled_data import LabelledSource, TableRows

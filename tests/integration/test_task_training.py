@@ -23,9 +23,9 @@ from transformers import AutoModelForSequenceClassification
 
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.task import judge
+from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import load_task_model
-from rayloom.respond.predictor import Predictor
-from rayloom.respond.subject import Subject
 from rayloom.score.task_batches import task_batch
 from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.train import TrainSpec

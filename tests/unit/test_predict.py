@@ -29,8 +29,8 @@ from rayloom.evaluate.prediction.parts import (
     write_parts,
 )
 from rayloom.evaluate.prediction.plan import plan, sections
+from rayloom.models.responders.responder import respond_to_each
 from rayloom.models.task_models import save_task
-from rayloom.respond.responder import respond_to_each
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.training.tasks import TextClassification
 from rayloom.text.labelled.examples import ExampleError

@@ -30,8 +30,8 @@ def predict(options: argparse.Namespace) -> int:
 
 def answers(name: str, rows: list[dict[str, Any]], store: Store, max_new_tokens: int) -> list[dict[str, Any]]:
     """What the artifact says about each row."""
-    from rayloom.respond.responder import respond_to_each, responder_for
-    from rayloom.respond.subject import Subject
+    from rayloom.models.responders.responder import respond_to_each, responder_for
+    from rayloom.models.responders.subject import Subject
     from rayloom.specs.predict import Generation
 
     manifest = store.resolve(name)

@@ -10,9 +10,9 @@ from rich.text import Text
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.checks.checks import check_ready, heldout_shards, rows_of_check
+from rayloom.models.responders.heldout_texts import heldout_examples
+from rayloom.models.responders.subject import Subject, subjects
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.respond.heldout import heldout_examples
-from rayloom.respond.subject import Subject, subjects
 from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
 
 

@@ -15,9 +15,9 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.evaluate.checks.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, rows_of_check, shown
 from rayloom.evaluate.checks.measured import Measured
+from rayloom.models.responders.subject import subjects
 from rayloom.observe.progress import console
 from rayloom.observe.ray_session import connect, is_on_cluster
-from rayloom.respond.subject import subjects
 from rayloom.score.intervals import of_difference
 from rayloom.specs.evaluate import EvaluateSpec
 

@@ -80,7 +80,7 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
 def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet:
     from rayloom.export.schemes.compressed import linear_layers
     from rayloom.export.task_quantize import sixteen_bit, without_calibration
-    from rayloom.respond.heldout import heldout_examples
+    from rayloom.models.responders.heldout_texts import heldout_examples
 
     sheet = PlanSheet()
     try:

@@ -18,12 +18,12 @@ from rayloom.export.model_folder import ModelFolder
 from rayloom.export.quality.sizes import compare_sizes
 from rayloom.export.schemes import int8
 from rayloom.export.schemes.compressed import write_compressed
+from rayloom.models.responders.heldout_texts import heldout_examples
+from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress
-from rayloom.respond.heldout import heldout_examples
-from rayloom.respond.predictor import Predictor
-from rayloom.respond.subject import Subject
 from rayloom.specs.export import Int8Scheme, QuantizeSpec
 from rayloom.specs.training.tasks import TASK_FILE
 from rayloom.text.labelled.examples import Example, Span

@@ -52,7 +52,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
 
 
 def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact, store: Store) -> None:
-    from rayloom.respond.subject import Subject
+    from rayloom.models.responders.subject import Subject
 
     task, subject = task_type(artifact, store), Subject.of("model", artifact, store)
     if task == TEXT_TASK:

@@ -14,8 +14,8 @@ from rayloom.evaluate.checks.measured import Measured
 from rayloom.evaluate.checks.task import check_task_ready, measure_task
 from rayloom.evaluate.checks.written import check_written_ready, measure_written
 from rayloom.models.loading import check_causal
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import progress
-from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.evaluate import AnswersCheck, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck

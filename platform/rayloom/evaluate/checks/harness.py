@@ -12,8 +12,8 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.measured import Measured
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import say
-from rayloom.respond.subject import Subject
 from rayloom.score.intervals import Part, of_ratio, ratio
 from rayloom.specs.evaluate import HarnessCheck
 

@@ -11,7 +11,7 @@ from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.training import field_in_training, training_of
 from rayloom.errors import InputError
-from rayloom.respond.predictor import Predictor
+from rayloom.models.responders.predictor import Predictor
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification

@@ -10,10 +10,10 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.linear import linear_predictions
 from rayloom.evaluate.checks.measured import Measured
+from rayloom.models.responders.heldout_texts import heldout_examples
+from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import progress, say
-from rayloom.respond.heldout import heldout_examples
-from rayloom.respond.predictor import Predictor
-from rayloom.respond.subject import Subject
 from rayloom.score.answer_scores import exact_match, word_f1
 from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio

@@ -11,9 +11,9 @@ import numpy as np
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.measured import Measured
 from rayloom.evaluate.offline.adapter import check_offline
+from rayloom.models.responders.responder import TextResponder
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import progress, say
-from rayloom.respond.responder import TextResponder
-from rayloom.respond.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.score.intervals import of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores

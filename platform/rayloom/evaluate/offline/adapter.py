@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.respond.subject import Subject
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.predict import PredictSpec
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -8,8 +8,8 @@ from typing import Any
 
 from rayloom.evaluate.offline.engine import EngineUse, answered
 from rayloom.evaluate.prediction.parts import Parts, read_part, write_answers
-from rayloom.respond.responder import TextResponder
-from rayloom.respond.subject import Subject
+from rayloom.models.responders.responder import TextResponder
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.labelled.examples import ExampleError
 

@@ -14,9 +14,9 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.offline.adapter import check_offline, goes_offline
 from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, asked
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
-from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.labelled.labelled_rows import raw_rows
 

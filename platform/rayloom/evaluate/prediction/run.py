@@ -17,10 +17,10 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.evaluate.offline.adapter import check_offline, goes_offline
 from rayloom.evaluate.prediction.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
+from rayloom.models.responders.responder import respond_to_each, responder_for
+from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
-from rayloom.respond.responder import respond_to_each, responder_for
-from rayloom.respond.subject import Subject
 from rayloom.specs.predict import PredictSpec
 
 ROWS_NAME = "rows.json"

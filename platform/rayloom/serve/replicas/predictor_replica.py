@@ -23,7 +23,7 @@ from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, head_fram
 from rayloom.text.labelled.examples import ExampleError
 
 if TYPE_CHECKING:
-    from rayloom.respond.responder import Responder
+    from rayloom.models.responders.responder import Responder
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -77,7 +77,7 @@ class PredictorReplica(AnsweringReplica):
 
     @serve.batch  # type: ignore[untyped-decorator]
     async def _found(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from rayloom.respond.responder import respond_to_each
+        from rayloom.models.responders.responder import respond_to_each
 
         return await asyncio.to_thread(respond_to_each, self._responder, rows, len(rows))
 
@@ -85,8 +85,8 @@ class PredictorReplica(AnsweringReplica):
 def _loaded(settings: PredictorSettings) -> Responder:
     import torch
 
-    from rayloom.respond.responder import responder_for
-    from rayloom.respond.subject import Subject
+    from rayloom.models.responders.responder import responder_for
+    from rayloom.models.responders.subject import Subject
 
     torch.set_num_threads(settings.served.cpus_per_replica)
     artifact = opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version)

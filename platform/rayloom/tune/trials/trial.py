@@ -16,8 +16,8 @@ import torch
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks.checks import measure
+from rayloom.models.responders.subject import Subject
 from rayloom.models.weight_files import stored_tensors
-from rayloom.respond.subject import Subject
 from rayloom.specs.search.trial_metrics import TrialCheck, check_metrics
 from rayloom.train.failures import Cause, first_cause
 from rayloom.train.job import TrainJob

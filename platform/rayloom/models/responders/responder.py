@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayloom.errors import RayloomError
-from rayloom.respond.predictor import Predictor, needs
-from rayloom.respond.subject import Subject
+from rayloom.models.responders.predictor import Predictor, needs
+from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.tasks import RelationExtraction

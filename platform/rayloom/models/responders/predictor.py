@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rayloom.errors import InputError
-from rayloom.respond.subject import Subject
+from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import written_texts
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_predictions import logits_of_rows
