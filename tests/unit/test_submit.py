@@ -20,8 +20,8 @@ from rayloom.specs.files.load import Job, load
 from rayloom.specs.train import TrainSpec
 from rayloom.submit.jobs_api import ClusterJob, JobsApi, Node, token_here
 from rayloom.submit.package import code_package, job_package
+from rayloom.submit.resource_requests import check_fits, wanted
 from rayloom.submit.submission import Submission, check_store, retry, submit
-from rayloom.submit.wants import check_fits, wanted
 
 TRAIN = (
     "kind: train\nname: tuned\nbase: {base}\ndata: {{type: corpus, corpus: 'artifact:c'}}\nglobal_batch_tokens: 4096\n"

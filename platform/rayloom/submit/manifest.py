@@ -22,8 +22,8 @@ from rayloom.submit.pods import (
     metadata_of,
     plain_environment,
 )
+from rayloom.submit.resource_requests import DRIVER_CPUS, Bundle, wanted
 from rayloom.submit.submission import STOP_GRACE_SECONDS
-from rayloom.submit.wants import DRIVER_CPUS, Bundle, wanted
 
 KEPT_SECONDS = 3600
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.specs.base import JobSpec
+from rayloom.submit.resource_requests import DRIVER_CPUS, Bundle
 from rayloom.submit.submission import STOP_GRACE_SECONDS
-from rayloom.submit.wants import DRIVER_CPUS, Bundle
 
 JOB_FOLDER = "/rayloom/job"
 STORE_VOLUME = "store"

@@ -31,7 +31,7 @@ from rayloom.submit.pods import (
     metadata_of,
     plain_environment,
 )
-from rayloom.submit.wants import Bundle, replica
+from rayloom.submit.resource_requests import Bundle, replica
 
 KEYS_FOLDER = "/rayloom/keys"
 OLD_CLUSTER_SECONDS = 120

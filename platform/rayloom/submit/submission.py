@@ -12,7 +12,7 @@ from typing import Any
 from rayloom.errors import InputError
 from rayloom.submit.jobs_api import ClusterJob, JobsApi
 from rayloom.submit.package import JobFiles, Package
-from rayloom.submit.wants import DRIVER_CPUS
+from rayloom.submit.resource_requests import DRIVER_CPUS
 
 STOP_GRACE_SECONDS = 120
 """How long a stopped job may take to save its checkpoint before it is killed. Ray's own default is 3."""

@@ -17,9 +17,9 @@ from rayloom.specs.pipeline import PipelineSpec
 from rayloom.submit.cluster_address import cluster_api
 from rayloom.submit.jobs_api import ClusterJob, JobsApi
 from rayloom.submit.package import code_package, job_package
+from rayloom.submit.resource_requests import check_fits
 from rayloom.submit.submission import Submission, check_store
 from rayloom.submit.submission import submit as submit_to
-from rayloom.submit.wants import check_fits
 
 POLL_SECONDS = 1.0
 
