@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cpu_shares import cpu_seconds, spent
 from endpoints import Endpoint, bare_vllm, rayloom_service
@@ -137,7 +137,7 @@ def measure_tuned(store: Store, bf16: Artifact, int8: Artifact, rounds: int, fol
 
 def measure_caches(store: Store, bf16: Artifact, rounds: int) -> dict[str, Any]:
     """A shared prefix of a thousand tokens, and an adapter that is not loaded yet."""
-    from adapters_for_tests import trained_adapter
+    from support.adapters import trained_adapter
 
     from rayloom.dispatch import load_job, run
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from serving_cluster_for_tests import debian, serving_cluster
-from serving_faults_for_tests import head_restarted
-from training_cluster_for_tests import training_cluster
-from training_faults_for_tests import FAULTS, Result, undisturbed
+from support.serving_cluster import debian, serving_cluster
+from support.serving_faults import head_restarted
+from support.training_cluster import training_cluster
+from support.training_faults import FAULTS, Result, undisturbed
 
 TRAINING_PORTS, SERVING_PORTS = (6431, 8293), (6432, 8294)
 

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+from support.training_jobs import small_spec, write_rows, write_tokenizer
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_cluster_for_tests import networks_if_allowed
+from support.training_cluster import networks_if_allowed
 
 from rayloom.errors import ResourceError
 from rayloom.submit import own_networks

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from support.searches_on_rows import events, journal_of, running_search, search_file, store_with_corpus, wait_for
 
 from rayloom.submit import local_cluster
 from rayloom.submit.local_node import Shape
 from rayloom.train.loop.run_log import read_log
 from rayloom.tune.results import read_trials
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-from searches_on_rows_for_tests import events, journal_of, running_search, search_file, store_with_corpus, wait_for
 
 # The cluster's nodes outlive the call that started them, as they should.
 NODES_LIVE_ON = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")

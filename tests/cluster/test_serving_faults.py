@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from monitoring_for_tests import prometheus, queries
-from serving_cluster_for_tests import Asker, ServingCluster, debian, debian_program, figures_jobs, serving_cluster
-from serving_faults_for_tests import head_restarted
+from support.monitoring import prometheus, queries
+from support.serving_cluster import Asker, ServingCluster, debian, debian_program, figures_jobs, serving_cluster
+from support.serving_faults import head_restarted
 
 # The cluster's nodes outlive the call that started them, as they should.
 NODES_LIVE_ON = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")

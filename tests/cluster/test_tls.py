@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from training_cluster_for_tests import networks_if_allowed, own_cache
+from support.training_cluster import networks_if_allowed, own_cache
 
 from rayloom.submit.local_cluster import LocalCluster, down, up
 from rayloom.submit.local_node import LOOPBACK, Shape

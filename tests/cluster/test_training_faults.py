@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from training_cluster_for_tests import TrainingCluster, training_cluster
-from training_faults_for_tests import FAULTS, Result, undisturbed
+from support.training_cluster import TrainingCluster, training_cluster
+from support.training_faults import FAULTS, Result, undisturbed
 
 # The cluster's nodes outlive the call that started them, as they should.
 NODES_LIVE_ON = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_for_tests import Served, free_port, served_by, write_job
+from support.service import Served, free_port, served_by, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
@@ -37,7 +37,7 @@ def served(
     smollm2: Artifact, instructions: Artifact, shared_store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """One service with keys, limits and adapters; the last test of it stops it."""
-    from adapters_for_tests import trained_adapter
+    from support.adapters import trained_adapter
 
     for seed, name in enumerate(("first-lora", "second-lora")):
         trained_adapter(shared_store, smollm2, instructions, name, seed, change=_strengthened)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from support.training_jobs import LENGTH, ONE, small_job, small_spec, write_rows
 from test_train_loop import events, quiet
-from training_jobs_for_tests import LENGTH, ONE, small_job, small_spec, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayloom.data.corpus.tokenizer_folder import copy_tokenizer

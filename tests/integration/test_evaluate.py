@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers_for_tests import chatml, headers
+from support.tokenizers import chatml, headers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.artifacts.build import Build, ResolvedJob, build

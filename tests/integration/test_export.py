@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_for_tests import SEQUENCE_LENGTH, trained_adapter
+from support.adapters import SEQUENCE_LENGTH, trained_adapter
 from transformers import AutoModelForCausalLM
 
 from rayloom.artifacts.build import ResolvedJob, build
@@ -90,7 +90,7 @@ def asked_of_vllm(model: Artifact, tuned: Artifact, folder: Path) -> tuple[Loss,
     prompts = [renderer.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
     questions = folder / "questions.json"
     questions.write_text(json.dumps({"documents": FirstRows(tuned).documents(), "prompts": prompts}))
-    script = str(Path(__file__).with_name("vllm_losses.py"))
+    script = str(Path(__file__).parents[1] / "support" / "vllm_losses.py")
     done = subprocess.run(
         [sys.executable, script, str(model.path), str(questions)], capture_output=True, text=True, timeout=300
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness_for_tests import write_job
+from support.harness import write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.report import rendered

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import write_model
-from preferences_for_tests import BAD, GOOD, Folder, spec_of, write
-from tasks_for_tests import FILLERS, write_encoder, write_jsonl
+from support.models import write_model
+from support.preferences import BAD, GOOD, Folder, spec_of, write
+from support.tasks import FILLERS, write_encoder, write_jsonl
+from support.training_jobs import ONE, VOCABULARY, small_job, small_spec
 from torch.profiler import ProfilerActivity, profile
-from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.specs.train import TrainSpec

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import made, tiny_llama, write_adapter, write_model
 from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from support.models import made, tiny_llama, write_adapter, write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from rayloom.artifacts.build import ResolvedJob, build

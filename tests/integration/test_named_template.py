@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models_for_tests import write_model
-from preferences_for_tests import Folder
-from training_jobs_for_tests import ONE
+from support.models import write_model
+from support.preferences import Folder
+from support.training_jobs import ONE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayloom.errors import InputError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from adapters_for_tests import trained_adapter
-from tasks_for_tests import write_jsonl
+from support.adapters import trained_adapter
+from support.tasks import write_jsonl
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models_for_tests import write_model
-from preferences_for_tests import LENGTH, Folder, judged, pairs, spec_of, write
-from training_jobs_for_tests import ONE
+from support.models import write_model
+from support.preferences import LENGTH, Folder, judged, pairs, spec_of, write
+from support.training_jobs import ONE
 
 from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
 from rayloom.train.loop.loop import train

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationConfig
-from models_for_tests import VOCABULARY_SIZE, made, write_model
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from tokenizers_for_tests import chatml, headers
+from support.models import VOCABULARY_SIZE, made, write_model
+from support.tokenizers import chatml, headers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from rayloom.artifacts.build import ResolvedJob, build

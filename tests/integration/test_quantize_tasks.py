@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import made
 from safetensors.torch import load_file
-from tasks_for_tests import (
+from support.models import made
+from support.tasks import (
     entity_rows,
     question_rows,
     review_rows,
@@ -19,7 +19,7 @@ from tasks_for_tests import (
     write_encoder_decoder,
     write_jsonl,
 )
-from training_jobs_for_tests import ONE
+from support.training_jobs import ONE
 
 from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store

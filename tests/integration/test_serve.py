@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimitError
-from service_for_tests import MODEL, Served, until
+from support.service import MODEL, Served, until
 
 from rayloom.serve import api_keys
 from rayloom.serve.load_test.clients import Load, Request

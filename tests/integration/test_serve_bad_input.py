@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import httpx
-from service_for_tests import MODEL, Served
+from support.service import MODEL, Served
 
 SEED = 20_261
 NUM_REQUESTS = 160

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from service_for_tests import MODEL, Served
+from support.service import MODEL, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

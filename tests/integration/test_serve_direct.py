@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service_for_tests import MODEL, Served, free_port, served_by, write_job
+from support.service import MODEL, Served, free_port, served_by, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from models_for_tests import made
-from service_for_tests import MODEL, Served, free_port, served_by, until, write_job
+from support.models import made
+from support.service import MODEL, Served, free_port, served_by, until, write_job
 from transformers import AutoModelForCausalLM
 
 from rayloom.artifacts.store import Artifact, Store

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from harness_for_tests import write_job
-from service_for_tests import MODEL, Served
+from support.harness import write_job
+from support.service import MODEL, Served
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from models_for_tests import made, write_adapter, write_model
 from peft import PrefixTuningConfig
 from pydantic import TypeAdapter
-from service_for_tests import Served, free_port, served_by, until
-from tasks_for_tests import wordpiece, write_encoder, write_encoder_decoder
+from support.models import made, write_adapter, write_model
+from support.service import Served, free_port, served_by, until
+from support.tasks import wordpiece, write_encoder, write_encoder_decoder
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.predict import answers

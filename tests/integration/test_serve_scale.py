@@ -12,7 +12,7 @@ from itertools import islice
 
 import httpx
 import pytest
-from service_for_tests import MODEL, Running, free_port, running, until, write_job
+from support.service import MODEL, Running, free_port, running, until, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve.load_test.clients import Load, Request, prompts

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from service_for_tests import MODEL, Served, until
+from support.service import MODEL, Served, until
 
 from rayloom.serve import control_records
 

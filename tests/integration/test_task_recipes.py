@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tasks_for_tests import (
+from support.tasks import (
     entity_rows,
     question_rows,
     review_rows,
@@ -17,7 +17,7 @@ from tasks_for_tests import (
     write_encoder_decoder,
     write_jsonl,
 )
-from training_jobs_for_tests import ONE
+from support.training_jobs import ONE
 
 from rayloom.dispatch import load_job
 from rayloom.evaluate.checks.task import judge

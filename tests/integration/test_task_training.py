@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tasks_for_tests import (
+from support.tasks import (
     entity_rows,
     question_rows,
     review_rows,
@@ -18,7 +18,7 @@ from tasks_for_tests import (
     write_encoder_decoder,
     write_jsonl,
 )
-from training_jobs_for_tests import ONE
+from support.training_jobs import ONE
 from transformers import AutoModelForSequenceClassification
 
 from rayloom.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tasks_for_tests import entity_rows, write_encoder, write_jsonl
+from support.tasks import entity_rows, write_encoder, write_jsonl
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.report import rendered

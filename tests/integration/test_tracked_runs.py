@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_jobs_for_tests import small_spec
+from support.training_jobs import small_spec
 
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.specs.train import TrainSpec

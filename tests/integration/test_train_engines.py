@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_jobs_for_tests import small_job
-from workers_for_tests import Training, run_alone, run_on_workers
+from support.training_jobs import small_job
+from support.workers import Training, run_alone, run_on_workers
 
 from rayloom.train.loop.run_log import read_log
 

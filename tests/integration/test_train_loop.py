@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_jobs_for_tests import ONE, small_job
+from support.training_jobs import ONE, small_job
 
 from rayloom.errors import InterruptedJobError, QualityError, ResourceError
 from rayloom.train.engines.fragments import write_fragments

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.training_jobs import ONE, small_job, small_spec
 from test_train_loop import KilledError, events, killed_at, quiet, steps
-from training_jobs_for_tests import ONE, small_job, small_spec
 
 from rayloom.score.label_loss import LabelLoss
 from rayloom.train import precision

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.training_jobs import ONE, VOCABULARY, small_job, small_spec, write_tokenizer
 from test_train_loop import KilledError, events, killed_at, quiet, steps
-from training_jobs_for_tests import ONE, VOCABULARY, small_job, small_spec, write_tokenizer
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rayloom.errors import InputError

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+from support.training_jobs import small_spec, write_rows, write_tokenizer
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from searches_on_rows_for_tests import (
+from support.searches_on_rows import (
     NUM_STEPS,
     events,
     journal_of,

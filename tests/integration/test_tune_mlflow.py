@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.searches import EVERY, NUM_STEPS, Laboratory, search_in, tune_spec
 
 from rayloom.errors import ResourceError
 from rayloom.specs.records import MlflowRecords
 from rayloom.tune.strategies.ranking import best
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from searches_for_tests import EVERY, NUM_STEPS, Laboratory, search_in, tune_spec
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

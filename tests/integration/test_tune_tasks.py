@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import preferences_for_tests
-from models_for_tests import write_model
-from preferences_for_tests import Folder, pairs, write
-from tasks_for_tests import review_rows, write_encoder, write_jsonl
+from support import preferences
+from support.models import write_model
+from support.preferences import Folder, pairs, write
+from support.tasks import review_rows, write_encoder, write_jsonl
 
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
@@ -64,7 +64,7 @@ def test_trials_of_a_task_report_its_accuracy_and_are_checked_on_texts(tmp_path:
 def test_trials_of_preferences_share_one_reference(tmp_path: Path) -> None:
     write_model(tmp_path / "base", initializer_range=0.02)
     write(pairs(24), tmp_path / "data")
-    train: TrainSpec = preferences_for_tests.spec_of({"type": "dpo"}, evaluate_every_steps=2)
+    train: TrainSpec = preferences.spec_of({"type": "dpo"}, evaluate_every_steps=2)
     files = files_of(tmp_path, tmp_path / "base", train.model_dump(mode="json"))
     for result in results(files):
         assert result["message"] == "finished", result

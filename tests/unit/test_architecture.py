@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "specs"), 0),
-    **dict.fromkeys(("artifacts", "text", "models", "score", "observe"), 1),
-    "respond": 2,
+    **dict.fromkeys(("artifacts", "text", "score", "observe"), 1),
+    "models": 2,
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
     **dict.fromkeys(("tune", "pipeline", "submit"), 4),
     **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),

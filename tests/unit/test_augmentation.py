@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.data.labelled.augmentation import Augmenter, Synonyms, read_synonyms, shuffled_sentences, without_words
 from rayloom.data.labelled.back_translation import Translator

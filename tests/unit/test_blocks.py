@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models_for_tests import tiny_llama
+from support.models import tiny_llama
 from torch import Tensor, nn
 
 from rayloom.errors import InputError

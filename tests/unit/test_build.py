@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from artifacts_for_tests import NoteSpec, note, write_note
+from support.artifacts import NoteSpec, note, write_note
 
 from rayloom.artifacts.build import Build, build, check_content
 from rayloom.artifacts.manifest import Manifest, Outcome, file_entries, stamp_of_path
@@ -131,7 +131,7 @@ def test_a_store_that_cannot_be_written_is_said_plainly(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from artifacts_for_tests import note, write_note
+from support.artifacts import note, write_note
 from rayloom.artifacts import store as stores
 from rayloom.artifacts.build import build
 from rayloom.artifacts.store import Store
@@ -199,7 +199,7 @@ def test_one_builder_works_while_others_wait_and_use_its_result(store: Store) ->
 def test_a_waiting_process_gets_the_result_of_the_one_that_works(store: Store) -> None:
     code = (
         "import sys, time\n"
-        "from artifacts_for_tests import note, write_note\n"
+        "from support.artifacts import note, write_note\n"
         "from rayloom.artifacts.build import build\n"
         "from rayloom.artifacts.store import Store\n"
         "def slow(spec, build):\n"

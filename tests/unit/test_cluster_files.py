@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
-from crds_for_tests import problems
+from support.crds import problems
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 RAY_UP = sorted(CLUSTER.glob("ray-up-*.yaml"))

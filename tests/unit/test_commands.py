@@ -109,7 +109,7 @@ def test_show_prints_everything_that_the_manifest_says(imported: Artifact, capfd
 
 
 def child_of(parent: Artifact, store: Store) -> Artifact:
-    from artifacts_for_tests import note, write_note
+    from support.artifacts import note, write_note
 
     return build(note(name="child", parents={"base": parent}), store, write_note)[0]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.rules.contamination import EvaluationFile, Passages, build

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers_for_tests import chatml
+from support.tokenizers import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.training_data import ConversationData

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passes_for_tests import InProcess
+from support.passes import InProcess
 
 from rayloom.data.exchange.cutoff import EVERYTHING, Ranking, cut_in_bucket, cuts, is_below, ranked, shuffled, weighed
 from rayloom.data.exchange.scratch import Scratch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from models_for_tests import tiny_llama
+from support.models import tiny_llama
 
 from rayloom.models.embedding_noise import add_embedding_noise
 

@@ -36,10 +36,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs the job with a stage of `stages_for_tests`; exit code, what the terminal showed, and the log."""
+    """Runs the job with a stage of `support.stages`; exit code, what the terminal showed, and the log."""
 
     def runs(stage: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setitem(KINDS, "import", dataclasses.replace(KINDS["import"], stage=f"stages_for_tests:{stage}"))
+        monkeypatch.setitem(KINDS, "import", dataclasses.replace(KINDS["import"], stage=f"support.stages:{stage}"))
         capfd.readouterr()
         code = main(["run", "job.yaml", *arguments])
         said = capfd.readouterr()

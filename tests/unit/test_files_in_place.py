@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.artifacts.files_in_place import files_in_place, stamp_of_files
 from rayloom.data.reading.source_stream import Input

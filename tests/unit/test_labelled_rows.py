@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
-from tasks_for_tests import entity_rows, review_rows, wordpiece, write_jsonl
+from support.tasks import entity_rows, review_rows, wordpiece, write_jsonl
 
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import LabelledData, Reading

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import tiny_llama
-from passes_for_tests import cleaned
-from tokenizers_for_tests import chatml
+from support.models import tiny_llama
+from support.passes import cleaned
+from support.tokenizers import chatml
 
 from rayloom.artifacts.store import Artifact
 from rayloom.data.likelihood_pass import order_of

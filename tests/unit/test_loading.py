@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models_for_tests import made, write_model
-from tokenizers_for_tests import chatml
-from training_jobs_for_tests import write_rows
+from support.models import made, write_model
+from support.tokenizers import chatml
+from support.training_jobs import write_rows
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from rayloom.artifacts.store import Artifact, Store

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from crds_for_tests import problems
+from support.crds import problems
 
 from rayloom.cli import main
 from rayloom.kinds import SPECS

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import SpecError

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from artifacts_for_tests import note, write_note
 from rich.console import Console
+from support.artifacts import note, write_note
 
 from rayloom.artifacts.build import build
 from rayloom.artifacts.store import Artifact, Store

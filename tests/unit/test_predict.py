@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import made
-from tasks_for_tests import review_rows, write_encoder, write_jsonl
+from support.models import made
+from support.tasks import review_rows, write_encoder, write_jsonl
 from transformers import AutoModelForSequenceClassification
 
 from rayloom.artifacts.build import Build

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import write_model
-from preferences_for_tests import BAD, GOOD, LENGTH, judged, pairs, spec_of, write
 from pydantic import TypeAdapter, ValidationError
-from tokenizers_for_tests import chatml
+from support.models import write_model
+from support.preferences import BAD, GOOD, LENGTH, judged, pairs, spec_of, write
+from support.tokenizers import chatml
 from transformers import AutoModelForCausalLM
 
 from rayloom.errors import InputError

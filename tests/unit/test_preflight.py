@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.text import Text
-from tokenizers_for_tests import chatml
+from support.tokenizers import chatml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.artifacts.build import Build, ResolvedJob, build

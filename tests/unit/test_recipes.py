@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from models_for_tests import made, write_model
-from tokenizers_for_tests import chatml
-from training_jobs_for_tests import write_rows
+from support.models import made, write_model
+from support.tokenizers import chatml
+from support.training_jobs import write_rows
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job

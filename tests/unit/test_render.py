@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers_for_tests import CHATML, chatml, forgetful, headers, tokenizer_with
+from support.tokenizers import CHATML, chatml, forgetful, headers, tokenizer_with
 
 from rayloom.errors import InputError
 from rayloom.text.conversations.messages import ConversationError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError, SpecError

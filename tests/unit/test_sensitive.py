@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passes_for_tests import cleaned
+from support.passes import cleaned
 
 from rayloom.data.rules import sensitive
 from rayloom.data.rules.document_rules import Kept, judge_of

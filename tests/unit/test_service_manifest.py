@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from artifacts_for_tests import note
-from crds_for_tests import problems
 from ray import serve
 from ray._common.utils import import_attr
 from ray.serve.schema import ServeDeploySchema
+from support.artifacts import note
+from support.crds import problems
 
 from rayloom.artifacts.build import Build, build
 from rayloom.artifacts.manifest import Outcome

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import tiny_llama
+from support.models import tiny_llama
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaForCausalLM
 
 from rayloom.export.schemes.calibration import observe

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from artifacts_for_tests import note, write_note
+from support.artifacts import note, write_note
 
 from rayloom.artifacts import lease
 from rayloom.artifacts.build import Build, build
@@ -217,7 +217,7 @@ def test_two_processes_on_a_remote_store_build_one_after_the_other(tmp_path: Pat
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from artifacts_for_tests import note, write_note\n"
+        "from support.artifacts import note, write_note\n"
         "from rayloom.artifacts.build import build\n"
         "from rayloom.artifacts.store import Store\n"
         "def slow(spec, build):\n"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
-from tasks_for_tests import write_jsonl
-from tokenizers_for_tests import chatml
+from support.tasks import write_jsonl
+from support.tokenizers import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import Reading

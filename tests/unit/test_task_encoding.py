@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
-from tasks_for_tests import wordpiece
+from support.tasks import wordpiece
 
 from rayloom.errors import InputError
 from rayloom.specs.training.tasks import Task

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from training_jobs_for_tests import LENGTH, ONE, VOCABULARY, small_job, small_spec
+from support.training_jobs import LENGTH, ONE, VOCABULARY, small_job, small_spec
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.models.loading import load

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from models_for_tests import made, write_model
 from pydantic import ValidationError
-from tokenizers_for_tests import chatml
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+from support.models import made, write_model
+from support.tokenizers import chatml
+from support.training_jobs import small_spec, write_rows, write_tokenizer
 
 from rayloom.artifacts.manifest import WORK_NAME
 from rayloom.artifacts.store import Artifact, Store

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from training_jobs_for_tests import small_spec
+from support.training_jobs import small_spec
 
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.training.hardware import fleet_of

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.training_jobs import small_spec
 from tensorboardX.proto.event_pb2 import Event
-from training_jobs_for_tests import small_spec
 
 from rayloom.errors import ResourceError
 from rayloom.train.reporting.trackers import TrackedRun, opened

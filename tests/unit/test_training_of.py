@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from searches_for_tests import tune_spec
+from support.searches import tune_spec
 
 from rayloom.artifacts.adapter_base import recorded_base
 from rayloom.artifacts.manifest import Manifest, Parent

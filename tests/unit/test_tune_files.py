@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from searches_for_tests import tune_spec
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+from support.searches import tune_spec
+from support.training_jobs import small_spec, write_rows, write_tokenizer
 from transformers import AutoTokenizer
 
 from rayloom.text.tokenizer_digest import tokenizer_digest

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from searches_for_tests import Laboratory, search_in, tune_spec
+from support.searches import Laboratory, search_in, tune_spec
 
 from rayloom.errors import InputError, QualityError, ResourceError
 from rayloom.specs.search.space import substituted, value_at, values_of

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from searches_for_tests import EVERY, NUM_STEPS, Laboratory, loss, search_in, tune_spec
+from support.searches import EVERY, NUM_STEPS, Laboratory, loss, search_in, tune_spec
 
 from rayloom.errors import InputError
 from rayloom.tune.strategies.history import History, Journal

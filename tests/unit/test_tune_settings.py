@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from searches_for_tests import tune_spec
+from support.searches import tune_spec
 
 from rayloom.errors import InputError, SpecError
 from rayloom.tune.settings import with_best_values

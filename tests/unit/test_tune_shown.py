@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from searches_for_tests import Laboratory, search_in, tune_spec
+from support.searches import Laboratory, search_in, tune_spec
 from test_tune_files import files_in
 
 from rayloom.observe.plan_sheet import PlanSheet

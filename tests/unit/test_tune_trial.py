@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_jobs_for_tests import small_job
+from support.training_jobs import small_job
 
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log

@@ -79,6 +79,7 @@ def _flag(name: str, text: str) -> Add:
 
 _ARTIFACTS = "rayloom.commands.artifacts"
 _JOBS = "rayloom.commands.cluster.jobs"
+_SERVICES = "rayloom.commands.endpoint.service"
 _ADDRESS = _argument(
     "--address",
     metavar="URL",
@@ -289,7 +290,7 @@ COMMANDS: tuple[Command, ...] = (
         "change running services, which `rayloom run` on a serve job starts",
         commands=(
             Command(
-                "update", "roll to what a job file says now, without a gap", "rayloom.commands.endpoint.service:update",
+                "update", "roll to what a job file says now, without a gap", f"{_SERVICES}:update",
                 (
                     _file,
                     _set,
@@ -297,13 +298,13 @@ COMMANDS: tuple[Command, ...] = (
                               help="part of the requests for new versions until they are promoted; default 1: all"),
                 ),
             ),
-            Command("promote", "give versions on trial all requests", "rayloom.commands.endpoint.service:promote", (_SERVICE,)),
+            Command("promote", "give versions on trial all requests", f"{_SERVICES}:promote", (_SERVICE,)),
             Command(
                 "rollback", "take back versions on trial, or else the last update",
-                "rayloom.commands.endpoint.service:rollback", (_SERVICE,),
+                f"{_SERVICES}:rollback", (_SERVICE,),
             ),
             Command(
-                "status", "what serves what", "rayloom.commands.endpoint.service:status",
+                "status", "what serves what", f"{_SERVICES}:status",
                 (_argument("service", nargs="?", metavar="SERVICE", help="default: all"), _json),
             ),
         ),

@@ -17,8 +17,8 @@ What grows, and how, for N documents of 4 kB (N = 1e9: 4 TB of text)
 - A bucket of an exchange holds the keys of 256 MB of input: 64,000 documents × 17 keys × 32 bytes = 35 MB; the
   candidates' shingles, 8 bytes a word, come to at most the same again as the bucket's text. There are N / 64,000
   buckets (16,000), and as many chunks where `chunk_bytes` is raised to 256 MB: 2.6e8 slices are read per exchange.
-- An exchange of a ranking (`rayloom.data.exchange.cutoff`: parts of labels, mixing, percentiles) has 16 bytes a document: 1 MB a
-  bucket, 16 GB in all; the driver holds one number for each bucket and stratum, and sorts nothing.
+- An exchange of a ranking (`rayloom.data.exchange.cutoff`: parts of labels, mixing, percentiles) has 16 bytes a
+  document: 1 MB a bucket, 16 GB in all; the driver holds one number for each bucket and stratum, and sorts nothing.
 - Evaluation sets are held as 14 bytes a passage in files that all processes of a node share (1e7 passages: 140 MB).
 - Earlier corpora are read back like new text: the same keys, and their text once more in scratch.
 - Scratch on disk: the kept text (compressed, about half), 544 bytes of keys a document (0.5 TB), the tokens (2 or 4

@@ -1,8 +1,8 @@
 """Further training rows made of those that are there; each says what it was made of and how.
 
 Synonyms and deletion: Wei & Zou 2019, EDA (arXiv:1901.11196). Back-translation: Sennrich, Haddow & Birch 2016
-(arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). A copy is drawn by a hash of the document and
-its own number, so that the same job makes the same rows; what an endpoint answers is not ours to promise.
+(arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). A copy is drawn by a hash of the
+document and its own number, so that the same job makes the same rows; what an endpoint answers is not ours to promise.
 """
 
 from __future__ import annotations

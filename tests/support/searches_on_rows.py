@@ -18,9 +18,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Store
 from rayloom.specs.base import JobSpec
 from rayloom.text.tokenizer_digest import tokenizer_digest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from training_jobs_for_tests import small_spec, write_rows, write_tokenizer
+from support.training_jobs import small_spec, write_rows, write_tokenizer
 
 NUM_STEPS = 12
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import yaml
-from training_jobs_for_tests import LENGTH, small_spec, write_rows, write_tokenizer
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
@@ -28,6 +27,7 @@ from rayloom.submit.local_cluster import LocalCluster, down, start_again, up
 from rayloom.submit.local_node import Shape, end, is_alive
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.loop.run_log import read_log
+from support.training_jobs import LENGTH, small_spec, write_rows, write_tokenizer
 
 NUM_NODES = 3
 # Long enough for a notice to come and be heard before the end.

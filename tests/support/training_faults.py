@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training_cluster_for_tests import EVERY_STEPS, NUM_STEPS, TrainingCluster
-
 from rayloom.submit.local_cluster import kill_node
+from support.training_cluster import EVERY_STEPS, NUM_STEPS, TrainingCluster
 
 STRUCK_AT_STEP = 120
 CUT_SECONDS = 30.0

@@ -68,10 +68,10 @@ def _dying(training: Training) -> Iterator[None]:
 
 def _train(training: Training) -> None:
     import torch
-    from training_jobs_for_tests import small_job
 
     from rayloom.train.loop.loop import train
     from rayloom.train.process_group import current_group
+    from support.training_jobs import small_job
 
     asked = 0
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
-from tokenizers_for_tests import chatml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.specs.base import Content, JobSpec
+from support.tokenizers import chatml
 
 VOCABULARY_SIZE = 512
 """At least that of the test tokenizers."""

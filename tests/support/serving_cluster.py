@@ -22,8 +22,6 @@ from typing import Any
 
 import httpx
 import yaml
-from training_cluster_for_tests import networks_if_allowed, own_cache
-from training_jobs_for_tests import small_spec
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
@@ -34,6 +32,8 @@ from rayloom.submit.local_cluster import LocalCluster, down, up
 from rayloom.submit.local_node import LOOPBACK, Shape
 from rayloom.submit.pods import KubernetesChoices
 from rayloom.submit.service_manifest import serve_config
+from support.training_cluster import networks_if_allowed, own_cache
+from support.training_jobs import small_spec
 
 ROOT = Path(__file__).parents[2]
 SERVICE, MODEL, PORT, REDIS_PORT = "endpoint", "small", 8461, 6493

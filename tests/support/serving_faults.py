@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 
-from serving_cluster_for_tests import Asker, ServingCluster
-from training_faults_for_tests import Result
-
 from rayloom.errors import ResourceError
 from rayloom.submit.local_cluster import kill_node, start_again
+from support.serving_cluster import Asker, ServingCluster
+from support.training_faults import Result
 
 HEADLESS_SECONDS = 15.0
 MOST_STARTS = 4

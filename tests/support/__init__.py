@@ -1,0 +1,1 @@
+"""What tests of several folders are made of: small models, tokenizers, job files, services, clusters and faults."""
