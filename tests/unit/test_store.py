@@ -226,7 +226,9 @@ def test_two_processes_on_a_remote_store_build_one_after_the_other(tmp_path: Pat
     )
     uri = f"dir::file://{tmp_path / 'remote'}"
     commands = [[sys.executable, "-c", code, uri, str(tmp_path / cache)] for cache in ("one", "two")]
-    builders = [subprocess.Popen(c, cwd=HERE, stdout=subprocess.PIPE, text=True, env=os.environ) for c in commands]
+    builders = [
+        subprocess.Popen(c, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, env=os.environ) for c in commands
+    ]
     said = sorted(builder.communicate(timeout=60)[0] for builder in builders)
     assert said == ["False\n", "True\n"]
     (manifest,) = Store(uri).manifests()
