@@ -19,7 +19,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, ResourceError
 from rayloom.specs.base import JobSpec, Reference
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ build(note(), Store(sys.argv[1]), stage)
 
 @pytest.mark.parametrize("moment", ["in the stage", "while publishing"])
 def test_a_killed_builder_leaves_no_artifact_and_the_next_continues(store: Store, moment: str) -> None:
-    killed = subprocess.run([sys.executable, "-c", _KILLED, store.uri, moment], cwd=HERE.parent, check=False)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, store.uri, moment], cwd=TESTS, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(store.manifests()) == []
     seen = []
@@ -207,7 +207,7 @@ def test_a_waiting_process_gets_the_result_of_the_one_that_works(store: Store) -
         "print(build(note(), Store(sys.argv[1]), slow)[1])\n"
     )
     command = [sys.executable, "-c", code, store.uri]
-    with subprocess.Popen(command, cwd=HERE.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "started\n"
 

@@ -20,7 +20,7 @@ from rayloom.artifacts.verify import damage
 from rayloom.errors import InputError
 from rayloom.specs.base import JobSpec
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def _store(kind: str, tmp_path: Path) -> Store:
@@ -226,9 +226,7 @@ def test_two_processes_on_a_remote_store_build_one_after_the_other(tmp_path: Pat
     )
     uri = f"dir::file://{tmp_path / 'remote'}"
     commands = [[sys.executable, "-c", code, uri, str(tmp_path / cache)] for cache in ("one", "two")]
-    builders = [
-        subprocess.Popen(c, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, env=os.environ) for c in commands
-    ]
+    builders = [subprocess.Popen(c, cwd=TESTS, stdout=subprocess.PIPE, text=True, env=os.environ) for c in commands]
     said = sorted(builder.communicate(timeout=60)[0] for builder in builders)
     assert said == ["False\n", "True\n"]
     (manifest,) = Store(uri).manifests()
