@@ -1,21 +1,47 @@
-"""Writing that survives a loss of power: whole or not at all, and on the disk when the call returns."""
+"""Writing that survives a crash: a file or folder appears whole or not at all, and on the disk if that is asked for."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def appearing(path: Path, *, single_writer: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write a file or folder at, which gets its name when the block ends without an error.
+
+    `single_writer`: no other process writes it now, so what a killed one left half-written is overwritten.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{'unfinished' if single_writer else uuid.uuid4().hex}")
+    _remove(unfinished)
+    try:
+        yield unfinished
+        if unfinished.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        unfinished.replace(path)
+    except BaseException:
+        _remove(unfinished)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_durably(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Writes a text file that is whole and on the disk when the call returns."""
+    with appearing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+        flush(unfinished)
     flush(path.parent)
 
 

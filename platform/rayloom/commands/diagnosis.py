@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import sys
 import tempfile
 import uuid
@@ -17,6 +16,7 @@ from typing import Literal
 
 from rayloom.artifacts.store import Store
 from rayloom.commands.output import size
+from rayloom.errors import ResourceError
 from rayloom.observe.environment import (
     PYTHON,
     flavour,
@@ -26,6 +26,9 @@ from rayloom.observe.environment import (
     unlike_lock,
     unmet,
 )
+from rayloom.observe.memory import available_bytes, total_bytes
+from rayloom.observe.ports import is_port_free
+from rayloom.observe.ray_address import check_answers
 
 GB = 10**9
 QUICKSTART_MEMORY_BYTES = 10 * GB
@@ -123,21 +126,15 @@ def ray_cluster() -> Finding:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address or address == "local":
         return Finding("Ray", "ok", f"{version}; RAY_ADDRESS is not set, so each command starts its own cluster here")
-    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
-    except (OSError, ValueError) as error:
-        fix = "Start that cluster, correct RAY_ADDRESS, or unset it to run on this machine."
-        return Finding("Ray", "missing", f"{version}; nothing answers at RAY_ADDRESS={address} ({error})", fix)
+        check_answers(address.rpartition("://")[2])
+    except ResourceError as error:
+        return Finding("Ray", "missing", f"{version}; {error.what} at RAY_ADDRESS={address}", error.fix)
     return Finding("Ray", "ok", f"{version}; a cluster answers at {address}")
 
 
 def memory() -> Finding:
-    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (int(facts[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    limit = _container_limit()
-    if limit is not None and limit < total:
-        total, available = limit, min(available, limit)
+    available, total = available_bytes(), total_bytes()
     said = f"{size(available)} free of {size(total)}"
     if total < LEAST_MEMORY_BYTES:
         return Finding("memory", "missing", said, f"Rayloom's engines need at least {size(LEAST_MEMORY_BYTES)}.")
@@ -145,14 +142,6 @@ def memory() -> Finding:
         fix = f"The quickstart takes up to {size(QUICKSTART_MEMORY_BYTES)}: end what else runs, or choose smaller jobs."
         return Finding("memory", "warning", said, fix)
     return Finding("memory", "ok", said)
-
-
-def _container_limit() -> int | None:
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def shared_memory() -> Finding:
@@ -207,21 +196,11 @@ def temporary_disk() -> Finding:
 
 
 def ports() -> Finding:
-    taken = [f"{port} ({use})" for port, use in PORTS.items() if not _is_free(port)]
+    taken = [f"{port} ({use})" for port, use in PORTS.items() if not is_port_free("127.0.0.1", port)]
     if taken:
         fix = "Jobs of kind serve take another with `--set port=…`; a cluster of yours may be what uses them."
         return Finding("ports", "warning", f"in use: {', '.join(taken)}", fix)
     return Finding("ports", "ok", f"{', '.join(map(str, PORTS))} are free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def hub() -> Finding:

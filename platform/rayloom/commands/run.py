@@ -12,7 +12,7 @@ from rayloom.dispatch import run as run_job
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, imported
 from rayloom.observe.engine_output import engines_to, new_log
-from rayloom.observe.job_log import told_to
+from rayloom.observe.job_log import logged_to
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import disconnect, is_on_cluster
 from rayloom.pipeline.graph import load_stages
@@ -27,8 +27,8 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(job.spec, PipelineSpec):
         _check_inputs(job.spec, job, store)
     log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
-    told = told_to(log.with_suffix(".jsonl"), job.spec.name, options.as_stage)
-    with told, nullcontext() if options.debug else engines_to(log):
+    job_log = logged_to(log.with_suffix(".jsonl"), job.spec.name, options.as_stage)
+    with job_log, nullcontext() if options.debug else engines_to(log):
         try:
             return _run(job, store, bool(options.as_stage))
         finally:

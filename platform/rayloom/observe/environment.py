@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from packaging.version import Version
 import rayloom
 
 PYTHON = (3, 11)
-# What must be the very same on both sides of a cluster: they exchange pickled functions and each other's protocol.
-SAME_EVERYWHERE = ("ray",)
 
 
 def installed_versions() -> dict[str, str]:
@@ -68,20 +65,3 @@ def unlike_lock(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str
         for name, version in locked.items()
         if found.get(name) != version
     ]
-
-
-def unlike_cluster(there: Mapping[str, str], python_there: str, extra: str) -> list[str]:
-    """One line for each thing on a cluster that does not fit this machine's Rayloom.
-
-    `there`: the cluster's versions by canonical name; `python_there`: such as `3.11.7`.
-    """
-    here, said = installed_versions(), []
-    if tuple(int(part) for part in python_there.split(".")[:2]) != sys.version_info[:2]:
-        said.append(f"Python is {python_there} there and {sys.version_info[0]}.{sys.version_info[1]} here")
-    said += [
-        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-        for name in SAME_EVERYWHERE
-        if there.get(name) != here.get(name)
-    ]
-    rest = [r for r in requirements(extra) if canonicalize_name(r.name) not in SAME_EVERYWHERE]
-    return said + unmet(rest, there)

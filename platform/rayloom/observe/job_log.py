@@ -7,34 +7,35 @@ said it, where one did) and `text`.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
 
-from rayloom.observe import progress
+from rayloom.observe.progress import messages
 
 _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
 @contextmanager
-def told_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
+def logged_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
     """Inside, everything that is said is also written there, and at the end the error that ended the job."""
-    with file.open("a", encoding="utf-8", buffering=1) as lines, in_stage(stage):
-
-        def write(text: str, rank: int | None) -> None:
-            _write(lines, "info", job, text, rank)
-
-        progress.LISTENERS.append(write)
-        try:
-            yield
-        except BaseException as error:
-            _write(lines, "error", job, str(error) or type(error).__name__, None)
-            raise
-        finally:
-            progress.LISTENERS.remove(write)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(_JsonLines(job))
+    messages.addHandler(handler)
+    try:
+        with in_stage(stage):
+            try:
+                yield
+            except BaseException as error:
+                text = str(error) or type(error).__name__
+                handler.emit(logging.LogRecord(messages.name, logging.ERROR, "", 0, text, None, None))
+                raise
+    finally:
+        messages.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager
@@ -47,14 +48,20 @@ def in_stage(name: str) -> Iterator[None]:
         _STAGE.reset(token)
 
 
-def _write(lines: IO[str], level: str, job: str, text: str, rank: int | None) -> None:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record: dict[str, Any] = {
-        "time": now,
-        "level": level,
-        "job": job,
-        "stage": _STAGE.get(),
-        "rank": rank,
-        "text": text,
-    }
-    lines.write(json.dumps({name: value for name, value in record.items() if value not in ("", None)}) + "\n")
+class _JsonLines(logging.Formatter):
+    """One JSON object for each record, without what is empty."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self._job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "job": self._job,
+            "stage": _STAGE.get(),
+            "rank": getattr(record, "rank", None),
+            "text": record.getMessage(),
+        }
+        return json.dumps({name: value for name, value in fields.items() if value not in ("", None)})

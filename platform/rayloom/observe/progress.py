@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,15 +18,24 @@ SECONDS_BETWEEN_LINES = 10.0
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
 
 
-LISTENERS: list[Callable[[str, int | None], None]] = []
-"""Told of every line and of the training worker's rank that said it; `job_log` puts itself here."""
+class _ConsoleHandler(logging.Handler):
+    """Writes a line on whatever standard error is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage(), markup=False)
+
+
+messages = logging.getLogger("rayloom.messages")
+"""What a job says to people. A handler added here receives every line, with the attribute `rank` of the training worker
+that said it (None for others)."""
+messages.setLevel(logging.INFO)
+messages.propagate = False
+messages.addHandler(_ConsoleHandler())
 
 
 def say(text: str, *, rank: int | None = None) -> None:
-    """One line for the person who runs the job; on standard error, so that output can be piped."""
-    console.print(text, markup=False)
-    for listener in LISTENERS:
-        listener(text, rank)
+    """Prints one line for the person who runs the job; on standard error, so that output can be piped."""
+    messages.info("%s", text, extra={"rank": rank})
 
 
 class Bar(ABC):

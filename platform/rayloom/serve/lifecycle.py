@@ -11,11 +11,12 @@ from typing import Any
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
 from rayloom.observe.memory import available_bytes
+from rayloom.observe.ports import check_port, is_port_free
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
 from rayloom.serve.gateway.deployment import GatewaySettings
-from rayloom.serve.host import check_port, is_port_free, service_processes
+from rayloom.serve.host import service_processes
 from rayloom.serve.replicas.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
 from rayloom.serve.replicas.engine_failures import cause_in
 from rayloom.serve.replicas.engine_settings import (

@@ -10,7 +10,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.serve.host import check_port
+from rayloom.observe.ports import check_port
 from rayloom.serve.replicas.adapters import Shelf, carries
 from rayloom.serve.replicas.capacity import ModelShape, cache_room, problems, replica_bytes, replicas_that_fit
 from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type

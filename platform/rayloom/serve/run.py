@@ -14,11 +14,11 @@ from pathlib import Path
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.observe.ports import check_port
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
 from rayloom.serve import api_keys, control_records
 from rayloom.serve.announce import say_how_to_reach
-from rayloom.serve.host import check_port
 from rayloom.serve.lifecycle import Service, check_before, start
 from rayloom.serve.rollout import Changes, attempt
 from rayloom.serve.service_check import checked

@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rayloom.errors import InputError, ResourceError
+from rayloom.observe.ports import check_port
 from rayloom.submit import local_node
 from rayloom.submit.jobs_api import JobsApi
 from rayloom.submit.local_node import LOOPBACK, Shape
@@ -100,7 +100,7 @@ def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
         raise InputError("A local cluster runs already", where=running.dashboard, fix="`rayloom cluster down` ends it.")
     if networks is None:
         for wanted in (shape.port, shape.dashboard_port):
-            _check_free(wanted)
+            check_port(LOOPBACK, wanted, "Choose another with --port or --dashboard-port.")
     # Short, because the paths of sockets below it may have 107 characters; private, because it holds the token.
     folder = Path(tempfile.mkdtemp(prefix="rayloom-cl-", dir="/tmp"))
     token = folder / "token"
@@ -170,13 +170,3 @@ def _await_node(cluster: LocalCluster, number: int) -> str:
         time.sleep(0.3)
     fix = f"The logs stand in {cluster.folder}; `rayloom doctor` shows what is short."
     raise ResourceError(f"Node {number} had not joined after {START_SECONDS:.0f} s", fix=fix)
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            fix = "Choose another with --port or --dashboard-port."
-            raise ResourceError(f"Port {port} is in use", fix=fix) from None

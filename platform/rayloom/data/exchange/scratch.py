@@ -8,7 +8,6 @@ every writer's file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rayloom.artifacts.durable import appearing
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,8 @@ class Scratch:
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file that appears under its name only when it is finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with appearing(path) as unfinished, unfinished.open("wb") as file:
         write(file)
-    temporary.replace(path)
 
 
 def send(folder: Path, writer: str, records: NDArray[Any], buckets: NDArray[np.int64], num_buckets: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.errors import InputError
 from rayloom.specs.predict import PredictSpec
@@ -96,6 +97,5 @@ def _all(parts: Parts, num_parts: int) -> Iterator[dict[str, Any]]:
 
 
 def _write(lines: Sequence[str], file: Path) -> None:
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    unfinished.replace(file)
+    with appearing(file) as unfinished:
+        unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

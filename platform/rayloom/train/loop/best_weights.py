@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from rayloom.artifacts.durable import appearing
+
 
 class BestWeights:
     """Folders `step-N` under one folder. A checkpoint may still mean an older one, so pruning is told what to keep."""
@@ -18,11 +20,8 @@ class BestWeights:
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """`write` fills a folder, which then appears at once."""
-        unfinished = self.folder / ".unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(self.path(step), ignore_errors=True)
-        write(unfinished)
-        unfinished.rename(self.path(step))
+        with appearing(self.path(step), single_writer=True) as unfinished:
+            write(unfinished)
 
     def prune(self, keep: Collection[int | None]) -> None:
         kept = {self.path(step) for step in keep if step is not None}

@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from rayloom.artifacts.durable import flush
+from rayloom.artifacts.durable import flush, write_durably
 from rayloom.artifacts.manifest import sha256_of
 from rayloom.errors import ResourceError
 from rayloom.train.engines.fragments import Fragment, FragmentReader, write_fragments
@@ -131,11 +131,8 @@ class Checkpoints:
     def _commit(self, folder: Path) -> None:
         parts = [folder / f"rank-{rank:05d}.json" for rank in range(self.group.num_workers)]
         files = [entry for part in parts for entry in json.loads(part.read_text())]
-        temporary = folder / f".{MANIFEST_NAME}"
-        temporary.write_text(json.dumps({"format": 1, "num_workers": self.group.num_workers, "files": files}, indent=1))
-        flush(temporary)
-        temporary.replace(folder / MANIFEST_NAME)
-        flush(folder)
+        facts = {"format": 1, "num_workers": self.group.num_workers, "files": files}
+        write_durably(folder / MANIFEST_NAME, json.dumps(facts, indent=1))
         self._keep_newest(self.keep)
 
     def _keep_newest(self, count: int) -> None:

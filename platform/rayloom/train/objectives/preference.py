@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import nn
 
+from rayloom.artifacts.durable import appearing
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import PreferenceBatch, PreferenceLoss
 from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
@@ -66,9 +66,8 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
         summed = np.asarray(group.agreed(*found.reshape(-1).tolist())).reshape(-1, 2)
         if group.is_first:
             # Trials of a search share their rows, and two may come here at once.
-            unfinished = file.with_suffix(f".{uuid4().hex}.npy")
-            np.save(unfinished, summed.astype(np.float32), allow_pickle=False)
-            unfinished.replace(file)
+            with appearing(file) as unfinished, unfinished.open("wb") as opened:
+                np.save(opened, summed.astype(np.float32), allow_pickle=False)
         group.wait_for_all()
     rows.reference = np.load(file, allow_pickle=False)
 

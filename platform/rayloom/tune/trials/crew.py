@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import threading
 import time
 from typing import Any
@@ -16,6 +15,7 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rayloom.observe.ports import free_port
 from rayloom.specs.training.endurance import Workers
 from rayloom.train.job import TrainJob
 
@@ -40,7 +40,7 @@ class Crew:
             actor.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle)).remote()
             for bundle in range(1, workers.num_workers)
         ]
-        address = _free_address()
+        address = f"tcp://{ray.util.get_node_ip_address()}:{free_port()}"
         joined = [
             member.join.remote(address, rank, workers.num_workers) for rank, member in enumerate(self._members, start=1)
         ]
@@ -112,12 +112,6 @@ def _join(address: str, rank: int, num_workers: int, has_gpu: bool) -> Any:
     backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
     distributed.init_process_group(backend, init_method=address, rank=rank, world_size=num_workers)
     return torch.device("cuda" if has_gpu else "cpu")
-
-
-def _free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
 
 def _error_of(reference: ray.ObjectRef) -> BaseException | None:

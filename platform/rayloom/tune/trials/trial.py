@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks.checks import measure
@@ -233,10 +234,8 @@ def _begin_with(source: Path, checkpoints: Path) -> None:
     target = checkpoints / source.name
     if any(checkpoints.glob("step-*")):
         return
-    partial = checkpoints / f".{source.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    partial.rename(target)
+    with appearing(target, single_writer=True) as unfinished:
+        shutil.copytree(source, unfinished)
 
 
 def _device(job: TrainJob) -> torch.device:
