@@ -15,7 +15,7 @@ import pytest
 from rayloom.serve.api_keys import ApiKey, KeyRing
 from rayloom.serve.gateway import chat_page
 from rayloom.serve.gateway.access_log import Record, line
-from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, Limits, Page
 from rayloom.serve.gateway.routes import only
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, head_frame
@@ -42,9 +42,9 @@ def backends() -> dict[str, Recorder]:
 
 
 def gateway(backends: Mapping[str, Backend], records: list[Record] | None = None, **changes: Any) -> Gateway:
-    doors = changes.pop("doors", Doors(None, None))
+    admission = changes.pop("admission", Admission(None, None))
     limits = Limits(**({"max_request_bytes": 1000, "deadline_seconds": 5.0} | changes))
-    return Gateway(only(backends), doors, limits, (records if records is not None else []).append)
+    return Gateway(only(backends), admission, limits, (records if records is not None else []).append)
 
 
 def ask(backends: Mapping[str, Backend] | Gateway, method: str, path: str, **sent: Any) -> httpx.Response:
@@ -292,7 +292,7 @@ def test_a_request_over_the_size_limit_is_refused_unread() -> None:
 
 def test_keys_are_asked_for_everywhere_but_at_the_watchers_paths() -> None:
     key = ApiKey("0" * 8, "me", "digest", "2026-01-01")
-    locked = gateway({"m": Scripted([whole])}, doors=Doors(lambda: KeyRing([key]), None))
+    locked = gateway({"m": Scripted([whole])}, admission=Admission(lambda: KeyRing([key]), None))
     assert ask(locked, "GET", "/v1/models").status_code == 401
     response = ask(locked, **CHAT, headers={"authorization": "Bearer rl-00000000-" + "a" * 43})
     assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -304,7 +304,7 @@ def test_keys_are_asked_for_everywhere_but_at_the_watchers_paths() -> None:
 def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere() -> None:
     assert ask({}, "GET", "/").status_code == 404
     page = Page(chat_page.HEADERS, chat_page.chat_page())
-    locked = Gateway(only({}), Doors(lambda: KeyRing([]), None), Limits(1000, 5.0), lambda _: None, page=page)
+    locked = Gateway(only({}), Admission(lambda: KeyRing([]), None), Limits(1000, 5.0), lambda _: None, page=page)
     response = ask(locked, "GET", "/")
     assert response.status_code == 200
     assert "default-src 'none'" in response.headers["content-security-policy"]

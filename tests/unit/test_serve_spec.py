@@ -53,3 +53,30 @@ def test_adapters_are_not_compiled_on_a_cpu() -> None:
 def test_more_adapters_at_once_than_are_kept_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_loaded"):
         spec({"adapters": {"max_loaded": 1, "max_at_once": 2}})
+
+
+def test_limits_are_divided_among_all_that_take_requests() -> None:
+    assert spec(gateway_replicas=4).num_gateways == 4
+    direct = spec({"autoscaling": {"min_replicas": 2, "max_replicas": 2}}, profile="direct")
+    assert direct.num_gateways == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ({}, {"gateway_replicas": 4, "doors": {"requests_per_minute": 3}}, "divided among 4 gateways"),
+        (
+            {"autoscaling": {"min_replicas": 2, "max_replicas": 2}},
+            {"profile": "direct", "doors": {"requests_per_minute": 1}},
+            "divided among 2 gateways",
+        ),
+        ({"autoscaling": {"max_queued_requests": 3}}, {"gateway_replicas": 4}, "leaves a gateway without a queue"),
+        ({"autoscaling": {"max_queued_requests": 0}}, {}, "leaves a gateway without a queue"),
+        ({}, {"profile": "direct", "gateway_replicas": 2}, "leave out gateway_replicas"),
+    ],
+)
+def test_a_limit_that_cannot_be_divided_is_refused(
+    model: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        spec(model, **changes)

@@ -19,7 +19,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
 from rayloom.errors import InputError
 from rayloom.serve import applications
-from rayloom.serve.api_keys import KeyRing, placed
+from rayloom.serve.api_keys import KeyRing, mounted
 from rayloom.serve.lifecycle import front_settings, versions_of
 from rayloom.specs.base import JobSpec
 from rayloom.specs.files.load import load
@@ -188,12 +188,12 @@ def test_keys_of_a_mounted_secret_open_and_one_that_can_be_guessed_is_refused(tm
     (version_folder / "alice").write_text(f"{KEY}\n")
     (tmp_path / "..data").symlink_to(version_folder)
     (tmp_path / "alice").symlink_to(tmp_path / "..data" / "alice")
-    ring = KeyRing((), placed(tmp_path))
+    ring = KeyRing((), mounted(tmp_path))
     owner = ring.owner(KEY)
     assert owner is not None
     assert owner.name == "alice"
     assert ring.owner(KEY[:-1]) is None
     (tmp_path / "bob").write_text("hunter2")
     with pytest.raises(InputError, match="too short to be safe") as caught:
-        placed(tmp_path)
+        mounted(tmp_path)
     assert "hunter2" not in str(caught.value)

@@ -9,8 +9,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from rayloom.serve import records
 FOLDER = ".keys"
 READ_SECONDS = 2.0
 """How often a gateway reads them anew."""
-LEAST_PLACED_CHARACTERS = 32
-_KEY = re.compile(r"rl-([0-9a-f]{8})-([\w-]{43})")
+MIN_MOUNTED_CHARACTERS = 32
+_ID = "[0-9a-f]{8}"
+_KEY = re.compile(rf"rl-({_ID})-([\w-]{{43}})")
 
 
 @dataclass(frozen=True)
@@ -53,34 +54,48 @@ def create(store: Store, name: str, requests_per_minute: int | None = None) -> t
 
 def revoke(store: Store, key_id: str) -> ApiKey:
     """From now on (a few seconds, at running gateways) the key opens nothing."""
-    known = {key.id: key for key in listed(store)}
-    if key_id not in known:
+    # Only its own record is read: another that is damaged must not keep a key from being revoked.
+    record = records.read(store, FOLDER, key_id) if re.fullmatch(_ID, key_id) else None
+    if record is None:
         fix = "`rayloom keys list` shows the ids."
         raise InputError("There is no key with this id", where=key_id, fix=fix)
-    key = replace(known[key_id], revoked_at=known[key_id].revoked_at or _now())
+    key = ApiKey(**(record | {"revoked_at": record.get("revoked_at") or _now()}))
     records.write(store, FOLDER, key.id, asdict(key))
     return key
 
 
-def listed(store: Store) -> list[ApiKey]:
-    """Every key, oldest first, also the revoked ones."""
-    keys = [ApiKey(**record) for record in records.read_all(store, FOLDER)]
+def fail(error: InputError) -> None:
+    """For `listed` and `mounted`: the first key that cannot be used ends the reading."""
+    raise error
+
+
+def listed(store: Store, reject: Callable[[InputError], None] = fail) -> list[ApiKey]:
+    """Every key, oldest first, also the revoked ones. `reject`: called for a record that is damaged."""
+    keys = []
+    for record in records.read_all(store, FOLDER, reject):
+        try:
+            keys.append(ApiKey(**record))
+        except TypeError as error:
+            fix = "Remove it, or update Rayloom where a newer version wrote it."
+            reject(InputError(f"This is not the record of an API key: {error}", where=str(record.get("id")), fix=fix))
     return sorted(keys, key=lambda key: key.created_at)
 
 
-def placed(folder: Path) -> list[ApiKey]:
-    """Keys that stand in files, each under the name of whom it was given to, as Kubernetes mounts a Secret.
+def mounted(folder: Path, reject: Callable[[InputError], None] = fail) -> list[ApiKey]:
+    """Keys in files, each named after its owner, as Kubernetes mounts a Secret.
 
-    Raises InputError for one that could be guessed.
+    `reject`: called for a key that is short enough to be guessed, or is not text.
     """
     keys = []
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.is_file():
             continue  # Kubernetes keeps the versions of a Secret in hidden folders beside the files
-        text = file.read_text(encoding="utf-8").strip()
-        if len(text) < LEAST_PLACED_CHARACTERS:
-            fix = f"Take {LEAST_PLACED_CHARACTERS} random characters or more, such as `openssl rand -hex 32` gives."
-            raise InputError("This API key is too short to be safe", where=str(file), fix=fix)
+        text = file.read_bytes().decode("utf-8", "replace").strip()
+        if len(text) < MIN_MOUNTED_CHARACTERS or "\ufffd" in text:
+            fix = f"Take {MIN_MOUNTED_CHARACTERS} random characters or more, such as `openssl rand -hex 32` gives."
+            reason = "is not text" if "\ufffd" in text else "is too short to be safe"
+            reject(InputError(f"This API key {reason}", where=str(file), fix=fix))
+            continue
         digest = _digest(text)
         keys.append(ApiKey(digest[:8], file.name, digest, created_at=""))
     return keys
@@ -89,14 +104,14 @@ def placed(folder: Path) -> list[ApiKey]:
 class KeyRing:
     """Keys in memory, looked up by what a request carries."""
 
-    def __init__(self, keys: Iterable[ApiKey], placed_keys: Iterable[ApiKey] = ()) -> None:
+    def __init__(self, keys: Iterable[ApiKey], mounted_keys: Iterable[ApiKey] = ()) -> None:
         self._keys = {key.id: key for key in keys if key.revoked_at is None}
-        self._placed = {key.secret_sha256: key for key in placed_keys}
+        self._mounted = {key.secret_sha256: key for key in mounted_keys}
 
     def owner(self, presented: str) -> ApiKey | None:
         """The key that this text is, or None."""
-        if self._placed and (found := self._placed.get(_digest(presented))) is not None:
-            return found
+        if self._mounted and (key := self._mounted.get(_digest(presented))) is not None:
+            return key
         match = _KEY.fullmatch(presented)
         key = self._keys.get(match[1]) if match else None
         if match is None or key is None:

@@ -113,7 +113,7 @@ def model_application(
     scaling = model.served.autoscaling
     replica = PredictorReplica if isinstance(model, PredictorSettings) else EngineReplica
     deployment = _deployment(replica, model, drain_seconds).options(
-        max_queued_requests=max(1, scaling.max_queued_requests // num_gateways),
+        max_queued_requests=scaling.max_queued_requests // num_gateways,
         version=SAME_CODE,
         _internal=True,
         **_scaling(scaling),

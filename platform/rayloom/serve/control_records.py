@@ -1,31 +1,34 @@
-"""Where a running service says how it is, and takes requests to change: two records in the store.
+"""How commands talk to a running service: one record in the store for its state, and one for a change asked of it.
 
 `rayloom run` keeps a service up wherever it runs: on this machine, as a job on a cluster, in a pod. Another command can
-reach the store, but not always that process, so they talk through it. The service looks once a second.
+reach the store, but not always that process. The service looks every BEAT_SECONDS.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import ResourceError
+from rayloom.observe.progress import say
 from rayloom.serve import records
 
 FOLDER = ".services"
 BEAT_SECONDS = 2.0
 LATE_SECONDS = 30.0
-"""A service that has not said anything for so long is taken for gone."""
+"""A service whose state is older than this counts as gone."""
 
+T = TypeVar("T")
 Action = Literal["update", "promote", "rollback"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What somebody wants changed."""
+class ChangeRequest:
+    """What somebody wants changed in a running service."""
 
     service: str
     action: Action
@@ -39,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class State:
+class ServiceState:
     """What a service says of itself."""
 
     service: str
@@ -54,17 +57,51 @@ class State:
     message: str = ""
 
 
-def post(store: Store, request: Request) -> None:
+def post(store: Store, request: ChangeRequest) -> None:
     records.write(store, FOLDER, f"{request.service}.request", asdict(request))
 
 
-def posted(store: Store, service: str) -> Request | None:
+def posted(store: Store, service: str) -> ChangeRequest | None:
     record = records.read(store, FOLDER, f"{service}.request")
-    return Request(**record) if record else None
+    return ChangeRequest(**record) if record else None
 
 
-def say_state(store: Store, state: State) -> None:
+def write_state(store: Store, state: ServiceState) -> None:
     records.write(store, FOLDER, f"{state.service}.state", asdict(state))
+
+
+class ControlChannel:
+    """The service's end. While the store cannot be reached the service goes on as it is, and says so once."""
+
+    def __init__(self, store: Store, service: str) -> None:
+        self._store, self._service = store, service
+        asked_before = posted(store, service)
+        self._last_id = asked_before.id if asked_before else ""
+        self._is_failing = False
+
+    def next_request(self) -> ChangeRequest | None:
+        """A change that was asked for since the last call."""
+        request = self._tried(lambda: posted(self._store, self._service))
+        if request is None or request.id == self._last_id:
+            return None
+        self._last_id = request.id
+        return request
+
+    def write(self, state: ServiceState) -> None:
+        self._tried(lambda: write_state(self._store, state))
+
+    def _tried(self, action: Callable[[], T]) -> T | None:
+        try:
+            done = action()
+        except Exception as error:  # noqa: BLE001 (each kind of store has its own; a service outlives them all)
+            if not self._is_failing:
+                say(f"warning: the store cannot be used ({error}): no change can be asked for until it can")
+            self._is_failing = True
+            return None
+        if self._is_failing:
+            say("the store can be used again")
+        self._is_failing = False
+        return done
 
 
 def forget(store: Store, service: str) -> None:
@@ -73,21 +110,21 @@ def forget(store: Store, service: str) -> None:
     records.remove(store, FOLDER, f"{service}.request")
 
 
-def state_of(store: Store, service: str) -> State | None:
+def state_of(store: Store, service: str) -> ServiceState | None:
     record = records.read(store, FOLDER, f"{service}.state")
-    return State(**record) if record else None
+    return ServiceState(**record) if record else None
 
 
-def states(store: Store) -> list[State]:
+def states(store: Store) -> list[ServiceState]:
     """Every service of the store, also those that were killed and could not say so."""
-    return [State(**record) for record in records.read_all(store, FOLDER) if "beat" in record]
+    return [ServiceState(**record) for record in records.read_all(store, FOLDER) if "beat" in record]
 
 
-def is_up(state: State) -> bool:
+def is_up(state: ServiceState) -> bool:
     return time.time() - state.beat < LATE_SECONDS
 
 
-def running(store: Store, service: str) -> State:
+def running(store: Store, service: str) -> ServiceState:
     """The state of a service that is up. Raises ResourceError."""
     state = state_of(store, service)
     if state is None or not is_up(state):

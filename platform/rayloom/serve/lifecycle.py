@@ -239,7 +239,7 @@ def front_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
         service=spec.name,
         store_uri=store.uri,
         doors=spec.doors,
-        num_gateways=spec.gateway_replicas,
+        num_gateways=spec.num_gateways,
         access_log=str(access_log(spec, store)) if spec.logs.access else None,
         log_prompts=spec.logs.prompts,
         has_chat_page=spec.chat_page,

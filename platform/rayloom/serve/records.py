@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.store import Store
+from rayloom.errors import InputError
 
 
 def write(store: Store, folder: str, name: str, record: dict[str, Any]) -> None:
     """Replaces the record at once: a reader sees the old one or the new one."""
-    text, place = json.dumps(record, indent=2), f"{store.root}/{folder}/{name}.json"
+    text, path = json.dumps(record, indent=2), f"{store.root}/{folder}/{name}.json"
     if store.is_local:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        write_durably(Path(place), text)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_durably(Path(path), text)
     else:
-        store.filesystem.pipe_file(place, text.encode())
+        store.filesystem.pipe_file(path, text.encode())
 
 
 def read(store: Store, folder: str, name: str) -> dict[str, Any] | None:
+    """The record, or None where there is none. Raises InputError where it is damaged."""
+    path = f"{store.root}/{folder}/{name}.json"
     try:
-        record: dict[str, Any] = json.loads(store.filesystem.cat_file(f"{store.root}/{folder}/{name}.json"))
+        record: dict[str, Any] = json.loads(store.filesystem.cat_file(path))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise InputError(f"This record is damaged ({error})", where=path, fix="Remove the file.") from None
+    if not isinstance(record, dict):
+        raise InputError("This record is damaged (it is no JSON object)", where=path, fix="Remove the file.")
     return record
 
 
-def read_all(store: Store, folder: str) -> list[dict[str, Any]]:
-    """Every record of a folder, by name."""
-    place = f"{store.root}/{folder}"
-    store.filesystem.invalidate_cache(place)
-    if not store.filesystem.isdir(place):
+def read_all(store: Store, folder: str, reject: Callable[[InputError], None] | None = None) -> list[dict[str, Any]]:
+    """Every record of a folder, by name. `reject`: called for a damaged one; without it such a one raises."""
+    path = f"{store.root}/{folder}"
+    store.filesystem.invalidate_cache(path)
+    try:  # not `isdir`, which says False also where the store cannot be reached
+        files = [str(file) for file in store.filesystem.ls(path, detail=False)]
+    except FileNotFoundError:
         return []
-    names = sorted(
-        Path(str(path)).stem for path in store.filesystem.ls(place, detail=False) if str(path).endswith(".json")
-    )
-    found = [read(store, folder, name) for name in names]
-    return [record for record in found if record is not None]
+    if files == [path]:
+        raise NotADirectoryError(path)
+    records = []
+    for name in sorted(Path(file).stem for file in files if file.endswith(".json")):
+        try:
+            records.append(read(store, folder, name))
+        except InputError as error:
+            if reject is None:
+                raise
+            reject(error)
+    return [record for record in records if record is not None]
 
 
 def remove(store: Store, folder: str, name: str) -> None:
-    place = f"{store.root}/{folder}/{name}.json"
-    if store.filesystem.exists(place):
-        store.filesystem.rm_file(place)
+    path = f"{store.root}/{folder}/{name}.json"
+    if store.filesystem.exists(path):
+        store.filesystem.rm_file(path)

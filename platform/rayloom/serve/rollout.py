@@ -174,8 +174,11 @@ def attempt(change: Callable[[], str]) -> tuple[bool, str]:
     try:
         return True, change()
     except RayloomError as error:
-        say(f"not changed: {error}")
-        return False, str(error)
+        message = str(error)
+    except Exception as error:  # noqa: BLE001 (such as the store's, or Ray's)
+        message = f"{type(error).__name__}: {error}"
+    say(f"not changed: {message}")
+    return False, message
 
 
 def _shared(

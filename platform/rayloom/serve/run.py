@@ -43,8 +43,10 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
                 _watch(service, Changes(service, parents), stopped)
             finally:
                 say("stopping")
-                control_records.forget(store, spec.name)
-                service.stop()
+                try:
+                    control_records.forget(store, spec.name)
+                finally:
+                    service.stop()
         say("stopped: no process is left and the port is free")
 
 
@@ -89,31 +91,33 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None:
     """Says when replicas come and go, keeps the service's state in the store, and makes the changes asked for there."""
+    channel = control_records.ControlChannel(service.store, service.spec.name)
     shown: dict[str, int] = {}
-    seen = control_records.posted(service.store, service.spec.name)
-    last_id = seen.id if seen else ""
-    answered = control_records.State(service.spec.name, service.url, 0.0, {})
+    state = control_records.ServiceState(service.spec.name, service.url, 0.0, {})
     while not stopped.is_set():
-        request = control_records.posted(service.store, service.spec.name)
-        if request is not None and request.id != last_id:
-            last_id = request.id
-            answered = _answer(service, changes, request, stopped)
+        request = channel.next_request()
+        if request is not None:
+            state = _changed(service, changes, request, channel, stopped)
         described = service.described()
         now = {model: sum(version["replicas"] for version in versions) for model, versions in described.items()}
         for model, count in now.items():
             if shown.get(model, count) != count:
                 say(f"{model}: {count} replica{'s' if count != 1 else ''}")
         shown = now
-        control_records.say_state(service.store, dataclasses.replace(answered, beat=time.time(), models=described))
+        channel.write(dataclasses.replace(state, beat=time.time(), models=described))
         stopped.wait(control_records.BEAT_SECONDS)
 
 
-def _answer(
-    service: Service, changes: Changes, request: control_records.Request, stopped: threading.Event
-) -> control_records.State:
+def _changed(
+    service: Service,
+    changes: Changes,
+    request: control_records.ChangeRequest,
+    channel: control_records.ControlChannel,
+    stopped: threading.Event,
+) -> control_records.ServiceState:
     """Makes a change; the state that tells how it went."""
-    state = control_records.State(service.spec.name, service.url, time.time(), {}, request.id, "working")
-    control_records.say_state(service.store, state)
+    state = control_records.ServiceState(service.spec.name, service.url, time.time(), {}, request.id, "working")
+    channel.write(state)
     say(f"asked to {request.action}")
     is_done, message = attempt(lambda: _made(service, changes, request, stopped))
     if is_done:
@@ -121,7 +125,7 @@ def _answer(
     return dataclasses.replace(state, progress="done" if is_done else "failed", message=message)
 
 
-def _made(service: Service, changes: Changes, request: control_records.Request, stopped: threading.Event) -> str:
+def _made(service: Service, changes: Changes, request: control_records.ChangeRequest, stopped: threading.Event) -> str:
     if request.action == "promote":
         return changes.promote()
     if request.action == "rollback":

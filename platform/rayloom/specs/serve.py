@@ -174,7 +174,8 @@ class Doors(Spec):
     """Who may ask, and how much."""
 
     keys_required: bool = False
-    """Only requests with an API key of the store (`rayloom keys create`) are answered."""
+    """Only requests with an API key of the store (`rayloom keys create`) are answered. A revoked key is refused within
+    seconds. While the store cannot be read, the keys known last are accepted for a minute, then requests get a 503."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Of each key, or of everyone together where none are required."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
@@ -227,7 +228,8 @@ class ServeSpec(JobSpec):
     doors: Doors = Doors()
     logs: Logs = Logs()
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
-    """Limits per key and queues are divided among them."""
+    """The limits of keys (the service's and their own) and the queues are divided among them. A key whose own limit is
+    lower than this number gets one request through at each before its limit holds."""
     check: ServeCheck | None = None
 
     @model_validator(mode="after")
@@ -245,6 +247,11 @@ class ServeSpec(JobSpec):
     def is_direct(self) -> bool:
         return self.profile == "direct"
 
+    @property
+    def num_gateways(self) -> int:
+        """Processes that take requests, each with its share of every limit."""
+        return self.models[0].autoscaling.max_replicas if self.is_direct else self.gateway_replicas
+
     @model_validator(mode="after")
     def _serves_something(self) -> Self:
         if not self.served:
@@ -260,10 +267,25 @@ class ServeSpec(JobSpec):
         if len(self.served) > 1 or not self.models or self.models[0].adapters is not None:
             raise ValueError("profile: direct serves one model without adapters, and no predictors")
         scaling = self.models[0].autoscaling
+        if self.gateway_replicas != 1:
+            raise ValueError("profile: direct has no gateway of its own: leave out gateway_replicas")
         if scaling.min_replicas != scaling.max_replicas:
             raise ValueError(
                 "profile: direct does not follow the load: give autoscaling min_replicas and max_replicas alike"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _limits_can_be_divided(self) -> Self:
+        num_gateways, per_minute = self.num_gateways, self.doors.requests_per_minute
+        if per_minute is not None and per_minute < num_gateways:
+            what = f"doors.requests_per_minute: {per_minute} cannot be divided among {num_gateways} gateways"
+            raise ValueError(f"{what}: raise it, or have fewer of them")
+        for served in () if self.is_direct else self.served:
+            waiting = served.autoscaling.max_queued_requests
+            if waiting < num_gateways:
+                what = f"{served.name}: autoscaling.max_queued_requests: {waiting} leaves a gateway without a queue"
+                raise ValueError(f"{what}: set it to gateway_replicas ({num_gateways}) or more")
         return self
 
     @model_validator(mode="after")

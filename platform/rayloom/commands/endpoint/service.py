@@ -28,16 +28,17 @@ def update(options: argparse.Namespace) -> int:
     artifacts = {path: artifact.id for path, artifact in parents.items()}
     spec = job.spec.model_dump(mode="json", by_alias=True)
     return _ask(
-        store, control_records.Request(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share)
+        store,
+        control_records.ChangeRequest(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share),
     )
 
 
 def promote(options: argparse.Namespace) -> int:
-    return _ask(Store.beside(Path.cwd()), control_records.Request(options.service, "promote"))
+    return _ask(Store.beside(Path.cwd()), control_records.ChangeRequest(options.service, "promote"))
 
 
 def rollback(options: argparse.Namespace) -> int:
-    return _ask(Store.beside(Path.cwd()), control_records.Request(options.service, "rollback"))
+    return _ask(Store.beside(Path.cwd()), control_records.ChangeRequest(options.service, "rollback"))
 
 
 def status(options: argparse.Namespace) -> int:
@@ -60,7 +61,7 @@ def status(options: argparse.Namespace) -> int:
     return 0 if up else 1
 
 
-def _ask(store: Store, request: control_records.Request) -> int:
+def _ask(store: Store, request: control_records.ChangeRequest) -> int:
     """Posts a request and waits until the service says that it is made, or that it is not."""
     control_records.running(store, request.service)
     control_records.post(store, request)

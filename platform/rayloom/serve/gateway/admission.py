@@ -11,7 +11,6 @@ from rayloom.serve.transport.asgi_call import Headers
 from rayloom.serve.transport.error_responses import AUTHENTICATION, RATE, Refusal, header
 
 ANYONE = ""
-FORGET_SECONDS = 120.0
 
 
 @dataclass
@@ -20,48 +19,57 @@ class _Bucket:
 
     left: float
     at_seconds: float
+    full_at_seconds: float
+    """When it is full again if nothing more is taken."""
 
 
 class RateLimit:
-    """At most so many requests a minute for each caller, in one burst or spread over it."""
+    """At most so many requests a minute for each caller, in one burst or spread over it, as a token bucket.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    The limit is of all gateways together: each one grants its share of the burst and of the rate. A limit that is lower
+    than the number of gateways still lets one request through at each of them before its rate holds.
+    """
+
+    def __init__(self, num_gateways: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_gateways, self._clock = num_gateways, clock
         self._buckets: dict[str, _Bucket] = {}
 
     def take(self, caller: str, per_minute: int) -> float:
         """Takes one request; 0 when it was there, else the seconds until it will be."""
-        now = self._clock()
+        now, share = self._clock(), per_minute / self._num_gateways
+        size, per_second = max(1.0, share), share / 60
         bucket = self._buckets.get(caller)
         if bucket is None:
             self._forget(now)
-            bucket = self._buckets[caller] = _Bucket(per_minute, now)
-        bucket.left = min(per_minute, bucket.left + (now - bucket.at_seconds) * per_minute / 60)
-        bucket.at_seconds = now
+            bucket = self._buckets[caller] = _Bucket(size, now, now)
+        bucket.left = min(size, bucket.left + (now - bucket.at_seconds) * per_second)
+        wait = 0.0
         if bucket.left >= 1:
             bucket.left -= 1
-            return 0.0
-        return (1 - bucket.left) * 60 / per_minute
+        else:
+            wait = (1 - bucket.left) / per_second
+        bucket.at_seconds, bucket.full_at_seconds = now, now + (size - bucket.left) / per_second
+        return wait
 
     def _forget(self, now: float) -> None:
-        """A caller who was away for two minutes has a full bucket again: nothing to remember."""
-        gone = [caller for caller, bucket in self._buckets.items() if now - bucket.at_seconds > FORGET_SECONDS]
-        for caller in gone:
+        """A full bucket is as good as a new one: nothing to remember."""
+        for caller in [caller for caller, bucket in self._buckets.items() if bucket.full_at_seconds <= now]:
             del self._buckets[caller]
 
 
-class Doors:
+class Admission:
     """Lets a request in, or refuses it."""
 
     def __init__(
         self,
         keys: Callable[[], KeyRing] | None,
         requests_per_minute: int | None,
+        num_gateways: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`keys`: asked at each request; None for a service that everyone may use."""
         self._keys, self._per_minute = keys, requests_per_minute
-        self._limit = RateLimit(clock)
+        self._limit = RateLimit(num_gateways, clock)
 
     def admit(self, headers: Headers) -> str:
         """The id of the caller's key, or ANYONE. Raises Refusal."""

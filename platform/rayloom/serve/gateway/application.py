@@ -18,7 +18,7 @@ from typing import Any
 
 from rayloom.serve.gateway import docs_page
 from rayloom.serve.gateway.access_log import Record, Stopwatch
-from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.client_request import (
     ClientLeft,
     Request,
@@ -76,14 +76,14 @@ class Gateway:
     def __init__(
         self,
         routes: Routes,
-        doors: Doors,
+        admission: Admission,
         limits: Limits,
         record: Callable[[Record], None],
         is_ready: Callable[[], Mapping[str, bool]] | None = None,
         page: Page | None = None,
     ) -> None:
         self.routes = routes
-        self._doors, self._limits, self._record, self._page = doors, limits, record, page
+        self._admission, self._limits, self._record, self._page = admission, limits, record, page
         self._is_ready = is_ready or (lambda: dict.fromkeys(self.routes.routes, True))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ class Gateway:
             await send_whole(request, 200, self._page.headers, self._page.body)
             return
         if path not in OPEN_PATHS:
-            request.record.caller = self._doors.admit(request.scope["headers"])
+            request.record.caller = self._admission.admit(request.scope["headers"])
         if path in MODEL_PATHS or path in ENDPOINTS:
             _need(method, "POST")
             await self._ask_model(request)

@@ -17,13 +17,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayloom.artifacts.store import Store
-from rayloom.serve.api_keys import READ_SECONDS, KeyRing, listed, placed
 from rayloom.serve.gateway import chat_page
 from rayloom.serve.gateway.access_log import Record, file_sink
-from rayloom.serve.gateway.admission import Doors
+from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, Limits, Page
 from rayloom.serve.gateway.metrics import RequestMetrics
 from rayloom.serve.gateway.routes import Route, Routes, Share, all_of
+from rayloom.serve.gateway.stored_keys import StoredKeys
 from rayloom.serve.replicas.adapters import Shelf
 from rayloom.serve.transport.answer_channel import Switchboard
 from rayloom.serve.transport.asgi_call import Application
@@ -56,7 +56,7 @@ class GatewaySettings:
     adapters: dict[str, Adapters]
     """By model, where it serves any."""
     keys_folder: str | None = None
-    """Where further keys stand as files, beside those of the store (see `keys.placed`)."""
+    """Where further keys stand as files, beside those of the store (see `api_keys.mounted`)."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,13 @@ class GatewayReplica:
         self._settings, self._store = settings, Store(settings.store_uri)
         self._backends: dict[str, ReplicaBackend] = {}
         self._board: Switchboard | None = None
-        self._gateway = gateway_of(settings, Routes({}), self._ready)
+        self._keys = stored_keys(settings)
+        self._gateway = gateway_of(settings, self._keys, Routes({}), self._ready)
 
     async def reconfigure(self, routes: dict[str, Any]) -> None:
         """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
+        if self._keys is not None:
+            self._keys.watch()
         board = self._board = self._board or await _switchboard()
         before = self._backends
         self._backends = {
@@ -208,40 +211,27 @@ def _is_ready(backend: Any) -> bool:
     return isinstance(backend, ReplicaBackend) and backend.is_ready
 
 
+def stored_keys(settings: GatewaySettings) -> StoredKeys | None:
+    """The service's API keys, which the caller lets `watch`; None where requests need none."""
+    if not settings.doors.keys_required:
+        return None
+    return StoredKeys(Store(settings.store_uri), Path(settings.keys_folder) if settings.keys_folder else None)
+
+
 def gateway_of(
-    settings: GatewaySettings, routes: Routes, is_ready: Callable[[], Mapping[str, bool]] | None = None
+    settings: GatewaySettings,
+    keys: StoredKeys | None,
+    routes: Routes,
+    is_ready: Callable[[], Mapping[str, bool]] | None = None,
 ) -> Gateway:
-    """A gateway with the service's doors, log and metrics."""
-    doors, per_minute = settings.doors, settings.doors.requests_per_minute
-    share = None if per_minute is None else max(1, per_minute // settings.num_gateways)
-    ring = _StoredKeys(Store(settings.store_uri), settings.keys_folder).ring if doors.keys_required else None
+    """A gateway with the service's keys, limits, log and metrics."""
+    doors, ring = settings.doors, keys.ring if keys is not None else None
+    admission = Admission(ring, doors.requests_per_minute, settings.num_gateways)
     limits = Limits(
         doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts, doors.max_answers_per_request
     )
     page = Page(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
-    return Gateway(routes, Doors(ring, share), limits, _recorder(settings), is_ready, page)
-
-
-class _StoredKeys:
-    """The store's keys (and a folder's), read anew every two seconds, so that a revoked one soon opens nothing."""
-
-    def __init__(self, store: Store, folder: str | None) -> None:
-        self._store, self._folder = store, Path(folder) if folder else None
-        self._ring = self._read_once()
-        self._reading: asyncio.Task[None] | None = None
-
-    def ring(self) -> KeyRing:
-        if self._reading is None:
-            self._reading = asyncio.get_running_loop().create_task(self._read())
-        return self._ring
-
-    async def _read(self) -> None:
-        while True:
-            await asyncio.sleep(READ_SECONDS)
-            self._ring = await asyncio.to_thread(self._read_once)
-
-    def _read_once(self) -> KeyRing:
-        return KeyRing(listed(self._store), placed(self._folder) if self._folder else ())
+    return Gateway(routes, admission, limits, _recorder(settings), is_ready, page)
 
 
 def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:

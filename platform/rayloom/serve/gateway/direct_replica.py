@@ -9,6 +9,7 @@ changes without a gap.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import AsyncGenerator, Coroutine
@@ -17,13 +18,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of
+from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of, stored_keys
 from rayloom.serve.gateway.routes import only
 from rayloom.serve.replicas.engine_replica import RunningEngine
 from rayloom.serve.replicas.engine_settings import EngineSettings
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, called, with_header
 from rayloom.serve.transport.listener import Listener, listening
 from rayloom.serve.transport.relay import Call, QueueFull
+
+_LOG = logging.getLogger("ray.serve")
 
 
 @dataclass
@@ -68,8 +71,13 @@ class DirectReplica:
         self._loop = asyncio.get_running_loop()
         self._engine = await RunningEngine.started(settings)
         scaling = settings.served.autoscaling
-        backend = LocalBackend(self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests)
-        listener = await Listener.opened(gateway_of(front, only({settings.served.name: backend})), door)
+        backend = LocalBackend(
+            self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests // front.num_gateways
+        )
+        keys = stored_keys(front)
+        if keys is not None:
+            keys.watch()
+        listener = await Listener.opened(gateway_of(front, keys, only({settings.served.name: backend})), door)
         is_up.set_result(None)
         await listener.serving
 
@@ -83,6 +91,8 @@ def _in_own_loop(serving: Coroutine[Any, Any, None], is_up: Future[None]) -> Non
 
     try:
         uvloop.run(serving)
-    except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits for the start)
-        if not is_up.done():
+    except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits for the start, or else to the log)
+        if is_up.done():
+            _LOG.exception("the replica stopped listening; its next health check fails, and it is started anew")
+        else:
             is_up.set_exception(error)

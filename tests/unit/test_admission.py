@@ -12,7 +12,7 @@ from rayloom.cli import main
 from rayloom.errors import InputError
 from rayloom.serve import api_keys
 from rayloom.serve.api_keys import KeyRing
-from rayloom.serve.gateway.admission import ANYONE, Doors, RateLimit
+from rayloom.serve.gateway.admission import ANYONE, Admission, RateLimit
 from rayloom.serve.transport.error_responses import Refusal
 
 
@@ -76,23 +76,23 @@ def test_an_unknown_key_cannot_be_revoked_and_a_strange_name_not_given(store: St
 
 
 def test_an_open_door_lets_everyone_in() -> None:
-    assert Doors(None, None).admit([]) == ANYONE
+    assert Admission(None, None).admit([]) == ANYONE
 
 
 def test_a_closed_door_asks_for_a_key_in_either_header(store: Store) -> None:
     key, secret = api_keys.create(store, "me")
-    doors = Doors(lambda: KeyRing(api_keys.listed(store)), None)
-    assert doors.admit(bearer(secret)) == key.id
-    assert doors.admit([(b"x-api-key", secret.encode())]) == key.id
+    admission = Admission(lambda: KeyRing(api_keys.listed(store)), None)
+    assert admission.admit(bearer(secret)) == key.id
+    assert admission.admit([(b"x-api-key", secret.encode())]) == key.id
     for headers, code in (([], "missing_api_key"), (bearer("sk-wrong"), "invalid_api_key")):
         with pytest.raises(Refusal) as refused:
-            doors.admit(headers)
+            admission.admit(headers)
         assert (refused.value.status, refused.value.code) == (401, code)
 
 
 def test_a_limit_is_a_burst_and_then_a_rate() -> None:
     clock = Clock()
-    limit = RateLimit(clock)
+    limit = RateLimit(clock=clock)
     assert [limit.take("a", 60) for _ in range(60)] == [0.0] * 60
     assert limit.take("a", 60) == pytest.approx(1.0)
     clock.now = 0.5
@@ -106,23 +106,74 @@ def test_limits_are_each_callers_own_and_a_key_may_have_its_own(store: Store) ->
     clock = Clock()
     _, few = api_keys.create(store, "few", requests_per_minute=1)
     _, usual = api_keys.create(store, "usual")
-    doors = Doors(lambda: KeyRing(api_keys.listed(store)), 2, clock)
-    doors.admit(bearer(few))
+    admission = Admission(lambda: KeyRing(api_keys.listed(store)), 2, clock=clock)
+    admission.admit(bearer(few))
     with pytest.raises(Refusal) as refused:
-        doors.admit(bearer(few))
+        admission.admit(bearer(few))
     assert refused.value.status == 429
     assert dict(refused.value.headers())[b"retry-after"] == b"60"
-    doors.admit(bearer(usual))
-    doors.admit(bearer(usual))
+    admission.admit(bearer(usual))
+    admission.admit(bearer(usual))
     with pytest.raises(Refusal):
-        doors.admit(bearer(usual))
+        admission.admit(bearer(usual))
     clock.now = 60.0
-    doors.admit(bearer(few))
+    admission.admit(bearer(few))
+
+
+@pytest.mark.parametrize("num_gateways", [1, 2, 3, 4])
+@pytest.mark.parametrize(("own", "services"), [(10, None), (10, 1000), (None, 10)], ids=["own", "both", "services"])
+def test_a_limit_is_that_of_all_gateways_together(
+    store: Store, num_gateways: int, own: int | None, services: int | None
+) -> None:
+    clock = Clock()
+    _, secret = api_keys.create(store, "me", requests_per_minute=own)
+    ring = KeyRing(api_keys.listed(store))
+    gateways = [Admission(lambda: ring, services, num_gateways, clock) for _ in range(num_gateways)]
+
+    def num_admitted() -> int:
+        num = 0
+        for gateway in gateways * 20:
+            try:
+                gateway.admit(bearer(secret))
+            except Refusal as refusal:
+                assert "More than 10 requests" in refusal.message
+            else:
+                num += 1
+        return num
+
+    burst = num_admitted()
+    assert 10 - num_gateways < burst <= 10
+    later = 0
+    for _ in range(600):  # ten minutes
+        clock.now += 1
+        later += num_admitted()
+    assert 100 - num_gateways <= later <= 100
+
+
+def test_a_limit_below_the_number_of_gateways_holds_after_the_first_requests(store: Store) -> None:
+    clock = Clock()
+    limits = [RateLimit(4, clock) for _ in range(4)]
+    assert sum(limit.take("me", 2) == 0 for limit in limits for _ in range(5)) == 4
+    later = 0
+    for _ in range(600):
+        clock.now += 1
+        later += sum(limit.take("me", 2) == 0 for limit in limits)
+    assert 16 <= later <= 20
+
+
+def test_a_caller_who_asks_seldom_is_not_refused_by_a_share_below_one() -> None:
+    clock = Clock()
+    limit = RateLimit(4, clock)
+    for _ in range(5):
+        assert limit.take("me", 1) == 0.0
+        clock.now += 240
+    limit.take("you", 1)
+    assert list(limit._buckets) == ["you"]
 
 
 def test_callers_who_stayed_away_are_forgotten() -> None:
     clock = Clock()
-    limit = RateLimit(clock)
+    limit = RateLimit(clock=clock)
     for number in range(100):
         limit.take(str(number), 1)
     clock.now = 1000.0
