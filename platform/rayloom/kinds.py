@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
         1,
         prober="rayloom.train.planning.probe:probe",
     ),
-    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 1),
+    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 2),
     "evaluate": Kind(
         EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
     ),

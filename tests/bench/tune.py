@@ -120,7 +120,7 @@ def pace(inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
         "wall_ratio": round(wall_seconds(together) / wall_seconds(alone), 3),
         "seconds_in_sequence": round(wall_seconds(alone), 1),
         "seconds_two_at_once": round(wall_seconds(together), 1),
-        "first_trial_seconds": round(alone[0].ended_at_seconds - alone[0].born_at_seconds, 1),
+        "first_trial_seconds": round(alone[0].ended_at_seconds - alone[0].created_at_seconds, 1),
         "trial_seconds": round(later, 2),
         "bare_seconds": round(statistics.mean(bare[1:]), 2),
         "num_paced_trials": NUM_PACED,
@@ -130,7 +130,7 @@ def pace(inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def wall_seconds(trials: list[Any]) -> float:
     """From the start of the first trial, its process' own start included, to the end of the last."""
-    return float(max(trial.ended_at_seconds for trial in trials) - min(trial.born_at_seconds for trial in trials))
+    return float(max(trial.ended_at_seconds for trial in trials) - min(trial.created_at_seconds for trial in trials))
 
 
 def halving(inputs: dict[str, Any], folder: Path) -> dict[str, Any]:

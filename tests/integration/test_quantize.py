@@ -21,7 +21,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.export import model_folder
 from rayloom.export.plan import plan_quantize
-from rayloom.export.quality.heldout_rows import SomeRows, rows_for
+from rayloom.export.quality.heldout_rows import SampledRows, rows_for
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
 from rayloom.export.schemes.int4 import group_size_for
@@ -119,15 +119,15 @@ def test_an_output_of_zeros_stays_zero() -> None:
 def test_rows_are_spread_over_all_of_them(tmp_path: Path) -> None:
     write_rows(tmp_path, num_rows=12)
     rows = TokenShards(tmp_path / "heldout", LENGTH)
-    assert SomeRows(rows, 10**6).numbers == list(range(12))
-    assert SomeRows(rows, 4 * 60).numbers == [0, 4, 7, 11]
-    assert SomeRows(rows, 1).numbers == [0]
-    assert SomeRows(rows, 4 * 60).num_tokens == 240
+    assert SampledRows(rows, 10**6).numbers == list(range(12))
+    assert SampledRows(rows, 4 * 60).numbers == [0, 4, 7, 11]
+    assert SampledRows(rows, 1).numbers == [0]
+    assert SampledRows(rows, 4 * 60).num_tokens == 240
 
 
 def test_what_calibrates_does_not_measure(store: Store, model: Artifact, trained: Artifact) -> None:
     measured, calibrating = rows_for(spec_of(model, trained), {"model": model, "rows_of": trained})
-    assert isinstance(calibrating, SomeRows)
+    assert isinstance(calibrating, SampledRows)
     assert calibrating.numbers == [3, 7, 11] and set(measured.numbers) == set(range(12)) - {3, 7, 11}
     assert rows_for(spec_of(model, trained, scheme=PLAIN), {"rows_of": trained})[1] is None
 

@@ -12,7 +12,7 @@ from support.tasks import review_rows, write_encoder, write_jsonl
 
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.search import Run
+from rayloom.tune.search import TrialRun
 from rayloom.tune.trials.trial import run_trial
 from rayloom.tune.trials.trial_files import TrialFiles
 
@@ -40,7 +40,7 @@ def results(files: TrialFiles) -> list[dict[str, Any]]:
     found = []
     for number, rate in enumerate((5e-3, 2e-2)):
         heard: list[dict[str, Any]] = []
-        run_trial(files.task(Run(number, {"learning_rate": rate})), heard.append)
+        run_trial(files.task(TrialRun(number, {"learning_rate": rate})), heard.append)
         found.append(heard[-1])
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.specs.tune import TuneSpec
-from rayloom.tune.search import Run, Search
+from rayloom.tune.search import Search, TrialRun
 from rayloom.tune.strategies.history import Journal
 
 NUM_STEPS = 90
@@ -57,7 +57,7 @@ class Laboratory:
 
     def work(self) -> Laboratory:
         draw = random.Random(self.seed)
-        active: dict[int, tuple[Run, int]] = {}
+        active: dict[int, tuple[TrialRun, int]] = {}
         while len(self.log) < self.at_most_reports and not self.search.is_over:
             while (run := self.search.next_run()) is not None:
                 step = self.search.history.trials[run.trial].step
@@ -70,8 +70,8 @@ class Laboratory:
             active[number] = (run, step)
             if not goes_on:
                 del active[number]
-            elif self.search.spent() is not None or step == run.until_step:
-                self.search.left(number)
+            elif self.search.exhausted_budget() is not None or step == run.until_step:
+                self.search.paused(number)
                 del active[number]
             elif step >= NUM_STEPS:
                 self.search.finished(number, step, {"heldout_loss": self.measure(run.values, step), "seconds": 1.0})

@@ -43,7 +43,7 @@ RAY_FILES = {
     "serve/replicas/predictor_replica.py",
     "serve/replicas/prefix_router.py",
     "serve/replicas/engine_replica.py",
-    "tune/trials/crew.py",
+    "tune/trials/trial_workers.py",
     "tune/trials/ray_trials.py",
 }
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")

@@ -12,7 +12,7 @@ from support.training_jobs import small_spec, write_rows, write_tokenizer
 from transformers import AutoTokenizer
 
 from rayloom.text.tokenizer_digest import tokenizer_digest
-from rayloom.tune.search import Run, Source
+from rayloom.tune.search import DonorCheckpoint, TrialRun
 from rayloom.tune.trials.trial_files import TrialFiles
 
 
@@ -55,7 +55,7 @@ def test_trials_that_differ_in_their_rows_have_their_own(tmp_path: Path) -> None
 
 def test_a_task_names_the_checkpoint_that_a_member_of_a_population_goes_on_from(tmp_path: Path) -> None:
     files = files_in(tmp_path, {"learning_rate": {"type": "choice", "values": [0.1, 0.2]}})
-    task = files.task(Run(3, {"learning_rate": 0.2}, until_step=8, segment=1, source=Source(0, 2, 4)))
+    task = files.task(TrialRun(3, {"learning_rate": 0.2}, until_step=8, segment=1, source=DonorCheckpoint(0, 2, 4)))
     assert task.source == tmp_path / "work" / "trials" / "0000" / "2" / "checkpoints" / "step-00000004"
     assert task.job.work == tmp_path / "work" / "trials" / "0003" / "1"
     assert (task.until_step, task.job.spec.learning_rate) == (8, 0.2)

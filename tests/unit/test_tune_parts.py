@@ -24,10 +24,10 @@ from rayloom.specs.train import TrainSpec
 from rayloom.tune.results import earlier_trials, read_trials, summary, trial_of, trial_record, write_best, write_trials
 from rayloom.tune.strategies.history import History, Trial
 from rayloom.tune.strategies.optuna_study import importances
-from rayloom.tune.strategies.points import drawn, generator, grid_point, grid_size, moved, point_of
+from rayloom.tune.strategies.points import drawn, generator, grid_point, grid_size, perturbed, point_of
 from rayloom.tune.strategies.ranking import best, front, pareto_indices, ranked
 from rayloom.tune.strategies.schedulers import bracket_order, reason_to_stop, rung_of
-from rayloom.tune.strategies.searchers import suggested
+from rayloom.tune.strategies.searchers import suggested_point
 from rayloom.tune.trials.capacity import bundles_of, num_concurrent, num_that_fit
 from rayloom.tune.trials.trial import num_parameters, reason_of
 
@@ -80,7 +80,7 @@ def test_points_drawn_lie_in_the_space_and_come_back_from_their_values(seed: int
     assert point["schedule.warmup_steps"] in (0, 5, 10, 15, 20)
     values = values_of(spec.space, point, spec.plain_train)
     assert point_of(spec.space, values, spec.plain_train) == point
-    near = {path: moved(d, point[path], (0.8, 1.25), generator(seed, path)) for path, d in spec.space.items()}
+    near = {path: perturbed(d, point[path], (0.8, 1.25), generator(seed, path)) for path, d in spec.space.items()}
     assert values_of(spec.space, near, spec.plain_train).keys() == values.keys()
     assert abs(near["adapter.rank"] - point["adapter.rank"]) <= 1
 
@@ -126,7 +126,7 @@ def test_searchers_that_learn_come_near_the_best_and_ask_alike_twice(tmp_path: P
     history = Laboratory(search_in(tmp_path, spec)).work().search.history
     last = num_trials - 1
     before = History({number: t for number, t in history.trials.items() if number < last})
-    assert suggested(spec, before, last) == suggested(spec, before, last)
+    assert suggested_point(spec, before, last) == suggested_point(spec, before, last)
     rates = [t.values["learning_rate"] for t in history.trials.values()][10:]
     assert np.median(np.abs(np.log10(rates) + 3)) < 0.75  # drawn at random it would be about 1
     found = best(spec, history.trials.values())
@@ -147,7 +147,7 @@ def test_a_warm_start_learns_from_the_trials_that_lie_in_the_space(tmp_path: Pat
     earlier = earlier_trials(spec, [artifact])
     assert 0 < len(earlier) < 16
     assert all(1e-4 <= t.point["learning_rate"] <= 1e-2 for t in earlier)
-    assert suggested(spec, History(), 0, earlier) != suggested(spec, History(), 0)
+    assert suggested_point(spec, History(), 0, earlier) != suggested_point(spec, History(), 0)
     with pytest.raises(InputError, match="first@0 is a train, not a search"):
         (tmp_path / "trials.jsonl").unlink()
         artifact.manifest.kind = "train"

@@ -143,9 +143,9 @@ def test_wall_time_counts_over_all_sessions(tmp_path: Path) -> None:
     other = 7.0
     again = search_in(tmp_path, spec, clock=lambda: other)
     assert again.seconds == 60
-    assert again.spent() is None
+    assert again.exhausted_budget() is None
     other += 41
-    assert again.spent() == "the budget of 100 s is used up"
+    assert again.exhausted_budget() == "the budget of 100 s is used up"
     assert again.next_run() is None
     assert again.history.trials[0].busy_seconds == 60
 
@@ -205,5 +205,5 @@ def test_the_journal_holds_no_more_than_what_is_said(tmp_path: Path) -> None:
     search = search_in(tmp_path, tune_spec(), clock=lambda: 0.0)
     search.next_run()
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-    assert [line["type"] for line in lines] == ["session", "born", "started"]
+    assert [line["type"] for line in lines] == ["session", "created", "started"]
     assert "metrics" not in lines[1]

@@ -17,7 +17,7 @@ from rayloom.tune.trials.trial import TrialTask, run_trial
 
 def task_in(folder: Path, until_step: int | None = None, **changes: Any) -> TrialTask:
     job = small_job(folder, **{"num_steps": 6, "evaluate_every_steps": 2, **changes})
-    return TrialTask(0, job, until_step, None, folder / "leave")
+    return TrialTask(0, job, until_step, None, folder / "pause")
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Reports:
 
 
 @dataclass
-class MadeUpOthers:
+class MadeUpWorkers:
     """Workers of which some failed."""
 
     errors: Sequence[BaseException] = ()
@@ -75,7 +75,7 @@ def test_a_trial_alone_stops_where_it_is_told_to(tmp_path: Path) -> None:
 
 
 def test_a_trial_with_others_takes_the_step_in_which_all_learn_that_it_stops(tmp_path: Path) -> None:
-    task, reports, others = task_in(tmp_path), Reports(stops_at=2), MadeUpOthers()
+    task, reports, others = task_in(tmp_path), Reports(stops_at=2), MadeUpWorkers()
     with pytest.raises(SystemExit):
         run_trial(task, reports, others)
     assert reports.said[-1] == ("measured", 2)
@@ -96,7 +96,7 @@ def test_what_failed_first_among_all_workers_is_the_trials_end(
 ) -> None:
     reports = Reports(breaks_at=4)
     with pytest.raises(RuntimeError, match="Connection closed"):
-        run_trial(task_in(tmp_path), reports, MadeUpOthers([error]))
+        run_trial(task_in(tmp_path), reports, MadeUpWorkers([error]))
     assert (reports.heard[-1]["message"], reports.heard[-1]["reason"]) == said
     assert reports.heard[-1]["step"] == 4
 
@@ -104,6 +104,6 @@ def test_what_failed_first_among_all_workers_is_the_trials_end(
 def test_a_member_of_a_population_leaves_with_a_checkpoint(tmp_path: Path) -> None:
     reports = Reports()
     run_trial(task_in(tmp_path, until_step=4), reports)
-    assert reports.said[-1] == ("left", 4)
+    assert reports.said[-1] == ("paused", 4)
     run_trial(task_in(tmp_path), reports)
-    assert reports.said[-3:] == [("left", 4), ("measured", 6), ("finished", 6)]
+    assert reports.said[-3:] == [("paused", 4), ("measured", 6), ("finished", 6)]

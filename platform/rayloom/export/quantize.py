@@ -16,7 +16,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export import task_quantize
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.quality.answers import answers_to, prompts_of
-from rayloom.export.quality.heldout_rows import Rows, SomeRows, check_tokenizer, rows_for
+from rayloom.export.quality.heldout_rows import CalibrationRows, SampledRows, check_tokenizer, rows_for
 from rayloom.export.quality.sizes import Sizes, as_bf16_bytes, compare_sizes
 from rayloom.export.quality.speed import tokens_per_second
 from rayloom.export.schemes import fp8, int4, int8, nf4
@@ -63,7 +63,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 
 
 def write_quantized(
-    folder: ModelFolder, scheme: Scheme, rows: Rows | None, directory: Path, label: str = "quantising"
+    folder: ModelFolder, scheme: Scheme, rows: CalibrationRows | None, directory: Path, label: str = "quantising"
 ) -> tuple[str, ...]:
     """Writes the model in the scheme, and what a server needs beside it; returns the names of the layers.
 
@@ -108,7 +108,7 @@ def memory_bytes(folder: ModelFolder) -> int:
     return int(1.6 * sum(as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()))
 
 
-def measure(model: nn.Module, rows: SomeRows, spec: QuantizeSpec, when: str) -> tuple[Loss, list[list[int]]]:
+def measure(model: nn.Module, rows: SampledRows, spec: QuantizeSpec, when: str) -> tuple[Loss, list[list[int]]]:
     """The loss on the rows, and the answers to some of their beginnings."""
     with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
         loss = heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)

@@ -40,7 +40,7 @@ CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", 
 """Fields that may change while weights are kept, which population-based training does."""
 
 
-class Objective(Spec):
+class SearchObjective(Spec):
     """One metric to make small or large."""
 
     metric: str = "heldout_loss"
@@ -107,7 +107,7 @@ class TuneSpec(JobSpec):
     """Changes to that job for every trial, each `path.to.field=value`: such as fewer steps than the final run has."""
     space: Space
     """What is varied: dotted path into the training job, and the values that it may take."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(),)
+    objectives: Annotated[tuple[SearchObjective, ...], Field(min_length=1, max_length=2)] = (SearchObjective(),)
     """With two, the result is the Pareto front; the scheduler and `best` go by the first."""
     checks: tuple[TrialCheck, ...] = ()
     """Made on each finished trial, as an `evaluate` job would; their numbers can be objectives. Limits do not apply."""

@@ -13,9 +13,9 @@ from typing import Any
 from rayloom.specs.base import JobSpec
 from rayloom.submit.pods import (
     JOB_FOLDER,
-    Group,
     KubernetesChoices,
     PodParts,
+    WorkerGroup,
     check_choices,
     cluster,
     job_files,
@@ -55,12 +55,12 @@ def manifest(
     return [config, job]
 
 
-def _groups(specs: Sequence[JobSpec]) -> list[Group]:
+def _groups(specs: Sequence[JobSpec]) -> list[WorkerGroup]:
     """One for each size of worker, with as many as the largest job wants at once."""
     most: Counter[Bundle] = Counter()
     for spec in specs:
         most |= Counter(wanted(spec) or [Bundle(1, 0)])
-    return [Group(bundle, count) for bundle, count in sorted(most.items(), key=lambda i: (i[0].gpus, i[0].cpus))]
+    return [WorkerGroup(bundle, count) for bundle, count in sorted(most.items(), key=lambda i: (i[0].gpus, i[0].cpus))]
 
 
 def _environment() -> tuple[dict[str, Any], ...]:

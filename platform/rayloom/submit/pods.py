@@ -63,7 +63,7 @@ class PodParts:
 
 
 @dataclass(frozen=True)
-class Group:
+class WorkerGroup:
     """Workers of one size."""
 
     bundle: Bundle
@@ -100,7 +100,7 @@ def job_files(name: str, files: Mapping[str, str], metadata: Mapping[str, Any]) 
     return config, Mount({"name": "job", "configMap": {"name": name, "items": items}}, JOB_FOLDER)
 
 
-def cluster(groups: list[Group], parts: PodParts, choices: KubernetesChoices) -> dict[str, Any]:
+def cluster(groups: list[WorkerGroup], parts: PodParts, choices: KubernetesChoices) -> dict[str, Any]:
     """A cluster whose autoscaler starts workers when they are wanted, spot ones first."""
     return {
         "rayVersion": choices.ray_version,
@@ -116,7 +116,7 @@ def cluster(groups: list[Group], parts: PodParts, choices: KubernetesChoices) ->
     }
 
 
-def _described(group: Group, parts: PodParts, choices: KubernetesChoices) -> list[dict[str, Any]]:
+def _described(group: WorkerGroup, parts: PodParts, choices: KubernetesChoices) -> list[dict[str, Any]]:
     """The group, after its twin on spot machines; a worker carries one bundle and a driver or gateway."""
     bundle = group.bundle
     sized = Bundle(bundle.cpus + DRIVER_CPUS, bundle.gpus)

@@ -21,10 +21,10 @@ from rayloom.specs.base import references
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.pods import (
     JOB_FOLDER,
-    Group,
     KubernetesChoices,
     Mount,
     PodParts,
+    WorkerGroup,
     check_choices,
     cluster,
     job_files,
@@ -109,14 +109,14 @@ def _check_spec(spec: ServeSpec) -> None:
         raise InputError("A service on Kubernetes takes its models from the store", where=elsewhere[0], fix=fix)
 
 
-def _groups(spec: ServeSpec) -> list[Group]:
+def _groups(spec: ServeSpec) -> list[WorkerGroup]:
     """One for each size of replica, with as many as there may ever be; the smallest also carry the gateway's."""
     most: Counter[Bundle] = Counter()
     for served in spec.served:
         most[replica(served.resources)] += served.autoscaling.max_replicas
     sizes = sorted(most, key=lambda bundle: (bundle.gpus, bundle.cpus))
     most[sizes[0]] = max(most[sizes[0]], spec.gateway_replicas)
-    return [Group(bundle, most[bundle]) for bundle in sizes]
+    return [WorkerGroup(bundle, most[bundle]) for bundle in sizes]
 
 
 def _environment() -> tuple[dict[str, Any], ...]:

@@ -23,7 +23,7 @@ from rayloom.tune.results import earlier_trials, shown
 from rayloom.tune.strategies.history import History
 from rayloom.tune.strategies.points import grid_size
 from rayloom.tune.strategies.schedulers import bracket_order, grace_steps
-from rayloom.tune.strategies.searchers import missing_package, suggested
+from rayloom.tune.strategies.searchers import missing_package, suggested_point
 from rayloom.tune.trials.capacity import Amounts, bundles_of, num_concurrent
 from rayloom.tune.trials.memory import gpu_memory_problems, memory_bytes_per_worker
 
@@ -95,7 +95,7 @@ def _add_first_points(sheet: PlanSheet, spec: TuneSpec, num_earlier: int) -> Non
     table = Table("trial", *spec.space, title="first trials", title_justify="left")
     history = History()
     for number in range(min(certain, POINTS_SHOWN)):
-        values = values_of(spec.space, suggested(spec, history, number), spec.plain_train)
+        values = values_of(spec.space, suggested_point(spec, history, number), spec.plain_train)
         table.add_row(str(number), *(shown(values[path]) for path in spec.space))
     if certain:
         sheet.examples.append(table)

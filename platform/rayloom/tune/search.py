@@ -14,13 +14,13 @@ from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Event, EventType, History, Journal, Outcome, Trial
-from rayloom.tune.strategies.population import boundary_after, copies_at, step_to_exchange
+from rayloom.tune.strategies.population import copies_at, next_exchange, step_to_exchange
 from rayloom.tune.strategies.schedulers import reason_to_stop
-from rayloom.tune.strategies.searchers import suggested
+from rayloom.tune.strategies.searchers import suggested_point
 
 
 @dataclass(frozen=True)
-class Source:
+class DonorCheckpoint:
     """A checkpoint of another trial."""
 
     trial: int
@@ -29,7 +29,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrialRun:
     """A stretch of a trial for one process: from its newest checkpoint or its start to `until_step` or its end."""
 
     trial: int
@@ -38,7 +38,7 @@ class Run:
     """Where a member of a population saves and waits for the others."""
     segment: int = 0
     """How often the trial went on from another's weights; each time its checkpoints begin anew."""
-    source: Source | None = None
+    source: DonorCheckpoint | None = None
     """The checkpoint with which the segment begins."""
 
 
@@ -71,7 +71,7 @@ class Search:
         """Wall time of the search so far, over all sessions."""
         return self._offset + self._clock()
 
-    def spent(self) -> str | None:
+    def exhausted_budget(self) -> str | None:
         """Which part of the budget is used up; None while there is some of all."""
         budget = self.spec.budget
         if budget.num_steps is not None and self.history.num_steps >= budget.num_steps:
@@ -83,19 +83,19 @@ class Search:
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing will be started any more."""
-        return not self.history.running and (self.spent() is not None or not self._has_more())
+        return not self.history.running and (self.exhausted_budget() is not None or not self._has_more())
 
-    def next_run(self) -> Run | None:
+    def next_run(self) -> TrialRun | None:
         """What a free process should train now; None where it should wait, or the search is over."""
-        if len(self.history.running) >= self._num_concurrent or self.spent() is not None:
+        if len(self.history.running) >= self._num_concurrent or self.exhausted_budget() is not None:
             return None
         if isinstance(self.spec.scheduler, PopulationScheduler):
             self._exchange()
-        trial = next(iter(self._ready()), None) or self._born()
+        trial = next(iter(self._ready()), None) or self._new_trial()
         if trial is None:
             return None
         self._note("started", trial)
-        return Run(trial.number, trial.values, self._until(trial), len(trial.copies), self._source(trial))
+        return TrialRun(trial.number, trial.values, self._pause_step(trial), len(trial.copies), self._source(trial))
 
     def _has_more(self) -> bool:
         return bool(self.history.waiting) or len(self.history.trials) < (self.spec.num_trials or 0)
@@ -107,13 +107,13 @@ class Search:
         interval, exchanged = self.spec.scheduler.interval_steps, self.history.exchanged_step
         return [t for t in self.history.waiting if t.step < exchanged + interval]
 
-    def _born(self) -> Trial | None:
+    def _new_trial(self) -> Trial | None:
         """A new trial, or None where there are enough. One whose values are refused together ends at once."""
         while len(self.history.trials) < (self.spec.num_trials or 0):
             number = len(self.history.trials)
-            point = suggested(self.spec, self.history, number, self._earlier)
+            point = suggested_point(self.spec, self.history, number, self._earlier)
             values = values_of(self.spec.space, point, self.spec.plain_train)
-            self._append(Event("born", self.seconds, number, point=point, values=values))
+            self._append(Event("created", self.seconds, number, point=point, values=values))
             trial = self.history.trials[number]
             refused = refusals(TrainSpec, self.spec.plain_train, values)
             if not refused:
@@ -121,17 +121,17 @@ class Search:
             self._note("ended", trial, outcome="failed", reason=f"refused: {refused[0]}")
         return None
 
-    def _until(self, trial: Trial) -> int | None:
+    def _pause_step(self, trial: Trial) -> int | None:
         if isinstance(self.spec.scheduler, PopulationScheduler):
-            return boundary_after(trial.step, self.spec.scheduler, self._length_of(trial.values))
+            return next_exchange(trial.step, self.spec.scheduler, self._length_of(trial.values))
         return None
 
-    def _source(self, trial: Trial) -> Source | None:
+    def _source(self, trial: Trial) -> DonorCheckpoint | None:
         if not trial.copies:
             return None
         copy = trial.copies[-1]
         before = [other for other in self.history.trials[copy.donor].copies if other.step < copy.step]
-        return Source(copy.donor, len(before), copy.step)
+        return DonorCheckpoint(copy.donor, len(before), copy.step)
 
     def _exchange(self) -> None:
         step = step_to_exchange(self.spec, self.history)
@@ -160,9 +160,9 @@ class Search:
             self._note("ended", trial, outcome="stopped", reason=reason)
         return reason is None
 
-    def left(self, number: int) -> None:
+    def paused(self, number: int) -> None:
         """The trial's process saved a checkpoint and gave its resources back: at `until_step`, or asked to."""
-        self._note("left", self.history.trials[number])
+        self._note("paused", self.history.trials[number])
 
     def finished(self, number: int, step: int, metrics: dict[str, float]) -> None:
         """The trial came to its own end, with these metrics of its result."""
@@ -182,7 +182,7 @@ class Search:
 
     def cut_off(self) -> None:
         """Ends the trials that the budget leaves no room for."""
-        reason = self.spent()
+        reason = self.exhausted_budget()
         if reason is not None:
             for trial in [*self.history.running, *self.history.waiting]:
                 self._note("ended", trial, outcome="cut_off", reason=reason)

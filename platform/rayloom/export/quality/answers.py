@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rayloom.export.quality.heldout_rows import SomeRows
+from rayloom.export.quality.heldout_rows import SampledRows
 from rayloom.score.answers import greedy_answers
 
 LEAST_PROMPT_TOKENS = 16
@@ -15,7 +15,7 @@ LEAST_PROMPT_TOKENS = 16
 MOST_PROMPT_TOKENS = 256
 
 
-def prompts_of(rows: SomeRows, num_prompts: int) -> list[list[int]]:
+def prompts_of(rows: SampledRows, num_prompts: int) -> list[list[int]]:
     """The beginnings of rows spread evenly over all: up to the first trained token, which begins the answer."""
     chosen = np.linspace(0, len(rows) - 1, min(num_prompts, len(rows))).round().astype(int)
     prompts = []

@@ -20,7 +20,7 @@ CALIBRATION_EVERY = 4
 CORPUS_ROW_TOKENS = 512
 
 
-class SomeRows:
+class SampledRows:
     """At least one and otherwise at most about `max_tokens` tokens' worth of rows, spread evenly over `among`."""
 
     def __init__(self, rows: TokenShards, max_tokens: int, among: Sequence[int] | None = None) -> None:
@@ -40,7 +40,7 @@ class SomeRows:
         return sum(len(self.row(index).tokens) for index in range(len(self)))
 
 
-class Rows(Protocol):
+class CalibrationRows(Protocol):
     """Rows that calibrate: read from shards, or written anew for this model."""
 
     def __len__(self) -> int: ...
@@ -49,34 +49,34 @@ class Rows(Protocol):
     def num_tokens(self) -> int: ...
 
 
-class RewrittenRows:
+class RetokenizedRows:
     """Rows of another tokenizer in this one's ids: each is decoded and encoded again, document by document."""
 
-    def __init__(self, rows: SomeRows, their_tokenizer: Path, our_tokenizer: Path) -> None:
+    def __init__(self, rows: SampledRows, their_tokenizer: Path, our_tokenizer: Path) -> None:
         self._rows, self._theirs, self._ours = rows, their_tokenizer, our_tokenizer
 
     def __len__(self) -> int:
-        return len(self._rewritten)
+        return len(self._retokenized)
 
     def row(self, index: int) -> Row:
-        return self._rewritten[index]
+        return self._retokenized[index]
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(row.tokens) for row in self._rewritten)
+        return sum(len(row.tokens) for row in self._retokenized)
 
     @cached_property
-    def _rewritten(self) -> list[Row]:
+    def _retokenized(self) -> list[Row]:
         from transformers import AutoTokenizer
 
         theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (self._theirs, self._ours))
 
-        def rewritten(row: Row) -> Iterator[list[int]]:
+        def retokenized(row: Row) -> Iterator[list[int]]:
             for document in np.split(row.tokens, np.flatnonzero(row.positions == 0)[1:]):
                 text = theirs.decode(document, skip_special_tokens=True)
                 yield ours(text, add_special_tokens=False)["input_ids"]
 
-        return [_packed([*rewritten(self._rows.row(index))]) for index in range(len(self._rows))]
+        return [_packed([*retokenized(self._rows.row(index))]) for index in range(len(self._rows))]
 
 
 def _packed(documents: Sequence[Sequence[int]]) -> Row:
@@ -85,27 +85,27 @@ def _packed(documents: Sequence[Sequence[int]]) -> Row:
     return Row(tokens, positions > 0, positions)
 
 
-def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SomeRows, Rows | None]:
+def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SampledRows, CalibrationRows | None]:
     """Rows that measure, and rows that calibrate where the scheme does that. Raises InputError where there are none."""
     heldout = _heldout(parents["rows_of"], "rows_of")
     if not spec.scheme.calibrates:
-        return SomeRows(heldout, spec.max_measured_tokens), None
+        return SampledRows(heldout, spec.max_measured_tokens), None
     other = parents.get("calibration.rows_of")
     if other is not None and other.manifest.digest != parents["rows_of"].manifest.digest:
         shards = _rows_to_calibrate_on(other)
-        chosen = SomeRows(shards, spec.calibration.max_tokens)
-        calibrating: Rows = chosen
+        chosen = SampledRows(shards, spec.calibration.max_tokens)
+        calibrating: CalibrationRows = chosen
         if shards.tokenizer_digest != heldout.tokenizer_digest:
-            calibrating = RewrittenRows(chosen, _tokenizer_of(other), parents["model"].path)
-        return SomeRows(heldout, spec.max_measured_tokens), calibrating
+            calibrating = RetokenizedRows(chosen, _tokenizer_of(other), parents["model"].path)
+        return SampledRows(heldout, spec.max_measured_tokens), calibrating
     numbers = range(len(heldout))
     spared = numbers[CALIBRATION_EVERY - 1 :: CALIBRATION_EVERY] or numbers[1:]
     if not spared:
         what = f"{parents['rows_of'].id} has one held-out row, which cannot both calibrate and measure"
         raise InputError(what, where="rows_of", fix="Name other rows with calibration.rows_of, or hold out more.")
     measuring = [number for number in numbers if number not in spared]
-    measured = SomeRows(heldout, spec.max_measured_tokens, measuring)
-    return measured, SomeRows(heldout, spec.calibration.max_tokens, spared)
+    measured = SampledRows(heldout, spec.max_measured_tokens, measuring)
+    return measured, SampledRows(heldout, spec.calibration.max_tokens, spared)
 
 
 def _heldout(trained: Artifact, field: str) -> TokenShards:
@@ -134,7 +134,7 @@ def _tokenizer_of(artifact: Artifact) -> Path:
     return artifact.path / "tokenizer" if artifact.manifest.content == "corpus" else artifact.path
 
 
-def check_tokenizer(model: Path, measured: SomeRows) -> None:
+def check_tokenizer(model: Path, measured: SampledRows) -> None:
     """Raises InputError where the rows have another tokenizer's ids than the model's."""
     from transformers import AutoTokenizer
 

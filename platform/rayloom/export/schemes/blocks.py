@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import batches
 
 Fit = Callable[[str, nn.Linear, Tensor], None]
@@ -34,7 +34,7 @@ def blocks_of(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, nn
 
 @torch.no_grad()
 def fit_blocks(
-    model: Any, layers: Mapping[str, nn.Linear], rows: Rows, fit: Fit, advance: Callable[[int], None]
+    model: Any, layers: Mapping[str, nn.Linear], rows: CalibrationRows, fit: Fit, advance: Callable[[int], None]
 ) -> None:
     """Calls `fit` for every layer inside the blocks, from the first block to the last. `advance` counts blocks."""
     blocks = blocks_of(model, layers)

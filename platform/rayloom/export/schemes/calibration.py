@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.score.batches import Batch, causal_batch
 
 
@@ -29,7 +29,7 @@ class Observed:
     """The layers that read a norm's output, by norm; only norms whose output nothing else reads."""
 
 
-def batches(rows: Rows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Batch]:
+def batches(rows: CalibrationRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Batch]:
     """The rows as batches for a model's forward pass; one by one, so that no padding is taken for text."""
     for number in range(len(rows)):
         yield causal_batch([rows.row(number)], padding_token=0)
@@ -38,7 +38,7 @@ def batches(rows: Rows, advance: Callable[[int], None] = lambda _: None) -> Iter
 
 @torch.no_grad()
 def observe(
-    model: Any, layers: Mapping[str, nn.Linear], rows: Rows, advance: Callable[[int], None] = lambda _: None
+    model: Any, layers: Mapping[str, nn.Linear], rows: CalibrationRows, advance: Callable[[int], None] = lambda _: None
 ) -> Observed:
     """Runs the rows through the model, up to its head, and watches what its linear layers read."""
     largest: dict[str, Tensor] = {}

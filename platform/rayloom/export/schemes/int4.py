@@ -11,7 +11,7 @@ from compressed_tensors.quantization import QuantizationScheme, preset_name_to_s
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.blocks import blocks_of, fit_blocks
 from rayloom.export.schemes.compressed import StoredLayer, linear_layers
 from rayloom.export.schemes.gptq import GroupedWeight, gptq, round_to_nearest
@@ -55,7 +55,7 @@ def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int
 
 
 def int4_layers(
-    model: PreTrainedModel, scheme: Int4Scheme, rows: Rows | None, advance: Callable[[int], None]
+    model: PreTrainedModel, scheme: Int4Scheme, rows: CalibrationRows | None, advance: Callable[[int], None]
 ) -> dict[str, StoredLayer]:
     """The layers as they are stored, by name. The weights of `model` are replaced by what is left of them.
 

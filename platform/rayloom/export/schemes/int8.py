@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 
-from rayloom.export.quality.heldout_rows import Rows
+from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import observe
 from rayloom.export.schemes.compressed import StoredLayer, linear_layers
 from rayloom.export.schemes.rounding import round_channels
@@ -31,7 +31,7 @@ def configuration(scheme: Int8Scheme) -> QuantizationScheme:
 
 
 def int8_layers(
-    model: PreTrainedModel, scheme: Int8Scheme, rows: Rows | None, advance: Callable[[int], None]
+    model: PreTrainedModel, scheme: Int8Scheme, rows: CalibrationRows | None, advance: Callable[[int], None]
 ) -> dict[str, StoredLayer]:
     """The layers as they are stored, by name. Smoothing divides the norms of `model` in place.
 

@@ -113,7 +113,7 @@ def value_at(job: Mapping[str, Any], path: str) -> Any:
 def values_of(space: Mapping[str, Any], point: Point, job: Mapping[str, Any]) -> Values:
     """The values that a point means; multiples come after what they are multiples of."""
     values: Values = {}
-    for path in in_order(space):
+    for path in dependency_order(space):
         dimension = space[path]
         if isinstance(dimension, Choice):
             value = dimension.values[int(point[path])]
@@ -134,7 +134,7 @@ def _product(whole: Any, dimension: Multiple, index: int) -> Number:
     return int(product) if product == int(product) else float(f"{product:.12g}")
 
 
-def in_order(space: Mapping[str, Any]) -> list[str]:
+def dependency_order(space: Mapping[str, Any]) -> list[str]:
     """The paths so that each multiple comes after what it is a multiple of. Raises ValueError naming a circle."""
     done: list[str] = []
     waiting = list(space)
@@ -191,7 +191,7 @@ def space_problems(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[s
     where there are more).
     """
     try:
-        in_order(space)
+        dependency_order(space)
     except ValueError as error:
         yield next(iter(space)), str(error)
         return

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rayloom.specs.search.space import Choice, LogUniform, Multiple
-from rayloom.specs.tune import Objective, TuneSpec
+from rayloom.specs.tune import SearchObjective, TuneSpec
 from rayloom.tune.results import shown
 from rayloom.tune.strategies.history import Trial
 
@@ -21,7 +21,7 @@ _BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad
 _NAMES = {"finished": "finished", "cut_off": "cut off by the budget", "stopped": "stopped", "failed": "failed"}
 
 
-def learning_curves(objective: Objective, trials: Sequence[Trial], best: Trial) -> Figure:
+def learning_curves(objective: SearchObjective, trials: Sequence[Trial], best: Trial) -> Figure:
     """The metric by step, a line for each trial; a stopped one ends in a bar."""
     figure = Figure(figsize=(8.5, 4.2))
     axes = figure.add_subplot()
@@ -100,7 +100,7 @@ def importance_bars(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def pareto_front(objectives: Sequence[Objective], trials: Sequence[Trial], front: Sequence[Trial]) -> Figure:
+def pareto_front(objectives: Sequence[SearchObjective], trials: Sequence[Trial], front: Sequence[Trial]) -> Figure:
     """Both objectives of every measured trial, and the line of those that nothing beats."""
     first, second = (objective.metric for objective in objectives)
     figure = Figure(figsize=(6.5, 4.4))

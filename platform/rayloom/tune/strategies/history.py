@@ -20,7 +20,7 @@ from rayloom.specs.search.space import Number, Values
 Outcome = Literal["finished", "stopped", "failed", "cut_off"]
 """finished: it ran to its own end. stopped: the scheduler saw no hope. failed: it diverged, crashed or was refused.
 cut_off: the budget ended."""
-EventType = Literal["session", "born", "started", "report", "left", "copied", "exchanged", "crashed", "ended"]
+EventType = Literal["session", "created", "started", "report", "paused", "copied", "exchanged", "crashed", "ended"]
 """left: it gave its resources back and waits. exchanged: the population did so at that step."""
 
 
@@ -55,7 +55,7 @@ class Trial:
     number: int
     point: dict[str, Number]
     values: Values
-    born_at_seconds: float
+    created_at_seconds: float
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     """Step and metrics of each measurement, steps rising; one that was measured again replaces the first."""
     is_running: bool = False
@@ -103,7 +103,7 @@ class History:
             self._begin_session()
         elif event.type == "exchanged":
             self.exchanged_step = event.step
-        elif event.type == "born":
+        elif event.type == "created":
             self.trials[event.trial] = Trial(event.trial, event.point, event.values, event.at_seconds)
         else:
             _TRANSITIONS[event.type](self.trials[event.trial], event)
@@ -112,7 +112,7 @@ class History:
         """Nothing runs at first: what ran in a session that was killed counts as time spent up to its last event."""
         self.sessions += 1
         for trial in self.trials.values():
-            _leave(trial, self.seconds)
+            _release(trial, self.seconds)
 
     @property
     def running(self) -> list[Trial]:
@@ -133,7 +133,7 @@ class History:
         return sum(trial.step for trial in self.trials.values())
 
 
-def _leave(trial: Trial, seconds: float) -> None:
+def _release(trial: Trial, seconds: float) -> None:
     if trial.is_running:
         trial.busy_seconds += seconds - trial.started_at_seconds
         trial.is_running = False
@@ -150,7 +150,7 @@ def _report(trial: Trial, event: Event) -> None:
 
 
 def _wait(trial: Trial, event: Event) -> None:
-    _leave(trial, event.at_seconds)
+    _release(trial, event.at_seconds)
 
 
 def _copy(trial: Trial, event: Event) -> None:
@@ -159,20 +159,20 @@ def _copy(trial: Trial, event: Event) -> None:
 
 
 def _crash(trial: Trial, event: Event) -> None:
-    _leave(trial, event.at_seconds)
+    _release(trial, event.at_seconds)
     trial.crashes += 1
     trial.reason = event.reason
 
 
 def _end(trial: Trial, event: Event) -> None:
-    _leave(trial, event.at_seconds)
+    _release(trial, event.at_seconds)
     trial.outcome, trial.reason, trial.ended_at_seconds = event.outcome, event.reason, event.at_seconds
 
 
 _TRANSITIONS = {
     "started": _start,
     "report": _report,
-    "left": _wait,
+    "paused": _wait,
     "copied": _copy,
     "crashed": _crash,
     "ended": _end,

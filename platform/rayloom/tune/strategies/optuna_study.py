@@ -16,23 +16,23 @@ from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Nu
 from rayloom.specs.search.strategies import GaussianProcessSearcher
 from rayloom.specs.tune import TuneSpec, num_values
 from rayloom.tune.strategies.history import Trial
-from rayloom.tune.strategies.points import is_ordered, tidied
-from rayloom.tune.strategies.schedulers import comparable
+from rayloom.tune.strategies.points import is_ordered, rounded_into_range
+from rayloom.tune.strategies.schedulers import as_minimised
 
 MIN_TRIALS_FOR_IMPORTANCE = 4
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def asked(spec: TuneSpec, known: Sequence[FrozenTrial], seed: int) -> dict[str, Number]:
+def proposed(spec: TuneSpec, known: Sequence[FrozenTrial], seed: int) -> dict[str, Number]:
     """The point that the searcher's sampler proposes after these trials."""
     study = optuna.create_study(sampler=_sampler(spec, seed), directions=["minimize"] * len(spec.objectives))
     study.add_trials(known)
-    found = study.ask(fixed_distributions=_distributions(spec)).params
-    return {path: tidied(dimension, found.get(path, 0)) for path, dimension in spec.space.items()}
+    params = study.ask(fixed_distributions=_distributions(spec)).params
+    return {path: rounded_into_range(dimension, params.get(path, 0)) for path, dimension in spec.space.items()}
 
 
-def as_known(spec: TuneSpec, trials: Sequence[Trial]) -> list[FrozenTrial]:
+def as_study_trials(spec: TuneSpec, trials: Sequence[Trial]) -> list[FrozenTrial]:
     """Trials with their values, those on their way where they were stopped, the worst measured where they failed."""
     worst = _worst_values(spec, trials)
     return [_known(spec, trial, worst) for trial in trials]
@@ -41,7 +41,7 @@ def as_known(spec: TuneSpec, trials: Sequence[Trial]) -> list[FrozenTrial]:
 def measured_at(spec: TuneSpec, trials: Sequence[Trial], step: int) -> list[FrozenTrial]:
     """The trials that came as far as `step`, with the first objective's value there."""
     objective = spec.objectives[0]
-    values = [comparable(trial.value_at(step, objective.metric), objective) for trial in trials]
+    values = [as_minimised(trial.value_at(step, objective.metric), objective) for trial in trials]
     pairs = [(trial, value) for trial, value in zip(trials, values, strict=True) if math.isfinite(value)]
     return [_frozen(spec, trial.point, TrialState.COMPLETE, [value]) for trial, value in pairs]
 
@@ -58,8 +58,8 @@ def importances(spec: TuneSpec, trials: Sequence[Trial], step: int) -> dict[str,
     study = optuna.create_study(direction="minimize")
     study.add_trials(known)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=spec.seed)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {path: float(share) for path, share in found.items()}
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {path: float(share) for path, share in shares.items()}
 
 
 def _sampler(spec: TuneSpec, seed: int) -> BaseSampler:
@@ -69,8 +69,8 @@ def _sampler(spec: TuneSpec, seed: int) -> BaseSampler:
 
 
 def _distributions(spec: TuneSpec) -> dict[str, BaseDistribution]:
-    found = {path: _distribution(dimension) for path, dimension in spec.space.items()}
-    return {path: distribution for path, distribution in found.items() if not distribution.single()}
+    distributions = {path: _distribution(dimension) for path, dimension in spec.space.items()}
+    return {path: distribution for path, distribution in distributions.items() if not distribution.single()}
 
 
 def _distribution(dimension: Any) -> BaseDistribution:
@@ -84,12 +84,14 @@ def _distribution(dimension: Any) -> BaseDistribution:
 
 def _worst_values(spec: TuneSpec, trials: Sequence[Trial]) -> list[float]:
     """For each objective the worst number that was measured."""
-    found = [[comparable(t.metrics.get(objective.metric), objective) for t in trials] for objective in spec.objectives]
+    found = [
+        [as_minimised(t.metrics.get(objective.metric), objective) for t in trials] for objective in spec.objectives
+    ]
     return [max((value for value in values if math.isfinite(value)), default=0.0) for values in found]
 
 
 def _known(spec: TuneSpec, trial: Trial, worst: Sequence[float]) -> FrozenTrial:
-    values = [comparable(trial.metrics.get(objective.metric), objective) for objective in spec.objectives]
+    values = [as_minimised(trial.metrics.get(objective.metric), objective) for objective in spec.objectives]
     values = [value if math.isfinite(value) else bad for value, bad in zip(values, worst, strict=True)]
     if trial.outcome is None:
         return _frozen(spec, trial.point, TrialState.RUNNING)
@@ -97,8 +99,8 @@ def _known(spec: TuneSpec, trial: Trial, worst: Sequence[float]) -> FrozenTrial:
         return _frozen(spec, trial.point, TrialState.COMPLETE, worst)
     if trial.outcome == "stopped" and len(values) == 1:
         objective = spec.objectives[0]
-        way = {step: comparable(metrics.get(objective.metric), objective) for step, metrics in trial.reports}
-        return _frozen(spec, trial.point, TrialState.PRUNED, way=way)
+        intermediate = {step: as_minimised(metrics.get(objective.metric), objective) for step, metrics in trial.reports}
+        return _frozen(spec, trial.point, TrialState.PRUNED, intermediate=intermediate)
     return _frozen(spec, trial.point, TrialState.COMPLETE, values)
 
 
@@ -107,10 +109,11 @@ def _frozen(
     point: Mapping[str, Number],
     state: TrialState,
     values: Sequence[float] | None = None,
-    way: Mapping[int, float] | None = None,
+    intermediate: Mapping[int, float] | None = None,
 ) -> FrozenTrial:
     distributions = _distributions(spec)
     params = {path: point[path] for path in distributions}
     return create_trial(
-        state=state, values=values, params=params, distributions=distributions, intermediate_values=dict(way or {})
-    )
+        state=state, values=values, params=params, distributions=distributions,
+        intermediate_values=dict(intermediate or {}),
+    )  # fmt: skip

@@ -10,7 +10,17 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Number, Space, Values, in_order, value_at
+from rayloom.specs.search.space import (
+    Choice,
+    Integer,
+    LogUniform,
+    Multiple,
+    Number,
+    Space,
+    Values,
+    dependency_order,
+    value_at,
+)
 from rayloom.specs.tune import num_values
 
 Draw = random.Random
@@ -32,8 +42,8 @@ def drawn_coordinate(dimension: Any, draw: Draw) -> Number:
     if isinstance(dimension, Integer):
         return int(dimension.low + dimension.step * draw.randrange(num_values(dimension)))
     if isinstance(dimension, LogUniform):
-        return tidied(dimension, math.exp(draw.uniform(math.log(dimension.low), math.log(dimension.high))))
-    return tidied(dimension, draw.uniform(dimension.low, dimension.high))
+        return rounded_into_range(dimension, math.exp(draw.uniform(math.log(dimension.low), math.log(dimension.high))))
+    return rounded_into_range(dimension, draw.uniform(dimension.low, dimension.high))
 
 
 def grid_size(space: Space) -> int:
@@ -50,20 +60,20 @@ def grid_point(space: Space, number: int) -> dict[str, Number]:
     return {path: point[path] for path in space}
 
 
-def moved(dimension: Any, coordinate: Number, factors: Sequence[float], draw: Draw) -> Number:
+def perturbed(dimension: Any, coordinate: Number, factors: Sequence[float], draw: Draw) -> Number:
     """A coordinate nearby: a choice's neighbour, or a number times one of the factors, kept inside the range."""
     if isinstance(dimension, Choice | Multiple):
         return min(max(int(coordinate) + draw.choice((-1, 1)), 0), num_values(dimension) - 1)
     changed = min(max(coordinate * draw.choice(factors), dimension.low), dimension.high)
     if isinstance(dimension, Integer):
         return int(dimension.low + dimension.step * round((changed - dimension.low) / dimension.step))
-    return tidied(dimension, changed)
+    return rounded_into_range(dimension, changed)
 
 
 def point_of(space: Space, values: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Number] | None:
     """The point that gives these values in this space, or None where none does."""
     point: dict[str, Number] = {}
-    for path in in_order(space):
+    for path in dependency_order(space):
         coordinate = None if path not in values else _coordinate(space[path], path, values, job)
         if coordinate is None:
             return None
@@ -94,7 +104,7 @@ def is_ordered(dimension: Any) -> bool:
     return not isinstance(dimension, Multiple) or list(dimension.times) == sorted(dimension.times)
 
 
-def tidied(dimension: Any, coordinate: Number) -> Number:
+def rounded_into_range(dimension: Any, coordinate: Number) -> Number:
     """A coordinate inside its range; numbers with four significant digits, which read well and are near enough."""
     if isinstance(dimension, Choice | Multiple | Integer):
         return int(coordinate)

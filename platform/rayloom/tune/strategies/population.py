@@ -8,8 +8,8 @@ from rayloom.specs.search.space import Number
 from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import History, Trial
-from rayloom.tune.strategies.points import drawn_coordinate, generator, moved
-from rayloom.tune.strategies.schedulers import comparable
+from rayloom.tune.strategies.points import drawn_coordinate, generator, perturbed
+from rayloom.tune.strategies.schedulers import as_minimised
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Copy:
     point: dict[str, Number]
 
 
-def boundary_after(step: int, scheduler: PopulationScheduler, num_steps: int) -> int | None:
+def next_exchange(step: int, scheduler: PopulationScheduler, num_steps: int) -> int | None:
     """Where a member that stands at `step` waits for the others next; None where it runs to its end."""
     boundary = (step // scheduler.interval_steps + 1) * scheduler.interval_steps
     return boundary if boundary < num_steps else None
@@ -42,7 +42,7 @@ def copies_at(spec: TuneSpec, history: History, step: int) -> list[Copy]:
     """What the members do at a boundary: each of the worst copies one of the best, drawn by the seed."""
     scheduler, objective = _scheduler(spec), spec.objectives[0]
     members = [trial for trial in history.trials.values() if trial.outcome is None and trial.step == step]
-    ranked = sorted(members, key=lambda t: (comparable(t.value_at(step, objective.metric), objective), t.number))
+    ranked = sorted(members, key=lambda t: (as_minimised(t.value_at(step, objective.metric), objective), t.number))
     count = max(1, int(len(ranked) * scheduler.exchanged_share)) if len(ranked) > 1 else 0
     return [_copy(spec, scheduler, trial, ranked[:count], step) for trial in ranked[len(ranked) - count :]]
 
@@ -55,7 +55,7 @@ def _copy(spec: TuneSpec, scheduler: PopulationScheduler, trial: Trial, best: li
         if draw.random() < scheduler.resample_probability:
             point[path] = drawn_coordinate(dimension, draw)
         else:
-            point[path] = moved(dimension, donor.point[path], scheduler.factors, draw)
+            point[path] = perturbed(dimension, donor.point[path], scheduler.factors, draw)
     return Copy(trial.number, donor.number, step, point)
 
 

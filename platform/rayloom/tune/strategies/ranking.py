@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Trial
-from rayloom.tune.strategies.schedulers import comparable
+from rayloom.tune.strategies.schedulers import as_minimised
 
-_PLACE = {"finished": 0, "cut_off": 1, None: 1, "stopped": 2, "failed": 3}
+_OUTCOME_ORDER = {"finished": 0, "cut_off": 1, None: 1, "stopped": 2, "failed": 3}
 
 
 def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
@@ -18,7 +18,7 @@ def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
     """
 
     def key(trial: Trial) -> tuple[float, ...]:
-        place = _PLACE[trial.outcome]
+        place = _OUTCOME_ORDER[trial.outcome]
         return (place, -trial.step if place else 0, *scores(spec, trial), trial.number)
 
     return sorted(trials, key=key)
@@ -26,7 +26,7 @@ def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
 
 def scores(spec: TuneSpec, trial: Trial) -> tuple[float, ...]:
     """The objectives' last values so that smaller is better."""
-    return tuple(comparable(trial.metrics.get(objective.metric), objective) for objective in spec.objectives)
+    return tuple(as_minimised(trial.metrics.get(objective.metric), objective) for objective in spec.objectives)
 
 
 def candidates(trials: Iterable[Trial]) -> list[Trial]:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable
 
 from rayloom.specs.search.strategies import AshaScheduler, HyperbandScheduler, MedianScheduler
-from rayloom.specs.tune import Objective, TuneSpec
+from rayloom.specs.tune import SearchObjective, TuneSpec
 from rayloom.tune.strategies.history import History, Trial
 
 
@@ -21,15 +21,15 @@ def reason_to_stop(spec: TuneSpec, history: History, trial: Trial, step: int) ->
     if step < grace:
         return None
     if isinstance(scheduler, AshaScheduler):
-        return _halved(history.trials.values(), trial, step, objective, grace, scheduler.reduction_factor)
+        return _successive_halving(history.trials.values(), trial, step, objective, grace, scheduler.reduction_factor)
     if isinstance(scheduler, HyperbandScheduler):
         brackets = bracket_order(scheduler)
         bracket = brackets[trial.number % len(brackets)]
         others = [t for t in history.trials.values() if brackets[t.number % len(brackets)] == bracket]
         first = grace * scheduler.reduction_factor**bracket
-        return _halved(others, trial, step, objective, first, scheduler.reduction_factor)
+        return _successive_halving(others, trial, step, objective, first, scheduler.reduction_factor)
     if isinstance(scheduler, MedianScheduler):
-        return _below_median(history, trial, step, objective, scheduler.min_trials)
+        return _median_rule(history, trial, step, objective, scheduler.min_trials)
     return None
 
 
@@ -40,11 +40,11 @@ def grace_steps(spec: TuneSpec) -> int:
 
 def rung_of(previous_step: int, step: int, grace: int, factor: int) -> int | None:
     """The last milestone (grace × factor^k) that lies after the previous measurement and not after this one."""
-    milestone, found = grace, None
+    milestone, rung = grace, None
     while milestone <= step:
-        found = milestone if milestone > previous_step else found
+        rung = milestone if milestone > previous_step else rung
         milestone *= factor
-    return found
+    return rung
 
 
 def bracket_order(scheduler: HyperbandScheduler) -> list[int]:
@@ -54,36 +54,36 @@ def bracket_order(scheduler: HyperbandScheduler) -> list[int]:
     algorithm 1, with s_max = B − 1).
     """
     brackets, factor = scheduler.num_brackets, scheduler.reduction_factor
-    places: list[tuple[float, int]] = []
+    positions: list[tuple[float, int]] = []
     for bracket in range(brackets):
         s = brackets - 1 - bracket
         count = math.ceil(brackets / (s + 1) * factor**s)
-        places += [((place + 0.5) / count, bracket) for place in range(count)]
-    return [bracket for _, bracket in sorted(places)]
+        positions += [((index + 0.5) / count, bracket) for index in range(count)]
+    return [bracket for _, bracket in sorted(positions)]
 
 
-def comparable(value: float | None, objective: Objective) -> float:
+def as_minimised(value: float | None, objective: SearchObjective) -> float:
     """The value so that smaller is better; infinite where there is none or it is not a number."""
     return math.inf if value is None or math.isnan(value) else objective.sign * value
 
 
-def _halved(
-    others: Iterable[Trial], trial: Trial, step: int, objective: Objective, first: int, factor: int
+def _successive_halving(
+    others: Iterable[Trial], trial: Trial, step: int, objective: SearchObjective, first: int, factor: int
 ) -> str | None:
     rung = rung_of(trial.reports[-2][0] if len(trial.reports) > 1 else 0, step, first, factor)
     if rung is None:
         return None
-    here = comparable(trial.value_at(rung, objective.metric), objective)
+    value = as_minimised(trial.value_at(rung, objective.metric), objective)
     arrived = [other for other in others if other.step >= rung]
-    better = sum(comparable(other.value_at(rung, objective.metric), objective) < here for other in arrived)
+    better = sum(as_minimised(other.value_at(rung, objective.metric), objective) < value for other in arrived)
     kept = math.ceil(len(arrived) / factor)
-    if better < kept and here < math.inf:
+    if better < kept and value < math.inf:
         return None
     shown = trial.value_at(rung, objective.metric)
-    return f"{objective.metric} {shown:.4g} at step {rung}: place {better + 1} of {len(arrived)}, best {kept} kept"
+    return f"{objective.metric} {shown:.4g} at step {rung}: rank {better + 1} of {len(arrived)}, best {kept} kept"
 
 
-def _below_median(history: History, trial: Trial, step: int, objective: Objective, min_trials: int) -> str | None:
+def _median_rule(history: History, trial: Trial, step: int, objective: SearchObjective, min_trials: int) -> str | None:
     others = [t for t in history.trials.values() if t is not trial and t.step >= step]
     if len(others) < min_trials:
         return None
@@ -92,9 +92,9 @@ def _below_median(history: History, trial: Trial, step: int, objective: Objectiv
     median = statistics.median(means)
     if best <= median:
         return None
-    said = objective.sign * median
-    return f"{objective.metric} {objective.sign * best:.4g}, median of {len(others)} others {said:.4g}, at step {step}"
+    shown = objective.sign * median
+    return f"{objective.metric} {objective.sign * best:.4g}, median of {len(others)} others {shown:.4g}, at step {step}"
 
 
-def _values_until(trial: Trial, step: int, objective: Objective) -> list[float]:
-    return [comparable(metrics.get(objective.metric), objective) for at, metrics in trial.reports if at <= step]
+def _values_until(trial: Trial, step: int, objective: SearchObjective) -> list[float]:
+    return [as_minimised(metrics.get(objective.metric), objective) for at, metrics in trial.reports if at <= step]

@@ -28,7 +28,7 @@ def missing_package(spec: TuneSpec) -> str | None:
     return f"the searcher {spec.searcher.type} needs Optuna: pip install 'optuna>=5', or use the searcher random"
 
 
-def suggested(spec: TuneSpec, history: History, number: int, earlier: Sequence[Trial] = ()) -> dict[str, Number]:
+def suggested_point(spec: TuneSpec, history: History, number: int, earlier: Sequence[Trial] = ()) -> dict[str, Number]:
     """The point of trial `number`. `earlier` are trials of warm-start searches, with points of this space.
 
     A point that was tried is drawn again where the space has others, since training it again gives nothing new.
@@ -50,32 +50,32 @@ def _suggested_once(spec: TuneSpec, history: History, number: int, earlier: Sequ
     searcher, draw = spec.searcher, generator(spec.seed, "point", number)
     point, seed = drawn(spec.space, draw), draw.randrange(1 << 31)
     if isinstance(searcher, TpeSearcher | GaussianProcessSearcher) and number + len(earlier) >= searcher.random_trials:
-        return _modelled(spec, [*earlier, *history.trials.values()], seed)
+        return _model_proposal(spec, [*earlier, *history.trials.values()], seed)
     if isinstance(searcher, BohbSearcher) and draw.random() >= searcher.random_share:
-        return _modelled_at_largest_step(spec, searcher, history, seed) or point
+        return _model_proposal_at_largest_step(spec, searcher, history, seed) or point
     return point
 
 
-def _modelled(spec: TuneSpec, trials: Sequence[Trial], seed: int) -> dict[str, Number]:
+def _model_proposal(spec: TuneSpec, trials: Sequence[Trial], seed: int) -> dict[str, Number]:
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(missing)
-    from rayloom.tune.strategies.optuna_study import as_known, asked
+    from rayloom.tune.strategies.optuna_study import as_study_trials, proposed
 
-    return asked(spec, as_known(spec, trials), seed)
+    return proposed(spec, as_study_trials(spec, trials), seed)
 
 
-def _modelled_at_largest_step(
+def _model_proposal_at_largest_step(
     spec: TuneSpec, searcher: BohbSearcher, history: History, seed: int
 ) -> dict[str, Number] | None:
     """From the trials measured at the largest step at which enough are; None where none has enough."""
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(missing)
-    from rayloom.tune.strategies.optuna_study import asked, measured_at
+    from rayloom.tune.strategies.optuna_study import measured_at, proposed
 
     enough = searcher.min_points or len(spec.space) + 1
     trials = list(history.trials.values())
     for step in sorted({step for trial in trials for step, _ in trial.reports}, reverse=True):
         measured = measured_at(spec, trials, step)
         if len(measured) >= enough:
-            return asked(spec, measured, seed)
+            return proposed(spec, measured, seed)
     return None

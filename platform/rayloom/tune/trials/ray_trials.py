@@ -39,12 +39,12 @@ def run_trials(
     """Runs the search to its end or its budget's. `on_turn` is called after every turn of Ray Tune's loop."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    files.ask_nobody_to_leave()
+    files.withdraw_pause()
     tuner = tune.Tuner(
         tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
-            search_alg=ConcurrencyLimiter(_Suggestions(search, files, concurrent), max_concurrent=concurrent),
-            scheduler=_Referee(search),
+            search_alg=ConcurrencyLimiter(_SearchSuggestions(search, files, concurrent), max_concurrent=concurrent),
+            scheduler=_SearchScheduler(search),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_name_of,
@@ -53,7 +53,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{search.history.sessions}",
             storage_path=str(files.ray),
-            callbacks=[_Watcher(search, files, on_turn)],
+            callbacks=[_ProgressCallback(search, files, on_turn)],
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),
@@ -65,15 +65,15 @@ def _trial_in_process(config: dict[str, Any]) -> None:
     """What Ray Tune calls in a trial's process. The modules that it loads stay loaded for the next trial."""
     # A process is used again once the thread of the trial before has ended, which a full machine may delay.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
-    from rayloom.tune.trials.crew import crew_of
     from rayloom.tune.trials.trial import run_trial
+    from rayloom.tune.trials.trial_workers import trial_workers_of
 
     task = config["task"]
     workers = task.job.spec.workers
-    run_trial(task, tune.report, crew_of(workers) if workers.num_workers > 1 else None)
+    run_trial(task, tune.report, trial_workers_of(workers) if workers.num_workers > 1 else None)
 
 
-class _Suggestions(Searcher):  # type: ignore[misc]
+class _SearchSuggestions(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the next run when one more fits beside those in flight."""
 
     def __init__(self, search: Search, files: TrialFiles, num_concurrent: int) -> None:
@@ -108,7 +108,7 @@ class _Suggestions(Searcher):  # type: ignore[misc]
         """Nothing: see `Search.__getstate__`."""
 
 
-class _Referee(FIFOScheduler):  # type: ignore[misc]
+class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
     """Tells the search what came of each run, and Ray Tune what the search decides."""
 
     def __init__(self, search: Search) -> None:
@@ -128,7 +128,7 @@ class _Referee(FIFOScheduler):  # type: ignore[misc]
         elif message == "crashed":
             self._search.crashed(number, result["reason"])
         else:
-            self._search.left(number)
+            self._search.paused(number)
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:  # noqa: ARG002
@@ -137,7 +137,7 @@ class _Referee(FIFOScheduler):  # type: ignore[misc]
             self._search.crashed(number, _reason_of_death(trial.error_file))
 
 
-class _Watcher(tune.Callback):  # type: ignore[misc]
+class _ProgressCallback(tune.Callback):  # type: ignore[misc]
     """After every turn of Ray Tune's loop: tells whoever looks on, and at the budget's end asks the trials to leave."""
 
     def __init__(self, search: Search, files: TrialFiles, on_turn: Callable[[], None]) -> None:
@@ -146,8 +146,8 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:  # noqa: ARG002
         self._on_turn()
-        if self._search.spent() is not None:
-            self._files.ask_to_leave()
+        if self._search.exhausted_budget() is not None:
+            self._files.ask_to_pause()
         history = self._search.history
         if len(history.ended) != self._num_ended:
             self._num_ended = len(history.ended)

@@ -36,7 +36,7 @@ Where the trial should go no further, it raises SystemExit instead of returning.
 """
 
 
-class Others(Protocol):
+class OtherWorkers(Protocol):
     """The other workers of a trial, which do as this one does."""
 
     def begin(self, job: TrainJob) -> None:
@@ -56,7 +56,7 @@ class TrialTask:
     """Save and leave there; None to go on to the end."""
     source: Path | None
     """Another trial's checkpoint to begin with, where this one has none yet."""
-    leave: Path
+    pause: Path
     """The process saves and leaves as soon as this file exists."""
     checks: tuple[tuple[TrialCheck, Artifact | None], ...] = ()
     """Made on the finished model, each with the artifact of its rows."""
@@ -66,12 +66,12 @@ class TrialTask:
         return f"trial {self.trial}"
 
 
-def run_trial(task: TrialTask, report: Report, others: Others | None = None) -> None:
+def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = None) -> None:
     """Trains until the end or until it should leave. What goes wrong is reported; others go on in this process.
 
     Raises only where several workers failed together, since nothing can be trained with them any more.
     """
-    job, watch = task.job, Watch(task, report, leaves_together=others is not None)
+    job, watch = task.job, TrialMonitor(task, report, pauses_together=others is not None)
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
     _reset_peak_memory()
     try:
@@ -79,14 +79,14 @@ def run_trial(task: TrialTask, report: Report, others: Others | None = None) -> 
             _begin_with(task.source, job.checkpoints)
         if others is not None:
             others.begin(job)
-        train(job, current_group(_device(job)), watch.tell, watch.should_leave)
+        train(job, current_group(_device(job)), watch.tell, watch.should_pause)
         _end(others)
     except InterruptedJobError:
         _end(others)
         if watch.is_stopped:
             shutil.rmtree(job.checkpoints, ignore_errors=True)
             raise SystemExit(0) from None
-        report({"message": "left", "step": watch.step})
+        report({"message": "paused", "step": watch.step})
     except Exception as error:
         # Whatever a trial dies of is its result.
         if others is None:
@@ -100,7 +100,7 @@ def run_trial(task: TrialTask, report: Report, others: Others | None = None) -> 
         _give_memory_back()
 
 
-def _failure_together(error: Exception, others: Others) -> dict[str, Any]:
+def _failure_together(error: Exception, others: OtherWorkers) -> dict[str, Any]:
     """What failed first among all workers; a trial of which one died can go on from its checkpoint."""
     failure = first_cause([error, *others.end(SECONDS_TO_FAIL_TOGETHER)])
     if failure.cause is Cause.DEATH:
@@ -108,7 +108,7 @@ def _failure_together(error: Exception, others: Others) -> dict[str, Any]:
     return {"message": "failed", "reason": reason_of(failure.error)}
 
 
-def _end(others: Others | None) -> None:
+def _end(others: OtherWorkers | None) -> None:
     """Waits for the other workers; raises what one of them failed with."""
     for error in others.end() if others is not None else ():
         raise error
@@ -125,12 +125,12 @@ def reason_of(error: BaseException) -> str:
 
 
 @dataclass
-class Watch:
+class TrialMonitor:
     """Follows the loop's events and turns them into metrics."""
 
     task: TrialTask
     report: Report
-    leaves_together: bool = False
+    pauses_together: bool = False
     """Where there are other workers, a trial that is stopped takes one more step, in which all learn of it."""
     is_stopped: bool = False
     step: int = 0
@@ -141,9 +141,9 @@ class Watch:
     """Training losses since the last measurement."""
     heldout: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def should_leave(self) -> bool:
+    def should_pause(self) -> bool:
         """Asked before each step; the loop then does this step, saves and leaves."""
-        return self.is_stopped or self.step + 1 == self.task.until_step or self.task.leave.exists()
+        return self.is_stopped or self.step + 1 == self.task.until_step or self.task.pause.exists()
 
     def tell(self, event: dict[str, Any]) -> None:
         self.step = event.get("step", self.step)
@@ -158,7 +158,7 @@ class Watch:
         try:
             self.report({"message": "measured", "step": self.step, "metrics": self.heldout[self.step]})
         except SystemExit:
-            if not self.leaves_together:
+            if not self.pauses_together:
                 raise
             self.is_stopped = True
 

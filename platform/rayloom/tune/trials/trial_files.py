@@ -4,7 +4,7 @@ data/KEY/               tokenised rows: made once for all trials whose data fiel
 trials/0003/0/          log and checkpoints of trial 3; /1/ after it went on from another trial's weights, …
 trials/0003/result/     its finished model or adapter
 ray/session-1/          what Ray Tune writes, trial by trial, in each session
-leave                   exists when every running trial should save and leave
+pause                   exists when every running trial should save and leave
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rayloom.specs.tune import TuneSpec
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of, stored_rows
-from rayloom.tune.search import Run
+from rayloom.tune.search import TrialRun
 from rayloom.tune.strategies.history import Trial
 from rayloom.tune.trials.trial import TrialTask
 
@@ -65,14 +65,14 @@ class TrialFiles:
         """Where the tokenised rows of trials with these values lie."""
         return self._job_with_rows(values).work
 
-    def task(self, run: Run) -> TrialTask:
+    def task(self, run: TrialRun) -> TrialTask:
         source = None
         if run.source is not None:
             checkpoints = self._segment(run.source.trial, run.source.segment) / "checkpoints"
             source = checkpoints / f"step-{run.source.step:08d}"
         job = self.job(run.trial, run.segment, run.values)
         checks = ((check, self.parents.get(f"checks.{n}.rows_of")) for n, check in enumerate(self.spec.checks))
-        return TrialTask(run.trial, job, run.until_step, source, self._leave, tuple(checks))
+        return TrialTask(run.trial, job, run.until_step, source, self._pause, tuple(checks))
 
     def result(self, number: int) -> Path:
         """Where the trial's model is, once it is finished."""
@@ -119,15 +119,15 @@ class TrialFiles:
                     shutil.rmtree(segment / "checkpoints", ignore_errors=True)
                     shutil.rmtree(segment / "best", ignore_errors=True)
 
-    def ask_to_leave(self) -> None:
-        self._leave.touch()
+    def ask_to_pause(self) -> None:
+        self._pause.touch()
 
-    def ask_nobody_to_leave(self) -> None:
-        self._leave.unlink(missing_ok=True)
+    def withdraw_pause(self) -> None:
+        self._pause.unlink(missing_ok=True)
 
     @property
-    def _leave(self) -> Path:
-        return self.folder / "leave"
+    def _pause(self) -> Path:
+        return self.folder / "pause"
 
     def _trial(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"

@@ -24,18 +24,18 @@ GRACE_SECONDS = 20.0
 
 
 @functools.cache
-def crew_of(workers: Workers) -> Crew:
-    """This process' crew, which lives as long as it."""
-    return Crew(workers)
+def trial_workers_of(workers: Workers) -> TrialWorkers:
+    """The other workers of this process' trials, which live as long as it."""
+    return TrialWorkers(workers)
 
 
-class Crew:
+class TrialWorkers:
     """The other workers of this process' trials."""
 
     def __init__(self, workers: Workers) -> None:
         """Starts them and joins all to one process group, of which this process is the first."""
         group = get_current_placement_group()
-        actor = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(Member)
+        actor = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(TrialWorker)
         self._members = [
             actor.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle)).remote()
             for bundle in range(1, workers.num_workers)
@@ -51,7 +51,7 @@ class Crew:
     def begin(self, job: TrainJob) -> None:
         """The others start a training that this process starts too."""
         self._training = [member.train.remote(job) for member in self._members]
-        threading.Thread(target=self._watch, args=(self._training,), name="crew-watch", daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._training,), name="trial-workers-watch", daemon=True).start()
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
         """Waits for the others; what they failed with. Those that go on after that time are ended.
@@ -77,7 +77,7 @@ class Crew:
                 return
 
 
-class Member:
+class TrialWorker:
     """One of the others, in a process of its own."""
 
     def __init__(self) -> None:
