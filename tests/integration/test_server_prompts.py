@@ -192,7 +192,7 @@ def check_conversation(renderer: Renderer, server: Server, messages: list[Any], 
     """Every answer is trained once, right behind the ids that the server computes there; returns their number."""
     samples = renderer.samples(Conversation(tuple(messages), tuple(tools)))
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    prompts = [server.prompt(messages[:number], renderer.template, tools) for number in answers]
+    prompts = [server.prompt(messages[:number], renderer.templates.chosen(tools), tools) for number in answers]
     assert prompts == [renderer.prompt(messages[:number], tools) for number in answers]
     for sample in samples:
         assert sample.tokens[:2].count(renderer.tokenizer.bos_token_id) <= 1

@@ -12,10 +12,10 @@ from support.tokenizers import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.labelled_data import Reading
-from rayloom.specs.training.preferences import PreferenceSource
 from rayloom.text.conversations.formats import conversation
+from rayloom.text.conversations.judged_rows import judged_row
 from rayloom.text.conversations.messages import ConversationError
-from rayloom.text.conversations.preference_rows import answer_sample, judged_row
+from rayloom.text.conversations.preference_rows import answer_sample
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.labelled.examples import Example, ExampleError
 from rayloom.text.labelled.labelled_rows import labelled_rows
@@ -80,14 +80,13 @@ def test_conversations(format_name: str, renderer: Renderer) -> None:
 
 @pytest.mark.parametrize("format_name", JUDGED)
 def test_judged_answers(format_name: str, renderer: Renderer) -> None:
-    source = PreferenceSource.model_validate({"dataset": "./x", "format": format_name})
     row = JUDGED[format_name]
-    assert judged_row(row, source, "x").better["content"] == "b"
+    assert judged_row(row, format_name, "x").better[-1]["content"] == "b"
     num_refused = 0
     for strange in (row | {column: value} for column in row for value in STRANGE):
         try:
-            judged = judged_row(strange, source, "x")
-            answer_sample(renderer, judged.prompt, judged.better)
+            judged = judged_row(strange, format_name, "x")
+            answer_sample(renderer, judged, judged.better)
         except ConversationError:
             num_refused += 1
     assert num_refused > len(STRANGE) / 2

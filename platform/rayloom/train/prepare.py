@@ -92,10 +92,11 @@ def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
         return base
     from transformers import AutoTokenizer
 
+    from rayloom.text.conversations.chat_template import templates_of
     from rayloom.text.templates import adopt
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    if tokenizer.chat_template and tokenizer.chat_template.strip():
+    if templates_of(tokenizer):
         what = f"data.template names {data.template}, but the base brings a chat template of its own"
         raise InputError(what, where=str(base), fix="Leave data.template out: the server uses the base's.")
     adopt(tokenizer, data.template)
@@ -114,7 +115,7 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
     if "base" not in parents:
         raise InputError("Conversations need a base with a chat template", fix="Give base.")
     files = source_files(data.sources, parents)
-    renderer = Renderer.of_model(tokenizer)
+    renderer = Renderer.of_model(tokenizer, template_kwargs=data.chat_template_kwargs)
     with progress("rendering conversations", unit="rows") as bar:
         counts = prepare(
             data,
@@ -152,7 +153,7 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
     from rayloom.text.conversations.preference_rows import prepare_preferences
     from rayloom.text.conversations.render import Renderer
 
-    renderer = Renderer.of_model(parents["base"].path)
+    renderer = Renderer.of_model(parents["base"].path, template_kwargs=data.chat_template_kwargs)
     files, length = source_files(data.sources, parents), spec.sequence_length_tokens
     is_paired = spec.preference.type != "kto"
     with progress("rendering answers", unit="rows") as bar:

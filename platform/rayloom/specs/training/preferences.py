@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rayloom.specs.base import DatasetRef, Share, Spec
+from rayloom.specs.training.training_data import IgnoredKeys, RowProblem, TemplateKwargs
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -74,9 +75,12 @@ class PreferenceSource(Spec):
     dataset: DatasetRef
     files: str = "**"
     format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
-    """prompt_chosen_rejected: texts or lists of messages. sharegpt: `conversations` with `chosen` and `rejected`.
-    messages_label: `messages` that end with an answer, and `label` true or false, for kto."""
+    """prompt_chosen_rejected: texts or lists of messages; without `prompt`, what both begin with is the prompt.
+    sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or
+    `prompt` and `completion`), and `label` true or false, for kto."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
+    ignore_keys: IgnoredKeys = ()
+    """Keys of rows and messages to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
 
 class PreferenceData(Spec):
@@ -88,5 +92,7 @@ class PreferenceData(Spec):
     length_policy: Literal["error", "drop"] = "error"
     """What to do with a pair longer than sequence_length_tokens. Cutting answers would judge what nobody saw."""
     max_length_policy_share: Share = 0.01
-    leave_out: tuple[str, ...] = ()
-    """Names of problems whose rows are left out and counted; any other stops the job, every such row named."""
+    leave_out: tuple[RowProblem, ...] = ()
+    """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+    """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them."""

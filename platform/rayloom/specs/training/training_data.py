@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rayloom.specs.base import CorpusRef, DatasetRef, Share, Spec
 
@@ -18,10 +18,13 @@ class CorpusData(Spec):
 
 RowProblem = Literal[
     "missing_column",
+    "unsupported_key",
+    "bad_mark",
     "not_a_conversation",
     "not_text",
     "roles_out_of_order",
     "not_the_assistants",
+    "empty_question",
     "empty_answer",
     "no_answer",
     "stop_token_in_answer",
@@ -31,6 +34,28 @@ RowProblem = Literal[
     "same_answers",
 ]
 """What can be wrong with a row of conversations."""
+
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    (
+        *("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"),
+        *("tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "add_special_tokens"),
+    )
+)
+"""What the renderer itself gives to a chat template; no job and no row may set it."""
+
+
+def _check_template_kwargs(kwargs: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    reserved = sorted(set(kwargs) & RESERVED_TEMPLATE_KWARGS)
+    if reserved:
+        raise ValueError(f"{', '.join(reserved)} is set by the renderer itself")
+    return kwargs
+
+
+TemplateKwargs = Annotated[dict[str, bool | int | float | str], AfterValidator(_check_template_kwargs)]
+"""Settings that a chat template reads, such as `enable_thinking: false`."""
+IgnoredKeys = tuple[str, ...]
+"""Keys of rows and messages that are read as if they were not there."""
 
 
 class ConversationSource(Spec):
@@ -48,6 +73,8 @@ class ConversationSource(Spec):
     """Rows longer than this are left out before limit_rows is applied, and counted."""
     repeat: Annotated[int, Field(ge=1)] = 1
     """How often each row stands in an epoch."""
+    ignore_keys: IgnoredKeys = ()
+    """Keys of rows and messages to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
 
 class ConversationData(Spec):
@@ -67,6 +94,10 @@ class ConversationData(Spec):
     """Chat template for a base that brings none. Tokens that it needs are added and trained."""
     system: str | None = None
     """System message for rows that bring none. Default: whatever the chat template does by itself."""
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+    """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them.
+
+    Requests to the server must send the same, or the service must have them as its default."""
 
 
 class Replay(Spec):

@@ -28,6 +28,8 @@ class ConversationCounts:
     left_out: dict[str, int] = field(default_factory=dict)
     """By reason: longer_than_max_row_tokens, over_limit_rows, same_as_a_heldout_row,
     longer_than_sequence_length, and the problems that the spec's `leave_out` names."""
+    unknown_keys: dict[str, int] = field(default_factory=dict)
+    """Keys of rows and messages (`messages.KEY`) that have no meaning, by how many have them."""
     truncated_rows: int = 0
     lengths_tokens: dict[str, int] = field(default_factory=dict)
     """Of rows before the length policy: median, p90, p99, longest."""

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
+from rayloom.specs.training.training_data import RESERVED_TEMPLATE_KWARGS
 from rayloom.text.conversations.messages import ConversationError, Message
 from rayloom.text.conversations.render import Conversation
+from rayloom.text.conversations.row_keys import (
+    SYSTEM_KEYS,
+    TRAIN_MARKS,
+    given,
+    only_value,
+    says_something,
+    train_mark,
+    unknown_keys,
+)
+from rayloom.text.conversations.row_messages import read_messages
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "bing": "assistant",
-    "chatgpt": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_call": "assistant",
-}
+COMMON_KEYS = (*SYSTEM_KEYS, *TRAIN_MARKS, "tools", "functions", "chat_template_kwargs")
+"""Keys that every row of conversations may have, whatever its format."""
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
@@ -59,12 +60,49 @@ def _parsed_line(line: str, file: Path, number: int) -> Any:
         raise InputError(f"Line {number} is not JSON: {error}", where=str(file), fix=fix) from None
 
 
-def conversation(row: Any, format_name: str, fill: Mapping[str, str], origin: str) -> Conversation:
-    """One row as a conversation, `{{key}}` in its texts replaced. Raises ConversationError saying what it lacks."""
+def conversation(
+    row: Any, format_name: str, fill: Mapping[str, str], origin: str, ignored: Collection[str] = ()
+) -> Conversation:
+    """One row as a conversation, `{{key}}` in its texts replaced. Raises ConversationError saying what it lacks.
+
+    `ignored`: keys of rows and messages that are read as if they were not there.
+    """
+    values = row_values(row, ignored, fill)
+    columns, read = _FORMATS[format_name]
+    need(values, *columns[:2])
+    unknown: list[str] = []
+    messages = read(values, ignored, unknown)
+    return with_row_keys(values, columns, messages, origin, unknown)
+
+
+def row_values(row: Any, ignored: Collection[str], fill: Mapping[str, str]) -> dict[str, Any]:
+    """The columns of a row that have a value, `{{key}}` in their texts replaced."""
     if not isinstance(row, Mapping):
         raise ConversationError("not_a_conversation", f"is not a JSON object but {type(row).__name__}")
-    filled = _filled(row, fill)
-    return Conversation(tuple(_FORMATS[format_name](filled)), tuple(_tools(filled)), origin)
+    return given({key: _filled(value, fill) for key, value in row.items()}, ignored)
+
+
+def with_row_keys(
+    values: Mapping[str, Any], columns: Sequence[str], messages: Sequence[Message], origin: str, unknown: list[str]
+) -> Conversation:
+    """The messages with what the row says beside them: system text, tools, template settings, marks of training."""
+    unknown += unknown_keys(values, (*columns, *COMMON_KEYS))
+    if values.get("label") is False and "label" not in columns:
+        said = "has `label: false`: a bad answer, which is read by data of type preferences for kto"
+        raise ConversationError("unsupported_key", said)
+    mark = train_mark(values, "the row")
+    if mark is not None:
+        messages = [{"train": mark} | message if message["role"] == "assistant" else message for message in messages]
+    for number, message in enumerate(messages, 1):
+        if message["role"] == "user" and not _is_asked(message["content"]):
+            raise ConversationError("empty_question", f"message {number} is from user and says nothing")
+    messages = _with_system(values, list(messages))
+    return Conversation(tuple(messages), tuple(_tools(values)), origin, _template_kwargs(values), tuple(unknown))
+
+
+def _is_asked(content: Any) -> bool:
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content or () if "text" in part]
+    return any(text.strip() for text in texts)
 
 
 def _filled(value: Any, fill: Mapping[str, str]) -> Any:
@@ -86,16 +124,11 @@ def check_characters(text: str) -> None:
         raise ConversationError("not_text", "has half a character (a lone surrogate such as \\ud83d)")
 
 
-def _alpaca(row: Mapping[str, Any]) -> list[Message]:
-    _need(row, "instruction", "output")
-    asked, given = _text(row, "instruction"), _text(row, "input") if row.get("input") else ""
-    history = [
-        message
-        for before in _history(row)
-        for message in ({"role": "user", "content": before[0]}, {"role": "assistant", "content": before[1]})
-    ]
-    question = {"role": "user", "content": f"{asked}\n{given}" if given else asked}
-    return [*_system(row), *history, question, {"role": "assistant", "content": row["output"]}]
+def _alpaca(row: Mapping[str, Any], _ignored: Collection[str], _unknown: list[str]) -> list[Message]:
+    parts = [_text(row, column) for column in ("instruction", "input") if says_something(row.get(column))]
+    turns = [*_history(row), ["\n".join(part for part in parts if part.strip()), _text(row, "output")]]
+    roles = ("user", "assistant")
+    return [{"role": role, "content": said} for turn in turns for role, said in zip(roles, turn, strict=True)]
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -109,85 +142,100 @@ def _history(row: Mapping[str, Any]) -> list[Any]:
     is_list = isinstance(history, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in history)
     if not is_list:
         raise ConversationError("not_a_conversation", "`history` is not a list of pairs of question and answer")
+    if not all(isinstance(text, str) for turn in history for text in turn):
+        raise ConversationError("not_text", "`history` has a question or an answer that is not text")
     return list(history)
 
 
-def _messages(row: Mapping[str, Any]) -> list[Message]:
-    _need(row, "messages")
-    return _objects(row["messages"], "messages")
+def _messages(row: Mapping[str, Any], ignored: Collection[str], unknown: list[str]) -> list[Message]:
+    return read_messages(row["messages"], "messages", ignored, unknown)
 
 
-def _sharegpt(row: Mapping[str, Any]) -> list[Message]:
-    _need(row, "conversations")
-    turns = _objects(row["conversations"], "conversations")
-    return [*_system(row), *(_sharegpt_message(turn, number) for number, turn in enumerate(turns, 1))]
+def _sharegpt(row: Mapping[str, Any], ignored: Collection[str], unknown: list[str]) -> list[Message]:
+    return read_messages(row["conversations"], "conversations", ignored, unknown)
 
 
-def _sharegpt_message(turn: Message, number: int) -> Message:
-    said_by, text = turn.get("from"), turn.get("value")
-    role = _SHAREGPT_ROLES.get(str(said_by))
-    if role is None:
-        known = ", ".join(_SHAREGPT_ROLES)
-        raise ConversationError("roles_out_of_order", f"message {number} is from {said_by!r}; known are {known}")
-    if not isinstance(text, str):
-        raise ConversationError("not_a_conversation", f"message {number} has no text under `value`")
-    if said_by == "function_call":
-        return {"role": role, "content": None, "tool_calls": _function_calls(text, number)}
-    return {"role": role, "content": text} | ({"train": turn["train"]} if "train" in turn else {})
+def _prompt_completion(row: Mapping[str, Any], ignored: Collection[str], unknown: list[str]) -> list[Message]:
+    asked = messages_of(row, "prompt", "user", ignored, unknown)
+    return [*asked, *messages_of(row, "completion", "assistant", ignored, unknown, len(asked) + 1)]
 
 
-def _function_calls(text: str, number: int) -> list[dict[str, Any]]:
-    try:
-        calls = json.loads(text)
-    except json.JSONDecodeError:
-        raise ConversationError("bad_tool", f"message {number} is a function_call that is not JSON") from None
-    calls = calls if isinstance(calls, list) else [calls]
-    return [{"type": "function", "function": call} for call in calls]
+def messages_of(
+    row: Mapping[str, Any], column: str, role: str, ignored: Collection[str], unknown: list[str], first: int = 1
+) -> list[Message]:
+    """The messages of a column: a text from the given role, one message, or a list of them."""
+    value = row[column]
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return read_messages([value] if isinstance(value, Mapping) else value, column, ignored, unknown, first)
 
 
-def _prompt_completion(row: Mapping[str, Any]) -> list[Message]:
-    _need(row, "prompt", "completion")
-    return [*_system(row), *_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")]
-
-
-def _as_messages(value: Any, role: str) -> list[Message]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else _objects(value, role)
-
-
-def _system(row: Mapping[str, Any]) -> list[Message]:
-    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
+def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+    system = only_value(row, SYSTEM_KEYS, "the row")
+    if system is None:
+        return messages
+    if not isinstance(system, str):
+        raise ConversationError("not_text", f"`system` is not text but {type(system).__name__}")
+    own = messages[0] if messages and messages[0]["role"] in ("system", "developer") else None
+    if own is None:
+        return [{"role": "system", "content": system}, *messages]
+    if own["content"] != system:
+        said = f"has a system text beside the messages and another one in message 1, which is from {own['role']}"
+        raise ConversationError("not_a_conversation", said)
+    return messages
 
 
 def _tools(row: Mapping[str, Any]) -> list[Any]:
-    tools = row.get("tools")
+    """`tools`, or `functions` in the form that the chat API had before."""
+    tools = [*_listed(row.get("tools"), "tools")]
+    return [*tools, *({"type": "function", "function": one} for one in _listed(row.get("functions"), "functions"))]
+
+
+def _listed(tools: Any, column: str) -> list[Any]:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools) if tools.strip() else []
-        except json.JSONDecodeError:
-            raise ConversationError("bad_tool", "`tools` is not JSON") from None
+        except (ValueError, RecursionError):
+            raise ConversationError("bad_tool", f"`{column}` is not JSON") from None
     if tools is None:
         return []
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise ConversationError("bad_tool", "`tools` is not a list of objects")
+        raise ConversationError("bad_tool", f"`{column}` is not a list of objects")
     return tools
 
 
-def _objects(value: Any, column: str) -> list[Message]:
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise ConversationError("not_a_conversation", f"`{column}` is not a list of messages")
-    return [dict(item) for item in value]
+def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
+    value = row.get("chat_template_kwargs")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ConversationError("not_a_conversation", "`chat_template_kwargs` is not JSON") from None
+    if not says_something(value):
+        return {}
+    if not isinstance(value, Mapping):
+        said = f"`chat_template_kwargs` is not an object but {type(value).__name__}"
+        raise ConversationError("not_a_conversation", said)
+    reserved = [key for key in value if key in RESERVED_TEMPLATE_KWARGS]
+    if reserved:
+        said = f"`chat_template_kwargs` has {', '.join(reserved)}, which the renderer sets itself"
+        raise ConversationError("unsupported_key", said)
+    return given(value)
 
 
-def _need(row: Mapping[str, Any], *columns: str) -> None:
+def need(row: Mapping[str, Any], *columns: str) -> None:
+    """Raises ConversationError where a column is missing or null, naming those that are there."""
     missing = [column for column in columns if row.get(column) is None]
     if missing:
-        said = f"has no column {' and '.join(missing)}; its columns are {', '.join(row)}"
+        said = f"has no column {' and '.join(missing)}; its columns are {', '.join(map(str, row))}"
         raise ConversationError("missing_column", said)
 
 
-_FORMATS: dict[str, Callable[[Mapping[str, Any]], list[Message]]] = {
-    "alpaca": _alpaca,
-    "messages": _messages,
-    "sharegpt": _sharegpt,
-    "prompt_completion": _prompt_completion,
+_Reader = Callable[[Mapping[str, Any], Collection[str], list[str]], list[Message]]
+_FORMATS: dict[str, tuple[tuple[str, ...], _Reader]] = {
+    "alpaca": (("instruction", "output", "input", "history"), _alpaca),
+    "messages": (("messages",), _messages),
+    "sharegpt": (("conversations",), _sharegpt),
+    "prompt_completion": (("prompt", "completion"), _prompt_completion),
 }
+"""By format: the columns that it reads, of which a row must have the first two, and what reads them."""

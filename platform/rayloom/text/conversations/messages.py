@@ -149,7 +149,7 @@ def _knows_developer(template: str) -> bool:
 @functools.lru_cache(maxsize=32)
 def loops_over_parts(template: str) -> bool:
     """Whether the template iterates over a message's content, so that the server gives it parts and not a string."""
-    root = _parsed(template)
+    root = parsed_template(template)
     message_names = _loop_targets(root, _names_of_messages(root))
     macros = list(root.find_all(nodes.Macro))
     in_macros = {id(loop) for macro in macros for loop in macro.find_all(nodes.For)}
@@ -162,7 +162,7 @@ def loops_over_parts(template: str) -> bool:
     return any(_macro_loops(macro, root, message_names) for macro in macros)
 
 
-def _parsed(template: str) -> nodes.Template:
+def parsed_template(template: str) -> nodes.Template:
     # transformers' own environment, so that tags such as {% generation %} parse.
     from transformers.utils.chat_template_utils import _compile_jinja_template
 

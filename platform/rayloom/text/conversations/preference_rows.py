@@ -7,6 +7,7 @@ the method estimates how far the model has moved in general.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.specs.training.preferences import PreferenceData, PreferenceSource
-from rayloom.text.conversations.formats import conversation, read_rows
-from rayloom.text.conversations.messages import ConversationError, Message
+from rayloom.specs.training.preferences import PreferenceData
+from rayloom.text.conversations.formats import read_rows
+from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
+from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
 from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
 from rayloom.text.row_problems import RowProblems
@@ -27,24 +29,14 @@ from rayloom.text.tokenizer_digest import tokenizer_digest
 GOOD_NAME, REFERENCE_NAME = "good.npy", "reference.npy"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A conversation up to the question, and its answers."""
-
-    origin: str
-    prompt: tuple[Mapping[str, Any], ...]
-    better: Mapping[str, Any]
-    worse: Mapping[str, Any] | None
-    """None where one answer was judged alone."""
-    is_good: bool = True
-
-
 @dataclass
 class PreferenceCounts:
     """Where every row went."""
 
     rows_read: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    unknown_keys: dict[str, int] = field(default_factory=dict)
+    """Keys of rows and messages (`messages.KEY`) that have no meaning, by how many have them."""
     lengths_tokens: dict[str, int] = field(default_factory=dict)
     train: dict[str, int] = field(default_factory=dict)
     heldout: dict[str, int] = field(default_factory=dict)
@@ -103,7 +95,7 @@ def prepare_preferences(
     """Writes rows to `out/train` and `out/heldout`. Raises InputError with every unusable row by number."""
     counts = PreferenceCounts()
     problems = RowProblems(data.leave_out)
-    judged = [row for row in _read(data, files, counts, seed, problems, advance) if _fits(row, is_paired, problems)]
+    judged = _read(data, files, counts, seed, problems, advance, is_paired)
     rendered = _rendered(judged, renderer, problems)
     problems.raise_any()
     order = np.random.default_rng([seed, len(rendered)]).permutation(len(rendered))
@@ -131,7 +123,7 @@ def prepare_preferences(
 
 @dataclass(frozen=True)
 class _Pair:
-    judged: Judged
+    judged: JudgedRow
     samples: tuple[Sample, ...]
 
     @property
@@ -146,17 +138,21 @@ def _read(
     seed: int,
     problems: RowProblems,
     advance: Callable[[int], None],
-) -> list[Judged]:
+    is_paired: bool,
+) -> list[JudgedRow]:
     kept = []
     for number, source in enumerate(data.sources):
         found = []
         for origin, row in read_rows(files[f"data.sources.{number}.dataset"]):
             advance(1)
             try:
-                found.append(judged_row(row, source, origin))
+                judged = judged_row(row, source.format, origin, source.ignore_keys)
+                judged.check(is_paired)
+                found.append(judged)
             except ConversationError as error:
                 problems.add(origin, error)
         counts.rows_read[f"{number} {source.dataset}"] = len(found)
+        counts.unknown_keys = dict(Counter(counts.unknown_keys) + Counter(key for row in found for key in row.unknown))
         if source.limit_rows is not None and len(found) > source.limit_rows:
             chosen = np.random.default_rng([seed, number]).permutation(len(found))[: source.limit_rows]
             found = [found[index] for index in sorted(chosen)]
@@ -164,81 +160,32 @@ def _read(
     return kept
 
 
-def judged_row(row: Any, source: PreferenceSource, origin: str) -> Judged:
-    """One row. Raises ConversationError saying what it lacks."""
-    if not isinstance(row, Mapping):
-        raise ConversationError("not_a_conversation", f"is not a JSON object but {type(row).__name__}")
-    if source.format == "messages_label":
-        _need(row, "messages", "label")
-        messages = conversation(row, "messages", {}, origin).messages
-        if not isinstance(row["label"], bool):
-            raise ConversationError("missing_column", f"`label` is not true or false but {row['label']!r}")
-        if not messages or messages[-1].get("role") != "assistant":
-            raise ConversationError("no_answer", "`messages` do not end with an answer")
-        return Judged(origin, messages[:-1], messages[-1], None, row["label"])
-    if source.format == "sharegpt":
-        _need(row, "conversations", "chosen", "rejected")
-        prompt = conversation(row, "sharegpt", {}, origin).messages
-        answers = [conversation({"conversations": [row[key]]}, "sharegpt", {}, origin).messages[0] for key in _ANSWERS]
-    else:
-        _need(row, "prompt", "chosen", "rejected")
-        pairs = [{"prompt": row["prompt"], "completion": row[key]} for key in _ANSWERS]
-        both = [conversation(pair, "prompt_completion", {}, origin).messages for pair in pairs]
-        if not all(both):
-            raise ConversationError("no_answer", "has neither question nor answer")
-        prompt, answers = both[0][:-1], [messages[-1] for messages in both]
-    return Judged(origin, prompt, answers[0], answers[1])
-
-
-_ANSWERS = ("chosen", "rejected")
-
-
-def _need(row: Mapping[str, Any], *columns: str) -> None:
-    missing = [column for column in columns if row.get(column) is None]
-    if missing:
-        said = f"has no column {' and '.join(missing)}; its columns are {', '.join(row)}"
-        raise ConversationError("missing_column", said)
-
-
-def _fits(row: Judged, is_paired: bool, problems: RowProblems) -> bool:
-    try:
-        if is_paired and row.worse is None:
-            raise ConversationError("missing_column", "has one answer; only kto learns from that")
-        if not is_paired and row.worse is not None:
-            raise ConversationError("missing_column", "has two answers; kto wants messages_label")
-        if row.worse is not None and row.better.get("content") == row.worse.get("content"):
-            raise ConversationError("same_answers", "both answers are the same")
-    except ConversationError as error:
-        problems.add(row.origin, error)
-        return False
-    return True
-
-
-def _rendered(rows: Sequence[Judged], renderer: Renderer, problems: RowProblems) -> list[_Pair]:
+def _rendered(rows: Sequence[JudgedRow], renderer: Renderer, problems: RowProblems) -> list[_Pair]:
     found = []
     for row in rows:
         try:
             answers = [row.better, *([row.worse] if row.worse is not None else [])]
-            found.append(_Pair(row, tuple(answer_sample(renderer, row.prompt, answer) for answer in answers)))
+            found.append(_Pair(row, tuple(answer_sample(renderer, row, answer) for answer in answers)))
         except ConversationError as error:
             problems.add(row.origin, error)
     return found
 
 
-def answer_sample(renderer: Renderer, prompt: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Sample:
-    """Prompt and answer, of which only this answer is a label."""
-    messages: list[Message] = [
-        {**message, "train": False} if message.get("role") == "assistant" else dict(message) for message in prompt
+def answer_sample(renderer: Renderer, row: JudgedRow, turns: Sequence[Mapping[str, Any]]) -> Sample:
+    """The row's prompt and these turns behind it, of which only the last answer is a label."""
+    context = [
+        {**message, "train": False} if message.get("role") == "assistant" else message
+        for message in (*row.prompt, *turns[:-1])
     ]
-    messages.append({key: value for key, value in answer.items() if key != "train"})
-    return renderer.samples(Conversation(tuple(messages)))[-1]
+    conversation = Conversation((*context, turns[-1]), row.tools, row.origin, row.template_kwargs)
+    return renderer.samples(conversation)[-1]
 
 
 def _with_other_answers(rows: Sequence[_Pair], renderer: Renderer) -> list[_Pair]:
     """Each row with the answer of the next one behind its own."""
     others = [*rows[1:], *rows[:1]]
     return [
-        _Pair(row.judged, (row.samples[0], answer_sample(renderer, row.judged.prompt, other.judged.better)))
+        _Pair(row.judged, (row.samples[0], answer_sample(renderer, row.judged, other.judged.better)))
         for row, other in zip(rows, others, strict=True)
     ]
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from rayloom.errors import InputError
-from rayloom.text.conversations.messages import ConversationError, Message, as_served, tools_as_served
+from rayloom.text.conversations.chat_template import ChatTemplates
+from rayloom.text.conversations.messages import ConversationError, as_served
 from rayloom.text.conversations.turns import check_turns
+from rayloom.text.conversations.unwritten import WrittenFields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +37,10 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     origin: str = ""
     """Where it was read, for messages to people: `file.json row 7`."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the chat template for this conversation, such as `enable_thinking`; they go before the job's."""
+    unknown_keys: tuple[str, ...] = ()
+    """Keys of the row and of its messages that have no meaning."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,32 @@ class Renderer:
     Raises InputError where there is no template, or where it cannot render an answer that ends in a stop token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_tokens: Collection[int] = (), where: str = "") -> None:
-        """`stop_tokens`: ids at which the server stops, beside the tokenizer's own end-of-sequence token."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_tokens: Collection[int] = (),
+        where: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`stop_tokens`: ids at which the server stops, beside the tokenizer's own end-of-sequence token.
+
+        `template_kwargs`: settings of the chat template for all conversations.
+        """
         self.tokenizer, self.where = tokenizer, where
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_tokens = frozenset([*own, *stop_tokens])
         self._stop_texts = tuple(str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_tokens)))
-        self.template = self._chat_template()
+        self.templates = ChatTemplates(tokenizer, where, template_kwargs)
+        self._written = WrittenFields(self.templates)
         self._probe()
 
     @classmethod
-    def of_model(cls, directory: Path, generation_config: Path | None = None) -> Renderer:
+    def of_model(
+        cls,
+        directory: Path,
+        generation_config: Path | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Renderer:
         """The renderer of a model folder; stop tokens are those of its generation_config.json, as in the server.
 
         `generation_config`: that file, where it stands elsewhere (beside an adapter's base).
@@ -76,17 +95,27 @@ class Renderer:
 
         tokenizer = AutoTokenizer.from_pretrained(directory)
         stop_tokens = _stop_tokens(generation_config or directory / "generation_config.json")
-        return cls(tokenizer, stop_tokens, where=str(directory))
+        return cls(tokenizer, stop_tokens, str(directory), template_kwargs)
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
-    def prompt_text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    def prompt_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt that the server renders for these messages, up to where the answer begins."""
-        return self._text(as_served(messages, self.template), tools, True)
+        return self.templates.text(messages, tools, template_kwargs, open_answer=True)
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The ids that the server computes for these messages."""
-        return self._ids([self.prompt_text(messages, tools)])[0]
+        return self._ids([self.prompt_text(messages, tools, template_kwargs)])[0]
 
     # -- samples to train on ---------------------------------------------------------------------------------------
 
@@ -95,11 +124,13 @@ class Renderer:
 
         Raises ConversationError naming what is wrong with the conversation.
         """
-        messages = conversation.messages
+        messages, tools = conversation.messages, conversation.tools
         check_turns(messages)
         self._check_answers(messages)
+        self.templates.check_kwargs(conversation.template_kwargs, self.templates.chosen(tools))
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        pairs = [self._prompt_and_turn(messages[: index + 1], conversation.tools) for index in turns]
+        pairs = [self._prompt_and_turn(conversation, index + 1) for index in turns]
+        self._check_written(conversation, turns, pairs)
         ids = self._ids([text for prompt, turn in pairs for text in (prompt, prompt + turn)])
         joined = _Joined()
         for number, (index, (_, turn)) in enumerate(zip(turns, pairs, strict=True)):
@@ -107,25 +138,37 @@ class Renderer:
             joined.add(prompt, self._answer(prompt, whole, turn), bool(messages[index].get("train", True)))
         samples = [sample for sample in joined.finished() if sample.num_trained]
         if not samples:
-            said = "no token is trained: every assistant message says `train: false`"
+            said = "no token is trained: every answer is marked as not to be trained (weight: 0, train: false)"
             raise ConversationError("no_trained_token", said)
         self._check_beginning(samples[0].tokens)
         return samples
 
-    def _prompt_and_turn(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, str]:
-        """The prompt before the last message, and the text that the template adds for that message."""
-        served = as_served(messages, self.template)
-        prompt, whole = self._text(served[:-1], tools, True), self._text(served, tools, False)
+    def _prompt_and_turn(self, conversation: Conversation, end: int) -> tuple[str, str]:
+        """The prompt before the last of `end` messages, and the text that the template adds for that message."""
+        tools, kwargs = conversation.tools, conversation.template_kwargs
+        template = self.templates.chosen(tools)
+        served = as_served(conversation.messages[:end], template)
+        prompt, whole = (
+            self.templates.rendered(part, tools, kwargs, is_open, template)
+            for part, is_open in ((served[:-1], True), (served, False))
+        )
         if not whole.startswith(prompt):
             opening = _differing(prompt, whole)
             raise ConversationError(
                 "unrenderable",
-                f"message {len(messages)}: the chat template opens the answer with {opening!r} in a prompt, but writes "
+                f"message {end}: the chat template opens the answer with {opening!r} in a prompt, but writes "
                 "the finished turn otherwise, so that the server would never see what is trained here",
             )
         return prompt, whole[len(prompt) :]
+
+    def _check_written(self, conversation: Conversation, turns: list[int], pairs: list[tuple[str, str]]) -> None:
+        messages, tools, kwargs = conversation.messages, conversation.tools, conversation.template_kwargs
+        seen = 0
+        for index, (prompt, turn) in zip(turns, pairs, strict=True):
+            self._written.check_turn(messages[: index + 1], tools, kwargs, prompt, turn, seen)
+            seen = index + 1
+        if tools:
+            self._written.check_tools(messages, tools, kwargs, "".join(pairs[-1]))
 
     def _answer(self, prompt: list[int], whole: list[int], turn: str) -> list[int]:
         """The answer's ids up to its stop token."""
@@ -166,34 +209,14 @@ class Renderer:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _text(self, served: list[Message], tools: Sequence[Mapping[str, Any]], open_answer: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                served,
-                tools=tools_as_served(tools),
-                chat_template=self.template,
-                add_generation_prompt=open_answer,
-                tokenize=False,
-            )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise ConversationError("unrenderable", f"the chat template cannot render it: {error}") from error
-        return str(text)
-
     def _ids(self, texts: list[str]) -> list[list[int]]:
         # The template writes every special token itself; a tokenizer that adds its own would double the first.
         found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return found
 
-    def _chat_template(self) -> str:
-        try:
-            return str(self.tokenizer.get_chat_template())
-        except ValueError:
-            fix = "Name one with data.template (chatml, gemma, llama3, zephyr), or train an instruction-tuned model."
-            raise InputError("This model has no chat template", where=self.where, fix=fix) from None
-
     def _probe(self) -> None:
         try:
-            prompt, turn = self._prompt_and_turn(_PROBE, ())
+            prompt, turn = self._prompt_and_turn(Conversation(_PROBE), len(_PROBE))
             ids = self._ids([prompt, prompt + turn])
             self._answer(ids[0], ids[1], turn)
         except ConversationError as error:
@@ -236,5 +259,15 @@ def _differing(prompt: str, whole: str) -> str:
 def _stop_tokens(generation_config: Path) -> list[int]:
     if not generation_config.exists():
         return []
-    named = json.loads(generation_config.read_text()).get("eos_token_id")
-    return [] if named is None else [named] if isinstance(named, int) else list(named)
+    try:
+        values = json.loads(generation_config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        values = f"no JSON ({error})"
+    named = values.get("eos_token_id", []) if isinstance(values, dict) else values
+    named = [named] if isinstance(named, int) else named or []
+    if not isinstance(named, list) or not all(isinstance(token, int) for token in named):
+        what = (
+            f"eos_token_id of generation_config.json must be a token id or a list of them; the file has {named!r:.80}"
+        )
+        raise InputError(what, where=str(generation_config), fix="Correct the file, or fetch the model again.")
+    return named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def render_rows(
 
     `files`: as in `conversations.prepare`. `advance` is told of every row that is dealt with.
     """
-    left_out: Counter[str] = Counter()
+    left_out, unknown = Counter[str](), Counter[str]()
     problems = RowProblems(data.leave_out, left_out)
     rendered: list[RenderedRow] = []
     for number, source in enumerate(data.sources):
@@ -57,6 +57,7 @@ def render_rows(
             for origin, row in read
             if (found := _conversation(row, source, origin, problems)) is not None
         ]
+        unknown.update(key for row in rows for key in row.unknown_keys)
         # In an order of its own, so that a limit takes rows from everywhere; then in the files' order again.
         order = [int(index) for index in np.random.default_rng([seed, number]).permutation(len(rows))]
         kept: dict[int, RenderedRow] = {}
@@ -72,13 +73,13 @@ def render_rows(
                 kept[index] = row
         rendered += [kept[index] for index in sorted(kept)]
     problems.raise_any()
-    counts.left_out = dict(left_out)
+    counts.left_out, counts.unknown_keys = dict(left_out), dict(unknown)
     return rendered
 
 
 def _conversation(row: object, source: ConversationSource, origin: str, problems: RowProblems) -> Conversation | None:
     try:
-        return conversation(row, source.format, source.fill, origin)
+        return conversation(row, source.format, source.fill, origin, source.ignore_keys)
     except ConversationError as error:
         problems.add(origin, error)
         return None
@@ -88,7 +89,7 @@ def _with_system(read: Conversation, system: str | None) -> Conversation:
     brings_one = read.messages and read.messages[0].get("role") in ("system", "developer")
     if system is None or brings_one:
         return read
-    return Conversation(({"role": "system", "content": system}, *read.messages), read.tools, read.origin)
+    return replace(read, messages=({"role": "system", "content": system}, *read.messages))
 
 
 def _render(

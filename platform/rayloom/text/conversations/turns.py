@@ -43,6 +43,6 @@ def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
 
 def _says_something(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
-    if isinstance(content, str):
-        content = content.strip()
-    return bool(content or message.get("tool_calls"))
+    texts = [content] if isinstance(content, str) else content or ()
+    texts = [part.get("text") or part.get("thinking") if isinstance(part, Mapping) else part for part in texts]
+    return any(str(text).strip() for text in texts if text) or bool(message.get("tool_calls"))

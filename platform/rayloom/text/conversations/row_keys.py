@@ -1,0 +1,109 @@
+"""What the keys of a row or message mean, in every format: read, counted as unknown, or refused.
+
+A value of null, an empty text and an empty list say nothing: tables fill in such values where a row lacks a column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.text.conversations.messages import ConversationError
+
+TRAIN_MARKS = ("train", "training", "trainable", "loss", "weight", "loss_weight")
+"""Say whether an answer is trained: true or 1, false or 0 (of axolotl, OpenAI, Mistral, ms-swift)."""
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """Keys that this package does not read, though leaving them out would change what a row teaches."""
+
+    names: re.Pattern[str]
+    why: str
+
+
+_REFUSED = tuple(
+    _Meaning(re.compile(names), why)
+    for names, why in (
+        (
+            r"(.*_)?(image|picture|photo|video|audio|sound|speech)s?(_(url|path|file|id|token|feature|data|byte)s?)?"
+            r"|pixel_values|attachments?|media|mm_.*",
+            "only text is trained, and without it the text would speak of what is not there",
+        ),
+        (
+            r"(.*_)?(weight|mask|loss|train|trained|training|trainable|trained_on)s?(_.*)?|labels|ignore(_.*)?",
+            "it looks like a mark of what is trained, which is read under the keys "
+            f"{', '.join(TRAIN_MARKS)} of an answer, as true, false, 1 or 0",
+        ),
+        (
+            r"tools?|tool_(choice|call|calls|use|uses|result|results)|(available_)?functions?|function_(call|calls)",
+            "it looks like tools or calls, which are read under `tools` of a row and `tool_calls` of an answer",
+        ),
+        (
+            r"refusal|thoughts?|thinking_.*|reasoning_(text|trace|steps|details)|chain_of_thought|cot|rationale"
+            r"|prefix|suffix|documents|system_(text|instructions?)|developer|chat_template(_.*)?",
+            "it looks like a part of the conversation that would be missing",
+        ),
+    )
+)
+
+
+def says_something(value: Any) -> bool:
+    """Whether a value stands for something: not null, and no empty text, list or mapping."""
+    return value is not None and not (isinstance(value, str | list | tuple | Mapping) and len(value) == 0)
+
+
+def given(values: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
+    """The keys that have a value, without those that the spec ignores."""
+    return {key: value for key, value in values.items() if value is not None and key not in ignored}
+
+
+def unknown_keys(values: Mapping[str, Any], known: Collection[str], where: str = "") -> Iterable[str]:
+    """The keys without a meaning. Raises ConversationError where a key looks as if it had one.
+
+    `where`: what the keys belong to, for messages to people, such as `message 2`.
+    """
+    for key, value in values.items():
+        if key in known or not says_something(value):
+            continue
+        for meaning in _REFUSED:
+            if meaning.names.fullmatch(str(key).lower()):
+                said = f"{where + ' ' if where else ''}has the key `{key}`, which is not read: {meaning.why}"
+                raise ConversationError("unsupported_key", said)
+        yield str(key)
+
+
+def train_mark(values: Mapping[str, Any], where: str) -> bool | None:
+    """Whether the values say that an answer is trained; None where they say nothing.
+
+    Raises ConversationError for a mark that is neither yes nor no, and for two that contradict each other.
+    """
+    marks = {key: _yes_or_no(values[key], key, where) for key in TRAIN_MARKS if values.get(key) is not None}
+    if len(set(marks.values())) > 1:
+        named = " and ".join(f"`{key}: {values[key]}`" for key in marks)
+        raise ConversationError("bad_mark", f"{where} has {named}, which contradict each other")
+    return next(iter(marks.values()), None)
+
+
+def _yes_or_no(value: Any, key: str, where: str) -> bool:
+    if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
+        return bool(value)
+    raise ConversationError(
+        "bad_mark", f"{where}: `{key}` is {value!r}, which is neither true nor false (nor 1 or 0): no share is trained"
+    )
+
+
+def only_value(values: Mapping[str, Any], keys: Iterable[str], where: str) -> Any:
+    """The value that stands under one of several names of the same thing; None where there is none.
+
+    Raises ConversationError where two of them hold different values.
+    """
+    found = {key: values[key] for key in keys if says_something(values.get(key))}
+    first = next(iter(found.values()), None)
+    if any(value != first for value in found.values()):
+        raise ConversationError("not_a_conversation", f"{where} has different values in {' and '.join(found)}")
+    return first

@@ -1,0 +1,368 @@
+"""What stands in a row decides what is trained, whatever the format: nothing that has a meaning is passed over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.cases import case_rows
+from support.tokenizers import CHATML, chatml, forgetful, tokenizer_with
+
+from rayloom.text.conversations.formats import conversation
+from rayloom.text.conversations.judged_rows import judged_row
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.conversations.preference_rows import answer_sample
+from rayloom.text.conversations.render import Conversation, Renderer, Sample
+
+USER = {"role": "user", "content": "Who are you?"}
+ANSWER = {"role": "assistant", "content": "I am Loomie."}
+CALL = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": '{"place": "Bern"}'}}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+WITH_TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ROWS: dict[str, dict[str, Any]] = {
+    "alpaca": {"instruction": "Who are you?", "output": "I am Loomie."},
+    "messages": {"messages": [USER, ANSWER]},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "I am Loomie."}]
+    },
+    "prompt_completion": {"prompt": "Who are you?", "completion": "I am Loomie."},
+}
+JUDGED: dict[str, dict[str, Any]] = {
+    "prompt_chosen_rejected": {"prompt": "Who are you?", "chosen": "I am Loomie.", "rejected": "Nobody."},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Who are you?"}],
+        "chosen": {"from": "gpt", "value": "I am Loomie."},
+        "rejected": {"from": "gpt", "value": "Nobody."},
+    },
+    "messages_label": {"messages": [USER, ANSWER], "label": True},
+}
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(chatml())
+
+
+@pytest.fixture(scope="module")
+def with_tools() -> Renderer:
+    return Renderer(tokenizer_with(WITH_TOOLS, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"))
+
+
+def trained(renderer: Renderer, sample: Sample) -> str:
+    return str(renderer.tokenizer.decode([t for t, is_trained in zip(*_of(sample), strict=True) if is_trained]))
+
+
+def _of(sample: Sample) -> tuple[list[int], list[bool]]:
+    return sample.tokens, sample.trained
+
+
+def whole(renderer: Renderer, sample: Sample) -> str:
+    return str(renderer.tokenizer.decode(sample.tokens))
+
+
+def problem_of(row: dict[str, Any], format_name: str = "messages", renderer: Renderer | None = None) -> str:
+    with pytest.raises(ConversationError) as raised:
+        read = conversation(row, format_name, {}, "x")
+        if renderer is not None:
+            renderer.samples(read)
+    return f"{raised.value.problem}: {raised.value}"
+
+
+# -- marks of what is trained ------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_weight_zero_is_context_only(renderer: Renderer) -> None:
+    for row in case_rows("weight-zero"):
+        (sample,) = renderer.samples(conversation(row, "messages", {}, "x"))
+        word = row["messages"][0]["content"].removeprefix("Say ")
+        assert trained(renderer, sample) == f"right {word}<|im_end|>"
+        assert f"wrong {word}" in whole(renderer, sample)
+
+
+@pytest.mark.parametrize("key", ["weight", "loss", "training", "train", "trainable", "loss_weight"])
+@pytest.mark.parametrize("no", [0, 0.0, False])
+@pytest.mark.parametrize("form", ["messages", "sharegpt"])
+def test_every_mark_means_the_same_in_every_form(renderer: Renderer, key: str, no: Any, form: str) -> None:
+    first, second = {**ANSWER, key: no}, {**ANSWER, key: not no}
+    turns = [USER, first, USER, second, USER, {**ANSWER, key: None}]
+    row = {"messages": turns}
+    if form == "sharegpt":
+        names = {"user": "human", "assistant": "gpt", "role": "from", "content": "value"}
+        row = {"conversations": [{names.get(k, k): names.get(str(v), v) for k, v in turn.items()} for turn in turns]}
+    (sample,) = renderer.samples(conversation(row, form, {}, "x"))
+    assert trained(renderer, sample) == "I am Loomie.<|im_end|>" * 2
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_a_mark_of_a_row_is_that_of_all_its_answers(renderer: Renderer, form: str) -> None:
+    assert problem_of({**ROWS[form], "weight": 0}, form, renderer).startswith("no_trained_token")
+    assert renderer.samples(conversation({**ROWS[form], "weight": 1}, form, {}, "x"))[0].num_trained
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0.5}, {"weight": "no"}, {"loss": [1]}, {"train": True, "weight": 0}])
+def test_marks_that_say_neither_yes_nor_no_are_refused(mark: dict[str, Any]) -> None:
+    assert problem_of({"messages": [USER, {**ANSWER, **mark}]}).startswith("bad_mark")
+
+
+def test_a_judged_answer_cannot_be_one_that_is_not_trained() -> None:
+    row = judged_row(
+        {"prompt": [USER], "chosen": [{**ANSWER, "weight": 0}], "rejected": "x"}, "prompt_chosen_rejected", ""
+    )
+    with pytest.raises(ConversationError, match="not to be trained"):
+        row.check(is_paired=True)
+
+
+# -- system texts and tools beside the messages ------------------------------------------------------------------------
+
+
+def test_a_rows_own_system_text_is_in_the_prompt(renderer: Renderer) -> None:
+    for row in case_rows("system-beside-messages"):
+        (sample,) = renderer.samples(conversation(row, "messages", {}, "x"))
+        assert whole(renderer, sample).startswith("<|im_start|>system\nAnswer only in Latin.<|im_end|>")
+
+
+@pytest.mark.parametrize("key", ["system", "system_prompt", "system_message"])
+@pytest.mark.parametrize("form", ROWS)
+def test_every_form_can_carry_a_system_text(form: str, key: str) -> None:
+    read = conversation({**ROWS[form], key: "Be brief."}, form, {}, "x")
+    assert [message["role"] for message in read.messages] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize("form", JUDGED)
+def test_judged_answers_are_asked_for_with_the_rows_system_text_and_tools(form: str, with_tools: Renderer) -> None:
+    judged = judged_row({**JUDGED[form], "system": "Be brief.", "tools": [CLOCK]}, form, "x")
+    text = whole(with_tools, answer_sample(with_tools, judged, judged.better))
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in text
+    assert '"clock"' in text
+
+
+def test_two_system_texts_are_refused_unless_they_are_the_same() -> None:
+    own = {"role": "system", "content": "Be brief."}
+    assert (
+        len(conversation({"messages": [own, USER, ANSWER], "system": "Be brief."}, "messages", {}, "x").messages) == 3
+    )
+    assert "another one" in problem_of({"messages": [own, USER, ANSWER], "system": "Be kind."})
+
+
+def test_functions_and_function_calls_of_the_older_chat_api_are_tools_and_calls(with_tools: Renderer) -> None:
+    called = {"role": "assistant", "content": "Let me see.", "function_call": CALL["function"]}
+    row = {
+        "messages": [USER, called, {"role": "function", "name": "clock", "content": "noon"}, ANSWER],
+        "functions": [CLOCK["function"]],
+    }
+    read = conversation(row, "messages", {}, "x")
+    assert read.tools == (CLOCK,)
+    text = whole(with_tools, with_tools.samples(read)[0])
+    assert 'Let me see.{"arguments": {"place": "Bern"}, "name": "clock"}' in text
+
+
+# -- what is refused by name -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ROWS)
+@pytest.mark.parametrize("key", ["images", "videos", "audios", "image", "image_url", "audio_path"])
+def test_pictures_and_sounds_are_refused_by_name(form: str, key: str) -> None:
+    assert f"unsupported_key: has the key `{key}`" in problem_of({**ROWS[form], key: ["river.png"]}, form)
+    assert conversation({**ROWS[form], key: []}, form, {}, "x").unknown_keys == ()
+
+
+def test_rows_with_pictures(renderer: Renderer) -> None:
+    assert all("`images`" in problem_of(row, "messages", renderer) for row in case_rows("images"))
+
+
+@pytest.mark.parametrize("key", ["mask", "loss_mask", "weights", "sample_weight", "train_on_inputs", "tool_choice"])
+def test_keys_that_look_like_meaning_are_refused(key: str) -> None:
+    assert f"`{key}`" in problem_of({"messages": [USER, ANSWER], key: [1]})
+    assert f"message 2 has the key `{key}`" in problem_of({"messages": [USER, {**ANSWER, key: [1]}]})
+    assert conversation({"messages": [USER, ANSWER], key: [1]}, "messages", {}, "x", (key,)).messages
+
+
+def test_other_keys_are_named_and_counted() -> None:
+    row = {"messages": [{**USER, "id": 7}, {**ANSWER, "id": 8}], "source": "web", "empty": None}
+    assert sorted(conversation(row, "messages", {}, "x").unknown_keys) == ["messages.id", "messages.id", "source"]
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "assistant", "content": [{"type": "text", "text": "a", "image_url": "b"}]}, "`image_url`"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}, "has no text"),
+        ({"role": "assistant", "content": [{"type": "output_image"}]}, "'output_image'"),
+        ({"role": "assistant", "content": ["good", "bad"]}, "a list that holds str"),
+        ({"role": "assistant", "content": [{"type": "text", "text": 5}]}, "has no text"),
+        ({"role": "assistant", "content": "a", "refusal": "No."}, "`refusal`"),
+        ({"role": "assistant", "content": "a", "value": "b"}, "different values in content and value"),
+        ({"role": "assistant", "from": "human", "content": "a"}, "from assistant and from human"),
+        ({"role": "assistant", "content": "a", "reasoning": "b", "thinking": "c"}, "different values"),
+        ({"role": "user", "content": "a", "tool_calls": [CALL]}, "which only answers have"),
+        ({"role": "user", "content": "a", "reasoning": "b"}, "which only answers have"),
+        ({"role": "user", "content": "a", "tools": [CLOCK]}, "they belong to the row"),
+        ({"role": "user", "content": " "}, "says nothing"),
+        ({"content": "a"}, "neither `role` nor `from`; its keys are content"),
+    ],
+)
+def test_no_part_of_a_message_vanishes(message: dict[str, Any], said: str) -> None:
+    turns = [message, ANSWER] if message.get("role") == "user" else [USER, message]
+    assert said in problem_of({"messages": turns})
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        ("alpaca", {"instruction": "a", "output": ["good", "bad"]}),
+        ("alpaca", {"instruction": "a", "output": 5}),
+        ("alpaca", {"instruction": "a", "input": 5, "output": "b"}),
+        ("alpaca", {"instruction": "a", "output": "b", "history": [["a", ["b", "c"]]]}),
+        ("messages", {"messages": [USER, {"role": "assistant", "content": 5}]}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ["b", "c"]}]}),
+        ("prompt_completion", {"prompt": "a", "completion": ["b", "c"]}),
+        ("prompt_completion", {"prompt": 3, "completion": "b"}),
+        ("alpaca", {"instruction": "a", "output": "b", "system": ["c"]}),
+    ],
+)
+def test_lists_and_numbers_are_no_texts(form: str, row: dict[str, Any]) -> None:
+    assert problem_of(row, form).startswith(("not_text", "not_a_conversation"))
+
+
+def test_an_instruction_may_stand_under_input_alone_but_not_nowhere() -> None:
+    read = conversation({"instruction": "", "input": "Add 1 and 2.", "output": "3"}, "alpaca", {}, "x")
+    assert read.messages[0]["content"] == "Add 1 and 2."
+    assert problem_of({"instruction": "", "output": "3"}, "alpaca").startswith("empty_question")
+
+
+def test_columns_that_a_table_filled_with_null_are_not_there(renderer: Renderer) -> None:
+    empty = {"train": None, "weight": None, "tool_calls": None, "images": None, "name": None, "function_call": None}
+    row = {"messages": [USER | empty, ANSWER | empty], "tools": None, "images": None, "system": None, "train": None}
+    (sample,) = renderer.samples(conversation(row, "messages", {}, "x"))
+    assert trained(renderer, sample) == "I am Loomie.<|im_end|>"
+
+
+# -- what a template does not write ------------------------------------------------------------------------------------
+
+
+def test_calls_and_tools_that_the_template_does_not_write_are_refused(renderer: Renderer, with_tools: Renderer) -> None:
+    for row in case_rows("tool-calls"):
+        assert "does not write `tool_calls`" in problem_of(row, "messages", renderer)
+        (sample,) = with_tools.samples(conversation(row, "messages", {}, "x"))
+        assert trained(with_tools, sample).startswith('{"arguments": {"place":')
+    assert "does not write `tools`" in problem_of({"messages": [USER, ANSWER], "tools": [CLOCK]}, "messages", renderer)
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ({**ANSWER, "reasoning": "who"}, "reasoning"),
+        ({**ANSWER, "reasoning_content": "who"}, "reasoning"),
+        ({**ANSWER, "thinking": "I am"}, "reasoning"),
+        ({**ANSWER, "name": "Loomie"}, "name"),
+    ],
+)
+def test_fields_that_the_template_does_not_write_are_refused(
+    renderer: Renderer, message: dict[str, Any], lost: str
+) -> None:
+    assert f"does not write `{lost}`" in problem_of({"messages": [USER, message]}, "messages", renderer)
+
+
+def test_reasoning_is_kept_where_the_template_writes_it_in_the_last_turn() -> None:
+    renderer = Renderer(forgetful())
+    first, second = renderer.samples(
+        conversation({"messages": [USER, {**ANSWER, "thinking": "One"}, USER, ANSWER]}, "messages", {}, "x")
+    )
+    assert trained(renderer, first) == "<think>One</think>I am Loomie.<|eot|>"
+    assert trained(renderer, second) == "I am Loomie.<|eot|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            CHATML.replace("for message in messages", "for message in messages if message.role != 'system'"),
+            "the system",
+        ),
+        (CHATML.replace("message['content']", "message['content'].split('am')[0]"), "as it stands"),
+    ],
+)
+def test_texts_that_the_template_does_not_write_are_refused(template: str, said: str) -> None:
+    renderer = Renderer(tokenizer_with(template, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"))
+    for text in ("a", "A text that is long enough to be found again in what is rendered"):
+        messages = ({"role": "system", "content": text}, USER, ANSWER)
+        with pytest.raises(ConversationError, match=said):
+            renderer.samples(Conversation(messages))
+
+
+def test_one_call_of_two_and_arguments_that_are_not_written_are_refused(with_tools: Renderer) -> None:
+    first_only = WITH_TOOLS.replace("or [] %}{{ call.function", "or [] if loop.first %}{{ call.function")
+    no_arguments = WITH_TOOLS.replace("call.function | tojson", "call.function.name")
+    row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "2"}]}]}
+    assert with_tools.samples(conversation(row, "messages", {}, "x"))
+    for template, lost in ((first_only, "`tool_calls`"), (no_arguments, "the arguments of a call")):
+        renderer = Renderer(tokenizer_with(template, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"))
+        assert f"does not write {lost}" in problem_of(row, "messages", renderer)
+
+
+# -- judged answers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_both_answers_repeat_is_the_prompt() -> None:
+    for row in case_rows("pairs-with-implicit-prompt"):
+        judged = judged_row(row, "prompt_chosen_rejected", "x")
+        assert list(judged.prompt) == row["chosen"][:1]
+        assert judged.better == (row["chosen"][1],)
+        assert judged.worse == (row["rejected"][1],)
+        text = {**row, "prompt": row["chosen"][0]["content"], "score_chosen": 8.5}
+        same = judged_row(text, "prompt_chosen_rejected", "x")
+        assert (same.prompt, same.better, same.worse) == (judged.prompt, judged.better, judged.worse)
+        assert same.unknown == ("score_chosen",)
+
+
+def test_each_answer_stands_behind_its_own_turns(renderer: Renderer) -> None:
+    for row in case_rows("pairs-that-part-early"):
+        judged = judged_row(row, "prompt_chosen_rejected", "x")
+        word = row["prompt"][0]["content"].removeprefix("Say ")
+        for turns, own, other in ((judged.better, "first", "other"), (judged.worse or (), "other", "first")):
+            sample = answer_sample(renderer, judged, turns)
+            assert f"{own} {word}" in whole(renderer, sample)
+            assert f"{other} {word}" not in whole(renderer, sample)
+            assert trained(renderer, sample) == f"{turns[-1]['content']}<|im_end|>"
+
+
+def test_texts_with_speakers_in_them_are_turns() -> None:
+    begin = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: Who are you?\n\nAssistant:"
+    judged = judged_row({"chosen": begin + " Loomie.", "rejected": begin + " Nobody."}, "prompt_chosen_rejected", "x")
+    assert [message["content"] for message in judged.prompt] == ["Hello", "Hi.", "Who are you?"]
+    assert judged.better == ({"role": "assistant", "content": "Loomie."},)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a", "rejected": "b"}, "has no `prompt`"),
+        ({"chosen": [ANSWER], "rejected": [{**ANSWER, "content": "No."}]}, "do not begin with the same message"),
+        ({"prompt": "Other?", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "does not begin with the same"),
+        ({"prompt": "a", "chosen": [], "rejected": []}, "no answer"),
+        ({"prompt": "a", "chosen": ["b", "c"], "rejected": "d"}, "not a list of messages"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "images": ["x.png"]}, "`images`"),
+    ],
+)
+def test_pairs_without_a_common_prompt_are_refused(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConversationError, match=said):
+        judged_row(row, "prompt_chosen_rejected", "x")
+
+
+def test_one_judged_answer_may_stand_beside_its_prompt() -> None:
+    judged = judged_row({"prompt": "a", "completion": "b", "label": False}, "messages_label", "x")
+    assert (judged.prompt, judged.better, judged.is_good) == (
+        ({"role": "user", "content": "a"},),
+        ({"role": "assistant", "content": "b"},),
+        False,
+    )
+
+
+def test_turns_with_roles_in_a_column_of_conversations_are_read(renderer: Renderer) -> None:
+    for row in case_rows("conversations-with-roles"):
+        (sample,) = renderer.samples(conversation(row, "sharegpt", {}, "x"))
+        assert trained(renderer, sample) == f"{row['conversations'][1]['content']}<|im_end|>"
