@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.train.run:run",
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
-        1,
+        2,
         prober="rayloom.train.planning.probe:probe",
     ),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 2),

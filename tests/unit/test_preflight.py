@@ -64,6 +64,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
     def rows(directory: Path) -> None:
         found = [{"instruction": f"Tell me {n % 50}", "output": f"{n % 50} it is."} for n in range(60)]
+        found[0] |= {"topic": "numbers", "source": None}
         (directory / "rows.json").write_text(json.dumps([*found, {"instruction": "Why?", "output": ""}]))
 
     return {"base": published("base", "model", model), "data.sources.0.dataset": published("rows", "dataset", rows)}
@@ -158,3 +159,7 @@ def test_bad_rows_and_unusual_settings_are_said_before_training(parents: dict[st
     assert any("learning_rate 0.1 is far from what lora uses: 0.0002" in line for line in sheet.warnings)
     told = planned(parents, data={"system": "Be kind."})
     assert any("requests to the server must send it too" in line for line in told.warnings)
+
+
+def test_keys_without_a_meaning_are_named_once(parents: dict[str, Artifact]) -> None:
+    assert dict(planned(parents).facts)["keys without a meaning"] == "topic (1): not read"

@@ -17,9 +17,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.fleet import add_fleet
-from rayloom.train.planning.labelled_preflight import add_labelled
-from rayloom.train.planning.preference_preflight import add_preferences
-from rayloom.train.planning.preflight import add_conversations, add_method
+from rayloom.train.planning.preflight import add_method, add_rows
 from rayloom.train.planning.spot import add_saving
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.reporting.trackers import missing_trackers
@@ -60,9 +58,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
         add_saving(sheet, spec, job.num_steps)
         counts = row_counts(Path(folder))
-        add_conversations(sheet, job, counts)
-        add_labelled(sheet, job, counts)
-        add_preferences(sheet, job, counts)
+        add_rows(sheet, job, counts)
         add_method(sheet, spec, size, counts)
         if spec.architecture is not None:  # the shape of a base was somebody else's choice
             _warn_about_shape(sheet, size)

@@ -45,6 +45,8 @@ class LabelledCounts:
     left_out: dict[str, int] = field(default_factory=dict)
     """By reason: passed_over, over_limit_rows, over_train_rows, same_as_a_heldout_row, longer_than_sequence_length, and
     the problems that the spec's `leave_out` names."""
+    unknown_keys: dict[str, int] = field(default_factory=dict)
+    """Columns that the source does not name, by how many rows have them."""
     truncated_rows: int = 0
     lengths_tokens: dict[str, int] = field(default_factory=dict)
     repeated_in_training: int = 0

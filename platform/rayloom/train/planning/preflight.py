@@ -1,7 +1,8 @@
-"""What `plan` says about conversations and methods before anything is trained."""
+"""What `plan` says about the rows and the method of a training job before anything is trained."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from rich.text import Text
@@ -10,8 +11,14 @@ from rayloom.models.adapters import why_not_served
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.preferences import Kto, PreferenceData
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.packed.preview import examples
+from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import Example, read_examples
+from rayloom.text.packed.preview import CONTEXT, TRAINED, documents, examples, marked
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.sizes.model_size import ModelSize
@@ -24,51 +31,132 @@ LEARNING_RATE_FACTOR = 10
 LOW_RANK = 8
 PARAMETERS_PER_TRAINED_TOKEN = 1000
 """More trained parameters for each trained token than this, and a smaller method does as well."""
+EXAMPLE_CHARACTERS = 600
+IMBALANCE = 10
+"""A label this many times rarer than the most frequent one is hardly learned without a weight."""
+UNEVEN = 4
+"""Good and bad answers this far from even are weighed (Ethayarajh et al. 2024, section 4.2)."""
 
 
-def add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
+def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
     """Where every row goes, how long rows are, what is trained of them, and the first examples with that marked."""
-    if not isinstance(job.spec.data, ConversationData):
+    data = job.spec.data
+    if not isinstance(data, ConversationData | LabelledData | PreferenceData):
         return
-    from transformers import AutoTokenizer
-
-    add_rows_read(sheet, counts)
-    train, lengths = counts["train"], counts["lengths_tokens"]
-    sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
-    sheet.add("tokens of a row", ", ".join(f"{name} {tokens:,}" for name, tokens in lengths.items()))
-    sheet.add("trained tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
-    sheet.add("packing", f"{train['packed_rows']:,} rows, {train['filled_share']:.1%} filled")
-    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
-    shards = TokenShards(job.train[0], job.spec.sequence_length_tokens)
-    for number, example in enumerate(examples(shards, tokenizer, NUM_EXAMPLES), 1):
-        sheet.examples += [Text(f"example {number}, what is trained in green:", style="underline"), example]
-    _warn_about_rows(sheet, job.spec, counts)
-
-
-def add_rows_read(sheet: PlanSheet, counts: dict[str, Any]) -> None:
-    """Where every row of the sources goes, whatever it is for."""
     for source, rows in counts["rows_read"].items():
         sheet.add(f"rows of source {source}", rows)
     for reason, rows in counts["left_out"].items():
         sheet.add(f"left out: {reason}", rows)
     if counts.get("truncated_rows"):
         sheet.add("truncated rows", counts["truncated_rows"])
+    if counts["unknown_keys"]:
+        named = ", ".join(f"{key} ({rows:,})" for key, rows in counts["unknown_keys"].items())
+        sheet.add("keys without a meaning", f"{named}: not read")
+    lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in counts["lengths_tokens"].items())
+    if isinstance(data, ConversationData):
+        _add_conversations(sheet, job, counts, lengths)
+    elif isinstance(data, LabelledData):
+        _add_labelled(sheet, job, counts, lengths)
+    else:
+        _add_preferences(sheet, job, counts, lengths)
+    if counts["train"]["rows"] < FEW_ROWS:
+        few = counts["train"]["rows"]
+        sheet.warnings.append(f"{few} training rows are few: under {FEW_ROWS}, results depend on chance")
 
 
-def warn_if_few(sheet: PlanSheet, train: dict[str, Any]) -> None:
-    if train["rows"] < FEW_ROWS:
-        sheet.warnings.append(f"{train['rows']} training rows are few: under {FEW_ROWS}, results depend on chance")
+def _add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengths: str) -> None:
+    from transformers import AutoTokenizer
 
-
-def _warn_about_rows(sheet: PlanSheet, spec: TrainSpec, counts: dict[str, Any]) -> None:
-    train = counts["train"]
-    warn_if_few(sheet, train)
+    train, data = counts["train"], job.spec.data
+    sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
+    sheet.add("tokens of a row", lengths)
+    sheet.add("trained tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
+    sheet.add("packing", f"{train['packed_rows']:,} rows, {train['filled_share']:.1%} filled")
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
+    shards = TokenShards(job.train[0], job.spec.sequence_length_tokens)
+    for number, example in enumerate(examples(shards, tokenizer, NUM_EXAMPLES), 1):
+        sheet.examples += [Text(f"example {number}, what is trained in green:", style="underline"), example]
     if counts["repeated_in_training"]:
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows say the same as an earlier one")
-    if isinstance(spec.data, ConversationData) and spec.data.system is not None:
+    if isinstance(data, ConversationData) and data.system is not None:
         sheet.warnings.append(
             "data.system is trained with, but is no part of the chat template: requests to the server must send it too"
         )
+    if isinstance(data, ConversationData) and data.chat_template_kwargs:
+        sheet.warnings.append(
+            "data.chat_template_kwargs is trained with: requests must send the same, or the service have it as default"
+        )
+
+
+def _add_labelled(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengths: str) -> None:
+    train, heldout = counts["train"], counts["heldout"]
+    sheet.add("texts", f"{train['rows']:,} an epoch in {train['windows']:,} rows, {heldout['rows']:,} held out")
+    sheet.add("tokens of a text", lengths)
+    sheet.add("labels", ", ".join(f"{label} {n:,}" for label, n in train["labels"].items()))
+    for example in itertools.islice(read_examples(job.heldout["heldout"] / EXAMPLES_NAME), NUM_EXAMPLES):
+        sheet.examples += [Text(f"{example.origin}, what is asked for in green:", style="underline"), _shown(example)]
+    _warn_about_labels(sheet, job, counts)
+
+
+def _shown(example: Example) -> Text:
+    """A text with its places marked, and its labels behind it."""
+    text = Text(example.text[:EXAMPLE_CHARACTERS], style=CONTEXT)
+    for span in example.spans:
+        text.stylize(TRAINED, span.start, min(span.end, EXAMPLE_CHARACTERS))
+    if example.pair is not None:
+        text.append(f"\n{example.pair[:EXAMPLE_CHARACTERS]}", style=CONTEXT)
+    said = example.labels or tuple(dict.fromkeys(span.label for span in example.spans))
+    return text.append(f"\n→ {', '.join(said) or 'nothing'}", style=TRAINED)
+
+
+def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
+    train, task = counts["train"], job.spec.task
+    if counts["repeated_in_training"]:
+        sheet.warnings.append(f"{counts['repeated_in_training']} training rows have the text of an earlier one")
+    if counts["contradicting"]:
+        sheet.warnings.append(f"{counts['contradicting']} of them have another label than that one")
+    if task is None or isinstance(task, QuestionAnswering | SequenceToSequence):
+        return
+    wanted = task.entities if isinstance(task, TokenClassification) else task.labels
+    missing = [label for label in wanted if not train["labels"].get(label)]
+    if missing:
+        sheet.problems.append(f"no training row has the label {', '.join(missing)}: it cannot be learned")
+    found = {label: train["labels"][label] for label in wanted if train["labels"].get(label)}
+    rare = [label for label, n in found.items() if n * IMBALANCE < max(found.values())]
+    if rare and task.class_weights is None:
+        sheet.warnings.append(
+            f"{', '.join(rare)} is over {IMBALANCE} times rarer than the most frequent label: task.class_weights helps"
+        )
+
+
+def _add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengths: str) -> None:
+    from transformers import AutoTokenizer
+
+    train = counts["train"]
+    sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
+    sheet.add("tokens of a row", lengths)
+    sheet.add("judged tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
+    row = PreferenceRows(job.train[0], job.spec.sequence_length_tokens).row(0)
+    names = ("another row's answer", "the answer") if isinstance(job.spec.preference, Kto) else ("rejected", "chosen")
+    for part in documents(row.row):
+        sheet.examples += [
+            Text(f"{names[part.start == 0]}, in green:", style="underline"),
+            marked(row.row, part, tokenizer),
+        ]
+    if isinstance(job.spec.preference, Kto):
+        _warn_if_uneven(sheet, job.spec.preference, train)
+
+
+def _warn_if_uneven(sheet: PlanSheet, preference: Kto, train: dict[str, int]) -> None:
+    good, bad = train["good"], train["rows"] - train["good"]
+    sheet.add("judged good and bad", f"{good:,} and {bad:,}")
+    if not good or not bad:
+        sheet.problems.append("all answers were judged alike: there is nothing to learn from that")
+        return
+    ratio = good * preference.good_weight / (bad * preference.bad_weight)
+    if not 1 / UNEVEN <= ratio <= UNEVEN:
+        sheet.warnings.append(f"good answers weigh {ratio:.2g} times as much as bad ones: set their weights")
 
 
 def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[str, Any]) -> None:
