@@ -41,11 +41,11 @@ def _answer(options: argparse.Namespace) -> int:
         print("stopped; the same command continues where it can", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 (the one place where a defect becomes a sentence)
-        from rayloom.commands.failures import told
+        from rayloom.commands.failures import message_for
 
         if options.debug:
             traceback.print_exc()
-        message, code = told(error)
+        message, code = message_for(error)
         print(message, file=sys.stderr)
         return code
 

@@ -5,18 +5,26 @@ RayloomError              1   something this command could not do
 ├── InputError            3   a file, artifact, model or row that a job was given is missing or unusable
 ├── ResourceError         4   the machine or cluster lacks what the job needs (memory, port, disk, GPU)
 ├── QualityError          5   the job ran and its result is not good enough to publish
-└── InterruptedJobError 130   stopped by a person or a scheduler; running the same command again continues
+├── InterruptedJobError 130   stopped by a person or a scheduler; running the same command again continues
+└── DefectError          70   what nobody foresaw: a defect of Rayloom's, with the place in its code
 
-The number is the exit code. Each error says what happened, where, and what to do about it. Anything else that escapes
-is a defect of Rayloom's and is reported as one (exit code 70), with the way to see its traceback (`--debug`).
+The number is the exit code. Each error says what happened, where, and what to do about it. `unwrapped` makes one of
+these of anything that was raised, in this process or in another.
 """
 
 from __future__ import annotations
 
+import errno
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
-DEFECT_EXIT_CODE = 70
+from rayloom.engine_errors import causes, is_out_of_memory
+
 INTERRUPTED_EXIT_CODE = 130
+_LONGEST_MESSAGE = 300
+_OUT_OF_MEMORY = "Give the job fewer or smaller workers, a smaller micro batch, or a machine with more memory."
+_PACKAGE = Path(__file__).parent
 
 
 class RayloomError(Exception):
@@ -86,3 +94,53 @@ class InterruptedJobError(RayloomError):
     """Stopped by a person or a scheduler; the same command continues from the last checkpoint."""
 
     exit_code = INTERRUPTED_EXIT_CODE
+
+
+class DefectError(RayloomError):
+    """What nobody foresaw, with the last line of Rayloom's own code that it went through."""
+
+    exit_code = 70
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a person is meant to read it. Ray's doubles of our errors are not: they print the worker's traceback."""
+    return isinstance(error, RayloomError) and type(error).__module__ == __name__
+
+
+def unwrapped(error: BaseException) -> RayloomError:
+    """The error for the person: the first on the way inwards that says something to act on, else a DefectError.
+
+    What is made here has `error` as its cause.
+    """
+    for inner in causes(error):
+        if isinstance(inner, RayloomError) and is_ours(inner):
+            return inner
+    translated = next((found for inner in causes(error) if (found := _translated(inner))), None) or _defect(error)
+    translated.__cause__ = error
+    return translated
+
+
+def _translated(error: BaseException) -> RayloomError | None:
+    """A failure of the machine in Rayloom's words."""
+    if isinstance(error, MemoryError):
+        return ResourceError("This machine ran out of memory", fix=_OUT_OF_MEMORY)
+    if is_out_of_memory(error):
+        return ResourceError("A worker ran out of memory", where=type(error).__module__, fix=_OUT_OF_MEMORY)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = str(error.filename or "")
+        return ResourceError("The disk is full", where=where, fix="Free space and run the same command again.")
+    is_about_a_path = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if is_about_a_path and error.filename is not None and error.strerror is not None:
+        return InputError(error.strerror, where=str(error.filename), fix="Check the path and its permissions.")
+    return None
+
+
+def _defect(error: BaseException) -> DefectError:
+    what = traceback.format_exception_only(error)[0].strip()
+    what = f"{what[:_LONGEST_MESSAGE]}…" if len(what) > _LONGEST_MESSAGE else what
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(_PACKAGE)]
+    where = f"{Path(frames[-1].filename).relative_to(_PACKAGE.parent)}:{frames[-1].lineno}" if frames else ""
+    fix = "This is a defect of Rayloom's, not of your job: please report it with its traceback, which --debug shows."
+    return DefectError(what, where=where, fix=fix)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "platform" / "rayloom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(("errors", "specs"), 0),
+    **dict.fromkeys(("errors", "engine_errors", "specs"), 0),
     **dict.fromkeys(("artifacts", "text", "score", "observe"), 1),
     "models": 2,
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
@@ -26,7 +26,8 @@ FLOORS: dict[str, int] = {
 }
 # `errors` is for everyone, `specs` among them; above, only the top floor has rooms that call each other, in this order.
 MAY_MEET = {
-    ("specs", "errors"), ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
+    ("specs", "errors"), ("errors", "engine_errors"),
+    ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
     ("__main__", "cli"),
 }  # fmt: skip
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.

@@ -13,7 +13,7 @@ from ray.train import ControllerError, WorkerGroupError
 
 from rayloom.artifacts.store import Store
 from rayloom.cli import main
-from rayloom.commands.failures import told
+from rayloom.commands.failures import message_for
 from rayloom.errors import InputError, InterruptedJobError, QualityError, RayloomError, ResourceError, SpecError
 from rayloom.kinds import KINDS
 
@@ -118,13 +118,13 @@ def _task_error(cause: Exception) -> Exception:
     ],
     ids=["task", "worker group", "task in a worker group", "task in the controller", "worker group in the controller"],
 )
-def test_the_error_inside_what_ray_wraps_is_the_one_that_is_told(wrap) -> None:  # type: ignore[no-untyped-def]
+def test_the_error_inside_what_ray_wraps_is_the_one_that_is_message_for(wrap) -> None:  # type: ignore[no-untyped-def]
     cause = InputError("The corpus is empty", where="corpus@0123", fix="Loosen the rules.")
-    assert told(wrap(cause)) == ("error: The corpus is empty (corpus@0123). Loosen the rules.", 3)
+    assert message_for(wrap(cause)) == ("error: The corpus is empty (corpus@0123). Loosen the rules.", 3)
 
 
 def test_an_unknown_failure_of_a_worker_is_a_defect_with_its_own_name() -> None:
-    message, code = told(_task_error(ZeroDivisionError("division by zero")))
+    message, code = message_for(_task_error(ZeroDivisionError("division by zero")))
     assert code == 70
     assert "ZeroDivisionError" in message
     assert len(message) < 700

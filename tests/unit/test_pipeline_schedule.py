@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,21 @@ from support.artifacts import note, write_note
 from rayloom.artifacts.build import build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
-from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
+from rayloom.errors import (
+    DefectError,
+    InputError,
+    InterruptedJobError,
+    QualityError,
+    RayloomError,
+    ResourceError,
+    unwrapped,
+)
 from rayloom.pipeline.graph import StageJob
 from rayloom.pipeline.processes import Processes, error_of, stage_command
-from rayloom.pipeline.run import run_stages, status_table
+from rayloom.pipeline.run import run_pipeline, run_stages, status_table
 from rayloom.pipeline.schedule import State, after_error, decide
 from rayloom.specs.files.load import Job
-from rayloom.specs.pipeline import Stage
+from rayloom.specs.pipeline import PipelineSpec, Stage
 
 #   a ── b ── d
 #   └─── c ── e        f
@@ -63,12 +71,21 @@ def test_a_result_that_is_not_good_enough_stops_what_needs_it_and_nothing_else()
     assert decision.skip == {"d": "needs b, which is not good enough"}
 
 
-def test_any_other_failure_lets_nothing_new_start() -> None:
-    decision = decide(STAGES, states(a=DONE, b=after_error(ResourceError("The disk is full")), c=State("running")), 4)
+def test_any_other_failure_stops_what_needs_it_and_nothing_else() -> None:
+    decision = decide(STAGES, states(a=DONE, b=after_error(ResourceError("The disk is full"))), 4)
+    assert decision.start == ["c", "f"]
+    assert decision.skip == {"d": "needs b, which failed"}
+
+
+def test_an_interruption_lets_nothing_new_start() -> None:
+    stopped = after_error(InterruptedJobError("Stopped"))
+    decision = decide(STAGES, states(a=DONE, b=stopped, c=State("running")), 4)
     assert decision.start == []
     assert decision.skip == {
-        "d": "needs b, which failed", "e": "not started after b failed", "f": "not started after b failed",
-    }  # fmt: skip
+        "d": "needs b, which was stopped",
+        "e": "not started after b was stopped",
+        "f": "not started after b was stopped",
+    }
 
 
 def test_what_needs_a_skipped_stage_is_skipped() -> None:
@@ -147,6 +164,7 @@ def test_a_stages_process_ends_with_the_error_that_it_told() -> None:
     assert str(error) == "There is no artifact m (/store). Run its job."
     assert error.__notes__ == ["Everything that the engines said: x"]
     assert "its process ended with -9" in str(error_of(-9, [], "train"))
+    assert isinstance(error_of(70, ["error: KeyError: 'weights' (run.py:7). This is a defect"], "train"), DefectError)
     command = stage_command("first", Path("a.yaml"), ("x=1",))
     assert command[2:] == ["rayloom", "run", "a.yaml", "--as-stage", "first", "--set", "x=1"]
 
@@ -167,6 +185,30 @@ def test_processes_are_beside_each_other_and_stop_when_asked(tmp_path: Path) -> 
     assert name == "long"
     assert f"ended with {-signal.SIGTERM}" in str(error)
     assert time.monotonic() - began < 300
+
+
+@pytest.mark.parametrize("error", [KeyError("weights"), ResourceError("Too little memory"), OSError(28, "No space")])
+def test_one_by_one_goes_on_with_independent_stages_after_any_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    spec = PipelineSpec(kind="pipeline", name="chain", stages=tuple(STAGES))
+    store = Store(str(tmp_path / "store"))
+
+    def load_job(file: Path, overrides: Sequence[str]) -> Job:
+        return Job(note(name=file.stem).spec, file)
+
+    def run_job(job: Job, store: Store) -> tuple[Artifact, bool]:
+        if job.spec.name == "b":
+            raise error
+        return build(note(name=job.spec.name), store, write_note)
+
+    with pytest.raises(type(unwrapped(error))) as raised:
+        run_pipeline(spec, Job(spec, tmp_path / "chain.yaml"), store, load_job, run_job)
+    assert raised.value is error or raised.value.__cause__ is error
+    assert store.names() == ["a", "c", "e", "f"]
+    shown = capfd.readouterr().err
+    assert "needs b, which failed" in shown
+    assert "The same command continues" in shown
 
 
 def test_one_by_one_makes_what_is_missing_and_goes_on_where_it_failed(

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rayloom.errors import unwrapped
 from rayloom.observe.progress import messages
 
 _STAGE: ContextVar[str] = ContextVar("stage", default="")
@@ -30,7 +31,7 @@ def logged_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
             try:
                 yield
             except BaseException as error:
-                text = str(error) or type(error).__name__
+                text = str(unwrapped(error) if isinstance(error, Exception) else type(error).__name__)
                 handler.emit(logging.LogRecord(messages.name, logging.ERROR, "", 0, text, None, None))
                 raise
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 from rich.table import Table
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.errors import RayloomError
+from rayloom.errors import RayloomError, unwrapped
 from rayloom.observe.job_log import in_stage
 from rayloom.observe.progress import console, say
 from rayloom.observe.ray_session import connect
@@ -102,6 +103,14 @@ def status_table(name: str, stages: Sequence[StageJob], states: Mapping[str, Sta
 _WORDS = {"refused": "not good enough"}
 
 
+def _failed(name: str, error: Exception) -> tuple[str, RayloomError, State]:
+    """How a stage ended that raised an error; the traceback of one that nobody foresaw goes to the log."""
+    meant = unwrapped(error)
+    if meant is not error:
+        traceback.print_exception(error)
+    return name, meant, after_error(meant)
+
+
 class _OneByOne:
     """In this process, one after the other."""
 
@@ -117,8 +126,8 @@ class _OneByOne:
         try:
             with in_stage(item.stage.name):
                 artifact, is_new = self._run_job(item.job, self._store)
-        except RayloomError as error:
-            yield item.stage.name, error, after_error(error)
+        except Exception as error:  # noqa: BLE001 (other stages go on, as they do beside a process that failed)
+            yield _failed(item.stage.name, error)
         else:
             yield item.stage.name, None, State("finished", artifact, is_new)
 
@@ -146,8 +155,12 @@ class _BesideEachOther:
                 yield name, error, after_error(error)
                 continue
             item, started_at = self._items[name]
-            artifact, _ = self._run_job(item.job, self._store)  # finds what the process made
-            yield name, None, State("finished", artifact, artifact.manifest.created_at >= started_at)
+            try:
+                artifact, _ = self._run_job(item.job, self._store)  # finds what the process made
+            except Exception as lost:  # noqa: BLE001 (as above)
+                yield _failed(name, lost)
+            else:
+                yield name, None, State("finished", artifact, artifact.manifest.created_at >= started_at)
 
     def stop(self) -> None:
         self._processes.stop()

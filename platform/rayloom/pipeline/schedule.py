@@ -1,7 +1,7 @@
 """Which stages of a pipeline may start, and which never will: decisions from the states of all, made nowhere else.
 
-A stage whose result is not good enough (a QualityError: a quality gate that it did not pass) stops what needs it, and
-other branches go on. Any other failure lets nothing new start; what runs is finished.
+A stage that fails, for whatever reason, stops the stages that need it, and all others go on. Only an interruption lets
+nothing new start; what runs is finished.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rayloom.artifacts.store import Artifact
-from rayloom.errors import QualityError, RayloomError
+from rayloom.errors import InterruptedJobError, QualityError, RayloomError
 from rayloom.specs.pipeline import Stage
 
-Status = Literal["waiting", "running", "finished", "refused", "failed", "skipped"]
-"""refused: its result is not good enough."""
+Status = Literal["waiting", "running", "finished", "refused", "failed", "stopped", "skipped"]
+"""refused: its result is not good enough. stopped: by a person or a scheduler."""
+
+
+_ENDED_BADLY: dict[str, str] = {"refused": "is not good enough", "failed": "failed", "stopped": "was stopped"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class State:
     is_new: bool = False
     """Made now, not found in the store."""
     why: str = ""
-    """Of a stage that is refused, failed or skipped."""
+    """Of a stage that is refused, failed, stopped or skipped."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,12 @@ class Decision:
 def decide(stages: Sequence[Stage], states: Mapping[str, State], max_parallel: int) -> Decision:
     """`stages` stand in an order in which each comes after what it needs."""
     decision = Decision()
-    failed = next((name for name, state in states.items() if state.status == "failed"), None)
+    stopped = next((name for name, state in states.items() if state.status == "stopped"), None)
     room = max_parallel - sum(state.status == "running" for state in states.values())
     for stage in stages:
         if states[stage.name].status != "waiting":
             continue
-        why = _never(stage, states, decision.skip) or (f"not started after {failed} failed" if failed else None)
+        why = _never(stage, states, decision.skip) or (f"not started after {stopped} was stopped" if stopped else None)
         if why is not None:
             decision.skip[stage.name] = why
         elif room > len(decision.start) and all(states[need].status == "finished" for need in stage.needs):
@@ -57,7 +60,9 @@ def decide(stages: Sequence[Stage], states: Mapping[str, State], max_parallel: i
 
 def after_error(error: RayloomError) -> State:
     """How a stage stands that ended with an error."""
-    return State("refused" if isinstance(error, QualityError) else "failed", why=str(error).splitlines()[0])
+    status: Status = "refused" if isinstance(error, QualityError) else "failed"
+    status = "stopped" if isinstance(error, InterruptedJobError) else status
+    return State(status, why=str(error).splitlines()[0])
 
 
 def _never(stage: Stage, states: Mapping[str, State], skipped: Mapping[str, str]) -> str | None:
@@ -65,7 +70,6 @@ def _never(stage: Stage, states: Mapping[str, State], skipped: Mapping[str, str]
     for need in stage.needs:
         if need in skipped or states[need].status == "skipped":
             return f"needs {need}, which was skipped"
-        if states[need].status in ("refused", "failed"):
-            word = "failed" if states[need].status == "failed" else "is not good enough"
-            return f"needs {need}, which {word}"
+        if states[need].status in _ENDED_BADLY:
+            return f"needs {need}, which {_ENDED_BADLY[states[need].status]}"
     return None

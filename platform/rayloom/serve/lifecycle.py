@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.engine_errors import reported_cause
 from rayloom.errors import ResourceError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.ports import check_port, is_port_free
@@ -18,7 +19,6 @@ from rayloom.serve import applications as app
 from rayloom.serve.gateway.deployment import GatewaySettings
 from rayloom.serve.host import service_processes
 from rayloom.serve.replicas.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
-from rayloom.serve.replicas.engine_failures import cause_in
 from rayloom.serve.replicas.engine_settings import (
     EngineSettings,
     PredictorSettings,
@@ -218,7 +218,7 @@ def wait_until_running(applications: list[str], is_stopped: Callable[[], bool] =
             now = app.progress_of(applications)
             for name, state in now.items():
                 if state.failure is not None:
-                    cause = cause_in(state.failure) or state.failure.strip().splitlines()[-1]
+                    cause = reported_cause(state.failure) or state.failure.strip().splitlines()[-1]
                     fix = "Change the job file; the log has all that the engine said."
                     raise ResourceError(f"{name} did not start: {cause}", fix=fix)
             bar.advance(sum(state.is_running for state in now.values()) - bar.done)

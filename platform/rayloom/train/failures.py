@@ -1,22 +1,17 @@
 """What to do when workers fail: sorts out the cause, and decides; whoever runs the workers acts on the decision.
 
-No engine is imported here: errors are known by their names, since those of Ray, torch and the collectives arrive as
-copies from other processes.
+The errors of Ray, torch and the collectives arrive as copies from other processes; `rayloom.engine_errors` knows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from rayloom.errors import RayloomError, ResourceError
+from rayloom.engine_errors import is_consequence, is_lost_process, is_out_of_memory, reported_by_ray
+from rayloom.errors import ResourceError, is_ours
 from rayloom.specs.training.endurance import Faults
-
-_MEMORY_SIGNS = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "CUDA out of memory")
-_DEATH_SIGNS = ("WorkerHealthCheck", "ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "Preemption")
-_COLLATERAL_SIGNS = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
-"""What the other workers say when one is gone."""
 
 
 class Cause(Enum):
@@ -53,27 +48,16 @@ class Stop:
 
 def first_cause(errors: Sequence[BaseException]) -> Failure:
     """Sorts one worker's own trouble from what it did to the others."""
-    flat = [part for error in errors for part in _parts(error)]
+    flat = [inner for error in errors for inner in reported_by_ray(error)]
     for error in flat:
-        if isinstance(error, RayloomError):
+        if is_ours(error):
             return Failure(Cause.OURS, error)
-    for cause, signs in (
-        (Cause.OUT_OF_MEMORY, _MEMORY_SIGNS),
-        (Cause.DEATH, _DEATH_SIGNS),
-    ):
+    for cause, is_it in ((Cause.OUT_OF_MEMORY, is_out_of_memory), (Cause.DEATH, is_lost_process)):
         for error in flat:
-            if any(sign in f"{type(error).__name__}: {error}" for sign in signs):
+            if is_it(error):
                 return Failure(cause, error)
-    rest = [error for error in flat if not any(sign in str(error) for sign in _COLLATERAL_SIGNS)]
+    rest = [error for error in flat if not is_consequence(error)]
     return Failure(Cause.DEFECT, rest[0]) if rest else Failure(Cause.DEATH, flat[0])
-
-
-def _parts(error: BaseException) -> Iterator[BaseException]:
-    """The error, and the one that Ray wrapped into it."""
-    inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None)
-    if isinstance(inner, BaseException):
-        yield from _parts(inner)
-    yield error
 
 
 def after_failure(policy: Faults, failure: Failure, micro_batch_sequences: int, num_restarts: int) -> Restart | Stop:

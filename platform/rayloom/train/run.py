@@ -114,7 +114,7 @@ def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Following]) ->
         raise InterruptedJobError("Training did not stop in time", fix="Run it again; it continues at its checkpoint.")
     if fit.error is None:
         return None
-    return first_cause(list(getattr(fit.error, "worker_failures", {}).values()) or [fit.error])
+    return first_cause([fit.error])
 
 
 def most_workers(workers: Workers, session: Session) -> int:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.engine_errors import CAUSE, printed_cause
 from rayloom.errors import InputError, RayloomError
 from rayloom.serve.replicas.answering import AnsweringReplica, Write
 from rayloom.serve.replicas.cores import Lease, bindable_cores, lease
-from rayloom.serve.replicas.engine_failures import CAUSE, engine_cause
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
 from rayloom.specs.serve import Adapters
@@ -47,7 +47,7 @@ class RunningEngine:
         except RayloomError as error:
             raise RuntimeError(f"{CAUSE}{error}") from None
         except Exception as error:
-            raise RuntimeError(f"{CAUSE}{engine_cause(_printed(printed_before)) or error}") from error
+            raise RuntimeError(f"{CAUSE}{printed_cause(_printed(printed_before)) or error}") from error
         return cls(server, await server.__serve_build_asgi_app__(), cores)
 
     async def load_adapter(self) -> None:

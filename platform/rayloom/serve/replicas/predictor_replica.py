@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from rayloom.artifacts.store import Store
+from rayloom.engine_errors import CAUSE
 from rayloom.errors import RayloomError
 from rayloom.serve.replicas.answering import AnsweringReplica, Write
-from rayloom.serve.replicas.engine_failures import CAUSE
 from rayloom.serve.replicas.engine_replica import opened_artifact, replica_name
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import BadRequestError, answered, endpoint_of, rows_of

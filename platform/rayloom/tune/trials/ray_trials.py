@@ -5,7 +5,6 @@ deaths. It is given a searcher, a scheduler and a callback that only pass on to 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from rayloom.engine_errors import ray_account
 from rayloom.errors import RayloomError
 from rayloom.tune.search import Search
 from rayloom.tune.strategies.ranking import front
@@ -164,9 +164,5 @@ def _name_of(trial: RayTrial) -> str:
 
 
 def _reason_of_death(error_file: str | None) -> str:
-    """The first sentence of Ray's account, without its advice."""
-    text = Path(error_file).read_text(errors="replace") if error_file and Path(error_file).exists() else ""
-    said = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
-    detail = re.search(r"Worker exit detail: ([^.]+)", text)
-    first = said[0].partition(". ")[0].rstrip(".:") if said else "its process ended"
-    return f"{first}: {detail.group(1)}" if detail else first
+    has_file = error_file is not None and Path(error_file).exists()
+    return ray_account(Path(str(error_file)).read_text(errors="replace") if has_file else "")

@@ -15,6 +15,7 @@ import torch
 
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.store import Artifact
+from rayloom.engine_errors import is_out_of_memory
 from rayloom.errors import InterruptedJobError, RayloomError
 from rayloom.evaluate.checks.checks import measure
 from rayloom.models.responders.subject import Subject
@@ -119,8 +120,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RayloomError):
         return str(error)
     first = str(error).strip().partition("\n")[0]
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first
-    name = "out of memory" if is_memory else type(error).__name__
+    name = "out of memory" if is_out_of_memory(error) else type(error).__name__
     return f"{name}: {first}" if first else name
 
 

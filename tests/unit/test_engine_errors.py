@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayloom.serve.replicas.engine_failures import CAUSE, cause_in, engine_cause
+from rayloom.engine_errors import CAUSE, printed_cause, reported_cause
 
 PRINTED = """\
 INFO 11-21 21:29:41 [model.py:733] Resolved architecture
@@ -15,16 +15,17 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
 
 
 def test_the_first_error_is_the_cause_and_its_consequences_are_not() -> None:
-    assert engine_cause(PRINTED) == "Available memory on node 0 (3/10 GiB) is less"
+    assert printed_cause(PRINTED) == "Available memory on node 0 (3/10 GiB) is less"
 
 
 def test_qualified_names_of_errors_are_seen() -> None:
-    assert engine_cause("torch.cuda.OutOfMemoryError: CUDA out of memory.") == "CUDA out of memory"
+    assert printed_cause("torch.cuda.OutOfMemoryError: CUDA out of memory.") == "CUDA out of memory"
 
 
 def test_output_without_an_error_has_no_cause() -> None:
     assert (
-        engine_cause("INFO all is well\nRuntimeError: Engine core initialization failed. See root cause above.") is None
+        printed_cause("INFO all is well\nRuntimeError: Engine core initialization failed. See root cause above.")
+        is None
     )
 
 
@@ -34,8 +35,8 @@ ray::ServeReplica:x:engine.initialize() (pid=1)
     raise RuntimeError(f"{CAUSE}{{error}}") from None
 RuntimeError: {CAUSE}Model architectures ['X'] are not supported
 """
-    assert cause_in(message) == "Model architectures ['X'] are not supported"
+    assert reported_cause(message) == "Model architectures ['X'] are not supported"
 
 
 def test_a_message_without_them_still_gives_its_error() -> None:
-    assert cause_in("ValueError: no such resource: GPU") == "no such resource: GPU"
+    assert reported_cause("ValueError: no such resource: GPU") == "no such resource: GPU"

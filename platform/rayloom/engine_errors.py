@@ -1,0 +1,99 @@
+"""What engines say when they fail, in each form in which it reaches us. Nowhere else is an engine's error taken apart.
+
+- An exception that wraps others: `causes` gives them all, `reported_by_ray` those that came from other processes.
+- A copy of an exception from another process, whose class need not be ours: `is_out_of_memory`, `is_lost_process` and
+  `is_consequence` know it by its name or text. No engine is imported for that.
+- What a process printed: `printed_cause`, and `reported_cause` for Serve's message about a replica.
+- The file that Ray Tune leaves for a trial whose process died: `ray_account`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_RAY_ATTRIBUTES = ("cause", "health_check_failure", "controller_failure")
+"""Where Ray's tasks and Ray Train's workers and controllers keep what they wrap; a group of workers has a mapping."""
+_MEMORY_SIGNS = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "CUDA out of memory")
+_LOST_PROCESS_SIGNS = (
+    "WorkerHealthCheck", "ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "Preemption",
+)  # fmt: skip
+_CONSEQUENCE_SIGNS = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
+_RAISED = re.compile(r"(?:^|[\s:])((?:\w+\.)*[A-Z]\w*(?:Error|Exception)): (?P<text>\S.*)$")
+_PRINTED_CONSEQUENCES = (
+    "Engine core initialization failed", "EngineCore encountered", "See root cause", "cancelled", "EngineDeadError",
+    "RayTaskError", "Failed to create vLLM engine config",
+)  # fmt: skip
+CAUSE = "The engine did not start: "
+"""How a replica begins the message of its own failure, so that it is found in what Serve makes of it."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that it wraps, nearest first, each once."""
+    waiting, seen = [error], set()
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [*_wrapped_by_ray(current), *(e for e in (current.__cause__, current.__context__) if e is not None)]
+
+
+def reported_by_ray(error: BaseException) -> Iterator[BaseException]:
+    """The errors of other processes that Ray wrapped into this one, innermost first, and then the error itself."""
+    for inner in _wrapped_by_ray(error):
+        yield from reported_by_ray(inner)
+    yield error
+
+
+def _wrapped_by_ray(error: BaseException) -> list[BaseException]:
+    failures = getattr(error, "worker_failures", None)
+    wrapped = list(failures.values()) if isinstance(failures, dict) else []
+    wrapped += [getattr(error, name, None) for name in _RAY_ATTRIBUTES]
+    return [inner for inner in wrapped if isinstance(inner, BaseException)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine has too little memory: Python's error, torch's, or Ray's for a killed worker."""
+    return _shows(error, _MEMORY_SIGNS)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a process or machine went away."""
+    return _shows(error, _LOST_PROCESS_SIGNS)
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether it is what the other workers of a group say when one is gone."""
+    return any(sign in str(error) for sign in _CONSEQUENCE_SIGNS)
+
+
+def _shows(error: BaseException, signs: tuple[str, ...]) -> bool:
+    return any(sign in f"{type(error).__name__}: {error}" for sign in signs)
+
+
+def printed_cause(printed: str) -> str | None:
+    """The first error in an engine's output that is not the consequence of another, as one sentence."""
+    for line in printed.splitlines():
+        raised = _RAISED.search(line)
+        if raised and not any(text in line for text in _PRINTED_CONSEQUENCES):
+            return re.sub(r"\s+", " ", raised["text"]).strip().rstrip(".")
+    return None
+
+
+def reported_cause(message: str) -> str | None:
+    """The cause that a replica reported, out of Serve's message about a deployment that failed."""
+    for line in message.splitlines():
+        before, mark, cause = line.partition(CAUSE)
+        if mark and "raise" not in before:
+            return cause.strip()
+    return printed_cause(message)
+
+
+def ray_account(text: str) -> str:
+    """The first sentence of Ray's account of a process that died, without its advice."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
+    detail = re.search(r"Worker exit detail: ([^.]+)", text)
+    first = lines[0].partition(". ")[0].rstrip(".:") if lines else "its process ended"
+    return f"{first}: {detail.group(1)}" if detail else first
