@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayloom.artifacts.build import ResolvedJob, build, check_content
-from rayloom.artifacts.files_in_place import files_in_place, stamp_of_files
 from rayloom.artifacts.manifest import stamp_of_path
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
+from rayloom.reading.files_in_place import files_in_place, stamp_of_files
 from rayloom.specs.base import JobSpec, Reference, references
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import DocumentFiles

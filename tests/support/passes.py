@@ -14,7 +14,7 @@ from rayloom.data import audit
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.filter_pass import Judging, JudgingPass
 from rayloom.data.passes import Workers
-from rayloom.data.reading.source_files import input_files, read_chunks, reading_jobs
+from rayloom.data.sources.source_files import input_files, read_chunks, reading_jobs
 from rayloom.data.steps import clean
 from rayloom.dispatch import load_job, resolve
 from rayloom.specs.base import JobSpec

@@ -18,15 +18,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "engine_errors", "specs"), 0),
-    **dict.fromkeys(("artifacts", "text", "score", "observe"), 1),
+    **dict.fromkeys(("artifacts", "reading", "text", "score", "observe"), 1),
     "models": 2,
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
     **dict.fromkeys(("tune", "pipeline", "submit"), 4),
     **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),
 }
-# `errors` is for everyone, `specs` among them; above, only the top floor has rooms that call each other, in this order.
+# `errors` is for everyone, `specs` among them, and `text` makes token ids of what `reading` reads; above, only the top
+# floor has rooms that call each other, in this order.
 MAY_MEET = {
-    ("specs", "errors"), ("errors", "engine_errors"),
+    ("specs", "errors"), ("errors", "engine_errors"), ("text", "reading"),
     ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
     ("__main__", "cli"),
 }  # fmt: skip

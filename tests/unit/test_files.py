@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.artifacts.files import matches, matching_files
+from rayloom.artifacts.files import matching_files
 from rayloom.errors import InputError
+from rayloom.specs.patterns import matches
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from support.passes import cleaned
 
-from rayloom.artifacts.files_in_place import files_in_place, stamp_of_files
-from rayloom.data.reading.source_stream import Input
 from rayloom.errors import InputError, SpecError
+from rayloom.reading.files_in_place import files_in_place, stamp_of_files
+from rayloom.reading.source_stream import SourceStream
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in ROWS).encode()
@@ -38,8 +38,8 @@ def memory() -> Iterator[str]:
 
 
 def _read(uri: str) -> bytes:
-    with closing(Input(uri)) as opened:
-        return opened.stream.read()
+    with closing(SourceStream(uri)) as opened:
+        return opened.content().read()
 
 
 def test_files_below_a_uri_by_pattern(memory: str) -> None:
@@ -132,7 +132,7 @@ def test_places_that_cannot_be_read(memory: str, uri: str, said: str) -> None:
 
 def test_a_file_that_is_gone(memory: str) -> None:
     with pytest.raises(InputError, match="A source file cannot be read"):
-        Input(f"{memory}/none.jsonl")
+        SourceStream(f"{memory}/none.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,30 +19,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayloom.data.dedup.document_ids import document_id, place_of
-from rayloom.data.reading.chunks import ChunkName, RawChunk, chunked
-from rayloom.data.reading.row import BadRow, Row
-from rayloom.data.reading.row_readers import rows_of
-from rayloom.data.reading.source_files import InputFile, read_chunks, reading_jobs
-from rayloom.data.reading.source_stream import Input
+from rayloom.data.sources.chunks import ChunkName, RawChunk, chunked
+from rayloom.data.sources.document_rows import SourceRow, document_rows
+from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs
 from rayloom.errors import InputError
+from rayloom.reading.records import BadRow
+from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import TextSource
 
 MAX_ROW_BYTES = 2000
 
 
-def _source(**settings: Any) -> TextSource:
-    return TextSource.model_validate({"name": "s", "dataset": "artifact:d", "domain": "web", "format": settings})
+def _source(damaged_files: tuple[str, ...] = (), encoding: str | None = None, **settings: Any) -> TextSource:
+    about = {"name": "s", "dataset": "artifact:d", "domain": "web", "format": settings}
+    return TextSource.model_validate(about | {"damaged_files": damaged_files, "encoding": encoding})
 
 
 def _read(path: Path, **settings: Any) -> list[tuple[int, str]]:
     """Number of each row, and its text or the reason why there is none."""
-    return [(row.number, row.text if isinstance(row, Row) else row.reason) for row in _rows(path, **settings)]
+    return [(row.number, row.text if isinstance(row, SourceRow) else row.reason) for row in _rows(path, **settings)]
 
 
-def _rows(path: Path, **settings: Any) -> list[Row | BadRow]:
-    with closing(Input(path)) as opened:
-        return list(rows_of(_source(**settings), opened, path.name, MAX_ROW_BYTES))
+def _rows(path: Path, **settings: Any) -> list[SourceRow | BadRow]:
+    with closing(SourceStream(path)) as opened:
+        return list(document_rows(_source(**settings), opened, path.name, MAX_ROW_BYTES))
 
 
 def _file(folder: Path, content: bytes | str, name: str = "data") -> Path:
@@ -105,18 +108,24 @@ def test_what_is_wrong_with_a_row_is_told(tmp_path: Path) -> None:
     assert row == BadRow(1, "missing_column", "no text; the row has: body, url")
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".xz", ".bz2"])
 def test_compressed_files(tmp_path: Path, suffix: str) -> None:
     content = b"".join(json.dumps({"text": f"row {n}"}).encode() + b"\n" for n in range(500))
-    packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
+    packers = {".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+    packed = packers[suffix](content)
     assert _read(_file(tmp_path, packed, f"a{suffix}"), type="jsonl") == [(n + 1, f"row {n}") for n in range(500)]
     assert len(_read(_file(tmp_path, packed + packed, f"two{suffix}"), type="jsonl")) == 1000  # frames in a row
-    found = _read(_file(tmp_path, packed[: len(packed) // 2], f"half{suffix}"), type="jsonl")
+    half = _file(tmp_path, packed[: len(packed) // 2], f"half{suffix}")
+    with pytest.raises(InputError, match="damaged (behind row|at its beginning)"):
+        _read(half, type="jsonl")
+    found = _read(half, type="jsonl", damaged_files=("half.*",))
     assert found[-1][1] == "damaged_file"
     assert found[:-1] == [(n + 1, f"row {n}") for n in range(len(found) - 1)]
-    assert [reason for _, reason in _read(_file(tmp_path, b"not compressed", f"no{suffix}"), type="jsonl")] == [
-        "damaged_file"
-    ]
+    for name, content in ((f"no{suffix}", b"not compressed"), (f"behind{suffix}", packed + b"something else")):
+        with pytest.raises(InputError, match="damaged"):
+            _read(_file(tmp_path, content, name), type="jsonl")
+    assert len(_read(_file(tmp_path, packed + bytes(512), f"padded{suffix}"), type="jsonl")) == 500
+    assert len(_read(_file(tmp_path, packed, "no_ending"), type="jsonl")) == 500
 
 
 def test_an_empty_file_is_counted(tmp_path: Path) -> None:
@@ -144,7 +153,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_a_csv_without_the_column_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no column text \(data\)\. The file has: id, body\."):
+    with pytest.raises(InputError, match=r"no column text \(s: data\)\. The file has: id, body\."):
         _read(_file(tmp_path, "id,body\n1,x\n"), type="csv")
 
 
@@ -166,7 +175,7 @@ def test_text_that_is_too_long_or_not_utf8(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        Input(tmp_path / "nowhere")
+        SourceStream(tmp_path / "nowhere")
 
 
 # -- tables and archives -----------------------------------------------------------------------------------------------
@@ -177,8 +186,10 @@ EXPECTED = [(n + 1, f"row {n}") for n in range(2500)] + [(2501, "null_text")]
 
 def test_a_json_array(tmp_path: Path) -> None:
     assert _read(_file(tmp_path, json.dumps(RECORDS)), type="json") == EXPECTED
-    cut = json.dumps(RECORDS)[:5000]
-    found = _read(_file(tmp_path, cut), type="json")
+    cut = _file(tmp_path, json.dumps(RECORDS)[:5000])
+    with pytest.raises(InputError, match="its array is broken at row"):
+        _read(cut, type="json")
+    found = _read(cut, type="json", damaged_files=("data",))
     assert found[-1][1] == "damaged_file" and found[:-1] == EXPECTED[: len(found) - 1]
     assert _read(_file(tmp_path, '["x", {"body": "y"}, {"text": "' + "z" * 3000 + '"}]'), type="json") == [
         (1, "not_an_object"), (2, "missing_column"), (3, "row_too_long"),
@@ -190,7 +201,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert _read(tmp_path / "data", type="parquet") == EXPECTED
     with pytest.raises(InputError, match="no column body"):
         _read(tmp_path / "data", type="parquet", text_columns=["body"])
-    assert _read(_file(tmp_path, b"no parquet at all"), type="parquet") == [(1, "damaged_file")]
+    assert _read(_file(tmp_path, b"no parquet"), type="parquet", damaged_files=("data",)) == [(1, "damaged_file")]
 
 
 @pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
@@ -201,7 +212,7 @@ def test_arrow(tmp_path: Path, new: Any) -> None:
     assert _read(tmp_path / "data", type="arrow") == EXPECTED
     with pytest.raises(InputError, match="no column body"):
         _read(tmp_path / "data", type="arrow", text_columns=["body"])
-    assert _read(_file(tmp_path, b"no arrow at all"), type="arrow") == [(1, "damaged_file")]
+    assert _read(_file(tmp_path, b"no arrow"), type="arrow", damaged_files=("data",)) == [(1, "damaged_file")]
 
 
 def _warc(folder: Path) -> Path:
@@ -233,16 +244,21 @@ def test_web_archives(tmp_path: Path) -> None:
     rows = _rows(_warc(tmp_path), type="warc")
     assert [row.number for row in rows] == [2, 3, 4, 5, 6]
     first, second, third, fourth, fifth = rows
-    assert isinstance(first, Row) and "word79" in first.text and "Home" not in first.text and "About" not in first.text
-    assert isinstance(second, Row) and second.drop == "not_html"
-    assert isinstance(third, Row) and third.drop == "not_ok"
-    assert isinstance(fourth, Row) and fourth.text.startswith("schön word0")
+    assert (
+        isinstance(first, SourceRow)
+        and "word79" in first.text
+        and "Home" not in first.text
+        and "About" not in first.text
+    )
+    assert isinstance(second, SourceRow) and second.drop == "not_html"
+    assert isinstance(third, SourceRow) and third.drop == "not_ok"
+    assert isinstance(fourth, SourceRow) and fourth.text.startswith("schön word0")
     assert isinstance(fifth, BadRow) and fifth.reason == "row_too_long"
     packed = _warc(tmp_path).read_bytes()
-    cut = _rows(_file(tmp_path, packed[: len(packed) - 40], "cut.warc.gz"), type="warc")
+    cut = _rows(_file(tmp_path, packed[: len(packed) - 40], "cut.warc.gz"), type="warc", damaged_files=("cut*",))
     assert cut[:-1] == rows[: len(cut) - 1] and isinstance(cut[-1], BadRow) and cut[-1].reason == "damaged_file"
     (whole, *_) = _rows(_warc(tmp_path), type="warc", main_content_only=False)
-    assert isinstance(whole, Row) and "Home" in whole.text
+    assert isinstance(whole, SourceRow) and "Home" in whole.text
 
 
 # -- chunks and ids ----------------------------------------------------------------------------------------------------
@@ -250,14 +266,14 @@ def test_web_archives(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(max_size=20), max_size=30), st.integers(1, 50))
 def test_chunks_lose_nothing_on_their_way(texts: list[str], chunk_bytes: int) -> None:
-    rows = [(n // 7, BadRow(n, "null_text", "x") if n % 5 == 4 else Row(n, text)) for n, text in enumerate(texts)]
+    rows = [(n // 7, BadRow(n, "null_text", "x") if n % 5 == 4 else SourceRow(n, text)) for n, text in enumerate(texts)]
     chunks = [RawChunk.from_ray_row(chunk.as_ray_row()) for chunk in chunked(rows, chunk_bytes)]
     names = [str(chunk.name) for chunk in chunks]
     assert names == sorted(set(names)) and [str(ChunkName.of(name)) for name in names] == names
     firsts = [min(file for file, _ in chunk.rows + chunk.bad_rows) for chunk in chunks]
     assert firsts == [chunk.name.file for chunk in chunks]
     good = [row for chunk in chunks for row in chunk.rows]
-    assert good == [(file, Row(r.number, _carried(r.text))) for file, r in rows if isinstance(r, Row)]
+    assert good == [(file, SourceRow(r.number, _carried(r.text))) for file, r in rows if isinstance(r, SourceRow)]
     assert [row for chunk in chunks for row in chunk.bad_rows] == [row for row in rows if isinstance(row[1], BadRow)]
 
 

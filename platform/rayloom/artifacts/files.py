@@ -1,18 +1,12 @@
-"""Which files of a folder or archive a glob pattern means, the same in every room."""
+"""The files of an artifact that a glob pattern means."""
 
 from __future__ import annotations
 
-import functools
-import re
 from pathlib import Path
 
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME
 from rayloom.errors import InputError
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether a relative path with forward slashes fits: `*` and `?` stay in one folder, `**` crosses folders."""
-    return _compiled(pattern).fullmatch(path) is not None
+from rayloom.specs.patterns import matches
 
 
 def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
@@ -30,10 +24,3 @@ def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
 
 def _is_content(name: str) -> bool:
     return name != MANIFEST_NAME and name.partition("/")[0] != WORK_NAME
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    return re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)

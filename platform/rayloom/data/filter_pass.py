@@ -12,14 +12,14 @@ from rayloom.data.dedup.dedup_keys import Keys
 from rayloom.data.dedup.document_ids import document_id
 from rayloom.data.exchange.judged_documents import write_documents, write_lines
 from rayloom.data.exchange.scratch import Scratch, write_whole
-from rayloom.data.reading.chunks import RawChunk
-from rayloom.data.reading.row import Row
-from rayloom.data.reading.source_files import InputFile
 from rayloom.data.row_counts import Tally
 from rayloom.data.rules.contamination import Passages
 from rayloom.data.rules.document_rules import Judge, Kept, cleaner_of, judge_of
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.samples import chosen
+from rayloom.data.sources.chunks import RawChunk
+from rayloom.data.sources.document_rows import SourceRow
+from rayloom.data.sources.source_files import InputFile
 from rayloom.data.views.comparison_form import Folded
 from rayloom.specs.clean import CleanSpec
 
@@ -93,7 +93,7 @@ class _Result:
         self.rejects: list[dict[str, Any]] = []
         self.hits: list[dict[str, Any]] = []
 
-    def judge_row(self, file: int, row: Row, domain: _Domain) -> None:
+    def judge_row(self, file: int, row: SourceRow, domain: _Domain) -> None:
         name, number, text = self.source.name, row.number, row.text
         self.tally.rows_in[name] += 1
         for piece, judgement in enumerate([Drop(row.drop, 0)] if row.drop else domain.judge(text)):

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from rayloom.data.dedup.duplicate_passes import DuplicatesPass, removed_of
 from rayloom.data.dedup.earlier_corpora import EarlierPiece
 from rayloom.data.exchange.scratch import Scratch
-from rayloom.data.reading.chunks import ChunkName
-from rayloom.data.reading.source_files import InputFile
 from rayloom.data.row_counts import Tally
+from rayloom.data.sources.chunks import ChunkName
+from rayloom.data.sources.source_files import InputFile
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import TextSource
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.reading.source_files import input_files, reading_jobs
+from rayloom.data.sources.source_files import input_files, reading_jobs
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.clean import CleanSpec, Deduplication

@@ -22,9 +22,9 @@ from rayloom import errors
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.filter_pass import Judging, JudgingPass
 from rayloom.data.passes import Record, Work, Workers
-from rayloom.data.reading.chunks import ChunkName, RawChunk
-from rayloom.data.reading.source_files import InputFile, read_chunks, reading_jobs
 from rayloom.data.row_counts import Tally, by_part, later_drops
+from rayloom.data.sources.chunks import ChunkName, RawChunk
+from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_metrics import DataMetrics

@@ -7,7 +7,7 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.data import audit
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.ray_passes import RayPasses, ray_data
-from rayloom.data.reading.source_files import input_files
+from rayloom.data.sources.source_files import input_files
 from rayloom.data.steps import clean
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect

@@ -21,11 +21,11 @@ from rayloom.data.kept_documents import Judged
 from rayloom.data.labelled import row_output
 from rayloom.data.likelihood_pass import Scorer, ScoringPass
 from rayloom.data.passes import Passes, Record, Workers
-from rayloom.data.reading.source_files import InputFile, files_of
 from rayloom.data.row_counts import Tally
 from rayloom.data.rules import contamination
 from rayloom.data.rules.contamination import EvaluationFile
 from rayloom.data.rules.word_lists import listed_words
+from rayloom.data.sources.source_files import InputFile, files_of
 from rayloom.specs.clean import CleanSpec, Deduplication
 from rayloom.specs.cleaning.output import TokensOutput
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rayloom.artifacts.files import matches
 from rayloom.errors import InputError, ResourceError
+from rayloom.specs.patterns import matches
 
 
 @dataclass(frozen=True)

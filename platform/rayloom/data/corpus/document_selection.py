@@ -17,7 +17,7 @@ from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import Cut, Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.exchange.judged_documents import write_lines
 from rayloom.data.exchange.scratch import write_whole
-from rayloom.data.reading.chunks import ChunkName
+from rayloom.data.sources.chunks import ChunkName
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
 

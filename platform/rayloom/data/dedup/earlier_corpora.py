@@ -20,7 +20,7 @@ from rayloom.data.dedup.dedup_keys import Keys
 from rayloom.data.dedup.document_ids import document_id
 from rayloom.data.exchange.judged_documents import write_documents
 from rayloom.data.exchange.scratch import Scratch, write_whole
-from rayloom.data.reading.chunks import ChunkName
+from rayloom.data.sources.chunks import ChunkName
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import is_unspaced
 from rayloom.errors import InputError

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.exchange.scratch import Scratch, write_whole
-from rayloom.data.reading.row import BadRow
-from rayloom.data.reading.row_readers import rows_of
-from rayloom.data.reading.source_stream import Input
 from rayloom.data.rules.repetition import CHARACTERS_PER_WORD
+from rayloom.data.sources.document_rows import document_rows
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import is_unspaced
 from rayloom.errors import InputError
+from rayloom.reading.records import BadRow
+from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.clean import Decontamination
 from rayloom.specs.cleaning.text_sources import DocumentFiles
 
@@ -81,8 +81,8 @@ def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scrat
 
 
 def _texts(source: DocumentFiles, file: EvaluationFile) -> Iterator[str | None]:
-    with closing(Input(file.path)) as opened:
-        for row in rows_of(source, opened, f"{source.name}: {file.name}", MAX_ROW_BYTES):
+    with closing(SourceStream(file.path)) as opened:
+        for row in document_rows(source, opened, file.name, MAX_ROW_BYTES):
             yield None if isinstance(row, BadRow) else row.text
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import DatasetRef, Name, Rule, Spec
+from rayloom.specs.row_files import Encoding
 
 
 class Columns(Spec):
@@ -40,9 +41,19 @@ class JsonArray(Columns):
 
 
 class Csv(Columns):
-    """Comma-separated values with a header."""
+    """Comma-separated values with a header; quotation marks set fields apart."""
 
     type: Literal["csv"]
+    delimiter: Annotated[str, StringConstraints(pattern=r"^[^\"\r\n]$"), Rule("must be one character")] = ","
+    """What stands between fields: `;` in many files of spreadsheets."""
+
+
+class Tsv(Columns):
+    """Tab-separated values with a header."""
+
+    type: Literal["tsv"]
+    quoted: bool = False
+    """Whether quotation marks set fields apart, as in CSV. Without it they are part of the text."""
 
 
 class Parquet(Columns):
@@ -90,7 +101,14 @@ class DocumentFiles(Spec):
     """Of what lies at `uri`; a data set brings its own."""
     files: str = "**"
     """Glob pattern of the files inside it."""
-    format: Annotated[JsonLines | JsonArray | Csv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")]
+    encoding: Encoding | None = None
+    """Of text that is not UTF-8: `gb18030`, `latin-1`, … A byte order mark in a file counts more."""
+    damaged_files: tuple[str, ...] = ()
+    """Names (glob patterns) of files that may be damaged: what can be read of them is taken. Any other damaged file
+    stops the job."""
+    format: Annotated[
+        JsonLines | JsonArray | Csv | Tsv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")
+    ]
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rayloom.artifacts.files import matching_files
-from rayloom.artifacts.files_in_place import files_in_place
 from rayloom.artifacts.store import Artifact
-from rayloom.data.reading.chunks import RawChunk, chunked
-from rayloom.data.reading.row import BadRow, Row
-from rayloom.data.reading.row_readers import rows_of
-from rayloom.data.reading.source_stream import Input
+from rayloom.data.sources.chunks import RawChunk, chunked
+from rayloom.data.sources.document_rows import SourceRow, document_rows
+from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.records import BadRow
+from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
@@ -83,7 +83,7 @@ class _Reading:
     def __init__(self, spec: CleanSpec, source: TextSource, files: Sequence[InputFile]) -> None:
         self._spec, self._source, self._files = spec, source, files
         self._finished_bytes = 0
-        self._opened: tuple[Input, InputFile] | None = None
+        self._opened: tuple[SourceStream, InputFile] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -93,25 +93,26 @@ class _Reading:
         opened, file = self._opened
         return self._finished_bytes + min(opened.bytes_read, file.size_bytes)
 
-    def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
+    def rows(self) -> Iterator[tuple[int, SourceRow | BadRow]]:
         """Each with its file's number."""
         for file in self._files:
-            opened = Input(file.path)
+            opened = SourceStream(file.path)
             self._opened = opened, file
             try:
-                where = f"{self._source.name}: {file.name}"
-                for row in rows_of(self._source, opened, where, self._spec.max_row_bytes):
+                for row in document_rows(self._source, opened, file.name, self._spec.max_row_bytes):
                     yield file.number, row
             finally:
                 self._finished_bytes, self._opened = self.num_bytes, None
                 opened.close()
 
 
-def _first(rows: Iterator[tuple[int, Row | BadRow]], limit: int | None) -> Iterator[tuple[int, Row | BadRow]]:
+def _first(
+    rows: Iterator[tuple[int, SourceRow | BadRow]], limit: int | None
+) -> Iterator[tuple[int, SourceRow | BadRow]]:
     """All rows up to the `limit`th good one."""
     count = 0
     for file, row in rows:
         yield file, row
-        count += isinstance(row, Row)
+        count += isinstance(row, SourceRow)
         if limit is not None and count >= limit:
             return

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import fsspec
 
-from rayloom.artifacts.files import matches
 from rayloom.errors import InputError
+from rayloom.specs.patterns import matches
 
 _SIGNS = (
     "ETag", "etag", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time", "created",

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rayloom.data.reading.row import BadRow, Row
+from rayloom.data.sources.document_rows import SourceRow
+from rayloom.reading.records import BadRow
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RawChunk:
     """Consecutive rows of one source, good and bad, each with its file's number: of a large file, or of small ones."""
 
     name: ChunkName
-    rows: list[tuple[int, Row]] = field(default_factory=list)
+    rows: list[tuple[int, SourceRow]] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
     text_bytes: int = 0
     bytes_read: int = 0
@@ -55,13 +56,13 @@ class RawChunk:
         places = json.loads(row["places"])
         texts = row["texts"].split(b"\0") if places else []
         known = zip(places, texts, json.loads(row["row_facts"]), strict=True)
-        rows = [(file, Row(number, text.decode(), *facts)) for (file, number), text, facts in known]
+        rows = [(file, SourceRow(number, text.decode(), *facts)) for (file, number), text, facts in known]
         bad_rows = [(file, BadRow(**bad)) for file, bad in json.loads(row["bad_rows"])]
         name = ChunkName(int(row["file"]), int(row["number"]))
         return cls(name, rows, bad_rows, len(row["texts"]), int(row["bytes_read"]))
 
 
-def chunked(rows: Iterable[tuple[int, Row | BadRow]], chunk_bytes: int) -> Iterator[RawChunk]:
+def chunked(rows: Iterable[tuple[int, SourceRow | BadRow]], chunk_bytes: int) -> Iterator[RawChunk]:
     """Chunks of about `chunk_bytes` of text. Where they are cut has no influence on any result."""
     chunk: RawChunk | None = None
     before: ChunkName | None = None

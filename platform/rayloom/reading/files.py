@@ -1,0 +1,70 @@
+"""The one way from a file to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import get_args
+
+from rayloom.errors import InputError
+from rayloom.reading.compressed import without_compression
+from rayloom.reading.csv_records import csv_records
+from rayloom.reading.encoded_text import utf8_text
+from rayloom.reading.json_array import json_array_records
+from rayloom.reading.lines import json_line_records, text_records
+from rayloom.reading.records import BadRow, DamagedFileError, FileFormat, ReadOptions, Record
+from rayloom.reading.source_stream import SourceStream
+
+_FORMATS: dict[str, FileFormat] = {name: name for name in get_args(FileFormat)}
+_FORMATS |= {"ndjson": "jsonl", "pq": "parquet", "ipc": "arrow", "feather": "arrow", "txt": "text", "tab": "tsv"}
+
+
+def format_of(name: str) -> FileFormat | None:
+    """The format that a file's name says, whatever compresses it; None where it says none."""
+    return _FORMATS.get(PurePosixPath(without_compression(name)).suffix.lower().removeprefix("."))
+
+
+def read_file(path: str | Path, options: ReadOptions) -> Iterator[Record | BadRow]:
+    """Every row of a file, on a disk or at a URI, in order. Raises InputError where it is damaged or no such file."""
+    with closing(SourceStream(path)) as source:
+        yield from read_stream(source, options, str(path))
+
+
+def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+    """The same of an open file; `where` is what errors call it."""
+    from rayloom.reading.table_records import DAMAGED_TABLE
+
+    number = 0
+    try:
+        for row in _rows(source, options, where):
+            number = row.number
+            yield row
+    except (DamagedFileError, OSError, *DAMAGED_TABLE) as error:
+        if not options.is_damage_allowed:
+            behind = f"behind row {number:,}" if number else "at its beginning"
+            fix = "Mend or fetch it again, correct the format, or name it with damaged_files to take what can be read."
+            raise InputError(f"This file is damaged {behind}: {error}", where=where, fix=fix) from None
+        yield BadRow(number + 1, "damaged_file", f"the rest of the file cannot be read: {error}")
+
+
+def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+    if options.format in ("parquet", "arrow"):
+        from rayloom.reading.table_records import table_records
+
+        return table_records(source.seekable_content(), options, where)
+    if options.format == "warc":
+        from rayloom.reading.warc_pages import page_records
+
+        return page_records(source.content(), options)
+    text = utf8_text(source.content(), options.encoding)
+    if options.format in ("csv", "tsv"):
+        return csv_records(text, options, where)
+    if options.format in ("json", "jsonl"):
+        is_array = text.peek(1).lstrip().startswith(b"[")
+        return json_array_records(text, options) if is_array else json_line_records(text, options)
+    if options.format == "conll":
+        from rayloom.reading.tagged_lines import conll_records
+
+        return conll_records(text, options)
+    return text_records(text, options)

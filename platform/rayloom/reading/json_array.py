@@ -1,0 +1,117 @@
+"""The elements of one JSON array, one after the other, none held longer than it is looked at."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from rayloom.reading.json_values import DECODER, bad_json, checked
+from rayloom.reading.records import BadRow, DamagedFileError, ReadOptions, Record, row_too_long
+
+READ_BYTES = 1 << 16
+LONGEST_WORD = 16
+"""An error so near to the end of the window may come from a word (`-Infinity`) or an escape that goes on behind it."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+_OUTSIDE_TEXT = re.compile(r'["\[\]{},]')
+_INSIDE_TEXT = re.compile(r'\\.|"', re.DOTALL)
+_INVALID = re.compile("[\udc80-\udcff]")
+
+
+def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+    """Raises DamagedFileError where the file is no array, or from where on it is no JSON."""
+    array = _ArrayText(text, options.max_row_bytes)
+    if (begins := array.next_mark()) != "[":
+        raise DamagedFileError(f"it is no JSON array: it begins with {begins!r}" if begins else "it holds nothing")
+    number, mark = 0, array.next_mark(peek=True)
+    if mark == "]":
+        array.next_mark()
+    while mark != "]":
+        number += 1
+        yield array.element(number)
+        mark = array.next_mark()
+        if mark not in (",", "]"):
+            said = f"{mark!r} stands behind it" if mark else "the file ends behind it"
+            raise DamagedFileError(
+                f"its array is broken at row {number}: {said}, where a comma or the array's end should be"
+            )
+    if array.next_mark():
+        raise DamagedFileError(f"more follows behind its array of {number:,} rows")
+
+
+class _ArrayText:
+    """Text of which a window is held, and where in it the reader stands."""
+
+    def __init__(self, text: IO[bytes], max_row_bytes: int) -> None:
+        self._source, self._max_row_bytes = text, max_row_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+        self._text, self._at = "", 0
+
+    def next_mark(self, *, peek: bool = False) -> str:
+        """The next character that is no white space; nothing at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more():
+                break
+        mark = self._text[self._at : self._at + 1]
+        self._at += 0 if peek else len(mark)
+        return mark
+
+    def element(self, number: int) -> Record | BadRow:
+        """The value that begins here. Raises DamagedFileError where it is none."""
+        self.next_mark(peek=True)
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                goes_on = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - LONGEST_WORD
+                if goes_on and len(self._text) - self._at > self._max_row_bytes:
+                    return self._skipped(number, row_too_long(number, self._max_row_bytes))
+                if not goes_on or not self._more():
+                    raise DamagedFileError(f"its array is broken at row {number}: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                return self._skipped(number, bad_json(number, "", error))
+            else:
+                # What ends with the window may be a number that goes on.
+                if end < len(self._text) or not self._more():
+                    break
+        text, self._at = self._text[self._at : end], end
+        if len(text) * 4 > self._max_row_bytes and len(text.encode("utf-8", "replace")) > self._max_row_bytes:
+            return row_too_long(number, self._max_row_bytes)
+        if not text.isascii() and _INVALID.search(text):
+            return BadRow(number, "invalid_utf8", "it has bytes that are not UTF-8 (name the file's `encoding`)")
+        return checked(number, value, text)
+
+    def _skipped(self, number: int, bad: BadRow) -> BadRow:
+        """Moves behind an element without holding it."""
+        depth, is_inside_text, at = 0, False, self._at
+        while True:
+            found = (_INSIDE_TEXT if is_inside_text else _OUTSIDE_TEXT).search(self._text, at)
+            if found is None:
+                # Half of an escape stays for the next window.
+                self._at = len(self._text) - (is_inside_text and self._text.endswith("\\", at))
+                if not self._more():
+                    raise DamagedFileError(f"its array is broken at row {number}, which does not end")
+                at = self._at
+                continue
+            mark, at = found[0], found.end()
+            if is_inside_text:
+                is_inside_text = mark != '"'
+            elif mark == '"':
+                is_inside_text = True
+            elif mark in "[{":
+                depth += 1
+            elif depth == 0:
+                self._at = found.start()
+                return bad
+            elif mark in "]}":
+                depth -= 1
+
+    def _more(self) -> bool:
+        """Reads on, as much again as is still needed; what was dealt with is given up."""
+        left = self._text[self._at :]
+        part = self._source.read(max(READ_BYTES, len(left)))
+        self._text, self._at = left + self._decoder.decode(part, final=not part), 0
+        return bool(part)

@@ -1,0 +1,75 @@
+"""Lines, paragraphs and whole texts, and the records of JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO
+
+from rayloom.reading.json_values import json_record
+from rayloom.reading.records import BadRow, ReadOptions, Record, row_too_long
+
+Piece = tuple[int, bytes | None]
+"""Number of its first line, and its bytes: None where there are too many, which are skipped without being held."""
+
+
+def lines_of(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
+    number = 0
+    while line := text.readline(max_bytes + 1):
+        number += 1
+        if len(line) <= max_bytes:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = text.readline(1 << 20)
+        yield number, None
+
+
+def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+    for number, line in lines_of(text, options.max_row_bytes):
+        if line is None:
+            yield row_too_long(number, options.max_row_bytes)
+        elif line.strip():
+            decoded = decoded_row(number, line)
+            yield json_record(number, decoded) if isinstance(decoded, str) else decoded
+
+
+def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+    """`text` of every line, paragraph or file that is not blank."""
+    pieces = {"line": lines_of, "paragraph": _paragraphs, "file": _whole}[options.unit]
+    for number, piece in pieces(text, options.max_row_bytes):
+        if piece is None:
+            yield row_too_long(number, options.max_row_bytes)
+        elif piece.strip():
+            decoded = decoded_row(number, piece)
+            yield Record(number, {"text": decoded}) if isinstance(decoded, str) else decoded
+
+
+def decoded_row(number: int, row: bytes) -> str | BadRow:
+    try:
+        return row.decode()
+    except UnicodeDecodeError as error:
+        around = row[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace").strip()
+        detail = f"byte {error.start} is not UTF-8 (name the file's `encoding` if it has another one), near: {around}"
+        return BadRow(number, "invalid_utf8", detail)
+
+
+def _whole(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
+    content = text.read(max_bytes + 1)
+    if content:
+        yield 1, content if len(content) <= max_bytes else None
+
+
+def _paragraphs(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
+    begin, size, lines = 0, 0, list[bytes]()
+    for number, line in lines_of(text, max_bytes):
+        if line is not None and not line.strip():
+            if begin:
+                yield begin, b"".join(lines) if size <= max_bytes else None
+            begin, size, lines = 0, 0, []
+            continue
+        begin = begin or number
+        size += max_bytes + 1 if line is None else len(line)
+        if size <= max_bytes and line is not None:
+            lines.append(line)
+    if begin:
+        yield begin, b"".join(lines) if size <= max_bytes else None

@@ -1,0 +1,101 @@
+"""Records out of Parquet and Arrow files, a few at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayloom.reading.records import BadRow, ReadOptions, Record, check_columns
+
+RECORDS_AT_ONCE = 1024
+DAMAGED_TABLE = (pa.ArrowException,)
+"""What reading a damaged file of these kinds raises."""
+_ARROW_FILE_MAGIC = b"ARROW1"
+
+
+def table_records(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+    batches = _parquet(content, options, where) if options.format == "parquet" else _arrow(content, options, where)
+    number = 0
+    for batch in batches:
+        for begin in range(0, batch.num_rows, RECORDS_AT_ONCE):
+            part = batch.slice(begin, RECORDS_AT_ONCE)
+            yield from _records(part, number + 1)
+            number += part.num_rows
+
+
+def _parquet(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(content)
+    check_columns(options, list(file.schema_arrow.names), where)
+    yield from file.iter_batches(RECORDS_AT_ONCE, columns=_read_columns(options, file.schema_arrow.names))
+
+
+def _arrow(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow file, with a footer or without."""
+    magic = content.read(len(_ARROW_FILE_MAGIC))
+    content.seek(0)
+    if magic == _ARROW_FILE_MAGIC:
+        with pa.ipc.open_file(content) as reader:
+            batches: Iterator[pa.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))
+            yield from _selected(batches, reader.schema, options, where)
+    else:
+        with pa.ipc.open_stream(content) as reader:
+            yield from _selected(iter(reader), reader.schema, options, where)
+
+
+def _selected(
+    batches: Iterator[pa.RecordBatch], schema: pa.Schema, options: ReadOptions, where: str
+) -> Iterator[pa.RecordBatch]:
+    check_columns(options, list(schema.names), where)
+    columns = _read_columns(options, schema.names)
+    return batches if columns is None else (batch.select(columns) for batch in batches)
+
+
+def _read_columns(options: ReadOptions, present: Sequence[str]) -> list[str] | None:
+    if options.optional_columns is None:
+        return None
+    further = (name for name in options.optional_columns if name in present)
+    return list(dict.fromkeys((*options.required_columns, *further)))
+
+
+def _records(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):  # a text that is not UTF-8, a date that Python does not have
+        yield from _one_by_one(batch, first)
+        return
+    has_floats = any(_holds_floats(column.type) for column in batch.schema)
+    for number, row in zip(itertools.count(first), rows, strict=False):
+        yield Record(number, _without_nan(row) if has_floats else row)
+
+
+def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
+    for index in range(batch.num_rows):
+        try:
+            (row,) = batch.slice(index, 1).to_pylist()
+        except UnicodeDecodeError as error:
+            yield BadRow(first + index, "invalid_utf8", f"a text is not UTF-8: {error.reason} at byte {error.start}")
+        except (ValueError, OverflowError) as error:
+            yield BadRow(first + index, "unreadable_value", str(error))
+        else:
+            yield Record(first + index, _without_nan(row))
+
+
+def _holds_floats(kind: pa.DataType) -> bool:
+    if pa.types.is_floating(kind):
+        return True
+    return any(_holds_floats(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers that are none, and infinities, as null: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return value
