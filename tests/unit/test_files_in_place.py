@@ -39,7 +39,7 @@ def memory() -> Iterator[str]:
 
 def _read(uri: str) -> bytes:
     with closing(SourceStream(uri)) as opened:
-        return opened.content().read()
+        return opened.content.read()
 
 
 def test_files_below_a_uri_by_pattern(memory: str) -> None:

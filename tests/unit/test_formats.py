@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayloom.errors import InputError
-from rayloom.text.conversations.formats import conversation, read_rows
+from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.messages import ConversationError
 
 ASKED = {"role": "user", "content": "Who are you?"}
@@ -86,21 +83,3 @@ def test_function_calls_of_sharegpt_become_tool_calls() -> None:
 def test_rows_that_lack_something_say_what(format_name: str, row: Any, problem: str) -> None:
     with pytest.raises(ConversationError, match=problem):
         conversation(row, format_name, {}, "x")
-
-
-def test_rows_are_read_from_lists_and_from_lines(tmp_path: Path) -> None:
-    (tmp_path / "b.jsonl").write_text('{"n": 1}\n\n{"n": "line\u2028break"}\n', encoding="utf-8")
-    (tmp_path / "a.json").write_text(json.dumps([{"n": 3}, {"n": 4}]))
-    read = list(read_rows([tmp_path / "a.json", tmp_path / "b.jsonl"]))
-    assert [origin for origin, _ in read] == ["a.json row 1", "a.json row 2", "b.jsonl row 1", "b.jsonl row 2"]
-    assert [row["n"] for _, row in read] == [3, 4, 1, "line\u2028break"]
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    file.write_text('{"n": 1}\n{"n": \n')
-    with pytest.raises(InputError, match="Line 2 is not JSON"):
-        list(read_rows([file]))
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"cannot be read as rows.*a\.jsonl"):
-        list(read_rows([file]))

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from support.tasks import entity_rows, review_rows, wordpiece, write_jsonl
 
 from rayloom.errors import InputError
-from rayloom.specs.training.labelled_data import LabelledData, Reading
+from rayloom.specs.row_files import RowFiles
+from rayloom.specs.training.labelled_data import DocumentRows, LabelledData, Reading
 from rayloom.specs.training.tasks import Task
 from rayloom.text.labelled.dataset import EXAMPLES_NAME, prepare_labelled, split_examples
 from rayloom.text.labelled.encoded_rows import TaskRows
@@ -50,10 +51,16 @@ def test_tables_take_csv_names_pairs_and_a_filter(tmp_path: Path) -> None:
 def test_lines_and_documents_have_the_label_of_their_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\n")
     assert [row and row.text for row in read(tmp_path / "a.txt", {"type": "lines", "label": "yes"})] == [
-        "one", None, "two", None,
+        "one", "two",
     ]  # fmt: skip
     (tmp_path / "b.txt").write_bytes("caf\xe9\nbar".encode("latin-1"))
-    assert read(tmp_path / "b.txt", {"type": "documents", "label": "no"})[0].text == "café\nbar"
+    (refused,) = read(tmp_path / "b.txt", {"type": "documents", "label": "no"})
+    assert refused.problem == "unreadable" and "byte 3 is not UTF-8" in str(refused)
+    how = RowFiles(encoding="latin-1")
+    ((origin, named),) = labelled_rows([tmp_path / "b.txt"], DocumentRows(type="documents", label="no"), how)
+    assert isinstance(named, Example) and (origin, named.text) == ("b.txt", "café\nbar")
+    (tmp_path / "c.txt").write_bytes(b" \n")
+    assert read(tmp_path / "c.txt", {"type": "documents", "label": "no"})[0].problem == "empty_text"
 
 
 def test_conll_and_tagged_words_give_the_same_entities(tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_conll_and_tagged_words_give_the_same_entities(tmp_path: Path) -> None:
     assert second.origin == "a.txt sentence 2"
     (tmp_path / "b.txt").write_text("江/nr  泽民/nr  在/p  北京/ns\n")
     reading = {"type": "tagged_words", "entities": {"nr": "person", "ns": "place"}}
-    row, _ = read(tmp_path / "b.txt", reading)
+    (row,) = read(tmp_path / "b.txt", reading)
     assert (row.text, row.spans) == ("江泽民在北京", (Span(0, 3, "person"), Span(4, 6, "place")))
 
 

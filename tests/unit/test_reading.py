@@ -116,7 +116,7 @@ def test_compressed_files(tmp_path: Path, suffix: str) -> None:
     assert _read(_file(tmp_path, packed, f"a{suffix}"), type="jsonl") == [(n + 1, f"row {n}") for n in range(500)]
     assert len(_read(_file(tmp_path, packed + packed, f"two{suffix}"), type="jsonl")) == 1000  # frames in a row
     half = _file(tmp_path, packed[: len(packed) // 2], f"half{suffix}")
-    with pytest.raises(InputError, match="damaged (behind row|at its beginning)"):
+    with pytest.raises(InputError, match=r"damaged (behind row|at its beginning)"):
         _read(half, type="jsonl")
     found = _read(half, type="jsonl", damaged_files=("half.*",))
     assert found[-1][1] == "damaged_file"

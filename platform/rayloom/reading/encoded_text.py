@@ -76,7 +76,7 @@ class _Recoded(io.RawIOBase):
     """Text in another encoding as UTF-8."""
 
     def __init__(self, content: IO[bytes], encoding: str) -> None:
-        self._content = content
+        self._content, self._encoding = content, encoding
         self._decoder = codecs.getincrementaldecoder(encoding)(errors=INVALID)
         self._waiting = memoryview(b"")
         self._is_first = True
@@ -89,7 +89,10 @@ class _Recoded(io.RawIOBase):
         while not self._waiting and not is_end:
             part = self._content.read(BUFFER_BYTES)
             is_end = not part
-            text = self._decoder.decode(part, final=is_end)
+            try:
+                text = self._decoder.decode(part, final=is_end)
+            except UnicodeError as error:  # a whole text that cannot be of this encoding
+                raise DamagedFileError(f"it is no text in {self._encoding}: {error}") from None
             if text and self._is_first:
                 text, self._is_first = text.removeprefix("\ufeff"), False
             self._waiting = memoryview(text.encode("utf-8", INVALID))

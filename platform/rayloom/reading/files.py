@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import get_args
 
 from rayloom.errors import InputError
 from rayloom.reading.compressed import without_compression
 from rayloom.reading.csv_records import csv_records
-from rayloom.reading.encoded_text import utf8_text
+from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
 from rayloom.reading.json_array import json_array_records
 from rayloom.reading.lines import json_line_records, text_records
-from rayloom.reading.records import BadRow, DamagedFileError, FileFormat, ReadOptions, Record
+from rayloom.reading.records import TABLES, BadRow, DamagedFileError, FileFormat, ReadOptions, Record
 from rayloom.reading.source_stream import SourceStream
 
-_FORMATS: dict[str, FileFormat] = {name: name for name in get_args(FileFormat)}
+_FORMATS: dict[str, FileFormat] = {name: name for name in (*TABLES, "text", "warc", "conll")}
 _FORMATS |= {"ndjson": "jsonl", "pq": "parquet", "ipc": "arrow", "feather": "arrow", "txt": "text", "tab": "tsv"}
 
 
@@ -49,6 +50,8 @@ def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Itera
 
 
 def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+    if options.format == "by_content":
+        options = replace(options, format=_format_by_content(source.content.peek(HEAD_BYTES)))
     if options.format in ("parquet", "arrow"):
         from rayloom.reading.table_records import table_records
 
@@ -56,8 +59,8 @@ def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Re
     if options.format == "warc":
         from rayloom.reading.warc_pages import page_records
 
-        return page_records(source.content(), options)
-    text = utf8_text(source.content(), options.encoding)
+        return page_records(source.content, options)
+    text = utf8_text(source.content, options.encoding)
     if options.format in ("csv", "tsv"):
         return csv_records(text, options, where)
     if options.format in ("json", "jsonl"):
@@ -68,3 +71,13 @@ def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Re
 
         return conll_records(text, options)
     return text_records(text, options)
+
+
+def _format_by_content(head: bytes) -> FileFormat:
+    for beginning, known in ((b"PAR1", "parquet"), (b"ARROW1", "arrow")):
+        if head.startswith(beginning):
+            return _FORMATS[known]
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        return "json"
+    endings = ", ".join(f".{ending}" for ending in _FORMATS if _FORMATS[ending] in TABLES)
+    raise DamagedFileError(f"it does not hold rows that are known; names of files that do end in {endings}")

@@ -12,7 +12,8 @@ MAX_ROW_BYTES = 64 << 20
 MAX_DEPTH = 100
 """Lists and objects inside each other, in JSON."""
 
-FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "warc", "conll"]
+FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "by_content", "text", "warc", "conll"]
+TABLES: tuple[FileFormat, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Record:
     """One row: its values by column; of JSON, whatever the row is."""
 
     number: int
-    """From 1 in each file: the line of JSON lines and text, else the how manyth."""
+    """From 1 in each file: the line of JSON lines and text; else its position among the rows."""
     values: Any
 
 

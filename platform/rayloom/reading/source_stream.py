@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ class SourceStream:
     def bytes_read(self) -> int:
         return self._raw.tell()
 
+    @functools.cached_property
     def content(self) -> io.BufferedReader:
         """The file's content. Raises DamagedFileError here or while it is read."""
         assert isinstance(self._packed, io.BufferedReader)
@@ -38,7 +40,7 @@ class SourceStream:
     def seekable_content(self) -> IO[bytes]:
         """The same for readers that begin at a file's end; what is compressed or comes over a network is copied to a
         temporary file first."""
-        content = self.content()
+        content = self.content
         if content is self._packed and content.seekable():
             return content
         self._whole = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
@@ -18,7 +18,8 @@ OK_STATUS = 200
 def page_records(content: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
     """`text` of every response, or `no_page` with the reason why it is none; requests and notes of the crawler are
     passed over. Numbers count all records of the archive."""
-    for number, record in enumerate(ArchiveIterator(_Forward(content), parse_http=True), start=1):
+    archive: Any = _Forward(content)
+    for number, record in enumerate(ArchiveIterator(archive, parse_http=True), start=1):
         if record.record_type == WarcRecordType.response:
             yield _page(number, record, options)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import DatasetRef, JobSpec, Share, Spec, TunedRef
+from rayloom.specs.row_files import RowFiles
 
 
 class Generation(Spec):
@@ -35,14 +36,15 @@ class Generation(Spec):
         return self
 
 
-class PredictSpec(JobSpec):
-    """Labels, entities or answers for rows, in parts of which a finished one is never done again."""
+class PredictSpec(JobSpec, RowFiles):
+    """Labels, entities or answers for rows, in parts of which a finished one is never done again.
+
+    Rows are those of CSV, TSV, JSON, JSON lines, Parquet and Arrow; of any other file, every line is a text.
+    """
 
     kind: Literal["predict"]
     model: TunedRef
     data: DatasetRef
-    files: str = "**"
-    """Glob pattern of the files to read: .csv, .tsv, .json, .jsonl; of any other file, every line is a text."""
     text: str = "text"
     """Column of the text; of a question, of what it is asked about."""
     pair: str | None = None

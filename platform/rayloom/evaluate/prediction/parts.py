@@ -11,8 +11,9 @@ from typing import Any
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.errors import InputError
+from rayloom.reading.named_rows import text_or_table_rows
+from rayloom.reading.records import BadRow
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled.labelled_rows import raw_rows
 
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILED_FILE = "failed.jsonl"
@@ -39,7 +40,7 @@ def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
     """Cuts the rows into parts on disk; how many rows there are. Raises InputError where there is none."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     total, part = 0, []
-    for origin, row in raw_rows(files):
+    for origin, row in text_or_table_rows(files, spec):
         part.append(json.dumps(asked(spec, origin, row), ensure_ascii=False))
         total += 1
         if len(part) == spec.rows_per_part:
@@ -56,6 +57,8 @@ def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
 
 def asked(spec: PredictSpec, origin: str, row: Any) -> dict[str, Any]:
     """What a responder gets of a row, with where it came from and the columns to keep."""
+    if isinstance(row, BadRow):
+        return {"origin": origin, "text": None, "unreadable": str(row), "kept": dict.fromkeys(spec.keep)}
     found = row if isinstance(row, Mapping) else {}
     pair = {} if spec.pair is None else {"pair": found.get(spec.pair)}
     marks = {name: found[name] for name in ("head", "tail") if name in found}

@@ -17,8 +17,8 @@ from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, ask
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
+from rayloom.reading.named_rows import text_or_table_rows
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled.labelled_rows import raw_rows
 
 NUM_SHOWN = 100
 
@@ -33,7 +33,7 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
         if goes_offline(spec, subject):
             check_offline(subject)
         files = matching_files(parents["data"].path, spec.files)
-        first = next(iter(raw_rows(files)), None)
+        first = next(iter(text_or_table_rows(files, spec)), None)
     except RayloomError as error:
         sheet.problems.append(str(error))
         return sheet
@@ -46,7 +46,9 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
         return sheet
     row = asked(spec, *first)
     sheet.examples.append(Text(f"{first[0]}: {row['text']}", style="dim"))
-    if row["text"] is None:
+    if "unreadable" in row:
+        sheet.problems.append(f"{first[0]} cannot be read: {row['unreadable']}")
+    elif row["text"] is None:
         known = ", ".join(map(str, first[1])) if isinstance(first[1], Mapping) else type(first[1]).__name__
         sheet.problems.append(f"the first row has no column {spec.text!r}; it has {known}")
     return sheet

@@ -135,6 +135,8 @@ def _most_tokens(folder: Path) -> int | None:
 
 def _check_text(row: Mapping[str, Any]) -> None:
     text = row.get("text")
+    if "unreadable" in row:
+        raise ExampleError("unreadable", str(row["unreadable"]))
     if text is None:
         raise ExampleError("missing_column", "has no text")
     if not isinstance(text, str):

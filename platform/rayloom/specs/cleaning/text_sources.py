@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import DatasetRef, Name, Rule, Spec
-from rayloom.specs.row_files import Encoding
+from rayloom.specs.row_files import RowFiles
 
 
 class Columns(Spec):
@@ -89,7 +89,7 @@ Uri = Annotated[
 ]
 
 
-class DocumentFiles(Spec):
+class DocumentFiles(RowFiles):
     """Files of one format, and what they are called."""
 
     name: Name
@@ -99,13 +99,6 @@ class DocumentFiles(Spec):
     """In place of `dataset`: a file or folder on any file system that fsspec knows, read where it lies."""
     licence: str | None = None
     """Of what lies at `uri`; a data set brings its own."""
-    files: str = "**"
-    """Glob pattern of the files inside it."""
-    encoding: Encoding | None = None
-    """Of text that is not UTF-8: `gb18030`, `latin-1`, … A byte order mark in a file counts more."""
-    damaged_files: tuple[str, ...] = ()
-    """Names (glob patterns) of files that may be damaged: what can be read of them is taken. Any other damaged file
-    stops the job."""
     format: Annotated[
         JsonLines | JsonArray | Csv | Tsv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")
     ]

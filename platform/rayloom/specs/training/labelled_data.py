@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rayloom.specs.base import DatasetRef, Share, Spec
+from rayloom.specs.row_files import RowFiles
 
 LabelledProblem = Literal[
+    "unreadable",
     "missing_column",
     "not_text",
     "empty_text",
@@ -26,7 +28,7 @@ LabelledProblem = Literal[
 
 
 class TableRows(Spec):
-    """Rows of .csv, .tsv, .json or .jsonl with columns for text and label."""
+    """Rows of CSV, TSV, JSON, JSON lines, Parquet or Arrow with columns for text and label."""
 
     type: Literal["table"]
     text: str = "text"
@@ -48,7 +50,7 @@ class LineRows(Spec):
 
 
 class DocumentRows(Spec):
-    """Every file is a text, all with one label. Bytes that are not UTF-8 are read as Latin-1."""
+    """Every file is a text, all with one label."""
 
     type: Literal["documents"]
     label: str
@@ -71,7 +73,7 @@ class TaggedWords(Spec):
 
 
 class SpanRows(Spec):
-    """JSON rows with a text and a list of `{start, end, label}` in characters, the end not included."""
+    """Rows with a text and a list of `{start, end, label}` in characters, the end not included."""
 
     type: Literal["spans"]
     text: str = "text"
@@ -79,7 +81,7 @@ class SpanRows(Spec):
 
 
 class RelationRows(Spec):
-    """JSON rows with a text, two `{start, end}` in characters, and how they are related."""
+    """Rows with a text, two `{start, end}` in characters, and how they are related."""
 
     type: Literal["relations"]
     text: str = "text"
@@ -89,7 +91,7 @@ class RelationRows(Spec):
 
 
 class QuestionRows(Spec):
-    """JSON rows with a context, a question, and answers `{text, start}`; no answers where there is none."""
+    """Rows with a context, a question, and answers `{text, start}`; no answers where there is none."""
 
     type: Literal["questions"]
     context: str = "context"
@@ -98,7 +100,7 @@ class QuestionRows(Spec):
 
 
 class PairRows(Spec):
-    """Rows of .csv, .tsv, .json or .jsonl with a text and the text that should be written for it."""
+    """Rows of CSV, TSV, JSON, JSON lines, Parquet or Arrow with a text and the text that should be written for it."""
 
     type: Literal["pairs"]
     source: str = "source"
@@ -111,12 +113,10 @@ Reading = Annotated[
 ]
 
 
-class LabelledSource(Spec):
+class LabelledSource(RowFiles):
     """Rows of a data set."""
 
     dataset: DatasetRef
-    files: str = "**"
-    """Glob pattern of the files to read."""
     read: Reading
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """At most so many rows, chosen by the seed."""

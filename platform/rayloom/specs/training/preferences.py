@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rayloom.specs.base import DatasetRef, Share, Spec
+from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.training_data import IgnoredKeys, RowProblem, TemplateKwargs
 
 Positive = Annotated[float, Field(gt=0)]
@@ -69,11 +70,10 @@ class Kto(Spec):
 Preference = Annotated[Dpo | Orpo | SimPo | Kto, Field(discriminator="type")]
 
 
-class PreferenceSource(Spec):
-    """Rows of a data set, as JSON."""
+class PreferenceSource(RowFiles):
+    """Rows of a data set."""
 
     dataset: DatasetRef
-    files: str = "**"
     format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
     """prompt_chosen_rejected: texts or lists of messages; without `prompt`, what both begin with is the prompt.
     sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from rayloom.specs.base import CorpusRef, DatasetRef, Share, Spec
+from rayloom.specs.row_files import RowFiles
 
 
 class CorpusData(Spec):
@@ -17,6 +18,7 @@ class CorpusData(Spec):
 
 
 RowProblem = Literal[
+    "unreadable",
     "missing_column",
     "unsupported_key",
     "bad_mark",
@@ -58,12 +60,10 @@ IgnoredKeys = tuple[str, ...]
 """Keys of rows and messages that are read as if they were not there."""
 
 
-class ConversationSource(Spec):
+class ConversationSource(RowFiles):
     """Rows of a data set read as conversations."""
 
     dataset: DatasetRef
-    files: str = "**"
-    """Glob pattern of the files to read: JSON lists, or JSON lines."""
     format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
     fill: dict[str, str] = Field(default_factory=dict)
     """Text put in for `{{key}}` in every row, such as name and author of an identity set."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from rayloom.errors import InputError
+from rayloom.reading.records import BadRow
 from rayloom.specs.training.training_data import RESERVED_TEMPLATE_KWARGS
 from rayloom.text.conversations.messages import ConversationError, Message
 from rayloom.text.conversations.render import Conversation
@@ -28,38 +27,6 @@ COMMON_KEYS = (*SYSTEM_KEYS, *TRAIN_MARKS, "tools", "functions", "chat_template_
 """Keys that every row of conversations may have, whatever its format."""
 
 
-def read_rows(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
-    """Every row of the files, each with its place: `file.json row 7`.
-
-    A file is one JSON list, or JSON lines. Raises InputError where one cannot be read.
-    """
-    for file in files:
-        for number, row in enumerate(_rows(file), 1):
-            yield f"{file.name} row {number}", row
-
-
-def _rows(file: Path) -> Iterator[Any]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if text.lstrip().startswith("["):
-            yield from json.loads(text)
-            return
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield _parsed_line(line, file, number)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        fix = "Name files that hold a JSON list or JSON lines in UTF-8 with `files` of the source."
-        raise InputError(f"This file cannot be read as rows: {error}", where=str(file), fix=fix) from None
-
-
-def _parsed_line(line: str, file: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        fix = "Name files that hold a JSON list or JSON lines with `files` of the source."
-        raise InputError(f"Line {number} is not JSON: {error}", where=str(file), fix=fix) from None
-
-
 def conversation(
     row: Any, format_name: str, fill: Mapping[str, str], origin: str, ignored: Collection[str] = ()
 ) -> Conversation:
@@ -77,6 +44,8 @@ def conversation(
 
 def row_values(row: Any, ignored: Collection[str], fill: Mapping[str, str]) -> dict[str, Any]:
     """The columns of a row that have a value, `{{key}}` in their texts replaced."""
+    if isinstance(row, BadRow):
+        raise ConversationError("unreadable", str(row))
     if not isinstance(row, Mapping):
         raise ConversationError("not_a_conversation", f"is not a JSON object but {type(row).__name__}")
     return given({key: _filled(value, fill) for key, value in row.items()}, ignored)

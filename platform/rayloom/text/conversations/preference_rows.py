@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
+from rayloom.reading.named_rows import table_rows
 from rayloom.specs.training.preferences import PreferenceData
-from rayloom.text.conversations.formats import read_rows
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
@@ -143,7 +143,7 @@ def _read(
     kept = []
     for number, source in enumerate(data.sources):
         found = []
-        for origin, row in read_rows(files[f"data.sources.{number}.dataset"]):
+        for origin, row in table_rows(files[f"data.sources.{number}.dataset"], source):
             advance(1)
             try:
                 judged = judged_row(row, source.format, origin, source.ignore_keys)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rayloom.reading.named_rows import table_rows
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
 from rayloom.text.conversations.counts import ConversationCounts
-from rayloom.text.conversations.formats import conversation, read_rows
+from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
 from rayloom.text.row_problems import RowProblems
@@ -50,7 +51,7 @@ def render_rows(
     problems = RowProblems(data.leave_out, left_out)
     rendered: list[RenderedRow] = []
     for number, source in enumerate(data.sources):
-        read = [*read_rows(files[f"data.sources.{number}.dataset"])]
+        read = [*table_rows(files[f"data.sources.{number}.dataset"], source)]
         counts.rows_read[f"{number} {source.dataset}"] = len(read)
         rows = [
             _with_system(found, data.system)

@@ -132,7 +132,7 @@ def _read(
     kept: list[Example] = []
     for number, source in enumerate(data.sources):
         found: list[Example] = []
-        for origin, row in labelled_rows(files[f"data.sources.{number}.dataset"], source.read):
+        for origin, row in labelled_rows(files[f"data.sources.{number}.dataset"], source.read, source):
             advance(1)
             if row is None:
                 left_out["passed_over"] += 1

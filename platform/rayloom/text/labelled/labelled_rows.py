@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.errors import InputError
+from rayloom.reading.named_rows import NamedRow, named_rows, table_rows
+from rayloom.reading.records import BadRow, ReadOptions
+from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.labelled_data import (
     ConllRows,
     DocumentRows,
@@ -23,65 +24,49 @@ from rayloom.specs.training.labelled_data import (
     TableRows,
     TaggedWords,
 )
-from rayloom.text.conversations.formats import check_characters, read_rows
+from rayloom.text.conversations.formats import check_characters
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 from rayloom.text.labelled.tags import spans_of_words
-
-csv.field_size_limit(10**9)
 
 Read = Iterator[tuple[str, Example | ExampleError | None]]
 """Origin, and the example, what is wrong with the row, or None where the reading passes over it."""
 
 
-def labelled_rows(files: Sequence[Path], reading: Reading) -> Read:
+def labelled_rows(files: Sequence[Path], reading: Reading, how: RowFiles | None = None) -> Read:
     """Every row of the files. Raises InputError where a file cannot be read at all."""
+    made, rows_of = _READERS[type(reading)]
     for file in files:
-        yield from _READERS[type(reading)](file, reading)
+        for origin, values in rows_of(file, how or RowFiles()):
+            try:
+                if isinstance(values, BadRow):
+                    raise ExampleError("unreadable", str(values))
+                example = made(values, reading)
+            except ExampleError as error:
+                yield origin, error
+            else:
+                yield origin, None if example is None else replace(example, origin=origin)
 
 
-def raw_rows(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
-    """Rows to predict: of tables and JSON as they stand, of any other file each line that is not blank as `text`."""
-    for file in files:
-        if file.suffix in (".csv", ".tsv", ".json", ".jsonl"):
-            yield from ((f"{file.name} row {number}", row) for number, row in enumerate(_table_rows(file), 1))
-        else:
-            for number, line in enumerate(_decoded(file).split("\n"), 1):
-                if line.strip():
-                    yield f"{file.name} line {number}", {"text": line.strip()}
+def _table(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+    return table_rows([file], how)
 
 
-def _each(file: Path, unit: str, rows: Iterator[Any], made: Callable[[Any], Example | None]) -> Read:
-    for number, row in enumerate(rows, 1):
-        origin = f"{file.name} {unit} {number}"
-        try:
-            example = made(row)
-        except ExampleError as error:
-            yield origin, error
-            continue
-        yield (
-            origin,
-            None if example is None else Example(example.text, example.pair, example.labels, example.spans, origin),
-        )
+def _lines(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+    return named_rows(file, how, ReadOptions("text"))
+
+
+def _sentences(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+    return named_rows(file, how, ReadOptions("conll"))
+
+
+def _whole(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+    """The file's text; one that is empty has none."""
+    values = next((values for _, values in named_rows(file, how, ReadOptions("text", unit="file"))), {"text": ""})
+    yield file.name, values
 
 
 # -- texts with labels -------------------------------------------------------------------------------------------------
-
-
-def _table(file: Path, reading: TableRows) -> Read:
-    return _each(file, "row", _table_rows(file), lambda row: _labelled(row, reading))
-
-
-def _table_rows(file: Path) -> Iterator[Any]:
-    if file.suffix not in (".csv", ".tsv"):
-        yield from (row for _, row in read_rows([file]))
-        return
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-    except (UnicodeDecodeError, csv.Error) as error:
-        fix = "Name files that hold a table in UTF-8 with `files` of the source."
-        raise InputError(f"This file cannot be read as a table: {error}", where=str(file), fix=fix) from None
 
 
 def _labelled(row: Any, reading: TableRows) -> Example | None:
@@ -96,55 +81,23 @@ def _labelled(row: Any, reading: TableRows) -> Example | None:
     )
 
 
-def _lines(file: Path, reading: LineRows) -> Read:
-    lines = (line.strip() for line in _decoded(file).split("\n"))
-    return _each(file, "line", iter(lines), lambda line: Example(line, labels=(reading.label,)) if line else None)
-
-
-def _documents(file: Path, reading: DocumentRows) -> Read:
-    text = _decoded(file).strip()
-    if text:
-        yield file.name, Example(text, labels=(reading.label,), origin=file.name)
-    else:
-        yield file.name, ExampleError("empty_text", "holds no text")
-
-
-def _decoded(file: Path) -> str:
-    data = file.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+def _one_text(row: Any, reading: LineRows | DocumentRows) -> Example:
+    text = row["text"].strip()
+    if not text:
+        raise ExampleError("empty_text", "holds no text")
+    return Example(text, labels=(reading.label,))
 
 
 # -- entities ----------------------------------------------------------------------------------------------------------
 
 
-def _conll(file: Path, reading: ConllRows) -> Read:
-    def sentences() -> Iterator[list[str]]:
-        found: list[str] = []
-        for line in [*io.StringIO(_decoded(file), newline=None), ""]:
-            if line.strip():
-                found.append(line)
-            elif found:
-                yield found
-                found = []
-
-    return _each(file, "sentence", sentences(), lambda lines: _bio(lines, reading.names))
+def _bio(row: Any, reading: ConllRows) -> Example:
+    words, tags = row["words"], row["tags"]
+    return Example(" ".join(words), spans=spans_of_words(words, tags, " ", reading.names))
 
 
-def _bio(lines: list[str], names: Mapping[str, str]) -> Example:
-    columns = [line.split("\t") if "\t" in line else line.split() for line in lines]
-    short = [parts for parts in columns if len(parts) < 2]
-    if short:
-        raise ExampleError("missing_column", f"a line has no tag: {' '.join(short[0])!r}")
-    words, tags = [parts[0] for parts in columns], [parts[-1].strip() for parts in columns]
-    return Example(" ".join(words), spans=spans_of_words(words, tags, " ", names))
-
-
-def _tagged_words(file: Path, reading: TaggedWords) -> Read:
-    lines = (line.split() for line in _decoded(file).split("\n"))
-    return _each(file, "line", iter(lines), lambda words: _tagged(words, reading.entities) if words else None)
+def _tagged_words(row: Any, reading: TaggedWords) -> Example:
+    return _tagged(row["text"].split(), reading.entities)
 
 
 def _tagged(words: list[str], entities: Mapping[str, str]) -> Example:
@@ -160,53 +113,41 @@ def _tagged(words: list[str], entities: Mapping[str, str]) -> Example:
     return Example("".join(texts), spans=spans_of_words(texts, tags, "", {}))
 
 
-def _spans(file: Path, reading: SpanRows) -> Read:
-    def made(row: Any) -> Example:
-        _need(row, reading.text, reading.entities)
-        text = _text(row, reading.text)
-        spans = sorted(_checked_span(item, text) for item in _objects(row, reading.entities))
-        for (_, end, label), (start, _, following) in itertools.pairwise(spans):
-            if start < end:
-                raise ExampleError("overlapping_spans", f"{following} at {start} begins inside {label}")
-        return Example(text, spans=tuple(Span(*span) for span in spans))
-
-    return _each(file, "row", (row for _, row in read_rows([file])), made)
+def _spans(row: Any, reading: SpanRows) -> Example:
+    _need(row, reading.text, reading.entities)
+    text = _text(row, reading.text)
+    spans = sorted(_checked_span(item, text) for item in _objects(row, reading.entities))
+    for (_, end, label), (start, _, following) in itertools.pairwise(spans):
+        if start < end:
+            raise ExampleError("overlapping_spans", f"{following} at {start} begins inside {label}")
+    return Example(text, spans=tuple(Span(*span) for span in spans))
 
 
 # -- relations and questions -------------------------------------------------------------------------------------------
 
 
-def _relations(file: Path, reading: RelationRows) -> Read:
-    def made(row: Any) -> Example:
-        _need(row, reading.text, reading.head, reading.tail, reading.label)
-        text = _text(row, reading.text)
-        spans = []
-        for name in (reading.head, reading.tail):
-            start, end, _ = _checked_span(row[name], text, "entity")
-            spans.append(Span(start, end, "head" if name == reading.head else "tail"))
-        if max(spans[0].start, spans[1].start) < min(spans[0].end, spans[1].end):
-            raise ExampleError("overlapping_spans", "head and tail overlap")
-        return Example(text, labels=(str(row[reading.label]),), spans=tuple(spans))
-
-    return _each(file, "row", (row for _, row in read_rows([file])), made)
+def _relations(row: Any, reading: RelationRows) -> Example:
+    _need(row, reading.text, reading.head, reading.tail, reading.label)
+    text = _text(row, reading.text)
+    spans = []
+    for name in (reading.head, reading.tail):
+        start, end, _ = _checked_span(row[name], text, "entity")
+        spans.append(Span(start, end, "head" if name == reading.head else "tail"))
+    if max(spans[0].start, spans[1].start) < min(spans[0].end, spans[1].end):
+        raise ExampleError("overlapping_spans", "head and tail overlap")
+    return Example(text, labels=(str(row[reading.label]),), spans=tuple(spans))
 
 
-def _questions(file: Path, reading: QuestionRows) -> Read:
-    def made(row: Any) -> Example:
-        _need(row, reading.context, reading.question, reading.answers)
-        context, question = _text(row, reading.context), _text(row, reading.question)
-        spans = [_answer(item, context) for item in _objects(row, reading.answers)]
-        return Example(context, question, spans=tuple(spans))
-
-    return _each(file, "row", (row for _, row in read_rows([file])), made)
+def _questions(row: Any, reading: QuestionRows) -> Example:
+    _need(row, reading.context, reading.question, reading.answers)
+    context, question = _text(row, reading.context), _text(row, reading.question)
+    spans = [_answer(item, context) for item in _objects(row, reading.answers)]
+    return Example(context, question, spans=tuple(spans))
 
 
-def _pairs(file: Path, reading: PairRows) -> Read:
-    def made(row: Any) -> Example:
-        _need(row, reading.source, reading.target)
-        return Example(_text(row, reading.source), labels=(_text(row, reading.target),))
-
-    return _each(file, "row", _table_rows(file), made)
+def _pairs(row: Any, reading: PairRows) -> Example:
+    _need(row, reading.source, reading.target)
+    return Example(_text(row, reading.source), labels=(_text(row, reading.target),))
 
 
 def _answer(item: Mapping[str, Any], context: str) -> Span:
@@ -262,14 +203,15 @@ def _checked_span(item: Any, text: str, label: str | None = None) -> tuple[int, 
     return start, end, said
 
 
-_READERS: dict[type, Callable[[Path, Any], Read]] = {
-    TableRows: _table,
-    LineRows: _lines,
-    DocumentRows: _documents,
-    ConllRows: _conll,
-    TaggedWords: _tagged_words,
-    SpanRows: _spans,
-    RelationRows: _relations,
-    QuestionRows: _questions,
-    PairRows: _pairs,
+_READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[Path, RowFiles], Iterator[NamedRow]]]] = {
+    TableRows: (_labelled, _table),
+    LineRows: (_one_text, _lines),
+    DocumentRows: (_one_text, _whole),
+    ConllRows: (_bio, _sentences),
+    TaggedWords: (_tagged_words, _lines),
+    SpanRows: (_spans, _table),
+    RelationRows: (_relations, _table),
+    QuestionRows: (_questions, _table),
+    PairRows: (_pairs, _table),
 }
+"""From one row to its example, and the rows of a file, for each form."""
