@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     "import": Kind(
         ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
     ),
-    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 3),
+    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 4),
     "train": Kind(
         TrainSpec,
         "rayloom.train.run:run",
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.evaluate.prediction.run:run",
         "rayloom.evaluate.prediction.plan:plan",
         "rayloom.evaluate.prediction.plan:sections",
-        1,
+        2,
     ),
     "merge": Kind(
         MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 1
