@@ -1,34 +1,48 @@
 # Rayloom: `make demo` runs the whole quickstart, `make test` the tests. Both set up .venv first (seconds when done).
 
-PYTHON  ?= python3.11
-VENV    := .venv
+VENV    ?= .venv
 BIN     := $(VENV)/bin
-PIP     := $(BIN)/python -m pip
+# An environment that is there keeps its Python, unless PYTHON names another. A new one takes the first of these that is
+# here; 3.11 leads, since the engines' tests and all measured figures are of it.
+PYTHONS := 3.11 3.12 3.13
+version  = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
+PYTHON  ?= $(or $(wildcard $(BIN)/python),$(firstword $(foreach v,$(PYTHONS),$(if $(call version,python$(v)),python$(v)))))
+WANTED  := $(call version,$(PYTHON))
 LOCK    := cluster/requirements-cpu.txt
-STAMP   := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
+STAMP   := $(VENV)/.installed-$(WANTED)-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 # torch's CPU build: from the configured indexes when they have it, else from PyTorch's own.
 TORCH   := $(shell grep '^torch==' $(LOCK))
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# uv, where it is installed, else pip; UV= takes pip. uv reads none of pip's settings, so the common ones are told to it.
+UV      := $(shell command -v uv)
+ifneq ($(UV),)
+  CREATE  := $(UV) venv --quiet --clear --seed --python $(PYTHON) $(VENV)
+  INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps \
+             $(addprefix --find-links ,$(PIP_FIND_LINKS)) $(addprefix --default-index ,$(PIP_INDEX_URL))
+else
+  CREATE  := $(PYTHON) -m venv --clear $(VENV)
+  INSTALL := $(BIN)/python -m pip install -qq --no-deps
+endif
 
 export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-cluster test-full lint bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
 $(STAMP):
-	@command -v $(PYTHON) >/dev/null || { echo "Rayloom needs Python 3.11: install it, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python has no venv module here; on Debian: apt-get install python3.11-venv" >&2; exit 1; }
-	@echo "Installing $$(grep -c == $(LOCK)) packages into $(VENV): a few minutes the first time, then seconds"
-	@$(PIP) install -qq "pip==26.3"
-	@$(PIP) install -qq --no-deps "$(TORCH)" 2>$(VENV)/torch-1.log \
-	  || $(PIP) install -qq --no-deps --index-url $(TORCH_CPU_INDEX) "$(TORCH)" 2>$(VENV)/torch-2.log \
+	@test -n "$(filter $(PYTHONS),$(WANTED))" || { echo "Rayloom needs one of Python $(PYTHONS): install it, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
+	@test "$(call version,$(BIN)/python)" = "$(WANTED)" || $(CREATE) \
+	  || { echo "Python $(WANTED) has no venv module here; on Debian: apt-get install python$(WANTED)-venv" >&2; exit 1; }
+	@echo "Installing $$(grep -c == $(LOCK)) packages for Python $(WANTED) into $(VENV): a few minutes the first time, then seconds"
+	@$(INSTALL) "pip==26.3"
+	@$(INSTALL) "$(TORCH)" 2>$(VENV)/torch-1.log || $(INSTALL) --extra-index-url $(TORCH_CPU_INDEX) "$(TORCH)" 2>$(VENV)/torch-2.log \
 	  || { cat $(VENV)/torch-1.log $(VENV)/torch-2.log; \
 	       echo "$(TORCH) was found neither in the configured package indexes nor in $(TORCH_CPU_INDEX); the reasons stand above. Is the network there?"; exit 1; } >&2
-	@$(PIP) install -qq --no-deps --requirement $(LOCK)
-	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --requirement $(LOCK)
+	@$(INSTALL) --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed-* $(VENV)/torch-*.log
 	@touch $@
 
@@ -37,18 +51,36 @@ demo: setup
 	$(BIN)/rayloom run jobs/quickstart/pipeline.yaml
 	@echo "Where your shell does not know rayloom: source $(BIN)/activate"
 
+# ISA=AVX2 or ISA=AVX512_CORE: the instructions of an older processor, and with them its rounding.
+ifdef ISA
+export ONEDNN_MAX_CPU_ISA      := $(ISA)
+export MKL_ENABLE_INSTRUCTIONS := $(if $(findstring AVX512,$(ISA)),AVX512,AVX2)
+export ATEN_CPU_CAPABILITY     := $(if $(findstring AVX512,$(ISA)),avx512,avx2)
+endif
+PYTEST := $(BIN)/python -m pytest
+# Unit tests share the cores; an engine's test wants all of them.
+UNIT   := $(PYTEST) tests/unit -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
+
 test: setup
 	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
-	$(BIN)/python -m pytest -m "not full and not gpu"
+	@unit=0; $(UNIT) -m "not full and not gpu" || unit=$$?; \
+	  $(PYTEST) tests/integration tests/cluster -m "not full and not gpu" && exit $$unit
 
 test-unit: setup
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT)
 
 test-cluster: setup
-	$(BIN)/python -m pytest tests/cluster
+	$(PYTEST) tests/cluster
 
 test-full: setup
-	$(BIN)/python -m pytest -m "not gpu"
+	@unit=0; $(UNIT) -m "not gpu" || unit=$$?; $(PYTEST) tests/integration tests/cluster -m "not gpu" && exit $$unit
+
+# Rayloom alone, without the engines, in an environment of its own: what checks and explains job files needs none.
+BASE := .venv-base
+test-base:
+	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON),$(PYTHON) -m venv --clear) $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --constraint $(LOCK) . pytest pytest-timeout
+	$(BASE)/bin/python -m pytest --noconftest tests/base
 
 lint: setup
 	$(BIN)/ruff check .
@@ -73,7 +105,7 @@ TRL := .venv-trl
 $(TRL)/bin/python: setup
 	$(PYTHON) -m venv $(TRL)
 	$@ -m pip install --quiet --no-deps "trl==1.16.0"
-	cd $(VENV)/lib/python3.11/site-packages && pwd > $(CURDIR)/$(TRL)/lib/python3.11/site-packages/rayloom-peer.pth
+	cd $(VENV)/lib/python$(WANTED)/site-packages && pwd > $(CURDIR)/$(TRL)/lib/python$(WANTED)/site-packages/rayloom-peer.pth
 
 bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
@@ -123,5 +155,10 @@ monitor:
 print-torch-index:
 	@echo $(TORCH_CPU_INDEX)
 
+# The package as one file that installs elsewhere, with the job files and the locks inside.
+wheel:
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -35,7 +35,9 @@ NOTES = {
 }
 EXTRAS = {"cpu": "cpu,dev", "gpu": "gpu"}
 # Published as source only; everything else must come as a wheel, so that no compiler is needed.
-SOURCE_ONLY = "deepspeed"
+SOURCE_ONLY = ("deepspeed", "rouge-score", "seqeval")
+# One lock serves all of them.
+PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def main() -> None:
@@ -52,6 +54,8 @@ def main() -> None:
         if canonical(entry["metadata"]["name"]) not in LEFT_OUT[options.extra]
     }
     lines = [f"{name}=={version}" for name, version in sorted(pins.items())]
+    for python in PYTHONS:
+        check_wheels(pins, python)
     output.write_text("\n".join([*header(options.extra, report), *lines, ""]), encoding="utf-8")
     sys.stderr.write(f"{output}: {len(pins)} packages\n")
 
@@ -62,7 +66,8 @@ def resolved(extra: str, torch_index: str | None) -> dict[str, Any]:
         report = Path(folder) / "report.json"
         command = [
             sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet",
-            "--only-binary", ":all:", "--no-binary", SOURCE_ONLY, "--report", str(report), f"{ROOT}[{EXTRAS[extra]}]",
+            "--only-binary", ":all:", "--no-binary", ",".join(SOURCE_ONLY),
+            "--report", str(report), f"{ROOT}[{EXTRAS[extra]}]",
         ]  # fmt: skip
         environment = {**os.environ, "DS_BUILD_OPS": "0"}
         if extra == "cpu":
@@ -78,6 +83,17 @@ def resolved(extra: str, torch_index: str | None) -> dict[str, Any]:
             command += ["--constraint", str(shared)]
         subprocess.run(command, check=True, env=environment)
         return json.loads(report.read_text(encoding="utf-8"))
+
+
+def check_wheels(pins: dict[str, str], python: str) -> None:
+    """Raises CalledProcessError, after pip has named the package, if one has no wheel for a version of Python."""
+    # torch's CPU builds have an index of their own, which need not be at hand: it has one for every Python.
+    names = sorted(set(pins) - {*SOURCE_ONLY, "torch"})
+    with tempfile.TemporaryDirectory() as folder:
+        target = ("--python-version", python, "--target", folder)
+        options = ("--dry-run", "--quiet", "--no-deps", "--ignore-installed", "--only-binary", ":all:", *target)
+        command = [sys.executable, "-m", "pip", "install", *options, *(f"{name}=={pins[name]}" for name in names)]
+        subprocess.run(command, check=True)
 
 
 def lock_of(extra: str) -> list[str]:

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from peft import PeftModel
 from support.adapters import trained_adapter
+from support.likelihoods import NEAR_TIE_NATS, leads
 from support.tasks import write_jsonl
+from transformers import AutoModelForCausalLM
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
+from rayloom.text.conversations.render import Renderer
 
 QUESTIONS = ("What is the capital of France?", "What is the capital of Germany?", "Name the largest ocean.")
 
@@ -44,8 +49,13 @@ def test_the_offline_engine_answers_as_transformers_does_and_a_bad_row_fails_alo
     assert failed[0].startswith("empty_text")
     assert "128" in failed[1]
     _, expected, _ = predicted(shared_store, tmp_path, "inside", engine="transformers")
-    # Of the two engines' sums in bf16 the last bits differ, and with them now and then a later word.
-    assert [answer.split()[:3] for answer in answers[:3]] == [answer.split()[:3] for answer in expected[:3]]
+    adapter = shared_store.open(shared_store.resolve("artifact:offline-lora")).path
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.float32), adapter)
+    renderer = Renderer.of_model(smollm2.path)
+    for question, *said in zip(QUESTIONS, answers[:3], expected[:3], strict=True):
+        prompt = renderer.prompt([{"role": "user", "content": question}])
+        for answer in said:
+            assert min(leads(model, prompt, renderer.tokenizer(answer)["input_ids"])) > -NEAR_TIE_NATS
 
 
 @pytest.mark.full

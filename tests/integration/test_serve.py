@@ -11,35 +11,35 @@ from typing import Any
 import httpx
 import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimitError
-from support.service import MODEL, Served, until
+from support.service import CAPITAL, CAPITAL_ANSWER, COUNTING, COUNTING_ANSWER, MODEL, Served, until
 
 from rayloom.serve import api_keys
 from rayloom.serve.load_test.clients import Load, Request
 
 ROOT = Path(__file__).parents[2]
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-ENDLESS = {"model": MODEL, "messages": FRANCE, "max_tokens": 450, "ignore_eos": True, "stream": True}
+ENDLESS = {"model": MODEL, "messages": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
 
 
 def test_a_question_is_answered(served: Served) -> None:
-    answer = served.client.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0, max_tokens=16)  # type: ignore[arg-type]
-    assert "Paris" in str(answer.choices[0].message.content)
+    answer = served.client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=0, max_tokens=16)  # type: ignore[arg-type]
+    assert str(answer.choices[0].message.content).startswith(CAPITAL_ANSWER)
     assert answer.choices[0].finish_reason == "stop"
 
 
 def test_a_stream_comes_in_pieces_and_is_the_same_answer(served: Served) -> None:
-    prompt: dict[str, Any] = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
+    prompt: dict[str, Any] = {"model": MODEL, "prompt": COUNTING, "temperature": 0, "max_tokens": 11}
     whole = served.client.completions.create(**prompt)
     pieces = [piece.choices[0].text for piece in served.client.completions.create(**prompt, stream=True)]
     assert len(pieces) > 1
+    assert whole.choices[0].text.startswith(COUNTING_ANSWER)
     assert "".join(pieces) == whole.choices[0].text
 
 
 def test_stop_strings_seeds_and_log_probabilities(served: Served) -> None:
     counted = served.client.completions.create(
-        model=MODEL, prompt="One, two, three,", max_tokens=24, temperature=0, stop=["five"], logprobs=2
+        model=MODEL, prompt=COUNTING, max_tokens=24, temperature=0, stop=["9"], logprobs=2
     )
-    assert counted.choices[0].text.strip() == "four,"
+    assert counted.choices[0].text == COUNTING_ANSWER.partition("9")[0]
     assert counted.choices[0].logprobs is not None
     sampled = [
         served.client.completions.create(model=MODEL, prompt="Once", max_tokens=8, temperature=1, seed=7)
@@ -58,7 +58,7 @@ def test_an_answer_keeps_to_a_json_schema(served: Served) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
     answer = served.client.chat.completions.create(
         model=MODEL,
-        messages=FRANCE,  # type: ignore[arg-type]
+        messages=CAPITAL,  # type: ignore[arg-type]
         temperature=0,
         max_tokens=80,
         response_format=wanted,  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.service import MODEL, Served
+from support.service import CAPITAL, CAPITAL_ANSWER, MODEL, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -79,7 +79,7 @@ def test_a_question_on_the_page_is_answered_in_a_stream(served: Served, debuggin
     texts, picture = asyncio.run(_chat(served, debugging_port))
     assert "API key" in texts[0]
     assert texts[1] == MODEL
-    assert "Paris" in texts[2]
+    assert CAPITAL_ANSWER in texts[2]
     (tmp_path / "chat.png").write_bytes(picture)
     assert len(picture) > 5000
 
@@ -95,7 +95,8 @@ async def _chat(served: Served, port: int) -> tuple[list[str], bytes]:
             await tab.value(f"at('key').value = {key}; at('key').dispatchEvent(new Event('change'))")
             model = await tab.until("at('model').value")
             await tab.value("at('temperature').value = 0")
-            await tab.value("at('text').value = 'What is the capital of France?'; at('ask').requestSubmit()")
+            question = json.dumps(CAPITAL[0]["content"])
+            await tab.value(f"at('text').value = {question}; at('ask').requestSubmit()")
             await tab.until("document.body.dataset.answered === '2'")
             said = await tab.value("document.querySelector('.assistant').textContent")
             shot = await tab.call("Page.captureScreenshot", format="png")

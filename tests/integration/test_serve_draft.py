@@ -11,14 +11,13 @@ import httpx
 import pytest
 import torch
 from support.models import made
-from support.service import MODEL, Served, free_port, served_by, until, write_job
+from support.service import CAPITAL, CAPITAL_ANSWER, MODEL, Served, free_port, served_by, until, write_job
 from transformers import AutoModelForCausalLM
 
 from rayloom.artifacts.store import Artifact, Store
 
 pytestmark = pytest.mark.full
 NUM_LAYERS = 20
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,9 @@ def drafted(smollm2: Artifact, shared_store: Store, tmp_path_factory: pytest.Tem
 
 
 def test_answers_are_the_served_models(drafted: Served) -> None:
-    asked: dict[str, Any] = {"model": MODEL, "messages": FRANCE, "temperature": 0, "max_tokens": 16}
-    assert "Paris" in str(drafted.client.chat.completions.create(**asked).choices[0].message.content)
+    asked: dict[str, Any] = {"model": MODEL, "messages": CAPITAL, "temperature": 0, "max_tokens": 16}
+    answer = drafted.client.chat.completions.create(**asked).choices[0].message.content
+    assert str(answer).startswith(CAPITAL_ANSWER)
 
 
 def test_some_guesses_are_taken_and_some_are_not(drafted: Served) -> None:

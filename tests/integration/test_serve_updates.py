@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from support.service import MODEL, Served, until
+from support.service import CAPITAL, MODEL, Served, until
 
 from rayloom.serve import control_records
 
 CONTROLLER = "ray::ServeController"
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-ENDLESS: dict[str, Any] = {"model": MODEL, "messages": FRANCE, "max_tokens": 450, "ignore_eos": True, "stream": True}
+ENDLESS: dict[str, Any] = {"model": MODEL, "messages": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
 
 
 @dataclass

@@ -25,6 +25,12 @@ from rayloom.serve import api_keys, control_records
 
 UP_WITHIN_SECONDS = 300.0
 MODEL = "smollm"
+# Asked greedily, SmolLM2 has one answer to these on every processor: test_clear_answers.py holds their lead. Few
+# questions have one: of "the capital of France" the first token leads by 0.1 nats.
+CAPITAL = [{"role": "user", "content": "What is the capital of Japan?"}]
+CAPITAL_ANSWER = "The capital of Japan is Tokyo"
+COUNTING = "1, 2, 3, 4, 5, 6,"
+COUNTING_ANSWER = " 7, 8, 9, 10"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import shutil
-import sys
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from rayloom.artifacts.store import Store
 from rayloom.commands.output import size
 from rayloom.errors import ResourceError
 from rayloom.observe.environment import (
-    PYTHON,
     flavour,
     installed_versions,
     locked_versions,
     requirements,
+    supported_pythons,
     unlike_lock,
     unmet,
 )
@@ -52,10 +51,10 @@ class Finding:
 
 def python() -> Finding:
     found = platform.python_version()
-    if sys.version_info[:2] == PYTHON:
+    supported = supported_pythons()
+    if found in supported:
         return Finding("Python", "ok", found)
-    wanted = ".".join(map(str, PYTHON))
-    return Finding("Python", "missing", f"{found}; the tested set of packages is for {wanted}", f"Install {wanted}.")
+    return Finding("Python", "missing", f"{found}, and Rayloom is for {supported}", f"Install a Python {supported}.")
 
 
 def packages() -> Finding:

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import rayloom
 
-PYTHON = (3, 11)
+
+def supported_pythons() -> SpecifierSet:
+    """The Python versions that the package is for, such as `>=3.11,<3.14`."""
+    return SpecifierSet(importlib.metadata.metadata("rayloom")["Requires-Python"])
 
 
 def installed_versions() -> dict[str, str]:
@@ -37,10 +41,17 @@ def requirements(extra: str) -> list[Requirement]:
     return [r for r in stated if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
+def lock_file(extra: str) -> Path | None:
+    """The lock of `cpu` or `gpu`: the repository's, or the copy that a wheel carries."""
+    package = Path(rayloom.__file__).parent
+    files = [folder / "cluster" / f"requirements-{extra}.txt" for folder in (package, package.parents[1])]
+    return next(filter(Path.is_file, files), None)
+
+
 def locked_versions(extra: str) -> dict[str, str]:
-    """The exact versions that were tested together; empty where Rayloom runs from a wheel without its repository."""
-    lock = Path(rayloom.__file__).parents[2] / "cluster" / f"requirements-{extra}.txt"
-    if not lock.is_file():
+    """The exact versions that were tested together; empty for a package without its locks."""
+    lock = lock_file(extra)
+    if lock is None:
         return {}
     pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in pins}

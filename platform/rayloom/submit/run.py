@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import uuid
 
 import ray
@@ -11,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.artifacts.store import Store
 from rayloom.errors import ResourceError
-from rayloom.observe.environment import PYTHON, flavour, installed_versions, requirements, unmet
+from rayloom.observe.environment import flavour, installed_versions, requirements, supported_pythons, unmet
 from rayloom.observe.ray_session import connect
 
 PROBE_SECONDS = 60.0
@@ -26,9 +25,9 @@ def check_cluster(store: Store) -> None:
 
 def check_versions() -> None:
     """Raises ResourceError where the packages on this node are not those that Rayloom asks for."""
-    if sys.version_info[:2] != PYTHON:
-        wanted = ".".join(map(str, PYTHON))
-        what = f"The cluster runs Python {platform.python_version()}, and Rayloom's packages are for {wanted}"
+    python, supported = platform.python_version(), supported_pythons()
+    if python not in supported:
+        what = f"The cluster runs Python {python}, and Rayloom is for {supported}"
         raise ResourceError(what, fix="Use the image of cluster/, or set up the nodes with its lock.")
     installed = installed_versions()
     problems = unmet(requirements(flavour(installed)), installed)
