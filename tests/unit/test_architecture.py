@@ -41,9 +41,8 @@ RAY_FILES = {
     "serve/applications.py",
     "serve/gateway/deployment.py",
     "serve/gateway/metrics.py",
-    "serve/replicas/llm_engine.py",
+    "serve/replicas/engine_internals.py",
     "serve/replicas/predictor_replica.py",
-    "serve/replicas/prefix_router.py",
     "serve/replicas/engine_replica.py",
     "tune/trials/trial_workers.py",
     "tune/trials/ray_trials.py",
@@ -107,6 +106,37 @@ def test_ray_is_imported_at_the_edge_only(path: Path) -> None:
 def test_the_files_that_may_import_ray_exist_or_are_struck_from_the_list() -> None:
     for file in RAY_FILES & {name_of(path) for path in MODULES}:
         assert any(module.split(".")[0] == "ray" for module in imports(PACKAGE / file))
+
+
+INTERNALS = "serve/replicas/engine_internals.py"
+SERVING = [path for path in MODULES if "serve" in path.relative_to(PACKAGE).parts[:-1] and name_of(path) != INTERNALS]
+
+
+def _private_parts(path: Path) -> Iterator[str]:
+    """What a file touches that an engine keeps private: modules, attributes of other objects, arguments, switches."""
+    yield from (module for module in imports(path) if {"_private", "_internal"} & set(module.split(".")))
+    yield from (module for module in imports(path) if module.split(".")[0] == "vllm")
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in ("__name__", "_exit"):
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            is_parents = isinstance(node.value, ast.Call) and ast.unparse(node.value) == "super()"
+            if not is_own and not is_parents:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.keyword) and node.arg is not None and node.arg.startswith("_"):
+            yield f"{node.arg}="
+        elif isinstance(node, ast.Constant) and str(node.value).startswith(("RAY_SERVE_", "VLLM")):
+            yield str(node.value)
+
+
+@pytest.mark.parametrize("path", SERVING, ids=name_of)
+def test_serving_touches_private_parts_of_engines_in_one_file(path: Path) -> None:
+    assert list(_private_parts(path)) == []
+
+
+def test_the_file_of_private_parts_has_some_of_each_kind() -> None:
+    parts = set(_private_parts(PACKAGE / INTERNALS))
+    assert {"_internal=", "server.engine._engine_client", "vllm.usage.usage_lib", "VLLM::"} <= parts
+    assert any("ray.llm._internal" in part for part in parts)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "specs" in path.parts], ids=name_of)

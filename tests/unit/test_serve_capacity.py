@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from rayloom.errors import InputError
 from rayloom.serve.replicas.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.serve.replicas.vllm_models import architectures_in, served_architectures
 from rayloom.specs.serve import Engine, KvCache
 
 SMOLLM2: dict[str, Any] = {
@@ -126,14 +125,3 @@ def test_a_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
     assert not read_shape(model(tmp_path)).has_chat_template
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert read_shape(tmp_path).has_chat_template
-
-
-def test_architectures_are_the_keys_of_the_registrys_tables() -> None:
-    source = '_TEXT_MODELS = {"A": ("a", "A")}\n_PREVIOUSLY_SUPPORTED_MODELS = {"Old": "0.1"}\nother = {"B": 1}\n'
-    assert architectures_in(source) == {"A"}
-
-
-def test_the_installed_vllm_serves_what_it_is_known_for() -> None:
-    served = served_architectures()
-    assert {"LlamaForCausalLM", "Qwen3ForCausalLM"} <= served
-    assert "T5ForConditionalGeneration" not in served

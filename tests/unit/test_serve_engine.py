@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from rayloom.serve.replicas.capacity import ModelShape, problems
+from rayloom.serve.replicas.engine_internals import tool_parsers
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments
 from rayloom.serve.replicas.request_text import text_of
-from rayloom.serve.replicas.vllm_models import tool_parsers
 from rayloom.specs.serve import Engine, ServedModel
 
 SHAPE = ModelShape("LlamaForCausalLM", 8192, 1000, 1 << 20, None, True)

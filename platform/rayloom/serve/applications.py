@@ -19,7 +19,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from rayloom.serve.gateway.deployment import ENGINE, GatewaySettings, ListeningGateway, ProxiedGateway
 from rayloom.serve.gateway.direct_replica import DirectReplica
-from rayloom.serve.replicas import prefix_router
+from rayloom.serve.replicas.engine_internals import ONE_LOOP, PREFIX_ROUTER, delete_later, with_same_code
 from rayloom.serve.replicas.engine_replica import EngineReplica
 from rayloom.serve.replicas.engine_settings import EngineSettings, PredictorSettings, ReplicaSettings
 from rayloom.serve.replicas.predictor_replica import PredictorReplica
@@ -28,13 +28,10 @@ from rayloom.serve.transport.listener import DRAIN_SECONDS
 from rayloom.specs.serving.autoscaling import Autoscaling
 
 GATEWAY = "gateway"
-SAME_CODE = "1"
-"""Given to Serve as the version of every deployment. Without one it takes each deployment for new code, and replaces
-all replicas where only an option changed."""
+KEPT_CHARACTERS = 4_000_000
+"""Of the beginnings of requests that the prefix router knows; the oldest are forgotten above it."""
 MAX_CONNECTIONS = 4096
 """Requests that a gateway behind proxies holds at once; how many a model takes is the model's own limit."""
-# One event loop, uvloop's, for Serve and for what runs in it: no hop between two threads for each message.
-_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 # Rayloom keeps its own access log; Serve's would write a line at each of three hops.
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -69,8 +66,8 @@ def deploy_models(
 
 def deploy_direct(name: str, engine: EngineSettings, front: GatewaySettings, host: str, port: int) -> None:
     """Asks Serve for replicas that listen themselves."""
-    deployment = _deployment(DirectReplica, engine, DRAIN_SECONDS).options(
-        num_replicas=engine.served.autoscaling.min_replicas, version=SAME_CODE, _internal=True
+    deployment = with_same_code(
+        _deployment(DirectReplica, engine, DRAIN_SECONDS), num_replicas=engine.served.autoscaling.min_replicas
     )
     target = serve.RunTarget(deployment.bind(engine, front, host, port), name=name, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
@@ -95,7 +92,7 @@ def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], nu
 def _gateway(
     replica: type, settings: GatewaySettings, routes: Mapping[str, Any], resources: Mapping[str, Any]
 ) -> serve.Deployment:
-    return serve.deployment(
+    deployment = serve.deployment(
         replica,
         name=GATEWAY,
         num_replicas=settings.num_gateways,
@@ -103,8 +100,9 @@ def _gateway(
         max_ongoing_requests=MAX_CONNECTIONS,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=_QUIET,
-        ray_actor_options={**resources, "runtime_env": {"env_vars": _ONE_LOOP}},
-    ).options(version=SAME_CODE, _internal=True)
+        ray_actor_options={**resources, "runtime_env": {"env_vars": ONE_LOOP}},
+    )
+    return with_same_code(deployment)
 
 
 def model_application(
@@ -112,13 +110,9 @@ def model_application(
 ) -> serve.Application:
     scaling = model.served.autoscaling
     replica = PredictorReplica if isinstance(model, PredictorSettings) else EngineReplica
-    deployment = _deployment(replica, model, drain_seconds).options(
-        max_queued_requests=scaling.max_queued_requests // num_gateways,
-        version=SAME_CODE,
-        _internal=True,
-        **_scaling(scaling),
-    )
-    return deployment.bind(model)
+    queue = scaling.max_queued_requests // num_gateways
+    deployment = _deployment(replica, model, drain_seconds)
+    return with_same_code(deployment, max_queued_requests=queue, **_scaling(scaling)).bind(model)
 
 
 def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> serve.Deployment:
@@ -130,7 +124,7 @@ def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> 
         replica,
         name=ENGINE,
         # An engine's replica only talks itself; what computes for it is counted by the bundles.
-        ray_actor_options={"num_cpus": 0, "num_gpus": num_own_gpus, "runtime_env": {"env_vars": _ONE_LOOP}},
+        ray_actor_options={"num_cpus": 0, "num_gpus": num_own_gpus, "runtime_env": {"env_vars": ONE_LOOP}},
         placement_group_bundles=bundles,
         max_constructor_retry_count=1,
         health_check_period_s=2,
@@ -146,10 +140,10 @@ def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
         limits = {
             "imbalanced_threshold": autoscaling.max_imbalance_requests,
             "do_eviction": True,
-            "eviction_threshold_chars": prefix_router.KEPT_CHARACTERS,
+            "eviction_threshold_chars": KEPT_CHARACTERS,
         }
         router["request_router_config"] = RequestRouterConfig(
-            request_router_class=prefix_router.PrefixRouter, request_router_kwargs=limits
+            request_router_class=PREFIX_ROUTER, request_router_kwargs=limits
         )
     return router | {
         "max_ongoing_requests": autoscaling.max_ongoing_requests,
@@ -201,7 +195,7 @@ def retire(models: Mapping[str, ReplicaSettings], num_gateways: int, drain_secon
     """Lets applications that get no new requests end in their own time, and does not wait for it."""
     deploy_models(models, num_gateways, drain_seconds)
     for name in models:
-        serve.delete(name, _blocking=False)
+        delete_later(name)
 
 
 def ask(application: str, path: str, body: bytes) -> tuple[int, bytes]:

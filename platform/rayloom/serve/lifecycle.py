@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.engine_errors import reported_cause
 from rayloom.errors import ResourceError
@@ -17,8 +19,8 @@ from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
 from rayloom.serve.gateway.deployment import GatewaySettings
-from rayloom.serve.host import service_processes
 from rayloom.serve.replicas.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.engine_internals import PROCESS_TITLES, served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import (
     EngineSettings,
     PredictorSettings,
@@ -30,7 +32,6 @@ from rayloom.serve.replicas.engine_settings import (
     shape_of,
 )
 from rayloom.serve.replicas.predictor_requests import endpoint_of
-from rayloom.serve.replicas.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServeSpec
 
 POLL_SECONDS = 0.5
@@ -246,3 +247,16 @@ def front_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
         may_sleep=frozenset(served.name for served in spec.served if served.autoscaling.min_replicas == 0),
         adapters={served.name: served.adapters for served in spec.models if served.adapters is not None},
     )
+
+
+def service_processes() -> list[str]:
+    """Engines, replicas, proxies and controllers among the processes that this one started, each as `pid name`."""
+    running = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline()) or process.name()
+        except psutil.NoSuchProcess:
+            continue
+        if process.status() != psutil.STATUS_ZOMBIE and title.startswith(PROCESS_TITLES):
+            running.append(f"{process.pid} {title[:60]}")
+    return running

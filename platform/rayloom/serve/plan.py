@@ -13,9 +13,9 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.ports import check_port
 from rayloom.serve.replicas.adapters import Shelf, carries
 from rayloom.serve.replicas.capacity import ModelShape, cache_room, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.engine_internals import served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
-from rayloom.serve.replicas.vllm_models import served_architectures, tool_parsers
 from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
-from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -25,6 +24,8 @@ from rayloom.serve.gateway.metrics import RequestMetrics
 from rayloom.serve.gateway.routes import Route, Routes, Share, all_of
 from rayloom.serve.gateway.stored_keys import StoredKeys
 from rayloom.serve.replicas.adapters import Shelf
+from rayloom.serve.replicas.engine_internals import model_handle
+from rayloom.serve.replicas.request_text import RequestBody
 from rayloom.serve.transport.answer_channel import Switchboard
 from rayloom.serve.transport.asgi_call import Application
 from rayloom.serve.transport.frames import Frames
@@ -74,7 +75,7 @@ class ReplicaBackend:
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
         with self.board.expecting() as (back, frames):
-            answer = handle.http.remote(call.path, call.headers, call.body, back)
+            answer = handle.http.remote(call.path, call.headers, RequestBody(call.body), back)
             self.unaccepted.add(frames)
             following = asyncio.ensure_future(self._follow(answer, frames))
             self.followed.add(following)
@@ -148,7 +149,7 @@ class GatewayReplica:
         board = self._board = self._board or await _switchboard()
         before = self._backends
         self._backends = {
-            application: before.get(application) or ReplicaBackend(_handle(application), board)
+            application: before.get(application) or ReplicaBackend(model_handle(ENGINE, application), board)
             for model in routes["models"].values()
             for application, _ in model["shares"]
         }
@@ -244,12 +245,3 @@ def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:
             sink(request)
 
     return record
-
-
-def _handle(application: str) -> Any:
-    # Where Serve's own config is applied, a model's application may only now be being made: requests then wait for it.
-    handle = serve.get_deployment_handle(ENGINE, app_name=application, _check_exists=False)
-    # Frames are bytes already; by value they go over one connection instead of through the object store.
-    return handle.options(
-        stream=True, _by_reference=False, request_serialization="pickle", response_serialization="noop"
-    )

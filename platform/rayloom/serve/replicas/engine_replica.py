@@ -11,14 +11,24 @@ import json
 import logging
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.engine_errors import CAUSE, printed_cause
 from rayloom.errors import InputError, RayloomError
+from rayloom.serve.replicas.adapters import base_digests_of
 from rayloom.serve.replicas.answering import AnsweringReplica, Write
 from rayloom.serve.replicas.cores import Lease, bindable_cores, lease
+from rayloom.serve.replicas.engine_internals import (
+    adapter_loader,
+    http_application,
+    is_engine_dead,
+    load_named_adapter,
+    one_process_engine,
+    started_server,
+)
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
 from rayloom.specs.serve import Adapters
@@ -48,11 +58,11 @@ class RunningEngine:
             raise RuntimeError(f"{CAUSE}{error}") from None
         except Exception as error:
             raise RuntimeError(f"{CAUSE}{printed_cause(_printed(printed_before)) or error}") from error
-        return cls(server, await server.__serve_build_asgi_app__(), cores)
+        return cls(server, await http_application(server), cores)
 
     async def load_adapter(self) -> None:
         """Makes the adapter that Serve's request names ready. Raises RayloomError or ValueError."""
-        await self._server._maybe_resolve_lora_from_multiplex()
+        await load_named_adapter(self._server)
 
     async def check_health(self) -> None:
         self.end_where_it_died()
@@ -61,7 +71,7 @@ class RunningEngine:
     def end_where_it_died(self) -> None:
         """A replica whose engine's process died ends at once: to the gateway it is then a lost replica like any other,
         which asks another one, where vLLM would answer each request with an error of its own."""
-        if self._server.engine._engine_client.errored:
+        if is_engine_dead(self._server):
             _LOG.error("the engine's process died; the replica ends and is started anew")
             os._exit(1)
 
@@ -120,29 +130,30 @@ def _lease(num_cores: int) -> Lease | None:
 async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
     folder = str(opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version).path)
     draft_folder = str(opened_artifact(settings.store_uri, *settings.draft).path) if settings.draft else None
-    from ray.llm._internal.common.callbacks.base import CallbackConfig
-    from ray.serve.llm import LLMConfig
-    from ray.serve.llm.deployment import LLMServer
-
-    from rayloom.serve.replicas.llm_engine import ModelIsHere, one_process_engine, store_loader
-
-    engine = settings.served.engine
+    engine, bases = settings.served.engine, frozenset(settings.base_digests)
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}
-    config = LLMConfig(
-        model_loading_config={"model_id": settings.served.name, "model_source": folder},
-        engine_kwargs=engine_arguments(settings, draft_folder),
-        placement_group_config={"bundles": [resource] * max(1, engine.gpus_per_replica)},
-        callback_config=CallbackConfig(callback_class=ModelIsHere),
-        lora_config=_lora_config(settings.served.adapters),
-    )
+    config = {
+        "model_loading_config": {"model_id": settings.served.name, "model_source": folder},
+        "engine_kwargs": engine_arguments(settings, draft_folder),
+        "placement_group_config": {"bundles": [resource] * max(1, engine.gpus_per_replica)},
+        "lora_config": _lora_config(settings.served.adapters),
+    }
     on_cores = cores.inherited if cores else nullcontext
-    server = LLMServer.sync_init(
+    return await started_server(
         config,
-        engine_cls=None if engine.gpus_per_replica else one_process_engine(on_cores),
-        model_downloader=store_loader(Store(settings.store_uri), frozenset(settings.base_digests)),
+        None if engine.gpus_per_replica else one_process_engine(on_cores),
+        adapter_loader(partial(_adapter_folder, Store(settings.store_uri), bases)),
+        skips_download=True,
     )
-    await server.start()
-    return server
+
+
+def _adapter_folder(store: Store, base_digests: frozenset[str], engine_name: str) -> str:
+    """Where this node has the adapter that the engine knows as `MODEL:ADAPTER@VERSION`. Raises InputError."""
+    model, _, name = engine_name.partition(":")
+    manifest = store.resolve(name)
+    if not base_digests & base_digests_of(manifest):
+        raise InputError(f"{manifest.id} was trained on another model than {model}")
+    return str(store.open(manifest).path)
 
 
 def _lora_config(adapters: Adapters | None) -> dict[str, Any] | None:

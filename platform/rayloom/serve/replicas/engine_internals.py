@@ -1,0 +1,206 @@
+"""The only file that touches what Ray Serve, ray.serve.llm and vLLM keep private, each in a function that says what it
+relies on.
+
+`tests/unit/test_engine_internals.py` holds each expectation against the installed versions. Nothing heavy is imported
+before a function is called: `rayloom plan` and the gateway need no vLLM. Written for Ray 2.60 and vLLM 0.32.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import functools
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray import serve
+    from ray.llm._internal.common.callbacks.base import CallbackConfig
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
+
+    from rayloom.serve.transport.asgi_call import Application
+
+# -- Ray Serve ---------------------------------------------------------------------------------------------------------
+
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Environment of a replica: Serve and what runs in it share one event loop, uvloop's, so that no message hops between
+two threads. Ray reads both names in `ray.serve._private.constants`."""
+
+PROCESS_TITLES = ("VLLM::", "ray::ServeReplica", "ray::ProxyActor", "ray::ServeController")
+"""How the processes of a service name themselves: vLLM's by `set_process_title`, Ray's after the actor's class."""
+
+PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
+"""Sends requests that begin alike to one replica. It takes a request's text from the first argument that has an
+attribute `messages` or `prompt` (see `request_text.RequestBody`)."""
+
+_SAME_CODE = "1"
+
+
+def with_same_code(deployment: serve.Deployment, **options: Any) -> serve.Deployment:
+    """The deployment with these options and a version that never changes.
+
+    Without one, Serve takes each deployment for new code and replaces all replicas where only an option changed. It
+    warns of `version` unless `_internal` is set.
+    """
+    return deployment.options(version=_SAME_CODE, _internal=True, **options)
+
+
+def model_handle(deployment: str, application: str) -> Any:
+    """A handle on a deployment whose streams are frames of bytes; its application may not exist yet.
+
+    `_check_exists=False`: where Serve builds applications from its own config, a model's may be under construction, and
+    requests wait for it. `_by_reference=False` with these serializations: arguments and frames go over one connection
+    instead of through the object store, and frames as they are.
+    """
+    from ray import serve
+
+    handle = serve.get_deployment_handle(deployment, app_name=application, _check_exists=False)
+    return handle.options(
+        stream=True, _by_reference=False, request_serialization="pickle", response_serialization="noop"
+    )
+
+
+def delete_later(application: str) -> None:
+    """Lets an application end when its replicas have finished what they compute; does not wait (`_blocking`)."""
+    from ray import serve
+
+    serve.delete(application, _blocking=False)
+
+
+# -- ray.serve.llm -----------------------------------------------------------------------------------------------------
+
+
+def no_download() -> CallbackConfig:
+    """Skips the download step, which would import vLLM in one more process to find nothing to do.
+
+    Relies on a callback's `ctx.run_init_node`, which `initialize_node` reads.
+    """
+    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+
+    class ModelIsHere(CallbackBase):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.ctx.run_init_node = False
+
+    return CallbackConfig(callback_class=ModelIsHere)
+
+
+def adapter_loader(folder_of: Callable[[str], str]) -> type[LoraModelLoader]:
+    """A loader of adapters from folders of this node; ray.serve.llm's own takes object-store addresses only.
+
+    `folder_of`: from the engine's name of an adapter to its folder; called in a thread. Relies on
+    `load_model_from_config`, which is called with the two names below, and on the fields of `DiskMultiplexConfig`.
+    """
+    from ray.llm._internal.common.models import global_id_manager
+    from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
+    from ray.llm._internal.serve.utils.lora_serve_utils import LoraModelLoader
+
+    class FolderLoader(LoraModelLoader):  # type: ignore[misc]
+        async def load_model_from_config(self, lora_model_id: str, llm_config: LLMConfig) -> DiskMultiplexConfig:
+            del llm_config
+            return DiskMultiplexConfig(
+                model_id=lora_model_id,
+                max_total_tokens=None,
+                local_path=await asyncio.to_thread(folder_of, lora_model_id),
+                lora_assigned_int_id=global_id_manager.next(),
+            )
+
+    return FolderLoader
+
+
+def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> type[VLLMEngine]:
+    """An engine class whose scheduler and model share one process, which is started inside `on_cores()`.
+
+    ray.serve.llm insists on vLLM's executor with a process for each worker; with one worker that process only waits.
+    Relies on `_prepare_engine_config` (it gives arguments, frontend arguments and configuration) and on
+    `_start_async_llm_engine` (it starts vLLM's threads); vLLM's executor in the same process is called `uni`.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    class OneProcessEngine(VLLMEngine):  # type: ignore[misc]
+        def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
+            arguments, frontend, _ = super()._prepare_engine_config(callback_ctx)
+            arguments.distributed_executor_backend = "uni"
+            return arguments, frontend, arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+
+        def _start_async_llm_engine(self, *arguments: Any, **named: Any) -> Any:
+            with on_cores():
+                return super()._start_async_llm_engine(*arguments, **named)
+
+    return OneProcessEngine
+
+
+async def started_server(
+    config: dict[str, Any], engine: type[VLLMEngine] | None, loader: type[LoraModelLoader], *, skips_download: bool
+) -> Any:
+    """ray.serve.llm's server with its engine, outside a deployment of its own. `config`: the fields of an LLMConfig.
+
+    Relies on `sync_init` and `start`, which ray.serve.llm has for its tests.
+    """
+    from ray.serve.llm import LLMConfig
+    from ray.serve.llm.deployment import LLMServer
+
+    callback = {"callback_config": no_download()} if skips_download else {}
+    server = LLMServer.sync_init(LLMConfig(**config, **callback), engine_cls=engine, model_downloader=loader)
+    await server.start()
+    return server
+
+
+async def http_application(server: Any) -> Application:
+    """vLLM's own HTTP application on the server's engine: what Ray calls where a replica answers HTTP itself."""
+    application: Application = await server.__serve_build_asgi_app__()
+    return application
+
+
+async def load_named_adapter(server: Any) -> None:
+    """Makes the adapter that Serve's request names (its multiplexed model id) ready in the engine.
+
+    The server's methods and its HTTP middleware call the same; there its errors would become a 500.
+    """
+    await server._maybe_resolve_lora_from_multiplex()
+
+
+def is_engine_dead(server: Any) -> bool:
+    """Whether the engine failed for good, as vLLM's client knows at once; `check_health` would have to be awaited."""
+    return bool(server.engine._engine_client.errored)
+
+
+# -- vLLM --------------------------------------------------------------------------------------------------------------
+
+_REGISTRY = Path("model_executor", "models", "registry.py")
+_TOOL_PARSERS = Path("tool_parsers", "__init__.py")
+_NOT_SERVED = ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS")
+
+
+@functools.cache
+def served_architectures() -> frozenset[str]:
+    """Class names as in `architectures` of config.json; empty where vLLM is not installed on this machine.
+
+    Read off the source, since importing vLLM takes seconds: the keys of the registry's tables
+    `_…_MODELS = {"Architecture": ("module", "class"), …}`.
+    """
+    return _table_keys(_REGISTRY, lambda name: name.endswith("_MODELS") and name not in _NOT_SERVED)
+
+
+@functools.cache
+def tool_parsers() -> frozenset[str]:
+    """Names for `engine.tool_parser`, read off the tables `…_TO_REGISTER` in the same way."""
+    return _table_keys(_TOOL_PARSERS, lambda name: name.endswith("_TO_REGISTER"))
+
+
+def _table_keys(file: Path, is_table: Callable[[str], bool]) -> frozenset[str]:
+    """The string keys of the dictionaries that a file of vLLM assigns to such names."""
+    installed = importlib.util.find_spec("vllm")
+    folders = installed.submodule_search_locations if installed else None
+    keys: set[str] = set()
+    for node in ast.parse((Path(folders[0]) / file).read_text(encoding="utf-8")).body if folders else ():
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and is_table(target.id) and isinstance(value, ast.Dict):
+            keys |= {key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return frozenset(keys)
