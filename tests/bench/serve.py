@@ -30,8 +30,8 @@ from hardware import hardware
 from serve_scale import measured_kill, measured_ramp
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.load_test.bench import Target, closed_loop
-from rayloom.serve.load_test.clients import Request, Summary, summary
+from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, closed_loop
+from rayloom.serve.load_test.figures import Summary, summary
 from rayloom.specs.base import JobSpec
 
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
@@ -50,17 +50,17 @@ class SpeedOnly(JobSpec):
     """A model whose answers nobody reads."""
 
 
-def fresh(num: int, new_tokens: int, words: str = "") -> list[Request]:
+def fresh(num: int, new_tokens: int, words: str = "") -> list[LoadRequest]:
     """Requests that nobody asked before, so that no prefix is found in a cache."""
     return [
-        Request(f"{next(_numbers)}: tell me a story about the sea. {words}", new_tokens, {"ignore_eos": True})
+        LoadRequest(f"{next(_numbers)}: tell me a story about the sea. {words}", new_tokens, {"ignore_eos": True})
         for _ in range(num)
     ]
 
 
-def asked(endpoint: Endpoint, num_clients: int, requests: Sequence[Request]) -> Summary:
+def asked(endpoint: Endpoint, num_clients: int, requests: Sequence[LoadRequest]) -> Summary:
     """Every request once, by so many clients."""
-    target = Target(endpoint.url, endpoint.model, endpoint.headers)
+    target = LoadTarget(endpoint.url, endpoint.model, endpoint.headers)
     answers = asyncio.run(closed_loop(target, requests, num_clients))
     found = summary(answers)
     if found.num_failed:
@@ -150,7 +150,7 @@ def measure_caches(store: Store, bf16: Artifact, rounds: int) -> dict[str, Any]:
         asked(endpoint, 1, fresh(4, 4))
         for _ in range(rounds):
             prefix = f"{next(_numbers)} " + "the waves roll on and on " * 165
-            times = [_first_token(endpoint, Request(f"{prefix} Part {part}?", 2)) for part in range(3)]
+            times = [_first_token(endpoint, LoadRequest(f"{prefix} Part {part}?", 2)) for part in range(3)]
             misses.append(times[0])
             hits += times[1:]
         for _ in range(rounds):
@@ -166,7 +166,7 @@ def measure_caches(store: Store, bf16: Artifact, rounds: int) -> dict[str, Any]:
     }
 
 
-def _first_token(endpoint: Endpoint, request: Request) -> float:
+def _first_token(endpoint: Endpoint, request: LoadRequest) -> float:
     found = asked(endpoint, 1, [request]).time_to_first_token
     assert found is not None
     return found.p50

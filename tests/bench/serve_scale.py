@@ -10,7 +10,8 @@ import aiohttp
 import psutil
 from endpoints import Endpoint
 
-from rayloom.serve.load_test.clients import Answer, Load, Request, ask, summary
+from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, ask, closed_loop, repeated
+from rayloom.serve.load_test.figures import summary
 
 STEPS = (1, 4, 16, 64)
 MOST_SECONDS = 120.0
@@ -34,22 +35,24 @@ def measured_ramp(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-async def _ramp(endpoint: Endpoint) -> list[Answer]:
-    requests = [Request(f"Story {number}, please.", 24, {"ignore_eos": True}) for number in range(512)]
-    answers: list[Answer] = []
+async def _ramp(endpoint: Endpoint) -> list[MeasuredAnswer]:
+    requests = [LoadRequest(f"Story {number}, please.", 24, {"ignore_eos": True}) for number in range(512)]
+    answers: list[MeasuredAnswer] = []
     began = time.monotonic()
     for num_clients in STEPS:
-        load = Load(endpoint.url, endpoint.model, requests, num_clients, headers=endpoint.headers)
-        is_last = num_clients == STEPS[-1]
+        step: list[MeasuredAnswer] = []
 
-        def is_over(running: Load, is_last: bool = is_last, num_clients: int = num_clients) -> bool:
-            replicas = {answer.replica for answer in running.answers}
-            late = time.monotonic() - began > MOST_SECONDS
-            return late or (len(running.answers) > num_clients and (not is_last or len(replicas) > 1))
+        def is_over(step: list[MeasuredAnswer] = step, num_clients: int = num_clients) -> bool:
+            has_grown = num_clients != STEPS[-1] or len({answer.replica for answer in step}) > 1
+            return time.monotonic() - began > MOST_SECONDS or (len(step) > num_clients and has_grown)
 
-        await load.run(is_over)
-        answers += load.answers
+        await closed_loop(_target(endpoint), repeated(requests, is_over), num_clients, step.append)
+        answers += step
     return answers
+
+
+def _target(endpoint: Endpoint) -> LoadTarget:
+    return LoadTarget(endpoint.url, endpoint.model, endpoint.headers)
 
 
 def measured_kill(endpoint: Endpoint) -> dict[str, Any]:
@@ -67,18 +70,19 @@ def measured_kill(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-async def _kill(endpoint: Endpoint) -> tuple[list[Answer], float]:
-    requests = [Request(f"Story {number}, please.", 64, {"ignore_eos": True}) for number in range(64)]
-    load = Load(endpoint.url, endpoint.model, requests, 48, headers=endpoint.headers)
-    running = asyncio.create_task(load.run(lambda done: len(done.answers) > 16))
+async def _kill(endpoint: Endpoint) -> tuple[list[MeasuredAnswer], float]:
+    requests = [LoadRequest(f"Story {number}, please.", 64, {"ignore_eos": True}) for number in range(64)]
+    answers: list[MeasuredAnswer] = []
+    asked = repeated(requests, lambda: len(answers) > 16)
+    running = asyncio.create_task(closed_loop(_target(endpoint), asked, 48, answers.append))
     await asyncio.sleep(3)
     _replica_processes()[0].kill()
     killed = time.monotonic()
     async with aiohttp.ClientSession(headers=endpoint.headers) as session:
-        after = await ask(session, endpoint.url, endpoint.model, Request("Hello again.", 2), time.perf_counter())
+        after = await ask(session, _target(endpoint), LoadRequest("Hello again.", 2), time.perf_counter())
     seconds = time.monotonic() - killed
     await running
-    return [*load.answers, after], seconds
+    return [*answers, after], seconds
 
 
 def _replica_processes() -> list[psutil.Process]:

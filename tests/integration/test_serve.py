@@ -14,7 +14,7 @@ from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimi
 from support.service import CAPITAL, CAPITAL_ANSWER, COUNTING, COUNTING_ANSWER, MODEL, Served, until
 
 from rayloom.serve import api_keys
-from rayloom.serve.load_test.clients import Load, Request
+from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, closed_loop, repeated
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = {"model": MODEL, "messages": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
@@ -164,13 +164,13 @@ def test_clients_that_hang_up_free_their_slots(served: Served) -> None:
 
 def test_a_full_queue_is_a_429_and_the_rest_is_answered(served: Served) -> None:
     """The replica takes 24 and 32 may wait: of 100 at once some are refused, and every other one is answered whole."""
-    load = Load(served.running.url, MODEL, [Request("Tell me a story.", 8, {"ignore_eos": True})], 100)
-    load.headers = served.headers
-    asyncio.run(load.run(lambda running: len(running.answers) > 0))
-    statuses = [answer.status for answer in load.answers]
+    target, answers = LoadTarget(served.running.url, MODEL, served.headers), list[MeasuredAnswer]()
+    requests = repeated([LoadRequest("Tell me a story.", 8, {"ignore_eos": True})], lambda: len(answers) > 0)
+    asyncio.run(closed_loop(target, requests, 100, answers.append))
+    statuses = [answer.status for answer in answers]
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= 24
-    assert all(answer.num_tokens == 8 for answer in load.answers if answer.status == 200)
+    assert all(answer.num_tokens == 8 for answer in answers if answer.status == 200)
 
 
 def test_a_port_in_use_is_one_sentence(served: Served) -> None:

@@ -15,7 +15,8 @@ import pytest
 from support.service import MODEL, Running, free_port, running, until, write_job
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.load_test.clients import Load, Request, prompts
+from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, closed_loop, repeated
+from rayloom.serve.load_test.prompts import made_up_prompts
 
 pytestmark = pytest.mark.full
 MOST_SECONDS = 240.0
@@ -48,16 +49,16 @@ def ask(service: Running, prompt: str = "Hello") -> httpx.Response:
 
 
 def test_it_grows_under_load_and_every_request_is_answered(service: Running) -> None:
-    requests = [Request(text, 24, {"ignore_eos": True}) for text in islice(prompts(), 64)]
-    load, began = Load(service.url, MODEL, requests, 16), time.monotonic()
+    requests = [LoadRequest(text, 24, {"ignore_eos": True}) for text in islice(made_up_prompts(), 64)]
+    answers, began = list[MeasuredAnswer](), time.monotonic()
 
-    def is_over(load: Load) -> bool:
-        grown = len({answer.replica for answer in load.answers}) == 2
+    def is_over() -> bool:
+        grown = len({answer.replica for answer in answers}) == 2
         return grown or time.monotonic() - began > MOST_SECONDS
 
-    asyncio.run(load.run(is_over))
-    assert all(answer.is_whole for answer in load.answers)
-    assert len({answer.replica for answer in load.answers}) == 2
+    asyncio.run(closed_loop(LoadTarget(service.url, MODEL), repeated(requests, is_over), 16, answers.append))
+    assert all(answer.is_whole for answer in answers)
+    assert len({answer.replica for answer in answers}) == 2
 
 
 def test_requests_that_begin_alike_go_to_one_replica(service: Running) -> None:

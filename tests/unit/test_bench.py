@@ -15,8 +15,17 @@ import pytest
 
 from rayloom.cli import main
 from rayloom.errors import InputError
-from rayloom.serve.load_test.bench import Limits, Target, goodput, open_loop, poisson_arrivals, prompts_in, requests_of
-from rayloom.serve.load_test.clients import Answer, Request
+from rayloom.serve.load_test.clients import (
+    LoadRequest,
+    LoadTarget,
+    MeasuredAnswer,
+    closed_loop,
+    open_loop,
+    poisson_arrivals,
+    repeated,
+)
+from rayloom.serve.load_test.figures import LatencyObjectives, goodput
+from rayloom.serve.load_test.prompts import prompts_in, requests_of
 
 STREAM = [
     {"choices": [{"delta": {"content": "one"}}]},
@@ -92,30 +101,42 @@ def test_unusable_prompts_are_said(tmp_path: Path, text: str, said: str) -> None
         prompts_in(tmp_path / "prompts")
 
 
-def answer(first: float, total: float, tokens: int = 11, status: int = 200) -> Answer:
-    return Answer(0.0, status, first, total, tokens)
+def answer(first: float, total: float, tokens: int = 11, status: int = 200) -> MeasuredAnswer:
+    return MeasuredAnswer(0.0, status, first, total, tokens)
 
 
 @pytest.mark.parametrize(
     ("limits", "good"),
     [
-        (Limits(), 3),
-        (Limits(first_token_seconds=0.5), 2),
-        (Limits(per_token_seconds=0.1), 2),
-        (Limits(latency_seconds=1.2), 1),
-        (Limits(0.5, 0.1, 1.2), 1),
+        (LatencyObjectives(), 3),
+        (LatencyObjectives(first_token_seconds=0.5), 2),
+        (LatencyObjectives(per_token_seconds=0.1), 2),
+        (LatencyObjectives(latency_seconds=1.2), 1),
+        (LatencyObjectives(0.5, 0.1, 1.2), 1),
     ],
 )
-def test_good_answers_keep_to_every_limit(limits: Limits, good: int) -> None:
+def test_good_answers_keep_to_every_limit(limits: LatencyObjectives, good: int) -> None:
     answers = [answer(0.2, 1.2), answer(0.9, 1.9), answer(0.4, 2.4), answer(0.1, 0.2, status=429)]
     found = goodput(answers, limits, seconds=2.0)
     assert found == {"requests_per_second": good / 2, "share": good / 4}
 
 
+def test_in_a_closed_loop_no_client_has_two_requests_out_and_the_loop_ends_when_told(url: str) -> None:
+    answers: list[MeasuredAnswer] = []
+    requests = repeated([LoadRequest("one", 2), LoadRequest("two", 2)], lambda: len(answers) >= 7)
+    returned = asyncio.run(closed_loop(LoadTarget(url, "m"), requests, 3, answers.append))
+    assert returned == answers
+    assert 7 <= len(answers) < 7 + 3
+    assert all(answer.is_whole for answer in answers)
+    ends = sorted(answer.started_seconds + answer.total_seconds for answer in answers)
+    for number, answer in enumerate(sorted(answers, key=lambda answer: answer.started_seconds)):
+        assert sum(end <= answer.started_seconds for end in ends) >= number - 2
+
+
 def test_in_an_open_loop_requests_do_not_wait_for_answers(url: str) -> None:
     """The endpoint answers none of the five before all have come."""
     arrivals = [0.0, 0.0, 0.01, 0.02, 0.02]
-    answers = asyncio.run(open_loop(Target(url, "m"), [Request("together", 2)] * 5, arrivals))
+    answers = asyncio.run(open_loop(LoadTarget(url, "m"), [LoadRequest("together", 2)] * 5, arrivals))
     assert all(answer.is_whole and answer.num_tokens == 2 for answer in answers)
     assert all(answer.started_seconds >= at - 0.001 for answer, at in zip(answers, arrivals, strict=True))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.serve.load_test.clients import Answer, percentiles, summary
+from rayloom.serve.load_test.clients import MeasuredAnswer
+from rayloom.serve.load_test.figures import percentiles, summary
 
 
-def answer(started: float, total: float, tokens: int, first: float | None = 0.5, **changes: object) -> Answer:
+def answer(started: float, total: float, tokens: int, first: float | None = 0.5, **changes: object) -> MeasuredAnswer:
     facts = {"status": 200, "replica": "a"} | changes
-    return Answer(started, first_token_seconds=first, total_seconds=total, num_tokens=tokens, **facts)  # type: ignore[arg-type]
+    return MeasuredAnswer(started, first_token_seconds=first, total_seconds=total, num_tokens=tokens, **facts)  # type: ignore[arg-type]
 
 
 def test_rates_are_over_the_time_from_the_first_request_to_the_last_answer() -> None:

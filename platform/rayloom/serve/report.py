@@ -7,12 +7,7 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.report_page import Section, chart, table, text
-
-_TIMES = {
-    "time_to_first_token": "time to first token",
-    "time_per_output_token": "time per output token",
-    "latency": "whole answer",
-}
+from rayloom.serve.load_test.report import TIMES
 
 
 def sections(artifact: Artifact) -> list[Section]:
@@ -38,7 +33,7 @@ def _load_sections(load: dict[str, Any], replicas: list[list[float]]) -> list[Se
         ("requests/s", load["requests_per_second"]),
     ]
     times = [
-        (name, *(load[key][part] for part in ("p50", "p90", "p99", "max"))) for key, name in _TIMES.items() if load[key]
+        (name, *(load[key][part] for part in ("p50", "p90", "p99", "max"))) for key, name in TIMES.items() if load[key]
     ]
     by_replica = list(load["requests_by_replica"].items())
     body = table(("what", "value"), facts) + table(("seconds", "p50", "p90", "p99", "longest"), times)

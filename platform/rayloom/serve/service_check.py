@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,9 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.observe.progress import progress, say
 from rayloom.serve.lifecycle import Service
-from rayloom.serve.load_test.clients import Answer, Load, Request, Summary, prompts, summary
+from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, closed_loop, repeated
+from rayloom.serve.load_test.figures import Summary, summary
+from rayloom.serve.load_test.prompts import made_up_prompts
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
 from rayloom.specs.serve import ServeCheck, ServedModel, ServedPredictor
@@ -36,11 +39,11 @@ def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     answer = _asked(service.url, served.name, wanted, api_key)
     (directory / ANSWER_FILE).write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"{served.name} on {wanted.prompt!r}: {answer['answer']}")
-    load, replicas = _loaded(service, served, wanted, api_key)
-    write_answers(load.answers, directory / REQUESTS_FILE)
-    found = summary(load.answers)
-    metrics |= {"answer": answer, "load": found.plain(), "replicas_over_time": replicas}
-    return Outcome("report", metrics, headline=_headline(served, found, wanted))
+    answers, replicas = _loaded(service, served, wanted, api_key)
+    write_answers(answers, directory / REQUESTS_FILE)
+    figures = summary(answers)
+    metrics |= {"answer": answer, "load": figures.plain(), "replicas_over_time": replicas}
+    return Outcome("report", metrics, headline=_headline(served, figures, wanted))
 
 
 def _predicted(service: Service, served: ServedPredictor, api_key: str) -> dict[str, Any]:
@@ -80,52 +83,61 @@ def _asked(url: str, model: str, wanted: ServeCheck, api_key: str) -> dict[str, 
 
 def _loaded(
     service: Service, served: ServedModel, wanted: ServeCheck, api_key: str
-) -> tuple[Load, list[tuple[float, int]]]:
-    """The load, and the number of running replicas by seconds since it began."""
-    requests = [Request(text, wanted.max_new_tokens, {"ignore_eos": True}) for text in islice(prompts(), NUM_PROMPTS)]
-    headers = {"authorization": f"Bearer {api_key}"}
-    load = Load(service.url, served.name, requests, wanted.load_clients, headers=headers)
+) -> tuple[list[MeasuredAnswer], list[tuple[float, int]]]:
+    """The answers under load, and the number of running replicas by seconds since it began."""
+    extra = {"ignore_eos": True}
+    requests = [LoadRequest(text, wanted.max_new_tokens, extra) for text in islice(made_up_prompts(), NUM_PROMPTS)]
+    target = LoadTarget(service.url, served.name, {"authorization": f"Bearer {api_key}"})
     most, began = served.autoscaling.max_replicas, time.monotonic()
-    replicas: list[tuple[float, int]] = []
+    answers, replicas = list[MeasuredAnswer](), list[tuple[float, int]]()
 
-    def is_over(running: Load) -> bool:
-        everyone_asked = len(running.answers) >= wanted.load_clients
-        took_traffic = len({answer.replica for answer in running.answers if answer.is_whole})
-        late = time.monotonic() - began > wanted.timeout_seconds
-        return late or (everyone_asked and took_traffic >= most)
+    async def watch() -> None:
+        with progress("loading", None, "answers") as bar:
+            while True:
+                now = await asyncio.to_thread(service.replicas)
+                replicas.append((round(time.monotonic() - began, 1), now.get(served.name, 0)))
+                bar.advance(len(answers) - bar.done, f"{replicas[-1][1]} of {most} replicas")
+                await asyncio.sleep(1)
 
-    with progress("loading", None, "answers") as bar:
+    async def load() -> None:
+        watching = asyncio.create_task(watch())
 
-        async def tick(running: Load) -> None:
-            now = await asyncio.to_thread(service.replicas)
-            replicas.append((round(time.monotonic() - began, 1), now.get(served.name, 0)))
-            bar.advance(len(running.answers) - bar.done, f"{replicas[-1][1]} of {most} replicas")
+        def is_over() -> bool:
+            everyone_asked = len(answers) >= wanted.load_clients
+            took_traffic = len({answer.replica for answer in answers if answer.is_whole})
+            late = time.monotonic() - began > wanted.timeout_seconds
+            return late or watching.done() or (everyone_asked and took_traffic >= most)
 
-        asyncio.run(load.run(is_over, tick))
-    _raise_unless_good(load, most, wanted)
-    return load, replicas
+        await closed_loop(target, repeated(requests, is_over), wanted.load_clients, answers.append)
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching  # raises where it failed: the load ends then
+
+    asyncio.run(load())
+    _raise_unless_good(answers, most, wanted, service.url)
+    return answers, replicas
 
 
-def _raise_unless_good(load: Load, most: int, wanted: ServeCheck) -> None:
-    failed = [answer for answer in load.answers if not answer.is_whole]
+def _raise_unless_good(answers: list[MeasuredAnswer], most: int, wanted: ServeCheck, url: str) -> None:
+    failed = [answer for answer in answers if not answer.is_whole]
     if failed:
         first = failed[0].error or f"status {failed[0].status}"
-        what = f"{len(failed)} of {len(load.answers)} requests failed under load, the first with: {first}"
-        raise QualityError(what, where=load.url, fix="Look into the log, or lower check.load_clients.")
-    took_traffic = len({answer.replica for answer in load.answers})
+        what = f"{len(failed)} of {len(answers)} requests failed under load, the first with: {first}"
+        raise QualityError(what, where=url, fix="Look into the log, or lower check.load_clients.")
+    took_traffic = len({answer.replica for answer in answers})
     if took_traffic < most:
         what = f"Only {took_traffic} of {most} replicas took requests within {wanted.timeout_seconds:g} s of load"
         fix = "Raise check.load_clients or check.timeout_seconds, or lower autoscaling.target_ongoing_requests."
-        raise QualityError(what, where=load.url, fix=fix)
+        raise QualityError(what, where=url, fix=fix)
 
 
-def write_answers(answers: list[Answer], path: Path) -> None:
+def write_answers(answers: list[MeasuredAnswer], path: Path) -> None:
     path.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in answers), encoding="utf-8")
 
 
-def _headline(served: ServedModel, found: Summary, wanted: ServeCheck) -> str:
-    first = f", first token after {found.time_to_first_token.p50:.2f} s" if found.time_to_first_token else ""
+def _headline(served: ServedModel, figures: Summary, wanted: ServeCheck) -> str:
+    first = f", first token after {figures.time_to_first_token.p50:.2f} s" if figures.time_to_first_token else ""
     return (
-        f"{served.name} answers {wanted.contains!r}; {len(found.requests_by_replica)} replicas under "
-        f"{wanted.load_clients} clients: {found.tokens_per_second:.0f} tokens/s{first}"
+        f"{served.name} answers {wanted.contains!r}; {len(figures.requests_by_replica)} replicas under "
+        f"{wanted.load_clients} clients: {figures.tokens_per_second:.0f} tokens/s{first}"
     )

@@ -14,23 +14,10 @@ from rayloom.commands.endpoint.chat import KEY_VARIABLE, open_client, served_mod
 from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.progress import progress, say
-from rayloom.serve.load_test.bench import (
-    Limits,
-    Target,
-    closed_loop,
-    goodput,
-    open_loop,
-    poisson_arrivals,
-    requests_of,
-)
-from rayloom.serve.load_test.clients import Answer, summary
-from rayloom.serve.load_test.report import rendered
-
-_SHOWN = {
-    "time_to_first_token": "time to first token",
-    "time_per_output_token": "time per output token",
-    "latency": "whole answer",
-}
+from rayloom.serve.load_test.clients import LoadTarget, MeasuredAnswer, closed_loop, open_loop, poisson_arrivals
+from rayloom.serve.load_test.figures import LatencyObjectives, goodput, summary
+from rayloom.serve.load_test.prompts import requests_of
+from rayloom.serve.load_test.report import TIMES, rendered
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -40,7 +27,7 @@ def bench(options: argparse.Namespace) -> int:
     requests = requests_of(options.prompts, options.requests, options.max_new_tokens, extra)
     with progress("loading", len(requests), "answers") as bar:
 
-        def on_answer(_: Answer) -> None:
+        def on_answer(_: MeasuredAnswer) -> None:
             bar.advance()
 
         if options.rate is None:
@@ -50,8 +37,8 @@ def bench(options: argparse.Namespace) -> int:
             load = f"{options.rate:g} requests/s, Poisson arrivals (seed {options.seed})"
             arrivals = poisson_arrivals(len(requests), options.rate, options.seed)
             answers = asyncio.run(open_loop(target, requests, arrivals, on_answer))
-    limits = Limits(options.good_ttft, options.good_tpot, options.good_latency)
-    result = result_of(target, load, answers, limits)
+    objectives = LatencyObjectives(options.good_ttft, options.good_tpot, options.good_latency)
+    result = result_of(target, load, answers, objectives)
     _tell(result, options)
     if options.save is not None:
         options.save.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -63,15 +50,17 @@ def bench(options: argparse.Namespace) -> int:
     return 1 if result["num_failed"] else 0
 
 
-def result_of(target: Target, load: str, answers: Sequence[Answer], limits: Limits) -> dict[str, Any]:
+def result_of(
+    target: LoadTarget, load: str, answers: Sequence[MeasuredAnswer], objectives: LatencyObjectives
+) -> dict[str, Any]:
     """All figures as plain values."""
-    found = summary(answers)
+    figures = summary(answers)
     errors = Counter(answer.error or f"status {answer.status}" for answer in answers if not answer.is_whole)
-    head: dict[str, Any] = {"url": target.url, "model": target.model, "load": load, **found.plain()}
-    return head | {"goodput": goodput(answers, limits, found.seconds), "errors": dict(errors.most_common())}
+    head: dict[str, Any] = {"url": target.url, "model": target.model, "load": load, **figures.plain()}
+    return head | {"goodput": goodput(answers, objectives, figures.seconds), "errors": dict(errors.most_common())}
 
 
-def _target(options: argparse.Namespace) -> Target:
+def _target(options: argparse.Namespace) -> LoadTarget:
     client = open_client(options.url)
     models = served_models(client, options.url)
     model = options.model or models[0]
@@ -79,7 +68,7 @@ def _target(options: argparse.Namespace) -> Target:
         raise InputError(f"There is no model {model} at this address", where=options.url, fix=f"There are: {models}.")
     url = str(client.base_url).rstrip("/").removesuffix("/v1")
     key = os.environ.get(KEY_VARIABLE)
-    return Target(url, model, {"authorization": f"Bearer {key}"} if key else {})
+    return LoadTarget(url, model, {"authorization": f"Bearer {key}"} if key else {})
 
 
 def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:
@@ -87,7 +76,7 @@ def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:
         emit_json(result)
         return
     table = plain_table("seconds", "p50", "p90", "p99", "longest")
-    for key, name in _SHOWN.items():
+    for key, name in TIMES.items():
         if result[key]:
             table.add_row(name, *(f"{result[key][part]:.4f}" for part in ("p50", "p90", "p99", "max")))
     console().print(table)

@@ -1,38 +1,32 @@
-"""Clients that load an endpoint and measure it: time to first token, time per token, whole latency, tokens per second.
+"""Clients that load an endpoint, in a closed loop or by arrivals, and what each of their requests got.
 
-Each client asks, reads the stream to its end, and asks again. Time is taken where the bytes arrive, so queueing in the
-server counts and decoding in the client does not.
+In a closed loop each client sends its next request when the last one is answered, so a slow server is asked less. In an
+open loop requests come at random moments (Poisson arrivals) however slow the server is, as in life; only there does a
+queue grow. Time is taken where the bytes arrive, so queueing in the server counts and decoding in the client does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import count
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import aiohttp
-import numpy as np
 
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER
 
-_SUBJECTS = (
-    "the sea",
-    "a mountain village",
-    "an old clock",
-    "the first train",
-    "bread",
-    "a rainy day",
-    "the moon",
-    "bees",
-)
+FAILURE_PAUSE_SECONDS = 0.2
+"""Between a client's requests where one failed: a server that refuses is not asked a thousand times a second."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class MeasuredAnswer:
     """One request and what came back."""
 
     started_seconds: float
@@ -51,7 +45,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadRequest:
     """What a client sends."""
 
     prompt: str
@@ -60,10 +54,82 @@ class Request:
     """Further fields of the body, such as `ignore_eos`."""
 
 
-async def ask(session: aiohttp.ClientSession, url: str, model: str, request: Request, began: float) -> Answer:
-    """One streamed chat request."""
+@dataclass(frozen=True)
+class LoadTarget:
+    """What is loaded."""
+
+    url: str
+    model: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+OnAnswer = Callable[[MeasuredAnswer], None]
+
+
+async def closed_loop(
+    target: LoadTarget, requests: Iterable[LoadRequest], num_clients: int, on_answer: OnAnswer = lambda _: None
+) -> list[MeasuredAnswer]:
+    """Each request once: every client sends the next one when it has its answer."""
+    waiting, answers = iter(requests), list[MeasuredAnswer]()
+    async with _session(target) as session:
+        began = time.perf_counter()
+
+        async def client() -> None:
+            for request in waiting:
+                answer = await ask(session, target, request, began)
+                answers.append(answer)
+                on_answer(answer)
+                if not answer.is_whole:
+                    await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+
+        await asyncio.gather(*(client() for _ in range(num_clients)))
+    return answers
+
+
+def repeated(requests: Sequence[LoadRequest], is_over: Callable[[], bool]) -> Iterator[LoadRequest]:
+    """The requests over and over, until `is_over` when the next one is due."""
+    for request in cycle(requests):
+        if is_over():
+            return
+        yield request
+
+
+async def open_loop(
+    target: LoadTarget, requests: Sequence[LoadRequest], arrivals: Sequence[float], on_answer: OnAnswer = lambda _: None
+) -> list[MeasuredAnswer]:
+    """Each request once, at its own second, whether the ones before are answered or not."""
+    async with _session(target) as session:
+        began = time.perf_counter()
+
+        async def at(seconds: float, request: LoadRequest) -> MeasuredAnswer:
+            await asyncio.sleep(began + seconds - time.perf_counter())
+            answer = await ask(session, target, request, began)
+            on_answer(answer)
+            return answer
+
+        return await asyncio.gather(*(at(second, each) for second, each in zip(arrivals, requests, strict=True)))
+
+
+def poisson_arrivals(num_requests: int, per_second: float, seed: int) -> list[float]:
+    """Seconds at which requests come: gaps are exponential, so that each moment is as likely as any other."""
+    generator, now, arrivals = random.Random(seed), 0.0, list[float]()
+    for _ in range(num_requests):
+        now += generator.expovariate(per_second)
+        arrivals.append(now)
+    return arrivals
+
+
+@asynccontextmanager
+async def _session(target: LoadTarget) -> AsyncIterator[aiohttp.ClientSession]:
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=target.headers) as session:
+        yield session
+
+
+async def ask(session: aiohttp.ClientSession, target: LoadTarget, request: LoadRequest, began: float) -> MeasuredAnswer:
+    """One streamed chat request. `began`: when the load did."""
     body = {
-        "model": model,
+        "model": target.model,
         "messages": [{"role": "user", "content": request.prompt}],
         "max_tokens": request.max_new_tokens,
         "stream": True,
@@ -74,7 +140,7 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, request: Req
     first: float | None = None
     num_tokens, status, replica, error = 0, 0, "", ""
     try:
-        async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+        async with session.post(f"{target.url}/v1/chat/completions", json=body) as response:
             status, replica = response.status, response.headers.get(REPLICA_HEADER, "")
             if status != 200:
                 error = _message(await response.read())
@@ -89,7 +155,7 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, request: Req
                     error = error or (chunk.get("error") or {}).get("message", "")
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
         error = f"{type(failure).__name__}: {failure}"
-    return Answer(sent - began, status, first, time.perf_counter() - sent, num_tokens, replica, error)
+    return MeasuredAnswer(sent - began, status, first, time.perf_counter() - sent, num_tokens, replica, error)
 
 
 def _has_text(chunk: dict[str, Any]) -> bool:
@@ -101,112 +167,3 @@ def _message(body: bytes) -> str:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, LookupError, TypeError):
         return body[:200].decode("utf-8", "replace")
-
-
-@dataclass
-class Load:
-    """A running closed loop; `answers` grows while it runs."""
-
-    url: str
-    model: str
-    requests: Sequence[Request]
-    num_clients: int
-    answers: list[Answer] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    async def run(self, is_over: Callable[[Load], bool], tick: Callable[[Load], Awaitable[None]] | None = None) -> None:
-        """Every client asks the next request, over and over, until `is_over`; those under way are read to their end."""
-        began = time.perf_counter()
-        number = 0
-        connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self.headers) as session:
-
-            async def client() -> None:
-                nonlocal number
-                while not is_over(self):
-                    request = self.requests[number % len(self.requests)]
-                    number += 1
-                    answer = await ask(session, self.url, self.model, request, began)
-                    self.answers.append(answer)
-                    if not answer.is_whole:
-                        await asyncio.sleep(0.2)  # a refusing server is not asked a thousand times a second
-
-            async def ticking() -> None:
-                while tick is not None:
-                    await tick(self)
-                    await asyncio.sleep(1)
-
-            ticker = asyncio.create_task(ticking())
-            try:
-                await asyncio.gather(*(client() for _ in range(self.num_clients)))
-            finally:
-                ticker.cancel()
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """In seconds."""
-
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the clients saw."""
-
-    num_requests: int
-    num_failed: int
-    seconds: float
-    tokens_per_second: float
-    requests_per_second: float
-    time_to_first_token: Percentiles | None
-    time_per_output_token: Percentiles | None
-    latency: Percentiles | None
-    requests_by_replica: dict[str, int]
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def summary(answers: Sequence[Answer]) -> Summary:
-    """Over whole answers, from the first request sent to the last answer read."""
-    whole = [answer for answer in answers if answer.is_whole]
-    seconds = max((a.started_seconds + a.total_seconds for a in whole), default=0.0)
-    seconds -= min((a.started_seconds for a in whole), default=0.0)
-    per_token = [
-        (a.total_seconds - a.first_token_seconds) / (a.num_tokens - 1)
-        for a in whole
-        if a.first_token_seconds is not None and a.num_tokens > 1
-    ]
-    replicas = sorted({a.replica for a in whole if a.replica})
-    return Summary(
-        num_requests=len(answers),
-        num_failed=len(answers) - len(whole),
-        seconds=round(seconds, 3),
-        tokens_per_second=_rate(sum(a.num_tokens for a in whole), seconds),
-        requests_per_second=_rate(len(whole), seconds),
-        time_to_first_token=percentiles([a.first_token_seconds for a in whole if a.first_token_seconds is not None]),
-        time_per_output_token=percentiles(per_token),
-        latency=percentiles([a.total_seconds for a in whole]),
-        requests_by_replica={replica: sum(a.replica == replica for a in whole) for replica in replicas},
-    )
-
-
-def percentiles(values: Sequence[float]) -> Percentiles | None:
-    if not values:
-        return None
-    p50, p90, p99, largest = np.percentile(values, (50, 90, 99, 100))
-    return Percentiles(*(round(float(value), 4) for value in (p50, p90, p99, largest)))
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 2) if seconds else 0.0
-
-
-def prompts() -> Iterator[str]:
-    """Different questions without end, so that no answer comes out of the prefix cache whole."""
-    for number in count():
-        yield f"Tell me story number {number + 1} about {_SUBJECTS[number % len(_SUBJECTS)]}."

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayloom.observe.report_page import Section, chart, page, table
-from rayloom.serve.load_test.clients import Answer
 
-_TIMES = {
+if TYPE_CHECKING:
+    from rayloom.serve.load_test.clients import MeasuredAnswer
+
+TIMES = {
     "time_to_first_token": "time to first token",
     "time_per_output_token": "time per output token",
     "latency": "whole answer",
 }
+"""Measured times by their key, as people read them."""
 
 
-def rendered(result: dict[str, Any], answers: Sequence[Answer]) -> str:
+def rendered(result: dict[str, Any], answers: Sequence[MeasuredAnswer]) -> str:
     """`result`: as `rayloom bench --json` prints it."""
     load = result["load"]
     facts = [
@@ -31,7 +34,7 @@ def rendered(result: dict[str, Any], answers: Sequence[Answer]) -> str:
         ("good answers", f"{result['goodput']['share']:.1%}"),
     ]
     parts = ("p50", "p90", "p99", "max")
-    times = [(name, *(result[key][part] for part in parts)) for key, name in _TIMES.items() if result[key]]
+    times = [(name, *(result[key][part] for part in parts)) for key, name in TIMES.items() if result[key]]
     sections = [
         Section("Result", table(("what", "value"), facts)),
         Section("Seconds", table(("seconds", "p50", "p90", "p99", "longest"), times)),
@@ -42,7 +45,7 @@ def rendered(result: dict[str, Any], answers: Sequence[Answer]) -> str:
     return page(f"{result['model']} under load", load, sections)
 
 
-def _over_time(answers: Sequence[Answer]) -> str:
+def _over_time(answers: Sequence[MeasuredAnswer]) -> str:
     from matplotlib.figure import Figure
 
     whole = [answer for answer in answers if answer.is_whole]
