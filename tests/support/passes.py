@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ class InProcess:
         return [found[item] for item in items]
 
 
-def cleaned(folder: Path, job: dict[str, Any], num_chunk_bytes: int = 1 << 20) -> Artifact:
-    """The artifact of a cleaning job, made without Ray."""
+def cleaned(
+    folder: Path,
+    job: dict[str, Any],
+    num_chunk_bytes: int = 1 << 20,
+    change: Callable[[CleanSpec], CleanSpec] = lambda spec: spec,
+) -> Artifact:
+    """The artifact of a cleaning job, made without Ray. `change`: what a job file cannot say."""
     (folder / "job.yaml").write_text(json.dumps({"kind": "clean", "name": "n"} | job))
     store = Store(str(folder / f"store-{num_chunk_bytes}"), cache=folder / "cache")
 
@@ -55,4 +61,6 @@ def cleaned(folder: Path, job: dict[str, Any], num_chunk_bytes: int = 1 << 20) -
         return Outcome(audit.content(spec), numbers, headline=audit.headline(numbers))
 
     loaded = load_job(folder / "job.yaml", [f"chunk_bytes={num_chunk_bytes}"])
-    return build(resolve(loaded, store), store, stage)[0]
+    resolved = resolve(loaded, store)
+    assert isinstance(resolved.spec, CleanSpec)
+    return build(replace(resolved, spec=change(resolved.spec)), store, stage)[0]

@@ -8,6 +8,7 @@ import pytest
 
 from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition
 from rayloom.data.rules.document_rules import Kept, judge_of
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import TextView, is_unspaced
@@ -40,7 +41,7 @@ def _reason(drop: Drop | None) -> str | None:
 
 
 def _gopher(text: str, **changes: Any) -> str | None:
-    return _reason(gopher.judge(TextView(text), GopherRules(**changes)))
+    return _reason(gopher.judge(ExaminedText(text), GopherRules(**changes)))
 
 
 # -- the thresholds that were published --------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def test_gopher(text: str, changes: dict[str, Any], reason: str | None) -> None:
 
 
 def test_the_measured_value_is_told() -> None:
-    drop = gopher.judge(TextView("the and of 1234 " * 20), GopherRules())
+    drop = gopher.judge(ExaminedText("the and of 1234 " * 20), GopherRules())
     assert drop == Drop("too_few_alphabetic_words", 0.75)
 
 
@@ -183,20 +184,20 @@ def test_duplicate_ngram_share() -> None:
     ],
 )
 def test_repetition(text: str, reason: str) -> None:
-    assert _reason(repetition.judge(TextView(text), _folded(text), RepetitionRules())) == reason
+    assert _reason(repetition.judge(ExaminedText(text), RepetitionRules())) == reason
 
 
 def test_a_paragraph_said_twice_is_found_by_its_ngrams() -> None:
     text = f"{PROSE} {PROSE}"
-    assert _reason(repetition.judge(TextView(text), _folded(text), RepetitionRules())) == "repeats_5_grams"
+    assert _reason(repetition.judge(ExaminedText(text), RepetitionRules())) == "repeats_5_grams"
     rules = RepetitionRules(max_duplicate_ngram_characters_share={10: 0.1})
-    assert _reason(repetition.judge(TextView(text), _folded(text), rules)) == "repeats_10_grams"
+    assert _reason(repetition.judge(ExaminedText(text), rules)) == "repeats_10_grams"
 
 
 def test_chinese_repetition_counts_characters() -> None:
-    assert repetition.judge(TextView(CHINESE), _folded(CHINESE), RepetitionRules()) is None
+    assert repetition.judge(ExaminedText(CHINESE), RepetitionRules()) is None
     twice = CHINESE + CHINESE
-    assert _reason(repetition.judge(TextView(twice), _folded(twice), RepetitionRules())) == "repeats_5_grams"
+    assert _reason(repetition.judge(ExaminedText(twice), RepetitionRules())) == "repeats_5_grams"
 
 
 # -- C4 ----------------------------------------------------------------------------------------------------------------
@@ -222,11 +223,11 @@ def test_c4_lines(line: str, kept: bool) -> None:
 
 def test_c4_documents() -> None:
     page = "Menu\nThe first sentence has words enough.\nThe second one has them too [1]. And so has the third."
-    assert c4.judge(page, C4Rules()) == "\n".join(page.split("\n")[1:]).replace(" [1]", " ")
-    assert c4.judge(page, C4Rules(min_sentences=4)) == Drop("too_few_sentences", 3)
-    assert c4.judge(f"{page} {{}}", C4Rules()) == Drop("curly_bracket", 1)
-    assert c4.judge(f"Lorem ipsum. {page}", C4Rules()) == Drop("lorem_ipsum", 1)
-    assert c4.judge("Menu\nHome", C4Rules()) == Drop("too_few_sentences", 0)
+    assert c4.without_lines(page, C4Rules()) == "\n".join(page.split("\n")[1:]).replace(" [1]", " ")
+    assert c4.without_lines(page, C4Rules(min_sentences=4)) == Drop("too_few_sentences", 3)
+    assert c4.without_lines(f"{page} {{}}", C4Rules()) == Drop("curly_bracket", 1)
+    assert c4.without_lines(f"Lorem ipsum. {page}", C4Rules()) == Drop("lorem_ipsum", 1)
+    assert c4.without_lines("Menu\nHome", C4Rules()) == Drop("too_few_sentences", 0)
 
 
 def test_c4_counts_sentences() -> None:
@@ -239,7 +240,7 @@ def test_c4_counts_sentences() -> None:
 
 def test_c4_in_chinese() -> None:
     text = CHINESE.replace("。", "。\n")
-    assert c4.judge(text, C4Rules()) == text.strip()
+    assert c4.without_lines(text, C4Rules()) == text.strip()
 
 
 # -- FineWeb -----------------------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def test_c4_in_chinese() -> None:
     ],
 )
 def test_fineweb(lines: list[str], reason: str | None) -> None:
-    assert _reason(fineweb.judge(TextView("\n".join(lines)), FineWebRules())) == reason
+    assert _reason(fineweb.judge(ExaminedText("\n".join(lines)), FineWebRules())) == reason
 
 
 # -- language ----------------------------------------------------------------------------------------------------------
@@ -268,12 +269,15 @@ GERMAN = "Der Hafen liegt an der Mündung eines kleinen Flusses, und die Boote f
 def test_language(text: str, code: str) -> None:
     found, confidence = language.identified(text, 1500)
     assert found == code and confidence > 0.65
-    assert language.judge(text, LanguageRules(allowed=(code,))) == code
-    assert _reason(language.judge(text, LanguageRules(allowed=("fi",)))) == "wrong_language"  # type: ignore[arg-type]
+    examined = ExaminedText(text)
+    assert language.judge(examined, LanguageRules(allowed=(code,))) is None
+    assert examined.notes == {f"languages/{code}": 1}
+    assert _reason(language.judge(examined, LanguageRules(allowed=("fi",)))) == "wrong_language"
 
 
 def test_a_text_of_no_language_is_unsure() -> None:
-    assert language.judge("qx zzv 12 :: kpf", LanguageRules()) == Drop("unsure_language", pytest.approx(0.2, abs=0.2))
+    drop = language.judge(ExaminedText("qx zzv 12 :: kpf"), LanguageRules())
+    assert drop == Drop("unsure_language", pytest.approx(0.2, abs=0.2))
 
 
 def test_beginning_middle_and_end_of_a_long_text_are_looked_at() -> None:
@@ -288,16 +292,17 @@ def test_beginning_middle_and_end_of_a_long_text_are_looked_at() -> None:
 def test_special_characters() -> None:
     assert characters.special_share("ab c_!") == pytest.approx(2 / 6)
     assert characters.special_share("") == 0.0
-    drop = characters.judge(TextView("a!b?c*d"), CharacterRules())
+    drop = characters.judge(ExaminedText("a!b?c*d"), CharacterRules())
     assert drop == Drop("too_many_special_characters", pytest.approx(3 / 7))
-    assert characters.judge(TextView(CHINESE), CharacterRules()) is None
+    assert characters.judge(ExaminedText(CHINESE), CharacterRules()) is None
 
 
 def test_length() -> None:
     text = "first line\nsecond line here\nthird"
     assert characters.fitted(text, LengthRules()) == [text]
-    assert characters.fitted(text, LengthRules(min_characters=50)) == Drop("too_few_characters", len(text))
-    assert characters.fitted(text, LengthRules(max_characters=20)) == Drop("too_many_characters", len(text))
+    for rules, reason in ((LengthRules(min_characters=50), "few"), (LengthRules(max_characters=20), "many")):
+        drop = characters.judge_length(ExaminedText(text), rules)
+        assert drop == Drop(f"too_{reason}_characters", len(text))
     split = LengthRules(max_characters=20, when_longer="split")
     assert characters.fitted(text, split) == ["first line", "second line here", "third"]
     truncate = LengthRules(max_characters=20, when_longer="truncate")
@@ -311,11 +316,11 @@ def test_a_split_document_becomes_pieces_that_are_judged_alone() -> None:
     rules = Rules(length=length, repetition=None)
     judgements = judge_of(Normalisation(), rules)(f"{PROSE}\n{PROSE[:60]}")
     assert isinstance(judgements[0], Kept) and judgements[0].was_shortened
-    assert judgements[1] == Drop("too_few_words", 13)
+    assert judgements[1] == Drop("too_few_words", 13, rule="gopher")
 
 
 def test_families_can_be_turned_off() -> None:
     nothing = Rules(gopher=None, repetition=None, characters=None)
     (judgement,) = judge_of(Normalisation(), nothing)("word! " * 3)
     assert isinstance(judgement, Kept)
-    assert judge_of(Normalisation(), nothing)(" \n ") == [Drop("too_few_characters", 0)]
+    assert judge_of(Normalisation(), nothing)(" \n ") == [Drop("too_few_characters", 0, rule="length")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from support.passes import cleaned
 
 from rayloom.data.rules import sensitive
 from rayloom.data.rules.document_rules import Kept, judge_of
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.sensitive import WordList
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.rules.word_lists import words_of
@@ -21,9 +23,12 @@ from rayloom.specs.cleaning.rules import Rules, SensitiveRules
 
 
 def _masked(text: str) -> str:
-    found = sensitive.judge(text, SensitiveRules())
-    assert not isinstance(found, Drop)
-    return found[0]
+    return judged(text)[0].text
+
+
+def judged(text: str, listed_words: Sequence[str] = (), **rules: Any) -> tuple[ExaminedText, Drop | None]:
+    examined = ExaminedText(text, listed_words)
+    return examined, sensitive.judge(examined, SensitiveRules(**rules))
 
 
 @pytest.mark.parametrize(
@@ -61,29 +66,31 @@ def test_what_is_masked_is_not_found_again(text: str) -> None:
 
 
 def test_what_was_masked_is_counted_by_kind() -> None:
-    found = sensitive.judge("a@b.org, c@d.org and 8.8.8.8", SensitiveRules(ip_address="keep"))
-    assert found == ("[EMAIL], [EMAIL] and 8.8.8.8", Counter(email=2))
+    found, drop = judged("a@b.org, c@d.org and 8.8.8.8", ip_address="keep")
+    assert (found.text, found.notes, drop) == ("[EMAIL], [EMAIL] and 8.8.8.8", {"masked/email": 2}, None)
 
 
 def test_dropping() -> None:
-    assert sensitive.judge("mail a@b.org", SensitiveRules(email="drop")) == Drop("has_email", 1)
-    assert not isinstance(sensitive.judge("no address", SensitiveRules(email="drop")), Drop)
+    assert judged("mail a@b.org", email="drop")[1] == Drop("has_email", 1)
+    assert judged("no address", email="drop")[1] is None
 
 
 def test_listed_words_are_whole_words_in_any_case() -> None:
     words = ("scam", "get rich", "诈骗")
     assert WordList(words).count("A SCAM, a scam. Scampi and scams; get rich!") == 3
     assert WordList(words).count("这是诈骗信息") == 1
-    rules = SensitiveRules(words=words, max_listed_words=1)
-    assert not isinstance(sensitive.judge("one scam", rules), Drop)
-    assert sensitive.judge("a scam to get rich", rules, WordList(words)) == Drop("listed_words", 2)
+    assert judged("one scam", words=words, max_listed_words=1)[1] is None
+    assert judged("a scam to get rich", words=words, max_listed_words=1)[1] == Drop("listed_words", 2)
+    assert judged("a scam to get rich", ("get rich",), words=("scam",), max_listed_words=1)[1] == Drop(
+        "listed_words", 2
+    )
 
 
 def test_a_job_masks_what_its_documents_hold() -> None:
     rules = Rules(gopher=None, repetition=None, sensitive=SensitiveRules())
     (judgement,) = judge_of(Normalisation(), rules)("Ask anna@example.org about the boat.")
     assert isinstance(judgement, Kept)
-    assert judgement.text == "Ask [EMAIL] about the boat." and judgement.masked == Counter(email=1)
+    assert judgement.text == "Ask [EMAIL] about the boat." and judgement.notes == {"masked/email": 1}
     assert judgement.folded.content == b"ask [email] about the boat."
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from rayloom.data import samples
 from rayloom.data.kept_documents import Judged
-from rayloom.data.row_counts import Tally, by_part
+from rayloom.data.row_counts import Tally, by_part, noted
+from rayloom.data.rules import registry
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.base import Content
 from rayloom.specs.clean import CleanSpec
@@ -97,8 +98,7 @@ def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], counts: Counte
         "duplicates": found,
         "sources": sources,
         "domains": {domain: dict(numbers) for domain, numbers in domains.items()},
-        "masked": by_part(tally.masked, 1),
-        "languages": by_part(tally.languages, 1),
+        **{family.notes: noted(tally.notes, family.notes) for family in registry.RULES if family.notes},
         "lengths": dict(sorted(tally.lengths.items())),
     }
 

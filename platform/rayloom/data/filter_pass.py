@@ -107,14 +107,13 @@ class _Result:
                 self.tally.kept[name] += 1
                 self.tally.shortened[name] += judgement.was_shortened
                 self.tally.characters[name] += len(judgement.text)
-                self.tally.masked.update({f"{name}/{kind}": count for kind, count in judgement.masked.items()})
-                if judgement.language:
-                    self.tally.languages[f"{name}/{judgement.language}"] += 1
+                self.tally.notes.update({f"{name}/{note}": count for note, count in judgement.notes.items()})
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
             else:
                 self.tally.dropped[f"{name}/{judgement.reason}"] += 1
                 self.hits += [hit | self._place(file, number, piece) for hit in judgement.hits]
                 about = {"reason": judgement.reason, "value": round(float(judgement.value), 6)}
+                about |= {"rule": judgement.rule} if judgement.rule else {}
                 self.rejects.append(self._place(file, number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
 
     def _place(self, file: int, row: int, piece: int = 0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayloom.artifacts.store import Artifact
+from rayloom.data.rules.registry import active
 from rayloom.data.sources.source_files import input_files, reading_jobs
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
@@ -34,9 +35,7 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
     sheet.add("files read side by side", len(reading_jobs(spec, files)))
     sheet.add("scratch space at most", f"{int(total * MAX_SCRATCH_RATIO):,} bytes (gone when the job is done)")
     for domain in sorted({source.domain for source in spec.sources}):
-        rules = spec.rules_of(domain)
-        families = ("length", "characters", "language", "sensitive", "c4", "gopher", "repetition", "fineweb")
-        sheet.add(f"rules for {domain}", ", ".join(name for name in families if getattr(rules, name) is not None))
+        sheet.add(f"rules for {domain}", ", ".join(family.name for family, _ in active(spec.rules_of(domain))))
     sheet.add("duplicates", _duplicates(spec.deduplication))
     if spec.perplexity is not None:
         sheet.add("perplexity", f"judged by {spec.perplexity.model}, first {spec.perplexity.max_tokens:,} tokens each")

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
+from rayloom.data.rules import registry
 from rayloom.observe.report_page import Section, chart, table, text
 
 MAX_EXCERPT_CHARACTERS = 600
@@ -21,6 +22,7 @@ def sections(artifact: Artifact) -> list[Section]:
     return [
         Section("Rows", _rows(numbers)),
         Section("Dropped by reason", _reasons(numbers)),
+        *_notes(numbers),
         *([Section("Tokens by domain", _tokens(numbers))] if "tokens" in numbers else []),
         *_labels(artifact, numbers),
         Section("Lengths of documents that passed the rules", _lengths(numbers)),
@@ -43,10 +45,17 @@ def _reasons(numbers: dict[str, Any]) -> str:
     dropped = numbers["dropped"]
     if not dropped and not numbers["bad"]:
         return text("Nothing was dropped.")
-    rows = [(reason, count, f"{count / numbers['rows_in']:.2%}") for reason, count in dropped.items()]
-    bad = [(f"unreadable: {reason}", count, "") for reason, count in numbers["bad"].items()]
+    of_all = {reason: f"{count / numbers['rows_in']:.2%}" for reason, count in dropped.items()}
+    rows = [(reason, registry.family_of(reason), count, of_all[reason]) for reason, count in dropped.items()]
+    bad = [(f"unreadable: {reason}", "", count, "") for reason, count in numbers["bad"].items()]
     figure = _bars(list(dropped), list(dropped.values()), "documents") if dropped else ""
-    return figure + table(("reason", "documents", "of all rows"), [*rows, *bad])
+    return figure + table(("reason", "rule", "documents", "of all rows"), [*rows, *bad])
+
+
+def _notes(numbers: dict[str, Any]) -> list[Section]:
+    """What rules noted in the documents that they kept."""
+    kinds = [family.notes for family in registry.RULES if numbers.get(family.notes)]
+    return [Section(f"Kept documents: {kind}", table((kind, "count"), [*numbers[kind].items()])) for kind in kinds]
 
 
 def _tokens(numbers: dict[str, Any]) -> str:

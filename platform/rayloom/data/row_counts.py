@@ -24,10 +24,8 @@ class Tally:
     """Pieces and truncated documents among the kept, by source."""
     characters: Counter[str] = field(default_factory=Counter)
     """Of the kept documents, by source."""
-    masked: Counter[str] = field(default_factory=Counter)
-    """Masked pieces of personal data in kept documents, by `source/kind`."""
-    languages: Counter[str] = field(default_factory=Counter)
-    """Kept documents by `source/language`, where the language was asked for."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What rules noted in kept documents, by `source/kind/value`: `web/masked/email`, `web/languages/de`."""
     labels: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/label`, where rows are labelled."""
     lengths: Counter[str] = field(default_factory=Counter)
@@ -51,6 +49,16 @@ def by_part(counter: Counter[str], part: int) -> dict[str, int]:
     for name, count in counter.items():
         sums[name.split("/", 1)[part]] += count
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def noted(counter: Counter[str], kind: str) -> dict[str, int]:
+    """The notes of one kind over all sources, by value, largest first."""
+    mine: Counter[str] = Counter()
+    for name, count in counter.items():
+        _, its_kind, value = name.split("/", 2)
+        if its_kind == kind:
+            mine[value] += count
+    return dict(sorted(mine.items(), key=lambda item: (-item[1], item[0])))
 
 
 def later_drops(record: Mapping[str, Any]) -> dict[str, int]:

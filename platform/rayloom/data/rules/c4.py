@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import UNSPACED, is_unspaced
 from rayloom.specs.cleaning.rules import C4Rules
@@ -17,8 +18,16 @@ _SENTENCE_END = re.compile(r"""[.!?]+["')\]]*(?=\s|$)|[。！？]+[”」』]*""
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
-def judge(text: str, rules: C4Rules) -> str | Drop:
-    """The text without the lines that C4 leaves out, or why the whole goes."""
+def judge(examined: ExaminedText, rules: C4Rules) -> Drop | None:
+    """Rewrites the text without the lines that C4 leaves out, or says why the whole goes."""
+    left = without_lines(examined.text, rules)
+    if isinstance(left, Drop):
+        return left
+    examined.rewrite(left)
+    return None
+
+
+def without_lines(text: str, rules: C4Rules) -> str | Drop:
     if rules.drop_lorem_ipsum and "lorem ipsum" in text.casefold():
         return Drop("lorem_ipsum", 1)
     if rules.drop_curly_brackets and "{" in text:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.document_view import TextView
 from rayloom.specs.cleaning.rules import CharacterRules, LengthRules
 
 _SPECIAL = re.compile(r"[^\w\s]|_")
@@ -16,21 +16,26 @@ def special_share(text: str) -> float:
     return sum(map(len, _SPECIAL.findall(text))) / max(1, len(text))
 
 
-def judge(view: TextView, rules: CharacterRules) -> Drop | None:
-    share = special_share(view.text)
+def judge(examined: ExaminedText, rules: CharacterRules) -> Drop | None:
+    share = special_share(examined.text)
     if share > rules.max_special_characters_share:
         return Drop("too_many_special_characters", share)
     return None
 
 
-def fitted(text: str, rules: LengthRules) -> list[str] | Drop:
-    """The text in pieces of an allowed length (usually one), or why it goes."""
-    if len(text) < rules.min_characters:
-        return Drop("too_few_characters", len(text))
-    if rules.max_characters is None or len(text) <= rules.max_characters:
+def judge_length(examined: ExaminedText, rules: LengthRules) -> Drop | None:
+    length = len(examined.text)
+    if length < rules.min_characters:
+        return Drop("too_few_characters", length)
+    if rules.max_characters is not None and length > rules.max_characters and rules.when_longer == "drop":
+        return Drop("too_many_characters", length)
+    return None
+
+
+def fitted(text: str, rules: LengthRules) -> list[str]:
+    """The text in pieces of an allowed length, usually one."""
+    if rules.max_characters is None or len(text) <= rules.max_characters or rules.when_longer == "drop":
         return [text]
-    if rules.when_longer == "drop":
-        return Drop("too_many_characters", len(text))
     pieces = _pieces(text, rules.max_characters)
     return pieces[:1] if rules.when_longer == "truncate" else pieces
 

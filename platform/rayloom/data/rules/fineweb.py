@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.repetition import duplicate_shares
 from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.document_view import TextView
 from rayloom.specs.cleaning.rules import FineWebRules
 
 END_MARKS = (".", "?", "!", "…", '"', "'", "”", "。", "？", "！", "」", "』", "；", ";", ":", "：")
 
 
-def judge(view: TextView, rules: FineWebRules) -> Drop | None:
+def judge(examined: ExaminedText, rules: FineWebRules) -> Drop | None:
     """The first limit that the document exceeds."""
+    view = examined.view
     lines = [line for line in view.lines if line.strip()]
     count = max(1, len(lines))
     ended = sum(line.rstrip().endswith(END_MARKS) for line in lines) / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.document_view import TextView
 from rayloom.specs.cleaning.rules import GopherRules
@@ -11,8 +12,9 @@ ELLIPSES = ("...", "…")
 _EDGES = "\"'()[]{}<>.,;:!?–—-_*“”‘’«»…"
 
 
-def judge(view: TextView, rules: GopherRules) -> Drop | None:
+def judge(examined: ExaminedText, rules: GopherRules) -> Drop | None:
     """The first rule that the document breaks, in the paper's order."""
+    view = examined.view
     return _words(view, rules) or _symbols(view, rules) or _lines(view, rules) or _language(view, rules)
 
 

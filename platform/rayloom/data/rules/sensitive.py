@@ -6,6 +6,7 @@ postal addresses, and numbers whose form alone says nothing (passports, tax numb
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import ahocorasick
 
+from rayloom.data.rules.examined_text import ExaminedText
 from rayloom.data.rules.verdict import Drop
 from rayloom.specs.cleaning.rules import SensitiveRules
 
@@ -76,12 +78,13 @@ KINDS: dict[str, tuple[re.Pattern[str], Check]] = {
 }
 
 
-def judge(text: str, rules: SensitiveRules, words: WordList | None = None) -> tuple[str, Counter[str]] | Drop:
-    """The text with what is to be masked masked, and how often each kind was; or why it goes."""
-    listed = words.count(text) if words is not None else 0
-    if listed > rules.max_listed_words:
-        return Drop("listed_words", listed)
-    masked: Counter[str] = Counter()
+def judge(examined: ExaminedText, rules: SensitiveRules) -> Drop | None:
+    """Masks what is to be masked and notes how often each kind was; or says why the text goes."""
+    words = (*rules.words, *examined.listed_words)
+    num_listed = word_list(words).count(examined.text) if words else 0
+    if num_listed > rules.max_listed_words:
+        return Drop("listed_words", num_listed)
+    text, masked_kinds = examined.text, Counter[str]()
     for kind in KINDS:
         action = getattr(rules, kind)
         if action == "keep":
@@ -89,8 +92,11 @@ def judge(text: str, rules: SensitiveRules, words: WordList | None = None) -> tu
         text, count = _without(kind, text)
         if count and action == "drop":
             return Drop(f"has_{kind}", count)
-        masked[kind] += count
-    return text, +masked
+        masked_kinds[kind] = count
+    examined.rewrite(text)
+    for kind, count in (+masked_kinds).items():
+        examined.note("masked", kind, count)
+    return None
 
 
 def masked(text: str, rules: SensitiveRules) -> str:
@@ -130,6 +136,12 @@ class WordList:
         """How often listed words occur."""
         folded = text.casefold()
         return sum(is_whole_word(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
+
+
+@functools.lru_cache(maxsize=64)
+def word_list(words: tuple[str, ...]) -> WordList:
+    """The same list made once a process: of each domain, and not of each document."""
+    return WordList(words)
 
 
 def is_whole_word(text: str, begin: int, end: int) -> bool:

@@ -12,5 +12,7 @@ class Drop:
 
     reason: str
     value: float
+    rule: str = ""
+    """The family of rules that says so."""
     hits: tuple[dict[str, Any], ...] = ()
     """What the document was found to hold, where that is listed."""
