@@ -40,10 +40,10 @@ from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop.batch_feed import Rows
 from rayloom.train.loop.loop import train
 from rayloom.train.objectives.objective import NextToken
-from rayloom.train.plan import model_size
 from rayloom.train.process_group import Group, current_group
 from rayloom.train.sizes.device_speed import matrix_peak
 from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.model_size import size_of_job
 from rayloom.train.weights.architectures import fresh
 
 RESULTS = Path(__file__).parent / "results"
@@ -338,7 +338,7 @@ class Bench:
         )
 
     def size(self) -> Any:
-        return model_size(self.job("fp32", 1, 1))
+        return size_of_job(self.job("fp32", 1, 1))
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)

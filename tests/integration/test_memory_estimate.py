@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
-from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
 from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.sizes.model_size import size_of_job
 from rayloom.train.weights.model import build_model
 
 SIZES = {"num_layers": 6, "hidden_size": 256, "num_heads": 4, "max_positions": 256}
@@ -111,7 +111,7 @@ def test_a_fresh_model_takes_what_the_plan_says(tmp_path: Path, name: str) -> No
     changes.pop("data")
     changes["global_batch_tokens"] = changes["micro_batch_sequences"] * changes["sequence_length_tokens"]
     job = small_job(tmp_path, **changes)
-    assert memory_per_device(job.spec, model_size(job)).total == pytest.approx(measured(job), rel=0.15)
+    assert memory_per_device(job.spec, size_of_job(job)).total == pytest.approx(measured(job), rel=0.15)
 
 
 METHODS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
@@ -144,7 +144,7 @@ def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
         num_rows=ROWS["num_steps"] * spec.global_batch_sequences,
         micro_batch_sequences=spec.micro_batch_sequences,
     )
-    size = model_size(job)
+    size = size_of_job(job)
     trained = sum(p.numel() for p in build_model(spec, base, job.tokenizer).parameters() if p.requires_grad)
     assert size.trained == trained
     assert memory_per_device(spec, size).total == pytest.approx(measured(job), rel=0.15)
@@ -177,7 +177,7 @@ def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     (tmp_path / "work").mkdir()
     parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
     job = job_of(TrainSpec.model_validate(values), parents, tmp_path / "work", tmp_path / "out")
-    size = model_size(job)
+    size = size_of_job(job)
     sizes = [(p.numel(), p.requires_grad) for p in build_model(job.spec, job.base, job.tokenizer).parameters()]
     assert size.parameters == sum(count for count, _ in sizes)
     assert size.trained == sum(count for count, is_trained in sizes if is_trained)
@@ -195,4 +195,4 @@ def test_preferences_take_what_the_plan_says(tmp_path: Path, adapter: str) -> No
     (tmp_path / "work").mkdir()
     parents: Any = {"base": Folder(tmp_path / "base"), "data.sources.0.dataset": Folder(tmp_path / "data")}
     job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
-    assert memory_per_device(spec, model_size(job)).total == pytest.approx(measured(job), rel=0.15)
+    assert memory_per_device(spec, size_of_job(job)).total == pytest.approx(measured(job), rel=0.15)

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rayloom.train.engines.fragments import write_fragments
 from rayloom.train.engines.plain import PlainEngine
 from rayloom.train.loop import checkpoints, loop, run_state
 from rayloom.train.loop.run_log import read_log
+from rayloom.train.restarts import noted_micro_batch
 
 
 class KilledError(Exception):
@@ -93,6 +95,25 @@ def test_micro_batches_and_accumulation_give_the_same_losses(tmp_path: Path) -> 
         found.append([loss for loss, _ in steps(tmp_path / str(micro_batch)).values()])
     assert found[0] == pytest.approx(found[2], rel=1e-5)
     assert found[1] == pytest.approx(found[2], rel=1e-5)
+
+
+def test_the_full_micro_batch_is_tried_again_behind_a_checkpoint(tmp_path: Path) -> None:
+    """And steps after it are those of a run that was started there with the full micro-batch, bit for bit."""
+    halved = replace(small_job(tmp_path / "halved"), micro_batch_sequences=1, retry_after_steps=6)
+    said: list[str] = []
+    loop.train(halved, ONE, lambda e: said.append(e.get("text", "")))
+    assert "step 6: trying micro_batch_sequences 2 again" in said
+    assert noted_micro_batch(halved) == 2
+    with pytest.raises(InterruptedJobError, match="after step 6"):
+        loop.train(
+            replace(small_job(tmp_path / "started"), micro_batch_sequences=1),
+            ONE,
+            quiet,
+            should_stop=lambda: len(steps(tmp_path / "started")) == 5,
+        )
+    loop.train(small_job(tmp_path / "started"), ONE, quiet)
+    assert list(steps(tmp_path / "halved")) == list(range(1, 13))
+    assert steps(tmp_path / "halved") == steps(tmp_path / "started")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from support.training_jobs import small_job
 
 from rayloom.errors import QualityError, ResourceError
 from rayloom.specs.training.endurance import Faults
 from rayloom.train.failures import Cause, Failure, Restart, Stop, after_failure, first_cause
+from rayloom.train.restarts import RETRY_AFTER_STEPS, Attempts, note_micro_batch, noted_micro_batch
 
 
 class ActorDiedError(Exception):
@@ -73,3 +77,22 @@ def test_a_defect_is_raised_as_it_is() -> None:
     decision = after_failure(Faults(), Failure(Cause.DEFECT, error), 4, 0)
     assert isinstance(decision, Stop)
     assert decision.error is error
+
+
+def test_a_halved_micro_batch_is_not_kept_for_ever(tmp_path: Path) -> None:
+    """Memory may only have been taken by another process for a moment; half a micro-batch costs half the speed."""
+    job = small_job(tmp_path, micro_batch_sequences=4, global_batch_tokens=8 * 16)
+    attempts = Attempts.first(job)
+    assert (attempts.job.micro_batch_sequences, attempts.job.retry_after_steps) == (4, None)
+    attempts.restart(Restart(2, "out of memory"), is_out_of_memory=True)
+    assert (attempts.job.micro_batch_sequences, attempts.job.retry_after_steps) == (2, RETRY_AFTER_STEPS)
+    note_micro_batch(attempts.job, 4)  # as the workers do when they try it again
+    assert noted_micro_batch(job) == 4
+    attempts.restart(Restart(2, "out of memory again"), is_out_of_memory=True)
+    assert (attempts.job.micro_batch_sequences, attempts.job.retry_after_steps) == (2, 2 * RETRY_AFTER_STEPS)
+    attempts.restart(Restart(4, "a worker died"), is_out_of_memory=False)
+    assert attempts.job.retry_after_steps is None
+    assert attempts.num_restarts == 3
+    # The next run of the same command begins with what the spec says, whatever the one before it went on with.
+    attempts.restart(Restart(2, "out of memory"), is_out_of_memory=True)
+    assert Attempts.first(job).job.micro_batch_sequences == 4

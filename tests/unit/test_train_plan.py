@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -133,3 +135,11 @@ def test_what_cannot_run_there_is_a_problem(changes: dict[str, Any], said: str) 
 def test_waste_is_a_warning(changes: dict[str, Any], said: str) -> None:
     spec, size = spec_and_size(**changes)
     assert any(said in warning for warning in warnings(spec, size, fleet_of(spec.hardware)))
+
+
+def test_a_run_loads_no_planner_and_no_engine() -> None:
+    code = "import sys, rayloom.train.run; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "rayloom.train.publish" in loaded
+    heavy = ("rayloom.train.plan", "transformers", "deepspeed", "peft", "matplotlib", "vllm")
+    assert [name for name in loaded if name.startswith(heavy)] == []

@@ -25,7 +25,6 @@ from rayloom.specs.files.load import Job, load
 from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
-from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group, current_group
 from rayloom.train.publish import publish
@@ -33,6 +32,7 @@ from rayloom.train.reporting.progress import TrainingProgress
 from rayloom.train.reporting.trackers import TrackedRun, opened
 from rayloom.train.settings import note
 from rayloom.train.sizes.disk_space import check_room
+from rayloom.train.sizes.model_size import size_of_job
 
 STAGE_VERSION = 1
 """That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
@@ -89,7 +89,7 @@ def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
     job = job_of(spec, given.parents, given.work, given.work / "result")
     unfinished = None if job.finished.exists() else job
     if unfinished is not None:
-        check_room(job, model_size(job))
+        check_room(job, size_of_job(job))
         note(spec, given.work)
     group.from_first(unfinished)
     if unfinished is not None:

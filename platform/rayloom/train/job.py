@@ -33,6 +33,8 @@ class TrainJob:
     """Rows in all of the run; the last step may have fewer than the others."""
     micro_batch_sequences: int
     """The spec's, or fewer after running out of memory."""
+    retry_after_steps: int | None = None
+    """If they are fewer: steps after which the spec's own micro-batch is tried again."""
 
     @property
     def num_steps(self) -> int:

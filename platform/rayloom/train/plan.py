@@ -18,13 +18,12 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.preflight import add_method, add_rows
-from rayloom.train.planning.spot import add_saving
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
 from rayloom.train.sizes.disk_space import disk_bytes, no_room
 from rayloom.train.sizes.estimates import checkpoint_bytes, flops_per_token, memory_per_device
-from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
+from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},
@@ -46,7 +45,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
     with tempfile.TemporaryDirectory() as folder:
         try:
             job = job_of(spec, parents, Path(folder), Path(folder) / "result")
-            size = model_size(job)
+            size = size_of_job(job)
         except RayloomError as error:
             sheet.problems.append(str(error))
             return sheet
@@ -56,7 +55,6 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _add_disk(sheet, spec, size, store)
         _add_data(sheet, job)
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
-        add_saving(sheet, spec, job.num_steps)
         counts = row_counts(Path(folder))
         add_rows(sheet, job, counts)
         add_method(sheet, spec, size, counts)
@@ -65,18 +63,6 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         _warn_about_memory(sheet, spec, size)
         _warn_about_data(sheet, job, size)
     return sheet
-
-
-def model_size(job: TrainJob) -> ModelSize:
-    """Raises InputError where the base is not a model."""
-    spec = job.spec
-    if spec.architecture is not None:
-        from transformers import AutoTokenizer
-
-        return size_of_architecture(spec.architecture, len(AutoTokenizer.from_pretrained(job.tokenizer)))
-    if job.base is None:
-        raise InputError("There is neither base nor architecture", fix="Give one of them.")
-    return size_of_base(spec, job.base)
 
 
 def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -22,16 +21,16 @@ from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
-from rayloom.train.failures import Failure, Stop, after_failure, first_cause
+from rayloom.train.failures import Cause, Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
-from rayloom.train.plan import model_size
 from rayloom.train.prepare import job_of
 from rayloom.train.publish import publish
 from rayloom.train.reporting.progress import TrainingProgress
 from rayloom.train.reporting.trackers import Following, TrackedRun, opened
-from rayloom.train.restarts import Attempts
+from rayloom.train.restarts import Attempts, note_micro_batch, noted_micro_batch
 from rayloom.train.settings import note, runs_with_other_settings
 from rayloom.train.sizes.disk_space import check_room
+from rayloom.train.sizes.model_size import size_of_job
 
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
@@ -41,7 +40,7 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
     """Trains, from the work folder's newest checkpoint where there is one, and publishes the finished model."""
     job = job_of(spec, build.parents, build.work, build.work / "result")
     if not job.finished.exists():
-        check_room(job, model_size(job))
+        check_room(job, size_of_job(job))
         for line in runs_with_other_settings(spec, build.store):
             say(line)
         note(spec, build.work)
@@ -69,18 +68,20 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
 
 def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Following]) -> None:
     """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
-    attempts = Attempts.of(job)
+    attempts = Attempts.first(job)
+    smaller, full = noted_micro_batch(job), job.spec.micro_batch_sequences
+    if smaller < full:
+        say(f"{job.spec.name}: went on with micro_batch_sequences {smaller} when memory ran out; trying {full} again")
+        note_micro_batch(job, full)
     while True:
-        now = replace(job, micro_batch_sequences=attempts.micro_batch_sequences)
-        failure = _train_on_ray(now, version, trackers)
+        failure = _train_on_ray(attempts.job, version, trackers)
         if failure is None:
             return
-        policy, micro_batch = job.spec.faults, attempts.micro_batch_sequences
-        decision = after_failure(policy, failure, micro_batch, attempts.num_restarts)
+        decision = after_failure(job.spec.faults, failure, noted_micro_batch(job), attempts.num_restarts)
         if isinstance(decision, Stop):
             raise decision.error
         say(f"{job.spec.name}: {decision.why}")
-        attempts.restart(decision)
+        attempts.restart(decision, failure.cause is Cause.OUT_OF_MEMORY)
 
 
 def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Following]) -> Failure | None:

@@ -66,19 +66,6 @@ class Sharding(Spec):
         return self
 
 
-class Prices(Spec):
-    """What workers cost, for `plan` to say what spot workers would save. All in one currency."""
-
-    on_demand_per_worker_hour: Annotated[float, Field(gt=0)]
-    spot_per_worker_hour: Annotated[float, Field(gt=0)]
-    expected_hours: Annotated[float, Field(gt=0)]
-    """How long the run takes where nothing is taken away."""
-    preemptions_per_worker_day: Annotated[float, Field(ge=0)] = 0.5
-    """How often the cloud takes a worker back; clouds publish it by machine type and region."""
-    minutes_to_restart: Annotated[float, Field(ge=0)] = 5
-    """From a loss until all workers train again."""
-
-
 class Workers(Spec):
     """The Ray Train workers. One worker drives at most one GPU."""
 
@@ -87,8 +74,6 @@ class Workers(Spec):
     """Training goes on with so few where no more can be had, and takes more as they come. Default: num_workers."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
-    prices: Annotated[Prices | None, "unfingerprinted"] = None
-    """For `plan` only: what spot workers would save."""
 
     @property
     def fewest(self) -> int:

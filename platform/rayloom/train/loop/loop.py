@@ -50,7 +50,7 @@ def train(
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
-            # Going back to a checkpoint ends the feed; the next one begins where the state is then.
+            # Going back to a checkpoint, or to the full micro-batch, ends the feed; the next begins at the state then.
             with Feed(run.rows, run.state.step, run.micro_batch_sequences, group.rank, group.num_workers) as feed:
                 while not run.is_finished and _step(run, feed):
                     pass
@@ -73,7 +73,7 @@ def _note_device(run: Run) -> None:
 
 
 def _step(run: Run, feed: Feed) -> bool:
-    """One step of training; False where the run went back to a checkpoint instead."""
+    """One step of training; False if what the feed hands out is no longer what comes next."""
     state, started, waited = run.state, time.perf_counter(), feed.wait_seconds
     batches = feed.next()
     agreed = _agreed(run, batches)
@@ -107,6 +107,9 @@ def _step(run: Run, feed: Feed) -> bool:
         data_wait_seconds=round(feed.wait_seconds - waited, 5),
     )
     _between_steps(run, agreed)
+    if run.is_retry_due:
+        run.try_full_micro_batch()
+        return False
     return True
 
 

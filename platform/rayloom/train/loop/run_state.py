@@ -23,6 +23,7 @@ from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
+from rayloom.train.restarts import note_micro_batch
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
 from rayloom.train.weights.layers import prepare_layers
@@ -47,16 +48,16 @@ class Run:
     log: RunLog
     size: ModelSize
     """Before sharding cut its weights up."""
+    micro_batch_sequences: int
+    """Computed at once. It changes nothing but speed, memory and the order of additions."""
     should_stop: Callable[[], bool]
     has_notice: Callable[[], bool]
     state: TrainState = field(default_factory=TrainState)
+    retry_at_step: int | None = None
+    """When the spec's own micro-batch is tried again."""
     _saved_at: float = field(default_factory=time.monotonic)
     _asked_at: float = field(default_factory=time.monotonic)
     _is_notice_taken: bool = False
-
-    @property
-    def micro_batch_sequences(self) -> int:
-        return self.job.micro_batch_sequences
 
     @property
     def is_finished(self) -> bool:
@@ -81,6 +82,10 @@ class Run:
         return self.group.is_first and minutes is not None and time.monotonic() - self._saved_at > minutes * 60
 
     @property
+    def is_retry_due(self) -> bool:
+        return self.retry_at_step is not None and self.state.step >= self.retry_at_step
+
+    @property
     def is_asking_due(self) -> bool:
         """Whether it is time to ask for notice that a machine leaves, which all workers do together."""
         return self.group.is_first and time.monotonic() - self._asked_at > ASKING_SECONDS
@@ -102,6 +107,16 @@ class Run:
         self._saved_at = time.monotonic()
         self.state.num_updates = self.engine.num_updates
         self.checkpoints.save(self.state, self.engine.fragments())
+
+    def try_full_micro_batch(self) -> None:
+        """Goes back to the spec's own micro-batch; the checkpoint before it saves the steps if memory runs out."""
+        if not self.is_checkpoint_step:
+            self.save_checkpoint()
+        self.checkpoints.finish()
+        self.micro_batch_sequences, self.retry_at_step = self.job.spec.micro_batch_sequences, None
+        if self.group.is_first:
+            note_micro_batch(self.job, self.micro_batch_sequences)
+        self.log.say(f"step {self.state.step}: trying micro_batch_sequences {self.micro_batch_sequences} again")
 
     def settle_checkpoint(self, num_failed: int) -> None:
         self.checkpoints.settle(num_failed)
@@ -134,15 +149,19 @@ def prepared(
     size = size_of_model(model)
     engine = engine_for(spec, loss, group)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
+    best = BestWeights(job.best)
     run = Run(
-        job, group, model, engine, rows, heldout, checkpoints, BestWeights(job.best), log, size, should_stop, has_notice
-    )
+        job, group, model, engine, rows, heldout, checkpoints, best, log, size, job.micro_batch_sequences, should_stop,
+        has_notice,
+    )  # fmt: skip
     if newest is not None:
         go_to(run, newest)
         log.say(f"continuing from step {run.state.step} of {rows.num_steps}")
         log.add("resumed", run.state.step, num_workers=group.num_workers)
     elif spec.preference is not None and spec.preference.needs_reference:
         log.say("computing what the model thinks of all answers before training")
+    if job.retry_after_steps is not None:
+        run.retry_at_step = run.state.step + job.retry_after_steps
     if spec.preference is not None and spec.preference.needs_reference:
         for found in (*rows.shards, *heldout.values()):
             add_reference(found, engine.model, job.micro_batch_sequences, group)

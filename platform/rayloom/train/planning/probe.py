@@ -16,13 +16,13 @@ from rayloom.specs.training.endurance import Sharding
 from rayloom.train.engines.engine import engine_for
 from rayloom.train.loop.batch_feed import micro_batches
 from rayloom.train.loop.run_state import engine_model, rows_of
-from rayloom.train.plan import model_size
 from rayloom.train.planning.fleet import duration
 from rayloom.train.precision import DTYPES
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
 from rayloom.train.sizes.device_speed import matrix_peak, peak_memory_bytes
 from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.model_size import size_of_job
 
 NUM_STEPS = 4
 
@@ -53,7 +53,7 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
             if step:  # the first one also sets everything up
                 seconds += time.perf_counter() - started
                 tokens += batch.num_tokens
-        size = model_size(job)
+        size = size_of_job(job)
     speed = tokens / seconds
     peak = matrix_peak(device, DTYPES[spec.precision])
     flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)

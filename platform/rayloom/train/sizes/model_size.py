@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rayloom.errors import InputError
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.specs.training.architectures import Architecture
+from rayloom.train.job import TrainJob
 
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 FEED_FORWARD_SIZES = ("intermediate_size", "d_ff", "n_inner")
@@ -45,6 +47,18 @@ class ModelSize:
     """Values of a token that go into LoRA through its dropout, in all layers together."""
     decomposed_outputs: int = 0
     """Values of a token that come out of DoRA, in all layers together."""
+
+
+def size_of_job(job: TrainJob) -> ModelSize:
+    """The size of the model that a job trains. Raises InputError if its base is not a model."""
+    spec = job.spec
+    if spec.architecture is not None:
+        from transformers import AutoTokenizer
+
+        return size_of_architecture(spec.architecture, len(AutoTokenizer.from_pretrained(job.tokenizer)))
+    if job.base is None:
+        raise InputError("There is neither base nor architecture", fix="Give one of them.")
+    return size_of_base(spec, job.base)
 
 
 def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> ModelSize:
