@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
-from rayloom.evaluate.checks.checks import check_ready, heldout_shards, rows_of_check
+from rayloom.evaluate.checks.checks import check_ready, heldout_shards, prompt_text, rows_of_check
 from rayloom.models.responders.heldout_texts import heldout_examples
 from rayloom.models.responders.subject import Subject, subjects
 from rayloom.observe.plan_sheet import PlanSheet
@@ -44,7 +44,7 @@ def _add_check(
             sheet.add(check.name, f"{len(heldout_examples(rows_of)):,} held-out texts of {rows_of.id}")
         elif isinstance(check, AnswersCheck):
             sheet.add(check.name, f"{len(check.prompts)} prompts, answers of up to {check.max_new_tokens} tokens")
-            prompt = compared[0].renderer.prompt_text([{"role": "user", "content": check.prompts[0]}])
+            prompt = prompt_text(check, compared[0], check.prompts[0])
             sheet.examples.append(Text(f"{check.name}, first prompt:\n{prompt}", style="dim"))
         elif isinstance(check, HarnessCheck):
             sheet.add(check.name, f"the harness' {', '.join(check.tasks)}")

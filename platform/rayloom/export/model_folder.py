@@ -6,22 +6,19 @@ Not covered: models that bring their own code (`trust_remote_code` stays off).
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import InputError, ResourceError
 from rayloom.observe.memory import available_bytes
+from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "spiece.*",
-    "chat_template*", "generation_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
+COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*")
 """Files that stay as they are, whatever is done to the weights."""
 _FIX = "Name a model in Hugging Face format: config.json, safetensors weights and a tokenizer."
 
@@ -103,10 +100,7 @@ class ModelFolder:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    for pattern in COMPANIONS:
-        for file in sorted(source.glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, target / file.name)
+    copy_files(source, target, COMPANIONS)
 
 
 def check_memory(needed_bytes: int, doing: str) -> None:

@@ -18,7 +18,17 @@ from rayloom.observe.progress import say
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
 
 # What a model folder may keep; pickles, code and training leftovers stay outside.
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.md",
+    "LICENSE*",
+    "NOTICE*",
+)
 
 
 def run(spec: ImportSpec, build: Build) -> Outcome:

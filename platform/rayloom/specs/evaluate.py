@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rayloom.specs.base import DatasetRef, JobSpec, Name, Share, Spec, TunedRef
 from rayloom.specs.predict import Generation
+from rayloom.specs.training.training_data import TemplateKwargs
 
 
 class HeldoutLoss(Spec):
@@ -32,6 +33,8 @@ class AnswersCheck(Spec):
     min_share: Share | None = None
     max_share: Share | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+    """Settings of the chat template, such as `enable_thinking: false`, as in training."""
 
 
 class WrittenCheck(Spec):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rayloom.specs.base import DatasetRef, JobSpec, Share, Spec, TunedRef
 from rayloom.specs.row_files import RowFiles
+from rayloom.specs.training.training_data import TemplateKwargs
 
 
 class Generation(Spec):
@@ -26,6 +27,8 @@ class Generation(Spec):
     """For the texts that vllm has at work, on a CPU. On a GPU it takes what the weights leave."""
     system: str | None = None
     """System message before each text. Default: whatever the chat template does by itself."""
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+    """Settings of the chat template, such as `enable_thinking: false`, as in training."""
     seed: int = 0
     """Of samples: the same row of the same data gets the same answer."""
 

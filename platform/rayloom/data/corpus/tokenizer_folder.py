@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
 from rayloom.errors import InputError
-
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja",
-)  # fmt: skip
+from rayloom.text.tokenizer_files import copy_files
 
 
 def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> None:
@@ -27,9 +22,7 @@ def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> 
     if not (model / "tokenizer.json").exists():
         raise InputError("The model has no fast tokenizer (tokenizer.json)", where=str(model), fix=fix)
     target.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (model / name).exists():
-            shutil.copyfile(model / name, target / name)
+    copy_files(model, target)
     try:
         end_token(target)
     except (OSError, KeyError, ValueError):

@@ -55,7 +55,7 @@ def check_ready(check: Check, rows_of: Artifact | None, subject: Subject) -> Non
         if isinstance(check, WrittenCheck):
             check_written_ready(check, heldout_shards(_needed(rows_of)), subject)
     else:
-        subject.renderer.prompt([{"role": "user", "content": check.prompts[0]}])
+        prompt_text(check, subject, check.prompts[0])
 
 
 def rows_of_check(parents: Mapping[str, Artifact], number: int) -> Artifact | None:
@@ -151,8 +151,13 @@ def _loss_limits(check: HeldoutLoss, found: Measured, baseline: Measured | None)
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
+def prompt_text(check: AnswersCheck, subject: Subject, prompt: str) -> str:
+    """What the model is asked. Raises InputError where its chat template does not read the check's settings."""
+    return subject.renderer.with_kwargs(check.chat_template_kwargs).prompt_text([{"role": "user", "content": prompt}])
+
+
 def _answers(check: AnswersCheck, subject: Subject, micro_batch_sequences: int) -> Measured:
-    renderer = subject.renderer
+    renderer = subject.renderer.with_kwargs(check.chat_template_kwargs)
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in check.prompts]
     with progress(f"{check.name}: {subject.artifact_id}", len(prompts), "answers") as bar:
         answers = greedy_answers(

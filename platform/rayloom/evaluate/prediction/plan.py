@@ -29,7 +29,7 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
     try:
         subject = Subject.of("model", parents["model"], Store.beside(job_directory))
         if subject.task is None:
-            subject.renderer  # noqa: B018 (raises where the model has no chat template)
+            subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         if goes_offline(spec, subject):
             check_offline(subject)
         files = matching_files(parents["data"].path, spec.files)

@@ -49,7 +49,7 @@ def _check_can_answer(spec: PredictSpec, subject: Subject) -> None:
     """Raises InputError for what would stop every worker."""
     if goes_offline(spec, subject):
         check_offline(subject)
-        subject.renderer  # noqa: B018 (raises where the model has no chat template)
+        subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         return
     responder_for(subject, spec.generation)
     subject.release()

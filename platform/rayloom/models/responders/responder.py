@@ -15,6 +15,7 @@ from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import greedy_answers
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.tasks import RelationExtraction
+from rayloom.text.conversations.render import Renderer
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 
 
@@ -62,6 +63,11 @@ class TextResponder:
     subject: Subject
     generation: Generation
 
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """Raises InputError where there is no chat template, or where it does not read the settings."""
+        return self.subject.renderer.with_kwargs(self.generation.chat_template_kwargs)
+
     def check(self, row: Mapping[str, Any]) -> None:
         _check_text(row)
         most, longest = _most_tokens(self.subject.base), self.generation.max_new_tokens
@@ -71,7 +77,7 @@ class TextResponder:
             raise ExampleError("too_long", f"the prompt has {num_tokens} tokens, and {room}")
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
-        stop_tokens, longest = self.subject.renderer.stop_tokens, self.generation.max_new_tokens
+        stop_tokens, longest = self.renderer.stop_tokens, self.generation.max_new_tokens
         prompts = [self.prompt(row) for row in rows]
         answers = greedy_answers(self.subject.model, prompts, longest, stop_tokens, micro_batch_sequences)
         return [self.answer(tokens) for tokens in answers]
@@ -80,11 +86,11 @@ class TextResponder:
         """The ids that the server would compute for the row's text."""
         said = self.generation.system
         system = [] if said is None else [{"role": "system", "content": said}]
-        return self.subject.renderer.prompt([*system, {"role": "user", "content": row["text"]}])
+        return self.renderer.prompt([*system, {"role": "user", "content": row["text"]}])
 
     def answer(self, tokens: Sequence[int]) -> dict[str, Any]:
         """Ids up to a stop token as text."""
-        renderer = self.subject.renderer
+        renderer = self.renderer
         stop = next((place for place, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
         text = str(renderer.tokenizer.decode(list(tokens[:stop]), skip_special_tokens=True))
         return {"answer": text, "num_tokens": stop}

@@ -23,9 +23,6 @@ from rayloom.text.conversations.messages import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OF_THE_CALL = ("documents",)
-"""What the server gives to every template beside its own variables, where a request has it."""
-
 
 class ChatTemplates:
     """The templates of one tokenizer, with the settings of a job for them.
@@ -38,7 +35,10 @@ class ChatTemplates:
         check_templates(tokenizer, where)
         self.default = self._chosen(None)
         self.with_tools = self._chosen([{}])
-        self._variables = {template: _variables(template) for template in (self.default, self.with_tools)}
+        self._variables = {
+            template: meta.find_undeclared_variables(parsed_template(template))
+            for template in (self.default, self.with_tools)
+        }
         unread = [key for key in self.kwargs if not any(key in found for found in self._variables.values())]
         if unread:
             what = f"chat_template_kwargs has {', '.join(unread)}, which this model's chat template does not read"
@@ -115,10 +115,6 @@ class ChatTemplates:
 
 
 _USUAL = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"}
-
-
-def _variables(template: str) -> set[str]:
-    return {*meta.find_undeclared_variables(parsed_template(template)), *_OF_THE_CALL}
 
 
 def templates_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

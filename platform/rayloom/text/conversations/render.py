@@ -94,8 +94,12 @@ class Renderer:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        stop_tokens = _stop_tokens(generation_config or directory / "generation_config.json")
+        stop_tokens = stop_tokens_of(generation_config or directory / "generation_config.json")
         return cls(tokenizer, stop_tokens, str(directory), template_kwargs)
+
+    def with_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
+        """The same with other settings of the chat template. Raises InputError where it does not read one of them."""
+        return Renderer(self.tokenizer, self.stop_tokens, self.where, template_kwargs) if template_kwargs else self
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
@@ -256,18 +260,20 @@ def _differing(prompt: str, whole: str) -> str:
     return prompt[same : same + 40]
 
 
-def _stop_tokens(generation_config: Path) -> list[int]:
+def stop_tokens_of(generation_config: Path) -> list[int]:
+    """The ids of `eos_token_id` of a generation_config.json, none where there is no such file.
+
+    Raises InputError where the file says something else.
+    """
     if not generation_config.exists():
         return []
     try:
         values = json.loads(generation_config.read_text(encoding="utf-8"))
     except ValueError as error:
-        values = f"no JSON ({error})"
-    named = values.get("eos_token_id", []) if isinstance(values, dict) else values
-    named = [named] if isinstance(named, int) else named or []
-    if not isinstance(named, list) or not all(isinstance(token, int) for token in named):
-        what = (
-            f"eos_token_id of generation_config.json must be a token id or a list of them; the file has {named!r:.80}"
-        )
+        values = error
+    named = values.get("eos_token_id") or [] if isinstance(values, dict) else values
+    named = [named] if isinstance(named, int) else named
+    if not isinstance(values, dict) or not isinstance(named, list) or not all(isinstance(id_, int) for id_ in named):
+        what = f"generation_config.json must be an object with token ids under eos_token_id; it has {named!s:.80}"
         raise InputError(what, where=str(generation_config), fix="Correct the file, or fetch the model again.")
     return named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
+from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 from rayloom.train.precision import DTYPES
 from rayloom.train.weights.architectures import fresh
 from rayloom.train.weights.vocabulary import extend_embeddings
@@ -27,17 +27,6 @@ from rayloom.train.weights.vocabulary import extend_embeddings
 KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
 """What each objective trains."""
 NAMES = {"causal": "causal language model", "masked": "masked language model", "span": "sequence-to-sequence model"}
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
 
 def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Module:
@@ -80,7 +69,7 @@ def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
 
 def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
     """Embeddings for tokens that the base's own tokenizer does not have."""
-    if tokenizer == base or not any((base / name).exists() for name in TOKENIZER_FILES):
+    if tokenizer == base or not any(next(base.glob(pattern), None) for pattern in TOKENIZER_FILES):
         return
     from transformers import AutoTokenizer
 
@@ -169,9 +158,7 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
         save(model, spec.adapter, state, out)
     if spec.task is not None:
         save_task(spec.task, spec.sequence_length_tokens, out)
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).exists():
-            shutil.copyfile(tokenizer / name, out / name)
+    copy_files(tokenizer, out)
 
 
 def _check_adapter(weights: Mapping[str, Tensor]) -> None:
