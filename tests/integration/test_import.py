@@ -113,6 +113,42 @@ def _a_shard_short(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _index_without_map(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+
+
+def _index_of_numbers(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
+
+
+def _settings_that_are_a_list(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("[]")
+
+
+def _config_that_is_a_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def _template_with_an_error(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }")
+
+
+def _second_template_with_an_error(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages[ }}")
+
+
+def _tokens_without_embeddings(folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>", "<newer>"])
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer_that_is_a_list(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("[]")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -124,6 +160,14 @@ def _a_shard_short(folder: Path) -> None:
         (_not_finite, "not finite"),
         (_without_tokenizer, "no tokenizer that loads"),
         (_a_shard_short, "lacks 1 of its 2 weight files"),
+        (_index_without_map, "no `weight_map`"),
+        (_index_of_numbers, "no `weight_map`"),
+        (_settings_that_are_a_list, r"must be an object.*generation_config\.json"),
+        (_config_that_is_a_list, "config.json is no object"),
+        (_template_with_an_error, "'default' is not valid Jinja"),
+        (_second_template_with_an_error, "'tool_use' is not valid Jinja"),
+        (_tokens_without_embeddings, r"2 tokens beyond the model's 256 embeddings, such as '<new>' \(256\)"),
+        (_tokenizer_that_is_a_list, "no tokenizer that loads"),
     ],
 )
 def test_what_is_not_a_model_is_one_clear_error(
@@ -135,6 +179,15 @@ def test_what_is_not_a_model_is_one_clear_error(
         _import_folder(store, tmp_path, broken)
     assert caught.value.fix
     assert not list(store.manifests())
+
+
+def test_all_chat_templates_of_a_model_come_in(store: Store, model: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(model, tmp_path / "source")
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}{{ messages[0].content }}")
+    artifact = _import_folder(store, tmp_path, source)
+    assert set(transformers.AutoTokenizer.from_pretrained(artifact.path).chat_template) == {"default", "tool_use"}
 
 
 def test_a_folder_that_is_not_there(store: Store, tmp_path: Path) -> None:

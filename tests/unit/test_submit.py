@@ -127,6 +127,17 @@ def names_in(content: bytes) -> set[str]:
     return set(zipfile.ZipFile(io.BytesIO(content)).namelist())
 
 
+def test_linked_folders_are_sent_under_the_names_of_their_links(tmp_path: Path) -> None:
+    for name in ("elsewhere", "parts", "job"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text("{}")
+    (tmp_path / "parts" / "more.txt").write_text("x")
+    (tmp_path / "job" / "model").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "parts").symlink_to(tmp_path / "parts")
+    names = names_in(job_package(job_at(tmp_path / "job", "./model")).package.content)
+    assert names == {"job.yaml", "model/config.json", "model/parts/more.txt"}
+
+
 def test_the_code_travels_as_it_is_installed_here_and_has_one_name() -> None:
     package = code_package()
     names = names_in(package.content)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from rayloom.artifacts.folder_files import files_below
 from rayloom.specs.base import Content
 
 MANIFEST_NAME = "manifest.json"
@@ -147,10 +148,10 @@ def stamp_of_path(path: Path) -> str:
     """SHA-256 over names, sizes and times of change of the files at `path`: a cheap sign that they are the same.
 
     A copy of the same files has another stamp; they are then read again and give an artifact of the same digest.
+    Raises InputError where the folder holds what cannot be read.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     lines = []
-    for file in files:
+    for file in files_below(path):
         facts = file.stat()
         lines.append(f"{file.relative_to(path).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -14,11 +14,14 @@ from safetensors import SafetensorError, safe_open
 
 from rayloom.errors import InputError
 from rayloom.observe.memory import available_bytes
+from rayloom.text.conversations.chat_template import check_templates
+from rayloom.text.conversations.render import stop_tokens_of
 
 SMOKE_TEXT = "The capital of France is Paris. It lies on the river Seine."
 SMOKE_MEMORY_SHARE = 0.5
 """A model whose weights take more of the free memory than this is not loaded here, only its files are read."""
 
+_AGAIN = "Fetch the model again."
 _FIX = "Give a Hugging Face model folder with config.json, safetensors weights and a tokenizer, or a GGUF file."
 
 
@@ -45,6 +48,9 @@ def checked_model(folder: Path) -> ModelFacts:
     config = _config(folder)
     weights = weight_files(folder)
     tokenizer = _tokenizer(folder)
+    check_templates(tokenizer, str(folder))
+    stop_tokens_of(folder / "generation_config.json")
+    _check_vocabulary(tokenizer, config, folder)
     class_name = (config.architectures or ["AutoModel"])[0]
     num_parameters, weights_bytes = _sizes(weights)
     tested = weights_bytes <= SMOKE_MEMORY_SHARE * available_bytes()
@@ -68,10 +74,12 @@ def _config(folder: Path) -> Any:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"config.json is not JSON: {error}", where=str(path), fix=_FIX) from None
+    if not isinstance(values, dict):
+        raise InputError(f"config.json is no object but {type(values).__name__}", where=str(path), fix=_FIX)
     try:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        if isinstance(values, dict) and "auto_map" in values:
+        if "auto_map" in values:
             what = "This model brings its own Python code, which Rayloom does not run"
         else:
             what = f"transformers {transformers.__version__} knows no such model: {_first_line(error)}"
@@ -82,11 +90,11 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of the model in `folder`. Raises InputError where it has none, or not all of them."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = _names_in(index)
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             what = f"The model lacks {len(missing)} of its {len(names)} weight files, such as {missing[0]}"
-            raise InputError(what, where=str(folder), fix="Fetch the model again.")
+            raise InputError(what, where=str(folder), fix=_AGAIN)
         return [folder / name for name in names]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
@@ -97,6 +105,31 @@ def weight_files(folder: Path) -> list[Path]:
     raise InputError("This is not a model: it has no model.safetensors", where=str(folder), fix=_FIX)
 
 
+def _names_in(index: Path) -> list[str]:
+    """The files that an index of weights names."""
+    try:
+        values = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"The index of weights is not JSON: {error}", where=str(index), fix=_AGAIN) from None
+    found = values.get("weight_map") if isinstance(values, dict) else None
+    names = list(found.values()) if isinstance(found, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        what = "The index of weights has no `weight_map` from tensors to files"
+        raise InputError(what, where=str(index), fix=_AGAIN)
+    return sorted(set(names))
+
+
+def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
+    """Raises InputError where the tokenizer can give ids for which the model has no embedding."""
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if size and number >= size)
+    if beyond:
+        named = ", ".join(f"{token!r} ({number})" for number, token in beyond[:3])
+        what = f"The tokenizer has {len(beyond)} tokens beyond the model's {size:,} embeddings, such as {named}"
+        fix = "Give the tokenizer that the model was trained with, or a model whose embeddings were resized for it."
+        raise InputError(what, where=str(folder), fix=fix)
+
+
 def _sizes(weights: list[Path]) -> tuple[int, int]:
     parameters = 0
     for path in weights:
@@ -105,7 +138,7 @@ def _sizes(weights: list[Path]) -> tuple[int, int]:
                 parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             what = f"The weight file is damaged: {_first_line(error)}"
-            raise InputError(what, where=str(path), fix="Fetch the model again.") from None
+            raise InputError(what, where=str(path), fix=_AGAIN) from None
     return parameters, sum(path.stat().st_size for path in weights)
 
 
@@ -127,11 +160,11 @@ def _smoke_loss(folder: Path, class_name: str, tokenizer: Any) -> float | None:
         model, loaded = loader.from_pretrained(folder, dtype=torch.bfloat16, output_loading_info=True)
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         what = f"The weights do not fit config.json: {_first_line(error)}"
-        raise InputError(what, where=str(folder), fix="Fetch the model again.") from None
+        raise InputError(what, where=str(folder), fix=_AGAIN) from None
     missing = sorted(loaded["missing_keys"])
     if missing:
         what = f"The weights lack {len(missing)} of the model's tensors, such as {missing[0]}"
-        raise InputError(what, where=str(folder), fix="Fetch the model again.")
+        raise InputError(what, where=str(folder), fix=_AGAIN)
     inputs = tokenizer(SMOKE_TEXT, return_tensors="pt")
     is_causal = class_name.endswith(("ForCausalLM", "LMHeadModel"))
     ids = inputs["input_ids"]

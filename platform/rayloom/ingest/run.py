@@ -8,6 +8,7 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.folder_files import files_below
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome
 from rayloom.errors import InputError
 from rayloom.ingest import npm_package
@@ -61,13 +62,14 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
         shutil.copytree(build.work / "hub", target, ignore=shutil.ignore_patterns(".cache"))
         return {"source": {"commit": commit}}
     path = folder_path(source, build.job_directory)
-    if path.is_dir():
-        shutil.copytree(path, target, ignore=shutil.ignore_patterns(WORK_NAME))
+    folder = path if path.is_dir() else path.parent
+    for file in files_below(path, without=(WORK_NAME,)):
         # The manifest of a folder that is itself an artifact: this one gets its own.
-        (target / MANIFEST_NAME).unlink(missing_ok=True)
-    else:
-        target.mkdir(parents=True)
-        shutil.copyfile(path, target / path.name)
+        if file != folder / MANIFEST_NAME:
+            place = target / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+    target.mkdir(parents=True, exist_ok=True)
     return {"source": {"path": str(path)}}
 
 

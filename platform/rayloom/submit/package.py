@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rayloom
+from rayloom.artifacts.folder_files import files_below
 from rayloom.errors import InputError
 from rayloom.specs.base import references
 from rayloom.specs.files.load import Job
@@ -63,7 +64,7 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
     files = job_files([job, *stages])
     for one in (job, *stages):
         for path in named_paths(one):
-            files |= set(_files_at(path))
+            files |= set(files_below(path))
     total = sum(file.stat().st_size for file in files)
     if total > MOST_UPLOADED_BYTES:
         most = f"{MOST_UPLOADED_BYTES / 1e6:.0f} MB"
@@ -91,14 +92,11 @@ def named_paths(job: Job) -> Iterable[Path]:
             raise InputError(f"{field} is in a home folder, which the cluster does not have", where=text, fix=fix)
         if text.startswith("/"):
             continue  # on storage that the cluster's nodes see; the job says so if they do not
-        path = (job.directory / text).resolve()
+        # Not resolved: what a link leads to is sent under the link's own name, by which the job reads it.
+        path = Path(os.path.normpath(job.directory / text))
         if not path.exists():
             raise InputError(f"{field} names a path that does not exist", where=str(path), fix="Correct it.")
         yield path
-
-
-def _files_at(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
 
 
 def _zipped(entries: dict[str, bytes]) -> bytes:
