@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -61,25 +61,29 @@ PYTEST := $(BIN)/python -m pytest
 # Unit tests share the cores; an engine's test wants all of them.
 UNIT   := $(PYTEST) tests/unit -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
+ENGINES := $(PYTEST) tests/integration tests/cluster
+
 test: setup
 	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
-	@unit=0; $(UNIT) -m "not full and not gpu" || unit=$$?; \
-	  $(PYTEST) tests/integration tests/cluster -m "not full and not gpu" && exit $$unit
+	@unit=0; $(UNIT) -m "not full and not gpu" || unit=$$?; $(ENGINES) -m "not full and not gpu" && exit $$unit
 
 test-unit: setup
-	$(UNIT)
+	$(UNIT) -m "not full and not gpu"
+
+test-engines: setup
+	$(ENGINES) -m "not full and not gpu"
 
 test-cluster: setup
 	$(PYTEST) tests/cluster
 
 test-full: setup
-	@unit=0; $(UNIT) -m "not gpu" || unit=$$?; $(PYTEST) tests/integration tests/cluster -m "not gpu" && exit $$unit
+	@unit=0; $(UNIT) -m "not gpu" || unit=$$?; $(ENGINES) -m "not gpu" && exit $$unit
 
-# Rayloom alone, without the engines, in an environment of its own: what checks and explains job files needs none.
+# Rayloom's wheel without the engines, in an environment of its own: what checks and explains job files needs none.
 BASE := .venv-base
-test-base:
-	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON),$(PYTHON) -m venv --clear) $(BASE)
-	$(BASE)/bin/python -m pip install --quiet --constraint $(LOCK) . pytest pytest-timeout
+test-base: setup wheel
+	$(BIN)/python -m venv --clear $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --constraint $(LOCK) dist/rayloom-*.whl pytest pytest-timeout
 	$(BASE)/bin/python -m pytest --noconftest tests/base
 
 lint: setup
@@ -156,9 +160,10 @@ print-torch-index:
 	@echo $(TORCH_CPU_INDEX)
 
 # The package as one file that installs elsewhere, with the job files and the locks inside.
-wheel:
+wheel: setup
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	rm -rf build
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

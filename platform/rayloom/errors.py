@@ -126,6 +126,9 @@ def _translated(error: BaseException) -> RayloomError | None:
         return ResourceError("This machine ran out of memory", fix=_OUT_OF_MEMORY)
     if is_out_of_memory(error):
         return ResourceError("A worker ran out of memory", where=type(error).__module__, fix=_OUT_OF_MEMORY)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("rayloom"):
+        fix = "Install the engines: `make setup` in a checkout, else Rayloom's wheel with its lock (cluster/README.md)."
+        return ResourceError(f"The package {error.name} is not installed", fix=fix)
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import pickle
 import re
 from pathlib import Path
@@ -14,7 +15,16 @@ from ray.train import ControllerError, WorkerGroupError
 from rayloom.artifacts.store import Store
 from rayloom.cli import main
 from rayloom.commands.failures import message_for
-from rayloom.errors import InputError, InterruptedJobError, QualityError, RayloomError, ResourceError, SpecError
+from rayloom.errors import (
+    DefectError,
+    InputError,
+    InterruptedJobError,
+    QualityError,
+    RayloomError,
+    ResourceError,
+    SpecError,
+    unwrapped,
+)
 from rayloom.kinds import KINDS
 
 JOB = """
@@ -159,3 +169,12 @@ def test_old_logs_make_room(folder: Path, run) -> None:  # type: ignore[no-untyp
     assert len(list(logs.glob("*.log"))) == 50
     assert {file.stem for file in logs.glob("*.jsonl")} == {file.stem for file in logs.glob("*.log")}
     assert Store(str(folder / "store")).names() == ["pages"]
+
+
+def test_a_missing_engine_is_named_with_the_way_to_get_it_and_a_missing_file_of_rayloom_is_a_defect() -> None:
+    with pytest.raises(ModuleNotFoundError) as engine:
+        importlib.import_module("an_engine.part")
+    assert str(unwrapped(engine.value)).startswith("The package an_engine is not installed. Install the engines")
+    with pytest.raises(ModuleNotFoundError) as own:
+        importlib.import_module("rayloom.an_engine")
+    assert isinstance(unwrapped(own.value), DefectError)

@@ -36,6 +36,9 @@ WANTED_DISK_BYTES = 10 * GB
 LEAST_DISK_BYTES = 2 * GB
 WANTED_SHARED_MEMORY_BYTES = 2 * GB
 WANTED_FILE_HANDLES = 4096
+_INSTALL = (
+    "`make setup` installs the tested packages; outside a checkout `rayloom doctor --lock cpu` names the list for pip."
+)
 PORTS = {8000: "serve", 8265: "Ray's dashboard"}
 
 
@@ -58,16 +61,16 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Against the lock where the repository is at hand, else against what the package itself asks for."""
+    """Against what the package itself asks for, then against the lock where it is at hand."""
     installed = installed_versions()
     extra = flavour(installed)
     problems = unmet(requirements(extra), installed)
     if problems:
-        return Finding("packages", "missing", _few(problems), "`make setup` installs the tested set.")
+        return Finding("packages", "missing", _few(problems), _INSTALL)
     locked = locked_versions(extra)
     differences = unlike_lock(locked, installed)
     if differences:
-        fix = "They meet what Rayloom asks for, but were not tested together; `make setup` installs those that were."
+        fix = f"They meet what Rayloom asks for, but were not tested together. {_INSTALL}"
         return Finding("packages", "warning", _few(differences), fix)
     said = f"all {len(locked)} as in the {extra} lock" if locked else f"all that the {extra} extra asks for"
     return Finding("packages", "ok", said)
@@ -82,7 +85,7 @@ def torch_build() -> Finding:
     installed = installed_versions()
     version = installed.get("torch")
     if version is None:
-        return Finding("torch", "missing", "not installed", "`make setup` installs its CPU build.")
+        return Finding("torch", "missing", "not installed", _INSTALL)
     other = installed.get("torchvision")
     if "+cpu" in version and other is not None and "+cpu" not in other:
         fix = "Uninstall torchvision; nothing in Rayloom needs it."
@@ -107,6 +110,8 @@ def processor() -> Finding:
 
 
 def gpus() -> Finding:
+    if "torch" not in installed_versions():
+        return Finding("GPUs", "note", "not looked for without torch")
     import torch
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -121,7 +126,7 @@ def gpus() -> Finding:
 def ray_cluster() -> Finding:
     version = importlib.metadata.version("ray") if "ray" in installed_versions() else None
     if version is None:
-        return Finding("Ray", "missing", "not installed", "`make setup` installs it.")
+        return Finding("Ray", "missing", "not installed", _INSTALL)
     address = os.environ.get("RAY_ADDRESS", "")
     if not address or address == "local":
         return Finding("Ray", "ok", f"{version}; RAY_ADDRESS is not set, so each command starts its own cluster here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -13,6 +14,7 @@ from rayloom.commands.artifacts import store_here
 from rayloom.commands.diagnosis import Finding
 from rayloom.commands.output import console, emit_json
 from rayloom.errors import ResourceError
+from rayloom.observe.environment import lock_file
 from rayloom.observe.progress import say
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yellow"), "missing": ("✗", "red")}
@@ -20,6 +22,9 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yello
 
 def doctor(options: argparse.Namespace) -> int:
     """Prints one line for each thing that was looked at; 4 where something needed is missing."""
+    if options.lock is not None:
+        sys.stdout.write(f"{lock_file(options.lock)}\n")
+        return 0
     store = store_here()
     checks: tuple[Callable[[], Finding], ...] = (
         diagnosis.python,

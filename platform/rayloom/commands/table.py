@@ -329,7 +329,7 @@ COMMANDS: tuple[Command, ...] = (
         "doctor",
         "what works on this machine, and what to do about the rest",
         "rayloom.commands.doctor:doctor",
-        (_json,),
+        (_json, _argument("--lock", choices=("cpu", "gpu"), help="only print where the list of tested packages is")),
     ),
     Command(
         "schema",

@@ -41,17 +41,17 @@ def requirements(extra: str) -> list[Requirement]:
     return [r for r in stated if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
-def lock_file(extra: str) -> Path | None:
-    """The lock of `cpu` or `gpu`: the repository's, or the copy that a wheel carries."""
+def lock_file(extra: str) -> Path:
+    """The lock of `cpu` or `gpu`: the copy that a wheel carries, else the repository's."""
     package = Path(rayloom.__file__).parent
-    files = [folder / "cluster" / f"requirements-{extra}.txt" for folder in (package, package.parents[1])]
-    return next(filter(Path.is_file, files), None)
+    root = package if (package / "cluster").is_dir() else package.parents[1]
+    return root / "cluster" / f"requirements-{extra}.txt"
 
 
 def locked_versions(extra: str) -> dict[str, str]:
-    """The exact versions that were tested together; empty for a package without its locks."""
+    """The exact versions that were tested together; empty where only the package's code is."""
     lock = lock_file(extra)
-    if lock is None:
+    if not lock.is_file():
         return {}
     pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in pins}
