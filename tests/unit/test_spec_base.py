@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import ValidationError
+from support.golden import classes_in, specs_below
 
 from rayloom.kinds import KINDS, SPECS
-from rayloom.specs.base import JobSpec, ModelRef, Reference, Spec, TunedRef, fingerprinted, references
+from rayloom.specs.base import JobSpec, ModelRef, Reference, Spec, TunedRef, fingerprinted, is_variant_name, references
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
 
@@ -18,6 +19,11 @@ class Part(Spec):
     model: ModelRef
     note: Annotated[str, "unfingerprinted"] = ""
     size: int = 1
+
+
+class Sort(Spec):
+    type: Literal["sort"] = "sort"
+    size: int = 2
 
 
 class WholeSpec(JobSpec):
@@ -60,10 +66,37 @@ def test_other_references_are_refused_with_the_right_form(text: str) -> None:
 def test_what_cannot_change_the_result_is_not_fingerprinted() -> None:
     plain = fingerprinted(WHOLE)
     assert "description" not in plain
-    assert plain["parts"] == [{"model": "hf://a/b@main", "size": 1}, {"model": "./folder", "size": 1}]
+    assert plain["parts"] == [{"model": "hf://a/b@main"}, {"model": "./folder"}]
+    assert fingerprinted(WHOLE, with_defaults=True)["parts"][0] == {"model": "hf://a/b@main", "size": 1}
     assert json.loads(json.dumps(plain)) == plain
     assert fingerprinted(WHOLE.model_copy(update={"description": "other"})) == plain
     assert fingerprinted(WHOLE.model_copy(update={"text": "other"})) != plain
+
+
+class LaterSpec(WholeSpec):
+    """The same kind of job after an upgrade that brought a field."""
+
+    smoothing: float = 0.0
+    by_kind: Sort = Sort()
+
+
+def test_a_field_that_is_added_with_a_default_changes_no_fingerprint() -> None:
+    later = LaterSpec.model_validate(WHOLE.model_dump())
+    assert fingerprinted(later) == fingerprinted(WHOLE)
+    assert fingerprinted(later.model_copy(update={"smoothing": 0.1})) != fingerprinted(WHOLE)
+    deeper = later.model_copy(update={"by_kind": Sort(size=3)})
+    assert fingerprinted(deeper)["by_kind"] == {"type": "sort", "size": 3}
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+def test_variants_stay_apart_without_their_defaults(kind: str) -> None:
+    """Two classes that one field may hold must differ in a field that a fingerprint always has."""
+    for spec in specs_below(SPECS[kind]):
+        for field in spec.model_fields.values():
+            variants = [c for c in classes_in(field.annotation) if issubclass(c, Spec)]
+            always = [{n for n, f in c.model_fields.items() if f.is_required() or is_variant_name(f)} for c in variants]
+            names = [str(c.model_fields["type"].annotation) for c in variants if "type" in c.model_fields]
+            assert len(variants) < 2 or len(set(names)) == len(variants) or all(always), (spec, field)
 
 
 def test_a_spec_never_changes() -> None:

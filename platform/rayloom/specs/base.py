@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 from pydantic.fields import FieldInfo
@@ -151,20 +151,37 @@ def rule_of(field: FieldInfo) -> str | None:
     return rules[0] if rules else None
 
 
-def fingerprinted(spec: Spec) -> dict[str, Any]:
-    """The spec as plain values, without what cannot change the result (fields marked "unfingerprinted")."""
+def fingerprinted(spec: Spec, *, with_defaults: bool = False) -> dict[str, Any]:
+    """The spec as plain values, without what cannot change the result (fields marked "unfingerprinted").
+
+    Fields at their defaults are left out too, so that a field that is added later changes no fingerprint. A default
+    that changes therefore needs a new version of the kind. `with_defaults` keeps them, for showing.
+    """
     plain: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
-        if "unfingerprinted" not in field.metadata:
-            plain[field.alias or name] = _plain(getattr(spec, name))
+        value = getattr(spec, name)
+        if "unfingerprinted" in field.metadata:
+            continue
+        if with_defaults or is_variant_name(field) or field.is_required() or value != default_of(field):
+            plain[field.alias or name] = _plain(value, with_defaults)
     return plain
 
 
-def _plain(value: Any) -> Any:
+def is_variant_name(field: FieldInfo) -> bool:
+    """Whether the field says which variant of a union this is: `type: Literal["lora"]`."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+
+
+def default_of(field: FieldInfo) -> Any:
+    """What the field holds if a job file does not name it."""
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _plain(value: Any, with_defaults: bool) -> Any:
     if isinstance(value, Spec):
-        return fingerprinted(value)
+        return fingerprinted(value, with_defaults=with_defaults)
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_plain(item, with_defaults) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, with_defaults) for key, item in value.items()}
     return value

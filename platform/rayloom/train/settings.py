@@ -28,14 +28,14 @@ def by_path(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def note(spec: TrainSpec, work: Path) -> None:
     """Writes down beside a run's checkpoints what it was asked for."""
-    (work / SETTINGS_NAME).write_text(json.dumps(dict(by_path(fingerprinted(spec))), indent=1))
+    (work / SETTINGS_NAME).write_text(json.dumps(dict(by_path(fingerprinted(spec, with_defaults=True))), indent=1))
 
 
 def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
     """One line for each unfinished run of this name that this job will not continue, and why."""
     from rayloom.train.loop.checkpoints import newest_first, step_of
 
-    wished = dict(by_path(fingerprinted(spec)))
+    wished = dict(by_path(fingerprinted(spec, with_defaults=True)))
     folder = store.building_directory(spec.name, "any").parent
     for noted in sorted(folder.glob(f"*/{WORK_NAME}/{SETTINGS_NAME}")):
         had = json.loads(noted.read_text())
