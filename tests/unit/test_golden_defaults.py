@@ -18,6 +18,8 @@ def test_defaults_are_those_of_the_kinds_version(kind: str) -> None:
     now = json.loads(json.dumps(defaults_of(KINDS[kind].spec)))
     for path, old, new in changed_defaults(before["defaults"], now):
         pytest.fail(complaint(kind, version, f"the default of {path}", old, new))
+    unwritten = sorted(set(now) - set(before["defaults"]))
+    assert not unwritten, f"write down {', '.join(unwritten)}: cd tests && python -m support.golden {kind}"
     assert before["version"] == version, complaint(kind, version, "version", before["version"], version)
 
 
