@@ -211,6 +211,8 @@ sys.exit(code)
         ["--help"],
         ["check", *sorted(str(path) for path in (ROOT / "jobs" / "quickstart").glob("*.yaml"))],
         ["schema", "train"],
+        ["explain", "train.adapter.rank"],
+        ["init"],
         ["init", "--help"],
         ["artifacts", "list"],
     ],

@@ -14,7 +14,7 @@ from rayloom.artifacts.build import build
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
-from rayloom.commands.init import templates
+from rayloom.commands.job_files import templates
 from rayloom.kinds import SPECS
 
 JOB = """
@@ -205,7 +205,17 @@ def test_a_report_escapes_what_the_data_says(folder: Path, capfd: pytest.Capture
 
 def test_every_template_passes_check_and_is_never_written_over(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = list(templates())
-    assert set(names) >= {"import", "clean", "pretrain", "finetune", "merge", "quantize", "evaluate", "serve"}
+    assert set(names) >= {
+        "import",
+        "clean",
+        "pretrain",
+        "finetune",
+        "merge",
+        "quantize",
+        "evaluate",
+        "serve",
+        "predict",
+    }
     for name in names:
         (folder / f"{name}.yaml").unlink(missing_ok=True)
         assert main(["init", name]) == 0

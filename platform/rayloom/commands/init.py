@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from importlib import resources
 from pathlib import Path
 
+from rayloom.commands.job_files import templates
 from rayloom.commands.output import console, plain_table
 from rayloom.errors import InputError
 from rayloom.observe.progress import say
@@ -32,10 +32,3 @@ def init(options: argparse.Namespace) -> None:
         fix = "Remove it, or name another file with --output."
         raise InputError("This file is there already", where=str(output), fix=fix) from None
     say(f"{output}: edit it, then `rayloom check {output}` and `rayloom plan {output}`")
-
-
-def templates() -> dict[str, str]:
-    """Name and content of every starter file."""
-    folder = resources.files("rayloom") / "templates"
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
-    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in files}

@@ -326,6 +326,12 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "explain",
+        "what a kind of job, or one key of its job files, means",
+        "rayloom.commands.explain:explain",
+        (_argument("path", nargs="?", metavar="KIND.KEY", help="such as train, or train.adapter.rank; default: the kinds"),),
+    ),
+    Command(
         "doctor",
         "what works on this machine, and what to do about the rest",
         "rayloom.commands.doctor:doctor",

@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from rayloom.specs.field_docs import field_docs
+
 Content = Literal["model", "adapter", "corpus", "dataset", "report"]
 """What an artifact holds, whichever kind of job made it."""
 
@@ -25,6 +27,10 @@ class Rule:
     """What a field's pattern asks for, in words, for the person who broke it."""
 
     text: str
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the rule in words beside its pattern."""
+        return handler(core) | {"rule": self.text.removeprefix("must be ")}
 
 
 Name = Annotated[
@@ -38,9 +44,17 @@ Name = Annotated[
 class Spec(BaseModel):
     """A typed piece of a job file. Unknown keys are errors; a spec never changes once read."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the text under each field as its description."""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in field_docs(cls).items():
+            if name in cls.model_fields:
+                properties[cls.model_fields[name].alias or name].setdefault("description", text)
+        return schema
 
 
 class JobSpec(Spec):
@@ -77,6 +91,10 @@ class RefersTo:
     """Marks a field that names another artifact, and what that artifact may hold."""
 
     contents: tuple[Content, ...]
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with what the artifact may hold, for readers and editors."""
+        return handler(core) | {"refersTo": list(self.contents)}
 
 
 def _check_reference(text: str) -> str:
