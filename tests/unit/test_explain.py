@@ -66,8 +66,8 @@ def test_an_example_made_from_the_schema_is_one_that_the_spec_accepts(kind: str)
             key = Key(field.alias or name, schema["properties"].get(field.alias or name, {}))
             example = sample(key, reference)
             if example is not None:
-                partial = TypeAdapter(model.__pydantic_fields__[name].rebuild_annotation())
-                partial.validate_json(json.dumps(example), strict=True)
+                field_alone: TypeAdapter[object] = TypeAdapter(model.__pydantic_fields__[name].rebuild_annotation())
+                field_alone.validate_json(json.dumps(example), strict=True)
 
 
 def test_a_key_says_its_type_default_meaning_example_and_use(capfd: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_uses_are_those_of_the_named_variant() -> None:
         use.file for use in uses("train", ("adapter", "size"), ("bottleneck",))
     }
     assert files <= {"recipes/compare-methods/bottleneck.yaml"}
-    assert [use.value for use in uses("serve", ("models", "0", "engine", "kv_cache", "size_bytes"))][0] == 268435456
+    assert next(uses("serve", ("models", "0", "engine", "kv_cache", "size_bytes"))).value == 268435456
 
 
 class Base(Spec):

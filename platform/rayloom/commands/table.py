@@ -329,7 +329,7 @@ COMMANDS: tuple[Command, ...] = (
         "explain",
         "what a kind of job, or one key of its job files, means",
         "rayloom.commands.explain:explain",
-        (_argument("path", nargs="?", metavar="KIND.KEY", help="such as train, or train.adapter.rank; default: the kinds"),),
+        (_argument("path", nargs="?", metavar="KIND.KEY", help="such as train.adapter.rank; default: the kinds"),),
     ),
     Command(
         "doctor",
