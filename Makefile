@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -142,6 +142,10 @@ bench-submit: setup
 # The endpoint beside bare vLLM's own server; PARTS=gateway,tuned,caches,scale, ROUNDS=5, SAVE=1 keeps the result.
 bench-serve: setup
 	$(BIN)/python tests/bench/serve.py $(if $(PARTS),--parts $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
+
+# The pages of jobs/reference, written anew from the descriptions in the specs.
+reference: setup
+	$(BIN)/rayloom schema --markdown --output jobs/reference
 
 # Writes the locks anew with pip's resolver; nothing is installed.
 lock-cpu lock-gpu: lock-%: setup

@@ -1,34 +1,127 @@
-"""`rayloom init TEMPLATE`: commented job files to begin with."""
+"""`rayloom init NAME`: a starter of a kind of job, the quickstart, or a recipe with the job files that it needs."""
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 
-from rayloom.commands.job_files import templates
+from rayloom.commands.job_files import job_files, templates
 from rayloom.commands.output import console, plain_table
 from rayloom.errors import InputError
+from rayloom.kinds import SPECS
 from rayloom.observe.progress import say
+from rayloom.specs.base import references
+from rayloom.specs.files.load import load
 from rayloom.specs.files.problems import nearest
+from rayloom.specs.files.reference_words import first_sentence
+
+_FOLDER_OF_JOBS = re.compile(r"\bjobs/(?=(quickstart|recipes)/)")
+"""How commands in shipped job files name other job files: from the root of a checkout."""
+_NAME = re.compile(r"^name: (\S+)", re.MULTILINE)
 
 
 def init(options: argparse.Namespace) -> None:
-    """Writes a starter file, or lists what there is."""
-    known = templates()
-    if options.template is None:
-        table = plain_table("template", "what it is")
-        for name, content in known.items():
-            table.add_row(name, content.splitlines()[0].lstrip("# "))
-        console().print(table)
-        return
-    if options.template not in known:
-        fix = f"The templates are {', '.join(known)}{nearest(options.template, known) or '.'}"
-        raise InputError(f"There is no template {options.template!r}", fix=fix)
-    output = options.output or Path(f"{options.template}.yaml")
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(known[options.template])
-    except FileExistsError:
-        fix = "Remove it, or name another file with --output."
-        raise InputError("This file is there already", where=str(output), fix=fix) from None
-    say(f"{output}: edit it, then `rayloom check {output}` and `rayloom plan {output}`")
+    """Writes job files that can be edited and run, or lists what there is."""
+    if options.template is None or options.list:
+        _list()
+    elif options.template in templates():
+        _write_starter(options.template, options.output)
+    else:
+        _write_recipe(options.template.strip("/").removesuffix(".yaml"), options.output or Path())
+
+
+def _list() -> None:
+    table = plain_table("name", "what it is")
+    for name, content in templates().items():
+        table.add_row(name, _first_sentence(content))
+    for name, files in recipes(job_files()).items():
+        table.add_row(name, _summary(files))
+    console().print(table)
+
+
+def _summary(files: Mapping[str, Path]) -> str:
+    """What a recipe's main file says of itself, or which files the folder has if none is the main one."""
+    main = [file for file in files.values() if len(files) == 1 or file.stem in ("pipeline", "train")]
+    if main:
+        return _first_sentence(main[0].read_text(encoding="utf-8"))
+    return f"{len(files)} job files: {', '.join(file.stem for file in files.values())}"
+
+
+def _first_sentence(text: str) -> str:
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return first_sentence(" ".join(line.lstrip("# ") for line in lines))
+
+
+def _write_starter(name: str, output: Path | None) -> None:
+    file = output or Path(f"{name}.yaml")
+    _write({file: templates()[name]})
+    say(f"{file}: edit it, then `rayloom check {file}` and `rayloom plan {file}`")
+
+
+def _write_recipe(name: str, folder: Path) -> None:
+    """The files of one recipe, and those whose results it names, in the same places as in Rayloom's own `jobs/`."""
+    shipped = job_files()
+    known_recipes = recipes(shipped)
+    if name not in known_recipes:
+        known = [*templates(), *known_recipes]
+        fix = f"`rayloom init --list` shows what there is{nearest(name, known) or '.'}"
+        raise InputError(f"There is no starter or recipe {name!r}", fix=fix)
+    wanted = _with_needed(known_recipes[name], shipped)
+    texts = {folder / file: path.read_text(encoding="utf-8") for file, path in wanted.items()}
+    _write({file: _FOLDER_OF_JOBS.sub(_prefix(folder), text) for file, text in texts.items()})
+    pipelines = [file for file in texts if file.stem == "pipeline"]
+    say(f"{len(texts)} job files in {folder / name.partition('/')[0]}. Run them in this order:")
+    for file in pipelines or texts:
+        say(f"rayloom run {file}")
+
+
+def _prefix(folder: Path) -> str:
+    return "" if folder == Path() else f"{folder.as_posix()}/"
+
+
+def recipes(shipped: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """Recipes by name: a folder of job files that belong together, or one file."""
+    recipes: dict[str, dict[str, Path]] = {}
+    for name, path in shipped.items():
+        folder = name.rpartition("/")[0]
+        recipe = name.removesuffix(".yaml") if folder == "recipes" else folder
+        recipes.setdefault(recipe, {})[name] = path
+    return recipes
+
+
+def _with_needed(files: Mapping[str, Path], shipped: Mapping[str, Path]) -> dict[str, Path]:
+    """The files and, however far back, the shipped job files that make what they name; makers come first."""
+    makers: dict[str, str] = {}
+    for name, path in shipped.items():
+        named = _NAME.search(path.read_text(encoding="utf-8"))
+        makers.setdefault(named[1] if named else "", name)
+    ordered: dict[str, Path] = {}
+
+    def add(name: str, waiting: frozenset[str]) -> None:
+        job = load(shipped[name], SPECS)
+        artifacts = [reference.text.removeprefix("artifact:") for reference in references(job.spec)]
+        needed = [makers[artifact] for artifact in artifacts if artifact in makers]
+        needed += [other for other, path in shipped.items() if path.resolve() in job.included]
+        for other in needed:
+            if other not in ordered and other not in waiting:
+                add(other, waiting | {name})
+        ordered.setdefault(name, shipped[name])
+
+    for name in files:
+        add(name, frozenset())
+    return ordered
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    """Writes new files only. Raises InputError, before anything is written, if one is there already."""
+    for file in texts:
+        if file.exists():
+            fix = "Remove it, or name another place with --output."
+            raise InputError("This file is there already", where=str(file), fix=fix)
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)

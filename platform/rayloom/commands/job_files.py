@@ -15,8 +15,8 @@ import rayloom
 from rayloom.errors import InputError
 from rayloom.specs.files.document import parse
 
-_PACKAGE = Path(rayloom.__file__).parent
-TEMPLATES = _PACKAGE / "templates"
+PACKAGE = Path(rayloom.__file__).parent
+TEMPLATES = PACKAGE / "templates"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Use:
 
 def jobs_folder() -> Path:
     """The folder that holds `quickstart/` and `recipes/`. Raises InputError if it was not installed."""
-    for folder in (_PACKAGE / "jobs", _PACKAGE.parents[1] / "jobs"):
+    for folder in (PACKAGE / "jobs", PACKAGE.parents[1] / "jobs"):
         if (folder / "quickstart").is_dir():
             return folder
     fix = "Install Rayloom from its wheel, or work in a checkout."
-    raise InputError("The job files that come with Rayloom are not there", where=str(_PACKAGE / "jobs"), fix=fix)
+    raise InputError("The job files that come with Rayloom are not there", where=str(PACKAGE / "jobs"), fix=fix)
 
 
 def job_files() -> dict[str, Path]:
@@ -46,6 +46,11 @@ def job_files() -> dict[str, Path]:
 def templates() -> dict[str, str]:
     """Name and content of the starter file of each kind of job."""
     return {file.stem: file.read_text(encoding="utf-8") for file in sorted(TEMPLATES.glob("*.yaml"))}
+
+
+def starters_of(kind: str) -> dict[str, str]:
+    """Name and content of the starters of one kind of job."""
+    return {name: text for name, text in templates().items() if f"\nkind: {kind}\n" in text}
 
 
 def uses(kind: str, path: Sequence[str], variants: Sequence[str] = ()) -> Iterator[Use]:

@@ -1,19 +1,35 @@
-"""`rayloom schema KIND`."""
+"""`rayloom schema KIND`: the JSON schema of a kind for editors, or its reference page for people."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 
-from rayloom.commands.output import emit_json
-from rayloom.errors import InputError
+from rayloom.commands.explain import spec_of
 from rayloom.kinds import SPECS
-from rayloom.specs.files.problems import nearest
+from rayloom.observe.progress import say
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Prints the JSON schema of a kind's job files."""
-    spec = SPECS.get(options.kind)
-    if spec is None:
-        fix = f"The kinds are {', '.join(SPECS)}{nearest(options.kind, SPECS) or '.'}"
-        raise InputError(f"{options.kind!r} is not a kind of job", fix=fix)
-    emit_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.model_json_schema())
+    """Prints what a kind's job files may hold, or writes it for every kind into a folder."""
+    kinds = [options.kind] if options.kind else list(SPECS)
+    for kind in kinds:
+        text = _text(kind, options.markdown)
+        if options.output is None:
+            sys.stdout.write(text)
+            continue
+        options.output.mkdir(parents=True, exist_ok=True)
+        file = options.output / f"{kind}.{'md' if options.markdown else 'json'}"
+        file.write_text(text, encoding="utf-8")
+        say(str(file))
+
+
+def _text(kind: str, as_page: bool) -> str:
+    spec = spec_of(kind)
+    if as_page:
+        from rayloom.commands.reference_page import page
+
+        return page(kind, spec)
+    values = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.model_json_schema()
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

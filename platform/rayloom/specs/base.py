@@ -61,6 +61,7 @@ class JobSpec(Spec):
     """What every kind of job file has: its kind and the name of the artifact that it makes."""
 
     kind: str
+    """What kind of job the file describes; it decides which other keys there are."""
     name: Name
     """The artifact's name in the store."""
     description: Annotated[str, "unfingerprinted"] = ""

@@ -33,11 +33,13 @@ class Deduplication(Spec):
     against: tuple[CorpusRef, ...] = ()
     """Earlier corpora: what is in one of them goes, as a duplicate of it. So a corpus can grow in steps."""
     near_duplicates: bool = True
+    """Also remove documents that are almost the same as another; false removes exact duplicates only."""
     similarity_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Jaccard similarity of two sets of shingles, computed exactly on every candidate pair."""
     shingle_words: Annotated[int, Field(ge=1, le=50)] = 5
     """Words in a shingle; for Chinese, Japanese and Thai, characters."""
     num_bands: Annotated[int, Field(ge=1, le=255)] = 16
+    """Bands of the MinHash signature; more bands make more pairs candidates."""
     rows_per_band: Annotated[int, Field(ge=1, le=64)] = 8
     """Pairs of similarity s become candidates with probability 1 − (1 − s^rows)^bands (Leskovec et al., ch. 3)."""
 
@@ -53,6 +55,7 @@ class Decontamination(Spec):
     against: Annotated[tuple[DocumentFiles, ...], Field(min_length=1)]
     """Evaluation sets; `text_columns` names what of a row must not be read before (question, answer)."""
     ngram_words: Annotated[int, Field(ge=5, le=100)] = 13
+    """Length of the passage that a document and an evaluation row must share, in words."""
     min_words: Annotated[int, Field(ge=3)] = 8
     """A row of fewer words than n-gram is looked for as a whole; one of fewer than so many is not."""
 
@@ -74,6 +77,7 @@ class PerplexityLimits(Spec):
     min_percentile: Annotated[float, Field(ge=0, lt=100)] | None = None
     """As `min_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
     max_percentile: Annotated[float, Field(gt=0, le=100)] | None = None
+    """As `max_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
 
 
 class PerplexityFilter(Spec):
@@ -81,15 +85,21 @@ class PerplexityFilter(Spec):
     al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
 
     model: ModelRef
+    """The causal model that judges the documents."""
     limits: PerplexityLimits
+    """Limits for every domain that `domain_limits` does not name."""
     domain_limits: dict[Name, PerplexityLimits] = Field(default_factory=dict)
     """For the named domains, in place of `limits`."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
     """Of a longer document the beginning counts."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+    """Documents that one worker computes at once."""
     num_workers: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
+    """Workers that compute perplexities side by side, each with the model loaded."""
     cpus_per_worker: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
+    """CPUs that each worker uses."""
     gpus_per_worker: Annotated[int, Field(ge=0), "unfingerprinted"] = 0
+    """GPUs that each worker uses; 0 computes on the CPU."""
 
     def limits_of(self, domain: str) -> PerplexityLimits:
         return self.domain_limits.get(domain, self.limits)
@@ -100,8 +110,11 @@ class CleanSpec(JobSpec):
 
     kind: Literal["clean"]
     sources: Annotated[tuple[TextSource, ...], Field(min_length=1)]
+    """Data sets and files whose documents are cleaned, each with a name and a domain."""
     normalisation: Normalisation = Normalisation()
+    """How text is normalised in every domain that `domain_normalisation` does not name."""
     rules: Rules = Rules()
+    """Quality rules for every domain that `domain_rules` does not name."""
     domain_rules: dict[Name, Rules] = Field(default_factory=dict)
     """For the named domains, in place of `rules`."""
     domain_normalisation: dict[Name, Normalisation] = Field(default_factory=dict)
@@ -109,8 +122,11 @@ class CleanSpec(JobSpec):
     deduplication: Deduplication | None = Deduplication()
     """null keeps duplicates."""
     decontamination: Decontamination | None = None
+    """Evaluation sets whose passages must not stand in the result. Default: none is looked for."""
     perplexity: PerplexityFilter | None = None
+    """Drop documents by a model's perplexity. Default: no document is judged by a model."""
     output: Annotated[TokensOutput | RowsOutput, Field(discriminator="type")]
+    """What is made: packed tokens for language modelling, or rows split for a task."""
     max_bad_rows_share: Share = 0.01
     """Rows that cannot be read are quarantined and counted; past this share the job fails."""
     max_row_bytes: Annotated[int, Field(ge=1024)] = 16 << 20

@@ -16,6 +16,7 @@ class HeldoutLoss(Spec):
 
     type: Literal["heldout_loss"]
     name: Name = "heldout"
+    """Name in the report and in `metrics`; different for each check."""
     rows_of: TunedRef
     """The adapter or model whose training job set the held-out rows aside."""
     max_increase: Annotated[float, Field(ge=0)] | None = None
@@ -27,12 +28,17 @@ class AnswersCheck(Spec):
 
     type: Literal["answers"]
     name: Name
+    """Name in the report and in `metrics`; different for each check."""
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What the model is asked, each as a user's message."""
     contains: str
     """Counted where the answer contains this text, upper and lower case alike."""
     min_share: Share | None = None
+    """The job fails if a smaller share of the answers contains the text. Default: no limit."""
     max_share: Share | None = None
+    """The job fails if a larger share of the answers contains the text. Default: no limit."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    """Longest answer, in tokens."""
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     """Settings of the chat template, such as `enable_thinking: false`, as in training."""
 
@@ -45,14 +51,17 @@ class WrittenCheck(Spec):
 
     type: Literal["written"]
     name: Name = "written"
+    """Name in the report and in `metrics`; different for each check."""
     rows_of: TunedRef
     """The adapter or model whose training job set the conversations aside."""
     limit_rows: Annotated[int, Field(ge=1)] = 100
     """Only the first so many."""
     generation: Generation = Generation()
+    """How the model writes: engine, length, sampling."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """Of engine vllm."""
     gpus_per_worker: Literal[0, 1] = 0
+    """GPUs of engine vllm; 0 computes on the CPU."""
     min_score: Share | None = None
     """Past it the job fails."""
 
@@ -66,6 +75,7 @@ class TaskCheck(Spec):
 
     type: Literal["task"]
     name: Name = "task"
+    """Name in the report and in `metrics`; different for each check."""
     rows_of: TunedRef
     """The model or adapter whose training job set the texts aside."""
     linear_baseline: bool = False
@@ -91,11 +101,13 @@ class HarnessCheck(Spec):
 
     type: Literal["lm_eval"]
     name: Name = "lm-eval"
+    """Name in the report and in `metrics`; different for each check."""
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names that the harness knows, or that `task_files` brings."""
     task_files: DatasetRef | None = None
     """A folder of task files (YAML) of your own, with their data: paths in them begin at that folder."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples before each question. Default: what the task itself says."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many documents of each task."""
     chat_template: bool = False
@@ -121,7 +133,9 @@ class EvaluateSpec(JobSpec):
 
     kind: Literal["evaluate"]
     model: TunedRef
+    """The model or adapter that is measured."""
     baseline: TunedRef | None = None
+    """A model that the same checks measure for comparison. Default: none."""
     checks: Annotated[
         tuple[
             Annotated[
@@ -131,7 +145,9 @@ class EvaluateSpec(JobSpec):
         ],
         Field(min_length=1),
     ]
+    """What is measured."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+    """Rows computed at once."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -13,7 +13,9 @@ class WeightedAdapter(Spec):
     """One more adapter of the same base."""
 
     adapter: AdapterRef
+    """The adapter."""
     weight: float = 1.0
+    """What its update is multiplied by."""
 
 
 class Combination(Spec):
@@ -25,6 +27,7 @@ class Combination(Spec):
     weight: float = 1.0
     """Of the first adapter."""
     others: Annotated[tuple[WeightedAdapter, ...], Field(min_length=1)]
+    """The further adapters."""
     density: Annotated[float, Field(gt=0, le=1)] | None = None
     """For ties and dare: the part of the values that is kept."""
     seed: int = 0
@@ -45,6 +48,7 @@ class MergeSpec(JobSpec):
 
     kind: Literal["merge"]
     adapter: AdapterRef
+    """The adapter whose update is added to its base."""
     combine: Combination | None = None
     """Default: the adapter alone."""
     base: ModelRef | None = None
@@ -57,7 +61,9 @@ class MergeSpec(JobSpec):
         "Write one sentence about the sea.",
         "Explain why the sky is blue.",
     )
+    """Texts on which the merged model is compared with base + adapter."""
     save_precision: Literal["bf16", "fp16"] = "bf16"
+    """Number format of the saved weights."""
 
 
 class Int8Scheme(Spec):
@@ -155,9 +161,11 @@ class Speed(Spec):
     batch_sequences: Annotated[int, Field(ge=1)] = 32
     """Requests that are answered at once."""
     prompt_tokens: Annotated[int, Field(ge=1)] = 64
+    """Length of each request, in tokens."""
     new_tokens: Annotated[int, Field(ge=1)] = 64
     """Of each answer."""
     rounds: Annotated[int, Field(ge=1)] = 3
+    """Measurements of each model; the median counts."""
 
 
 class QuantizeSpec(JobSpec):
@@ -165,7 +173,9 @@ class QuantizeSpec(JobSpec):
 
     kind: Literal["quantize"]
     model: ModelRef
+    """The model that is made smaller, in 16 bits."""
     scheme: Annotated[Scheme, Field(discriminator="type")]
+    """Number format of the result, and how it is fitted."""
     calibration: Calibration = Calibration()
     """For schemes that fit something to activations."""
     rows_of: TunedRef

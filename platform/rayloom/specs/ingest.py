@@ -27,8 +27,11 @@ class PackageSource(Spec):
 
     type: Literal["package"]
     package: PackageName
+    """Name of the package in the Python package index."""
     version: PackageVersion
+    """The exact version."""
     archive: Literal["wheel", "sdist"] = "wheel"
+    """Which of the version's archives: the wheel, or the source distribution."""
     sha256: Sha256
     """Digest of the downloaded archive."""
     members: tuple[str, ...] = ("**",)
@@ -44,7 +47,9 @@ class NpmSource(Spec):
         StringConstraints(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$"),
         Rule("must be a package's name as npm shows it: NAME or @SCOPE/NAME"),
     ]
+    """Name of the package in the npm registry."""
     version: PackageVersion
+    """The exact version."""
     sha256: Sha256
     """Digest of the .tgz that `npm pack` makes."""
     members: tuple[str, ...] = ("**",)
@@ -58,6 +63,7 @@ class HubSource(Spec):
     repository: Annotated[
         str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$"), Rule("must be ORGANISATION/MODEL, as the hub shows it")
     ]
+    """The repository, as ORGANISATION/MODEL."""
     revision: str = "main"
     """Branch, tag or commit. What it resolved to stands in the manifest."""
     patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -94,6 +100,8 @@ class ImportSpec(JobSpec):
 
     kind: Literal["import"]
     source: Source
+    """Where the files come from."""
     content: Annotated[ModelContent | DatasetContent, Field(discriminator="type")]
+    """What the files are: a model, or a data set."""
     licence: str
     """SPDX identifier or name of the licence; carried along the lineage."""

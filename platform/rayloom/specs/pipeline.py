@@ -13,6 +13,7 @@ class Stage(Spec):
     """One job of a pipeline."""
 
     name: Name
+    """Name of the stage, which `needs` of other stages refers to."""
     job: str
     """The job file; relative paths start at the pipeline's file."""
     needs: tuple[Name, ...] = ()
@@ -26,6 +27,7 @@ class PipelineSpec(JobSpec):
 
     kind: Literal["pipeline"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """The jobs; each starts as soon as the stages that it needs are finished."""
     max_parallel_stages: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
     """Stages that do not need each other run beside each other, so many at once, each as a process of its own."""
     next_steps: Annotated[tuple[str, ...], "unfingerprinted"] = ()

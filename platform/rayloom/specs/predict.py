@@ -17,6 +17,7 @@ class Generation(Spec):
     engine: Literal["vllm", "transformers"] = "vllm"
     """vllm: the offline engine of the server, which computes many texts at once and takes half a minute to start."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer, in tokens."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0: the likeliest answer, as scores need it. Samples are usually taken at 0.7."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -47,7 +48,9 @@ class PredictSpec(JobSpec, RowFiles):
 
     kind: Literal["predict"]
     model: TunedRef
+    """The model or adapter that answers."""
     data: DatasetRef
+    """The data set whose rows are answered."""
     text: str = "text"
     """Column of the text; of a question, of what it is asked about."""
     pair: str | None = None
@@ -57,11 +60,16 @@ class PredictSpec(JobSpec, RowFiles):
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many."""
     generation: Generation = Generation()
+    """How a model without a task writes its answers."""
     rows_per_part: Annotated[int, Field(ge=1)] = 500
     """What is lost at most when the job is killed, for each worker."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 16
+    """Rows that one worker computes at once."""
     num_workers: Annotated[int, Field(ge=1)] = 1
+    """Workers that answer side by side, each with the model loaded."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs that each worker uses."""
     gpus_per_worker: Literal[0, 1] = 0
+    """GPUs that each worker uses; 0 computes on the CPU."""
     max_failed_share: Share = 0.1
     """Part of the rows that may fail, each kept with its reason; past it the job fails."""

@@ -58,12 +58,14 @@ class Engine(Spec):
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
     """Cores that compute; without GPUs each replica gets its own, so that two never share one."""
     gpus_per_replica: Annotated[int, Field(ge=0)] = 0
+    """GPUs that a replica's weights are spread over; 0 computes on the CPU."""
     pipeline_stages: Annotated[int, Field(ge=1)] = 1
     """Groups of layers, one after another, for a model that does not fit the GPUs of one node: each stage has
     gpus_per_replica / pipeline_stages GPUs, which share every layer of it and should be on one node."""
     compiled: bool = False
     """Compile the model at every start: on CPUs some 15 % more tokens/s for about half a minute more to start."""
     kv_cache: KvCache = KvCache()
+    """Memory for the keys and values of the requests that are being answered."""
     tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
     """How the model writes tool calls, by vLLM's name for it (hermes, llama3_json, …). Default: tools are refused."""
     speculation: Speculation | None = None
@@ -100,6 +102,7 @@ class Adapters(Spec):
     allow: tuple[Name, ...] | Literal["all"] = "all"
     """Names of adapters in the store; all: every one that was trained on this model."""
     max_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """Largest rank of an adapter that can be loaded; memory is reserved for it."""
     max_at_once: Annotated[int, Field(ge=1)] = 4
     """Different adapters among the requests that are computed together."""
     max_loaded: Annotated[int, Field(ge=1)] = 16
@@ -118,10 +121,13 @@ class ServedModel(Spec):
     name: Name
     """What requests call it."""
     model: ModelRef
+    """The model to serve."""
     adapters: Adapters | None = None
     """Default: none are served."""
     engine: Engine = Engine()
+    """vLLM's settings for each replica."""
     autoscaling: Autoscaling = Autoscaling()
+    """How many replicas run, and when their number changes."""
 
     @property
     def resources(self) -> Engine:
@@ -139,6 +145,7 @@ class Batching(Spec):
     """Texts of different requests that are computed together."""
 
     max_texts: Annotated[int, Field(ge=1)] = 16
+    """Most texts that are computed together."""
     wait_seconds: Annotated[float, Field(ge=0)] = 0.005
     """How long the first text waits for others."""
 
@@ -151,12 +158,17 @@ class ServedPredictor(Spec):
     name: Name
     """What requests call it."""
     model: TunedRef
+    """The model or adapter to serve; its task decides the path that it is asked under."""
     generation: Generation = Generation()
     """Of a model that goes on with text."""
     batching: Batching = Batching()
+    """How texts of different requests are computed together."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
+    """CPUs that each replica uses."""
     gpus_per_replica: Literal[0, 1] = 0
+    """GPUs that each replica uses; 0 computes on the CPU."""
     autoscaling: Autoscaling = Autoscaling()
+    """How many replicas run, and when their number changes."""
 
     @property
     def resources(self) -> ServedPredictor:
@@ -179,6 +191,7 @@ class Doors(Spec):
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Of each key, or of everyone together where none are required."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Largest body of a request; a larger one is answered with 413."""
     max_answer_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer, whatever a request asks for. Default: as long as engine.max_model_length_tokens allows."""
     max_answers_per_request: Annotated[int, Field(ge=1)] = 128
@@ -200,6 +213,7 @@ class ServeCheck(Spec):
     """What a pipeline asks the first model before the service counts as good; the answers are the stage's artifact."""
 
     prompt: str
+    """What the first model is asked, as a user's message."""
     contains: str
     """The answer must contain this text, upper and lower case alike."""
     load_clients: Annotated[int, Field(ge=1)] = 32
@@ -207,6 +221,7 @@ class ServeCheck(Spec):
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
     """Of each answer, also under load."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
+    """How long the answer may take, and the load until every replica took requests."""
 
 
 class ServeSpec(JobSpec):
@@ -220,17 +235,21 @@ class ServeSpec(JobSpec):
     host: Annotated[str, "unfingerprinted"] = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000
+    """TCP port of the endpoint."""
     profile: Literal["full", "direct"] = "full"
     """direct: the engine's process listens itself, which is faster and leaves out all that needs a gateway: further
     models, adapters, replicas that follow the load, a second try where one is lost, changes without a gap."""
     chat_page: bool = False
     """A small page at `/` to talk to the models in a browser; where keys are required, it asks for one."""
     doors: Doors = Doors()
+    """Who may ask, how often and how much."""
     logs: Logs = Logs()
+    """What is written about each request."""
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
     """The limits of keys (the service's and their own) and the queues are divided among them. A key whose own limit is
     lower than this number gets one request through at each before its limit holds."""
     check: ServeCheck | None = None
+    """What a stage of a pipeline asks the service before it is shut down. Default: that it starts."""
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> Self:

@@ -25,7 +25,9 @@ class TrainSpec(JobSpec):
 
     kind: Literal["train"]
     base: ModelRef | None = None
+    """The model to continue from."""
     architecture: Architecture | None = None
+    """Shape of a model with fresh weights, trained from scratch."""
     objective: Objective | None = None
     """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
     task: Task | None = None
@@ -33,8 +35,11 @@ class TrainSpec(JobSpec):
     preference: Preference | None = None
     """Learn from judged answers by this method."""
     data: Annotated[CorpusData | ConversationData | LabelledData | PreferenceData, Field(discriminator="type")]
+    """What the model is trained on."""
     replay: Replay | None = None
+    """General text mixed into the training, so that the base forgets less. Default: none."""
     adapter: Adapter = NoAdapter(type="none")
+    """Which weights are trained: all, some, or small new ones beside the frozen base."""
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
     """Length of a packed row. Documents are packed without seeing each other."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 1
@@ -42,32 +47,44 @@ class TrainSpec(JobSpec):
     global_batch_tokens: Annotated[int, Field(ge=8)]
     """Tokens per optimiser step over all workers: a multiple of rows × micro batch × workers."""
     num_steps: Annotated[int, Field(ge=1)] | None = None
+    """Length of the run in optimiser steps."""
     num_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Length of the run in passes over the training data."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """At the schedule's peak. Default: what the adapter's method usually takes; fresh weights need one."""
     embedding_noise: Annotated[float, Field(gt=0)] | None = None
     """Noise on the embeddings of a base in training; 5 to 15 is usual (NEFTune, Jain et al. 2023, arXiv:2310.05914)."""
     schedule: Schedule = Schedule()
+    """How the learning rate changes from step to step."""
     optimizer: Optimizer = AdamW(type="adamw")
+    """The rule by which gradients change weights."""
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients of a larger norm are scaled down to it. null: never."""
     precision: Precision = "bf16"
+    """Number format of weights and activations while computing; master weights are fp32 in any case."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again (Chen et al. 2016): less memory,
     about a third more time."""
     compile: bool = False
     """Compile each layer with torch.compile. Needs a C++ compiler on a CPU, Triton on a GPU."""
     sharding: Sharding = Sharding()
+    """How optimiser state, gradients and weights are spread over workers."""
     workers: Workers = Workers()
+    """How many processes train, and the CPUs and GPUs of each."""
     hardware: Annotated[Hardware | None, "unfingerprinted"] = None
     """What `plan` plans for, where that is not the machine at hand; a run takes what its cluster has."""
     checkpoints: Checkpoints = Checkpoints()
+    """When the run saves what it needs to continue after a failure."""
     faults: Faults = Faults()
+    """What happens at bad steps, at lack of memory and when workers fail."""
     evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Held-out loss every so many steps. Default: at the start and the end only."""
     early_stopping: EarlyStopping | None = None
+    """End the run when held-out rows no longer improve. Default: it runs to its end."""
     trackers: Annotated[tuple[Tracker, ...], "unfingerprinted"] = ()
     """Where numbers also go while the job runs, beside its log and its progress bar."""
     seed: int = 0
+    """Seed of the order of rows, of dropout and of fresh weights."""
     settings_from: TunedRef | None = None
     """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
 

@@ -74,6 +74,7 @@ class Budget(Spec):
     num_steps: Annotated[int, Field(ge=1)] | None = None
     """Training steps of all trials together."""
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Time from the start of the search. Default: no limit."""
     cost: Annotated[float, Field(gt=0)] | None = None
     """In the currency of price_per_hour."""
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
@@ -112,9 +113,13 @@ class TuneSpec(JobSpec):
     checks: tuple[TrialCheck, ...] = ()
     """Made on each finished trial, as an `evaluate` job would; their numbers can be objectives. Limits do not apply."""
     searcher: Searcher = TpeSearcher(type="tpe")
+    """How the values of the next trial are chosen."""
     scheduler: Scheduler = AshaScheduler(type="asha")
+    """Which trials are stopped before their end."""
     budget: Budget = Budget()
+    """When the search ends."""
     resources: TrialResources = TrialResources()
+    """What each trial holds, and how many run at once."""
     max_crashes_per_trial: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
     seed: int = 0

@@ -32,6 +32,7 @@ class RandomDeletion(Spec):
 
     type: Literal["deletion"]
     share: PartOfWords = 0.1
+    """Part of the words that is left out."""
 
 
 class BackTranslation(Spec):
@@ -41,12 +42,15 @@ class BackTranslation(Spec):
     url: Annotated[str, StringConstraints(pattern=r"^https?://"), Rule("must be a URL such as http://host:8000/v1")]
     """Of an OpenAI-compatible endpoint: `rayloom run` of a `serve` job gives one."""
     model: str
+    """Name of the chat model, as the endpoint lists it."""
     language: str = "English"
     """Of the texts."""
     through: str = "German"
+    """The language that texts are translated into before they are translated back."""
     api_key_variable: str | None = None
     """The environment variable that holds the key; the key itself never stands in a job file."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest translation, in tokens."""
 
 
 class Augmentation(Spec):
@@ -62,8 +66,10 @@ class Augmentation(Spec):
         ],
         Field(min_length=1),
     ]
+    """How copies are changed."""
     copies_per_row: Annotated[int, Field(ge=1, le=100)] = 1
     """The methods take turns. A copy that differs in nothing but case and white space is left out."""
     labels: tuple[str, ...] = ()
     """Only rows of these; none means all."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed makes other copies."""

@@ -25,6 +25,7 @@ class ExistingTokenizer(Spec):
 
     type: Literal["model"]
     model: ModelRef
+    """The model whose tokenizer is used."""
     new_terms: tuple[Annotated[str, StringConstraints(min_length=2, pattern=r"^\S+$")], ...] = ()
     """Words of a new domain that become one token each; training on from the model gives them embeddings."""
 
@@ -51,6 +52,7 @@ class TokensOutput(Spec):
 
     type: Literal["tokens"]
     tokenizer: Annotated[TrainTokenizer | ExistingTokenizer, Field(discriminator="type")]
+    """Where the tokenizer comes from: trained on these documents, or a model's own."""
     heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Part of the documents, chosen by a hash of their text, that is never trained on."""
     min_document_tokens: Annotated[int, Field(ge=1)] = 1
@@ -60,7 +62,9 @@ class TokensOutput(Spec):
     when_longer: Literal["drop", "split", "truncate"] = "drop"
     """split: each piece its own document. truncate: the rest is left out. Both are counted as shortened."""
     shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000
+    """Tokens in one file of the corpus; the last file may have fewer."""
     mixture: Mixture = Mixture()
+    """How much of each source and domain is taken."""
 
 
 class RowsOutput(Spec):
@@ -72,7 +76,9 @@ class RowsOutput(Spec):
 
     type: Literal["rows"]
     validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Part of the rows that goes to validation.jsonl."""
     test_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Part of the rows that goes to test.jsonl."""
     max_label_ratio: Annotated[float, Field(ge=1)] | None = None
     """No label has more than so many times the training rows of the rarest; the rest go as
     `over_represented_label`. Validation and test keep the labels as they come."""
@@ -80,5 +86,6 @@ class RowsOutput(Spec):
     """Duplicates with different labels are listed in review/likely_wrong_labels.jsonl. keep: one of them stays, as of
     any duplicates. drop: all go, as `conflicting_labels`."""
     augmentation: Augmentation | None = None
+    """Further training rows, made from the training rows. Default: none."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Another seed takes other rows where a label has too many."""

@@ -21,6 +21,7 @@ class LengthRules(Spec):
     min_characters: Annotated[int, Field(ge=1)] = 1
     """`too_few_characters`"""
     max_characters: Annotated[int, Field(ge=1)] | None = None
+    """Longest document; `when_longer` says what happens to a longer one. Default: no limit."""
     when_longer: Literal["drop", "split", "truncate"] = "drop"
     """drop: `too_many_characters`. split: before a line or word, each piece its own document. truncate: the rest is
     left out. Split and truncated documents are counted."""
@@ -51,6 +52,7 @@ class GopherRules(Spec):
     min_stop_words: Count = 2
     """`too_few_stop_words`: different words of `stop_words` that occur."""
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    """Frequent words of the language that real sentences contain."""
     stop_characters: tuple[str, ...] = ("的", "一", "是", "不", "了", "在", "有", "和", "の", "に", "は", "を")
     """Take the place of `stop_words` in scripts without spaces."""
 
@@ -98,6 +100,7 @@ class C4Rules(Spec):
     remove_citation_marks: bool = True
     """`[1]`, `[edit]` and `[citation needed]` are cut out."""
     drop_javascript_lines: bool = True
+    """Lines that contain the word JavaScript."""
     drop_policy_lines: bool = True
     """Lines about cookies, terms of use and privacy policies."""
     drop_lorem_ipsum: bool = True
@@ -116,6 +119,7 @@ class FineWebRules(Spec):
     max_short_lines_share: Share = 0.67
     """`too_many_short_lines`: lines of at most `short_line_characters`."""
     short_line_characters: Count = 30
+    """A line of at most so many characters is short."""
     max_duplicate_line_characters_share: Share = 0.10
     """`too_many_repeated_line_characters`"""
     max_lines_per_word: Ratio = 0.3
@@ -147,6 +151,7 @@ class SensitiveRules(Spec):
     """Personal data and listed words: `mask` puts the kind in its place, `drop` drops the document (`has_email`, …)."""
 
     email: Action = "mask"
+    """E-mail addresses."""
     phone: Action = "mask"
     """By form only: with a country code, in brackets, in the American grouping, or a Chinese mobile number."""
     ip_address: Action = "mask"
@@ -162,16 +167,25 @@ class SensitiveRules(Spec):
     word_lists: tuple[DatasetRef, ...] = ()
     """Files with more of them, one a line; lines that begin with # are not read."""
     max_listed_words: Count = 0
+    """Listed words and phrases that a document may have before it is dropped."""
 
 
 class Rules(Spec):
     """All rules for a domain, applied in this order; null turns a family off."""
 
     length: LengthRules = LengthRules()
+    """Limits on the length of a document."""
     characters: CharacterRules | None = CharacterRules()
+    """Limits on what characters a document consists of."""
     language: LanguageRules | None = None
+    """Which languages are kept. Default: languages are not looked at."""
     sensitive: SensitiveRules | None = None
+    """Personal data and listed words. Default: they stay as they are."""
     c4: C4Rules | None = None
+    """C4's filters for web pages. Default: off."""
     gopher: GopherRules | None = GopherRules()
+    """Gopher's quality filters."""
     repetition: RepetitionRules | None = RepetitionRules()
+    """Gopher's limits on repeated text."""
     fineweb: FineWebRules | None = None
+    """FineWeb's filters for web pages. Default: off."""

@@ -93,6 +93,7 @@ class DocumentFiles(RowFiles):
     """Files of one format, and what they are called."""
 
     name: Name
+    """Name for counts, rejects and reports; different for each source."""
     dataset: DatasetRef | None = None
     """An imported data set, or a folder's path, which is imported first."""
     uri: Uri | None = None
@@ -102,6 +103,7 @@ class DocumentFiles(RowFiles):
     format: Annotated[
         JsonLines | JsonArray | Csv | Tsv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")
     ]
+    """Format of the files, and which part of a row is the text."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

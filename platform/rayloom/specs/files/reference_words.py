@@ -14,10 +14,9 @@ from rayloom.specs.files.reference import Key, Reference, Schema
 _COUNTED = (
     "tokens", "bytes", "seconds", "minutes", "hours", "steps", "epochs", "rows", "words", "characters", "documents",
     "requests", "replicas", "workers", "trials", "stages", "layers", "texts", "sentences", "clients", "restarts",
-    "rollbacks", "rounds", "positions",
+    "rollbacks", "rounds", "positions", "sequences",
 )  # fmt: skip
 _UNITS = {
-    "sequences": "rows",
     "share": "share of a whole, from 0 to 1",
     "probability": "share of a whole, from 0 to 1",
     "percentile": "per cent",

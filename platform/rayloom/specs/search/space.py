@@ -36,11 +36,14 @@ class Choice(Spec):
 
     type: Literal["choice"]
     values: Annotated[tuple[Value, ...], Field(min_length=1)]
+    """The values to choose from."""
 
 
 class _Range(Spec):
     low: float
+    """The smallest value."""
     high: float
+    """The largest value."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -60,6 +63,7 @@ class LogUniform(_Range):
 
     type: Literal["loguniform"]
     low: Annotated[float, Field(gt=0)]
+    """The smallest value; more than 0."""
 
 
 class Integer(Spec):
@@ -67,8 +71,11 @@ class Integer(Spec):
 
     type: Literal["integer"]
     low: int
+    """The smallest value."""
     high: int
+    """The largest value."""
     step: Annotated[int, Field(ge=1)] = 1
+    """Distance between neighbouring values."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -89,6 +96,7 @@ class Multiple(Spec):
     of: str
     """Dotted path into the training job."""
     times: Annotated[tuple[float, ...], Field(min_length=1)]
+    """The factors to choose from."""
     to_whole: bool = False
     """Round the product to a whole number, for fields such as steps."""
 

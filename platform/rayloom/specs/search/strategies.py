@@ -49,6 +49,7 @@ class BohbSearcher(Spec):
 
     type: Literal["bohb"]
     random_share: Annotated[float, Field(ge=0, le=1)] = 1 / 3
+    """Part of the trials whose values are drawn at random."""
     min_points: Annotated[int, Field(ge=2)] | None = None
     """Trials that must be measured at a step for its model. Default: one more than the space has dimensions."""
 
@@ -75,6 +76,7 @@ class AshaScheduler(Spec):
     grace_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps that every trial may run. Default: evaluate_every_steps of the training job."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One of so many trials goes on at each comparison."""
 
 
 class HyperbandScheduler(Spec):
@@ -88,7 +90,9 @@ class HyperbandScheduler(Spec):
     grace_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps that every trial may run in the most eager bracket. Default: as with asha."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One of so many trials goes on at each comparison."""
     num_brackets: Annotated[int, Field(ge=2)] = 2
+    """Brackets that trials are spread over."""
 
 
 class MedianScheduler(Spec):
@@ -110,7 +114,9 @@ class PopulationScheduler(Spec):
 
     type: Literal["population"]
     num_members: Annotated[int, Field(ge=2)] = 4
+    """Trials that the population has."""
     interval_steps: Annotated[int, Field(ge=1)]
+    """Training steps between two comparisons of the members."""
     exchanged_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """Part of the members that is replaced, and from which is copied, at each interval."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25

@@ -15,6 +15,7 @@ class Autoscaling(Spec):
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """0: a model that nobody asks for ends after downscale_delay_seconds, and the next request waits for its start."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
+    """Most replicas that run at once."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16
     """Requests in flight per replica that autoscaling aims for."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 128
@@ -24,6 +25,7 @@ class Autoscaling(Spec):
     upscale_delay_seconds: Annotated[float, Field(ge=0)] = 10
     """How long the load must be above the target before replicas are added."""
     downscale_delay_seconds: Annotated[float, Field(ge=0)] = 300
+    """How long the load must be low before a replica is stopped."""
     routing: Literal["least_busy", "prefix"] = "least_busy"
     """prefix: requests that begin alike go to one replica, whose cache has their beginning."""
     max_imbalance_requests: Annotated[int, Field(ge=1)] = 8

@@ -48,9 +48,11 @@ class LoraAdapter(Spec):
 
     type: Literal["lora"]
     rank: Rank = 16
+    """Rank of the two matrices: more can learn more and take more memory."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale: the update is multiplied by alpha / rank. Default: 2 × rank."""
     dropout: Dropout = 0.0
+    """Part of the adapter's inputs that is zeroed in training."""
     target_modules: Modules = "all-linear"
     """Names of linear layers as the model calls them. Default: all but the output layer."""
     rank_stabilised: bool = False
@@ -86,6 +88,7 @@ class PrefixAdapter(Spec):
 
     type: Literal["prefix"]
     num_virtual_tokens: VirtualTokens = 20
+    """Trained positions before every text."""
     usual_learning_rate: ClassVar[float] = 1e-2
 
 
@@ -94,6 +97,7 @@ class PromptAdapter(Spec):
 
     type: Literal["prompt"]
     num_virtual_tokens: VirtualTokens = 20
+    """Trained positions before every text."""
     initial_text: str | None = None
     """Words whose embeddings they begin as. Default: random words of the vocabulary."""
     usual_learning_rate: ClassVar[float] = 3e-2
@@ -104,7 +108,9 @@ class PTuningAdapter(Spec):
 
     type: Literal["p_tuning"]
     num_virtual_tokens: VirtualTokens = 20
+    """Trained positions before every text."""
     encoder_size: Annotated[int, Field(ge=8)] = 128
+    """Width of the network that computes the embeddings."""
     usual_learning_rate: ClassVar[float] = 3e-3
 
 

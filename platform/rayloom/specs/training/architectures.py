@@ -22,13 +22,16 @@ class RopeScaling(Spec):
     type: Literal["linear", "dynamic", "yarn"]
     """linear: Chen et al. 2023; dynamic: NTK-aware; yarn: Peng et al. 2023."""
     factor: Annotated[float, Field(gt=1)]
+    """How many times longer than `original_max_positions` texts may be."""
     original_max_positions: Size
     """What the positions reach without it."""
 
 
 class _Shape(Spec):
     num_layers: Layers = 12
+    """Layers; of an encoder-decoder, of its encoder."""
     hidden_size: Size = 768
+    """Width of the hidden states."""
     num_heads: Annotated[int, Field(ge=1)] | None = None
     """Default: one head for every 64 of hidden_size."""
     feed_forward_size: Size | None = None
@@ -60,12 +63,15 @@ class DecoderArchitecture(_Shape):
 
     type: Literal["decoder"]
     family: Literal["llama", "gpt2"] = "llama"
+    """Whose layers: llama (RMSNorm, rotary positions, gated feed-forward) or gpt2."""
     num_key_value_heads: Annotated[int, Field(ge=1)] | None = None
     """Fewer than num_heads is grouped-query attention (Ainslie et al. 2023). Default: num_heads. llama only."""
     activation: Literal["silu", "gelu", "relu"] | None = None
     """Default: silu for llama, which makes SwiGLU (Shazeer 2020); gelu for gpt2."""
     max_positions: Size = 2048
+    """Longest text, in tokens."""
     tied_embeddings: bool = True
+    """Input and output embeddings are one matrix."""
     dropout: Dropout = 0.0
     """llama: in attention only."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
@@ -95,10 +101,15 @@ class EncoderArchitecture(_Shape):
 
     type: Literal["encoder"]
     family: Literal["bert", "modernbert"] = "bert"
+    """Whose layers: bert or modernbert."""
     activation: Literal["gelu", "relu", "silu"] = "gelu"
+    """Function in the feed-forward layers."""
     max_positions: Size = 512
+    """Longest text, in tokens."""
     tied_embeddings: bool = True
+    """Input and output embeddings are one matrix."""
     dropout: Dropout = 0.1
+    """Part of the activations that is zeroed in training."""
 
     @property
     def is_gated(self) -> bool:
@@ -115,7 +126,9 @@ class EncoderDecoderArchitecture(_Shape):
     num_decoder_layers: Layers | None = None
     """Default: num_layers, which then counts each of both."""
     activation: Literal["gated-gelu", "gated-silu", "relu"] = "gated-gelu"
+    """Function in the feed-forward layers."""
     dropout: Dropout = 0.1
+    """Part of the activations that is zeroed in training."""
 
     @property
     def is_gated(self) -> bool:

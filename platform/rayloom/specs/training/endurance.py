@@ -39,6 +39,7 @@ class Sharding(Spec):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """0: nothing is spread. 1: optimiser state. 2: gradients too. 3: weights too."""
     offload: Offload = Offload()
+    """What is kept in the machine's memory instead of the device's."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """More of DeepSpeed's own configuration. What the spec says elsewhere is refused."""
 
@@ -70,10 +71,13 @@ class Workers(Spec):
     """The Ray Train workers. One worker drives at most one GPU."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train side by side, each on its part of every batch."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
     """Training goes on with so few where no more can be had, and takes more as they come. Default: num_workers."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs that each worker uses."""
     gpus_per_worker: Literal[0, 1] = 0
+    """GPUs that each worker uses; 0 trains on the CPU."""
 
     @property
     def fewest(self) -> int:
@@ -91,6 +95,7 @@ class Checkpoints(Spec):
     """When training saves what it needs to continue exactly where it was."""
 
     every_steps: Annotated[int, Field(ge=1)] = 1000
+    """Optimiser steps between two checkpoints."""
     every_minutes: Annotated[float, Field(gt=0)] | None = None
     """Also so many minutes after the last one."""
     keep: Annotated[int, Field(ge=1)] = 2

@@ -32,6 +32,7 @@ class TableRows(Spec):
 
     type: Literal["table"]
     text: str = "text"
+    """Column of the text."""
     pair: str | None = None
     """Column of the second text, where the label is about two."""
     label: str = "label"
@@ -47,6 +48,7 @@ class LineRows(Spec):
 
     type: Literal["lines"]
     label: str
+    """The label of every line of the files."""
 
 
 class DocumentRows(Spec):
@@ -54,6 +56,7 @@ class DocumentRows(Spec):
 
     type: Literal["documents"]
     label: str
+    """The label of every document of the files."""
 
 
 class ConllRows(Spec):
@@ -77,7 +80,9 @@ class SpanRows(Spec):
 
     type: Literal["spans"]
     text: str = "text"
+    """Column of the text."""
     entities: str = "entities"
+    """Column of the list of entities."""
 
 
 class RelationRows(Spec):
@@ -85,9 +90,13 @@ class RelationRows(Spec):
 
     type: Literal["relations"]
     text: str = "text"
+    """Column of the text."""
     head: str = "head"
+    """Column of the relation's first entity."""
     tail: str = "tail"
+    """Column of the relation's second entity."""
     label: str = "label"
+    """Column of the relation's name."""
 
 
 class QuestionRows(Spec):
@@ -95,8 +104,11 @@ class QuestionRows(Spec):
 
     type: Literal["questions"]
     context: str = "context"
+    """Column of the text that is asked about."""
     question: str = "question"
+    """Column of the question."""
     answers: str = "answers"
+    """Column of the answers."""
 
 
 class PairRows(Spec):
@@ -104,7 +116,9 @@ class PairRows(Spec):
 
     type: Literal["pairs"]
     source: str = "source"
+    """Column of the text that is read."""
     target: str = "target"
+    """Column of the text that is to be written."""
 
 
 Reading = Annotated[
@@ -117,7 +131,9 @@ class LabelledSource(RowFiles):
     """Rows of a data set."""
 
     dataset: DatasetRef
+    """The data set, or a folder's path, which is imported first."""
     read: Reading
+    """In which form texts and labels stand in the files."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """At most so many rows, chosen by the seed."""
 
@@ -127,6 +143,7 @@ class LabelledData(Spec):
 
     type: Literal["labelled"]
     sources: Annotated[tuple[LabelledSource, ...], Field(min_length=1)]
+    """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 100
     """Rows never trained on, nor any row with the same text; the same rows for the same seed."""
     train_rows: Annotated[int, Field(ge=1)] | None = None

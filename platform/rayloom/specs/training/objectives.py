@@ -38,6 +38,7 @@ class SpanCorruption(Spec):
     share: NoiseShare = 0.15
     """Part of each text that is replaced, anew each time it is read."""
     mean_span_tokens: Annotated[float, Field(ge=1)] = 3.0
+    """Mean length of a replaced span, in tokens."""
     num_sentinels: Annotated[int, Field(ge=1)] = 100
     """Sentinel tokens in the vocabulary: the most spans that one text can have."""
 

@@ -17,7 +17,9 @@ class Schedule(Spec):
     type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """wsd: warm-up, stable, then linear decay over the last `decay_share` (Hu et al. 2024, MiniCPM)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the rate rises from 0 to its peak."""
     final_share: Share = 0.1
+    """The rate at the last step, as a share of the peak."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Of wsd: the part of all steps in which the rate falls (Hägele et al. 2024)."""
 
@@ -27,9 +29,13 @@ class AdamW(Spec):
 
     type: Literal["adamw"]
     beta1: Momentum = 0.9
+    """Decay of the running mean of gradients, per step."""
     beta2: Momentum = 0.95
+    """Decay of the running mean of squared gradients, per step."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Weights shrink by learning rate × this, at each step."""
 
 
 class AdamW8bit(Spec):
@@ -37,9 +43,13 @@ class AdamW8bit(Spec):
 
     type: Literal["adamw8bit"]
     beta1: Momentum = 0.9
+    """Decay of the running mean of gradients, per step."""
     beta2: Momentum = 0.95
+    """Decay of the running mean of squared gradients, per step."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Weights shrink by learning rate × this, at each step."""
 
 
 class Muon(Spec):
@@ -50,10 +60,15 @@ class Muon(Spec):
 
     type: Literal["muon"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the momentum of the matrices, per step."""
     beta1: Momentum = 0.9
+    """AdamW's decay of the running mean of gradients, per step."""
     beta2: Momentum = 0.95
+    """AdamW's decay of the running mean of squared gradients, per step."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to AdamW's denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Weights shrink by learning rate × this, at each step."""
 
 
 Optimizer = Annotated[AdamW | AdamW8bit | Muon, Field(discriminator="type")]

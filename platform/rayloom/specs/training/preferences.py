@@ -47,6 +47,7 @@ class SimPo(Spec):
 
     type: Literal["simpo"]
     beta: Positive = 2.0
+    """Scale of the difference between the two answers; more separates them more sharply."""
     margin: Annotated[float, Field(ge=0)] = 1.0
     """γ."""
     needs_reference: ClassVar[bool] = False
@@ -61,7 +62,9 @@ class Kto(Spec):
 
     type: Literal["kto"]
     beta: Positive = 0.1
+    """How closely the model stays with what it was."""
     good_weight: Positive = 1.0
+    """Weight of rows with a good answer."""
     bad_weight: Positive = 1.0
     """Raise the weight of the rarer kind: weight × rows should be about equal (section 4.2)."""
     needs_reference: ClassVar[bool] = True
@@ -74,11 +77,13 @@ class PreferenceSource(RowFiles):
     """Rows of a data set."""
 
     dataset: DatasetRef
+    """The data set, or a folder's path, which is imported first."""
     format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
     """prompt_chosen_rejected: texts or lists of messages; without `prompt`, what both begin with is the prompt.
     sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or
     `prompt` and `completion`), and `label` true or false, for kto."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
+    """At most so many rows, chosen by the seed. Default: all."""
     ignore_keys: IgnoredKeys = ()
     """Keys of rows and messages to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
@@ -88,10 +93,13 @@ class PreferenceData(Spec):
 
     type: Literal["preferences"]
     sources: Annotated[tuple[PreferenceSource, ...], Field(min_length=1)]
+    """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 50
+    """Rows that are measured and never trained on; the same rows for the same seed."""
     length_policy: Literal["error", "drop"] = "error"
     """What to do with a pair longer than sequence_length_tokens. Cutting answers would judge what nobody saw."""
     max_length_policy_share: Share = 0.01
+    """Part of the rows that `drop` may leave out; the job fails if there are more."""
     leave_out: tuple[RowProblem, ...] = ()
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)

@@ -24,6 +24,7 @@ class _Classes(Spec):
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     """In the order of the model's outputs. A label in the data that is not listed is an error."""
     class_weights: ClassWeights | None = None
+    """How much each label counts in the loss. Default: all labels alike."""
     label_smoothing: Smoothing = 0.0
     """In training only; held-out losses are plain."""
 
@@ -80,6 +81,7 @@ class TokenClassification(Spec):
     class_weights: ClassWeights | None = None
     """By tag: O, B-person, I-person, …"""
     label_smoothing: Smoothing = 0.0
+    """Part of the probability that is spread over all labels in training."""
     peft_task: ClassVar[PeftTask] = "TOKEN_CLS"
 
     @property
@@ -103,9 +105,11 @@ class QuestionAnswering(Spec):
     overlap_tokens: Annotated[int, Field(ge=0)] = 64
     """Tokens of the text that a window shares with the one before it."""
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
+    """Longest answer, in tokens."""
     min_answer_share: Share = 0.0
     """An answer less probable than this is given as none."""
     label_smoothing: Smoothing = 0.0
+    """Part of the probability that is spread over all positions in training."""
     peft_task: ClassVar[PeftTask] = "QUESTION_ANS"
 
 

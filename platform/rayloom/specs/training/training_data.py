@@ -15,6 +15,7 @@ class CorpusData(Spec):
 
     type: Literal["corpus"]
     corpus: CorpusRef
+    """The corpus, made by a job of kind clean."""
 
 
 RowProblem = Literal[
@@ -64,7 +65,9 @@ class ConversationSource(RowFiles):
     """Rows of a data set read as conversations."""
 
     dataset: DatasetRef
+    """The data set, or a folder's path, which is imported first."""
     format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
+    """In which form the conversations stand in the files."""
     fill: dict[str, str] = Field(default_factory=dict)
     """Text put in for `{{key}}` in every row, such as name and author of an identity set."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
@@ -82,6 +85,7 @@ class ConversationData(Spec):
 
     type: Literal["conversations"]
     sources: Annotated[tuple[ConversationSource, ...], Field(min_length=1)]
+    """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 100
     """Rows taken from the sources that are not repeated, never trained on; the same rows for the same seed."""
     length_policy: Literal["error", "drop", "truncate"] = "error"
@@ -104,5 +108,6 @@ class Replay(Spec):
     """General text mixed into the training on another domain's, against forgetting; both are measured."""
 
     corpus: CorpusRef
+    """A corpus of general text, made by a job of kind clean with the base's tokenizer."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Part of all tokens. 0.1 to 0.2 keeps most of what was known (Ibrahim et al. 2024)."""
