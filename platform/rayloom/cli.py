@@ -19,7 +19,7 @@ BROKEN_PIPE_EXIT_CODE = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (see `rayloom.errors`)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _answer(options)
@@ -50,7 +50,7 @@ def _answer(options: argparse.Namespace) -> int:
         return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rayloom", description="From raw text to a served language model.")
     parser.add_argument("--version", action="version", version=f"rayloom {rayloom.__version__}")
     _add(parser, COMMANDS)

@@ -235,7 +235,7 @@ def test_every_kind_has_a_schema_that_is_closed(kind: str, capfd: pytest.Capture
 
 
 def test_a_schema_of_no_kind_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean train?" in complaint(capfd, "schema", "trian", code=3)
+    assert "did you mean train?" in complaint(capfd, "schema", "trian", code=2)
 
 
 def test_plan_says_whether_the_result_is_there(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +260,7 @@ def test_plan_of_a_pipeline_prints_the_graph_and_what_waits(folder: Path, capfd:
     said = complaint(capfd, "plan", "pipeline.yaml", code=0)
     assert re.search(r"get\s+import\s+at once", said)
     assert re.search(r"join\s+merge\s+after get", said)
-    assert "after get: what it works on is not made yet" in said
+    assert "after get: the artifacts that it needs are not made yet" in said
     assert main(["run", "import.yaml"]) == 0
     assert "adapter needs a adapter" in complaint(capfd, "plan", "pipeline.yaml", code=2).replace("an ", "a ")
 

@@ -65,7 +65,7 @@ def test_a_problem_below_the_file_is_placed_at_the_nearest_key_above() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\na: 2", "job.yaml:2  a: this key stands twice; the first is on line 1"),
+        ("a: 1\na: 2", "job.yaml:2  a: this key is given twice, first on line 1"),
         ("a: &x 1\nb: *x", "job.yaml:2  b: aliases (*name) are not read; write the value out"),
         ("a: {<<: {b: 1}}", "job.yaml:1  a: merge keys (<<) are not read; write the values out"),
         ("a: !secret x", "job.yaml:1  a: tags such as !secret are not read"),
@@ -130,8 +130,8 @@ def test_set_replaces_a_value_and_makes_the_mappings_on_the_way() -> None:
         ("a=[1", "--set a=[1  the value is not YAML; put it in quotes"),
         ("a=!x 1", "--set a=!x 1  tags such as !x are not read"),
         ("a.b=1", "--set a.b=1  a is the value 1, which has no field b"),
-        ("c.2=1", "--set c.2=1  c is a list of 2; 2 is no place in it (the first is 0)"),
-        ("c.x.y=1", "--set c.x.y=1  c is a list of 2; x is no place in it (the first is 0)"),
+        ("c.2=1", "--set c.2=1  c is a list of 2, without an entry 2 (the first is 0)"),
+        ("c.x.y=1", "--set c.x.y=1  c is a list of 2, without an entry x (the first is 0)"),
     ],
 )
 def test_a_set_that_cannot_be_applied_says_why_and_changes_nothing(override: str, problem: str) -> None:

@@ -24,7 +24,7 @@ DAMAGED_EXIT_CODE = InputError.exit_code
 
 
 def store_here() -> Store:
-    """The store that a command means that names no job file."""
+    """The store of the current folder, for commands that name no job file."""
     return Store.beside(Path.cwd())
 
 
@@ -153,7 +153,7 @@ def _lineage_values(node: Ancestor) -> dict[str, Any]:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compares every byte with the manifests; 3 where something differs."""
+    """Compares every byte with the manifests. Returns 3 if something differs."""
     store = store_here()
     found: list[Manifest | InputError] = [store.resolve(reference) for reference in options.artifacts]
     if not options.artifacts:

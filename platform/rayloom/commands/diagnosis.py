@@ -1,4 +1,4 @@
-"""The things that `rayloom doctor` looks at, each one function with one finding."""
+"""The checks of `rayloom doctor`, each a function with one finding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PORTS = {8000: "serve", 8265: "Ray's dashboard"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The outcome of one check."""
 
     name: str
     state: Literal["ok", "note", "warning", "missing"]
@@ -143,7 +143,7 @@ def memory() -> Finding:
     if total < LEAST_MEMORY_BYTES:
         return Finding("memory", "missing", said, f"Rayloom's engines need at least {size(LEAST_MEMORY_BYTES)}.")
     if available < QUICKSTART_MEMORY_BYTES:
-        fix = f"The quickstart takes up to {size(QUICKSTART_MEMORY_BYTES)}: end what else runs, or choose smaller jobs."
+        fix = f"The quickstart takes up to {size(QUICKSTART_MEMORY_BYTES)}: end other programs, or choose smaller jobs."
         return Finding("memory", "warning", said, fix)
     return Finding("memory", "ok", said)
 
@@ -202,7 +202,7 @@ def temporary_disk() -> Finding:
 def ports() -> Finding:
     taken = [f"{port} ({use})" for port, use in PORTS.items() if not is_port_free("127.0.0.1", port)]
     if taken:
-        fix = "Jobs of kind serve take another with `--set port=…`; a cluster of yours may be what uses them."
+        fix = "Give a serve job another port with `--set port=…`; a cluster of your own may be using these."
         return Finding("ports", "warning", f"in use: {', '.join(taken)}", fix)
     return Finding("ports", "ok", f"{', '.join(map(str, PORTS))} are free")
 

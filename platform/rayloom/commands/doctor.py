@@ -21,7 +21,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yello
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Prints one line for each thing that was looked at; 4 where something needed is missing."""
+    """Prints one line for each check. Returns 4 if something that is needed is missing."""
     if options.lock is not None:
         sys.stdout.write(f"{lock_file(options.lock)}\n")
         return 0

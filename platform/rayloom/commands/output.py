@@ -22,7 +22,7 @@ def emit_json(value: Any) -> None:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without frames, whose columns a person can also cut out of."""
+    """A table without frames, so that columns can be copied."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")

@@ -20,7 +20,7 @@ PROBLEM_EXIT_CODE = 2
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Prints what a job would do; 2 where it would fail."""
+    """Prints what a job would do. Returns 2 if it would fail."""
     job = load_job(options.file, options.set)
     store = Store.beside(job.directory)
     if isinstance(job.spec, PipelineSpec):
@@ -29,7 +29,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
-    """Prints one job's sheet, with what a probe measured where it is wished; whether it has a problem."""
+    """Prints what one job would do, and on request what a probe measured. Returns whether there is a problem."""
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
     sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
@@ -45,7 +45,7 @@ def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
 
 
 def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
-    """Prints the graph, then each stage's sheet where what it needs exists."""
+    """Prints the graph, then what each stage would do, if the artifacts that it needs exist."""
     stages = load_stages(spec, pipeline, load_job)
     width = max(len(item.stage.name) for item in stages)
     for item in stages:
@@ -56,7 +56,7 @@ def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
         console.print(Text(f"\n{item.stage.name} ({item.job.file.name})", style="bold"))
         makers = _unmade(item, stages, store)
         if makers:
-            console.print(Text(f"after {', '.join(makers)}: what it works on is not made yet"))
+            console.print(Text(f"after {', '.join(makers)}: the artifacts that it needs are not made yet"))
             continue
         try:
             failing |= _plan_job(item.job, store)
@@ -83,7 +83,7 @@ def _is_made(item: StageJob, store: Store) -> bool:
 
 
 def missing_inputs(stages: list[StageJob], store: Store) -> list[str]:
-    """One line for each artifact that neither a stage makes nor the store holds."""
+    """One line for each artifact that no stage makes and that is not in the store."""
     missing = []
     for item, reference in outside_references(stages):
         try:

@@ -15,7 +15,7 @@ BATCH = 16
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Prints labels, entities, or an answer; 3 where a text cannot be answered."""
+    """Prints labels, entities, or an answer. Returns 3 if a text cannot be answered."""
     rows = _rows(options)
     store = store_here()
     found = answers(options.artifact, rows, store, options.max_new_tokens)

@@ -57,7 +57,7 @@ def _run(job: Job, store: Store, is_stage: bool) -> int:
 
 
 def _check_inputs(spec: PipelineSpec, pipeline: Job, store: Store) -> None:
-    """Fails before the first stage where the last one would lack something."""
+    """Raises InputError before the first stage runs if a later one would lack an artifact."""
     missing = missing_inputs(load_stages(spec, pipeline, load_job), store)
     if missing:
         fix = "Add the stage that makes it, or run its job first."

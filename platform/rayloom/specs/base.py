@@ -24,7 +24,7 @@ Content = Literal["model", "adapter", "corpus", "dataset", "report"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field's pattern asks for, in words, for the person who broke it."""
+    """What a field's pattern asks for, in words."""
 
     text: str
 
@@ -65,18 +65,18 @@ class JobSpec(Spec):
     name: Name
     """The artifact's name in the store."""
     description: Annotated[str, "unfingerprinted"] = ""
-    """For people; changing it does not make a new result."""
+    """A note for people; changing it does not make a new result."""
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Path and text of what is wrong although every field and model is right by itself; asked only then."""
+        """Path and text of problems between models; checked only if every field and model is right by itself."""
         yield from ()
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """Marks a field that holds another job: written out in place, or the path of the file that it stands in.
+    """Marks a field that holds another job: its keys written out, or the path of its job file.
 
-    The loader puts the file's content in place before anything is checked, so that a spec has only the job.
+    The loader replaces the path by the file's content before anything is checked, so that a spec always has the job.
     """
 
     overrides: str

@@ -39,7 +39,7 @@ def list_jobs(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Prints one job; 0 while it goes well, else what its command would have returned."""
+    """Prints one job. Returns 0 while it has not failed, else the exit code of its own command."""
     from rayloom.commands.cluster.submit import exit_code
 
     job = cluster_api(options.address).find(options.job)
@@ -67,7 +67,7 @@ def logs(options: argparse.Namespace) -> None:
 
 
 def stop(options: argparse.Namespace) -> None:
-    """Asks a job to save what it has and end, and waits until it did."""
+    """Asks a job to save a checkpoint and end, and waits until it has ended."""
     api = cluster_api(options.address)
     job = api.find(options.job)
     if job.is_finished:

@@ -18,7 +18,7 @@ def up(options: argparse.Namespace) -> None:
     say(f"{options.nodes} nodes of {options.cpus_per_node} CPUs; the dashboard (with its token) is {cluster.dashboard}")
     say("`rayloom submit FILE` and `rayloom jobs list` find it by themselves.")
     if cluster.networks is not None:
-        say(f"Pull a node's cable with `ip link set rl{cluster.networks.number}-NODE nomaster`, "
+        say(f"Cut a node off with `ip link set rl{cluster.networks.number}-NODE nomaster`, "
             f"and put it back with `… master {cluster.networks.bridge}`.")  # fmt: skip
         return
     say("To run a job on it from this terminal:")
@@ -26,6 +26,6 @@ def up(options: argparse.Namespace) -> None:
 
 
 def down(_: argparse.Namespace) -> None:
-    """Ends the cluster."""
+    """Stops the cluster."""
     cluster = local_cluster.down()
     say("No local cluster runs." if cluster is None else f"The cluster at {cluster.dashboard} is down.")

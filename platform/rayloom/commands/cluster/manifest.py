@@ -24,7 +24,7 @@ from rayloom.submit.submission import check_store
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes what is shared out in full, and texts of several lines as they are."""
+    """YAML without anchors, and with texts of several lines as block scalars."""
 
     def ignore_aliases(self, _: object) -> bool:
         return True
@@ -38,7 +38,7 @@ _PlainDumper.add_representer(str, _block_text)
 
 
 def manifest(options: argparse.Namespace) -> None:
-    """Prints them, ready for `kubectl apply --filename -`."""
+    """Prints the objects, ready for `kubectl apply --filename -`."""
     job = load_job(options.file)
     jobs = [item.job for item in load_stages(job.spec, job, load_job)] if isinstance(job.spec, PipelineSpec) else [job]
     store = options.store or os.environ.get("RAYLOOM_STORE", "")

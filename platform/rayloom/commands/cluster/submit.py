@@ -54,7 +54,7 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def _check_cluster(api: JobsApi, jobs: list[Job]) -> None:
-    """What can be known before anything is sent: the rest, the job itself checks as its first act."""
+    """Checks what can be known before anything is sent; the job itself checks the rest before its work."""
     there, here = api.ray_version(), installed_versions().get("ray", "none")
     if there != here:
         fix = "Install the cluster's version here, or this one there; cluster/ has images with the tested set."
@@ -83,7 +83,7 @@ def wait(api: JobsApi, job: ClusterJob) -> ClusterJob:
 
 
 def exit_code(job: ClusterJob) -> int:
-    """What the job's own command would have returned here."""
+    """The exit code that the job's own command would have had here."""
     if job.status == "STOPPED":
         return INTERRUPTED_EXIT_CODE
     if job.status == "FAILED":

@@ -21,7 +21,7 @@ from rayloom.serve.load_test.report import TIMES, rendered
 
 
 def bench(options: argparse.Namespace) -> int:
-    """The table on a terminal, or the result as JSON; 1 where a request failed."""
+    """Prints a table, or the result as JSON. Returns 1 if a request failed."""
     target = _target(options)
     extra = {"ignore_eos": True} if options.ignore_eos else {}
     requests = requests_of(options.prompts, options.requests, options.max_new_tokens, extra)

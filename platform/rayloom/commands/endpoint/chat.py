@@ -108,13 +108,13 @@ def open_client(url: str) -> OpenAI:
     import openai
 
     if not url.startswith(("http://", "https://")):
-        raise InputError("This is no address of an endpoint", where=url, fix="Give http://HOST:PORT.")
+        raise InputError("This is not the address of an endpoint", where=url, fix="Give http://HOST:PORT.")
     base = url.rstrip("/").removesuffix("/v1")
     return openai.OpenAI(base_url=f"{base}/v1", api_key=os.environ.get(KEY_VARIABLE, "none"), max_retries=0)
 
 
 def served_models(client: OpenAI, url: str) -> list[str]:
-    """Those that go on with text; others say at which path they answer."""
+    """The models that chat; each of the others names the path that it answers at."""
     import openai
 
     try:
@@ -125,7 +125,7 @@ def served_models(client: OpenAI, url: str) -> list[str]:
         fix = f"Put a key that `rayloom keys create` printed into {KEY_VARIABLE}."
         raise InputError("The endpoint asks for an API key", where=url, fix=fix) from None
     except (openai.APIError, AttributeError, TypeError, ValueError) as error:
-        what = f"What answers there is no OpenAI-compatible endpoint ({error})"
+        what = f"The server there is not an OpenAI-compatible endpoint ({error})"
         raise ResourceError(what, where=url, fix="Check the address.") from None
     if not models:
         raise ResourceError(

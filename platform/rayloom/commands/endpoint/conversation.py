@@ -11,12 +11,12 @@ HELP = "/model NAME, /system TEXT, /clear, /save FILE, /quit"
 
 @dataclass(frozen=True)
 class Turn:
-    """What a line asks for."""
+    """What the program does about a line."""
 
     is_question: bool = False
     is_end: bool = False
     note: str = ""
-    """For the person, at once."""
+    """Text to show at once."""
 
 
 @dataclass

@@ -36,7 +36,7 @@ def list_all(options: argparse.Namespace) -> int:
 
 def revoke(options: argparse.Namespace) -> int:
     key = api_keys.revoke(_store(), options.id)
-    say(f"key {key.id} of {key.name} opens nothing any more; running services know it in {api_keys.READ_SECONDS:g} s")
+    say(f"key {key.id} of {key.name} is no longer valid; running services refuse it within {api_keys.READ_SECONDS:g} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`rayloom serve`: changes to running services, asked for through the store that they were started from."""
+"""`rayloom serve`: changes to running services, requested through the store that they were started from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.5
 
 
 def update(options: argparse.Namespace) -> int:
-    """Rolls a running service to what a job file says now."""
+    """Changes a running service to what a job file says now."""
     job = load_job(options.file, options.set)
     if not isinstance(job.spec, ServeSpec):
         raise InputError(f"This is a {job.spec.kind} job, not a service", where=str(options.file))
@@ -42,7 +42,7 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Every service of the store, or one; 1 where none of them is up."""
+    """Prints every service of the store, or one. Returns 1 if none of them is running."""
     store = Store.beside(Path.cwd())
     found = [state for state in control_records.states(store) if options.service in (None, state.service)]
     up = [state for state in found if control_records.is_up(state)]
@@ -62,7 +62,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _ask(store: Store, request: control_records.ChangeRequest) -> int:
-    """Posts a request and waits until the service says that it is made, or that it is not."""
+    """Asks the service for a change, and waits until it reports success or failure."""
     control_records.running(store, request.service)
     control_records.post(store, request)
     while True:

@@ -1,8 +1,8 @@
-"""Rules between fields, asked also where some fields are wrong, so that a file's problems come all at once.
+"""Rules between fields, checked also if some fields are wrong, so that all problems of a file come at once.
 
-Pydantic asks a model's own validators only when every field of it is right, and stops at the first that fails. Here
-each is asked on an object that holds the fields that are right and lacks the others: a validator that touches one of
-those cannot judge (AttributeError) and is left out; what the rest say is certain.
+Pydantic runs a model's own validators only if every field of it is right, and stops at the first that fails. Here each
+runs on an object that has the fields that are right and lacks the others. A validator that reads a missing field raises
+AttributeError and is left out; the problems that the others find are certain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rayloom.specs.files.schema_walk import key_of, models_of, variant_of
 
 
 def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path]) -> list[tuple[Path, str]]:
-    """Path of the model and what its validator says, for every rule between fields that is surely broken.
+    """Path of the model and its validator's message, for every rule between fields that is certainly broken.
 
     `broken`: paths of the fields that are wrong by themselves, and of models whose own rules failed.
     """
@@ -27,7 +27,7 @@ def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path
 
 
 def _built(spec: type[BaseModel], values: dict[str, Any], path: Path, broken: set[Path], found: list[Any]) -> BaseModel:
-    """The model with the fields that are right; its validators are asked where something in it is wrong."""
+    """The model with the fields that are right; its validators run if something in it is wrong."""
     fields: dict[str, Any] = {}
     missing = set()
     for name, info in spec.model_fields.items():
@@ -69,5 +69,5 @@ def _value(annotation: Any, value: Any, path: Path, broken: set[Path], found: li
 
 
 def _can_be_built(annotation: Any, value: Any) -> bool:
-    """Whether a value with something wrong in it still has parts that can be judged."""
+    """Whether a value that is partly wrong has parts that can be checked."""
     return variant_of(annotation, value) is not None or (isinstance(value, list) and bool(models_of(annotation)))

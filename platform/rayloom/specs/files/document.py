@@ -1,7 +1,7 @@
 """A job file as plain values, with the line of each key: YAML without its surprises.
 
 The scalars are those of YAML 1.2: `no` and `1:30` are text and `2e-4` is a number, which PyYAML reads otherwise.
-Aliases, merge keys and tags are refused: what a job file says, it says where it says it.
+Aliases, merge keys and tags are refused, so that every value is written where it counts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ for _name, _pattern in (
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing to mend."""
+    """One problem of a job file."""
 
     line: int
     """0 for `--set`."""
@@ -62,19 +62,19 @@ class Document:
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
     overrides: dict[Path, str] = field(default_factory=dict)
-    """What `--set` put in place, by path."""
+    """The `--set` argument behind each value that one changed, by path."""
     problems: list[Problem] = field(default_factory=list)
     included: dict[Path, Document] = field(default_factory=dict)
-    """Documents whose values stand in this one, by path; what is wrong in them is placed in their own files."""
+    """Documents whose values are part of this one, by path; their problems name their own files."""
 
     def include(self, path: Path, other: Document) -> None:
-        """Puts the values of another document in the place of the one key that `path` names."""
+        """Makes the values of another document the value of the one key that `path` names."""
         self.values[str(path[0])] = other.values
         self.included[path] = other
         self.problems += other.problems
 
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
-        """A problem placed at the path, or at the nearest key above it that stands in the file."""
+        """A problem at the line of the path, or of the nearest key above it that is in the file."""
         for end in range(len(path), -1, -1):
             above = tuple(path[:end])
             if above in self.overrides:
@@ -86,7 +86,7 @@ class Document:
         return Problem(1, self.source, text)
 
     def set(self, override: str) -> None:
-        """Applies one `path.to.field=value`; the value is read as YAML."""
+        """Applies one `path.to.field=value`; the value is parsed as YAML."""
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
@@ -114,14 +114,14 @@ class Document:
 
 
 def _assign(values: Any, keys: Sequence[str], value: Any) -> tuple[Path, str]:
-    """Puts `value` at the path, making mappings on the way; the path with its indices, and what stood in the way."""
+    """Sets `value` at the path, making mappings on the way. Returns the path with its indices, and any problem."""
     path: list[str | int] = []
     for depth, key in enumerate(keys):
         part: str | int = key
         last = depth == len(keys) - 1
         if isinstance(values, list):
             if not key.isdecimal() or int(key) >= len(values):
-                return (), f"{dotted(path)} is a list of {len(values)}; {key} is no place in it (the first is 0)"
+                return (), f"{dotted(path)} is a list of {len(values)}, without an entry {key} (the first is 0)"
             part = int(key)
         elif isinstance(values, dict):
             if not last and values.get(key) is None:
@@ -191,7 +191,7 @@ class _Reader:
                 self._note(line, path, "merge keys (<<) are not read; write the values out")
             elif key in values:
                 first = self.document.lines[here]
-                self._note(line, here, f"this key stands twice; the first is on line {first}")
+                self._note(line, here, f"this key is given twice, first on line {first}")
             else:
                 self.document.lines[here] = line
                 values[key] = self.read(value_node, here)

@@ -27,7 +27,7 @@ class Job:
     spec: JobSpec
     file: Path
     included: tuple[Path, ...] = ()
-    """Other job files whose content stands in the spec."""
+    """Other job files whose content is part of the spec."""
 
     @property
     def directory(self) -> Path:
@@ -58,7 +58,7 @@ def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
 
 
 def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> list[str]:
-    """Applies the overrides of these whole keys, which say what to include; the others, still to be applied."""
+    """Applies the overrides of whole keys that say what to include. Returns the other overrides."""
     chosen = [override for override in overrides if override.partition("=")[0].strip() in keys]
     for override in chosen:
         document.set(override)
@@ -83,7 +83,7 @@ def _include(document: Document, key: str, mark: JobFile, directory: Path) -> No
 
 
 def _moved(value: Any, folder: str) -> Any:
-    """The values with each relative path (`./…`, `../…`) that started in `folder` made to start here."""
+    """The values with each path relative to `folder` (`./…`, `../…`) made relative to this job file's folder."""
     if isinstance(value, dict):
         return {key: _moved(item, folder) for key, item in value.items()}
     if isinstance(value, list):
@@ -103,7 +103,9 @@ def _read(file: Path) -> str:
     except IsADirectoryError:
         raise InputError("This is a folder, not a job file", where=str(file), fix="Name a .yaml file in it.") from None
     except PermissionError:
-        raise InputError("The job file may not be read", where=str(file), fix="Check its permissions.") from None
+        raise InputError(
+            "There is no permission to read the job file", where=str(file), fix="Check its permissions."
+        ) from None
     except UnicodeDecodeError as error:
         where = f"{file}, byte {error.start}"
         raise InputError("The job file is not UTF-8 text", where=where, fix="Save it as UTF-8.") from None

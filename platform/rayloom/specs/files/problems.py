@@ -1,4 +1,4 @@
-"""What pydantic found, said plainly: dotted path, rule, the value that breaks it, the nearest word that would fit."""
+"""Pydantic's errors in plain words: dotted path, rule, the value that breaks it, and the nearest valid word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayloom.specs.files.schema_walk import Spot, bare, keys_of, locate, models_
 Context = Mapping[str, Any]
 
 _CLOSE = 0.8
-"""How near a word must be where all choices are printed beside it anyway."""
+"""How similar a word must be to be suggested, if all choices are listed anyway."""
 _MOST_KEYS = 12
 
 _RULES: dict[str, Callable[[Context], str]] = {
@@ -57,18 +57,18 @@ def problems_of(details: Iterable[ErrorDetails], document: Document, root: type[
 
 
 def nearest(word: object, known: Iterable[str], closeness: float = 0.6) -> str:
-    """`; did you mean X?` where a known word is near."""
+    """`; did you mean X?` if a known word is similar, else nothing."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=closeness)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(detail: ErrorDetails, spot: Spot) -> Path:
-    """Where the problem stands; a union's tag has a key of its own."""
+    """The path of the problem; that of a wrong variant is its key `type`."""
     return (*spot.path, "type") if detail["type"].startswith("union_tag_") else spot.path
 
 
 def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
-    """The known keys that unknown ones were meant to be: their values are unknown, not absent."""
+    """The known keys that misspelt ones were meant to be: their values are unknown, not missing."""
     meant = set()
     for detail, spot in found:
         if detail["type"] == "extra_forbidden" and spot.owner is not None:
@@ -80,8 +80,8 @@ def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
 def _without_echoes(found: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorDetails, Spot]]:
     """Leaves out what only follows from another problem.
 
-    A list whose entries are wrong is also "too short" to pydantic; a union's branches that did not come as far as
-    another add nothing.
+    Pydantic calls a list whose entries are wrong "too short" as well. Of a union, only the branches that matched
+    furthest say something useful.
     """
     kept = []
     for detail, spot in found:

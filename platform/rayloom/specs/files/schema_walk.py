@@ -1,4 +1,4 @@
-"""Finds one's way through a spec class: which model, field and rule stand at a place of a job file."""
+"""Follows a path of a job file through a spec class, to the model and field that it names."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pydantic.fields import FieldInfo
 from rayloom.specs.files.document import Path
 
 _KEY = "[key]"
-"""What pydantic puts behind a key of a mapping where the key itself is wrong."""
+"""What pydantic adds to the location of a wrong key of a mapping."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """What a location of pydantic's means in the file."""
+    """What the location of one of pydantic's errors means in the file."""
 
     path: Path
-    """As it stands in the file: without the tags and branches that pydantic adds for unions."""
+    """The path in the file, without the tags and branches that pydantic adds for unions."""
     owner: type[BaseModel] | None
     """The model that has, or lacks, the last key of the path."""
     field: FieldInfo | None
     """The field that the last key names."""
     annotation: Any
-    """What may stand there."""
+    """The type of what the path names."""
     union_path: Path | None = None
-    """Where a union without a discriminator stands on the way: each of its branches reports for itself."""
+    """Path of a union without a discriminator on the way: pydantic reports errors of each of its branches."""
 
 
 def locate(location: tuple[str | int, ...], root: type[BaseModel]) -> Spot:
-    """Follows a location of pydantic's through the classes."""
+    """Follows the location of an error through the classes."""
     spot = before = Spot((), None, None, root)
     for part in location:
         if part == _KEY and get_origin(bare(before.annotation)) is dict:
