@@ -11,7 +11,8 @@ import traceback
 from collections.abc import Sequence
 
 import rayloom
-from rayloom.commands.table import COMMANDS, Command
+from rayloom.commands.options import Command
+from rayloom.commands.table import COMMANDS
 from rayloom.errors import INTERRUPTED_EXIT_CODE
 
 BROKEN_PIPE_EXIT_CODE = 141

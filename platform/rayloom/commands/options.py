@@ -1,13 +1,26 @@
-"""What commands take: arguments that several of them share, and the checks of numbers."""
+"""What the table of commands is made of: commands, arguments that several of them share, and checks of numbers."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Add = Callable[[argparse.ArgumentParser], object]
 """Adds one argument to a command's parser."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, or a group of them."""
+
+    name: str
+    help: str
+    call: str = ""
+    """`module:function`; empty for a group."""
+    arguments: tuple[Add, ...] = ()
+    commands: tuple[Command, ...] = field(default=())
 
 
 def argument(*names: str, **settings: object) -> Add:

@@ -6,7 +6,6 @@ and returns an exit code, None for 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayloom.commands.options import (
@@ -19,26 +18,13 @@ from rayloom.commands.options import (
     SERVICE,
     SET,
     URL,
-    Add,
+    Command,
     argument,
     flag,
     positive,
     seconds,
     share,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command, or a group of them."""
-
-    name: str
-    help: str
-    call: str = ""
-    """`module:function`; empty for a group."""
-    arguments: tuple[Add, ...] = ()
-    commands: tuple[Command, ...] = field(default=())
-
 
 _ARTIFACTS = "rayloom.commands.artifacts"
 _JOBS = "rayloom.commands.cluster.jobs"
