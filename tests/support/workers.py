@@ -6,11 +6,15 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
+
+from rayloom.artifacts.store import RESULT_NAME, Store
+from rayloom.artifacts.work_copy import WorkCopy
+from rayloom.train.job import TrainJob
 
 
 @dataclass
@@ -20,6 +24,8 @@ class Training:
     folder: Path
     changes: dict[str, Any] = field(default_factory=dict)
     dies_at_step: int | None = None
+    store: str | None = None
+    """A store in which the work folder is copied: each worker is then a node of its own, with a disk of its own."""
 
 
 class DeadError(Exception):
@@ -83,4 +89,13 @@ def _train(training: Training) -> None:
         return False
 
     job = small_job(training.folder, **training.changes)
+    if training.store is not None:
+        job = on_own_disk(job, training.store, training.folder / f"node-{os.environ.get('RANK', '0')}")
     train(job, current_group(torch.device("cpu")), lambda event: None, should_stop)
+
+
+def on_own_disk(job: TrainJob, store: str, disk: Path) -> TrainJob:
+    """The job as a node sees it that shares nothing with others but the store."""
+    copy = WorkCopy(Store(store, cache=disk), "small", "0")
+    copy.folder.mkdir(parents=True, exist_ok=True)
+    return replace(job, work=copy.folder, out=copy.folder / RESULT_NAME, copy=copy)

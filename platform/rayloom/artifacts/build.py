@@ -22,6 +22,7 @@ from rayloom.artifacts.manifest import (
     fingerprint,
 )
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError, ResourceError
 from rayloom.specs.base import JobSpec, Reference, fingerprinted
 
@@ -113,6 +114,7 @@ def build(
         store.publish(directory, manifest, check_lease)
         # Only now: a builder killed while it published still has all that it needs to do so again.
         shutil.rmtree(work, ignore_errors=True)
+        WorkCopy(store, name, version).remove("")
         return store.open(manifest), True
 
 
@@ -156,7 +158,7 @@ def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: floa
         packages=_packages(),
         headline=outcome.headline,
         metrics=outcome.metrics,
-        files=file_entries(directory),
+        files=tuple(sorted((*file_entries(directory), *outcome.stored), key=lambda file: file.path)),
     )
 
 

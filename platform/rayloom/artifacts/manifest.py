@@ -101,6 +101,8 @@ class Outcome:
     licences: tuple[str, ...] = ()
     headline: str = ""
     """The result in one line, for tables: `perplexity 61.3 (unigram 702, bigram 148)`."""
+    stored: tuple[FileEntry, ...] = ()
+    """Files of the artifact that another node made: they are in the store already, in `result` of the work folder."""
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:

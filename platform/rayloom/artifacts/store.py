@@ -25,6 +25,8 @@ from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
+RESULT_NAME = "result"
+"""The folder in a work folder in which workers on other nodes leave what they made."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ class Store:
         `check_lease` raises where this process is no longer the builder.
         """
         text = manifest.model_dump_json(indent=2)
-        make_readable(directory / file.path for file in manifest.files)
+        here = [file for file in manifest.files if (directory / file.path).exists()]
+        make_readable(directory / file.path for file in here)
         if self.is_local:
             for file in manifest.files:
                 flush(directory / file.path)
@@ -225,12 +228,16 @@ class Store:
             self.filesystem.makedirs(target, exist_ok=True)
             for file in manifest.files:
                 self.filesystem.makedirs(f"{target}/{file.path}".rsplit("/", 1)[0], exist_ok=True)
-                self.filesystem.put_file(str(directory / file.path), f"{target}/{file.path}")
+                if file in here:
+                    self.filesystem.put_file(str(directory / file.path), f"{target}/{file.path}")
+                else:
+                    self.filesystem.cp_file(f"{target}/{WORK_NAME}/{RESULT_NAME}/{file.path}", f"{target}/{file.path}")
             check_lease()
             # An object store's write is whole or not at all; others only promise that of a rename.
             self.filesystem.pipe_file(f"{target}/.{MANIFEST_NAME}", text.encode())
             self.filesystem.mv(f"{target}/.{MANIFEST_NAME}", f"{target}/{MANIFEST_NAME}")
-            self._keep_here(directory, manifest)
+            if len(here) == len(manifest.files):
+                self._keep_here(directory, manifest)
         self.make_current(manifest)
 
     def _keep_here(self, directory: Path, manifest: Manifest) -> None:

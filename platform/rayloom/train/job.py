@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.specs.train import TrainSpec
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All paths are absolute and seen by every worker."""
+    """All paths are absolute. Every worker sees them, or has its own node's (`rayloom.train.on_node`)."""
 
     spec: TrainSpec
     base: Path | None
@@ -35,6 +36,8 @@ class TrainJob:
     """The spec's, or fewer after running out of memory."""
     retry_after_steps: int | None = None
     """If they are fewer: steps after which the spec's own micro-batch is tried again."""
+    copy: WorkCopy | None = None
+    """Where workers do not see the same `work`, its copy in the store."""
 
     @property
     def num_steps(self) -> int:

@@ -24,6 +24,8 @@ from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
+DATA_NAME = "data"
+"""The folder of prepared rows in the work folder."""
 
 AnyRows = TokenShards | TaskRows | PreferenceRows
 
@@ -36,12 +38,12 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
     base = parents["base"].path if "base" in parents else None
     if isinstance(spec.data, ConversationData):
         tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
-        data = conversation_rows(spec, parents, work / "data", tokenizer)
+        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer)
     elif isinstance(spec.data, LabelledData):
-        data = labelled_task_rows(spec, parents, work / "data")
+        data = labelled_task_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
     elif isinstance(spec.data, PreferenceData):
-        data = preference_rows(spec, parents, work / "data")
+        data = preference_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
     else:
         data = parents["data.corpus"].path
@@ -181,7 +183,7 @@ def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
 
 def row_counts(work: Path) -> dict[str, Any]:
     """Where every conversation went; empty for a corpus, whose own artifact says it."""
-    file = work / "data" / COUNTS_NAME
+    file = work / DATA_NAME / COUNTS_NAME
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found
 

@@ -47,6 +47,13 @@ class Group:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process' value, in the order of ranks."""
+        values = [value] * self.num_workers
+        if self.num_workers > 1:
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
     def wait_for_all(self) -> None:
         if self.num_workers > 1:
             dist.barrier(group=self.control)

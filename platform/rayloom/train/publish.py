@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import Any
 
 from rayloom.artifacts.build import Build
-from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.manifest import FileEntry, Outcome
+from rayloom.specs.base import Content
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.objectives import Causal
 from rayloom.specs.training.training_data import CorpusData
@@ -20,7 +22,11 @@ from rayloom.train.reporting.summary import summarize
 
 def publish(job: TrainJob, build: Build) -> Outcome:
     """Puts model, log and held-out rows into the artifact. The work folder keeps them until the artifact is whole."""
-    shutil.copytree(job.out, build.directory, copy_function=_linked, dirs_exist_ok=True)
+    stored: tuple[FileEntry, ...] = ()
+    if job.copy is None:
+        shutil.copytree(job.out, build.directory, copy_function=_linked, dirs_exist_ok=True)
+    else:
+        stored = tuple(FileEntry.model_validate(entry) for entry in json.loads(job.finished.read_text()))
     shutil.copyfile(job.log, build.directory / "metrics.jsonl")
     shutil.copytree(next(iter(job.heldout.values())), build.directory / "heldout")
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
@@ -28,8 +34,8 @@ def publish(job: TrainJob, build: Build) -> Outcome:
         del metrics["rows"]
     if isinstance(job.spec.data, CorpusData) and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)
-    is_adapter = not is_whole_model(job.spec.adapter)
-    return Outcome("adapter" if is_adapter else "model", metrics, headline=_headline(metrics))
+    content: Content = "model" if is_whole_model(job.spec.adapter) else "adapter"
+    return Outcome(content, metrics, headline=_headline(metrics), stored=stored)
 
 
 def _linked(source: str, target: str) -> None:

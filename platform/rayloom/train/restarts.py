@@ -14,6 +14,7 @@ from rayloom.artifacts.durable import write_durably
 from rayloom.train.failures import Restart
 from rayloom.train.job import TrainJob
 
+NOTE_NAME = "micro_batch.json"
 RETRY_AFTER_STEPS = 100
 """With a smaller micro-batch, before the spec's own is tried again; twice as many after each time that it failed."""
 
@@ -42,11 +43,15 @@ class Attempts:
 
 def note_micro_batch(job: TrainJob, sequences: int) -> None:
     """Writes down what the workers compute at once, so that whoever starts them knows what ran out of memory."""
-    write_durably(job.work / "micro_batch.json", json.dumps({"micro_batch_sequences": sequences}))
+    write_durably(job.work / NOTE_NAME, json.dumps({"micro_batch_sequences": sequences}))
+    if job.copy is not None:
+        job.copy.put(NOTE_NAME)
 
 
 def noted_micro_batch(job: TrainJob) -> int:
     """What the workers computed at once when last noted; at first that of the spec."""
-    file = job.work / "micro_batch.json"
+    if job.copy is not None:
+        job.copy.replace(NOTE_NAME)
+    file = job.work / NOTE_NAME
     noted = json.loads(file.read_text()) if file.exists() else {}
     return int(noted.get("micro_batch_sequences", job.spec.micro_batch_sequences))

@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import RESULT_NAME
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_metrics import TrainingMetrics
@@ -23,7 +25,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
 from rayloom.train.failures import Cause, Failure, Stop, after_failure, first_cause
 from rayloom.train.job import TrainJob
-from rayloom.train.prepare import job_of
+from rayloom.train.prepare import DATA_NAME, job_of
 from rayloom.train.publish import publish
 from rayloom.train.reporting.progress import TrainingProgress
 from rayloom.train.reporting.trackers import Following, TrackedRun, opened
@@ -38,7 +40,15 @@ STOP_WITHIN_SECONDS = 120.0
 
 def run(spec: TrainSpec, build: Build) -> Outcome:
     """Trains, from the work folder's newest checkpoint where there is one, and publishes the finished model."""
-    job = job_of(spec, build.parents, build.work, build.work / "result")
+    copy = WorkCopy(build.store, spec.name, build.version)
+    for name in (DATA_NAME, "finished", "metrics.jsonl"):
+        copy.fetch(name)
+    is_prepared = (build.work / DATA_NAME).exists()
+    job = job_of(spec, build.parents, build.work, build.work / RESULT_NAME)
+    if copy.is_needed:
+        job = replace(job, copy=copy)
+        if not is_prepared:
+            copy.put(DATA_NAME)
     if not job.finished.exists():
         check_room(job, size_of_job(job))
         for line in runs_with_other_settings(spec, build.store):
@@ -46,7 +56,9 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
         note(spec, build.work)
         _check_resources(connect(), spec)
         with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers:
-            _train_until_done(job, build.version, trackers)
+            _train_until_done(job, build, trackers)
+        copy.replace(job.finished.name)
+        copy.replace(job.log.name)
     return publish(job, build)
 
 
@@ -66,7 +78,7 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
 
-def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Following]) -> None:
+def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]) -> None:
     """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
     attempts = Attempts.first(job)
     smaller, full = noted_micro_batch(job), job.spec.micro_batch_sequences
@@ -74,7 +86,7 @@ def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Following]
         say(f"{job.spec.name}: went on with micro_batch_sequences {smaller} when memory ran out; trying {full} again")
         note_micro_batch(job, full)
     while True:
-        failure = _train_on_ray(attempts.job, version, trackers)
+        failure = _train_on_ray(attempts.job, build, trackers)
         if failure is None:
             return
         decision = after_failure(job.spec.faults, failure, noted_micro_batch(job), attempts.num_restarts)
@@ -84,12 +96,12 @@ def _train_until_done(job: TrainJob, version: str, trackers: Sequence[Following]
         attempts.restart(decision, failure.cause is Cause.OUT_OF_MEMORY)
 
 
-def _train_on_ray(job: TrainJob, version: str, trackers: Sequence[Following]) -> Failure | None:
+def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following]) -> Failure | None:
     """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
     # On this process' own node: on another, the mailbox would be lost with it, and with the mailbox the run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
-    fit = _Fit(job, version, mailbox, connect())
+    fit = _Fit(job, build, mailbox, connect())
     fit.start()
     workers = job.spec.workers
     fewest = f" ({workers.min_workers} at least)" if workers.min_workers else ""
@@ -128,7 +140,7 @@ def most_workers(workers: Workers, session: Session) -> int:
 class _Fit(threading.Thread):
     """Ray Train's blocking call. Not in the main thread, where it would take Ctrl-C for itself and lose the work."""
 
-    def __init__(self, job: TrainJob, version: str, mailbox: Any, session: Session) -> None:
+    def __init__(self, job: TrainJob, build: Build, mailbox: Any, session: Session) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.error: BaseException | None = None
         self.ended = threading.Event()
@@ -136,9 +148,10 @@ class _Fit(threading.Thread):
         workers = job.spec.workers
         most = most_workers(workers, session)
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
+        manifests = {path: artifact.manifest for path, artifact in build.parents.items()}
         self._trainer = TorchTrainer(
             _train_in_worker,
-            train_loop_config={"job": job, "mailbox": mailbox},
+            train_loop_config={"job": job, "parents": manifests, "mailbox": mailbox},
             scaling_config=ray.train.ScalingConfig(
                 # Checkpoints fit any number of workers, so Ray may give fewer and add some later.
                 num_workers=most if most == workers.fewest else (workers.fewest, most),
@@ -146,7 +159,9 @@ class _Fit(threading.Thread):
                 resources_per_worker=resources,
             ),
             # Ray Train takes up a run of the same name by itself; ours continue at our own checkpoints instead.
-            run_config=ray.train.RunConfig(name=f"{version}-{time.time_ns()}", storage_path=str(job.work / "ray")),
+            run_config=ray.train.RunConfig(
+                name=f"{build.version}-{time.time_ns()}", storage_path=str(job.work / "ray")
+            ),
         )
 
     def run(self) -> None:
@@ -162,12 +177,14 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
     os.environ.setdefault("DS_ACCELERATOR", get_device().type)
     from rayloom.train.loop.loop import train
+    from rayloom.train.on_node import on_this_node
     from rayloom.train.process_group import current_group
 
     group = current_group(get_device())
     post = _Post(config["mailbox"])
     try:
-        train(config["job"], group, post.tell, post.is_asked_to_stop, _has_notice)
+        job = on_this_node(config["job"], config["parents"])
+        train(job, group, post.tell, post.is_asked_to_stop, _has_notice)
     finally:
         post.send()
 

@@ -62,9 +62,11 @@ class PreferenceRows:
         self.directory = directory
         self.shards = TokenShards(directory, sequence_length_tokens)
         self.is_good = np.load(directory / GOOD_NAME, allow_pickle=False)
-        file = directory / REFERENCE_NAME
+        self.reference_file = directory / REFERENCE_NAME
+        """What the model thought of the answers before training; made by the training."""
         unknown = np.full((len(self.shards), 2), np.nan, np.float32)
-        self.reference = np.load(file, allow_pickle=False) if file.exists() else unknown
+        is_known = self.reference_file.exists()
+        self.reference = np.load(self.reference_file, allow_pickle=False) if is_known else unknown
 
     def __len__(self) -> int:
         return len(self.shards)

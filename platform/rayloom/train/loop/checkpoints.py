@@ -4,7 +4,9 @@
                               state.json                 where the run stood
                               checkpoint.json            every file's size and digest; written last
 
-A folder without `checkpoint.json` is none. One thread per worker writes, so that training goes on meanwhile.
+A folder without `checkpoint.json` is none. One thread per worker writes, so that training goes on meanwhile. Where
+nodes share no disk, each worker's thread also copies its files to the store; the checkpoint counts once all of them are
+there, and any nodes can go on from it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from safetensors import SafetensorError
 
 from rayloom.artifacts.durable import flush, write_durably
 from rayloom.artifacts.manifest import sha256_of
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import ResourceError
 from rayloom.train.engines.fragments import Fragment, FragmentReader, write_fragments
 from rayloom.train.process_group import Group
@@ -29,6 +32,7 @@ from rayloom.train.state import TrainState
 
 MANIFEST_NAME = "checkpoint.json"
 STATE_NAME = "state.json"
+LOG_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,20 @@ class Pending:
 
     step: int
     folder: Path
-    written: Future[str]
-    """Nothing, or why this worker could not write its part."""
+    written: Future[list[dict[str, Any]] | str]
+    """Name, size and digest of each file of this worker's part, or why it could not write it."""
 
 
 class Checkpoints:
-    """The checkpoints under one folder that every worker sees. All workers make the same calls."""
+    """A run's checkpoints. All workers make the same calls.
 
-    def __init__(self, folder: Path, keep: int, group: Group, say: Callable[[str], None]) -> None:
-        self.folder, self.keep, self.group, self._say = folder, keep, group, say
+    `copy`: where workers do not see the same folder, its copy in the store; else None.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int, group: Group, say: Callable[[str], None], copy: WorkCopy | None = None
+    ) -> None:
+        self.folder, self.keep, self.group, self._say, self._copy = folder, keep, group, say, copy
         self.stall_seconds = 0.0
         """How long training stood still for checkpoints."""
         self.failed_in_a_row = 0
@@ -64,23 +73,31 @@ class Checkpoints:
         self._pending = Pending(state.step, folder, self._writer.submit(self._write, folder, copies, text))
         self.stall_seconds += time.perf_counter() - started
 
-    def _write(self, folder: Path, copies: list[Fragment], state: str) -> str:
+    def _write(self, folder: Path, copies: list[Fragment], state: str) -> list[dict[str, Any]] | str:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
-            name = f"rank-{self.group.rank:05d}"
-            write_fragments(folder / f"{name}.safetensors", copies)
-            written = [folder / f"{name}.safetensors"]
+            written = [folder / f"rank-{self.group.rank:05d}.safetensors"]
+            write_fragments(written[0], copies)
             if self.group.is_first:
                 (folder / STATE_NAME).write_text(state)
                 written.append(folder / STATE_NAME)
             for file in written:
                 flush(file)
-            entries = [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
-            (folder / f"{name}.json").write_text(json.dumps(entries))
+            self._copy_to_store(written)
+            return [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
         except (OSError, SafetensorError) as error:
             return str(error)
-        return ""
+
+    def _copy_to_store(self, written: list[Path]) -> None:
+        if self._copy is None:
+            return
+        if self.group.is_first:
+            # An older checkpoint of this step must not count while its files are replaced.
+            self._copy.remove(self._name(written[0].with_name(MANIFEST_NAME)))
+            self._copy.put(LOG_NAME)
+        for file in written:
+            self._copy.put(self._name(file))
 
     @property
     def is_written(self) -> bool:
@@ -90,7 +107,7 @@ class Checkpoints:
     @property
     def has_failed(self) -> bool:
         """Whether this worker could not write its part."""
-        return self._pending is not None and self.is_written and self._pending.written.result() != ""
+        return self._pending is not None and self.is_written and isinstance(self._pending.written.result(), str)
 
     def settle(self, num_failed: int) -> None:
         """Makes the pending checkpoint count, where no worker failed. Only when `is_written` holds on every worker.
@@ -100,17 +117,23 @@ class Checkpoints:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        reason = pending.written.result()
+        part = pending.written.result()
         if not num_failed:
             self.failed_in_a_row = 0
+            files = [file for part in self.group.gathered(part) for file in part]
             if self.group.is_first:
-                self._commit(pending.folder)
+                self._commit(pending.folder, files)
+            elif self._copy is not None:
+                self._keep_here(self.keep)
             return
+        reason = part if isinstance(part, str) else ""
         self.failed_in_a_row += 1
         self._say(f"the checkpoint of step {pending.step} could not be written: {reason or 'on another worker'}")
         if self.group.is_first:
             shutil.rmtree(pending.folder, ignore_errors=True)
             self._keep_newest(1)
+        elif self._copy is not None:
+            shutil.rmtree(pending.folder, ignore_errors=True)
         if self.failed_in_a_row > 1:
             fix = "Make room there, or set checkpoints.keep: 1; the same command then continues at its last checkpoint."
             raise ResourceError(
@@ -128,17 +151,29 @@ class Checkpoints:
         """Lets the writer end. What is pending does not count any more."""
         self._writer.shutdown(wait=True)
 
-    def _commit(self, folder: Path) -> None:
-        parts = [folder / f"rank-{rank:05d}.json" for rank in range(self.group.num_workers)]
-        files = [entry for part in parts for entry in json.loads(part.read_text())]
+    def _commit(self, folder: Path, files: list[dict[str, Any]]) -> None:
         facts = {"format": 1, "num_workers": self.group.num_workers, "files": files}
         write_durably(folder / MANIFEST_NAME, json.dumps(facts, indent=1))
+        if self._copy is not None:
+            self._copy.put(self._name(folder / MANIFEST_NAME))
         self._keep_newest(self.keep)
 
     def _keep_newest(self, count: int) -> None:
         for old in list(newest_first(self.folder))[count:]:
             (old / MANIFEST_NAME).unlink()
+            if self._copy is not None:
+                self._copy.remove(self._name(old / MANIFEST_NAME))
+                self._copy.remove(self._name(old))
             shutil.rmtree(old)
+
+    def _keep_here(self, count: int) -> None:
+        """On a node without the first worker, which alone knows which checkpoints count: the newest `count`."""
+        for old in sorted(self.folder.glob("step-*"), reverse=True)[count:]:
+            shutil.rmtree(old, ignore_errors=True)  # its other workers do the same
+
+    def _name(self, path: Path) -> str:
+        """The path in the store's copy of the work folder."""
+        return path.relative_to(self.folder.parent).as_posix()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -148,6 +183,8 @@ class Checkpoints:
 
     def newest_sound(self) -> Path | None:
         """The newest checkpoint whose every file has its digest; damaged ones are named and passed over."""
+        if self._copy is not None and self.group.is_first:
+            self._as_in_store(self._copy)
         names: list[str] = self.group.from_first([folder.name for folder in newest_first(self.folder)])
         for name in names:
             folder = self.folder / name
@@ -159,8 +196,23 @@ class Checkpoints:
             self._say(f"the checkpoint of step {step_of(folder)} is damaged{said}; going back to the one before")
         return None
 
+    def _as_in_store(self, copy: WorkCopy) -> None:
+        """Makes this node's checkpoints those that count in the store: their manifests and states, without weights."""
+        in_store = [name for name in copy.sizes(self.folder.name) if name.endswith(f"/{MANIFEST_NAME}")]
+        folders = [self.folder / Path(name).parent.name for name in in_store]
+        for folder in newest_first(self.folder):
+            if folder not in folders:
+                shutil.rmtree(folder)
+        for folder in folders:
+            copy.replace(self._name(folder / MANIFEST_NAME))
+            copy.replace(self._name(folder / STATE_NAME))
+
     def _damaged(self, folder: Path) -> list[str]:
         """Files that are not as they were written, among those that this worker looks at."""
+        if self._copy is not None:
+            self._copy.replace(self._name(folder / MANIFEST_NAME))
+            digests = {self._name(folder / file["path"]): file["sha256"] for file in _manifest(folder)["files"]}
+            return self._copy.fetch_exactly(digests)
         files = _manifest(folder)["files"]
         mine = files[self.group.rank :: self.group.num_workers]
         return [file["path"] for file in mine if not _is_sound(folder / file["path"], file)]

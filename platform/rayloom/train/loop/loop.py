@@ -6,6 +6,7 @@ number of labels in the whole global batch, so that nothing depends on how rows 
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rayloom.artifacts.durable import write_durably
+from rayloom.artifacts.manifest import file_entries
 from rayloom.errors import InterruptedJobError, QualityError
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import step_faults
@@ -247,5 +250,16 @@ def _publish(run: Run) -> None:
         checkpoint_stall_seconds=round(run.checkpoints.stall_seconds, 3),
     )
     if run.group.is_first:
-        job.finished.touch()
+        _hand_over(job)
     run.group.wait_for_all()
+
+
+def _hand_over(job: TrainJob) -> None:
+    """Says that the result is whole: its files by name and digest, to be found by whoever publishes it."""
+    entries = file_entries(job.out)
+    if job.copy is not None:
+        job.copy.put(job.out.relative_to(job.work).as_posix())
+        job.copy.put(job.log.name)
+    write_durably(job.finished, json.dumps([entry.model_dump() for entry in entries]))
+    if job.copy is not None:
+        job.copy.put(job.finished.name)

@@ -143,13 +143,18 @@ def prepared(
     rows = rows_of(job, spec)
     objective = rows.objective
     heldout: dict[str, StoredRows] = {name: objective.rows(folder) for name, folder in job.heldout.items()}
-    checkpoints = Checkpoints(job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text))
+    checkpoints = Checkpoints(
+        job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text), job.copy
+    )
     newest = checkpoints.newest_sound()
     model, loss = engine_model(job, objective, group.device)
     size = size_of_model(model)
     engine = engine_for(spec, loss, group)
+    copy_of_first = job.copy if group.is_first else None
+    if copy_of_first is not None:
+        copy_of_first.replace(job.log.name)
     log = RunLog(job.log, -1 if newest is None else stored.step_of(newest), tell, group.is_first)
-    best = BestWeights(job.best)
+    best = BestWeights(job.best, copy_of_first)
     run = Run(
         job, group, model, engine, rows, heldout, checkpoints, best, log, size, job.micro_batch_sequences, should_stop,
         has_notice,
@@ -164,7 +169,9 @@ def prepared(
         run.retry_at_step = run.state.step + job.retry_after_steps
     if spec.preference is not None and spec.preference.needs_reference:
         for found in (*rows.shards, *heldout.values()):
-            add_reference(found, engine.model, job.micro_batch_sequences, group)
+            file = add_reference(found, engine.model, job.micro_batch_sequences, group)
+            if copy_of_first is not None:
+                copy_of_first.put(file.relative_to(job.work).as_posix())
     return run
 
 

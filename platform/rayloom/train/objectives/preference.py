@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from rayloom.artifacts.durable import appearing
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import PreferenceBatch, PreferenceLoss
 from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
-from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
+from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.train.objectives.objective import Draw
 from rayloom.train.process_group import Group
 
@@ -43,12 +44,12 @@ class PreferenceObjective:
 
 
 @torch.no_grad()
-def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group) -> None:
-    """Gives PreferenceRows what a PreferenceLoss' model thinks of them now, computed by all workers and kept on disk.
+def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group) -> Path:
+    """Gives PreferenceRows what a PreferenceLoss' model thinks of them now, computed by all workers and kept in a file.
 
     Found there again after a kill: training has then moved on, and this must not.
     """
-    file = rows.directory / REFERENCE_NAME
+    file: Path = rows.reference_file
     if not file.exists():
         was_training = loss.model.training
         loss.model.eval()
@@ -65,11 +66,18 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
         loss.model.train(was_training)
         summed = np.asarray(group.agreed(*found.reshape(-1).tolist())).reshape(-1, 2)
         if group.is_first:
-            # Trials of a search share their rows, and two may come here at once.
-            with appearing(file) as unfinished, unfinished.open("wb") as opened:
-                np.save(opened, summed.astype(np.float32), allow_pickle=False)
+            _write(summed, file)
         group.wait_for_all()
+        if not file.exists():  # on a node that does not see the first worker's disk
+            _write(summed, file)
     rows.reference = np.load(file, allow_pickle=False)
+    return file
+
+
+def _write(log_p: NDArray[np.float64], file: Path) -> None:
+    # Workers of one node and trials of a search share their rows, and two may come here at once.
+    with appearing(file) as unfinished, unfinished.open("wb") as opened:
+        np.save(opened, log_p.astype(np.float32), allow_pickle=False)
 
 
 def _numbers(starts: range, place: int, num_rows: int) -> range:
