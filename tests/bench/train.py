@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
+from rayloom.score import document_attention
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.train import TrainSpec
 from rayloom.text.packed.shards import ShardWriter
@@ -77,6 +79,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rounds": 2,
     },
 }  # fmt: skip
+PACKED = {
+    "sequence_length_tokens": 2048, "document_tokens": 256, "micro_batch_sequences": 1, "global_batch_sequences": 2,
+    "architecture": PRESETS["cpu"]["architecture"] | {"max_positions": 2048},
+}  # fmt: skip
+"""Rows of eight documents each."""
 
 
 def main() -> None:
@@ -129,6 +136,7 @@ class Bench:
             found[precision] = self.compared(precision)
             print(f"{precision}: {json.dumps(found[precision])}", flush=True)
         keys = ("tokens_per_second", "ratio_vs_bare", "ratio_vs_hf_trainer", "data_wait_fraction")
+        found["packed_ratio_vs_masks"] = Bench(self.folder / "packed", self.preset | PACKED, self.group).packed()
         found |= {**self.checkpoints(), "zero_2_ratio_vs_bare": self.deepspeeds_own_cost()}
         return {**{key: found["fp32"][key] for key in keys}, **found}
 
@@ -181,6 +189,20 @@ class Bench:
             "checkpoint_seconds_each": round(statistics.median(extra), 4),
             "checkpoint_share_of_a_minute": round(statistics.median(extra) / MINUTE_SECONDS, 5),
         }
+
+    def packed(self) -> dict[str, float]:
+        """Rows of several documents, computed document by document, against the same behind masks."""
+        ratios = {}
+        for precision in ("fp32", "bf16"):
+            rounds = []
+            for _ in range(self.preset["rounds"]):
+                documents = self.ours(precision)
+                with patch.dict(document_attention.LEAST_POSITIONS, {self.group.device.type: 1 << 62}):
+                    masks = self.ours(precision)
+                check_same({"ours": documents, "masks": masks}, SAME_LOSS_NATS[precision])
+                rounds.append((documents.tokens_per_second, masks.tokens_per_second))
+            ratios[precision] = ratio(*(list(speeds) for speeds in zip(*rounds, strict=True)))
+        return ratios
 
     def deepspeeds_own_cost(self) -> float:
         """The same loop on DeepSpeed's engine, which one worker has no use for, against the bare loop.
@@ -365,11 +387,13 @@ class Bench:
         return float(tokens * clock.num_counted / clock.counted_seconds)
 
     def _write_rows(self) -> None:
-        """Documents of exactly a row, so that no loop has boundaries to respect, with words as rare as real ones."""
+        """Documents of exactly a row, so that no loop has boundaries to respect, with words as rare as real ones; or
+        of a part of it, where the preset says so."""
         from tokenizers import Tokenizer, models
         from transformers import PreTrainedTokenizerFast
 
         size, length = self.preset["vocabulary"], self.preset["sequence_length_tokens"]
+        document = self.preset.get("document_tokens", length)
         words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(size)}, unk_token="w0"))
         PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0").save_pretrained(self.folder / "tokenizer")
         random = np.random.default_rng(0)
@@ -378,7 +402,8 @@ class Bench:
             writer = ShardWriter(self.folder / name, size, "bench", sequence_length_tokens=length)
             for _ in range(count):
                 writer.start_row()
-                writer.add(random.choice(size, length, p=weights / weights.sum()))
+                for _ in range(length // document):
+                    writer.add(random.choice(size, document, p=weights / weights.sum()))
             writer.close()
 
 

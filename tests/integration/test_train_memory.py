@@ -13,6 +13,7 @@ from test_train_loop import KilledError, events, killed_at, quiet, steps
 
 from rayloom.score.label_loss import LabelLoss
 from rayloom.train import precision
+from rayloom.train.engines import optimizer_state
 from rayloom.train.engines.zero import deepspeed_config
 from rayloom.train.loop import loop
 from rayloom.train.objectives.objective import NextToken
@@ -117,6 +118,25 @@ def test_moments_in_8_bits_learn_alike_and_resume_exactly(tmp_path: Path) -> Non
     with pytest.raises(KilledError):
         loop.train(small_job(tmp_path / "killed", **bits), ONE, killed_at(7))
     loop.train(small_job(tmp_path / "killed", **bits), ONE, quiet)
+    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
+
+
+def test_a_tensor_too_large_for_the_8_bit_kernel_is_cut_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = {
+        "architecture": {"type": "decoder", "num_layers": 2, "hidden_size": 64, "num_heads": 2, "max_positions": 32},
+        "optimizer": {"type": "adamw8bit"},
+    }
+    loop.train(small_job(tmp_path / "whole", **(larger | GPU)), ONE, quiet)
+    monkeypatch.setattr(optimizer_state, "MOST_WEIGHTS_AT_ONCE", 3 * 8192)
+    sizes = [len(piece) for piece in optimizer_state.pieces_of(torch.zeros(100_001), is_in_8_bits=True)]
+    assert (len(sizes), sum(sizes), min(sizes) > 8192) == (5, 100_001, True)
+    loop.train(small_job(tmp_path / "cut", **(larger | GPU)), ONE, quiet)
+    assert steps(tmp_path / "cut") == steps(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        loop.train(small_job(tmp_path / "killed", **(larger | GPU)), ONE, killed_at(7))
+    loop.train(small_job(tmp_path / "killed", **(larger | GPU)), ONE, quiet)
     assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rayloom.errors import InputError
@@ -59,3 +60,19 @@ def test_other_vocabularies_and_no_labels_are_errors(tmp_path: Path) -> None:
         ngram_perplexities(train, _shards(tmp_path / "other", [[0, 1]], 2, vocabulary_size=5))
     with pytest.raises(InputError, match="no label"):
         ngram_perplexities(train, _shards(tmp_path / "short", [[0, 1]], 4))
+
+
+def test_of_a_large_corpus_a_sample_is_counted_and_its_error_stated(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    chain = random.dirichlet(np.full(50, 0.2), size=50)
+    tokens = [0]
+    for _ in range(30_000):
+        tokens.append(int(random.choice(50, p=chain[tokens[-1]])))
+    train = _shards(tmp_path / "train", [tokens[:28_000]], 20, vocabulary_size=50)
+    heldout = _shards(tmp_path / "heldout", [tokens[28_000:]], 20, vocabulary_size=50)
+    whole = ngram_perplexities(train, heldout)
+    assert (whole.bigram_at_least, whole.num_counted_tokens) == (whole.bigram, 28_000)
+    sampled = ngram_perplexities(train, heldout, most_tokens=2_000)
+    assert sampled.num_counted_tokens == 2_000
+    assert sampled.bigram_at_least < whole.bigram < sampled.bigram
+    assert sampled.unigram == pytest.approx(whole.unigram, rel=0.05)

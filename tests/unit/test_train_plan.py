@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from support.training_jobs import small_spec
 
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.training.hardware import fleet_of
+from rayloom.specs.training.hardware import device_named, fleet_of
 from rayloom.train.planning.fleet import add_fleet, advice, duration, fits, problems, warnings
+from rayloom.train.process_group import backend_for
+from rayloom.train.reporting.summary import summarize
+from rayloom.train.sizes.device_speed import use_tensor_cores
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
 
@@ -62,6 +67,63 @@ def test_the_size_by_hand() -> None:
     assert size.parameters == 20 * (layer + 2 * 2048) + 2048 + 32768 * 2048
     # Six for each, and attention's 12 · L · D · S.
     assert flops_per_token(size, 4096) == 6 * size.multiplied + 12 * 20 * 2048 * 4096
+
+
+def test_attention_is_counted_by_the_heads() -> None:
+    """Of Qwen3-0.6B, say, 16 heads of 128 are twice as wide as the hidden size of 1,024."""
+    _, size = spec_and_size()
+    wide = replace(size, head_size=2 * size.head_size)
+    assert flops_per_token(wide, 4096) == 6 * size.multiplied + 2 * 12 * 20 * 2048 * 4096
+
+
+@pytest.mark.parametrize(
+    ("driver_name", "device"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-80GB"),
+        ("NVIDIA H100 PCIe", "H100-PCIe-80GB"),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200", "H200-141GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-80GB"),
+        ("NVIDIA A10", "A10-24GB"),
+        ("Tesla V100-SXM2-32GB", "V100-32GB"),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_card_is_found_in_the_table_by_its_drivers_name(driver_name: str, device: str | None) -> None:
+    """Cards that differ in memory alone have one speed, which is what is asked for."""
+    found = device_named(driver_name)
+    assert (found.name if found else None) == device
+
+
+def test_utilisation_is_of_the_data_sheets_speed_where_there_is_one() -> None:
+    events: list[dict[str, Any]] = [
+        {"event": "device", "step": 0, "device": "NVIDIA H100", "num_workers": 2, "peak_flops": 700e12,
+         "data_sheet_flops": 989e12, "flops_per_token": 6e9},
+        {"event": "step", "step": 1, "loss": 1.0, "tokens": 100_000, "seconds": 1.0, "data_wait_seconds": 0.0},
+        {"event": "finished", "step": 1, "tokens": 100_000, "best_step": None, "skipped_steps": [],
+         "checkpoint_stall_seconds": 0.0},
+    ]  # fmt: skip
+    metrics = summarize(events)
+    assert metrics["model_flops_utilisation"] == pytest.approx(100_000 * 6e9 / 2 / 989e12, rel=1e-3)
+    assert metrics["utilisation_of_measured_peak"] == pytest.approx(100_000 * 6e9 / 2 / 700e12, rel=1e-3)
+    del events[0]["data_sheet_flops"]
+    assert summarize(events)["model_flops_utilisation"] == metrics["utilisation_of_measured_peak"]
+
+
+def test_a_cpus_arithmetic_is_left_as_it_is() -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    use_tensor_cores(torch.device("cpu"))
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    try:
+        use_tensor_cores(torch.device("cuda"))
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_tensors_of_a_gpu_are_summed_by_nccl() -> None:
+    assert backend_for(torch.device("cuda", 0)) == "nccl"
+    assert backend_for(torch.device("cpu")) == "gloo"
 
 
 def test_what_an_encoder_decoder_computes_by_hand() -> None:

@@ -44,24 +44,50 @@ class Batch:
     """(B, T) what an encoder-decoder's decoder reads; `labels` are then (B, T) and belong to these."""
     decoder_positions: torch.Tensor | None = None
     """(B, T) place inside the document's target; the n-th target of a row belongs to its n-th document."""
+    known_label_indices: torch.Tensor | None = None
+    known_document_lengths: tuple[int, ...] | None = None
+    """Both worked out before the batch moves to a device, so that nothing has to wait for that device later."""
 
     @property
     def num_labels(self) -> int:
         return int((self.labels != NO_LABEL).sum())
 
+    @property
+    def label_indices(self) -> torch.Tensor:
+        """(N,) of the positions that have a label, counted through all rows."""
+        if self.known_label_indices is not None:
+            return self.known_label_indices
+        return torch.nonzero(self.labels.flatten() != NO_LABEL).flatten()
+
+    @property
+    def document_lengths(self) -> tuple[int, ...]:
+        """Of all rows' documents, row after row; padding counts as one."""
+        if self.known_document_lengths is not None:
+            return self.known_document_lengths
+        begins = self.positions.numpy() == 0
+        begins[:, 0] = True
+        return tuple(np.diff(np.flatnonzero(begins), append=begins.size).tolist())
+
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **moved)
+        known = replace(self, known_label_indices=self.label_indices, known_document_lengths=self.document_lengths)
+        return replace(known, **moved(known, device))
 
     def without_labels(self) -> Self:
         """The same work, from which nothing is learned."""
-        return replace(self, labels=torch.full_like(self.labels, NO_LABEL), num_tokens=0)
+        labels = torch.full_like(self.labels, NO_LABEL)
+        return replace(self, labels=labels, num_tokens=0, known_label_indices=None)
+
+
+def moved(batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
+    """A dataclass' tensors on the device, by field; through pinned memory, so that copying needs no waiting."""
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {
+        name: (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+        for name, value in tensors.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.batches import Batch
 from rayloom.score.model_inputs import model_inputs
 
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
@@ -33,25 +33,25 @@ class LabelLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
-        labelled = batch.labels != NO_LABEL
-        hidden = self._hidden_states(batch, labelled)
-        return self._head_loss(hidden, batch.labels[labelled])
+        indices = batch.label_indices
+        return self._head_loss(self._hidden_states(batch, indices), batch.labels.take(indices))
 
     def by_row(self, batch: Batch) -> Tensor:
         """(B,) the same sum for each row by itself."""
-        labelled = batch.labels != NO_LABEL
-        hidden = torch.split(self._hidden_states(batch, labelled), labelled.sum(dim=1).tolist())
-        rows = zip(hidden, batch.labels, labelled, strict=True)
-        return torch.stack([self._head_loss(states, labels[marked]) for states, labels, marked in rows])
+        indices = batch.label_indices
+        num_rows, num_positions = batch.labels.shape
+        counts = torch.bincount(indices // num_positions, minlength=num_rows).tolist()
+        rows = zip(self._hidden_states(batch, indices).split(counts), indices.split(counts), strict=True)
+        return torch.stack([self._head_loss(states, batch.labels.take(own)) for states, own in rows])
 
-    def _hidden_states(self, batch: Batch, labelled: Tensor) -> Tensor:
+    def _hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
         """(N, D): what the model would have handed to its head."""
         taken: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden = inputs[0]
             # Virtual tokens of prompt methods stand before the row's own.
-            taken.append(hidden[:, hidden.shape[1] - labelled.shape[1] :][labelled])
+            hidden = inputs[0][:, inputs[0].shape[1] - batch.labels.shape[1] :]
+            taken.append(hidden.flatten(0, 1).index_select(0, label_indices))
             return (taken[0][:0], *inputs[1:])
 
         hook = output_head(self.model).register_forward_pre_hook(take)

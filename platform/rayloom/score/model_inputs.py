@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rayloom.errors import InputError
 from rayloom.score.batches import Batch
+from rayloom.score.document_attention import documents_for
 from rayloom.score.document_masks import as_attention_takes_it, causal, documents_of, near, same_document
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -44,10 +45,16 @@ def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> di
     if kind == "encoder":
         mask = _encoder_mask(model, batch)
         return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.positions}
+    inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
+    documents = None if has_virtual_tokens else documents_for(model, batch.positions, batch.document_lengths)
+    if documents is not None:
+        # transformers hands a mask of four dimensions on as it is, so that it makes none.
+        return inputs | {"attention_mask": batch.tokens.new_empty((0, 0, 0, 0)), "documents": documents}
     # Packing is found from positions only without cache and mask (transformers' masking_utils). Where virtual tokens
     # stand before the text, rows hold one text each, and its positions follow from its length.
-    positions = {} if has_virtual_tokens else {"position_ids": batch.positions}
-    return {"input_ids": batch.tokens, "attention_mask": None, "use_cache": False, **positions}
+    if has_virtual_tokens:
+        del inputs["position_ids"]
+    return inputs | {"attention_mask": None}
 
 
 def _encoder_mask(model: nn.Module, batch: Batch) -> Any:

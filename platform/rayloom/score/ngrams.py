@@ -3,6 +3,10 @@
 Unigram: add-one smoothing (Laplace). Bigram: Witten & Bell 1991, interpolated with that unigram,
 p(w | h) = (c(h, w) + t(h) · p(w)) / (c(h) + t(h)), where t(h) is how many different tokens followed h.
 
+Of a large corpus rows spread over all of it are counted. More counts lower a bigram's perplexity, by less with each
+doubling, so what all of them would give lies between the figure and one from which each further doubling took as much
+as the last one did.
+
 Both see exactly the labels that a model is scored on: a token whose row holds the token before it, in one document.
 
 Shapes: V tokens in the vocabulary, L labels, D different bigrams.
@@ -11,8 +15,8 @@ Shapes: V tokens in the vocabulary, L labels, D different bigrams.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from rayloom.score.batches import PackedRow
 
 ROWS_AT_ONCE = 2048
+MOST_COUNTED_TOKENS = 20_000_000
+"""Seconds on one core; all of a corpus of 147 billion tokens would be days."""
 
 
 class TokenRows(Protocol):
@@ -45,6 +51,9 @@ class NgramPerplexities:
     unigram: float
     bigram: float
     num_labels: int
+    num_counted_tokens: int
+    bigram_at_least: float
+    """Below `bigram` if only a sample was counted: all of the text would give one between the two."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +69,43 @@ class BigramCounts:
     """(D,)"""
 
 
-def ngram_perplexities(train: TokenRows, heldout: TokenRows) -> NgramPerplexities:
-    """Counts `train`, scores `heldout`. Raises InputError where their vocabularies differ or there is no label."""
+def ngram_perplexities(
+    train: TokenRows, heldout: TokenRows, most_tokens: int = MOST_COUNTED_TOKENS
+) -> NgramPerplexities:
+    """Counts `train`, or about `most_tokens` of it, and scores `heldout`.
+
+    Raises InputError if their vocabularies differ or there is no label.
+    """
     if train.vocabulary_size != heldout.vocabulary_size:
         what = f"Training has {train.vocabulary_size} tokens, held-out text {heldout.vocabulary_size}"
         raise InputError(what, where=str(heldout.directory), fix="Name shards of one corpus.")
-    return scored(counted(train), heldout)
+    num_rows = len(train)
+    num_counted = min(num_rows, max(2, most_tokens // len(train.row(0).tokens))) if num_rows else 0
+    numbers = [index * num_rows // num_counted for index in range(num_counted)]
+    half = counted(train, numbers[::2])
+    whole = _both(half, counted(train, numbers[1::2]))
+    found = scored(whole, heldout)
+    if num_counted == num_rows:
+        return found
+    gained = found.bigram / scored(half, heldout).bigram
+    return replace(found, bigram_at_least=found.bigram * min(1.0, gained) ** math.log2(num_rows / num_counted))
 
 
-def counted(shards: TokenRows) -> BigramCounts:
-    """Memory: a few times the different bigrams of the shards, which grow far slower than its tokens."""
+def counted(shards: TokenRows, numbers: Sequence[int]) -> BigramCounts:
+    """Of these rows. Memory: a few times their different bigrams, which grow far slower than their tokens."""
     size = shards.vocabulary_size
-    tokens = np.zeros(size, np.int64)
-    pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for before, labels, everything in _blocks(shards):
-        tokens += np.bincount(everything, minlength=size)
-        new_pairs, new_counts = np.unique(before * size + labels, return_counts=True)
-        pairs, counts = _merged(pairs, counts, new_pairs, new_counts)
-    return BigramCounts(size, tokens, pairs, counts)
+    nothing = np.zeros(0, np.int64)
+    counts = BigramCounts(size, np.zeros(size, np.int64), nothing, nothing)
+    for before, labels, everything in _blocks(shards, numbers):
+        pairs, pair_counts = np.unique(before * size + labels, return_counts=True)
+        counts = _both(counts, BigramCounts(size, np.bincount(everything, minlength=size), pairs, pair_counts))
+    return counts
+
+
+def _both(one: BigramCounts, other: BigramCounts) -> BigramCounts:
+    pairs, places = np.unique(np.concatenate([one.pairs, other.pairs]), return_inverse=True)
+    sums = np.bincount(places, np.concatenate([one.pair_counts, other.pair_counts]), minlength=len(pairs))
+    return BigramCounts(one.vocabulary_size, one.tokens + other.tokens, pairs, sums.astype(np.int64))
 
 
 def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
@@ -88,7 +116,7 @@ def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
     occurrences = np.bincount(contexts, weights=counts.pair_counts, minlength=size)
     unigram_nats = bigram_nats = 0.0
     num_labels = 0
-    for before, labels, _ in _blocks(shards):
+    for before, labels, _ in _blocks(shards, range(len(shards))):
         base = unigram[labels]
         total = occurrences[before] + followers[before]
         seen = _lookup(counts, before * size + labels) + followers[before] * base
@@ -99,24 +127,19 @@ def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
         num_labels += len(labels)
     if not num_labels:
         raise InputError("The held-out rows have no label", where=str(shards.directory), fix="Hold more text out.")
-    return NgramPerplexities(math.exp(unigram_nats / num_labels), math.exp(bigram_nats / num_labels), num_labels)
+    perplexities = math.exp(unigram_nats / num_labels), math.exp(bigram_nats / num_labels)
+    return NgramPerplexities(*perplexities, num_labels, int(counts.tokens.sum()), perplexities[1])
 
 
-def _blocks(shards: TokenRows) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+def _blocks(
+    shards: TokenRows, numbers: Sequence[int]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
     """(L,) the token before each label, (L,) the labels, and all tokens, of some thousand rows at a time."""
-    for begin in range(0, len(shards), ROWS_AT_ONCE):
-        rows = [shards.row(index) for index in range(begin, min(begin + ROWS_AT_ONCE, len(shards)))]
+    for begin in range(0, len(numbers), ROWS_AT_ONCE):
+        rows = [shards.row(index) for index in numbers[begin : begin + ROWS_AT_ONCE]]
         tokens = np.concatenate([row.tokens for row in rows])
         places = np.flatnonzero(np.concatenate([row.trained & (row.positions > 0) for row in rows]))
         yield tokens[places - 1], tokens[places], tokens
-
-
-def _merged(
-    pairs: NDArray[np.int64], counts: NDArray[np.int64], more: NDArray[np.int64], more_counts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    both, places = np.unique(np.concatenate([pairs, more]), return_inverse=True)
-    sums = np.bincount(places, weights=np.concatenate([counts, more_counts]), minlength=len(both))
-    return both, sums.astype(np.int64)
 
 
 def _lookup(counts: BigramCounts, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

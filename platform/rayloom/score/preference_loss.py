@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.batches import Batch, moved
 from rayloom.score.document_masks import documents_of
 from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
 from rayloom.score.tally import Tally
@@ -41,8 +41,7 @@ class PreferenceBatch:
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self
-        reference, is_good = self.reference.to(device), self.is_good.to(device)
-        return replace(self, both=self.both.to(device), reference=reference, is_good=is_good)
+        return replace(self, both=self.both.to(device), **moved(self, device))
 
     def without_labels(self) -> Self:
         """The same work, from which nothing is learned."""
@@ -90,14 +89,14 @@ class AnswerLogProbabilities(LabelLoss):
     """log p of every document's labels, each label computed once and nothing where there is none."""
 
     def of(self, batch: Batch) -> Answers:
-        labelled = batch.labels != NO_LABEL
-        hidden = self._hidden_states(batch, labelled)
-        log_p = self._token_log_p(hidden, batch.labels[labelled])
-        rows = torch.arange(len(labelled), device=labelled.device)[:, None].expand_as(labelled)
-        place = (2 * rows + documents_of(batch.positions) - 1)[labelled]
-        empty = torch.zeros(2 * len(labelled), dtype=torch.float32, device=log_p.device)
-        sums = empty.index_add(0, place, log_p)
-        counts = empty.index_add(0, place, torch.ones_like(log_p))
+        indices = batch.label_indices
+        log_p = self._token_log_p(self._hidden_states(batch, indices), batch.labels.take(indices))
+        documents = documents_of(batch.positions) - 1
+        answers = 2 * torch.arange(len(documents), device=documents.device)[:, None] + documents
+        answer_of_label = answers.take(indices)
+        empty = torch.zeros(2 * len(documents), dtype=torch.float32, device=log_p.device)
+        sums = empty.index_add(0, answer_of_label, log_p)
+        counts = empty.index_add(0, answer_of_label, torch.ones_like(log_p))
         return Answers(sums.view(-1, 2), counts.view(-1, 2))
 
     def _token_log_p(self, hidden: Tensor, labels: Tensor) -> Tensor:

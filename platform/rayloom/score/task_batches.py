@@ -6,14 +6,14 @@ Shapes: B rows, S positions (the longest row's length), K labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rayloom.score.batches import NO_LABEL
+from rayloom.score.batches import NO_LABEL, moved
 from rayloom.specs.training.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
 
 Target = Literal["label", "labels", "tags", "answer"]
@@ -53,8 +53,7 @@ class TaskBatch:
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_tokens"}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        return replace(self, **moved(self, device))
 
     def without_labels(self) -> Self:
         """The same work, from which nothing is learned."""

@@ -26,7 +26,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.prepare import job_of
-from rayloom.train.process_group import Group, current_group
+from rayloom.train.process_group import Group, backend_for, current_group
 from rayloom.train.publish import publish
 from rayloom.train.reporting.progress import TrainingProgress
 from rayloom.train.reporting.trackers import TrackedRun, opened
@@ -65,7 +65,7 @@ def join() -> Group:
     if has_gpu:
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
-        dist.init_process_group("nccl" if has_gpu else "gloo")
+        dist.init_process_group(backend_for(device))
     return current_group(device)
 
 

@@ -59,6 +59,11 @@ class Group:
             dist.barrier(group=self.control)
 
 
+def backend_for(device: torch.device) -> str:
+    """What sums this device's tensors: gloo, which a CPU needs, takes those of a GPU through the CPU or not at all."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
 def current_group(device: torch.device, timeout_seconds: float = 1800.0) -> Group:
     """The group that Ray Train or torchrun set up, or a group of one where nobody did."""
     if not dist.is_initialized():

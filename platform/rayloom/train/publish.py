@@ -53,7 +53,12 @@ def _baselines(job: TrainJob) -> dict[str, float]:
     length = job.spec.sequence_length_tokens
     heldout = TokenShards(next(iter(job.heldout.values())), length)
     found = ngram_perplexities(TokenShards(job.train[0], length), heldout)
-    return {"unigram_perplexity": round(found.unigram, 2), "bigram_perplexity": round(found.bigram, 2)}
+    baselines = {"unigram_perplexity": round(found.unigram, 2), "bigram_perplexity": round(found.bigram, 2)}
+    if found.bigram_at_least < found.bigram:
+        # Only a sample was counted: how much of the text, and below what no count of all of it would come.
+        least = round(found.bigram_at_least, 2)
+        baselines |= {"counted_tokens": found.num_counted_tokens, "bigram_perplexity_at_least": least}
+    return baselines
 
 
 def _headline(metrics: dict[str, Any]) -> str:

@@ -44,6 +44,18 @@ DEVICES = {
 }
 
 
+def device_named(driver_name: str) -> Device | None:
+    """The device of the table that a driver calls so (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`), if it is one.
+
+    Cards of one chip with other speeds, such as the H100 NVL, are not in the table.
+    """
+    words = set(re.split(r"[\s-]+", driver_name))
+    same_chip = [device for device in DEVICES.values() if device.name.partition("-")[0] in words]
+    if "NVL" in words or not same_chip:
+        return None
+    return next((device for device in same_chip if ("PCIe" in device.name) == ("PCIe" in words)), same_chip[0])
+
+
 @dataclass(frozen=True)
 class Fleet:
     """Equal nodes of equal devices."""

@@ -74,4 +74,5 @@ class Muon(Spec):
 Optimizer = Annotated[AdamW | AdamW8bit | Muon, Field(discriminator="type")]
 
 Precision = Literal["bf16", "fp16", "fp32"]
-"""Of weights and activations; master weights, sums of gradients and the optimiser are fp32 in any case."""
+"""Of weights and activations; master weights, sums of gradients and the optimiser are fp32 in any case. With
+fp32, GPUs multiply matrices in TF32."""

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 BLOCK_WEIGHTS = 256
 """bitsandbytes' block, and below 16 of them it keeps fp32."""
 LEAST_WEIGHTS_IN_8_BITS = 4096
+MOST_WEIGHTS_AT_ONCE = 1 << 30
+"""bitsandbytes counts in int32: of a tensor past 2^31 it updates a part only, without an error."""
 CODES = {"code1": ("state1", "qmap1", "absmax1", "scale1"), "code2": ("state2", "qmap2", "absmax2", "scale2")}
 SCALES = {"scale1": "absmax1", "scale2": "absmax2"}
 PLAIN = {"state1": "state1", "state2": "state2"}
@@ -24,6 +26,14 @@ PLAIN = {"state1": "state1", "state2": "state2"}
 def kinds_in_8_bits(num_weights: int) -> tuple[str, ...]:
     """Names of what a checkpoint holds of a flat tensor of so many weights."""
     return (*CODES, *SCALES) if num_weights >= LEAST_WEIGHTS_IN_8_BITS else tuple(PLAIN)
+
+
+def pieces_of(flat: Tensor, is_in_8_bits: bool) -> tuple[Tensor, ...]:
+    """The flat tensor as the optimiser is given it: whole, or cut at whole blocks into pieces of about one size."""
+    if not is_in_8_bits or flat.numel() <= MOST_WEIGHTS_AT_ONCE:
+        return (flat,)
+    count = -(-flat.numel() // MOST_WEIGHTS_AT_ONCE)
+    return flat.split(-(-flat.numel() // (count * BLOCK_WEIGHTS)) * BLOCK_WEIGHTS)
 
 
 def kept(optimizer: Optimizer, flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
-from rayloom.train.engines.optimizer_state import blank, kept, kinds_in_8_bits, put
+from rayloom.train.engines.optimizer_state import blank, kept, kinds_in_8_bits, pieces_of, put
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES
@@ -40,6 +40,8 @@ class _Flat:
     """What the model computes with; in fp32 the same memory as `master`."""
     gradients: Tensor
     """fp32, a view into the engine's one tensor of gradients."""
+    pieces: tuple[Tensor, ...]
+    """`master` as the optimiser is given it."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -77,9 +79,10 @@ class PlainEngine:
             for _, parameter, view in flat.views(flat.weights):
                 parameter.data = view.view(parameter.shape)
         self._collect_gradients()
-        self.optimizer = optimizer_over(groups, [[flat.master] for flat in self._flats], spec.optimizer)
+        self.optimizer = optimizer_over(groups, [flat.pieces for flat in self._flats], spec.optimizer)
         for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
-            flat.master.grad = flat.gradients
+            for piece, gradients in zip(flat.pieces, flat.gradients.split(len(flat.pieces[0])), strict=True):
+                piece.grad = gradients
             if flat.group.is_orthogonalized:
                 shapes = [parameter.shape for parameter in flat.group.parameters]
                 settings["layout"] = Layout(list(zip(flat.starts, shapes, strict=True)), 0, lambda shard: shard)
@@ -110,7 +113,9 @@ class PlainEngine:
     def fragments(self) -> Iterator[Fragment]:
         """Each worker gives its part of every parameter, so that writing is shared out."""
         for flat in self._flats:
-            state = kept(self.optimizer, flat.master, flat.state_kinds)
+            states = [kept(self.optimizer, piece, flat.state_kinds) for piece in flat.pieces]
+            # Of one piece, the usual case, nothing is copied.
+            state = {kind: torch.cat([s[kind] for s in states]) for kind in states[0]} if states[1:] else states[0]
             for name, parameter, weights in flat.views(flat.master):
                 start, end = _part(parameter.numel(), self.group)
                 offset = weights.storage_offset() - flat.master.storage_offset()
@@ -128,7 +133,10 @@ class PlainEngine:
                 for name, parameter, view in flat.views(tensor):
                     view.copy_(reader.read(kind, name, 0, parameter.numel()))
             if num_updates:
-                put(self.optimizer, (number, 0), flat.master, state, num_updates)
+                for place, piece in enumerate(flat.pieces):
+                    begin = place * len(flat.pieces[0])
+                    own = {kind: tensor[begin : begin + len(piece)] for kind, tensor in state.items()}
+                    put(self.optimizer, (number, place), piece, own, num_updates)
         self._gradients.zero_()
         self._convert()
 
@@ -183,7 +191,7 @@ def _flattened(
 ) -> _Flat:
     master = torch.zeros(total, device=gradients.device)
     weights = master if dtype == torch.float32 else torch.zeros(total, dtype=dtype, device=gradients.device)
-    flat = _Flat(group, starts, master, weights, gradients)
+    flat = _Flat(group, starts, master, weights, gradients, pieces_of(master, group.is_in_8_bits))
     for _, parameter, view in flat.views(master):
         view.copy_(parameter.detach().reshape(-1))
     weights.copy_(master)

@@ -24,7 +24,7 @@ from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
-from rayloom.train.process_group import Group
+from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 
 
@@ -156,7 +156,7 @@ def _ensure_process_group(group: Group) -> None:
     """DeepSpeed asks for a process group and a local rank also where there is one worker and no launcher."""
     os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        dist.init_process_group(backend_for(group.device), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _quieten() -> None:

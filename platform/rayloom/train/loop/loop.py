@@ -30,7 +30,7 @@ from rayloom.train.loop.run_state import Run, go_to, prepared
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, after_step, loss_scale
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.device_speed import matrix_peak, peak_memory_bytes
+from rayloom.train.sizes.device_speed import data_sheet_peak, matrix_peak, peak_memory_bytes
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.weights.model import save_model
 
@@ -62,7 +62,7 @@ def train(
 
 
 def _note_device(run: Run) -> None:
-    """What utilisation is worked out from: the device's own speed, measured, and what a token takes."""
+    """What utilisation is worked out from: the device's speed, stated and measured, and what a token takes."""
     if run.group.is_first:
         spec, device = run.job.spec, run.group.device
         run.log.add(
@@ -71,6 +71,7 @@ def _note_device(run: Run) -> None:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu:{torch.get_num_threads()}",
             num_workers=run.group.num_workers,
             peak_flops=round(matrix_peak(device, DTYPES[spec.precision])),
+            data_sheet_flops=data_sheet_peak(device, DTYPES[spec.precision]),
             flops_per_token=flops_per_token(run.size, spec.sequence_length_tokens, spec.objective_in_use),
         )
 

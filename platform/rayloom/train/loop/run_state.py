@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from numpy.random import SeedSequence
 
+from rayloom.score.document_attention import use_documents
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
 from rayloom.train.job import TrainJob
@@ -24,6 +25,7 @@ from rayloom.train.objectives.preference import PreferenceObjective, add_referen
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
 from rayloom.train.restarts import note_micro_batch
+from rayloom.train.sizes.device_speed import use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
 from rayloom.train.weights.layers import prepare_layers
@@ -149,6 +151,7 @@ def prepared(
     newest = checkpoints.newest_sound()
     model, loss = engine_model(job, objective, group.device)
     size = size_of_model(model)
+    use_tensor_cores(group.device)
     engine = engine_for(spec, loss, group)
     copy_of_first = job.copy if group.is_first else None
     if copy_of_first is not None:
@@ -202,6 +205,9 @@ def engine_model(job: TrainJob, objective: Objective, device: torch.device) -> t
     """The model, in training mode, and the loss module around it that an engine is given."""
     model = build_model(job.spec, job.base, job.tokenizer)
     prepare_layers(model, job.spec, device)
+    # Compiled on a CPU, each batch would be compiled for the lengths of its own documents.
+    if not (job.spec.compile and device.type == "cpu"):
+        use_documents(model)
     model.train()
     return model, objective.loss_of(model)
 

@@ -9,8 +9,24 @@ import time
 
 import torch
 
+from rayloom.specs.training.hardware import device_named
+
 SIDE = {"cpu": 512, "cuda": 8192}
 REPEATS = {"cpu": 5, "cuda": 10}
+
+
+def data_sheet_peak(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that the maker states, if the device is a GPU of the table in `specs.training.hardware`."""
+    known = device_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if known is None or (dtype == torch.float32 and not known.has_bf16):
+        return None
+    return known.peak_flops / (2 if dtype == torch.float32 else 1)  # in fp32 by TF32, at half the speed
+
+
+def use_tensor_cores(device: torch.device) -> None:
+    """Lets a GPU multiply fp32 matrices in TF32: inputs rounded to 10 bits of mantissa, sums in fp32."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:

@@ -49,12 +49,13 @@ class Memory:
 def flops_per_token(
     size: ModelSize, sequence_length_tokens: int, objective: Causal | Masked | SpanCorruption | None = None
 ) -> int:
-    """Forward and backward: 6 for each multiplied parameter, 12 · L · D · S for attention (Chowdhery et al. 2022, B).
+    """Forward and backward: 6 for each multiplied parameter, 12 · L · H · Q · S for attention, of H heads of size Q
+    (Chowdhery et al. 2022, B).
 
     Frozen weights need no gradient of their own, which takes 2 of the 6 away. Of a text, an encoder-decoder reads what
     is kept and writes what is replaced, each with a sentinel for every span.
     """
-    attention = 12 * size.num_layers * size.hidden_size * sequence_length_tokens
+    attention = 12 * size.num_layers * size.num_heads * size.head_size * sequence_length_tokens
     per_parameter = 6 if size.trained == size.parameters else 4
     if not isinstance(objective, SpanCorruption):
         return per_parameter * size.multiplied + attention

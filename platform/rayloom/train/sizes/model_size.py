@@ -18,6 +18,7 @@ from rayloom.train.job import TrainJob
 
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 FEED_FORWARD_SIZES = ("intermediate_size", "d_ff", "n_inner")
+HEAD_SIZES = ("head_dim", "d_kv")
 """What configurations call them."""
 
 
@@ -36,6 +37,8 @@ class ModelSize:
     vocabulary_size: int
     num_heads: int
     num_key_value_heads: int
+    head_size: int
+    """In some models the heads together are wider or narrower than the hidden size."""
     multiplied_in_decoder: int = 0
     """Of an encoder-decoder: those of `multiplied` that only what it writes is multiplied with."""
     quantised: int = 0
@@ -89,6 +92,7 @@ def size_of_model(model: Any) -> ModelSize:
     config = model.config
     heads = int(config.num_attention_heads)
     widths = (getattr(config, name, None) for name in FEED_FORWARD_SIZES)
+    head_sizes = (getattr(config, name, None) for name in HEAD_SIZES)
     feed_forward = int(next((width for width in widths if width), 4 * config.hidden_size))
     return ModelSize(
         parameters=sum(count for count, _ in sizes),
@@ -100,6 +104,7 @@ def size_of_model(model: Any) -> ModelSize:
         vocabulary_size=int(config.vocab_size),
         num_heads=heads,
         num_key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_size=int(next((size for size in head_sizes if size), config.hidden_size // heads)),
         multiplied_in_decoder=in_decoder if getattr(config, "is_encoder_decoder", False) else 0,
         is_gated=_is_gated([tuple(p.shape) for p in model.parameters()], int(config.hidden_size), feed_forward),
         has_attention_dropout=any(getattr(config, name, 0) for name in ATTENTION_DROPOUTS),
