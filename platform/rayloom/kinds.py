@@ -51,10 +51,10 @@ KINDS: dict[str, Kind] = {
         "rayloom.train.run:run",
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
-        2,
+        3,
         prober="rayloom.train.planning.probe:probe",
     ),
-    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 2),
+    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 3),
     "evaluate": Kind(
         EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
     ),

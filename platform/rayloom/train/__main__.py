@@ -34,7 +34,7 @@ from rayloom.train.settings import note
 from rayloom.train.sizes.disk_space import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
-STAGE_VERSION = 1
+STAGE_VERSION = 3
 """That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
 
 
