@@ -80,7 +80,7 @@ class Batch:
         return replace(self, labels=labels, num_tokens=0, known_label_indices=None)
 
 
-def moved(batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
+def moved(batch: Any, device: torch.device) -> dict[str, Any]:
     """A dataclass' tensors on the device, by field; through pinned memory, so that copying needs no waiting."""
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return {

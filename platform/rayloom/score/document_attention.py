@@ -94,11 +94,11 @@ def attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
-    flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     if documents.starts is None:
-        out = _one_after_the_other(*flat, documents.lengths, dropout, scaling)
+        out = _one_after_the_other(q, k, v, documents.lengths, dropout, scaling)
     else:
-        out = _in_one_kernel(*flat, documents, scaling)
+        out = _in_one_kernel(q, k, v, documents.starts, documents.longest, scaling)
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
@@ -109,21 +109,21 @@ def _one_after_the_other(
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
-    parts = zip(*(flat.split(list(lengths)) for flat in (query, key, value)), strict=True)
-    found = [
-        functional.scaled_dot_product_attention(
-            *(part.transpose(0, 1)[None] for part in of_document), dropout_p=dropout, is_causal=True, scale=scaling
-        )
-        for of_document in parts
-    ]
+    parts = zip(*(torch.split(flat, list(lengths)) for flat in (query, key, value)), strict=True)
+    found = []
+    for of_document in parts:
+        q, k, v = (part.transpose(0, 1)[None] for part in of_document)
+        attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+        found.append(attended)
     return torch.cat([out[0].transpose(0, 1) for out in found])
 
 
-def _in_one_kernel(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float | None) -> Tensor:
+def _in_one_kernel(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None
+) -> Tensor:
     """(T, H, D)"""
     from torch.nn.attention.varlen import varlen_attn
 
-    starts, longest = documents.starts, documents.longest
     out = varlen_attn(
         query, key, value, starts, starts, longest, longest,
         scale=scaling, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],

@@ -41,7 +41,8 @@ class LabelLoss(nn.Module):
         indices = batch.label_indices
         num_rows, num_positions = batch.labels.shape
         counts = torch.bincount(indices // num_positions, minlength=num_rows).tolist()
-        rows = zip(self._hidden_states(batch, indices).split(counts), indices.split(counts), strict=True)
+        hidden = self._hidden_states(batch, indices)
+        rows = zip(torch.split(hidden, counts), torch.split(indices, counts), strict=True)
         return torch.stack([self._head_loss(states, batch.labels.take(own)) for states, own in rows])
 
     def _hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def pieces_of(flat: Tensor, is_in_8_bits: bool) -> tuple[Tensor, ...]:
     if not is_in_8_bits or flat.numel() <= MOST_WEIGHTS_AT_ONCE:
         return (flat,)
     count = -(-flat.numel() // MOST_WEIGHTS_AT_ONCE)
-    return flat.split(-(-flat.numel() // (count * BLOCK_WEIGHTS)) * BLOCK_WEIGHTS)
+    return torch.split(flat, -(-flat.numel() // (count * BLOCK_WEIGHTS)) * BLOCK_WEIGHTS)
 
 
 def kept(optimizer: Optimizer, flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:

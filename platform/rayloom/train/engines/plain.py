@@ -81,7 +81,8 @@ class PlainEngine:
         self._collect_gradients()
         self.optimizer = optimizer_over(groups, [flat.pieces for flat in self._flats], spec.optimizer)
         for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
-            for piece, gradients in zip(flat.pieces, flat.gradients.split(len(flat.pieces[0])), strict=True):
+            cut = torch.split(flat.gradients, len(flat.pieces[0]))
+            for piece, gradients in zip(flat.pieces, cut, strict=True):
                 piece.grad = gradients
             if flat.group.is_orthogonalized:
                 shapes = [parameter.shape for parameter in flat.group.parameters]
