@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cases import case_rows
+from support.cases import CASES, case_rows
+from support.tasks import write_jsonl
 from support.tokenizers import CHATML, chatml, forgetful, tokenizer_with
 
+from rayloom.specs.training.labelled_data import QuestionRows, TableRows
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.judged_rows import judged_row
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.preference_rows import answer_sample
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
+from rayloom.text.labelled.examples import Example, ExampleError, Span
+from rayloom.text.labelled.labelled_rows import labelled_rows
 
 USER = {"role": "user", "content": "Who are you?"}
 ANSWER = {"role": "assistant", "content": "I am Loomie."}
@@ -366,3 +372,73 @@ def test_turns_with_roles_in_a_column_of_conversations_are_read(renderer: Render
     for row in case_rows("conversations-with-roles"):
         (sample,) = renderer.samples(conversation(row, "sharegpt", {}, "x"))
         assert trained(renderer, sample) == f"{row['conversations'][1]['content']}<|im_end|>"
+
+
+# -- labelled rows -----------------------------------------------------------------------------------------------------
+
+
+def read_questions(row: dict[str, Any], folder: Path) -> Example | ExampleError | None:
+    ((_, read),) = labelled_rows([write_jsonl([row], folder / "x.jsonl")], QuestionRows(type="questions"))
+    return read
+
+
+def test_answers_begin_where_the_row_says() -> None:
+    reading = QuestionRows(type="questions")
+    for (_, read), row in zip(
+        labelled_rows([CASES / "rows" / "squad.jsonl"], reading), case_rows("squad"), strict=True
+    ):
+        answer = row["answers"][0]
+        assert isinstance(read, Example)
+        assert read.spans == (Span(answer["answer_start"], answer["answer_start"] + len(answer["text"]), "answer"),)
+
+
+@pytest.mark.parametrize(
+    ("answers", "starts"),
+    [
+        ({"text": ["a b"], "answer_start": [4]}, [4]),
+        ({"text": ["a b", "c"], "answer_start": [0, 8]}, [0, 8]),
+        ({"text": "c", "answer_start": 8}, [8]),
+        ({"text": ["c"]}, [8]),
+        ({"text": [], "answer_start": []}, []),
+        ([{"text": "a b", "start": 4, "answer_start": None}], [4]),
+        ([{"text": "c"}], [8]),
+    ],
+)
+def test_answers_in_each_of_their_forms(tmp_path: Path, answers: Any, starts: list[int]) -> None:
+    read = read_questions({"context": "a b a b c", "question": "?", "answers": answers}, tmp_path)
+    assert isinstance(read, Example)
+    assert [span.start for span in read.spans] == starts
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"answers": [{"text": "a b"}]}, "ambiguous_answer"),
+        ({"answers": [{"text": "a b", "start": 0, "answer_start": 4}]}, "bad_span"),
+        ({"answers": {"text": ["a b"], "answer_start": [0, 4]}}, "missing_column"),
+        ({"answers": {"text": ["a b"], "answer_start": [True]}}, "answer_not_in_context"),
+        ({"answers": {"text": ["a b"], "answer_start": [1]}}, "answer_not_in_context"),
+        ({"answers": [{"text": "c"}], "is_impossible": True}, "bad_span"),
+        ({"answers": [], "weight": 0}, "not_trained"),
+        ({"answers": [], "weight": 0.3}, "bad_mark"),
+        ({"answers": [], "images": ["x.png"]}, "unsupported_key"),
+        ({"answers": [], "sample_weight": 3}, "unsupported_key"),
+    ],
+)
+def test_questions_that_cannot_be_used_are_named(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    read = read_questions({"context": "a b a b c", "question": "?"} | row, tmp_path)
+    assert isinstance(read, ExampleError)
+    assert read.problem == problem
+
+
+def test_columns_of_a_table_that_have_no_meaning_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label,weight,topic,image\na,x,1,t,\nb,y,,t,p.png\nc,y,0,t,\n")
+    unknown, reading = Counter[str](), TableRows(type="table")
+    read = [one for _, one in labelled_rows([tmp_path / "x.csv"], reading, unknown=unknown)]
+    assert [one.problem if isinstance(one, ExampleError) else "" for one in read] == [
+        "", "unsupported_key", "not_trained",
+    ]  # fmt: skip
+    assert unknown == {"topic": 1}
+    assert all(
+        isinstance(one, Example) for _, one in labelled_rows([tmp_path / "x.csv"], reading, None, ("image", "weight"))
+    )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rayloom.specs.base import DatasetRef, Share, Spec
 from rayloom.specs.row_files import RowFiles
+from rayloom.specs.training.training_data import IgnoredKeys
 
 LabelledProblem = Literal[
     "unreadable",
@@ -21,6 +22,10 @@ LabelledProblem = Literal[
     "bad_span",
     "overlapping_spans",
     "answer_not_in_context",
+    "ambiguous_answer",
+    "unsupported_key",
+    "bad_mark",
+    "not_trained",
     "no_tokens",
     "too_long",
 ]
@@ -100,7 +105,10 @@ class RelationRows(Spec):
 
 
 class QuestionRows(Spec):
-    """Rows with a context, a question, and answers `{text, start}`; no answers where there is none."""
+    """Rows with a context, a question, and answers `{text, answer_start}` as in SQuAD; no answers where there is none.
+
+    Answers are a list of such objects, or one object with a list under each name. An answer without a place must stand
+    in the context exactly once."""
 
     type: Literal["questions"]
     context: str = "context"
@@ -136,6 +144,8 @@ class LabelledSource(RowFiles):
     """In which form texts and labels stand in the files."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """At most so many rows, chosen by the seed."""
+    ignore_keys: IgnoredKeys = ()
+    """Columns to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
 
 class LabelledData(Spec):

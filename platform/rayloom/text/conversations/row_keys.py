@@ -14,6 +14,8 @@ from rayloom.text.conversations.messages import ConversationError
 
 TRAIN_MARKS = ("train", "training", "trainable", "loss", "weight", "loss_weight")
 """Say whether an answer is trained: true or 1, false or 0 (of axolotl, OpenAI, Mistral, ms-swift)."""
+_WRITTEN_MARKS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""How a table without types writes them."""
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 
@@ -24,29 +26,34 @@ class _Meaning:
 
     names: re.Pattern[str]
     why: str
+    only_of_conversations: bool
 
 
 _REFUSED = tuple(
-    _Meaning(re.compile(names), why)
-    for names, why in (
+    _Meaning(re.compile(names), why, only_of_conversations)
+    for names, why, only_of_conversations in (
         (
             r"(.*_)?(image|picture|photo|video|audio|sound|speech)s?(_(url|path|file|id|token|feature|data|byte)s?)?"
             r"|pixel_values|attachments?|media|mm_.*",
             "only text is trained, and without it the text would speak of what is not there",
+            False,
         ),
         (
-            r"(.*_)?(weight|mask|loss|train|trained|training|trainable|trained_on)s?(_.*)?|labels|ignore(_.*)?",
+            r"(.*_)?(weight|mask|loss|train|trained|training|trainable|trained_on)s?(_.*)?|ignore(_.*)?",
             "it looks like a mark of what is trained, which is read under the keys "
             f"{', '.join(TRAIN_MARKS)} of an answer, as true, false, 1 or 0",
+            False,
         ),
         (
             r"tools?|tool_(choice|call|calls|use|uses|result|results)|(available_)?functions?|function_(call|calls)",
             "it looks like tools or calls, which are read under `tools` of a row and `tool_calls` of an answer",
+            True,
         ),
         (
             r"refusal|thoughts?|thinking_.*|reasoning_(text|trace|steps|details)|chain_of_thought|cot|rationale"
             r"|prefix|suffix|documents|system_(text|instructions?)|developer|chat_template(_.*)?",
             "it looks like a part of the conversation that would be missing",
+            True,
         ),
     )
 )
@@ -62,7 +69,9 @@ def given(values: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str,
     return {key: value for key, value in values.items() if value is not None and key not in ignored}
 
 
-def unknown_keys(values: Mapping[str, Any], known: Collection[str], where: str = "") -> Iterable[str]:
+def unknown_keys(
+    values: Mapping[str, Any], known: Collection[str], where: str = "", *, is_conversation: bool = True
+) -> Iterable[str]:
     """The keys without a meaning. Raises ConversationError where a key looks as if it had one.
 
     `where`: what the keys belong to, for messages to people, such as `message 2`.
@@ -71,7 +80,7 @@ def unknown_keys(values: Mapping[str, Any], known: Collection[str], where: str =
         if key in known or not says_something(value):
             continue
         for meaning in _REFUSED:
-            if meaning.names.fullmatch(str(key).lower()):
+            if (is_conversation or not meaning.only_of_conversations) and meaning.names.fullmatch(str(key).lower()):
                 said = f"{where + ' ' if where else ''}has the key `{key}`, which is not read: {meaning.why}"
                 raise ConversationError("unsupported_key", said)
         yield str(key)
@@ -92,6 +101,8 @@ def train_mark(values: Mapping[str, Any], where: str) -> bool | None:
 def _yes_or_no(value: Any, key: str, where: str) -> bool:
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
         return bool(value)
+    if isinstance(value, str) and value.strip().lower() in _WRITTEN_MARKS:
+        return _WRITTEN_MARKS[value.strip().lower()]
     raise ConversationError(
         "bad_mark", f"{where}: `{key}` is {value!r}, which is neither true nor false (nor 1 or 0): no share is trained"
     )

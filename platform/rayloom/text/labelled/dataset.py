@@ -130,9 +130,12 @@ def _read(
 ) -> list[Example]:
     problems = RowProblems(data.leave_out, left_out)
     kept: list[Example] = []
+    unknown = Counter[str]()
     for number, source in enumerate(data.sources):
         found: list[Example] = []
-        for origin, row in labelled_rows(files[f"data.sources.{number}.dataset"], source.read, source):
+        for origin, row in labelled_rows(
+            files[f"data.sources.{number}.dataset"], source.read, source, source.ignore_keys, unknown
+        ):
             advance(1)
             if row is None:
                 left_out["passed_over"] += 1
@@ -149,6 +152,7 @@ def _read(
             found = [found[index] for index in sorted(chosen)]
         kept += found
     problems.raise_any()
+    counts.unknown_keys = dict(unknown)
     return kept
 
 

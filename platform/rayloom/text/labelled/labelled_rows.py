@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ from rayloom.specs.training.labelled_data import (
     TableRows,
     TaggedWords,
 )
-from rayloom.text.conversations.formats import check_characters
-from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.labelled.columns import checked_columns, checked_span, columns_of, listed, need, objects, text_of
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 from rayloom.text.labelled.tags import spans_of_words
 
@@ -33,14 +32,28 @@ Read = Iterator[tuple[str, Example | ExampleError | None]]
 """Origin, and the example, what is wrong with the row, or None where the reading passes over it."""
 
 
-def labelled_rows(files: Sequence[Path], reading: Reading, how: RowFiles | None = None) -> Read:
-    """Every row of the files. Raises InputError where a file cannot be read at all."""
+def labelled_rows(
+    files: Sequence[Path],
+    reading: Reading,
+    how: RowFiles | None = None,
+    ignored: Collection[str] = (),
+    unknown: Counter[str] | None = None,
+) -> Read:
+    """Every row of the files. Raises InputError where a file cannot be read at all.
+
+    `ignored`: columns that are read as if they were not there. `unknown` counts the columns that have no meaning.
+    """
     made, rows_of = _READERS[type(reading)]
+    known = columns_of(reading)
     for file in files:
         for origin, values in rows_of(file, how or RowFiles()):
             try:
                 if isinstance(values, BadRow):
                     raise ExampleError("unreadable", str(values))
+                if known and isinstance(values, Mapping):
+                    values, strange = checked_columns(values, known, ignored)
+                    if unknown is not None:
+                        unknown.update(strange)
                 example = made(values, reading)
             except ExampleError as error:
                 yield origin, error
@@ -71,13 +84,13 @@ def _whole(file: Path, how: RowFiles) -> Iterator[NamedRow]:
 
 def _labelled(row: Any, reading: TableRows) -> Example | None:
     columns = [reading.text, reading.label, *([reading.pair] if reading.pair else []), *reading.only]
-    _need(row, *columns)
+    need(row, *columns)
     if any(str(row[column]) != value for column, value in reading.only.items()):
         return None
     values = row[reading.label] if isinstance(row[reading.label], list) else [row[reading.label]]
     labels = tuple(reading.names.get(str(value), str(value)) for value in values)
     return Example(
-        _text(row, reading.text), _text(row, reading.pair) if reading.pair else None, tuple(dict.fromkeys(labels))
+        text_of(row, reading.text), text_of(row, reading.pair) if reading.pair else None, tuple(dict.fromkeys(labels))
     )
 
 
@@ -114,9 +127,9 @@ def _tagged(words: list[str], entities: Mapping[str, str]) -> Example:
 
 
 def _spans(row: Any, reading: SpanRows) -> Example:
-    _need(row, reading.text, reading.entities)
-    text = _text(row, reading.text)
-    spans = sorted(_checked_span(item, text) for item in _objects(row, reading.entities))
+    need(row, reading.text, reading.entities)
+    text = text_of(row, reading.text)
+    spans = sorted(checked_span(item, text) for item in objects(row, reading.entities))
     for (_, end, label), (start, _, following) in itertools.pairwise(spans):
         if start < end:
             raise ExampleError("overlapping_spans", f"{following} at {start} begins inside {label}")
@@ -127,11 +140,11 @@ def _spans(row: Any, reading: SpanRows) -> Example:
 
 
 def _relations(row: Any, reading: RelationRows) -> Example:
-    _need(row, reading.text, reading.head, reading.tail, reading.label)
-    text = _text(row, reading.text)
+    need(row, reading.text, reading.head, reading.tail, reading.label)
+    text = text_of(row, reading.text)
     spans = []
     for name in (reading.head, reading.tail):
-        start, end, _ = _checked_span(row[name], text, "entity")
+        start, end, _ = checked_span(row[name], text, "entity")
         spans.append(Span(start, end, "head" if name == reading.head else "tail"))
     if max(spans[0].start, spans[1].start) < min(spans[0].end, spans[1].end):
         raise ExampleError("overlapping_spans", "head and tail overlap")
@@ -139,68 +152,47 @@ def _relations(row: Any, reading: RelationRows) -> Example:
 
 
 def _questions(row: Any, reading: QuestionRows) -> Example:
-    _need(row, reading.context, reading.question, reading.answers)
-    context, question = _text(row, reading.context), _text(row, reading.question)
-    spans = [_answer(item, context) for item in _objects(row, reading.answers)]
+    need(row, reading.context, reading.question, reading.answers)
+    context, question = text_of(row, reading.context), text_of(row, reading.question)
+    spans = [_answer(*answer, context) for answer in _texts_and_starts(row[reading.answers], reading.answers)]
+    if spans and row.get("is_impossible") is True:
+        raise ExampleError("bad_span", "has answers, and `is_impossible: true`; those are `plausible_answers`")
     return Example(context, question, spans=tuple(spans))
 
 
 def _pairs(row: Any, reading: PairRows) -> Example:
-    _need(row, reading.source, reading.target)
-    return Example(_text(row, reading.source), labels=(_text(row, reading.target),))
+    need(row, reading.source, reading.target)
+    return Example(text_of(row, reading.source), labels=(text_of(row, reading.target),))
 
 
-def _answer(item: Mapping[str, Any], context: str) -> Span:
-    answer, start = item.get("text"), item.get("start")
-    if not isinstance(answer, str) or not answer:
+def _answer(text: Any, start: Any, context: str) -> Span:
+    if not isinstance(text, str) or not text:
         raise ExampleError("missing_column", "an answer has no `text`")
     if start is None:
-        start = context.find(answer)
-    if not isinstance(start, int) or start < 0 or context[start : start + len(answer)] != answer:
-        raise ExampleError("answer_not_in_context", f"the answer {answer[:60]!r} does not stand at {start}")
-    return Span(start, start + len(answer), "answer")
+        start = context.find(text)
+        if context.find(text, start + 1) > 0:
+            said = f"the answer {text[:60]!r} stands in the text more than once, and has no `answer_start`"
+            raise ExampleError("ambiguous_answer", said)
+    if type(start) is not int or start < 0 or context[start : start + len(text)] != text:
+        raise ExampleError("answer_not_in_context", f"the answer {text[:60]!r} does not stand at {start}")
+    return Span(start, start + len(text), "answer")
 
 
-# -- parts of rows -----------------------------------------------------------------------------------------------------
+def _texts_and_starts(answers: Any, column: str) -> list[tuple[Any, Any]]:
+    """Of a list of `{text, answer_start}` (or `start`), or of one mapping with a list under each of these names."""
+    if not isinstance(answers, Mapping):
+        return [(answer.get("text"), _start_of(answer)) for answer in objects({column: answers}, column)]
+    texts, starts = (listed(value) for value in (answers.get("text"), _start_of(answers)))
+    if starts and len(starts) != len(texts):
+        raise ExampleError("missing_column", f"`{column}` has {len(texts)} texts and {len(starts)} starts")
+    return list(zip(texts, starts or [None] * len(texts), strict=True))
 
 
-def _need(row: Any, *columns: str) -> None:
-    if not isinstance(row, Mapping):
-        raise ExampleError("missing_column", f"is not an object with columns but {type(row).__name__}")
-    missing = [column for column in columns if row.get(column) is None]
-    if missing:
-        known = ", ".join(str(name) for name in row)
-        raise ExampleError("missing_column", f"has no column {' and '.join(missing)}; its columns are {known}")
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise ExampleError("not_text", f"`{column}` is not text but {type(value).__name__}")
-    if not value.strip():
-        raise ExampleError("empty_text", f"`{column}` is empty")
-    try:
-        check_characters(value)
-    except ConversationError as error:
-        raise ExampleError("not_text", f"`{column}` {error}") from None
-    return value
-
-
-def _objects(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
-    value = row[column]
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise ExampleError("missing_column", f"`{column}` is not a list of objects: {json.dumps(value)[:60]}")
-    return value
-
-
-def _checked_span(item: Any, text: str, label: str | None = None) -> tuple[int, int, str]:
-    facts = item if isinstance(item, Mapping) else {}
-    start, end, said = facts.get("start"), facts.get("end"), label or facts.get("label")
-    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(said, str):
-        raise ExampleError("bad_span", f"{json.dumps(item)[:80]} is no span: give start, end and label")
-    if not 0 <= start < end <= len(text):
-        raise ExampleError("bad_span", f"{start} to {end} is not inside the text of {len(text)} characters")
-    return start, end, said
+def _start_of(answer: Mapping[str, Any]) -> Any:
+    starts = [answer[key] for key in ("start", "answer_start") if answer.get(key) is not None]
+    if len(starts) == 2 and starts[0] != starts[1]:
+        raise ExampleError("bad_span", f"an answer has start {starts[0]} and answer_start {starts[1]}")
+    return starts[0] if starts else None
 
 
 _READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[Path, RowFiles], Iterator[NamedRow]]]] = {
