@@ -48,6 +48,18 @@ def llama() -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=64))
 
 
+@pytest.mark.parametrize("targets", [["lm_head"], ["q_proj", "lm_head"], ["embed_tokens"]])
+def test_lora_on_one_of_two_tied_layers_is_refused(targets: list[str]) -> None:
+    adapter = TypeAdapter(Adapter).validate_python({"type": "lora", "rank": 4, "target_modules": targets})
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            tied = LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=True))
+            assert attach(LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2)), adapter)
+            with pytest.raises(InputError, match="embeddings as well") as raised:
+                attach(tied, adapter)
+        assert "parts: [embeddings]" in str(raised.value.fix)
+
+
 def bert() -> nn.Module:
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(**SIZES, num_labels=3, max_position_embeddings=64))

@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from rayloom.errors import InputError
+from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.memory import available_bytes
 from rayloom.text.conversations.chat_template import check_templates
 from rayloom.text.conversations.render import stop_tokens_of
@@ -59,7 +60,7 @@ def checked_model(folder: Path) -> ModelFacts:
         num_parameters=num_parameters,
         weights_bytes=weights_bytes,
         vocabulary_size=len(tokenizer),
-        context_tokens=getattr(config, "max_position_embeddings", None),
+        context_tokens=context_tokens_of(folder),
         has_chat_template=bool(tokenizer.chat_template),
         smoke_loss=_smoke_loss(folder, class_name, tokenizer) if tested else None,
         smoke_tested=tested,

@@ -179,6 +179,8 @@ def _peft(
 ) -> nn.Module:
     from peft import get_peft_model
 
+    if isinstance(adapter, LoraAdapter):
+        _check_tied(model, adapter)
     below_head = [name for name in fresh if name not in HEADS]
     try:
         config = _CONFIGS[type(adapter)](adapter, model, task, tokenizer)
@@ -190,6 +192,23 @@ def _peft(
         what = f"The adapter {adapter.type} cannot be put on {type(model).__name__}: {error}"
         raise InputError(what, fix="Correct `adapter`.") from error
     return adapted
+
+
+def _check_tied(model: nn.Module, adapter: LoraAdapter) -> None:
+    """Raises InputError where the adapter would change one of two layers that share their matrix.
+
+    It could not be merged (the other layer would change as well), and vLLM has one place for the two.
+    """
+    getters = [getattr(model, name, lambda: None) for name in ("get_input_embeddings", "get_output_embeddings")]
+    ends: list[Any] = [get() for get in getters]
+    if isinstance(adapter.target_modules, str) or None in ends or ends[0].weight is not ends[1].weight:
+        return
+    for name, module in model.named_modules():
+        layer = name.rpartition(".")[2]
+        if module in ends and any(f".{name}".endswith(f".{target}") for target in adapter.target_modules):
+            what = f"adapter.target_modules takes {layer}, whose weights are the model's embeddings as well (tied)"
+            fix = f"Leave {layer} out (`all-linear` does); adapter: {{type: parts, parts: [embeddings]}} trains both."
+            raise InputError(what, fix=fix)
 
 
 def _lora(adapter: LoraAdapter, _: nn.Module, task: TaskType, __: Path | None) -> Any:

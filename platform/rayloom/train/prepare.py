@@ -11,6 +11,7 @@ from typing import Any
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.progress import progress
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
@@ -190,7 +191,7 @@ def row_counts(work: Path) -> dict[str, Any]:
 
 def check_rows(job: TrainJob) -> None:
     """Raises InputError where rows are missing, too long for the base, or made with another tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from rayloom.text.tokenizer_digest import tokenizer_digest
 
@@ -206,7 +207,7 @@ def check_rows(job: TrainJob) -> None:
             what = f"There is not one row of {length} tokens here (there are {shards.num_tokens} tokens)"
             raise InputError(what, where=str(folder), fix="Give more text, or lower sequence_length_tokens.")
     if job.base is not None:
-        limit = getattr(AutoConfig.from_pretrained(job.base), "max_position_embeddings", None)
+        limit = context_tokens_of(job.base)
         if limit is not None and length > limit:
             what = f"sequence_length_tokens is {length}, but the base has {limit} positions"
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")

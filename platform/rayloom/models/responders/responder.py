@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from rayloom.errors import RayloomError
+from rayloom.models.context_length import context_tokens_of
 from rayloom.models.responders.predictor import Predictor, needs
 from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import greedy_answers
@@ -70,7 +69,7 @@ class TextResponder:
 
     def check(self, row: Mapping[str, Any]) -> None:
         _check_text(row)
-        most, longest = _most_tokens(self.subject.base), self.generation.max_new_tokens
+        most, longest = context_tokens_of(self.subject.base), self.generation.max_new_tokens
         num_tokens = len(self.prompt(row))
         if most is not None and num_tokens + longest > most:
             room = f"there is room for {most - longest} before the answer"
@@ -129,14 +128,6 @@ def _answered(
             first_line = (str(error).splitlines() or [""])[0]
             return [{"failed": f"{type(error).__name__}: {first_line}"}]
         return [_answered(responder, [row], micro_batch_sequences)[0] for row in rows]
-
-
-@functools.cache
-def _most_tokens(folder: Path) -> int | None:
-    """What a model reads and writes together, where its configuration says so."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    most = config.get("max_position_embeddings")
-    return most if isinstance(most, int) else None
 
 
 def _check_text(row: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
+from rayloom.models.context_length import context_tokens
 from rayloom.specs.serve import Engine
 
 CPU_BLOCK_TOKENS = 128
@@ -61,7 +62,7 @@ def read_shape(folder: Path) -> ModelShape:
     text: dict[str, Any] = config.get("text_config") or config
     return ModelShape(
         architecture,
-        text.get("max_position_embeddings"),
+        context_tokens(config),
         _kv_bytes_per_token(text),
         weights_bytes,
         (config.get("quantization_config") or {}).get("quant_method"),
