@@ -66,6 +66,15 @@ def test_nothing_is_written_if_a_file_is_there(folder: Path, capfd: pytest.Captu
     assert list(folder.rglob("*.yaml")) == [there]
 
 
+def test_recipes_share_the_files_that_both_need(folder: Path) -> None:
+    assert main(["init", "recipes/spam"]) == 0
+    assert main(["init", "recipes/sentiment-en"]) == 0
+    assert main(["init", "recipes/spam"]) == 0
+    (folder / "recipes/imports/minilm.yaml").write_text("mine")
+    assert main(["init", "recipes/spam"]) == 3
+    assert (folder / "recipes/imports/minilm.yaml").read_text() == "mine"
+
+
 def test_the_list_has_every_starter_and_recipe(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--list"]) == 0
     listed = capfd.readouterr().out

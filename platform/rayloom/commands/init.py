@@ -70,8 +70,9 @@ def _write_recipe(name: str, folder: Path) -> None:
         fix = f"`rayloom init --list` shows what there is{nearest(name, known) or '.'}"
         raise InputError(f"There is no starter or recipe {name!r}", fix=fix)
     wanted = _with_needed(known_recipes[name], shipped)
-    texts = {folder / file: path.read_text(encoding="utf-8") for file, path in wanted.items()}
-    _write({file: _FOLDER_OF_JOBS.sub(_prefix(folder), text) for file, text in texts.items()})
+    shipped_texts = {folder / file: path.read_text(encoding="utf-8") for file, path in wanted.items()}
+    texts = {file: _FOLDER_OF_JOBS.sub(_prefix(folder), text) for file, text in shipped_texts.items()}
+    _write({file: text for file, text in texts.items() if not _holds(file, text)})
     pipelines = [file for file in texts if file.stem == "pipeline"]
     say(f"{len(texts)} job files in {folder / name.partition('/')[0]}. Run them in this order:")
     for file in pipelines or texts:
@@ -113,6 +114,11 @@ def _with_needed(files: Mapping[str, Path], shipped: Mapping[str, Path]) -> dict
     for name in files:
         add(name, frozenset())
     return ordered
+
+
+def _holds(file: Path, text: str) -> bool:
+    """Whether the file is there as it would be written, such as an import that another recipe needs too."""
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
 
 
 def _write(texts: Mapping[Path, str]) -> None:
