@@ -66,8 +66,9 @@ def test_the_page_says_what_the_specs_say(kind: str) -> None:
     assert kept == page(kind, SPECS[kind]), "write the pages again with `make reference`"
 
 
-def test_there_is_a_page_for_each_kind_and_no_other() -> None:
-    assert {file.stem for file in PAGES.iterdir()} == set(SPECS)
+def test_no_page_is_of_a_kind_that_has_gone() -> None:
+    written = [file for file in PAGES.iterdir() if file.read_text(encoding="utf-8").startswith("# kind: ")]
+    assert {file.stem for file in written} == set(SPECS)
 
 
 def test_schema_prints_a_page_or_writes_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,8 @@ class Deduplication(Spec):
     """
 
     against: tuple[CorpusRef, ...] = ()
-    """Earlier corpora: what is in one of them goes, as a duplicate of it. So a corpus can grow in steps."""
+    """Earlier corpora. Documents that are in one of them are dropped as duplicates, so that a corpus can grow in
+    steps."""
     near_duplicates: bool = True
     """Also remove documents that are almost the same as another; false removes exact duplicates only."""
     similarity_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -53,11 +54,13 @@ class Decontamination(Spec):
     """
 
     against: Annotated[tuple[DocumentFiles, ...], Field(min_length=1)]
-    """Evaluation sets; `text_columns` names what of a row must not be read before (question, answer)."""
+    """Evaluation sets. `text_columns` names the columns whose text a model must not have read, such as question and
+    answer."""
     ngram_words: Annotated[int, Field(ge=5, le=100)] = 13
     """Length of the passage that a document and an evaluation row must share, in words."""
     min_words: Annotated[int, Field(ge=3)] = 8
-    """A row of fewer words than n-gram is looked for as a whole; one of fewer than so many is not."""
+    """Evaluation rows with fewer words than this are not looked for. Those with at least so many, but fewer than
+    `ngram_words`, are looked for as a whole."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -71,9 +74,9 @@ class PerplexityLimits(Spec):
     """Which documents are too unlike (or too like) what a model expects; null sets no limit."""
 
     min_perplexity: Annotated[float, Field(ge=1)] | None = None
-    """`perplexity_too_low`: boilerplate, lists, what is said again and again."""
+    """Documents of lower perplexity are dropped, as `perplexity_too_low`: boilerplate, lists, repetition."""
     max_perplexity: Annotated[float, Field(ge=1)] | None = None
-    """`perplexity_too_high`: no sentences of the model's languages."""
+    """Documents of higher perplexity are dropped, as `perplexity_too_high`: no sentences of the model's languages."""
     min_percentile: Annotated[float, Field(ge=0, lt=100)] | None = None
     """As `min_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
     max_percentile: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -91,7 +94,7 @@ class PerplexityFilter(Spec):
     domain_limits: dict[Name, PerplexityLimits] = Field(default_factory=dict)
     """For the named domains, in place of `limits`."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
-    """Of a longer document the beginning counts."""
+    """Of a longer document only so many tokens from its beginning are judged."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Documents that one worker computes at once."""
     num_workers: Annotated[int, Field(ge=1), "unfingerprinted"] = 1
@@ -120,7 +123,7 @@ class CleanSpec(JobSpec):
     domain_normalisation: dict[Name, Normalisation] = Field(default_factory=dict)
     """For the named domains, in place of `normalisation`."""
     deduplication: Deduplication | None = Deduplication()
-    """null keeps duplicates."""
+    """How duplicates are found and dropped; null keeps them."""
     decontamination: Decontamination | None = None
     """Evaluation sets whose passages must not stand in the result. Default: none is looked for."""
     perplexity: PerplexityFilter | None = None
@@ -128,11 +131,11 @@ class CleanSpec(JobSpec):
     output: Annotated[TokensOutput | RowsOutput, Field(discriminator="type")]
     """What is made: packed tokens for language modelling, or rows split for a task."""
     max_bad_rows_share: Share = 0.01
-    """Rows that cannot be read are quarantined and counted; past this share the job fails."""
+    """Rows that cannot be read are quarantined and counted; the job fails if their share is larger."""
     max_row_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
-    """A longer row is quarantined."""
+    """Rows that are longer are quarantined."""
     sample_rows_per_reason: Annotated[int, Field(ge=0)] = 5
-    """Kept and dropped documents shown in the report, for a person to read."""
+    """Documents of each reason, kept ones included, that the report shows."""
     chunk_bytes: Annotated[int, Field(ge=1 << 16), "unfingerprinted"] = 4 << 20
     """Text that one task works on at once. It changes speed and memory, never the result."""
 

@@ -20,7 +20,7 @@ class HeldoutLoss(Spec):
     rows_of: TunedRef
     """The adapter or model whose training job set the held-out rows aside."""
     max_increase: Annotated[float, Field(ge=0)] | None = None
-    """Nats per token by which the model may be worse than the baseline; past it the job fails."""
+    """Nats per token by which the model's loss may be higher than the baseline's; the job fails if it is more."""
 
 
 class AnswersCheck(Spec):
@@ -55,15 +55,15 @@ class WrittenCheck(Spec):
     rows_of: TunedRef
     """The adapter or model whose training job set the conversations aside."""
     limit_rows: Annotated[int, Field(ge=1)] = 100
-    """Only the first so many."""
+    """At most so many rows, the first ones."""
     generation: Generation = Generation()
     """How the model writes: engine, length, sampling."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """Of engine vllm."""
+    """CPUs of engine vllm."""
     gpus_per_worker: Literal[0, 1] = 0
     """GPUs of engine vllm; 0 computes on the CPU."""
     min_score: Share | None = None
-    """Past it the job fails."""
+    """The job fails if the score is lower. Default: no limit."""
 
 
 class TaskCheck(Spec):
@@ -81,16 +81,16 @@ class TaskCheck(Spec):
     linear_baseline: bool = False
     """Also train a linear model on the same rows (TF-IDF, or features of words) and say how much better this one is."""
     min_score: Share | None = None
-    """Past it the job fails."""
+    """The job fails if the score is lower. Default: no limit."""
 
 
 class Endpoint(Spec):
     """A server with the OpenAI completions API, such as `kind: serve` runs; the key is read from OPENAI_API_KEY."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$")]
-    """Without `/v1/completions`."""
+    """Address of the server, without `/v1/completions`."""
     model: str
-    """As the server calls it."""
+    """Name of the model, as the server lists it."""
 
 
 class HarnessCheck(Spec):
@@ -111,11 +111,11 @@ class HarnessCheck(Spec):
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many documents of each task."""
     chat_template: bool = False
-    """Ask as a user's message."""
+    """Put each question into the chat template, as a user's message."""
     endpoint: Endpoint | None = None
     """Ask a server instead of loading the weights; what it serves should be the model."""
     min_score: Share | None = None
-    """Past it the job fails."""
+    """The job fails if the score is lower. Default: no limit."""
 
 
 CHECK_METRICS = {

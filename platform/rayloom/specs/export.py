@@ -25,13 +25,13 @@ class Combination(Spec):
     """sum: the weighted sum of the updates. The others as PEFT has them, on LoRA's factors, for adapters of one rank:
     linear; ties (Yadav et al. 2023, arXiv:2306.01708); dare_linear and dare_ties (Yu et al. 2023, arXiv:2311.03099)."""
     weight: float = 1.0
-    """Of the first adapter."""
+    """What the first adapter's update is multiplied by."""
     others: Annotated[tuple[WeightedAdapter, ...], Field(min_length=1)]
     """The further adapters."""
     density: Annotated[float, Field(gt=0, le=1)] | None = None
     """For ties and dare: the part of the values that is kept."""
     seed: int = 0
-    """For dare, which drops at random."""
+    """Seed of dare, which drops values at random."""
 
     @model_validator(mode="after")
     def _density_belongs_to_pruning(self) -> Self:
@@ -50,7 +50,7 @@ class MergeSpec(JobSpec):
     adapter: AdapterRef
     """The adapter whose update is added to its base."""
     combine: Combination | None = None
-    """Default: the adapter alone."""
+    """Further adapters to combine with this one. Default: none."""
     base: ModelRef | None = None
     """Default: the base that the adapter was trained on. Another one is refused unless its digest is the same."""
     max_logit_difference: Annotated[float, Field(gt=0)] = 1e-3
@@ -177,7 +177,7 @@ class QuantizeSpec(JobSpec):
     scheme: Annotated[Scheme, Field(discriminator="type")]
     """Number format of the result, and how it is fitted."""
     calibration: Calibration = Calibration()
-    """For schemes that fit something to activations."""
+    """Text for schemes that fit ranges or rounding to activations."""
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
@@ -188,11 +188,11 @@ class QuantizeSpec(JobSpec):
     num_compared_answers: Annotated[int, Field(ge=0)] = 4
     """Held-out rows whose beginnings the model goes on with, before and after, by its likeliest tokens."""
     num_compared_tokens: Annotated[int, Field(ge=1)] = 16
-    """Of each such answer."""
+    """Tokens that are compared in each of these answers."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Rows computed at once while measuring."""
     speed: Speed | None = None
-    """Default: not measured."""
+    """Also measure tokens per second before and after. Default: not measured."""
 
     @model_validator(mode="after")
     def _speed_is_the_servers(self) -> Self:

@@ -12,7 +12,7 @@ from rayloom.specs.training.training_data import TemplateKwargs
 
 
 class Generation(Spec):
-    """How a model that goes on with text answers; a task's model needs none of it."""
+    """How a language model answers; a model with a task needs none of it."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
     """vllm: the offline engine of the server, which computes many texts at once and takes half a minute to start."""
@@ -31,7 +31,7 @@ class Generation(Spec):
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     """Settings of the chat template, such as `enable_thinking: false`, as in training."""
     seed: int = 0
-    """Of samples: the same row of the same data gets the same answer."""
+    """Seed of sampled answers: the same row of the same data gets the same answer."""
 
     @model_validator(mode="after")
     def _samples_need_vllm(self) -> Self:
@@ -58,11 +58,11 @@ class PredictSpec(JobSpec, RowFiles):
     keep: tuple[str, ...] = ()
     """Columns to take over into the predictions."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many."""
+    """At most so many rows, the first ones."""
     generation: Generation = Generation()
     """How a model without a task writes its answers."""
     rows_per_part: Annotated[int, Field(ge=1)] = 500
-    """What is lost at most when the job is killed, for each worker."""
+    """Rows in one part; at most so many are computed again, for each worker, after the job was killed."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 16
     """Rows that one worker computes at once."""
     num_workers: Annotated[int, Field(ge=1)] = 1
@@ -72,4 +72,4 @@ class PredictSpec(JobSpec, RowFiles):
     gpus_per_worker: Literal[0, 1] = 0
     """GPUs that each worker uses; 0 computes on the CPU."""
     max_failed_share: Share = 0.1
-    """Part of the rows that may fail, each kept with its reason; past it the job fails."""
+    """Part of the rows that may fail, each kept with its reason; the job fails if there are more."""

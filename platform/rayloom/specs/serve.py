@@ -15,7 +15,7 @@ class KvCache(Spec):
     """Memory for keys and values of running requests."""
 
     size_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
-    """Of each replica. `rayloom plan` says how many tokens and full-length requests fit."""
+    """Size of the cache of each replica. `rayloom plan` says how many tokens and full-length requests fit."""
     prefix_caching: bool = True
     """Requests that begin alike share the computed prefix."""
     block_tokens: Literal[16, 32, 64, 128] | None = None
@@ -29,9 +29,9 @@ class NgramSpeculation(Spec):
 
     type: Literal["ngram"]
     num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Guessed at once; what the model itself would not have said is thrown away."""
+    """Tokens that are guessed at once; those that the model would not have written are thrown away."""
     longest_match_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Tokens that are looked for in the text before."""
+    """Length of the longest token sequence that is looked for in the text so far."""
 
 
 class DraftSpeculation(Spec):
@@ -40,9 +40,9 @@ class DraftSpeculation(Spec):
 
     type: Literal["draft_model"]
     model: ModelRef
-    """Of the same tokenizer. Its weights and its keys and values take memory beside the served model's."""
+    """The small model, with the same tokenizer. Its weights, keys and values take memory beside the served model's."""
     num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Guessed at once; what the model itself would not have said is thrown away."""
+    """Tokens that are guessed at once; those that the model would not have written are thrown away."""
 
 
 Speculation = Annotated[NgramSpeculation | DraftSpeculation, Field(discriminator="type")]
@@ -52,7 +52,7 @@ class Engine(Spec):
     """What one replica is: a vLLM engine and the resources it holds."""
 
     max_model_length_tokens: Annotated[int, Field(ge=16)] = 2048
-    """Prompt and answer together."""
+    """Longest request, prompt and answer together."""
     max_sequences: Annotated[int, Field(ge=1)] = 32
     """Requests that the engine computes at once; further ones wait in it."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
@@ -69,7 +69,7 @@ class Engine(Spec):
     tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
     """How the model writes tool calls, by vLLM's name for it (hermes, llama3_json, …). Default: tools are refused."""
     speculation: Speculation | None = None
-    """Default: none; each token costs one step of the model."""
+    """How tokens are guessed so that one step of the model checks several. Default: they are not guessed."""
 
     @property
     def gpus_per_stage(self) -> int:
@@ -106,7 +106,7 @@ class Adapters(Spec):
     max_at_once: Annotated[int, Field(ge=1)] = 4
     """Different adapters among the requests that are computed together."""
     max_loaded: Annotated[int, Field(ge=1)] = 16
-    """Kept in a replica's memory; the one used longest ago goes first."""
+    """Adapters that stay in a replica's memory; the least recently used one is dropped first."""
 
     @model_validator(mode="after")
     def _loaded_are_enough(self) -> Self:
@@ -123,7 +123,7 @@ class ServedModel(Spec):
     model: ModelRef
     """The model to serve."""
     adapters: Adapters | None = None
-    """Default: none are served."""
+    """LoRA adapters to serve with this model. Default: none."""
     engine: Engine = Engine()
     """vLLM's settings for each replica."""
     autoscaling: Autoscaling = Autoscaling()
@@ -160,7 +160,7 @@ class ServedPredictor(Spec):
     model: TunedRef
     """The model or adapter to serve; its task decides the path that it is asked under."""
     generation: Generation = Generation()
-    """Of a model that goes on with text."""
+    """How a language model writes its answers."""
     batching: Batching = Batching()
     """How texts of different requests are computed together."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
@@ -189,13 +189,13 @@ class Doors(Spec):
     """Only requests with an API key of the store (`rayloom keys create`) are answered. A revoked key is refused within
     seconds. While the store cannot be read, the keys known last are accepted for a minute, then requests get a 503."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Of each key, or of everyone together where none are required."""
+    """Requests per minute for each key, or for all clients together if no keys are required. Default: no limit."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Largest body of a request; a larger one is answered with 413."""
     max_answer_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer, whatever a request asks for. Default: as long as engine.max_model_length_tokens allows."""
     max_answers_per_request: Annotated[int, Field(ge=1)] = 128
-    """Prompts of one request times the answers (`n`) that it wants to each."""
+    """Most answers to one request: its prompts times the answers (`n`) that it asks for to each."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 600
     """After so long a request ends with an error, waiting in the queue included."""
 
@@ -206,7 +206,7 @@ class Logs(Spec):
     access: Annotated[bool, "unfingerprinted"] = True
     """One line of JSON for each request; `rayloom run` says where."""
     prompts: Annotated[bool, "unfingerprinted"] = False
-    """Also what was asked. People may say anything there: know who reads the log."""
+    """Also log the prompts, which may hold personal data."""
 
 
 class ServeCheck(Spec):
@@ -219,7 +219,7 @@ class ServeCheck(Spec):
     load_clients: Annotated[int, Field(ge=1)] = 32
     """Concurrent clients that load it until max_replicas run and each took requests."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
-    """Of each answer, also under load."""
+    """Longest answer, in tokens, also under load."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
     """How long the answer may take, and the load until every replica took requests."""
 
@@ -229,9 +229,9 @@ class ServeSpec(JobSpec):
 
     kind: Literal["serve"]
     models: tuple[ServedModel, ...] = ()
-    """Models that go on with text, each in vLLM, asked as OpenAI's are."""
+    """Language models, each in vLLM, behind the OpenAI-compatible paths."""
     predictors: tuple[ServedPredictor, ...] = ()
-    """All other models."""
+    """Models that do not chat: classifiers, taggers, question answerers and encoder-decoders."""
     host: Annotated[str, "unfingerprinted"] = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000

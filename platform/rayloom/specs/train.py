@@ -31,7 +31,7 @@ class TrainSpec(JobSpec):
     objective: Objective | None = None
     """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
     task: Task | None = None
-    """What the model learns to say about a text. Default: how it goes on."""
+    """What the model learns to say about a text. Default: it learns language, by its objective."""
     preference: Preference | None = None
     """Learn from judged answers by this method."""
     data: Annotated[CorpusData | ConversationData | LabelledData | PreferenceData, Field(discriminator="type")]
@@ -51,7 +51,8 @@ class TrainSpec(JobSpec):
     num_epochs: Annotated[int, Field(ge=1)] | None = None
     """Length of the run in passes over the training data."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """At the schedule's peak. Default: what the adapter's method usually takes; fresh weights need one."""
+    """Learning rate at the schedule's peak. Default: what the adapter's method usually takes; fresh weights need
+    one."""
     embedding_noise: Annotated[float, Field(gt=0)] | None = None
     """Noise on the embeddings of a base in training; 5 to 15 is usual (NEFTune, Jain et al. 2023, arXiv:2310.05914)."""
     schedule: Schedule = Schedule()

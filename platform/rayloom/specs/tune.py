@@ -46,7 +46,7 @@ class SearchObjective(Spec):
     metric: str = "heldout_loss"
     """What training reports, or `checks.NAME.share` and the like of a check below."""
     goal: Goal | None = None
-    """Default: what is better in this metric: large for speed, accuracies, scores, shares and counts, else small."""
+    """Default: maximise for speed, accuracies, scores, shares and counts, minimise for other metrics."""
 
     @property
     def sign(self) -> float:
@@ -61,22 +61,22 @@ class TrialResources(Spec):
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
     """A part of one GPU where the job has one worker. Default: workers.gpus_per_worker for each worker."""
     memory_bytes_per_trial: Annotated[int, Field(ge=1)] | None = None
-    """Default: what the plan of the training job estimates."""
+    """Memory that a trial reserves. Default: what the plan of the training job estimates."""
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
-    """Default: as many as the cluster has room for."""
+    """Trials that run at once at most. Default: as many as the cluster has room for."""
 
 
 class Budget(Spec):
     """Where the search ends, whichever comes first; what is finished by then is the result."""
 
     num_trials: Annotated[int, Field(ge=1)] | None = None
-    """Default: every combination of a grid, every member of a population; other searchers need it."""
+    """Trials in all. Default: every combination of a grid, every member of a population; other searchers need it."""
     num_steps: Annotated[int, Field(ge=1)] | None = None
     """Training steps of all trials together."""
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
     """Time from the start of the search. Default: no limit."""
     cost: Annotated[float, Field(gt=0)] | None = None
-    """In the currency of price_per_hour."""
+    """Most that the search may cost, in the currency of price_per_hour."""
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
     """What an hour of the whole cluster costs."""
 
@@ -123,7 +123,7 @@ class TuneSpec(JobSpec):
     max_crashes_per_trial: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
     seed: int = 0
-    """Of the search; the training job has its own, the same for all trials."""
+    """Seed of the search; the training job has its own, the same for all trials."""
     mlflow: Annotated[MlflowRecords | None, "unfingerprinted"] = None
     """One parent run for the search and a child for each trial, beside the search's own records."""
 

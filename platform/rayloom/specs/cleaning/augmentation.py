@@ -18,7 +18,7 @@ class SynonymReplacement(Spec):
     words: DatasetRef
     """Text files: one group a line, words set apart by commas."""
     share: PartOfWords = 0.1
-    """Of the words that are listed."""
+    """Part of the words with a listed synonym that is replaced."""
 
 
 class SentenceShuffle(Spec):
@@ -40,11 +40,11 @@ class BackTranslation(Spec):
 
     type: Literal["back_translation"]
     url: Annotated[str, StringConstraints(pattern=r"^https?://"), Rule("must be a URL such as http://host:8000/v1")]
-    """Of an OpenAI-compatible endpoint: `rayloom run` of a `serve` job gives one."""
+    """Address of an OpenAI-compatible endpoint, such as `rayloom run` of a `serve` job starts."""
     model: str
     """Name of the chat model, as the endpoint lists it."""
     language: str = "English"
-    """Of the texts."""
+    """The language of the texts."""
     through: str = "German"
     """The language that texts are translated into before they are translated back."""
     api_key_variable: str | None = None
@@ -54,7 +54,7 @@ class BackTranslation(Spec):
 
 
 class Augmentation(Spec):
-    """Copies of training rows, changed. They carry `augmented_from` and `augmented_by`, and are never in validation or
+    """Changed copies of training rows. They carry `augmented_from` and `augmented_by`, and are never in validation or
     test."""
 
     methods: Annotated[
@@ -68,8 +68,8 @@ class Augmentation(Spec):
     ]
     """How copies are changed."""
     copies_per_row: Annotated[int, Field(ge=1, le=100)] = 1
-    """The methods take turns. A copy that differs in nothing but case and white space is left out."""
+    """Copies of each row; the methods take turns. A copy that differs only in case and white space is left out."""
     labels: tuple[str, ...] = ()
-    """Only rows of these; none means all."""
+    """Only rows with these labels are changed; an empty list means all."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Another seed makes other copies."""

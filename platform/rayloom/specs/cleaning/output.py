@@ -56,9 +56,10 @@ class TokensOutput(Spec):
     heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Part of the documents, chosen by a hash of their text, that is never trained on."""
     min_document_tokens: Annotated[int, Field(ge=1)] = 1
-    """`too_few_tokens`: of a shorter document, its end-of-text token counted."""
+    """Shorter documents are dropped, as `too_few_tokens`; the end-of-text token counts."""
     max_document_tokens: Annotated[int, Field(ge=16)] | None = None
-    """End-of-text token counted. `too_many_tokens` where longer ones are dropped."""
+    """Longest document in tokens, its end-of-text token included; `when_longer` says what happens to longer ones. Those
+    that are dropped are counted as `too_many_tokens`. Default: no limit."""
     when_longer: Literal["drop", "split", "truncate"] = "drop"
     """split: each piece its own document. truncate: the rest is left out. Both are counted as shortened."""
     shard_tokens: Annotated[int, Field(ge=1024)] = 50_000_000

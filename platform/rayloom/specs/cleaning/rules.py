@@ -19,7 +19,7 @@ class LengthRules(Spec):
     """Length in characters, after normalising."""
 
     min_characters: Annotated[int, Field(ge=1)] = 1
-    """`too_few_characters`"""
+    """Documents with fewer characters are dropped, as `too_few_characters`."""
     max_characters: Annotated[int, Field(ge=1)] | None = None
     """Longest document; `when_longer` says what happens to a longer one. Default: no limit."""
     when_longer: Literal["drop", "split", "truncate"] = "drop"
@@ -34,13 +34,13 @@ class GopherRules(Spec):
     """
 
     min_words: Count = 50
-    """`too_few_words`"""
+    """Documents with fewer words are dropped, as `too_few_words`."""
     max_words: Count = 100_000
-    """`too_many_words`"""
+    """Documents with more words are dropped, as `too_many_words`."""
     min_mean_word_characters: Ratio = 3.0
-    """`words_too_short`; not for scripts without spaces."""
+    """Documents with a smaller mean word length are dropped, as `words_too_short`; not in scripts without spaces."""
     max_mean_word_characters: Ratio = 10.0
-    """`words_too_long`; not for scripts without spaces."""
+    """Documents with a larger mean word length are dropped, as `words_too_long`; not in scripts without spaces."""
     max_symbols_per_word: Ratio = 0.1
     """`too_many_hashes` and `too_many_ellipses`: occurrences for each word."""
     max_bullet_lines_share: Share = 0.9
@@ -54,7 +54,7 @@ class GopherRules(Spec):
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
     """Frequent words of the language that real sentences contain."""
     stop_characters: tuple[str, ...] = ("的", "一", "是", "不", "了", "在", "有", "和", "の", "に", "は", "を")
-    """Take the place of `stop_words` in scripts without spaces."""
+    """Frequent characters, which are counted instead of `stop_words` in scripts without spaces."""
 
 
 class RepetitionRules(Spec):
@@ -63,11 +63,11 @@ class RepetitionRules(Spec):
     max_duplicate_lines_share: Share | None = 0.30
     """`too_many_duplicate_lines`: lines that occurred before, of all lines."""
     max_duplicate_paragraphs_share: Share | None = 0.30
-    """`too_many_duplicate_paragraphs`"""
+    """`too_many_duplicate_paragraphs`: paragraphs that occurred before, of all paragraphs."""
     max_duplicate_line_characters_share: Share | None = 0.20
-    """`too_many_duplicate_line_characters`"""
+    """`too_many_duplicate_line_characters`: characters in lines that occurred before, of all characters."""
     max_duplicate_paragraph_characters_share: Share | None = 0.20
-    """`too_many_duplicate_paragraph_characters`"""
+    """`too_many_duplicate_paragraph_characters`: characters in paragraphs that occurred before, of all characters."""
     max_top_ngram_characters_share: dict[Annotated[int, Field(ge=2, le=4)], Share] = Field(
         default={2: 0.20, 3: 0.18, 4: 0.16}
     )
@@ -104,11 +104,11 @@ class C4Rules(Spec):
     drop_policy_lines: bool = True
     """Lines about cookies, terms of use and privacy policies."""
     drop_lorem_ipsum: bool = True
-    """`lorem_ipsum`"""
+    """Drop pages that contain "lorem ipsum", as `lorem_ipsum`."""
     drop_curly_brackets: bool = True
-    """`curly_bracket`: a page with { is taken for code."""
+    """Drop pages that contain {, which are taken for code, as `curly_bracket`."""
     min_sentences: Count = 3
-    """`too_few_sentences`"""
+    """Documents with fewer sentences are dropped, as `too_few_sentences`."""
 
 
 class FineWebRules(Spec):
@@ -121,7 +121,7 @@ class FineWebRules(Spec):
     short_line_characters: Count = 30
     """A line of at most so many characters is short."""
     max_duplicate_line_characters_share: Share = 0.10
-    """`too_many_repeated_line_characters`"""
+    """`too_many_repeated_line_characters`: characters in lines that occurred before, of all characters."""
     max_lines_per_word: Ratio = 0.3
     """`too_many_lines`: line ends for each word (in the authors' published code, datatrove, not in the paper)."""
 
@@ -137,9 +137,10 @@ class LanguageRules(Spec):
     """Language identification by fastText's lid.176 (Joulin et al. 2017), offline."""
 
     allowed: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")], ...] = ()
-    """ISO 639 codes, such as en, de, zh; none allows every language. `wrong_language`"""
+    """ISO 639 codes, such as en, de, zh; other languages are dropped, as `wrong_language`. An empty list allows all."""
     min_confidence: Share = 0.65
-    """`unsure_language` (FineWeb's threshold, Penedo et al. 2024)."""
+    """Documents whose language is less certain are dropped, as `unsure_language` (FineWeb's threshold, Penedo et
+    al. 2024)."""
     sample_characters: Annotated[int, Field(ge=100)] = 1500
     """Of a longer text, so many from its beginning, middle and end are looked at."""
 
@@ -153,19 +154,21 @@ class SensitiveRules(Spec):
     email: Action = "mask"
     """E-mail addresses."""
     phone: Action = "mask"
-    """By form only: with a country code, in brackets, in the American grouping, or a Chinese mobile number."""
+    """Telephone numbers, by form only: with a country code, in brackets, in the American grouping, or a Chinese mobile
+    number."""
     ip_address: Action = "mask"
     """Public addresses, IPv4 and IPv6."""
     iban: Action = "mask"
-    """With the right checksum (ISO 13616)."""
+    """Bank account numbers (IBAN) with the right checksum (ISO 13616)."""
     payment_card: Action = "mask"
-    """With the right check digit (Luhn)."""
+    """Payment card numbers with the right check digit (Luhn)."""
     chinese_id: Action = "mask"
-    """With the right check digit (GB 11643)."""
+    """Chinese identity numbers with the right check digit (GB 11643)."""
     words: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
-    """Words and phrases of which a document may hold `max_listed_words`; whole words, in any case. `listed_words`"""
+    """Words and phrases, found as whole words in any case. Documents with more than `max_listed_words` of them are
+    dropped, as `listed_words`."""
     word_lists: tuple[DatasetRef, ...] = ()
-    """Files with more of them, one a line; lines that begin with # are not read."""
+    """Files with further `words`, one per line; lines that begin with # are not read."""
     max_listed_words: Count = 0
     """Listed words and phrases that a document may have before it is dropped."""
 

@@ -99,7 +99,7 @@ class DocumentFiles(RowFiles):
     uri: Uri | None = None
     """In place of `dataset`: a file or folder on any file system that fsspec knows, read where it lies."""
     licence: str | None = None
-    """Of what lies at `uri`; a data set brings its own."""
+    """Licence of the files at `uri`; a data set has its own."""
     format: Annotated[
         JsonLines | JsonArray | Csv | Tsv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")
     ]
@@ -118,15 +118,15 @@ class TextSource(DocumentFiles):
     """Where documents come from, and what they are."""
 
     domain: Name
-    """For the counts by domain, and for rules that differ by domain."""
+    """The domain of the documents, by which they are counted and by which rules may differ."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many rows, in the order of the files."""
     label: Annotated[str, StringConstraints(min_length=1)] | None = None
     """The label of every document, where no column has it."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """How likely a token of this source is taken beside one of a source of weight 1; see `output.mixture`."""
+    """How likely a token of this source is taken, relative to a source of weight 1; see `output.mixture`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Of this source, documents of at most so many tokens in all are taken."""
+    """Tokens that are taken from this source at most. Default: no limit."""
 
     @property
     def is_labelled(self) -> bool:

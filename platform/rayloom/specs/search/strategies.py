@@ -28,7 +28,7 @@ class TpeSearcher(Spec):
     random_trials: Annotated[int, Field(ge=1)] = 8
     """Trials drawn at random before the model is used, warm-start trials counted."""
     warm_start: tuple[TunedRef, ...] = ()
-    """Earlier searches (their artifacts) over the same paths; what they found is known from the start."""
+    """Artifacts of earlier searches over the same paths, whose trials are known from the start."""
 
 
 class GaussianProcessSearcher(Spec):
@@ -38,7 +38,7 @@ class GaussianProcessSearcher(Spec):
     random_trials: Annotated[int, Field(ge=1)] = 8
     """Trials drawn at random before the model is used, warm-start trials counted."""
     warm_start: tuple[TunedRef, ...] = ()
-    """Earlier searches (their artifacts) over the same paths; what they found is known from the start."""
+    """Artifacts of earlier searches over the same paths, whose trials are known from the start."""
 
 
 class BohbSearcher(Spec):
@@ -51,7 +51,8 @@ class BohbSearcher(Spec):
     random_share: Annotated[float, Field(ge=0, le=1)] = 1 / 3
     """Part of the trials whose values are drawn at random."""
     min_points: Annotated[int, Field(ge=2)] | None = None
-    """Trials that must be measured at a step for its model. Default: one more than the space has dimensions."""
+    """Trials that must be measured at a step before a model of that step is used. Default: one more than the space has
+    dimensions."""
 
 
 Searcher = Annotated[
@@ -118,11 +119,11 @@ class PopulationScheduler(Spec):
     interval_steps: Annotated[int, Field(ge=1)]
     """Training steps between two comparisons of the members."""
     exchanged_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Part of the members that is replaced, and from which is copied, at each interval."""
+    """Part of the members that is replaced at each interval by copies of the same number of the best."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """How often a value is drawn anew rather than moved."""
+    """Probability that a value is drawn anew rather than moved."""
     factors: Annotated[tuple[float, ...], Field(min_length=1)] = (0.8, 1.25)
-    """By which a number is moved; a choice moves to a neighbour."""
+    """Factors by which a number is multiplied; a choice moves to a neighbouring value."""
 
 
 Scheduler = Annotated[

@@ -24,7 +24,7 @@ class RopeScaling(Spec):
     factor: Annotated[float, Field(gt=1)]
     """How many times longer than `original_max_positions` texts may be."""
     original_max_positions: Size
-    """What the positions reach without it."""
+    """Longest text, in tokens, without scaling."""
 
 
 class _Shape(Spec):

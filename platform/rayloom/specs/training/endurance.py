@@ -41,7 +41,7 @@ class Sharding(Spec):
     offload: Offload = Offload()
     """What is kept in the machine's memory instead of the device's."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """More of DeepSpeed's own configuration. What the spec says elsewhere is refused."""
+    """Further keys of DeepSpeed's own configuration; keys that other fields of the spec decide are refused."""
 
     @model_validator(mode="after")
     def _offload_needs_sharding(self) -> Self:
@@ -97,7 +97,7 @@ class Checkpoints(Spec):
     every_steps: Annotated[int, Field(ge=1)] = 1000
     """Optimiser steps between two checkpoints."""
     every_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Also so many minutes after the last one."""
+    """Also save so many minutes after the last checkpoint. Default: by steps only."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the newest are kept while the job runs; all are gone once its artifact is published."""
 
@@ -114,7 +114,8 @@ class Faults(Spec):
     rollback_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     """What the learning rate is multiplied by when going back."""
     out_of_memory: Literal["halve_micro_batch", "stop"] = "halve_micro_batch"
-    """Halved, the global batch stays the same by accumulating more."""
+    """halve_micro_batch: continue with half the micro batch and more accumulation, so that the global batch stays
+    the same."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often workers that died are started again, each time from the last checkpoint."""
 
@@ -128,4 +129,4 @@ class EarlyStopping(Spec):
     patience: Annotated[int, Field(ge=1)] = 3
     """Evaluations without improvement before stopping."""
     threshold: Annotated[float, Field(ge=0)] = 0.001
-    """Nats per label, or of a score of 0 to 1, that count as an improvement."""
+    """Smallest change that counts as an improvement: nats per label, or a difference of scores from 0 to 1."""

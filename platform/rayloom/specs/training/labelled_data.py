@@ -161,6 +161,6 @@ class LabelledData(Spec):
     length_policy: Literal["error", "drop", "truncate"] = "error"
     """What to do with a text longer than sequence_length_tokens, where the task does not read in windows."""
     max_length_policy_share: Share = 0.01
-    """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
+    """Part of the rows that `drop` or `truncate` may change; the job fails if there are more."""
     leave_out: tuple[LabelledProblem, ...] = ()
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""

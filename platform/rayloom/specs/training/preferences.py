@@ -35,7 +35,7 @@ class Orpo(Spec):
 
     type: Literal["orpo"]
     weight: Positive = 0.1
-    """λ."""
+    """λ: how much the preference counts beside the loss of the chosen answer."""
     needs_reference: ClassVar[bool] = False
 
 
@@ -49,7 +49,7 @@ class SimPo(Spec):
     beta: Positive = 2.0
     """Scale of the difference between the two answers; more separates them more sharply."""
     margin: Annotated[float, Field(ge=0)] = 1.0
-    """γ."""
+    """γ: the difference between the two answers that is aimed for."""
     needs_reference: ClassVar[bool] = False
 
 

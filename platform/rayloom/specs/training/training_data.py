@@ -91,7 +91,7 @@ class ConversationData(Spec):
     length_policy: Literal["error", "drop", "truncate"] = "error"
     """What to do with a conversation longer than sequence_length_tokens."""
     max_length_policy_share: Share = 0.01
-    """Part of the rows that `drop` or `truncate` may touch; past it the job fails."""
+    """Part of the rows that `drop` or `truncate` may change; the job fails if there are more."""
     leave_out: tuple[RowProblem, ...] = ()
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     template: Literal["chatml", "gemma", "llama3", "zephyr"] | None = None
