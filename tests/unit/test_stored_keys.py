@@ -85,6 +85,7 @@ def test_a_key_that_was_revoked_after_the_store_failed_is_refused(
         mended(folder)
         api_keys.revoke(store, key.id)
         await until(lambda: keys.ring().owner(secret) is None)
+        await until(lambda: len(messages(caplog)) > 1)  # the ring is new before the log says so
 
     watched(keys, test)
     assert len(messages(caplog)) == 2
