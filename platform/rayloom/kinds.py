@@ -35,6 +35,8 @@ class Kind:
     """`(Artifact) -> list[Section]`: its part of the HTML report."""
     version: int
     """Raised when the stage's code would give another result for the same spec: old results are then not reused."""
+    settle: str | None = None
+    """`(spec, parents) -> spec`: the job as it runs, with the values that it takes from one of its parents."""
     prober: str | None = None
     """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on the machine at hand."""
     foreground: str | None = None
@@ -52,6 +54,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
         3,
+        settle="rayloom.tune.settings:with_best_values",
         prober="rayloom.train.planning.probe:probe",
     ),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 3),

@@ -20,7 +20,7 @@ from rayloom.specs.files.load import Job, load
 from rayloom.specs.train import TrainSpec
 from rayloom.submit.jobs_api import ClusterJob, JobsApi, Node, token_here
 from rayloom.submit.package import code_package, job_package
-from rayloom.submit.resource_requests import check_fits, wanted
+from rayloom.submit.resource_requests import check_fits
 from rayloom.submit.submission import Submission, check_store, retry, submit
 
 TRAIN = (
@@ -171,7 +171,7 @@ def test_a_search_takes_the_training_job_that_it_varies(tmp_path: Path) -> None:
     )
     search = load(tmp_path / "tune.yaml", SPECS)
     assert names_in(job_package(search).package.content) == {"tune.yaml", "job.yaml", "model/config.json"}
-    assert len(wanted(search.spec)) == 2, "one for each worker of a trial"
+    assert len(search.spec.bundles()) == 2, "one for each worker of a trial"
 
 
 def test_paths_that_cannot_travel_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def node(cpus: float, gpus: float = 0) -> Node:
 def test_a_job_that_no_nodes_can_hold_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     spec = job_at(tmp_path).spec
     assert isinstance(spec, TrainSpec)
-    assert [bundle.cpus for bundle in wanted(spec)] == [3, 3]
+    assert [bundle.cpus for bundle in spec.bundles()] == [3, 3]
     assert check_fits([spec], [node(6)], False) == []
     assert check_fits([spec], [node(4), node(4)], False) == []
     with pytest.raises(

@@ -57,6 +57,25 @@ class Spec(BaseModel):
         return schema
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What one worker or replica needs on one node."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class OutsideFiles:
+    """Files that a job reads and that no artifact holds."""
+
+    path: str
+    """Dotted path of the field that names them."""
+    place: str
+    """A path, which begins at the job file's folder, or a URI."""
+    pattern: str = "**"
+
+
 class JobSpec(Spec):
     """What every kind of job file has: its kind and the name of the artifact that it makes."""
 
@@ -66,6 +85,14 @@ class JobSpec(Spec):
     """The artifact's name in the store."""
     description: Annotated[str, "unfingerprinted"] = ""
     """A note for people; changing it does not make a new result."""
+
+    def bundles(self) -> list[Bundle]:
+        """One for each worker or replica that must run at the same time; empty if any node will do."""
+        return []
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        """What the job reads that is no artifact. If it changes, the job makes a new result."""
+        yield from ()
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Path and text of problems between models; checked only if every field and model is right by itself."""

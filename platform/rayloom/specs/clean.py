@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, Share, Spec
+from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, OutsideFiles, Share, Spec
 from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
 from rayloom.specs.cleaning.rules import Rules
 from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
@@ -144,6 +145,13 @@ class CleanSpec(JobSpec):
 
     def normalisation_of(self, domain: str) -> Normalisation:
         return self.domain_normalisation.get(domain, self.normalisation)
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        evaluation = self.decontamination.against if self.decontamination is not None else ()
+        for field, files in (("sources", self.sources), ("decontamination.against", evaluation)):
+            for number, one in enumerate(files):
+                if one.uri is not None:
+                    yield OutsideFiles(f"{field}.{number}.uri", one.uri, one.files)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

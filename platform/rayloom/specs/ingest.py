@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from rayloom.specs.base import JobSpec, Rule, Spec
+from rayloom.errors import InputError
+from rayloom.specs.base import JobSpec, OutsideFiles, Reference, Rule, Spec
 
 Sha256 = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Rule("must be a SHA-256: 64 digits of 0-9 and a-f")
@@ -105,3 +109,35 @@ class ImportSpec(JobSpec):
     """What the files are: a model, or a data set."""
     licence: str
     """SPDX identifier or name of the licence; carried along the lineage."""
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        if isinstance(self.source, FolderSource):
+            yield OutsideFiles("source.path", self.source.path)
+
+
+def import_of(reference: Reference, directory: Path) -> ImportSpec:
+    """The import that a reference to the hub or to a path stands for. Raises InputError if there is no such path.
+
+    Its artifact's name begins with `hub.` or `folder.`, so that it never takes the place of one that a job file named.
+    `directory`: where a relative path begins.
+    """
+    content = "dataset" if "dataset" in reference.contents else "model"
+    if reference.text.startswith("hf://"):
+        repository, _, revision = reference.text.removeprefix("hf://").partition("@")
+        source: HubSource | FolderSource = HubSource(type="hub", repository=repository, revision=revision or "main")
+        name = f"hub.{repository}"
+    else:
+        path = (directory / Path(reference.text).expanduser()).resolve()
+        if not path.exists():
+            raise InputError(f"{reference.path} names a path that does not exist", where=str(path), fix="Correct it.")
+        source = FolderSource(type="folder", path=str(path))
+        name = f"folder.{path.name}"
+    return ImportSpec.model_validate(
+        {
+            "kind": "import",
+            "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:63],
+            "source": source,
+            "content": {"type": content},
+            "licence": "unknown",
+        }
+    )

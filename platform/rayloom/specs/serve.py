@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rayloom.specs.base import JobSpec, ModelRef, Name, Spec, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef
 from rayloom.specs.predict import Generation
 from rayloom.specs.serving.autoscaling import Autoscaling
 
@@ -134,6 +134,11 @@ class ServedModel(Spec):
         """What says how many cores and GPUs a replica holds."""
         return self.engine
 
+    @property
+    def bundle(self) -> Bundle:
+        """One replica: each of its GPUs comes with as many cores."""
+        return _replica(self.engine)
+
     @model_validator(mode="after")
     def _adapters_are_not_compiled(self) -> Self:
         if self.adapters is not None and self.engine.compiled and not self.engine.gpus_per_replica:
@@ -174,6 +179,11 @@ class ServedPredictor(Spec):
     def resources(self) -> ServedPredictor:
         """What says how many cores and GPUs a replica holds."""
         return self
+
+    @property
+    def bundle(self) -> Bundle:
+        """One replica: each of its GPUs comes with as many cores."""
+        return _replica(self)
 
     @model_validator(mode="after")
     def _no_prefixes(self) -> Self:
@@ -224,6 +234,10 @@ class ServeCheck(Spec):
     """How long the answer may take, and the load until every replica took requests."""
 
 
+def _replica(resources: Engine | ServedPredictor) -> Bundle:
+    return Bundle(resources.cpus_per_replica * max(1, resources.gpus_per_replica), resources.gpus_per_replica)
+
+
 class ServeSpec(JobSpec):
     """Models served until stopped; in a pipeline, served, checked and shut down."""
 
@@ -261,6 +275,9 @@ class ServeSpec(JobSpec):
     @property
     def served(self) -> tuple[ServedModel | ServedPredictor, ...]:
         return (*self.models, *self.predictors)
+
+    def bundles(self) -> list[Bundle]:
+        return [served.bundle for served in self.served for _ in range(max(1, served.autoscaling.min_replicas))]
 
     @property
     def is_direct(self) -> bool:

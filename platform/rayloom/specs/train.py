@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, ModelRef, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, TunedRef
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.training.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
@@ -88,6 +88,9 @@ class TrainSpec(JobSpec):
     """Seed of the order of rows, of dropout and of fresh weights."""
     settings_from: TunedRef | None = None
     """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
+
+    def bundles(self) -> list[Bundle]:
+        return [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * self.workers.fewest
 
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:

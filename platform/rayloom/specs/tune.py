@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobFile, JobSpec, Spec, references
+from rayloom.specs.base import Bundle, JobFile, JobSpec, Spec, references
 from rayloom.specs.files.problems import nearest
 from rayloom.specs.records import MlflowRecords
 from rayloom.specs.search.space import Choice, Multiple, Space, space_problems
@@ -126,6 +126,10 @@ class TuneSpec(JobSpec):
     """Seed of the search; the training job has its own, the same for all trials."""
     mlflow: Annotated[MlflowRecords | None, "unfingerprinted"] = None
     """One parent run for the search and a child for each trial, beside the search's own records."""
+
+    def bundles(self) -> list[Bundle]:
+        """Of one trial; the search runs as many at once as fit."""
+        return self.train.bundles()
 
     @cached_property
     def plain_train(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayloom.specs.base import JobSpec
+from rayloom.specs.base import Bundle, JobSpec
 from rayloom.submit.pods import (
     JOB_FOLDER,
     KubernetesChoices,
@@ -22,7 +22,7 @@ from rayloom.submit.pods import (
     metadata_of,
     plain_environment,
 )
-from rayloom.submit.resource_requests import DRIVER_CPUS, Bundle, wanted
+from rayloom.submit.resource_requests import DRIVER_CPUS
 from rayloom.submit.submission import STOP_GRACE_SECONDS
 
 KEPT_SECONDS = 3600
@@ -59,7 +59,7 @@ def _groups(specs: Sequence[JobSpec]) -> list[WorkerGroup]:
     """One for each size of worker, with as many as the largest job wants at once."""
     most: Counter[Bundle] = Counter()
     for spec in specs:
-        most |= Counter(wanted(spec) or [Bundle(1, 0)])
+        most |= Counter(spec.bundles() or [Bundle(1, 0)])
     return [WorkerGroup(bundle, count) for bundle, count in sorted(most.items(), key=lambda i: (i[0].gpus, i[0].cpus))]
 
 

@@ -16,7 +16,6 @@ from rayloom.artifacts.folder_files import files_below
 from rayloom.errors import InputError
 from rayloom.specs.base import references
 from rayloom.specs.files.load import Job
-from rayloom.specs.ingest import FolderSource, ImportSpec
 
 MOST_UPLOADED_BYTES = 100_000_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -84,8 +83,7 @@ def job_files(jobs: Iterable[Job]) -> set[Path]:
 def named_paths(job: Job) -> Iterable[Path]:
     """The local paths that a spec names. Raises InputError where one cannot mean the same on the cluster."""
     texts = [(r.path, r.text) for r in references(job.spec) if not r.text.startswith(("artifact:", "hf://"))]
-    if isinstance(job.spec, ImportSpec) and isinstance(job.spec.source, FolderSource):
-        texts.append(("source.path", job.spec.source.path))
+    texts += [(files.path, files.place) for files in job.spec.outside_files() if "://" not in files.place]
     for field, text in texts:
         if text.startswith("~"):
             fix = "Write a path relative to the job file (it is uploaded), or an absolute one on shared storage."

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.specs.base import JobSpec
-from rayloom.submit.resource_requests import DRIVER_CPUS, Bundle
+from rayloom.specs.base import Bundle, JobSpec
+from rayloom.submit.resource_requests import DRIVER_CPUS
 from rayloom.submit.submission import STOP_GRACE_SECONDS
 
 JOB_FOLDER = "/rayloom/job"

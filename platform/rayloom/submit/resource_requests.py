@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rayloom.errors import ResourceError
-from rayloom.specs.base import JobSpec
-from rayloom.specs.serve import Engine, ServedPredictor, ServeSpec
-from rayloom.specs.train import TrainSpec
-from rayloom.specs.tune import TuneSpec
+from rayloom.specs.base import Bundle, JobSpec
 from rayloom.submit.jobs_api import Node
 
 DRIVER_CPUS = 1.0
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """What one worker or replica needs on one node."""
-
-    cpus: float
-    gpus: float
-
-
-def wanted(spec: JobSpec) -> list[Bundle]:
-    """One bundle for each worker or replica that must run at the same time; empty where any node will do."""
-    if isinstance(spec, TrainSpec):
-        workers = spec.workers
-        return [Bundle(workers.cpus_per_worker, workers.gpus_per_worker)] * workers.fewest
-    if isinstance(spec, TuneSpec):
-        return wanted(spec.train)  # of one trial; the search runs as many at once as there is room for
-    if isinstance(spec, ServeSpec):
-        return [replica(s.resources) for s in spec.served for _ in range(max(1, s.autoscaling.min_replicas))]
-    return []
-
-
-def replica(resources: Engine | ServedPredictor) -> Bundle:
-    """One replica of a model: each of its GPUs comes with as many cores."""
-    return Bundle(resources.cpus_per_replica * max(1, resources.gpus_per_replica), resources.gpus_per_replica)
 
 
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:
@@ -47,7 +18,7 @@ def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) 
     """
     notes = []
     for spec in specs:
-        short = _shortage(wanted(spec), nodes)
+        short = _shortage(spec.bundles(), nodes)
         if short and can_grow:
             notes.append(f"{spec.name}: {short}; the cluster's autoscaler must add nodes")
         elif short:

@@ -17,7 +17,7 @@ import yaml
 
 from rayloom.errors import InputError
 from rayloom.serve.replicas.engine_settings import application_name
-from rayloom.specs.base import references
+from rayloom.specs.base import Bundle, references
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.pods import (
     JOB_FOLDER,
@@ -31,7 +31,6 @@ from rayloom.submit.pods import (
     metadata_of,
     plain_environment,
 )
-from rayloom.submit.resource_requests import Bundle, replica
 
 KEYS_FOLDER = "/rayloom/keys"
 OLD_CLUSTER_SECONDS = 120
@@ -113,7 +112,7 @@ def _groups(spec: ServeSpec) -> list[WorkerGroup]:
     """One for each size of replica, with as many as there may ever be; the smallest also carry the gateway's."""
     most: Counter[Bundle] = Counter()
     for served in spec.served:
-        most[replica(served.resources)] += served.autoscaling.max_replicas
+        most[served.bundle] += served.autoscaling.max_replicas
     sizes = sorted(most, key=lambda bundle: (bundle.gpus, bundle.cpus))
     most[sizes[0]] = max(most[sizes[0]], spec.gateway_replicas)
     return [WorkerGroup(bundle, most[bundle]) for bundle in sizes]

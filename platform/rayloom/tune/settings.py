@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
@@ -22,8 +23,14 @@ def best_values(search: Artifact) -> dict[str, Any]:
     return values
 
 
-def with_best_values(spec: TrainSpec, search: Artifact) -> TrainSpec:
-    """The job as it runs. Raises SpecError where it refuses a value: it is too unlike the job that was searched."""
+def with_best_values(spec: TrainSpec, parents: Mapping[str, Artifact]) -> TrainSpec:
+    """The job as it runs, with the values of the search that it names, if it names one.
+
+    Raises SpecError if it refuses a value: it is too unlike the job that was searched.
+    """
+    if spec.settings_from is None:
+        return spec
+    search = parents["settings_from"]
     values = best_values(search)
     plain = spec.model_dump(mode="json", by_alias=True)
     problems = refusals(TrainSpec, plain, values)
