@@ -75,6 +75,33 @@ def test_the_readme_is_short_and_its_map_names_folders_that_exist() -> None:
             assert any((folder / name).is_dir() for folder in here), f"{name}/ is in no room of this row: {rooms}"
 
 
+@pytest.mark.parametrize(
+    ("file", "symbol"),
+    [
+        ("serve/replicas/capacity.py", "def cache_room"),  # where a prompt's KV budget is computed
+        ("tune/strategies/schedulers.py", "def reason_to_stop"),  # who decides that a trial stops
+        ("data/rules/gopher.py", "too_few_words"),  # what makes a document too short
+        ("serve/gateway/admission.py", "Refusal(429"),  # where a 429 comes from
+        ("serve/transport/relay.py", "Refusal(429"),
+        ("text/conversations/render.py", "mask"),  # where labels are masked
+        ("train/loop/checkpoints.py", "checkpoint.json"),  # where a checkpoint becomes valid
+        ("artifacts/manifest.py", "def fingerprint"),  # where an artifact's fingerprint is made
+        ("data/dedup/similarity.py", "def jaccard"),  # where near duplicates are verified
+        ("serve/replicas/adapters.py", "def find"),  # where the served adapter's name is resolved
+        ("tune/trials/capacity.py", "def num_concurrent"),  # where the number of concurrent trials is decided
+    ],
+)
+def test_the_map_leads_to_a_behaviour_in_two_steps(file: str, symbol: str) -> None:
+    """From the map's row to the folder, and from its names to the file."""
+    assert symbol in (ROOT / "platform" / "rayloom" / file).read_text(encoding="utf-8")
+    *folders, name = file.removesuffix(".py").split("/")
+    (row,) = [
+        line for line in README.splitlines() if line.startswith("| ") and f"`{folders[0]}/`" in line.split("|")[2]
+    ]
+    assert all(f"`{folder}/`" in row for folder in folders)
+    assert name in row
+
+
 def test_every_room_of_the_package_is_on_the_map() -> None:
     package = ROOT / "platform" / "rayloom"
     rooms = {folder.name for folder in package.iterdir() if any(folder.rglob("*.py"))} - {"__pycache__"}
