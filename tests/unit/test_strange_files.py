@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import datetime
+import decimal
 import gzip
 import json
 import lzma
@@ -17,11 +19,16 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from support.passes import cleaned
 
+from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.evaluate.prediction.parts import Parts, read_part, write_parts
 from rayloom.reading.files import format_of, read_file
 from rayloom.reading.named_rows import table_rows, text_or_table_rows
 from rayloom.reading.records import BadRow, FileFormat, ReadOptions, Record
+from rayloom.specs.predict import PredictSpec
 from rayloom.specs.row_files import RowFiles
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -308,6 +315,79 @@ def test_an_array_is_read_as_json_reads_it(tmp_path_factory: Any, rows: list[Any
     path = written(folder, text.encode("utf-8", "surrogatepass"))
     if all(not isinstance(row, str) or "\ud800" not in row for row in rows):
         assert rows_of(path, "json") == rows
+
+
+# -- what the stages make of them --------------------------------------------------------------------------------------
+
+
+def test_values_of_tables_are_as_json_has_them(tmp_path: Path) -> None:
+    moment = datetime.datetime(2026, 11, 29, 12, 30)
+    columns = {
+        "text": [b"caf\xc3\xa9"], "score": [float("nan")], "when": [moment], "price": [decimal.Decimal("1.50")],
+        "deep": [[{"scores": [1.5, float("inf")]}]],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    (row,) = rows_of(tmp_path / "x.parquet", "parquet")
+    assert json.loads(json.dumps(row, allow_nan=False)) == {
+        "text": "café", "score": None, "when": "2026-11-29T12:30:00", "price": 1.5, "deep": [{"scores": [1.5, None]}],
+    }  # fmt: skip
+
+
+def test_a_text_of_a_table_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:
+    texts = pa.StringArray.from_buffers(3, *pa.array([b"one", b"\xff\xfe", b"three"], pa.binary()).buffers()[1:])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet")
+    assert rows_of(tmp_path / "x.parquet", "parquet") == [{"text": "one"}, "invalid_utf8", {"text": "three"}]
+
+
+def test_predictions_are_asked_of_every_row_that_can_be_read(tmp_path: Path) -> None:
+    lines = '{"text": "x", "k": 1e999}\n{"text": "half \\ud83d"}\n{"text": \n[1]\n'
+    written(tmp_path, lines, "a.jsonl")
+    pq.write_table(pa.table({"text": ["y"], "k": [b"\xff"]}), tmp_path / "b.parquet")
+    job = {"kind": "predict", "name": "n", "model": "artifact:m", "data": "artifact:d", "keep": ["k"]}
+    parts = Parts(tmp_path / "parts")
+    assert write_parts(PredictSpec.model_validate(job), [tmp_path / "a.jsonl", tmp_path / "b.parquet"], parts) == 5
+    rows = read_part(parts.questions(0))
+    assert [row["text"] for row in rows] == ["x", None, None, None, "y"]
+    assert [row.get("unreadable", "").partition(":")[0] for row in rows] == [
+        "", "half_a_character", "malformed_json", "", "",
+    ]  # fmt: skip
+    assert rows[0]["kept"] == {"k": None}
+
+
+def _cleaned(folder: Path, name: str, content: bytes, **source: Any) -> Artifact:
+    (folder / "data").mkdir(exist_ok=True)
+    written(folder / "data", content, name)
+    about = {"name": "s", "dataset": "./data", "domain": "web"} | source
+    rules = {"gopher": None, "repetition": None, "characters": None}
+    return cleaned(folder, {"sources": [about], "rules": rules, "output": {"type": "rows", "test_share": 0.3}})
+
+
+def test_cleaning_keeps_no_nan_and_reads_what_a_source_names(tmp_path: Path) -> None:
+    rows = [{"text": f"Die Straße Nummer {n} führt über {n * n} Brücken.", "score": float("nan")} for n in range(60)]
+    form = {"type": "json", "keep_columns": ["score"]}
+    content = json.dumps(rows, ensure_ascii=False).encode("latin-1")
+    artifact = _cleaned(tmp_path, "rows.json", content, format=form, encoding="latin-1")
+    kept = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (artifact.path / "train.jsonl").read_text().splitlines()
+    ]
+    assert all(row["score"] is None and "Straße" in row["text"] for row in kept) and kept
+    assert artifact.manifest.metrics["bad_rows"] == 0
+
+
+def test_a_damaged_file_stops_cleaning_whatever_the_share_allows(tmp_path: Path) -> None:
+    lines = b"".join(b'{"text": "row %d about %d boats"}\n' % (n, n * n) for n in range(4000))
+    cut = gzip.compress(lines)[:-200]
+    with pytest.raises(InputError, match=r"damaged behind row.*rows\.jsonl\.gz"):
+        _cleaned(tmp_path, "rows.jsonl.gz", cut, format={"type": "jsonl"})
+    artifact = _cleaned(tmp_path, "rows.jsonl.gz", cut, format={"type": "jsonl"}, damaged_files=["rows.*"])
+    assert artifact.manifest.metrics["bad"] == {"damaged_file": 1}
+
+
+@pytest.mark.parametrize("name", ["utf-9", "base64", "hex", ""])
+def test_an_encoding_that_is_none_is_refused_by_check(name: str) -> None:
+    with pytest.raises(ValidationError, match="is no encoding of text"):
+        RowFiles(encoding=name)
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

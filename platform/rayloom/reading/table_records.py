@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -67,9 +70,9 @@ def _records(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
     except (ValueError, OverflowError):  # a text that is not UTF-8, a date that Python does not have
         yield from _one_by_one(batch, first)
         return
-    has_floats = any(_holds_floats(column.type) for column in batch.schema)
+    is_plain = all(_is_plain(column.type) for column in batch.schema)
     for number, row in zip(itertools.count(first), rows, strict=False):
-        yield Record(number, _without_nan(row) if has_floats else row)
+        yield Record(number, row if is_plain else _plain(row))
 
 
 def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
@@ -81,21 +84,33 @@ def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
         except (ValueError, OverflowError) as error:
             yield BadRow(first + index, "unreadable_value", str(error))
         else:
-            yield Record(first + index, _without_nan(row))
+            yield Record(first + index, _plain(row))
 
 
-def _holds_floats(kind: pa.DataType) -> bool:
-    if pa.types.is_floating(kind):
-        return True
-    return any(_holds_floats(kind.field(index).type) for index in range(kind.num_fields))
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values of the type are as JSON has them."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind):
+        return all(_is_plain(kind.field(index).type) for index in range(kind.num_fields))
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+    return any(test(kind) for test in tests)
 
 
-def _without_nan(value: Any) -> Any:
-    """Numbers that are none, and infinities, as null: JSON has no word for them."""
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: NaN and infinities are null, moments texts in ISO 8601, bytes the text that they are.
+    Bytes that are no text stay bytes."""
     if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return value
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return str(value) if isinstance(value, datetime.timedelta) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from rayloom.specs.predict import PredictSpec
 
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILED_FILE = "failed.jsonl"
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What JSON can say and UTF-8 cannot."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
     parts.folder.mkdir(parents=True, exist_ok=True)
     total, part = 0, []
     for origin, row in text_or_table_rows(files, spec):
-        part.append(json.dumps(asked(spec, origin, row), ensure_ascii=False))
+        part.append(_line(spec, origin, row))
         total += 1
         if len(part) == spec.rows_per_part:
             _write(part, parts.questions((total - 1) // spec.rows_per_part))
@@ -53,6 +56,14 @@ def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
     if not total:
         raise InputError("There is no row to predict", where="data", fix="Correct `files`.")
     return total
+
+
+def _line(spec: PredictSpec, origin: str, row: Any) -> str:
+    line = json.dumps(asked(spec, origin, row), ensure_ascii=False, default=str)
+    if line.isascii() or not HALF_A_CHARACTER.search(line):
+        return line
+    bad = BadRow(0, "half_a_character", "it has half of a pair of surrogates, such as \\ud83d")
+    return json.dumps(asked(spec, origin, bad), ensure_ascii=False)
 
 
 def asked(spec: PredictSpec, origin: str, row: Any) -> dict[str, Any]:
