@@ -14,7 +14,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.data import audit
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.filter_pass import Judging, JudgingPass
-from rayloom.data.passes import Workers
+from rayloom.data.passes import WorkerPool
 from rayloom.data.sources.source_files import input_files, read_chunks, reading_jobs
 from rayloom.data.steps import clean
 from rayloom.dispatch import load_job, resolve
@@ -35,7 +35,7 @@ class InProcess:
         return found
 
     def each_by(
-        self, label: str, items: Sequence[int], make: Callable[[], Callable[[int], dict[str, Any]]], workers: Workers
+        self, label: str, items: Sequence[int], make: Callable[[], Callable[[int], dict[str, Any]]], workers: WorkerPool
     ) -> list[dict[str, Any]]:
         return self.each(label, items, make())
 

@@ -18,7 +18,7 @@ from rayloom.data import audit, samples
 from rayloom.data.corpus import sharding
 from rayloom.data.corpus.encoding import Encoder, encoder_of, fitted
 from rayloom.data.corpus.tokenize_pass import save_tokens, split_of
-from rayloom.data.row_counts import Tally, by_part, later_drops
+from rayloom.data.row_counts import RowCounts, by_part, later_drops
 from rayloom.data.rules.verdict import Drop
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
@@ -136,15 +136,15 @@ def test_shards_are_those_of_one_writer_however_the_chunks_were_cut(
 
 
 def test_tallies_add_up_and_travel() -> None:
-    first = Tally(rows_in=Counter(a=3), dropped=Counter({"a/x": 1}))
-    first.add(Tally(rows_in=Counter(a=1, b=2), dropped=Counter({"a/x": 1, "b/y": 5})))
-    assert Tally.from_json(json.loads(json.dumps(first.as_json()))) == first
+    first = RowCounts(rows_in=Counter(a=3), dropped=Counter({"a/x": 1}))
+    first.add(RowCounts(rows_in=Counter(a=1, b=2), dropped=Counter({"a/x": 1, "b/y": 5})))
+    assert RowCounts.from_json(json.loads(json.dumps(first.as_json()))) == first
     assert first.rows_in == Counter(a=4, b=2)
     assert by_part(first.dropped, 0) == {"b": 5, "a": 2} and by_part(first.dropped, 1) == {"y": 5, "x": 2}
 
 
 def test_every_row_is_accounted_for_in_the_metrics() -> None:
-    tally = Tally(
+    tally = RowCounts(
         rows_in=Counter(pages=10, posts=4, books=2),
         bad_rows=Counter({"pages/null_text": 1}),
         dropped=Counter({"pages/too_few_words": 3, "posts/curly_bracket": 1}),
@@ -176,7 +176,7 @@ def test_drops_of_later_passes() -> None:
 
 
 def test_too_many_unreadable_rows() -> None:
-    tally = Tally(rows_in=Counter(pages=95), bad_rows=Counter({"pages/null_text": 3, "pages/malformed_json": 2}))
+    tally = RowCounts(rows_in=Counter(pages=95), bad_rows=Counter({"pages/null_text": 3, "pages/malformed_json": 2}))
     audit.check_readable(_spec(max_bad_rows_share=0.05), tally, ["a.jsonl row 7: null_text, text is null"])
     with pytest.raises(InputError, match=r"5 of 100 rows cannot be read \(3 null_text, 2 malformed_json\)") as caught:
         audit.check_readable(_spec(), tally, ["a.jsonl row 7: null_text, text is null"])
@@ -184,11 +184,11 @@ def test_too_many_unreadable_rows() -> None:
 
 
 def test_nothing_left() -> None:
-    tally = Tally(rows_in=Counter(pages=9), dropped=Counter({"pages/too_few_words": 8, "pages/curly_bracket": 1}))
+    tally = RowCounts(rows_in=Counter(pages=9), dropped=Counter({"pages/too_few_words": 8, "pages/curly_bracket": 1}))
     with pytest.raises(QualityError, match="No document is left of 9: 8 too_few_words, 1 curly_bracket"):
         audit.check_not_empty(tally, 0)
     with pytest.raises(QualityError, match="there were no rows"):
-        audit.check_not_empty(Tally(), 0)
+        audit.check_not_empty(RowCounts(), 0)
 
 
 def test_nothing_held_out() -> None:

@@ -233,7 +233,7 @@ def _warc(folder: Path) -> Path:
         for number, (kind, head, body) in enumerate(answers):
             content = head.encode() + body
             about = (
-                f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{number}>\r\nWARC-Target-URI: http://a/\r\n"
+                f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-FileRecord-ID: <urn:uuid:{number}>\r\nWARC-Target-URI: http://a/\r\n"
                 f"Content-Type: application/http; msgtype={kind}\r\nContent-Length: {len(content)}\r\n\r\n"
             )
             file.write(gzip.compress(about.encode() + content + b"\r\n\r\n"))

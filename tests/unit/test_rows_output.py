@@ -192,9 +192,9 @@ def test_an_empty_part(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"output": {"type": "tokens", "tokenizer": {"type": "train"}}}, "labels need output.type rows"),
-        ({"sources.0.label": "x"}, "has a label for all rows and a label_column"),
+        ({"sources.0.label": "x"}, "has both a label for all rows and a label_column"),
         ({"sources.0.weight": 2}, "need output.type tokens"),
-        ({"sources.0.format.keep_columns": ["text"]}, "would stand in the place of the row's own"),
+        ({"sources.0.format.keep_columns": ["text"]}, "cannot be named text"),
     ],
 )
 def test_specs_that_contradict_themselves(tmp_path: Path, change: dict[str, Any], said: str) -> None:

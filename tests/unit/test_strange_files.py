@@ -27,7 +27,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.prediction.parts import Parts, read_part, write_parts
 from rayloom.reading.files import format_of, read_file
 from rayloom.reading.named_rows import table_rows, text_or_table_rows
-from rayloom.reading.records import BadRow, FileFormat, ReadOptions, Record
+from rayloom.reading.records import BadRow, FileFormat, FileRecord, ReadOptions
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.row_files import RowFiles
 
@@ -37,7 +37,7 @@ CASES = Path(__file__).parents[1] / "cases"
 def rows_of(path: Path, kind: FileFormat, **options: Any) -> list[Any]:
     """The values of each row, or the reason why there are none."""
     read = read_file(path, ReadOptions(kind, **options))
-    return [row.values if isinstance(row, Record) else row.reason for row in read]
+    return [row.values if isinstance(row, FileRecord) else row.reason for row in read]
 
 
 def written(folder: Path, content: bytes | str, name: str = "data") -> Path:
@@ -405,4 +405,4 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory: Any, content: bytes) 
                 continue
             numbers = [row.number for row in rows]
             assert numbers == sorted(set(numbers))
-            assert all(isinstance(row, Record | BadRow) for row in rows)
+            assert all(isinstance(row, FileRecord | BadRow) for row in rows)

@@ -1,4 +1,4 @@
-"""What the artifact and the person get to know: every count, the rejects, the quarantine, and documents to read."""
+"""What is written into the artifact about a run: counts, rejects, unreadable rows and samples to read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.data import samples
-from rayloom.data.kept_documents import Judged
-from rayloom.data.row_counts import Tally, by_part, noted
+from rayloom.data.kept_documents import JudgedCorpus
+from rayloom.data.row_counts import RowCounts, by_part, noted
 from rayloom.data.rules import registry
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.base import Content
@@ -22,7 +22,7 @@ REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected"
 """What the file of a pass' rejects is called."""
 
 
-def check_readable(spec: CleanSpec, tally: Tally, first_bad: Sequence[str]) -> None:
+def check_readable(spec: CleanSpec, tally: RowCounts, first_bad: Sequence[str]) -> None:
     """Raises InputError where more rows could not be read than the spec allows."""
     bad, good = tally.bad_rows.total(), tally.rows_in.total()
     if bad > spec.max_bad_rows_share * (bad + good):
@@ -32,12 +32,12 @@ def check_readable(spec: CleanSpec, tally: Tally, first_bad: Sequence[str]) -> N
         raise InputError(what, where=first_bad[0], fix=fix)
 
 
-def check_not_empty(tally: Tally, num_kept: int) -> None:
+def check_not_empty(tally: RowCounts, num_kept: int) -> None:
     """Raises QualityError where no document is left."""
     if not num_kept:
         reasons = list(by_part(tally.dropped, 1).items())[:4]
-        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "there were no rows"
-        what = f"No document is left of {tally.rows_in.total():,}: {said}"
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "there were no rows"
+        what = f"No document is left of {tally.rows_in.total():,}: {counts}"
         fix = "Change the rules that drop them (rules, domain_rules), or name other sources."
         raise QualityError(what, fix=fix)
 
@@ -63,7 +63,7 @@ def check_parts(spec: CleanSpec, num_rows: dict[str, int]) -> None:
             raise QualityError(what, fix="Raise its share, set it to 0, or clean a larger set.")
 
 
-def added(tally: Tally, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
+def added(tally: RowCounts, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """The counts of all records by `source/part/unit`; what the pass dropped is added to the tally."""
     counts: Counter[str] = Counter()
     for record in records:
@@ -77,7 +77,7 @@ def content(spec: CleanSpec) -> Content:
     return "corpus" if isinstance(spec.output, TokensOutput) else "dataset"
 
 
-def metrics(spec: CleanSpec, tally: Tally, found: dict[str, int], counts: Counter[str]) -> dict[str, Any]:
+def metrics(spec: CleanSpec, tally: RowCounts, found: dict[str, int], counts: Counter[str]) -> dict[str, Any]:
     """Every number of the run, for manifest and report. `counts`: by `source/part/unit`."""
     sources = {source.name: _source_metrics(source.name, tally, counts, _units(spec)) for source in spec.sources}
     domains: dict[str, Counter[str]] = {}
@@ -114,7 +114,7 @@ def _units(spec: CleanSpec) -> dict[str, tuple[str, ...]]:
 
 
 def _source_metrics(
-    name: str, tally: Tally, counts: Counter[str], units: Mapping[str, tuple[str, ...]]
+    name: str, tally: RowCounts, counts: Counter[str], units: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Any]:
     mine = {key.removeprefix(f"{name}/"): count for key, count in tally.dropped.items() if key.startswith(f"{name}/")}
     return {
@@ -127,7 +127,7 @@ def _source_metrics(
     }
 
 
-def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
+def publish(judged: JudgedCorpus, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
     """Writes rejects, quarantine, rows to read and numbers into the artifact; returns the numbers.
 
     `folders`: of the passes that left rejects and samples, the judging pass first.
@@ -140,20 +140,22 @@ def publish(judged: Judged, target: Path, folders: Sequence[Path], counts: Count
         gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{REJECTS[folder.name]}.jsonl")
     files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
     save(target / "samples.json", samples.merged(files, spec.sample_rows_per_reason))
-    numbers = metrics(spec, judged.tally, judged.found, counts)
+    numbers = metrics(spec, judged.tally, judged.duplicate_counts, counts)
     save(target / "corpus.json", numbers)
     return numbers
 
 
-def contamination(judged: Judged, target: Path, evaluation: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+def contamination(
+    judged: JudgedCorpus, target: Path, evaluation: dict[str, dict[str, int]]
+) -> dict[str, dict[str, int]]:
     """Lists what was hit in rejects/contamination.jsonl; returns of each set how many rows were hit, by how many
     documents."""
-    place = target / "rejects" / "contamination.jsonl"
-    gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", place)
+    path = target / "rejects" / "contamination.jsonl"
+    gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", path)
     rows: dict[str, set[int]] = {name: set() for name in evaluation}
     documents: Counter[str] = Counter()
-    if place.exists():
-        with place.open(encoding="utf-8") as lines:
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
             for line in lines:
                 hit = json.loads(line)
                 rows[hit["evaluation_set"]].add(hit["evaluation_row"])
@@ -166,7 +168,7 @@ def contamination(judged: Judged, target: Path, evaluation: dict[str, dict[str, 
 
 def gather(folder: Path, chunks: Sequence[str], ending: str, target: Path) -> None:
     """Joins the chunks' JSON lines into one file; none where no chunk has any."""
-    parts = [place for chunk in chunks if (place := folder / f"{chunk}.{ending}").exists()]
+    parts = [path for chunk in chunks if (path := folder / f"{chunk}.{ending}").exists()]
     if not parts:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from rayloom.data.dedup.dedup_keys import Keys
 from rayloom.data.dedup.document_ids import document_id
 from rayloom.data.exchange.judged_documents import write_documents, write_lines
 from rayloom.data.exchange.scratch import Scratch, write_whole
-from rayloom.data.row_counts import Tally
+from rayloom.data.row_counts import RowCounts
 from rayloom.data.rules.contamination import Passages
 from rayloom.data.rules.document_rules import Judge, Kept, cleaner_of, judge_of
 from rayloom.data.rules.verdict import Drop
@@ -62,8 +62,8 @@ class Judging:
 
     def __call__(self, chunk: RawChunk) -> dict[str, Any]:
         """Leaves the chunk's files in the scratch folder; returns its counts."""
-        place = self.given.scratch.folder("judged")
-        finished = place / f"{chunk.name}.json"
+        folder = self.given.scratch.folder("judged")
+        finished = folder / f"{chunk.name}.json"
         if finished.exists():
             return dict(json.loads(finished.read_text()))
         result = _Result(self.given, chunk)
@@ -72,7 +72,7 @@ class Judging:
             result.judge_row(file, row, domain)
         if self._keys is not None:
             self._keys.send(str(chunk.name), result.ids, [kept.text for kept in result.kept], result.folded)
-        result.write(place)
+        result.write(folder)
         record = result.record()
         write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
         return record
@@ -85,7 +85,7 @@ class _Result:
         self.chunk, self.files = chunk, given.files
         self.source = given.spec.sources[given.files[chunk.name.file].source]
         self.samples_per_reason = given.spec.sample_rows_per_reason
-        self.tally = Tally()
+        self.tally = RowCounts()
         self.ids: list[int] = []
         self.kept: list[Kept] = []
         self.labels: list[str] = []
@@ -111,32 +111,32 @@ class _Result:
                 self.tally.lengths[f"{name}/{len(judgement.text).bit_length()}"] += 1
             else:
                 self.tally.dropped[f"{name}/{judgement.reason}"] += 1
-                self.hits += [hit | self._place(file, number, piece) for hit in judgement.hits]
+                self.hits += [hit | self._origin(file, number, piece) for hit in judgement.hits]
                 about = {"reason": judgement.reason, "value": round(float(judgement.value), 6)}
                 about |= {"rule": judgement.rule} if judgement.rule else {}
-                self.rejects.append(self._place(file, number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
+                self.rejects.append(self._origin(file, number, piece) | about | {"text": text[:EXCERPT_CHARACTERS]})
 
-    def _place(self, file: int, row: int, piece: int = 0) -> dict[str, Any]:
-        place = {"source": self.source.name, "file": self.files[file].name, "row": row}
-        return place | {"piece": piece} if piece else place
+    def _origin(self, file: int, row: int, piece: int = 0) -> dict[str, Any]:
+        origin = {"source": self.source.name, "file": self.files[file].name, "row": row}
+        return origin | {"piece": piece} if piece else origin
 
     @property
     def folded(self) -> list[Folded]:
         return [kept.folded for kept in self.kept]
 
-    def write(self, place: Path) -> None:
+    def write(self, folder: Path) -> None:
         texts = [kept.text for kept in self.kept]
-        write_documents(place / f"{self.chunk.name}.arrow", self.ids, texts, self.folded, self.labels, self.columns)
-        write_lines(place / f"{self.chunk.name}.rejects.jsonl", self.rejects)
-        write_lines(place / f"{self.chunk.name}.hits.jsonl", self.hits)
-        write_lines(place / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
+        write_documents(folder / f"{self.chunk.name}.arrow", self.ids, texts, self.folded, self.labels, self.columns)
+        write_lines(folder / f"{self.chunk.name}.rejects.jsonl", self.rejects)
+        write_lines(folder / f"{self.chunk.name}.hits.jsonl", self.hits)
+        write_lines(folder / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
         bad = [
-            self._place(file, row.number) | {"reason": row.reason, "detail": row.detail}
+            self._origin(file, row.number) | {"reason": row.reason, "detail": row.detail}
             for file, row in self.chunk.bad_rows
         ]
         for _, row in self.chunk.bad_rows:
             self.tally.bad_rows[f"{self.source.name}/{row.reason}"] += 1
-        write_lines(place / f"{self.chunk.name}.quarantine.jsonl", bad)
+        write_lines(folder / f"{self.chunk.name}.quarantine.jsonl", bad)
 
     def record(self) -> dict[str, Any]:
         first_bad = self.chunk.bad_rows[:1]

@@ -1,4 +1,4 @@
-"""What the passes over the text have found so far, and which documents of a chunk stay."""
+"""The documents that passed the rules, and which of them later passes remove."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rayloom.data.dedup.duplicate_passes import DuplicatesPass, removed_of
 from rayloom.data.dedup.earlier_corpora import EarlierPiece
 from rayloom.data.exchange.scratch import Scratch
-from rayloom.data.row_counts import Tally
+from rayloom.data.row_counts import RowCounts
 from rayloom.data.sources.chunks import ChunkName
 from rayloom.data.sources.source_files import InputFile
 from rayloom.specs.clean import CleanSpec
@@ -19,8 +19,8 @@ from rayloom.specs.cleaning.text_sources import TextSource
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The documents that the rules kept, and what of them goes."""
+class JudgedCorpus:
+    """The documents that the rules kept, with those of them that later passes remove."""
 
     spec: CleanSpec
     files: tuple[InputFile, ...]
@@ -30,31 +30,31 @@ class Judged:
     first_ids: NDArray[np.uint64]
     """The smallest id that can be in each chunk."""
     num_buckets: int
-    tally: Tally
+    tally: RowCounts
     duplicates: DuplicatesPass | None = None
     """None where duplicates are kept."""
-    found: dict[str, int] = field(default_factory=dict)
+    duplicate_counts: dict[str, int] = field(default_factory=dict)
     """Numbers of candidate pairs, duplicates and clusters."""
     earlier: tuple[EarlierPiece, ...] = ()
     """Of earlier corpora, against which this one is compared."""
     num_unlikely: int | None = None
-    """Documents outside the limits of perplexity; None where nobody asked."""
+    """Documents outside the limits of perplexity; None if there is no limit."""
 
     @property
     def num_left(self) -> int:
         """Documents that are neither dropped nor duplicates, nor outside the limits of perplexity."""
-        duplicates = sum(self.found.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
+        duplicates = sum(self.duplicate_counts.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
         return self.tally.kept.total() - duplicates - (self.num_unlikely or 0)
 
     def source_of(self, chunk: int) -> TextSource:
         """Every chunk is of one source."""
         return self.spec.sources[self.files[ChunkName.of(self.chunks[chunk]).file].source]
 
-    def without(self, duplicates: DuplicatesPass, found: dict[str, int]) -> Judged:
-        return replace(self, duplicates=duplicates, found=found)
+    def without(self, duplicates: DuplicatesPass, counts: dict[str, int]) -> JudgedCorpus:
+        return replace(self, duplicates=duplicates, duplicate_counts=counts)
 
-    def gone(self, chunk: int) -> NDArray[Any]:
-        """Ids of the chunk's documents that do not stay."""
+    def removed_ids(self, chunk: int) -> NDArray[Any]:
+        """Ids of the chunk's documents that are removed as duplicates or by their perplexity."""
         ids: NDArray[Any] = removed_of(self.duplicates, chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
         if self.num_unlikely is None:
             return ids

@@ -1,8 +1,7 @@
 """How likely a language model finds each document, and which documents its domain's limits take out.
 
-A document's place in the order is its mean loss in nats a token, of which e to the power is the perplexity, rounded to
-a ten-thousandth. Documents of a chunk are read by the model in batches, so that the last bits of a loss depend on how
-the text was cut into chunks; rounding leaves one document in some ten thousand at a limit that could tell.
+A document's position in the order is its mean loss in nats a token (e to this power is the perplexity), rounded to a
+ten-thousandth: documents of a chunk are scored in batches, so the last bits of a loss depend on where chunks begin.
 
 Shapes: N documents of a chunk.
 """
@@ -21,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rayloom.data.duplicate_rejects import place_in
+from rayloom.data.duplicate_rejects import origin_of
 from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import EVERYTHING, Each, Ranking, ranked
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import Judged
+from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.samples import chosen
 from rayloom.errors import InputError
 from rayloom.specs.clean import PerplexityFilter, PerplexityLimits
@@ -42,7 +41,7 @@ NATS_DIGITS = 4
 class ScoringPass:
     """What every task of these passes is given."""
 
-    judged: Judged
+    judged: JudgedCorpus
     model: Path
 
     @property
@@ -91,7 +90,7 @@ class Scorer:
         if place.exists():
             return {}
         found: list[tuple[int, float]] = []
-        for ids, texts in _staying(judged, chunk):
+        for ids, texts in _remaining(judged, chunk):
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             tokens = [np.asarray(encoding.ids, np.int64) for encoding in encodings]
             losses = document_losses(self._model, tokens, self._context, spec.micro_batch_sequences)
@@ -115,10 +114,10 @@ def context_token(model: Path, tokenizer: Tokenizer) -> int:
     raise InputError("The tokenizer has no token that begins or ends a text", where=str(model), fix=fix)
 
 
-def _staying(judged: Judged, chunk: int) -> Iterator[tuple[list[int], list[str]]]:
-    gone = judged.gone(chunk)
+def _remaining(judged: JudgedCorpus, chunk: int) -> Iterator[tuple[list[int], list[str]]]:
+    removed = judged.removed_ids(chunk)
     for batch in read_documents(judged.scratch.folder("judged") / f"{judged.chunks[chunk]}.arrow"):
-        places = np.flatnonzero(~np.isin(batch["id"], gone))
+        places = np.flatnonzero(~np.isin(batch["id"], removed))
         if len(places):
             yield batch["id"][places].tolist(), [batch["text"][place] for place in places]
 
@@ -134,7 +133,7 @@ def order_of(nats: NDArray[np.float64]) -> NDArray[np.uint64]:
 
 
 def order_limits(given: ScoringPass, each: Each) -> list[tuple[int, int]]:
-    """For each domain the range of places in the order that stay."""
+    """For each domain the range of positions in the order that are kept."""
     chunks = given.judged.chunks
 
     def rank(chunk: int) -> dict[str, Any]:
@@ -180,21 +179,21 @@ def sift(given: ScoringPass, limits: list[tuple[int, int]], chunk: int) -> dict[
     low, high = limits[given.domain_of(chunk)]
     scores = given.scores(chunk)
     reasons = {}
-    places = order_of(scores["nats"]).tolist()
-    for document, nats, place in zip(scores["id"].tolist(), scores["nats"], places, strict=True):
-        if not low <= place < high:
-            reason = "perplexity_too_low" if place < low else "perplexity_too_high"
+    positions = order_of(scores["nats"]).tolist()
+    for document, nats, position in zip(scores["id"].tolist(), scores["nats"], positions, strict=True):
+        if not low <= position < high:
+            reason = "perplexity_too_low" if position < low else "perplexity_too_high"
             reasons[document] = {"reason": reason, "value": round(math.exp(nats), 3)}
     rejects = [
-        place_in(judged, document) | reasons[document] | {"text": text[:EXCERPT_CHARACTERS]}
-        for ids, texts in (_staying(judged, chunk) if reasons else ())
+        origin_of(judged, document) | reasons[document] | {"text": text[:EXCERPT_CHARACTERS]}
+        for ids, texts in (_remaining(judged, chunk) if reasons else ())
         for document, text in zip(ids, texts, strict=True)
         if document in reasons
     ]
     folder = judged.scratch.folder("sifted")
     write_lines(folder / f"{name}.rejects.jsonl", rejects)
     write_lines(folder / f"{name}.samples.jsonl", chosen(rejects, judged.spec.sample_rows_per_reason))
-    gone = np.asarray(sorted(reasons), np.uint64)
-    write_whole(folder / name, lambda file: file.write(gone.tobytes()))
+    removed = np.asarray(sorted(reasons), np.uint64)
+    write_whole(folder / name, lambda file: file.write(removed.tobytes()))
     counts = Counter(f"{row['source']}/{row['reason']}" for row in rejects)
     return {"dropped": dict(counts), "documents": len(scores), "nats": float(scores["nats"].sum())}

@@ -1,4 +1,4 @@
-"""What runs the passes of a job: once each, over many numbers, somewhere. Ray does it in a job, a loop in a test."""
+"""How the passes of a cleaning job are run: on Ray in a job, in a loop in a test."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 from rayloom.data.filter_pass import JudgingPass
 
-Record = dict[str, Any]
-"""What a task tells the driver: counts, as plain JSON values."""
+TaskCounts = dict[str, Any]
+"""What a task returns to the driver: counts, as plain JSON values."""
 
 
-Work = Callable[[int], Record]
+Work = Callable[[int], TaskCounts]
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Processes that keep something loaded, and what each of them needs."""
+class WorkerPool:
+    """Worker processes that keep a model loaded, and the resources of each."""
 
     count: int
     cpus: int
@@ -25,16 +25,18 @@ class Workers:
 
 
 class Passes(Protocol):
-    """Runs passes and remembers what they found."""
+    """Runs passes and keeps their results."""
 
-    def judge(self, given: JudgingPass) -> list[Record]:
+    def judge(self, given: JudgingPass) -> list[TaskCounts]:
         """Reads all files and judges their rows."""
 
-    def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
-        """What the pass found: from an earlier run where that finished it, else from doing it."""
+    def once(self, name: str, work: Callable[[], list[TaskCounts]]) -> list[TaskCounts]:
+        """The result of the pass: that of an earlier run if there is one, else of running it now."""
 
-    def each_by(self, label: str, items: Sequence[int], make: Callable[[], Work], workers: Workers) -> list[Record]:
-        """The same with something that is dear to make, made once a worker."""
+    def each_by(
+        self, label: str, items: Sequence[int], make: Callable[[], Work], workers: WorkerPool
+    ) -> list[TaskCounts]:
+        """As `each`, with a function that is expensive to make (it loads a model): each worker makes it once."""
 
-    def each(self, label: str, items: Sequence[int], work: Callable[[int], Record]) -> list[Record]:
+    def each(self, label: str, items: Sequence[int], work: Callable[[int], TaskCounts]) -> list[TaskCounts]:
         """What `work` returns for every item, in the order of the items."""

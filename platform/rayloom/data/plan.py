@@ -1,4 +1,4 @@
-"""What a cleaning job would read and do, without reading more than the names and sizes of the files."""
+"""What a cleaning job would read and do, from the names and sizes of the files alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) 
     total = sum(file.size_bytes for file in files)
     sheet.add("bytes in all", total)
     sheet.add("files read side by side", len(reading_jobs(spec, files)))
-    sheet.add("scratch space at most", f"{int(total * MAX_SCRATCH_RATIO):,} bytes (gone when the job is done)")
+    sheet.add("scratch space at most", f"{int(total * MAX_SCRATCH_RATIO):,} bytes (removed when the job is done)")
     for domain in sorted({source.domain for source in spec.sources}):
         sheet.add(f"rules for {domain}", ", ".join(family.name for family, _ in active(spec.rules_of(domain))))
     sheet.add("duplicates", _duplicates(spec.deduplication))
@@ -78,4 +78,4 @@ def _duplicates(spec: Deduplication | None) -> str:
         return "exact ones removed"
     bands, rows, threshold = spec.num_bands, spec.rows_per_band, spec.similarity_threshold
     found = 1 - (1 - threshold**rows) ** bands
-    return f"removed from similarity {threshold} on; a pair just there is found with probability {found:.4f}"
+    return f"removed from similarity {threshold} on; a pair of that similarity is found with probability {found:.4f}"

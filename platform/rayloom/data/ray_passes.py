@@ -21,8 +21,8 @@ import ray.data
 from rayloom import errors
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.filter_pass import Judging, JudgingPass
-from rayloom.data.passes import Record, Work, Workers
-from rayloom.data.row_counts import Tally, by_part, later_drops
+from rayloom.data.passes import TaskCounts, Work, WorkerPool
+from rayloom.data.row_counts import RowCounts, by_part, later_drops
 from rayloom.data.sources.chunks import ChunkName, RawChunk
 from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs
 from rayloom.errors import RayloomError
@@ -61,7 +61,7 @@ class RayPasses:
         self.seconds: dict[str, float] = {}
         self._metrics = DataMetrics(name)
 
-    def once(self, name: str, work: Callable[[], list[Record]]) -> list[Record]:
+    def once(self, name: str, work: Callable[[], list[TaskCounts]]) -> list[TaskCounts]:
         started = time.monotonic()
         records = self.scratch.load_json(name)
         if records is None:
@@ -70,7 +70,7 @@ class RayPasses:
         self.seconds[name] = round(time.monotonic() - started, 2)
         return list(records)
 
-    def each(self, label: str, items: Sequence[int], work: Work) -> list[Record]:
+    def each(self, label: str, items: Sequence[int], work: Work) -> list[TaskCounts]:
         if not items:
             return []
         workers = min(self.num_cores, len(items))
@@ -78,13 +78,15 @@ class RayPasses:
             label, items, _numbers(items).map(functools.partial(_work, work), num_cpus=1, concurrency=workers)
         )
 
-    def each_by(self, label: str, items: Sequence[int], make: Callable[[], Work], workers: Workers) -> list[Record]:
+    def each_by(
+        self, label: str, items: Sequence[int], make: Callable[[], Work], workers: WorkerPool
+    ) -> list[TaskCounts]:
         pool = ray.data.ActorPoolStrategy(size=min(workers.count, len(items)))
         given = {"fn_constructor_args": (make,), "compute": pool, "num_cpus": workers.cpus, "num_gpus": workers.gpus}
         return self._collected(label, items, _numbers(items).map(_Worker, **given))
 
-    def _collected(self, label: str, items: Sequence[int], dataset: ray.data.Dataset) -> list[Record]:
-        found: dict[int, Record] = {}
+    def _collected(self, label: str, items: Sequence[int], dataset: ray.data.Dataset) -> list[TaskCounts]:
+        found: dict[int, TaskCounts] = {}
         with progress(f"{self.name}: {label}", len(items), "parts") as bar:
             for record in _results(dataset):
                 found[record["item"]] = record
@@ -92,7 +94,7 @@ class RayPasses:
                 bar.advance()
         return [found[item] for item in items]
 
-    def judge(self, given: JudgingPass) -> list[Record]:
+    def judge(self, given: JudgingPass) -> list[TaskCounts]:
         """Reads all files and judges their rows."""
         jobs = reading_jobs(given.spec, given.files)
         dataset = (
@@ -109,7 +111,7 @@ class RayPasses:
         with progress(f"{self.name}: reading and judging", size_bytes, "bytes") as bar:
             for record in _results(dataset):
                 records.append(record)
-                tally = Tally.from_json(record["tally"])
+                tally = RowCounts.from_json(record["tally"])
                 rows += tally.rows_in.total()
                 self._metrics.count(
                     tally.rows_in.total(), record["bytes_read"], by_part(tally.dropped, 1), by_part(tally.bad_rows, 1)
@@ -129,7 +131,7 @@ def _numbers(items: Sequence[int]) -> ray.data.Dataset:
 
 
 class _Worker:
-    """An actor that made its work once; what went wrong then is told by every row."""
+    """An actor that makes its function once; if that fails, every row returns the error."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self._failed, self._work = "", None

@@ -70,14 +70,14 @@ def _labels(artifact: Artifact, numbers: dict[str, Any]) -> list[Section]:
     parts = list(numbers["labels"])
     rows = [[label, *(numbers["labels"][part][label] for part in parts)] for label in numbers["labels"]["train"]]
     shown = [Section("Labels", table(("label", *parts), rows[:MAX_LABELS_SHOWN]))]
-    place = artifact.path / "review" / "likely_wrong_labels.jsonl"
-    if place.exists():
-        with place.open(encoding="utf-8") as file:
+    path = artifact.path / "review" / "likely_wrong_labels.jsonl"
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
             doubtful = [json.loads(line) for line in itertools.islice(file, MAX_DOUBTFUL_SHOWN)]
-        told = (
-            f"{numbers['likely_wrong_labels']:,} groups of duplicates have several labels; all stand in {place.name}."
+        explained = (
+            f"{numbers['likely_wrong_labels']:,} groups of duplicates have several labels; all stand in {path.name}."
         )
-        shown.append(Section("Labels to check", text(told) + "".join(map(_example, doubtful))))
+        shown.append(Section("Labels to check", text(explained) + "".join(map(_example, doubtful))))
     return shown
 
 
@@ -120,8 +120,8 @@ def _lengths(numbers: dict[str, Any]) -> str:
 
 
 def _examples(artifact: Artifact) -> list[Section]:
-    place = artifact.path / "samples.json"
-    rows = json.loads(place.read_text(encoding="utf-8")) if place.exists() else []
+    path = artifact.path / "samples.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)
@@ -130,10 +130,10 @@ def _examples(artifact: Artifact) -> list[Section]:
 
 
 def _example(row: dict[str, Any]) -> str:
-    place = f"{row['source']}, {row['file']}, row {row['row']}"
-    place += f", label {row['label']}" if "label" in row else ""
-    place = f"{row['group']}: {place}" if "group" in row else place
+    origin = f"{row['source']}, {row['file']}, row {row['row']}"
+    origin += f", label {row['label']}" if "label" in row else ""
+    origin = f"{row['group']}: {origin}" if "group" in row else origin
     measured = f", measured {row['value']:g}" if "value" in row else ""
     kept = f", kept instead: {row['kept']['file']} row {row['kept']['row']}" if "kept" in row else ""
     excerpt = row["text"][:MAX_EXCERPT_CHARACTERS]
-    return text(f"{place}{measured}{kept}\n\n{excerpt}{'…' if len(row['text']) > len(excerpt) else ''}")
+    return text(f"{origin}{measured}{kept}\n\n{excerpt}{'…' if len(row['text']) > len(excerpt) else ''}")

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """How many rows came in, and what became of them, by source."""
 
     rows_in: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Tally:
     lengths: Counter[str] = field(default_factory=Counter)
     """Kept documents by `source/b`, where their length in characters has b binary digits: 2^(b-1) to 2^b - 1."""
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RowCounts) -> None:
         for name, counter in vars(other).items():
             getattr(self, name).update(counter)
 
@@ -39,7 +39,7 @@ class Tally:
         return {name: dict(sorted(counter.items())) for name, counter in vars(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, dict[str, int]]) -> Tally:
+    def from_json(cls, values: dict[str, dict[str, int]]) -> RowCounts:
         return cls(**{name: Counter(counts) for name, counts in values.items()})
 
 

@@ -29,5 +29,5 @@ def merged(files: Sequence[Path], per_reason: int) -> list[dict[str, Any]]:
 
 
 def _order(row: dict[str, Any]) -> str:
-    place = "\0".join(str(row.get(name, "")) for name in ("source", "file", "row", "piece"))
-    return hashlib.sha256(place.encode()).hexdigest()
+    origin = "\0".join(str(row.get(name, "")) for name in ("source", "file", "row", "piece"))
+    return hashlib.sha256(origin.encode()).hexdigest()

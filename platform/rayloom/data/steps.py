@@ -17,11 +17,11 @@ from rayloom.data.dedup.duplicate_passes import DuplicatesPass
 from rayloom.data.dedup.earlier_corpora import earlier_pieces
 from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.filter_pass import JudgingPass
-from rayloom.data.kept_documents import Judged
+from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.labelled import row_output
 from rayloom.data.likelihood_pass import Scorer, ScoringPass
-from rayloom.data.passes import Passes, Record, Workers
-from rayloom.data.row_counts import Tally
+from rayloom.data.passes import Passes, TaskCounts, WorkerPool
+from rayloom.data.row_counts import RowCounts
 from rayloom.data.rules import contamination
 from rayloom.data.rules.contamination import EvaluationFile
 from rayloom.data.rules.word_lists import listed_words
@@ -46,7 +46,7 @@ def clean(
     given = JudgingPass(spec, files, scratch, num_buckets, listed_words(spec, build.parents))
     judged = replace(_judged(given, passes), earlier=pieces)
     judged = _deduplicated(spec, judged, passes)
-    judged = _sifted(judged, build, passes)
+    judged = _filtered_by_perplexity(judged, build, passes)
     make = token_output.make if isinstance(spec.output, TokensOutput) else row_output.make
     numbers = make(judged, build, passes)
     if evaluation:
@@ -64,22 +64,22 @@ def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes)
         there = files_of(one, build.parents.get(f"decontamination.against.{number}.dataset"))
         files += [EvaluationFile(number, path, name) for path, name, _ in there]
 
-    def work() -> list[Record]:
+    def work() -> list[TaskCounts]:
         return passes.each("reading evaluation sets", [0], lambda _: contamination.build(wanted, files, scratch))
 
     (record,) = passes.once("evaluation", work)
     return {one.name: record[one.name] for one in wanted.against}
 
 
-def _sifted(judged: Judged, build: Build, passes: Passes) -> Judged:
+def _filtered_by_perplexity(judged: JudgedCorpus, build: Build, passes: Passes) -> JudgedCorpus:
     wanted = judged.spec.perplexity
     if wanted is None:
         return judged
     given = ScoringPass(judged, build.parents["perplexity.model"].path)
     every = range(len(judged.chunks))
 
-    def work() -> list[Record]:
-        workers = Workers(wanted.num_workers, wanted.cpus_per_worker, wanted.gpus_per_worker)
+    def work() -> list[TaskCounts]:
+        workers = WorkerPool(wanted.num_workers, wanted.cpus_per_worker, wanted.gpus_per_worker)
         passes.each_by("scoring", every, functools.partial(Scorer, given), workers)
         limits = likelihood_pass.order_limits(given, passes.each)
         return passes.each("sifting", every, functools.partial(likelihood_pass.sift, given, limits))
@@ -93,21 +93,21 @@ def _sifted(judged: Judged, build: Build, passes: Passes) -> Judged:
     return sifted
 
 
-def _judged(given: JudgingPass, passes: Passes) -> Judged:
+def _judged(given: JudgingPass, passes: Passes) -> JudgedCorpus:
     spec = given.spec
     found = passes.once("judged", lambda: passes.judge(given))
-    tally = Tally()
+    tally = RowCounts()
     for record in found:
-        tally.add(Tally.from_json(record["tally"]))
-    audit.check_readable(spec, tally, [said for record in found for said in record["first_bad"]])
+        tally.add(RowCounts.from_json(record["tally"]))
+    audit.check_readable(spec, tally, [row for record in found for row in record["first_bad"]])
     audit.check_not_empty(tally, tally.kept.total())
     records = sorted(found, key=lambda record: record["chunk"])
     first_ids = np.asarray([record["first_id"] for record in records], np.uint64)
     chunks = tuple(str(record["chunk"]) for record in records)
-    return Judged(spec, given.files, given.scratch, chunks, first_ids, given.num_buckets, tally)
+    return JudgedCorpus(spec, given.files, given.scratch, chunks, first_ids, given.num_buckets, tally)
 
 
-def _compared(spec: Deduplication, judged: Judged) -> DuplicatesPass:
+def _compared(spec: Deduplication, judged: JudgedCorpus) -> DuplicatesPass:
     """New chunks, and behind them those of earlier corpora."""
     if not judged.earlier:
         return DuplicatesPass(spec, judged.scratch, judged.chunks, judged.first_ids, judged.num_buckets)
@@ -117,17 +117,17 @@ def _compared(spec: Deduplication, judged: Judged) -> DuplicatesPass:
     return DuplicatesPass(spec, judged.scratch, chunks, first_ids, judged.num_buckets, judged.earlier[0].first_id)
 
 
-def _deduplicated(spec: CleanSpec, judged: Judged, passes: Passes) -> Judged:
+def _deduplicated(spec: CleanSpec, judged: JudgedCorpus, passes: Passes) -> JudgedCorpus:
     wanted = spec.deduplication
     if wanted is None:
         return judged
     given = _compared(wanted, judged)
 
-    def work() -> list[Record]:
+    def work() -> list[TaskCounts]:
         buckets, chunks = range(given.num_buckets), range(len(given.chunks))
         pieces = judged.earlier
 
-        def read_back(piece: int) -> Record:
+        def read_back(piece: int) -> TaskCounts:
             return earlier_corpora.read_back(wanted, judged.scratch, judged.num_buckets, pieces[piece])
 
         records = passes.each("reading earlier corpora", range(len(pieces)), read_back)

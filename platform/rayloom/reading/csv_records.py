@@ -13,8 +13,8 @@ from rayloom.reading.records import (
     EXCERPT_CHARACTERS,
     BadRow,
     DamagedFileError,
+    FileRecord,
     ReadOptions,
-    Record,
     check_columns,
     row_too_long,
 )
@@ -24,7 +24,7 @@ LINE_PART_BYTES = 1 << 20
 _INVALID = re.compile("[\udc80-\udcff]")
 
 
-def csv_records(text: IO[bytes], options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+def csv_records(text: IO[bytes], options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
     """The rows under the header. Raises InputError where that cannot be read, DamagedFileError where a quotation mark
     takes more than a row may hold."""
     is_tsv = options.format == "tsv"
@@ -44,11 +44,11 @@ def csv_records(text: IO[bytes], options: ReadOptions, where: str) -> Iterator[R
         yield BadRow(number, row.reason, row.detail) if isinstance(row, BadRow) else _record(number, header, row)
 
 
-def _record(number: int, header: Sequence[str], row: list[str]) -> Record | BadRow:
+def _record(number: int, header: Sequence[str], row: list[str]) -> FileRecord | BadRow:
     if len(row) != len(header):
         what = f"{len(row)} fields under {len(header)} columns: {' | '.join(row)}"
         return BadRow(number, "wrong_number_of_fields", what[:EXCERPT_CHARACTERS].encode("utf-8", "replace").decode())
-    return Record(number, {column: field for column, field in zip(header, row, strict=True) if column})
+    return FileRecord(number, {column: field for column, field in zip(header, row, strict=True) if column})
 
 
 def _unquoted_rows(lines: _Lines, delimiter: str) -> Iterator[list[str] | BadRow]:

@@ -14,7 +14,7 @@ from rayloom.reading.csv_records import csv_records
 from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
 from rayloom.reading.json_array import json_array_records
 from rayloom.reading.lines import json_line_records, text_records
-from rayloom.reading.records import TABLES, BadRow, DamagedFileError, FileFormat, ReadOptions, Record
+from rayloom.reading.records import TABLES, BadRow, DamagedFileError, FileFormat, FileRecord, ReadOptions
 from rayloom.reading.source_stream import SourceStream
 
 _FORMATS: dict[str, FileFormat] = {name: name for name in (*TABLES, "text", "warc", "conll")}
@@ -26,13 +26,13 @@ def format_of(name: str) -> FileFormat | None:
     return _FORMATS.get(PurePosixPath(without_compression(name)).suffix.lower().removeprefix("."))
 
 
-def read_file(path: str | Path, options: ReadOptions) -> Iterator[Record | BadRow]:
+def read_file(path: str | Path, options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     """Every row of a file, on a disk or at a URI, in order. Raises InputError where it is damaged or no such file."""
     with closing(SourceStream(path)) as source:
         yield from read_stream(source, options, str(path))
 
 
-def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
     """The same of an open file; `where` is what errors call it."""
     from rayloom.reading.table_records import DAMAGED_TABLE
 
@@ -49,7 +49,7 @@ def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Itera
         yield BadRow(number + 1, "damaged_file", f"the rest of the file cannot be read: {error}")
 
 
-def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
     if options.format == "by_content":
         options = replace(options, format=_format_by_content(source.content.peek(HEAD_BYTES)))
     if options.format in ("parquet", "arrow"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from rayloom.reading.json_values import DECODER, bad_json, checked
-from rayloom.reading.records import BadRow, DamagedFileError, ReadOptions, Record, row_too_long
+from rayloom.reading.records import BadRow, DamagedFileError, FileRecord, ReadOptions, row_too_long
 
 READ_BYTES = 1 << 16
 LONGEST_WORD = 16
@@ -20,7 +20,7 @@ _INSIDE_TEXT = re.compile(r'\\.|"', re.DOTALL)
 _INVALID = re.compile("[\udc80-\udcff]")
 
 
-def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     """Raises DamagedFileError where the file is no array, or from where on it is no JSON."""
     array = _ArrayText(text, options.max_row_bytes)
     if (begins := array.next_mark()) != "[":
@@ -59,7 +59,7 @@ class _ArrayText:
         self._at += 0 if peek else len(mark)
         return mark
 
-    def element(self, number: int) -> Record | BadRow:
+    def element(self, number: int) -> FileRecord | BadRow:
         """The value that begins here. Raises DamagedFileError where it is none."""
         self.next_mark(peek=True)
         while True:

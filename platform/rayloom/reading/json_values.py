@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from rayloom.reading.records import EXCERPT_CHARACTERS, MAX_DEPTH, BadRow, Record
+from rayloom.reading.records import EXCERPT_CHARACTERS, MAX_DEPTH, BadRow, FileRecord
 
 NOT_TOO_DEEP = f"lists and objects stand in each other more than {MAX_DEPTH} deep"
 
@@ -19,7 +19,7 @@ def _finite(digits: str) -> float | None:
 DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
 
 
-def json_record(number: int, text: str) -> Record | BadRow:
+def json_record(number: int, text: str) -> FileRecord | BadRow:
     """The value of one row of text."""
     try:
         value = DECODER.decode(text)
@@ -28,11 +28,11 @@ def json_record(number: int, text: str) -> Record | BadRow:
     return checked(number, value, text)
 
 
-def checked(number: int, value: Any, text: str) -> Record | BadRow:
+def checked(number: int, value: Any, text: str) -> FileRecord | BadRow:
     """The value of that text as a record, unless it is too deep to be worked with."""
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
-    return Record(number, value)
+    return FileRecord(number, value)
 
 
 def bad_json(number: int, text: str, error: Exception) -> BadRow:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from rayloom.reading.json_values import json_record
-from rayloom.reading.records import BadRow, ReadOptions, Record, row_too_long
+from rayloom.reading.records import BadRow, FileRecord, ReadOptions, row_too_long
 
 Piece = tuple[int, bytes | None]
 """Number of its first line, and its bytes: None where there are too many, which are skipped without being held."""
@@ -24,7 +24,7 @@ def lines_of(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
         yield number, None
 
 
-def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     for number, line in lines_of(text, options.max_row_bytes):
         if line is None:
             yield row_too_long(number, options.max_row_bytes)
@@ -33,7 +33,7 @@ def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record 
             yield json_record(number, decoded) if isinstance(decoded, str) else decoded
 
 
-def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     """`text` of every line, paragraph or file that is not blank."""
     pieces = {"line": lines_of, "paragraph": _paragraphs, "file": _whole}[options.unit]
     for number, piece in pieces(text, options.max_row_bytes):
@@ -41,7 +41,7 @@ def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | Bad
             yield row_too_long(number, options.max_row_bytes)
         elif piece.strip():
             decoded = decoded_row(number, piece)
-            yield Record(number, {"text": decoded}) if isinstance(decoded, str) else decoded
+            yield FileRecord(number, {"text": decoded}) if isinstance(decoded, str) else decoded
 
 
 def decoded_row(number: int, row: bytes) -> str | BadRow:

@@ -17,7 +17,7 @@ TABLES: tuple[FileFormat, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arr
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class FileRecord:
     """One row: its values by column; of JSON, whatever the row is."""
 
     number: int

@@ -12,7 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayloom.reading.records import BadRow, ReadOptions, Record, check_columns
+from rayloom.reading.records import BadRow, FileRecord, ReadOptions, check_columns
 
 RECORDS_AT_ONCE = 1024
 DAMAGED_TABLE = (pa.ArrowException,)
@@ -20,7 +20,7 @@ DAMAGED_TABLE = (pa.ArrowException,)
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 
-def table_records(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[Record | BadRow]:
+def table_records(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
     batches = _parquet(content, options, where) if options.format == "parquet" else _arrow(content, options, where)
     number = 0
     for batch in batches:
@@ -64,7 +64,7 @@ def _read_columns(options: ReadOptions, present: Sequence[str]) -> list[str] | N
     return list(dict.fromkeys((*options.required_columns, *further)))
 
 
-def _records(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
+def _records(batch: pa.RecordBatch, first: int) -> Iterator[FileRecord | BadRow]:
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError):  # a text that is not UTF-8, a date that Python does not have
@@ -72,10 +72,10 @@ def _records(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
         return
     is_plain = all(_is_plain(column.type) for column in batch.schema)
     for number, row in zip(itertools.count(first), rows, strict=False):
-        yield Record(number, row if is_plain else _plain(row))
+        yield FileRecord(number, row if is_plain else _plain(row))
 
 
-def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
+def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[FileRecord | BadRow]:
     for index in range(batch.num_rows):
         try:
             (row,) = batch.slice(index, 1).to_pylist()
@@ -84,7 +84,7 @@ def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[Record | BadRow]:
         except (ValueError, OverflowError) as error:
             yield BadRow(first + index, "unreadable_value", str(error))
         else:
-            yield Record(first + index, _plain(row))
+            yield FileRecord(first + index, _plain(row))
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import IO
 
 from rayloom.reading.lines import decoded_row, lines_of
-from rayloom.reading.records import BadRow, ReadOptions, Record, row_too_long
+from rayloom.reading.records import BadRow, FileRecord, ReadOptions, row_too_long
 
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _DOCUMENT = "-DOCSTART-"
 
 
-def conll_records(text: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+def conll_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     """`words` and `tags` of each text, the first and last field of its lines; a blank line ends a text.
 
     Lines that begin a document (`-DOCSTART-`) or are comments (`# …`) are left out.
@@ -41,7 +41,7 @@ def _fields(line: str) -> list[str]:
     return line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
 
 
-def _text(number: int, block: list[str | BadRow]) -> Record | BadRow:
+def _text(number: int, block: list[str | BadRow]) -> FileRecord | BadRow:
     bad = next((line for line in block if isinstance(line, BadRow)), None)
     if bad is not None:
         return BadRow(number, bad.reason, f"line {bad.number}: {bad.detail}")
@@ -49,4 +49,4 @@ def _text(number: int, block: list[str | BadRow]) -> Record | BadRow:
     short = next((row for row in rows if len(row) < 2), None)
     if short is not None:
         return BadRow(number, "no_tag", f"a line has no tag: {' '.join(short)!r}")
-    return Record(number, {"words": [row[0] for row in rows], "tags": [row[-1].strip() for row in rows]})
+    return FileRecord(number, {"words": [row[0] for row in rows], "tags": [row[-1].strip() for row in rows]})

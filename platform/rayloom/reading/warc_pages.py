@@ -9,13 +9,13 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-from rayloom.reading.records import BadRow, ReadOptions, Record, row_too_long
+from rayloom.reading.records import BadRow, FileRecord, ReadOptions, row_too_long
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 OK_STATUS = 200
 
 
-def page_records(content: IO[bytes], options: ReadOptions) -> Iterator[Record | BadRow]:
+def page_records(content: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
     """`text` of every response, or `no_page` with the reason why it is none; requests and notes of the crawler are
     passed over. Numbers count all records of the archive."""
     archive: Any = _Forward(content)
@@ -39,15 +39,15 @@ class _Forward:
         return self._position
 
 
-def _page(number: int, record: WarcRecord, options: ReadOptions) -> Record | BadRow:
+def _page(number: int, record: WarcRecord, options: ReadOptions) -> FileRecord | BadRow:
     headers = record.http_headers
     if headers is None or not (record.http_content_type or "").startswith(HTML_TYPES):
-        return Record(number, {"text": "", "no_page": "not_html"})
+        return FileRecord(number, {"text": "", "no_page": "not_html"})
     if headers.status_code != OK_STATUS:
-        return Record(number, {"text": "", "no_page": "not_ok"})
+        return FileRecord(number, {"text": "", "no_page": "not_ok"})
     body = record.reader.read(options.max_row_bytes + 1)
     if len(body) > options.max_row_bytes:
         return row_too_long(number, options.max_row_bytes)
     html = bytes_to_str(body, record.http_charset or detect_encoding(body) or "utf-8")
     text = extract_plain_text(html, main_content=options.main_content_only, alt_texts=False)
-    return Record(number, {"text": text})
+    return FileRecord(number, {"text": text})

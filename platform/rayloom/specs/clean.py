@@ -14,7 +14,7 @@ from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
 
 class Normalisation(Spec):
-    """How text is written before anything judges or compares it. Unicode is always brought to NFC."""
+    """How text is normalised before it is judged and compared. Unicode is always brought to NFC."""
 
     fix_encoding: bool = True
     """Mends text that was decoded with the wrong encoding, and HTML entities (ftfy)."""
@@ -28,7 +28,7 @@ class Deduplication(Spec):
     """Exact duplicates by normalised text; near duplicates by MinHash candidates verified by exact Jaccard.
 
     Both compare words after case folding and collapsing white space. Of each cluster (single link) the longest document
-    stays, of equally long ones the first.
+    is kept, of equally long ones the first.
     """
 
     against: tuple[CorpusRef, ...] = ()
@@ -47,8 +47,8 @@ class Deduplication(Spec):
 
 
 class Decontamination(Spec):
-    """Documents that hold a passage of an evaluation set go, as `contaminated` (Brown et al. 2020, arXiv:2005.14165,
-    appendix C): a model that has read the questions is not measured by them.
+    """Documents that contain a passage of an evaluation set are dropped as `contaminated` (Brown et al. 2020,
+    arXiv:2005.14165, appendix C): a model that has read the questions is not measured by them.
 
     Texts are compared by words, without case and marks; in scripts without spaces, 1.6 characters stand for a word. The
     passages that were hit are listed in rejects/contamination.jsonl.
@@ -72,28 +72,28 @@ class Decontamination(Spec):
 
 
 class PerplexityLimits(Spec):
-    """Which documents are too unlike (or too like) what a model expects; null sets no limit."""
+    """Limits on the perplexity of documents under a model; null sets no limit."""
 
     min_perplexity: Annotated[float, Field(ge=1)] | None = None
     """Documents of lower perplexity are dropped, as `perplexity_too_low`: boilerplate, lists, repetition."""
     max_perplexity: Annotated[float, Field(ge=1)] | None = None
     """Documents of higher perplexity are dropped, as `perplexity_too_high`: no sentences of the model's languages."""
     min_percentile: Annotated[float, Field(ge=0, lt=100)] | None = None
-    """As `min_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
+    """Sets `min_perplexity` to this percentile of the domain's documents."""
     max_percentile: Annotated[float, Field(gt=0, le=100)] | None = None
     """As `max_perplexity`, at the perplexity below which so many per cent of the domain's documents lie."""
 
 
 class PerplexityFilter(Spec):
-    """Documents judged by a causal model after duplicates went (Wenzek et al. 2020, CCNet, arXiv:1911.00359; Marion et
-    al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
+    """Documents judged by a causal model after duplicates were removed (Wenzek et al. 2020, CCNet, arXiv:1911.00359;
+    Marion et al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
 
     model: ModelRef
     """The causal model that judges the documents."""
     limits: PerplexityLimits
     """Limits for every domain that `domain_limits` does not name."""
     domain_limits: dict[Name, PerplexityLimits] = Field(default_factory=dict)
-    """For the named domains, in place of `limits`."""
+    """Limits of single domains, instead of `limits`."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
     """Of a longer document only so many tokens from its beginning are judged."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
@@ -120,9 +120,9 @@ class CleanSpec(JobSpec):
     rules: Rules = Rules()
     """Quality rules for every domain that `domain_rules` does not name."""
     domain_rules: dict[Name, Rules] = Field(default_factory=dict)
-    """For the named domains, in place of `rules`."""
+    """Rules of single domains, instead of `rules`."""
     domain_normalisation: dict[Name, Normalisation] = Field(default_factory=dict)
-    """For the named domains, in place of `normalisation`."""
+    """Normalisation of single domains, instead of `normalisation`."""
     deduplication: Deduplication | None = Deduplication()
     """How duplicates are found and dropped; null keeps them."""
     decontamination: Decontamination | None = None
@@ -138,7 +138,7 @@ class CleanSpec(JobSpec):
     sample_rows_per_reason: Annotated[int, Field(ge=0)] = 5
     """Documents of each reason, kept ones included, that the report shows."""
     chunk_bytes: Annotated[int, Field(ge=1 << 16), "unfingerprinted"] = 4 << 20
-    """Text that one task works on at once. It changes speed and memory, never the result."""
+    """Bytes of text that one task processes at once. It changes speed and memory, never the result."""
 
     def rules_of(self, domain: str) -> Rules:
         return self.domain_rules.get(domain, self.rules)
@@ -175,12 +175,12 @@ class CleanSpec(JobSpec):
         labelled = {source.name: source.is_labelled for source in self.sources}
         if isinstance(self.output, TokensOutput):
             if any(labelled.values()):
-                raise ValueError("labels need output.type rows: a corpus of tokens has no place for them")
+                raise ValueError("labels need output.type rows: a corpus of tokens has none")
         elif any(source.weight != 1 or source.max_tokens is not None for source in self.sources):
             raise ValueError("weight and max_tokens of a source need output.type tokens: rows are not mixed by tokens")
         elif len(set(labelled.values())) > 1:
             without = ", ".join(name for name, has_label in labelled.items() if not has_label)
-            raise ValueError(f"the rows of {without} have no label, those of the other sources have one")
+            raise ValueError(f"the rows of {without} have no label, but those of the other sources have one")
         return self
 
     @model_validator(mode="after")

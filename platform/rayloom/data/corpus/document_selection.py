@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rayloom.data.corpus.mixing import Supply, settled
 from rayloom.data.corpus.tokenize_pass import SPLITS, TOKENISED, Split, TokenisingPass, count
-from rayloom.data.duplicate_rejects import place_in
+from rayloom.data.duplicate_rejects import origin_of
 from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import Cut, Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.exchange.judged_documents import write_lines
@@ -71,26 +71,26 @@ def source_cuts(given: SelectingPass, each: Each) -> list[Cut]:
     spec, chunks = given.tokens.spec, given.tokens.chunks
     each("ranking", range(len(chunks)), lambda chunk: rank(given, chunk))
     weights = cutoff.weighed(given.ranking, chunks, each)
-    found: list[Cut] = []
+    cuts: list[Cut] = []
 
     def take(quotas: list[int]) -> list[int]:
-        found[:] = cutoff.cuts(given.ranking, chunks, weights, list(enumerate(quotas)), each)
-        return [cut.weight for cut in found]
+        cuts[:] = cutoff.cuts(given.ranking, chunks, weights, list(enumerate(quotas)), each)
+        return [cut.weight for cut in cuts]
 
-    there = [int(value) for value in weights.sum(axis=0)]
+    totals = [int(value) for value in weights.sum(axis=0)]
     supplies = [
         Supply(source.domain, tokens, source.weight, min(tokens, source.max_tokens or tokens))
-        for source, tokens in zip(spec.sources, there, strict=True)
+        for source, tokens in zip(spec.sources, totals, strict=True)
     ]
     settled(supplies, given.tokens.output.mixture, take)
-    return found
+    return cuts
 
 
 def select(given: SelectingPass, below: list[int], chunk: int) -> dict[str, Any]:
     """Writes the chunk's documents below its source's cut in place of all; returns counts as tokenising does."""
     tokens, name = given.tokens, given.tokens.chunks[chunk]
-    here, there = tokens.scratch.folder("tokens"), tokens.scratch.folder("selected")
-    finished = there / f"{name}.json"
+    tokens_folder, selected_folder = tokens.scratch.folder("tokens"), tokens.scratch.folder("selected")
+    finished = selected_folder / f"{name}.json"
     if finished.exists():
         return dict(json.loads(finished.read_text()))
     source = given.source_of(chunk)
@@ -99,17 +99,21 @@ def select(given: SelectingPass, below: list[int], chunk: int) -> dict[str, Any]
     for split in SPLITS:
         documents = given.documents(chunk, split)
         taken = is_below(given.order(documents), below[source])
-        content = np.fromfile(here / f"{name}.{split}.tokens", given.dtype)[np.repeat(taken, documents["tokens"])]
+        content = np.fromfile(tokens_folder / f"{name}.{split}.tokens", given.dtype)[
+            np.repeat(taken, documents["tokens"])
+        ]
         mine = documents[taken]
-        _save(there / f"{name}.{split}.tokens", content)
-        _save(there / f"{name}.{split}.sizes", mine["tokens"].astype(np.int64))
+        _save(selected_folder / f"{name}.{split}.tokens", content)
+        _save(selected_folder / f"{name}.{split}.sizes", mine["tokens"].astype(np.int64))
         where = f"{tokens.spec.sources[source].name}/{split}"
         count(counts, where, len(mine), int(mine["tokens"].sum()), int(mine["bytes"].sum()))
         rejects += [
-            place_in(tokens.judged, int(row["id"])) | {"reason": REASON, "tokens": int(row["tokens"])}
+            origin_of(tokens.judged, int(row["id"])) | {"reason": REASON, "tokens": int(row["tokens"])}
             for row in documents[~taken]
         ]
-    write_lines(there / f"{name}.rejects.jsonl", sorted(rejects, key=lambda row: (row["row"], row.get("piece", 0))))
+    write_lines(
+        selected_folder / f"{name}.rejects.jsonl", sorted(rejects, key=lambda row: (row["row"], row.get("piece", 0)))
+    )
     source_name = tokens.spec.sources[source].name
     record = {"counts": dict(counts), "dropped": {f"{source_name}/{REASON}": len(rejects)} if rejects else {}}
     record |= {"documents": {split: counts[f"{source_name}/{split}/documents"] for split in SPLITS}}

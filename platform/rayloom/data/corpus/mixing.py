@@ -88,16 +88,16 @@ def settled(
     supplies: Sequence[Supply], mixture: Mixture, take: Callable[[list[int]], list[int]]
 ) -> tuple[list[int], list[int]]:
     """Quotas under which every domain keeps its share of what `take` really takes, and what it takes."""
-    wanted = quotas(supplies, mixture)
-    taken = take(wanted)
+    budgets = quotas(supplies, mixture)
+    taken = take(budgets)
     while not _shares_hold(supplies, mixture.max_domain_share, taken):
         supplies = [
             Supply(supply.domain, supply.num_tokens, supply.weight, tokens)
             for supply, tokens in zip(supplies, taken, strict=True)
         ]
-        wanted = [min(before, now) for before, now in zip(taken, quotas(supplies, mixture), strict=True)]
-        taken = take(wanted)
-    return wanted, taken
+        budgets = [min(before, now) for before, now in zip(taken, quotas(supplies, mixture), strict=True)]
+        taken = take(budgets)
+    return budgets, taken
 
 
 def _shares_hold(supplies: Sequence[Supply], shares: Mapping[str, float], taken: Sequence[int]) -> bool:

@@ -14,14 +14,14 @@ from rayloom.data.corpus.document_selection import SelectingPass
 from rayloom.data.corpus.encoding import encoder_of
 from rayloom.data.corpus.tokenize_pass import SPLITS, TokenisingPass
 from rayloom.data.corpus.tokenizer_folder import copy_tokenizer
-from rayloom.data.kept_documents import Judged
-from rayloom.data.passes import Passes, Record
+from rayloom.data.kept_documents import JudgedCorpus
+from rayloom.data.passes import Passes, TaskCounts
 from rayloom.specs.cleaning.output import TrainTokenizer
 from rayloom.text.packed.shards import save_index, shard_facts
 from rayloom.text.tokenizer_digest import tokenizer_digest
 
 
-def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
+def make(judged: JudgedCorpus, build: Build, passes: Passes) -> dict[str, Any]:
     """Writes the corpus into the artifact; returns every number about it."""
     given = TokenisingPass(judged)
     every = range(len(judged.chunks))
@@ -46,7 +46,7 @@ def _prepare_tokenizer(given: TokenisingPass, build: Build, passes: Passes) -> N
         copy_tokenizer(model, given.tokenizer_folder, wanted.new_terms)
         return
 
-    def work() -> list[Record]:
+    def work() -> list[TaskCounts]:
         choose = functools.partial(tokenize_pass.sample, given, sample_documents=wanted.sample_documents)
         passes.each("sampling for the tokenizer", range(len(given.chunks)), choose)
         size = wanted.vocabulary_size
@@ -55,7 +55,7 @@ def _prepare_tokenizer(given: TokenisingPass, build: Build, passes: Passes) -> N
     passes.once("tokenizer", work)
 
 
-def _mixed(given: TokenisingPass, passes: Passes) -> list[Record]:
+def _mixed(given: TokenisingPass, passes: Passes) -> list[TaskCounts]:
     selection = SelectingPass(given, given.judged.num_buckets, encoder_of(given.tokenizer_folder).dtype)
     found = passes.once(
         "mixture", lambda: [{"below": cut.below} for cut in document_selection.source_cuts(selection, passes.each)]

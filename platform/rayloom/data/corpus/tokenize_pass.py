@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.corpus.encoding import encoder_of, fitted
-from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
+from rayloom.data.duplicate_rejects import duplicate_rejects, origin_of
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import Scratch, write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import Judged
+from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.rules.verdict import Drop
 from rayloom.data.samples import chosen
 from rayloom.specs.clean import CleanSpec
@@ -35,7 +35,7 @@ DOCUMENTS_AT_ONCE = 256
 class TokenisingPass:
     """What every task of the pass is given."""
 
-    judged: Judged
+    judged: JudgedCorpus
 
     @property
     def spec(self) -> CleanSpec:
@@ -80,9 +80,9 @@ def split_of(split_hash: int, heldout_share: float) -> Split:
 
 def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
     """The chunk's documents that stay, in order."""
-    gone = given.judged.gone(chunk)
+    removed = given.judged.removed_ids(chunk)
     for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
-        stays = ~np.isin(batch["id"], gone)
+        stays = ~np.isin(batch["id"], removed)
         for index in np.flatnonzero(stays):
             split_hash = int(batch["split_hash"][index])
             split = split_of(split_hash, given.output.heldout_share)
@@ -140,7 +140,7 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     rejects = duplicate_rejects(given.judged, chunk)
     for documents in _batches(documents_of(given, chunk)):
         for document, tokens in zip(documents, encode([d.text for d in documents]), strict=True):
-            place = place_in(given.judged, document.id)
+            place = origin_of(given.judged, document.id)
             excerpt = {"text": document.text[:EXCERPT_CHARACTERS]}
             pieces = fitted(tokens, given.output)
             if isinstance(pieces, Drop):

@@ -39,8 +39,8 @@ def removed(edges: NDArray[Any], first_earlier_id: int = 1 << 63) -> NDArray[Any
     found["id"], found["kept"] = ranked["id"], ranked["id"][keeper]
     found["is_exact"] = _came_before(cluster, ranked["exact"])
     found = found[~stays & is_new[order]]
-    gone: NDArray[Any] = found[np.argsort(found["id"])]
-    return gone
+    removed: NDArray[Any] = found[np.argsort(found["id"])]
+    return removed
 
 
 def _nodes(edges: NDArray[Any]) -> NDArray[Any]:
@@ -50,8 +50,8 @@ def _nodes(edges: NDArray[Any]) -> NDArray[Any]:
         nodes["id"][half] = edges[side]
         nodes["exact"][half] = edges[f"{side}_exact"]
         nodes["characters"][half] = edges[f"{side}_characters"]
-    _, places = np.unique(nodes["id"], return_index=True)
-    return nodes[places]
+    _, first_indices = np.unique(nodes["id"], return_index=True)
+    return nodes[first_indices]
 
 
 def _came_before(cluster: NDArray[Any], exact: NDArray[np.uint64]) -> NDArray[np.bool_]:

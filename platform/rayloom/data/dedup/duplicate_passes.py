@@ -23,7 +23,7 @@ from rayloom.data.views.comparison_form import Folded
 from rayloom.data.views.document_view import is_unspaced
 from rayloom.specs.clean import Deduplication
 
-WANTED = np.dtype([("id", "<u8"), ("bucket", "<u8")])
+REQUEST = np.dtype([("id", "<u8"), ("bucket", "<u8")])
 """A document whose shingles a bucket needs for verifying its pairs."""
 FETCHED = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
 
@@ -65,24 +65,24 @@ def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
         pairs = candidate_pairs(keys, given.spec.similarity_threshold)
         homes = (pairs["first"] % np.uint64(given.num_buckets)).astype(np.int64)
         send(scratch.folder("pairs"), name, pairs, homes, given.num_buckets)
-        wanted = np.zeros(2 * len(pairs), WANTED)
-        wanted["id"] = np.concatenate([pairs["first"], pairs["second"]])
-        wanted["bucket"] = np.concatenate([homes, homes])
-        wanted = np.unique(wanted)
-        send(scratch.folder("wanted"), name, wanted, given.chunk_of(wanted["id"]), len(given.chunks))
+        requests = np.zeros(2 * len(pairs), REQUEST)
+        requests["id"] = np.concatenate([pairs["first"], pairs["second"]])
+        requests["bucket"] = np.concatenate([homes, homes])
+        requests = np.unique(requests)
+        send(scratch.folder("requests"), name, requests, given.chunk_of(requests["id"]), len(given.chunks))
     return {}
 
 
 def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
     """Reads the chunk's candidates again and sends their shingles to the buckets that asked."""
     scratch, name = given.scratch, given.chunks[chunk]
-    wanted = np.unique(receive(scratch.folder("wanted"), given.buckets, chunk, len(given.chunks), WANTED))
-    ids = np.unique(wanted["id"])
+    requests = np.unique(receive(scratch.folder("requests"), given.buckets, chunk, len(given.chunks), REQUEST))
+    ids = np.unique(requests["id"])
     shingles, about = _shingles(given, scratch.folder("judged") / f"{name}.arrow", ids)
-    places = np.searchsorted(ids, wanted["id"])
-    homes = wanted["bucket"].astype(np.int64)
-    send(scratch.folder("fetched"), f"{name}.documents", about[places], homes, given.num_buckets)
-    sent = [shingles[place] for place in places]
+    indices = np.searchsorted(ids, requests["id"])
+    homes = requests["bucket"].astype(np.int64)
+    send(scratch.folder("fetched"), f"{name}.documents", about[indices], homes, given.num_buckets)
+    sent = [shingles[index] for index in indices]
     sizes = [len(array) for array in sent]
     hashes = np.concatenate(sent) if sent else np.zeros(0, np.uint64)
     send(scratch.folder("fetched"), f"{name}.shingles", hashes, np.repeat(homes, sizes), given.num_buckets)

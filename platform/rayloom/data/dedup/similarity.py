@@ -12,8 +12,8 @@ def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
         return 1.0
     if len(first) > len(second):
         first, second = second, first
-    places = np.minimum(np.searchsorted(second, first), len(second) - 1)
-    shared = int((second[places] == first).sum())
+    indices = np.minimum(np.searchsorted(second, first), len(second) - 1)
+    shared = int((second[indices] == first).sum())
     return shared / (len(first) + len(second) - shared)
 
 

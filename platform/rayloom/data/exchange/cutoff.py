@@ -1,6 +1,6 @@
 """Where to cut an ordered set of documents so that the part below holds what is wanted, without anyone holding the set.
 
-Every document has a stratum (a label, a source), a place in an order (a hash, a score) and a weight (1, its tokens).
+Every document has a stratum (a label, a source), a position in an order (a hash, a score) and a weight (1, its tokens).
 Buckets are ranges of the order. First each bucket says what each stratum weighs in it; then only the buckets in which a
 cut falls are sorted. The result depends on nothing but the documents: not on chunks, buckets or arrival.
 
@@ -22,7 +22,7 @@ from rayloom.data.views.span_hash import mixed
 
 RANKED = np.dtype([("order", "<u8"), ("stratum", "<u4"), ("weight", "<u4")])
 EVERYTHING = 1 << 64
-"""A cut above every place in the order."""
+"""A cut above every position in the order."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ def cut_in_bucket(records: NDArray[Any], stratum: int, target: int) -> Cut:
     return Cut(stratum, int(mine["order"][last + 1]), int(weights[last]) if last >= 0 else 0)
 
 
-Places = Mapping[int, list[tuple[int, int, int]]]
+BucketsWithCuts = Mapping[int, list[tuple[int, int, int]]]
 """For each bucket in which cuts fall: which target, its stratum, and what may still be taken there."""
 
 
-def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> tuple[list[Cut | None], Places]:
+def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> tuple[list[Cut | None], BucketsWithCuts]:
     """For each target (stratum, weight): its cut where no bucket must be looked into, else where it will be found.
 
     `weights`: (B, K). A target that the stratum does not exceed takes everything.
     """
     found: list[Cut | None] = []
-    places: dict[int, list[tuple[int, int, int]]] = {}
+    with_cuts: dict[int, list[tuple[int, int, int]]] = {}
     for number, (stratum, target) in enumerate(targets):
         sums = np.cumsum(weights[:, stratum])
         if not len(sums) or sums[-1] <= target:
@@ -99,8 +99,8 @@ def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> t
         bucket = int(np.searchsorted(sums, target, side="right"))
         before = int(sums[bucket - 1]) if bucket else 0
         found.append(None)
-        places.setdefault(bucket, []).append((number, stratum, target - before))
-    return found, places
+        with_cuts.setdefault(bucket, []).append((number, stratum, target - before))
+    return found, with_cuts
 
 
 def shuffled(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -131,15 +131,17 @@ def cuts(
     each: Each,
 ) -> list[Cut]:
     """The cut of each target (stratum, weight)."""
-    found, places = located(weights, targets)
+    found, with_cuts = located(weights, targets)
 
     def look(bucket: int) -> dict[str, Any]:
         records = ranking.receive(writers, bucket)
-        inside = [(number, cut_in_bucket(records, stratum, rest)) for number, stratum, rest in places[bucket]]
+        inside = [(number, cut_in_bucket(records, stratum, rest)) for number, stratum, rest in with_cuts[bucket]]
         return {"cuts": [[number, cut.below, cut.weight] for number, cut in inside]}
 
-    for record, (_, wanted) in zip(each("cutting", sorted(places), look), sorted(places.items()), strict=True):
-        rests = {number: rest for number, _, rest in wanted}
+    for record, (_, targets_there) in zip(
+        each("cutting", sorted(with_cuts), look), sorted(with_cuts.items()), strict=True
+    ):
+        rests = {number: rest for number, _, rest in targets_there}
         for number, below, weight in record["cuts"]:
             stratum, target = targets[number]
             found[number] = Cut(stratum, below, target - rests[number] + weight)
@@ -147,7 +149,7 @@ def cuts(
 
 
 def is_below(order: NDArray[np.uint64], below: int) -> NDArray[np.bool_]:
-    """Whether each place lies below a cut."""
+    """Whether each position lies below a cut."""
     if below >= EVERYTHING:
         return np.ones(len(order), np.bool_)
     result: NDArray[np.bool_] = order < np.uint64(below)

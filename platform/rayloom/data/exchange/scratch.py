@@ -26,16 +26,16 @@ class Scratch:
     root: Path
 
     def folder(self, name: str) -> Path:
-        place = self.root / name
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def save_json(self, name: str, value: Any) -> None:
         write_whole(self.root / f"{name}.json", lambda file: file.write(json.dumps(value).encode()))
 
     def load_json(self, name: str) -> Any | None:
-        place = self.root / f"{name}.json"
-        return json.loads(place.read_text()) if place.exists() else None
+        path = self.root / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

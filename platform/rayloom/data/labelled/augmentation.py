@@ -1,4 +1,4 @@
-"""Further training rows made of those that are there; each says what it was made of and how.
+"""Further training rows made of the given ones; each says what it was made of and how.
 
 Synonyms and deletion: Wei & Zou 2019, EDA (arXiv:1901.11196). Back-translation: Sennrich, Haddow & Birch 2016
 (arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). A copy is drawn by a hash of the
@@ -47,22 +47,22 @@ class Synonyms:
 
     def replaced(self, text: str, share: float, dice: random.Random) -> str:
         """The text with about `share` of its listed words replaced, at least one where there is one."""
-        places = list(self._places(text))
-        count = max(1, round(share * len(places))) if places else 0
-        for begin, end in sorted(dice.sample(places, count), reverse=True):
+        spans = list(self._listed_spans(text))
+        count = max(1, round(share * len(spans))) if spans else 0
+        for begin, end in sorted(dice.sample(spans, count), reverse=True):
             word = text[begin:end]
             other = dice.choice(self._others[word.casefold()])
             text = text[:begin] + (other[:1].upper() + other[1:] if word[:1].isupper() else other) + text[end:]
         return text
 
-    def _places(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where listed words stand, the longest of those that begin at one place, none inside another."""
+    def _listed_spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where listed words stand, the longest of those that begin together, none inside another."""
         folded = text.casefold()
-        if len(folded) != len(text):  # such as the Turkish dotted I: places would not be those of the text
+        if len(folded) != len(text):  # such as the Turkish dotted I: offsets would not be those of the text
             return
         found = [(last - length + 1, last + 1) for last, length in self._automaton.iter(folded)]
         reached = 0
-        for begin, end in sorted(found, key=lambda place: (place[0], -place[1])):
+        for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
             if begin >= reached and is_whole_word(folded, begin, end):
                 yield begin, end
                 reached = end
@@ -98,8 +98,8 @@ def without_words(text: str, share: float, dice: random.Random) -> str:
     unspaced = is_unspaced(text)
     units = list(text) if unspaced else text.split(" ")
     count = min(max(1, round(share * len(units))), len(units) - 1)
-    gone = set(dice.sample(range(len(units)), count)) if count > 0 else set()
-    return ("" if unspaced else " ").join(unit for place, unit in enumerate(units) if place not in gone)
+    deleted = set(dice.sample(range(len(units)), count)) if count > 0 else set()
+    return ("" if unspaced else " ").join(unit for index, unit in enumerate(units) if index not in deleted)
 
 
 class Augmenter:

@@ -53,9 +53,9 @@ class Translator:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
-            said = error.read(400).decode("utf-8", "replace")
+            reply = error.read(400).decode("utf-8", "replace")
             fix = "Check url, model and api_key_variable of the augmentation."
-            raise InputError(f"The endpoint refused ({error.code}): {said}", where=self._url, fix=fix) from None
+            raise InputError(f"The endpoint refused ({error.code}): {reply}", where=self._url, fix=fix) from None
         except (OSError, ValueError) as error:
             fix = "Start it, or leave back_translation out; running again goes on with the rows that are left."
             raise ResourceError(f"The endpoint does not answer: {error}", where=self._url, fix=fix) from None

@@ -11,10 +11,10 @@ from typing import Any
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.json_lines import read_json_lines
 from rayloom.data import audit
-from rayloom.data.kept_documents import Judged
+from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.labelled import split_rows, wrong_labels
 from rayloom.data.labelled.split_rows import PARTS, PartCuts, RowsPass
-from rayloom.data.passes import Passes, Record
+from rayloom.data.passes import Passes, TaskCounts
 from rayloom.errors import InputError
 from rayloom.specs.cleaning.augmentation import SynonymReplacement
 from rayloom.specs.cleaning.output import RowsOutput
@@ -22,13 +22,13 @@ from rayloom.specs.cleaning.output import RowsOutput
 MAX_LABELS = 10_000
 
 
-def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
+def make(judged: JudgedCorpus, build: Build, passes: Passes) -> dict[str, Any]:
     """Writes the rows into the artifact; returns every number about them."""
     given = RowsPass(judged, _labels(judged), _synonyms(judged, build))
     every = range(len(judged.chunks))
     in_doubt = _doubtful(given, passes)
 
-    def cut() -> list[Record]:
+    def cut() -> list[TaskCounts]:
         found = split_rows.part_cuts(given, passes.each)
         return [{"test": found.test, "validation": found.validation, "balanced": found.balanced}]
 
@@ -56,7 +56,7 @@ def make(judged: Judged, build: Build, passes: Passes) -> dict[str, Any]:
     return numbers | {"labels": by_part, "likely_wrong_labels": in_doubt}
 
 
-def _synonyms(judged: Judged, build: Build) -> dict[int, Path]:
+def _synonyms(judged: JudgedCorpus, build: Build) -> dict[int, Path]:
     assert isinstance(judged.spec.output, RowsOutput)
     wanted = judged.spec.output.augmentation
     return {
@@ -66,7 +66,7 @@ def _synonyms(judged: Judged, build: Build) -> dict[int, Path]:
     }
 
 
-def _labels(judged: Judged) -> tuple[str, ...]:
+def _labels(judged: JudgedCorpus) -> tuple[str, ...]:
     found = sorted({name.split("/", 1)[1] for name in judged.tally.labels})
     if len(found) > MAX_LABELS:
         what = f"There are {len(found):,} different labels, such as {found[0]!r} and {found[1]!r}"
@@ -80,7 +80,7 @@ def _doubtful(given: RowsPass, passes: Passes) -> int:
     if doubt is None:
         return 0
 
-    def work() -> list[Record]:
+    def work() -> list[TaskCounts]:
         passes.each("collecting labels", range(len(given.chunks)), functools.partial(wrong_labels.send_members, doubt))
         return passes.each(
             "comparing labels", range(given.judged.num_buckets), functools.partial(wrong_labels.find, doubt)
@@ -91,8 +91,8 @@ def _doubtful(given: RowsPass, passes: Passes) -> int:
 
 def _review(folder: Path, chunks: tuple[str, ...], target: Path) -> None:
     """The rows whose labels contradict each other, those of one group together."""
-    files = [place for chunk in chunks if (place := folder / f"{chunk}.doubt.jsonl").exists()]
-    rows = [row for place in files for row in read_json_lines(place)]
+    files = [path for chunk in chunks if (path := folder / f"{chunk}.doubt.jsonl").exists()]
+    rows = [row for path in files for row in read_json_lines(path)]
     if not rows:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.duplicate_rejects import duplicate_rejects, place_in
+from rayloom.data.duplicate_rejects import duplicate_rejects, origin_of
 from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import Judged
+from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.labelled.augmentation import Augmenter
 from rayloom.data.labelled.wrong_labels import LabelsPass, doubtful_of
 from rayloom.data.samples import chosen
@@ -37,7 +37,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 class RowsPass:
     """What every task of these passes is given."""
 
-    judged: Judged
+    judged: JudgedCorpus
     labels: tuple[str, ...]
     """All labels, sorted; one empty label where rows have none."""
     synonym_folders: Mapping[int, Path] = field(default_factory=dict)
@@ -86,11 +86,11 @@ class PartCuts:
 
 def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
     """Batches of the chunk's documents that are no duplicates and whose labels are not in doubt where those go."""
-    gone = given.judged.gone(chunk)
+    removed = given.judged.removed_ids(chunk)
     if given.doubt is not None and given.output.conflicting_labels == "drop":
-        gone = np.concatenate([gone, doubtful_of(given.doubt, chunk)["id"]])
+        removed = np.concatenate([removed, doubtful_of(given.doubt, chunk)["id"]])
     for batch in read_documents(given.documents(chunk), ("label", "columns")):
-        places = np.flatnonzero(~np.isin(batch["id"], gone))
+        places = np.flatnonzero(~np.isin(batch["id"], removed))
         if len(places):
             yield {
                 name: values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
@@ -160,7 +160,7 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
     wanted = given.output.augmentation
     augmenter = Augmenter(wanted, given.synonym_folders) if wanted is not None else None
     for row, document, key, part, stays in _judged_rows(given, where, chunk):
-        about = place_in(given.judged, document)
+        about = origin_of(given.judged, document)
         excerpt = {"text": row["text"][:EXCERPT_CHARACTERS]} | ({"label": row["label"]} if "label" in row else {})
         if not stays:
             rejects.append(about | {"reason": "over_represented_label"} | excerpt)
@@ -210,15 +210,15 @@ def _doubtful_rows(given: RowsPass, chunk: int) -> tuple[list[dict[str, Any]], l
     if given.doubt is None:
         return [], []
     members = {int(row["id"]): row for row in doubtful_of(given.doubt, chunk)}
-    gone = set(given.judged.gone(chunk).tolist())
+    removed = set(given.judged.removed_ids(chunk).tolist())
     found, dropped = [], []
     for batch in read_documents(given.documents(chunk), ("label",)) if members else ():
         for document, label, text in zip(batch["id"].tolist(), batch["label"], batch["text"], strict=True):
             if document not in members:
                 continue
-            about = place_in(given.judged, document)
+            about = origin_of(given.judged, document)
             row = about | {"label": label, "text": text[:EXCERPT_CHARACTERS]}
             found.append({"group": int(members[document]["cluster"])} | row)
-            if given.output.conflicting_labels == "drop" and document not in gone:
+            if given.output.conflicting_labels == "drop" and document not in removed:
                 dropped.append(about | {"reason": "conflicting_labels"} | row)
     return found, dropped

@@ -32,9 +32,11 @@ class LabelsPass:
 def send_members(given: LabelsPass, chunk: int) -> dict[str, Any]:
     """Hands over the labels of the chunk's documents that are in a cluster."""
     duplicates = given.duplicates
-    gone, keepers = removed_of(duplicates, chunk), keepers_of(duplicates, chunk)
-    cluster = dict(zip(gone["id"].tolist(), gone["kept"].tolist(), strict=True)) | {k: k for k in keepers.tolist()}
-    number = {label: place for place, label in enumerate(given.labels)}
+    removed, keepers = removed_of(duplicates, chunk), keepers_of(duplicates, chunk)
+    cluster = dict(zip(removed["id"].tolist(), removed["kept"].tolist(), strict=True)) | {
+        k: k for k in keepers.tolist()
+    }
+    number = {label: index for index, label in enumerate(given.labels)}
     path = duplicates.scratch.folder("judged") / f"{duplicates.chunks[chunk]}.arrow"
     found = [
         (cluster[document], document, number[label])

@@ -125,14 +125,14 @@ class _Group:
     """(P,) OF_ROW."""
 
     def shared(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
-        """Place among a document's n-grams, evaluation set and row, wherever an n-gram is a passage."""
+        """Position among a document's n-grams, evaluation set and row, wherever an n-gram is a passage."""
         begins = np.searchsorted(self.hashes, hashes)
         is_there = begins < len(self.hashes)
         is_there[is_there] = self.hashes[begins[is_there]] == hashes[is_there]
-        for place in np.flatnonzero(is_there).tolist():
-            end = int(np.searchsorted(self.hashes, hashes[place], side="right"))
-            for row in self.rows[begins[place] : end]:
-                yield place, int(row["set"]), int(row["row"])
+        for position in np.flatnonzero(is_there).tolist():
+            end = int(np.searchsorted(self.hashes, hashes[position], side="right"))
+            for row in self.rows[begins[position] : end]:
+                yield position, int(row["set"]), int(row["row"])
 
 
 class Passages:
@@ -159,7 +159,7 @@ class Passages:
         for group in self._groups:
             if group.is_unspaced != folded.is_unspaced:
                 continue
-            for place, number, row in group.shared(folded.ngrams(group.units)):
+            for position, number, row in group.shared(folded.ngrams(group.units)):
                 about = {"evaluation_set": self._names[number], "evaluation_row": row}
-                found.setdefault((number, row), about | {"passage": folded.units_text(place, group.units)})
+                found.setdefault((number, row), about | {"passage": folded.units_text(position, group.units)})
         return [found[key] for key in sorted(found)]

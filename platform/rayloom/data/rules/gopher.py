@@ -56,9 +56,12 @@ def _lines(view: TextView, rules: GopherRules) -> Drop | None:
 
 
 def _language(view: TextView, rules: GopherRules) -> Drop | None:
-    wanted = rules.min_alphabetic_words_share * len(view.words)
+    min_alphabetic_words = rules.min_alphabetic_words_share * len(view.words)
     # Words of nothing but letters are counted in no time, and in prose they are enough.
-    if sum(map(str.isalpha, view.words)) < wanted and (found := sum(map(_has_letter, view.words))) < wanted:
+    if (
+        sum(map(str.isalpha, view.words)) < min_alphabetic_words
+        and (found := sum(map(_has_letter, view.words))) < min_alphabetic_words
+    ):
         return Drop("too_few_alphabetic_words", found / len(view.words))
     found = num_stop_words(view, rules)
     return Drop("too_few_stop_words", found) if found < rules.min_stop_words else None
@@ -72,8 +75,8 @@ def num_stop_words(view: TextView, rules: GopherRules) -> int:
     """How many different stop words occur; upper and lower case, and marks at a word's edge, make no difference."""
     if view.is_unspaced:
         return sum(character in view.text for character in rules.stop_characters)
-    wanted = set(rules.stop_words)
-    found = wanted.intersection(view.words)
+    stop_words = set(rules.stop_words)
+    found = stop_words.intersection(view.words)
     if len(found) < rules.min_stop_words:
-        found = wanted.intersection(word.strip(_EDGES).casefold() for word in view.words)
+        found = stop_words.intersection(word.strip(_EDGES).casefold() for word in view.words)
     return len(found)

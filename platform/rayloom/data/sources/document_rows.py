@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.reading.files import read_stream
-from rayloom.reading.records import EXCERPT_CHARACTERS, BadRow, ReadOptions, Record, row_too_long
+from rayloom.reading.records import EXCERPT_CHARACTERS, BadRow, FileRecord, ReadOptions, row_too_long
 from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.cleaning.text_sources import Columns, Csv, DocumentFiles, PlainText, TextSource, Tsv, Warc
 from rayloom.specs.patterns import matches
@@ -59,7 +59,7 @@ def read_options(source: DocumentFiles, name: str, max_row_bytes: int) -> ReadOp
     )
 
 
-def _source_row(source: DocumentFiles, record: Record, max_row_bytes: int) -> SourceRow | BadRow:
+def _source_row(source: DocumentFiles, record: FileRecord, max_row_bytes: int) -> SourceRow | BadRow:
     label = source.label if isinstance(source, TextSource) and source.label is not None else ""
     if not isinstance(source.format, Columns):
         return SourceRow(record.number, record.values["text"], record.values.get("no_page", ""), label)

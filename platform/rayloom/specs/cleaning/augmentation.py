@@ -1,4 +1,4 @@
-"""How a labelled set gets further training rows out of its own."""
+"""Further training rows made from those of a labelled set."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class TrainTokenizer(Spec):
     vocabulary_size: Annotated[int, Field(ge=300)] = 8192
     """Tokens in all: 256 bytes, the end-of-text token, and merges."""
     sample_documents: Annotated[int, Field(ge=1)] = 100_000
-    """About so many documents, chosen by hash, are read to learn the merges."""
+    """About this many documents, chosen by hash, are read to learn the merges."""
 
 
 class ExistingTokenizer(Spec):
@@ -40,7 +40,7 @@ class Mixture(Spec):
     """
 
     total_tokens: Annotated[int, Field(ge=1)] | None = None
-    """At most so many tokens in all, training and held out."""
+    """At most this many tokens in all, training and held out."""
     max_domain_share: dict[Name, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
     """At most this share of all tokens is of the domain: `{encyclopedia: 0.4}`."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -81,11 +81,11 @@ class RowsOutput(Spec):
     test_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Part of the rows that goes to test.jsonl."""
     max_label_ratio: Annotated[float, Field(ge=1)] | None = None
-    """No label has more than so many times the training rows of the rarest; the rest go as
-    `over_represented_label`. Validation and test keep the labels as they come."""
+    """No label has more than this many times the training rows of the rarest label; further rows are dropped as
+    `over_represented_label`. Validation and test are not balanced."""
     conflicting_labels: Literal["keep", "drop"] = "keep"
-    """Duplicates with different labels are listed in review/likely_wrong_labels.jsonl. keep: one of them stays, as of
-    any duplicates. drop: all go, as `conflicting_labels`."""
+    """Duplicates with different labels are listed in review/likely_wrong_labels.jsonl. keep: one of them is kept, as of
+    any duplicates. drop: all are dropped, as `conflicting_labels`."""
     augmentation: Augmentation | None = None
     """Further training rows, made from the training rows. Default: none."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,4 +1,4 @@
-"""Quality rules of text with their published thresholds; a document that breaks one is dropped under the rule's name.
+"""Quality rules of text with their published thresholds. A document that breaks one is dropped for the rule's reason.
 
 Every family can be turned off (`c4: null`) and every threshold set, for all domains and for one.
 """
@@ -58,7 +58,7 @@ class GopherRules(Spec):
 
 
 class RepetitionRules(Spec):
-    """Gopher's repetition filters (Rae et al. 2021, table A1): limits on what is said more than once."""
+    """Gopher's repetition filters (Rae et al. 2021, table A1): limits on repeated text."""
 
     max_duplicate_lines_share: Share | None = 0.30
     """`too_many_duplicate_lines`: lines that occurred before, of all lines."""
@@ -88,7 +88,7 @@ class RepetitionRules(Spec):
 class C4Rules(Spec):
     """C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2), for text of the web.
 
-    Lines go first, then the document is judged by what is left.
+    Lines are removed first; then the rest of the document is judged.
     """
 
     min_words_per_line: Count = 5
@@ -127,7 +127,7 @@ class FineWebRules(Spec):
 
 
 class CharacterRules(Spec):
-    """What the text is made of."""
+    """Which characters the text consists of."""
 
     max_special_characters_share: Share = 0.25
     """`too_many_special_characters`: neither letter, digit nor white space. Ordinary prose has 2 to 6 %."""
@@ -142,7 +142,7 @@ class LanguageRules(Spec):
     """Documents whose language is less certain are dropped, as `unsure_language` (FineWeb's threshold, Penedo et
     al. 2024)."""
     sample_characters: Annotated[int, Field(ge=100)] = 1500
-    """Of a longer text, so many from its beginning, middle and end are looked at."""
+    """Of a longer text, this many characters are looked at, from its beginning, middle and end together."""
 
 
 Action = Literal["keep", "mask", "drop"]

@@ -14,17 +14,19 @@ class Columns(Spec):
     """Which columns of a row are its text."""
 
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
-    """Joined by line ends, empty ones left out. A row that lacks one, or has null in it, cannot be read."""
+    """They are joined by line ends; empty ones are left out. A row without one of them, or with null, is unreadable."""
     label_column: str | None = None
     """A row's label, for `output: {type: rows}`: text, a whole number or a truth value."""
     keep_columns: tuple[str, ...] = ()
-    """Copied to the rows that come out, where a row has them; their texts are normalised and masked like the text."""
+    """Copied to the output rows that have them; texts in them are normalised and masked like the text."""
 
     @model_validator(mode="after")
     def _columns_have_their_own_names(self) -> Self:
         taken = sorted({"text", "label"} & set(self.keep_columns))
         if taken:
-            raise ValueError(f"a kept column named {' or '.join(taken)} would stand in the place of the row's own")
+            raise ValueError(
+                f"a kept column cannot be named {' or '.join(taken)}: output rows have that column already"
+            )
         return self
 
 
@@ -81,7 +83,7 @@ class PlainText(Spec):
 
     type: Literal["text"]
     documents: Literal["file", "paragraph", "line"] = "file"
-    """What one document is; paragraphs are set apart by empty lines."""
+    """What becomes one document; empty lines separate paragraphs."""
 
 
 Uri = Annotated[
@@ -90,14 +92,14 @@ Uri = Annotated[
 
 
 class DocumentFiles(RowFiles):
-    """Files of one format, and what they are called."""
+    """Files of one format under one name."""
 
     name: Name
     """Name for counts, rejects and reports; different for each source."""
     dataset: DatasetRef | None = None
     """An imported data set, or a folder's path, which is imported first."""
     uri: Uri | None = None
-    """In place of `dataset`: a file or folder on any file system that fsspec knows, read where it lies."""
+    """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store."""
     licence: str | None = None
     """Licence of the files at `uri`; a data set has its own."""
     format: Annotated[
@@ -110,19 +112,19 @@ class DocumentFiles(RowFiles):
         if (self.dataset is None) == (self.uri is None):
             raise ValueError("needs either a dataset or a uri")
         if self.dataset is not None and self.licence is not None:
-            raise ValueError("a data set brings its own licence; licence belongs to a uri")
+            raise ValueError("a data set has its own licence; give one only with uri")
         return self
 
 
 class TextSource(DocumentFiles):
-    """Where documents come from, and what they are."""
+    """A source of documents, with its domain and labels."""
 
     domain: Name
     """The domain of the documents, by which they are counted and by which rules may differ."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many rows, in the order of the files."""
+    """Only this many rows, the first ones in the order of the files."""
     label: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """The label of every document, where no column has it."""
+    """The label of every document, if no column has it."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How likely a token of this source is taken, relative to a source of weight 1; see `output.mixture`."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -139,5 +141,5 @@ class TextSource(DocumentFiles):
     @model_validator(mode="after")
     def _one_label(self) -> Self:
         if self.label is not None and self._label_column is not None:
-            raise ValueError("has a label for all rows and a label_column; which one counts?")
+            raise ValueError("has both a label for all rows and a label_column; give one of them")
         return self
