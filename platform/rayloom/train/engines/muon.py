@@ -10,7 +10,7 @@ Shapes: F elements of the flattened group over all workers, P in this worker's s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch.optim import AdamW
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration: steepest at zero, so that small singular values grow in few steps."""
+MOST_ELEMENTS_AT_ONCE = 1 << 24
+"""Of matrices that are multiplied in one call; larger ones fill a device alone."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +68,35 @@ def _update_of_shard(shard: Tensor, layout: Layout) -> Tensor:
     whole = layout.gathered(shard)
     update = torch.zeros(len(shard), dtype=torch.float32, device=shard.device)
     shard_end = layout.shard_start + len(shard)
-    for start, shape in layout.matrices:
-        first, last = max(start, layout.shard_start), min(start + shape.numel(), shard_end)
-        if first < last:
-            matrix = orthogonalized(whole[start : start + shape.numel()].view(shape))
-            scale = 0.2 * math.sqrt(max(shape))
+    for shape, starts in _batches(layout, shard_end):
+        size, scale = shape.numel(), 0.2 * math.sqrt(max(shape))
+        matrices = orthogonalized(torch.stack([whole[start : start + size].view(shape) for start in starts]))
+        for start, matrix in zip(starts, matrices, strict=True):
+            first, last = max(start, layout.shard_start), min(start + size, shard_end)
             update[first - layout.shard_start : last - layout.shard_start] = (
                 matrix.reshape(-1)[first - start : last - start].float() * scale
             )
     return update
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values moved close to 1 (between 0.7 and 1.2), in bf16."""
+def _batches(layout: Layout, shard_end: int) -> Iterator[tuple[torch.Size, list[int]]]:
+    """Shape and first elements of matrices that reach into the shard, so many of a shape at once as are still small."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for start, shape in layout.matrices:
+        if max(start, layout.shard_start) < min(start + shape.numel(), shard_end):
+            by_shape.setdefault(shape, []).append(start)
+    for shape, starts in by_shape.items():
+        count = max(1, MOST_ELEMENTS_AT_ONCE // shape.numel())
+        yield from ((shape, starts[begin : begin + count]) for begin in range(0, len(starts), count))
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """(N, rows, columns) with their singular values moved close to 1 (between 0.7 and 1.2), in bf16."""
     a, b, c = COEFFICIENTS
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
-    wide = wide / wide.float().norm().clamp(min=1e-7).bfloat16()
+    is_wide = matrices.shape[1] <= matrices.shape[2]
+    wide = matrices.bfloat16() if is_wide else matrices.bfloat16().mT
+    wide = wide / torch.linalg.vector_norm(wide.float(), dim=(1, 2), keepdim=True).clamp(min=1e-7).bfloat16()
     for _ in range(NUM_ITERATIONS):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if is_wide else wide.mT
