@@ -39,7 +39,7 @@ from rayloom.score.batches import NO_LABEL
 from rayloom.specs.train import TrainSpec
 from rayloom.text.packed.shards import ShardWriter
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.loop.loop import train
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.process_group import Group, current_group
@@ -371,7 +371,7 @@ class Bench:
         micro = self.preset["micro_batch_sequences"]
         objective = NextToken(self.preset["sequence_length_tokens"])
         shards = [objective.rows(self.folder / "train")]
-        rows = Rows(objective, shards, [1.0], 0, 10**9, self.preset["global_batch_sequences"])
+        rows = RunRows(objective, shards, [1.0], 0, 10**9, self.preset["global_batch_sequences"])
         places = rows.of_step(step)
         for begin in range(0, len(places), micro):
             tokens = rows.batch(places[begin : begin + micro], begin).to(self.group.device).tokens

@@ -21,7 +21,7 @@ from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.text.tokenizer_digest import tokenizer_digest
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import loop
-from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.prepare import job_of, row_shares
 from rayloom.train.publish import _headline
@@ -83,7 +83,7 @@ def test_shares_are_of_tokens_where_rows_are_not_full(tmp_path: Path) -> None:
     writer.close()
     shards = [TokenShards(tmp_path / "half", LENGTH), TokenShards(full, LENGTH)]
     shares = row_shares((0.75, 0.25), shards)
-    rows = Rows(NextToken(LENGTH), shards, shares, 0, 1400, 1400)
+    rows = RunRows(NextToken(LENGTH), shards, shares, 0, 1400, 1400)
     tokens = [0, 0]
     for source, row in rows.of_step(0):
         tokens[source] += len(shards[source].row(row).tokens)

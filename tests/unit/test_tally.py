@@ -9,7 +9,7 @@ from seqeval.metrics import f1_score
 from sklearn.metrics import f1_score as sklearn_f1
 
 from rayloom.score.batches import NO_LABEL
-from rayloom.score.tally import Tally, tally_of
+from rayloom.score.tally import AnswerTally, tally_of
 
 
 def test_one_label_is_counted_as_accuracy_and_what_is_not_asked_not_at_all() -> None:
@@ -25,7 +25,7 @@ def test_several_labels_are_counted_as_micro_f1_and_add_up_over_batches() -> Non
         tally_of(torch.from_numpy(logits[rows]), torch.from_numpy(targets[rows]), "labels")
         for rows in (slice(0, 7), slice(7, 40))
     ]
-    assert sum(parts, Tally()).score == pytest.approx(sklearn_f1(targets, logits > 0, average="micro"))
+    assert sum(parts, AnswerTally()).score == pytest.approx(sklearn_f1(targets, logits > 0, average="micro"))
 
 
 def test_tags_are_counted_as_entities() -> None:

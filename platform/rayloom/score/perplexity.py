@@ -17,7 +17,7 @@ from rayloom.score.batches import PackedRow, causal_batch
 from rayloom.score.label_loss import LabelLoss
 
 
-class Rows(Protocol):
+class PackedRows(Protocol):
     """Packed rows by number, as `text.shards.TokenShards` has them."""
 
     def __len__(self) -> int: ...
@@ -53,7 +53,7 @@ class Loss:
 
 @torch.no_grad()
 def heldout_loss(
-    model: nn.Module, rows: Rows, micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
+    model: nn.Module, rows: PackedRows, micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
 ) -> Loss:
     """The loss over all rows. `advance` is told how many rows are done."""
     device = next(model.parameters()).device

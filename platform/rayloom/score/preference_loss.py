@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from rayloom.score.batches import Batch, moved
 from rayloom.score.document_masks import documents_of
 from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
-from rayloom.score.tally import Tally
+from rayloom.score.tally import AnswerTally
 from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
 
 Preference = Dpo | Orpo | SimPo | Kto
@@ -69,14 +69,14 @@ class PreferenceLoss(nn.Module):
         super().__init__()
         self.model, self.preference = model, preference
         self._answers = AnswerLogProbabilities(model)
-        self.tally = Tally()
+        self.tally = AnswerTally()
 
     def forward(self, batch: PreferenceBatch) -> Tensor:
         answers = self.answers(batch.both)
         losses, margins = losses_of(self.preference, answers, batch.reference, batch.is_good)
         if not self.model.training and batch.num_labels:
             hits, rows = float((margins > 0).sum()), float(batch.num_labels)
-            self.tally += Tally(hits, hits, rows, rows)
+            self.tally += AnswerTally(hits, hits, rows, rows)
         # Of a batch that does not count there is still a graph to go back through.
         return losses.sum() if batch.num_labels else losses.nan_to_num().sum() * 0.0
 

@@ -17,7 +17,7 @@ from rayloom.score.task_batches import Target
 
 
 @dataclass(frozen=True)
-class Tally:
+class AnswerTally:
     """Counts of answers."""
 
     hits: float = 0.0
@@ -35,27 +35,27 @@ class Tally:
         """0 to 1; 1 where nothing was wanted and nothing given."""
         return 2 * self.right / (self.given + self.wanted) if self.given + self.wanted else 1.0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(one + another for one, another in zip(self.values, other.values, strict=True)))
+    def __add__(self, other: AnswerTally) -> AnswerTally:
+        return AnswerTally(*(one + another for one, another in zip(self.values, other.values, strict=True)))
 
 
-def tally_of(logits: Tensor, targets: Tensor, target: Target) -> Tally:
+def tally_of(logits: Tensor, targets: Tensor, target: Target) -> AnswerTally:
     """Counts of one batch; what has no label counts nowhere. `logits` as `score.task_loss.task_logits` gives them."""
     asked = targets != NO_LABEL
     found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
     hits = float(((found == targets) & asked).sum())
     if target == "label":
-        return Tally(hits, hits, float(asked.sum()), float(asked.sum()))
+        return AnswerTally(hits, hits, float(asked.sum()), float(asked.sum()))
     if target == "labels":
         given, wanted = (found == 1) & asked, (targets == 1) & asked
-        return Tally(hits, float((given & wanted).sum()), float(given.sum()), float(wanted.sum()))
+        return AnswerTally(hits, float((given & wanted).sum()), float(given.sum()), float(wanted.sum()))
     rows = zip(found.tolist(), targets.tolist(), asked.tolist(), strict=True)
     if target == "answer":
         overlaps = [_overlap(got, want) for got, want, is_asked in rows if all(is_asked)]
-        return Tally(hits, sum(overlaps), len(overlaps), len(overlaps))
+        return AnswerTally(hits, sum(overlaps), len(overlaps), len(overlaps))
     pairs = [(_entities(_only(got, is_asked)), _entities(_only(want, is_asked))) for got, want, is_asked in rows]
     right = sum(len(got & want) for got, want in pairs)
-    return Tally(hits, right, sum(len(got) for got, _ in pairs), sum(len(want) for _, want in pairs))
+    return AnswerTally(hits, right, sum(len(got) for got, _ in pairs), sum(len(want) for _, want in pairs))
 
 
 def _only(tags: Sequence[int], is_asked: Sequence[bool]) -> list[int]:

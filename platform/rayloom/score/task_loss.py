@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayloom.score.batches import NO_LABEL
-from rayloom.score.tally import Tally, tally_of
+from rayloom.score.tally import AnswerTally, tally_of
 from rayloom.score.task_batches import Target, TaskBatch
 
 
@@ -30,7 +30,7 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.model, self.target, self.smoothing = model, target, smoothing
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-        self.tally = Tally()
+        self.tally = AnswerTally()
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""

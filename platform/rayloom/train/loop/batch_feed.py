@@ -21,7 +21,7 @@ TRAINING, MEASURING = 0, 1
 
 
 @dataclass(frozen=True)
-class Rows:
+class RunRows:
     """What a run reads: data sets of rows, how they are mixed, and how they are cut into steps."""
 
     objective: Objective
@@ -50,7 +50,9 @@ class Rows:
         return self.objective.batch(rows, [(self.seed, TRAINING, position + index) for index in range(len(rows))])
 
 
-def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> list[TrainBatch]:
+def micro_batches(
+    rows: RunRows, step: int, micro_batch_sequences: int, rank: int, num_workers: int
+) -> list[TrainBatch]:
     """This worker's micro-batches of a step; every worker has equally many.
 
     Which rows make up a micro-batch does not depend on the number of workers; workers take them in turn. Where they do
@@ -66,7 +68,7 @@ def micro_batches(rows: Rows, step: int, micro_batch_sequences: int, rank: int, 
 class Feed:
     """Hands out each step's micro-batches in order, a few steps ahead of the training."""
 
-    def __init__(self, rows: Rows, first_step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
+    def __init__(self, rows: RunRows, first_step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
         self._made: queue.Queue[list[TrainBatch] | BaseException] = queue.Queue(AHEAD_STEPS)
         self._stopped = threading.Event()
         self._work = (rows, first_step, micro_batch_sequences, rank, num_workers)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rayloom.specs.training.endurance import EarlyStopping
-from rayloom.train.loop.heldout_loss import HeldoutLoss
+from rayloom.train.loop.heldout_loss import HeldoutMeasure
 from rayloom.train.state import TrainState
 
 
-def is_improvement(stopping: EarlyStopping, state: TrainState, found: HeldoutLoss) -> bool:
-    """Better than the best so far by more than the threshold. What is not a number is no improvement but the first."""
+def is_improvement(stopping: EarlyStopping, state: TrainState, found: HeldoutMeasure) -> bool:
+    """Whether it beats the best so far by more than the threshold. The first measurement does, a later NaN does not."""
     if stopping.by == "score":
         score = found.score or 0.0
         return state.best_score is None or score > state.best_score + stopping.threshold

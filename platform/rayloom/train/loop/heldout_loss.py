@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rayloom.score.tally import Tally
+from rayloom.score.tally import AnswerTally
 from rayloom.train.engines.engine import Engine
 from rayloom.train.loop.batch_feed import MEASURING
 from rayloom.train.objectives.objective import Objective, StoredRows
@@ -15,7 +15,7 @@ from rayloom.train.process_group import Group
 
 
 @dataclass(frozen=True)
-class HeldoutLoss:
+class HeldoutMeasure:
     """Mean over labels, in nats per token."""
 
     loss: float
@@ -33,7 +33,7 @@ class HeldoutLoss:
 @torch.no_grad()
 def heldout_loss(
     engine: Engine, objective: Objective, shards: StoredRows, micro_batch_sequences: int, group: Group
-) -> HeldoutLoss:
+) -> HeldoutMeasure:
     """The same on every worker, whatever their number, up to the order of additions.
 
     What masks and spans hide of a row is the same at every measurement of every run.
@@ -41,7 +41,7 @@ def heldout_loss(
     total, num_labels = 0.0, 0
     is_counted = hasattr(engine.model, "tally")
     if is_counted:
-        engine.model.tally = Tally()
+        engine.model.tally = AnswerTally()
     at_once = micro_batch_sequences * group.num_workers
     for begin in range(0, len(shards), at_once):
         first = begin + group.rank * micro_batch_sequences
@@ -53,10 +53,10 @@ def heldout_loss(
             batch = batch.without_labels()
         total += float(engine.loss(batch.to(group.device)))
         num_labels += batch.num_labels
-    own = engine.model.tally if is_counted else Tally()
+    own = engine.model.tally if is_counted else AnswerTally()
     total, labels, *counts = group.agreed(total, num_labels, *own.values)
-    loss = HeldoutLoss(total / max(1, labels), int(labels))
+    loss = HeldoutMeasure(total / max(1, labels), int(labels))
     if not is_counted:
         return loss
-    tally = Tally(*counts)
+    tally = AnswerTally(*counts)
     return replace(loss, accuracy=tally.hits / max(1, labels), score=tally.score)

@@ -188,12 +188,12 @@ def _after_bad_step(run: Run, loss: float) -> bool:
     rows = run.rows.of_step(state.step - 1)
     run.log.add("bad_step", state.step, loss=loss, decision=decision.name.lower(), rows=rows)
     run.log.say(f"step {state.step}: loss {loss:.4g}, or its gradient, is not usable; {decision.value}")
-    if decision is step_faults.Decision.STOP:
+    if decision is step_faults.StepDecision.STOP:
         named = ", ".join(f"{source}:{row}" for source, row in rows[:8])
         what = f"{policy.max_skipped_steps + 1} steps in a row up to step {state.step} had no usable loss or gradient"
         fix = f"Look at these rows (source:row): {named}; or lower learning_rate, or set gradient_clip_norm."
         raise QualityError(what, where=f"loss {loss:.4g}", fix=fix)
-    if decision is step_faults.Decision.GO_BACK and newest is not None:
+    if decision is step_faults.StepDecision.GO_BACK and newest is not None:
         skipped, rollbacks = state.skipped_steps, state.rollbacks + 1
         go_to(run, newest)
         run.state.skipped_steps, run.state.rollbacks = skipped, rollbacks

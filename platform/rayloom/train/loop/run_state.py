@@ -15,7 +15,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import checkpoints as stored
-from rayloom.train.loop.batch_feed import Rows
+from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.loop.best_weights import BestWeights
 from rayloom.train.loop.checkpoints import Checkpoints
 from rayloom.train.loop.run_log import RunLog, Tell
@@ -43,7 +43,7 @@ class Run:
     group: Group
     model: torch.nn.Module
     engine: Engine
-    rows: Rows
+    rows: RunRows
     heldout: dict[str, StoredRows]
     checkpoints: Checkpoints
     best: BestWeights
@@ -188,10 +188,10 @@ def objective_of(job: TrainJob) -> Objective:
     return pretraining_objective(spec, job.tokenizer)
 
 
-def rows_of(job: TrainJob, spec: TrainSpec) -> Rows:
+def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
     """What the run reads, in batches of `spec`."""
     objective = objective_of(job)
-    return Rows(
+    return RunRows(
         objective=objective,
         shards=[objective.rows(folder) for folder in job.train],
         shares=job.shares,

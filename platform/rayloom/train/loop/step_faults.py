@@ -11,7 +11,7 @@ LOSS_MEMORY = 0.98
 """How much of the running mean of the loss each step keeps."""
 
 
-class Decision(Enum):
+class StepDecision(Enum):
     """What happens after a step that was not applied."""
 
     SKIP = "the step is left out and training goes on"
@@ -26,16 +26,16 @@ def loss_limit(policy: Faults, state: TrainState) -> float:
     return state.typical_loss * policy.spike_factor
 
 
-def after_bad_step(policy: Faults, state: TrainState, has_checkpoint: bool) -> Decision:
+def after_bad_step(policy: Faults, state: TrainState, has_checkpoint: bool) -> StepDecision:
     """For a step that was not applied, which is the last of `state.skipped_steps`."""
     in_a_row = 0
     while state.step - in_a_row in state.skipped_steps:
         in_a_row += 1
     if in_a_row <= policy.max_skipped_steps:
-        return Decision.SKIP
+        return StepDecision.SKIP
     if state.rollbacks < policy.max_rollbacks and has_checkpoint:
-        return Decision.GO_BACK
-    return Decision.STOP
+        return StepDecision.GO_BACK
+    return StepDecision.STOP
 
 
 def remember_loss(state: TrainState, loss: float) -> None:
