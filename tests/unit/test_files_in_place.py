@@ -17,11 +17,23 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from support.passes import cleaned
+from support.tokenizers import chatml
 
 from rayloom.errors import InputError, SpecError
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
 from rayloom.reading.source_stream import SourceStream
+from rayloom.specs.row_files import SourceOfRows
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.labelled_data import LabelledSource
+from rayloom.specs.training.preferences import PreferenceSource
+from rayloom.specs.training.training_data import ConversationData, ConversationSource
+from rayloom.specs.tune import TuneSpec
+from rayloom.text.conversations.counts import ConversationCounts
+from rayloom.text.conversations.render import Renderer
+from rayloom.text.conversations.rendered_rows import render_rows
+from rayloom.train.prepare import source_files
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in ROWS).encode()
@@ -140,9 +152,88 @@ def test_a_file_that_is_gone(memory: str) -> None:
     [
         ({"dataset": "./x"}, "needs either a dataset or a uri"),
         ({"uri": "bucket/x"}, "must be a URI such as s3://bucket/folder"),
-        ({"uri": None, "dataset": "./x", "licence": "MIT"}, "a data set brings its own licence"),
+        ({"uri": None, "dataset": "./x", "licence": "MIT"}, "a data set has its own licence"),
     ],
 )
 def test_sources_that_cannot_be(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         cleaned(tmp_path, _job(_source("memory://x") | changes))
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+CHATS = [
+    {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(8)
+]
+
+
+@pytest.fixture
+def chats(memory: str) -> str:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(CHATS), sink)
+    lines = "".join(f"{json.dumps(row)}\n" for row in CHATS)
+    files = {
+        "/bucket/chats/one.parquet": sink.getvalue().to_pybytes(),
+        "/bucket/chats/two.jsonl.gz": gzip.compress(lines.encode()),
+    }
+    fsspec.filesystem("memory").pipe(files)
+    return f"{memory}/chats"
+
+
+LENGTHS = {"sequence_length_tokens": 64, "micro_batch_sequences": 1, "global_batch_tokens": 64}
+
+
+def _training(uri: str, **changes: Any) -> dict[str, Any]:
+    source = {"uri": uri, "format": "messages", "licence": "MIT"} | changes
+    data = {"type": "conversations", "sources": [source], "heldout_rows": 2}
+    return {
+        "kind": "train",
+        "name": "t",
+        "base": "artifact:b",
+        "data": data,
+        "num_epochs": 1,
+        "learning_rate": 1e-3,
+    } | LENGTHS
+
+
+def test_rows_to_train_on_are_read_at_a_uri(chats: str) -> None:
+    spec = TrainSpec.model_validate(_training(chats))
+    assert isinstance(spec.data, ConversationData)
+    counts = ConversationCounts()
+    rows = render_rows(spec.data, source_files(spec.data.sources, {}), Renderer(chatml()), 0, counts)
+    assert [row.origin for row in rows] == [
+        *(f"one.parquet row {n}" for n in range(1, 9)), *(f"two.jsonl.gz row {n}" for n in range(1, 9)),
+    ]  # fmt: skip
+    assert counts.rows_read == {f"0 {chats}": 16}
+    assert len({row.digest for row in rows}) == 8
+
+
+def test_a_training_job_or_a_search_is_another_one_where_its_files_changed(chats: str) -> None:
+    spec = TrainSpec.model_validate(_training(chats, files="*.gz"))
+    (outside,) = spec.outside_files()
+    assert (outside.path, outside.place, outside.pattern) == ("data.sources.0.uri", chats, "*.gz")
+    choices = {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-2}}
+    search = {
+        "kind": "tune",
+        "name": "s",
+        "train": _training(chats) | {"evaluate_every_steps": 1},
+        "space": choices,
+        "budget": {"num_trials": 2},
+    }
+    assert [files.path for files in TuneSpec.model_validate(search).outside_files()] == ["train.data.sources.0.uri"]
+    corpus = {"data": {"type": "corpus", "corpus": "artifact:c"}}
+    assert not [*TrainSpec.model_validate(_training(chats) | corpus).outside_files()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "about"),
+    [
+        (ConversationSource, {"format": "messages"}),
+        (LabelledSource, {"read": {"type": "table"}}),
+        (PreferenceSource, {"format": "sharegpt"}),
+    ],
+)
+def test_every_source_of_training_is_in_one_place(kind: type[SourceOfRows], about: dict[str, Any]) -> None:
+    for places in ({}, {"dataset": "./x", "uri": "s3://b/x"}):
+        with pytest.raises(ValidationError, match="needs either a dataset or a uri"):
+            kind.model_validate(places | about)

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.reading.files import format_of, read_file
+from rayloom.reading.files_in_place import FileInPlace
 from rayloom.reading.records import TABLES, BadRow, FileFormat, ReadOptions
 from rayloom.specs.patterns import matches
 from rayloom.specs.row_files import RowFiles
 
+RowFile = Path | FileInPlace
+"""A file on this machine's disk, or at a URI."""
 NamedRow = tuple[str, Any]
 """Where it is (`file.json row 7`), and its values or a BadRow."""
 
 
-def table_rows(files: Sequence[Path], how: RowFiles) -> Iterator[NamedRow]:
+def table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
     """Rows with columns: JSON lines and arrays, CSV, TSV, Parquet, Arrow, by the files' names or by what they hold.
 
     Raises InputError where a file is none of these, or damaged.
@@ -25,18 +28,18 @@ def table_rows(files: Sequence[Path], how: RowFiles) -> Iterator[NamedRow]:
         yield from named_rows(file, how, ReadOptions(named if named in TABLES else "by_content"))
 
 
-def text_or_table_rows(files: Sequence[Path], how: RowFiles) -> Iterator[NamedRow]:
+def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
     """Rows with columns where a file's name says so; of any other file, every line that is not blank as `text`."""
     for file in files:
         named = format_of(file.name)
         yield from named_rows(file, how, ReadOptions(named if named in TABLES else "text"))
 
 
-def named_rows(file: Path, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
+def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
     """Rows of one file as the options say; its encoding, and whether it may be damaged, are the source's."""
     damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
     units: dict[FileFormat, str] = {"text": options.unit, "conll": "sentence"}
     unit = units.get(options.format, "row")
     given = ReadOptions(options.format, how.encoding, unit=options.unit, is_damage_allowed=damaged)
-    for row in read_file(file, given):
+    for row in read_file(file if isinstance(file, Path) else file.uri, given):
         yield f"{file.name} {unit} {row.number}", row if isinstance(row, BadRow) else row.values

@@ -11,6 +11,7 @@ from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, OutsideFiles,
 from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
 from rayloom.specs.cleaning.rules import Rules
 from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
+from rayloom.specs.row_files import files_at_uris
 
 
 class Normalisation(Spec):
@@ -147,11 +148,9 @@ class CleanSpec(JobSpec):
         return self.domain_normalisation.get(domain, self.normalisation)
 
     def outside_files(self) -> Iterator[OutsideFiles]:
-        evaluation = self.decontamination.against if self.decontamination is not None else ()
-        for field, files in (("sources", self.sources), ("decontamination.against", evaluation)):
-            for number, one in enumerate(files):
-                if one.uri is not None:
-                    yield OutsideFiles(f"{field}.{number}.uri", one.uri, one.files)
+        yield from files_at_uris("sources", self.sources)
+        if self.decontamination is not None:
+            yield from files_at_uris("decontamination.against", self.decontamination.against)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints, model_validator
 
-from rayloom.specs.base import Spec
+from rayloom.specs.base import DatasetRef, OutsideFiles, Rule, Spec
 
 
 def _check_encoding(name: str) -> str:
@@ -33,3 +34,39 @@ class RowFiles(Spec):
     damaged_files: tuple[str, ...] = ()
     """Names (glob patterns) of files that may be damaged: what can be read of them is taken. Any other damaged file
     stops the job."""
+
+
+Uri = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9+]+://"), Rule("must be a URI such as s3://bucket/folder or https://…")
+]
+
+
+class SourceOfRows(RowFiles):
+    """Files of a data set, or files that are read where they are."""
+
+    dataset: DatasetRef | None = None
+    """The data set, or a folder's path, which is imported first."""
+    uri: Uri | None = None
+    """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store."""
+    licence: str | None = None
+    """Licence of the files at `uri`; a data set has its own."""
+
+    @property
+    def location(self) -> str:
+        """The reference or URI that names the files."""
+        return str(self.dataset or self.uri)
+
+    @model_validator(mode="after")
+    def _one_location(self) -> Self:
+        if (self.dataset is None) == (self.uri is None):
+            raise ValueError("needs either a dataset or a uri")
+        if self.dataset is not None and self.licence is not None:
+            raise ValueError("a data set has its own licence; give one only with uri")
+        return self
+
+
+def files_at_uris(field: str, sources: Sequence[SourceOfRows]) -> Iterator[OutsideFiles]:
+    """What those sources read that is in no artifact; `field`: dotted path of the list of sources."""
+    for number, source in enumerate(sources):
+        if source.uri is not None:
+            yield OutsideFiles(f"{field}.{number}.uri", source.uri, source.files)

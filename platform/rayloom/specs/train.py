@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobSpec, ModelRef, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, TunedRef
+from rayloom.specs.row_files import files_at_uris
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
 from rayloom.specs.training.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
@@ -235,6 +237,10 @@ class TrainSpec(JobSpec):
         if self.activation_checkpointing and self.adapter.type == "prefix":
             raise ValueError("activation_checkpointing computes layers again without the prefix: use lora")
         return self
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        if not isinstance(self.data, CorpusData):
+            yield from files_at_uris("data.sources", self.data.sources)
 
     @model_validator(mode="after")
     def _device_can(self) -> Self:

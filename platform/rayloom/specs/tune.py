@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobFile, JobSpec, Spec, references
+from rayloom.specs.base import Bundle, JobFile, JobSpec, OutsideFiles, Spec, references
 from rayloom.specs.files.problems import nearest
 from rayloom.specs.records import MlflowRecords
 from rayloom.specs.search.space import Choice, Multiple, Space, space_problems
@@ -130,6 +131,9 @@ class TuneSpec(JobSpec):
     def bundles(self) -> list[Bundle]:
         """Of one trial; the search runs as many at once as fit."""
         return self.train.bundles()
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        yield from (replace(files, path=f"train.{files.path}") for files in self.train.outside_files())
 
     @cached_property
     def plain_train(self) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.progress import progress
+from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.named_rows import RowFile
+from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.preferences import PreferenceData
@@ -167,10 +170,16 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
     return folder
 
 
-def source_files(sources: Sequence[Any], parents: Mapping[str, Artifact]) -> dict[str, list[Path]]:
-    """The files of each source, by the path of its reference."""
-    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(sources)}
-    return {field: matching_files(parents[field].path, source.files) for field, source in fields.items()}
+def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact]) -> dict[str, list[RowFile]]:
+    """The files of each source, by the path of its reference, whether a data set has them or a URI."""
+    files: dict[str, list[RowFile]] = {}
+    for number, source in enumerate(sources):
+        field = f"data.sources.{number}.dataset"
+        if source.uri is not None:
+            files[field] = [*files_in_place(source.uri, source.files)]
+        else:
+            files[field] = [*matching_files(parents[field].path, source.files)]
+    return files
 
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:

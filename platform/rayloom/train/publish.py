@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import FileEntry, Outcome
 from rayloom.specs.base import Content
+from rayloom.specs.row_files import SourceOfRows
+from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.objectives import Causal
 from rayloom.specs.training.training_data import CorpusData
@@ -35,7 +38,13 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     if isinstance(job.spec.data, CorpusData) and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)
     content: Content = "model" if is_whole_model(job.spec.adapter) else "adapter"
-    return Outcome(content, metrics, headline=_headline(metrics), stored=stored)
+    return Outcome(content, metrics, _licences(job.spec), headline=_headline(metrics), stored=stored)
+
+
+def _licences(spec: TrainSpec) -> tuple[str, ...]:
+    """Licences of what was read at URIs; those of data sets come from the parents."""
+    sources: Sequence[SourceOfRows] = () if isinstance(spec.data, CorpusData) else spec.data.sources
+    return tuple(sorted({source.licence for source in sources if source.licence is not None}))
 
 
 def _linked(source: str, target: str) -> None:

@@ -115,7 +115,7 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
     files.write_logs(build.directory / "trials", history.trials.values())
     files.write_ray_records(build.directory / "ray")
     metrics = summary(spec, history, winner) | {"training": outcome.metrics}
-    return Outcome(outcome.content, metrics, headline=headline(spec, history, winner))
+    return Outcome(outcome.content, metrics, outcome.licences, headline=headline(spec, history, winner))
 
 
 def _no_result(history: History, work: Path) -> QualityError:

@@ -12,6 +12,8 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.training import field_in_training, training_of
 from rayloom.errors import InputError
 from rayloom.models.responders.predictor import Predictor
+from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.named_rows import RowFile
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
@@ -47,7 +49,11 @@ def training_examples(predictor: Predictor, rows_of: Artifact, store: Store) -> 
     """The texts that a training job was trained on, read and split again as it did."""
     training = training_of(rows_of.manifest)
     data = TypeAdapter(LabelledData).validate_python(training["data"])
-    files = {}
+    files: dict[str, list[RowFile]] = {
+        f"data.sources.{number}.dataset": [*files_in_place(source.uri, source.files)]
+        for number, source in enumerate(data.sources)
+        if source.uri is not None
+    }
     for parent in rows_of.manifest.parents:
         field = field_in_training(parent.field)
         if field.startswith("data.sources."):
@@ -56,7 +62,7 @@ def training_examples(predictor: Predictor, rows_of: Artifact, store: Store) -> 
                 what = f"The data of {rows_of.id}, {parent.name}@{parent.version}, is no longer in the store"
                 raise InputError(what, where=store.uri, fix="Run the job that makes it, or leave linear_baseline out.")
             pattern = data.sources[int(field.split(".")[2])].files
-            files[field] = matching_files(store.open(manifest).path, pattern)
+            files[field] = [*matching_files(store.open(manifest).path, pattern)]
     return split_examples(data, files, predictor.encoder, int(training["seed"]))[0]
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from rayloom.specs.base import DatasetRef, Name, Rule, Spec
-from rayloom.specs.row_files import RowFiles
+from rayloom.specs.base import Name, Rule, Spec
+from rayloom.specs.row_files import SourceOfRows
 
 
 class Columns(Spec):
@@ -86,34 +86,15 @@ class PlainText(Spec):
     """What becomes one document; empty lines separate paragraphs."""
 
 
-Uri = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9+]+://"), Rule("must be a URI such as s3://bucket/folder or https://…")
-]
-
-
-class DocumentFiles(RowFiles):
+class DocumentFiles(SourceOfRows):
     """Files of one format under one name."""
 
     name: Name
     """Name for counts, rejects and reports; different for each source."""
-    dataset: DatasetRef | None = None
-    """An imported data set, or a folder's path, which is imported first."""
-    uri: Uri | None = None
-    """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store."""
-    licence: str | None = None
-    """Licence of the files at `uri`; a data set has its own."""
     format: Annotated[
         JsonLines | JsonArray | Csv | Tsv | Parquet | Arrow | PlainText | Warc, Field(discriminator="type")
     ]
     """Format of the files, and which part of a row is the text."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.dataset is None) == (self.uri is None):
-            raise ValueError("needs either a dataset or a uri")
-        if self.dataset is not None and self.licence is not None:
-            raise ValueError("a data set has its own licence; give one only with uri")
-        return self
 
 
 class TextSource(DocumentFiles):

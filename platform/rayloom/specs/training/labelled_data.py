@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayloom.specs.base import DatasetRef, Share, Spec
-from rayloom.specs.row_files import RowFiles
+from rayloom.specs.base import Share, Spec
+from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.training.training_data import IgnoredKeys
 
 LabelledProblem = Literal[
@@ -135,11 +135,9 @@ Reading = Annotated[
 ]
 
 
-class LabelledSource(RowFiles):
+class LabelledSource(SourceOfRows):
     """Rows of a data set."""
 
-    dataset: DatasetRef
-    """The data set, or a folder's path, which is imported first."""
     read: Reading
     """In which form texts and labels stand in the files."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None

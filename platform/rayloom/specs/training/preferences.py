@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from rayloom.specs.base import DatasetRef, Share, Spec
-from rayloom.specs.row_files import RowFiles
+from rayloom.specs.base import Share, Spec
+from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.training.training_data import IgnoredKeys, RowProblem, TemplateKwargs
 
 Positive = Annotated[float, Field(gt=0)]
@@ -73,11 +73,9 @@ class Kto(Spec):
 Preference = Annotated[Dpo | Orpo | SimPo | Kto, Field(discriminator="type")]
 
 
-class PreferenceSource(RowFiles):
+class PreferenceSource(SourceOfRows):
     """Rows of a data set."""
 
-    dataset: DatasetRef
-    """The data set, or a folder's path, which is imported first."""
     format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
     """prompt_chosen_rejected: texts or lists of messages; without `prompt`, what both begin with is the prompt.
     sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from rayloom.specs.base import CorpusRef, DatasetRef, Share, Spec
-from rayloom.specs.row_files import RowFiles
+from rayloom.specs.base import CorpusRef, Share, Spec
+from rayloom.specs.row_files import SourceOfRows
 
 
 class CorpusData(Spec):
@@ -61,11 +61,9 @@ IgnoredKeys = tuple[str, ...]
 """Keys of rows and messages that are read as if they were not there."""
 
 
-class ConversationSource(RowFiles):
+class ConversationSource(SourceOfRows):
     """Rows of a data set read as conversations."""
 
-    dataset: DatasetRef
-    """The data set, or a folder's path, which is imported first."""
     format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
     """In which form the conversations stand in the files."""
     fill: dict[str, str] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.errors import InputError
+from rayloom.reading.named_rows import RowFile
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.counts import ConversationCounts, SplitCounts
 from rayloom.text.conversations.render import Renderer, Sample
@@ -19,7 +20,7 @@ from rayloom.text.tokenizer_digest import tokenizer_digest
 
 def prepare(
     data: ConversationData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     renderer: Renderer,
     sequence_length_tokens: int,
     seed: int,

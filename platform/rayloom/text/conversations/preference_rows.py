@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.reading.named_rows import table_rows
+from rayloom.reading.named_rows import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
@@ -85,7 +85,7 @@ class PreferenceRows:
 
 def prepare_preferences(
     data: PreferenceData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     renderer: Renderer,
     sequence_length_tokens: int,
     seed: int,
@@ -135,7 +135,7 @@ class _Pair:
 
 def _read(
     data: PreferenceData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     counts: PreferenceCounts,
     seed: int,
     problems: RowProblems,
@@ -153,7 +153,7 @@ def _read(
                 found.append(judged)
             except ConversationError as error:
                 problems.add(origin, error)
-        counts.rows_read[f"{number} {source.dataset}"] = len(found)
+        counts.rows_read[f"{number} {source.location}"] = len(found)
         counts.unknown_keys = dict(Counter(counts.unknown_keys) + Counter(key for row in found for key in row.unknown))
         if source.limit_rows is not None and len(found) > source.limit_rows:
             chosen = np.random.default_rng([seed, number]).permutation(len(found))[: source.limit_rows]

@@ -6,11 +6,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from rayloom.reading.named_rows import table_rows
+from rayloom.reading.named_rows import RowFile, table_rows
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
 from rayloom.text.conversations.counts import ConversationCounts
 from rayloom.text.conversations.formats import conversation
@@ -37,7 +36,7 @@ class RenderedRow:
 
 def render_rows(
     data: ConversationData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     renderer: Renderer,
     seed: int,
     counts: ConversationCounts,
@@ -52,7 +51,7 @@ def render_rows(
     rendered: list[RenderedRow] = []
     for number, source in enumerate(data.sources):
         read = [*table_rows(files[f"data.sources.{number}.dataset"], source)]
-        counts.rows_read[f"{number} {source.dataset}"] = len(read)
+        counts.rows_read[f"{number} {source.location}"] = len(read)
         rows = [
             _with_system(found, data.system)
             for origin, row in read

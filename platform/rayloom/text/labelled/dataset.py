@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rayloom.errors import InputError
+from rayloom.reading.named_rows import RowFile
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.labelled.encoded_rows import write_task_rows
@@ -62,7 +63,7 @@ class LabelledCounts:
 
 def prepare_labelled(
     data: LabelledData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     encoder: TaskEncoder,
     seed: int,
     out: Path,
@@ -88,7 +89,7 @@ def prepare_labelled(
 
 def split_examples(
     data: LabelledData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     encoder: TaskEncoder,
     seed: int,
     counts: LabelledCounts | None = None,
@@ -121,7 +122,7 @@ def split_examples(
 
 def _read(
     data: LabelledData,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[RowFile]],
     encoder: TaskEncoder,
     seed: int,
     counts: LabelledCounts,
@@ -145,7 +146,7 @@ def _read(
                 problems.add(origin, problem)
             else:
                 found.append(row)
-        counts.rows_read[f"{number} {source.dataset}"] = len(found)
+        counts.rows_read[f"{number} {source.location}"] = len(found)
         if source.limit_rows is not None and len(found) > source.limit_rows:
             left_out["over_limit_rows"] += len(found) - source.limit_rows
             chosen = np.random.default_rng([seed, number]).permutation(len(found))[: source.limit_rows]

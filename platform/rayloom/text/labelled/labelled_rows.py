@@ -6,10 +6,9 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from rayloom.reading.named_rows import NamedRow, named_rows, table_rows
+from rayloom.reading.named_rows import NamedRow, RowFile, named_rows, table_rows
 from rayloom.reading.records import BadRow, ReadOptions
 from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.labelled_data import (
@@ -33,7 +32,7 @@ Read = Iterator[tuple[str, Example | ExampleError | None]]
 
 
 def labelled_rows(
-    files: Sequence[Path],
+    files: Sequence[RowFile],
     reading: Reading,
     how: RowFiles | None = None,
     ignored: Collection[str] = (),
@@ -61,19 +60,19 @@ def labelled_rows(
                 yield origin, None if example is None else replace(example, origin=origin)
 
 
-def _table(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+def _table(file: RowFile, how: RowFiles) -> Iterator[NamedRow]:
     return table_rows([file], how)
 
 
-def _lines(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+def _lines(file: RowFile, how: RowFiles) -> Iterator[NamedRow]:
     return named_rows(file, how, ReadOptions("text"))
 
 
-def _sentences(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+def _sentences(file: RowFile, how: RowFiles) -> Iterator[NamedRow]:
     return named_rows(file, how, ReadOptions("conll"))
 
 
-def _whole(file: Path, how: RowFiles) -> Iterator[NamedRow]:
+def _whole(file: RowFile, how: RowFiles) -> Iterator[NamedRow]:
     """The file's text; one that is empty has none."""
     values = next((values for _, values in named_rows(file, how, ReadOptions("text", unit="file"))), {"text": ""})
     yield file.name, values
@@ -195,7 +194,7 @@ def _start_of(answer: Mapping[str, Any]) -> Any:
     return starts[0] if starts else None
 
 
-_READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[Path, RowFiles], Iterator[NamedRow]]]] = {
+_READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[RowFile, RowFiles], Iterator[NamedRow]]]] = {
     TableRows: (_labelled, _table),
     LineRows: (_one_text, _lines),
     DocumentRows: (_one_text, _whole),
