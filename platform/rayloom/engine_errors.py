@@ -3,6 +3,7 @@
 - An exception that wraps others: `causes` gives them all, `reported_by_ray` those that came from other processes.
 - A copy of an exception from another process, whose class need not be ours: `is_out_of_memory`, `is_lost_process` and
   `is_consequence` know it by its name or text. No engine is imported for that.
+- The clients of object stores, of which none is imported either: `lacks_credentials`, `is_unreachable_store`.
 - What a process printed: `printed_cause`, and `reported_cause` for Serve's message about a replica.
 - The file that Ray Tune leaves for a trial whose process died: `ray_account`.
 """
@@ -19,6 +20,11 @@ _LOST_PROCESS_SIGNS = (
     "WorkerHealthCheck", "ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "Preemption",
 )  # fmt: skip
 _CONSEQUENCE_SIGNS = ("Connection closed by peer", "Connection reset by peer", "NCCL", "gloo")
+_CREDENTIALS_SIGNS = ("NoCredentials", "PartialCredentials", "DefaultCredentialsError", "TokenRetrievalError")
+_UNREACHABLE_SIGNS = (
+    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
+    "ClientConnectorError", "ServerDisconnectedError",
+)  # fmt: skip
 _RAISED = re.compile(r"(?:^|[\s:])((?:\w+\.)*[A-Z]\w*(?:Error|Exception)): (?P<text>\S.*)$")
 _PRINTED_CONSEQUENCES = (
     "Engine core initialization failed", "EngineCore encountered", "See root cause", "cancelled", "EngineDeadError",
@@ -67,6 +73,16 @@ def is_lost_process(error: BaseException) -> bool:
 def is_consequence(error: BaseException) -> bool:
     """Whether it is what the other workers of a group say when one is gone."""
     return any(sign in str(error) for sign in _CONSEQUENCE_SIGNS)
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether an object store's client found no credentials."""
+    return type(error).__name__.startswith(_CREDENTIALS_SIGNS)
+
+
+def is_unreachable_store(error: BaseException) -> bool:
+    """Whether an object store's client reached no server, or lost it."""
+    return type(error).__name__.startswith(_UNREACHABLE_SIGNS)
 
 
 def _shows(error: BaseException, signs: tuple[str, ...]) -> bool:

@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import ClassVar
 
-from rayloom.engine_errors import causes, is_out_of_memory
+from rayloom.engine_errors import causes, is_out_of_memory, is_unreachable_store, lacks_credentials
 
 INTERRUPTED_EXIT_CODE = 130
 _LONGEST_MESSAGE = 300
@@ -129,6 +129,15 @@ def _translated(error: BaseException) -> RayloomError | None:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("rayloom"):
         fix = "Install the engines: `make setup` in a checkout, else Rayloom's wheel with its lock (cluster/README.md)."
         return ResourceError(f"The package {error.name} is not installed", fix=fix)
+    if lacks_credentials(error):
+        fix = "Set them in the environment (S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or use a node with a role."
+        return InputError("The object store asks for credentials, and there are none here", fix=fix)
+    if is_unreachable_store(error):
+        fix = "Check the network and the endpoint (S3: AWS_ENDPOINT_URL), and run the same command again."
+        return ResourceError(f"The object store does not answer: {error}".rstrip("."), fix=fix)
+    if isinstance(error, PermissionError) and error.filename is None:
+        fix = "Check the credentials in the environment and what they may do there."
+        return InputError(f"Access is denied: {error}".rstrip("."), fix=fix)
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -204,7 +204,7 @@ def test_the_store_is_the_named_one_else_the_nearest_folder_above(
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("zzz://a", "no place for a store"), ("s3://bucket/prefix", "needs a package that is not installed.*s3fs")],
+    [("zzz://a", "no place for a store"), ("gs://bucket/prefix", "needs a package that is not installed.*gcsfs")],
 )
 def test_a_place_that_cannot_hold_a_store_is_refused(uri: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

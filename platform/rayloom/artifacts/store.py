@@ -22,9 +22,11 @@ from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lease import leased
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
+from rayloom.artifacts.node_cache import keep_while_alive, make_room
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
+_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 RESULT_NAME = "result"
 """The folder in a work folder in which workers on other nodes leave what they made."""
 
@@ -60,11 +62,26 @@ class Store:
         """The store that `RAYLOOM_STORE` names, else `.rayloom` in `directory` or the nearest folder above with one."""
         named = os.environ.get("RAYLOOM_STORE")
         if named:
-            return cls(named)
+            store = cls(named)
+            store.check_bucket()
+            return store
         for folder in (directory, *directory.parents):
             if (folder / ".rayloom").is_dir():
                 return cls(str(folder / ".rayloom"))
         return cls(str(directory / ".rayloom"))
+
+    def check_bucket(self) -> None:
+        """Raises InputError if the store is in a bucket that does not exist; its first artifact makes all the rest."""
+        bucket = self.root.partition("/")[0]
+        if not bucket or not set(_protocols(self.filesystem)) & _WITH_BUCKETS:
+            return
+        try:
+            self.filesystem.invalidate_cache()
+            self.filesystem.ls(self.root)
+        except FileNotFoundError:
+            if bucket == self.root or not self.filesystem.exists(bucket):
+                fix = "Make it, or correct RAYLOOM_STORE (and for S3 AWS_ENDPOINT_URL and AWS_DEFAULT_REGION)."
+                raise InputError(f"There is no bucket {bucket}", where=self.uri, fix=fix) from None
 
     # -- where things are ------------------------------------------------------------------------------------------
 
@@ -186,7 +203,9 @@ class Store:
             return Artifact(manifest, Path(self.location(manifest.name, manifest.version)))
         target = self._cached(manifest)
         with exclusive(target.with_suffix(".lock")):
+            keep_while_alive(target)
             if not (target / MANIFEST_NAME).exists():
+                make_room(target.parent, manifest.size_bytes)
                 self._fetch(manifest, target)
         return Artifact(manifest, target)
 
@@ -196,12 +215,16 @@ class Store:
     def _fetch(self, manifest: Manifest, target: Path) -> None:
         """Fetches what is not here yet; files that an interrupted fetch finished are kept."""
         source = self.location(manifest.name, manifest.version)
-        for file in manifest.files:
-            place = target / file.path
-            if place.is_file() and sha256_of(place) == file.sha256:
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self.filesystem.get_file(f"{source}/{file.path}", str(place))
+        places = {file.path: target / file.path for file in manifest.files}
+        missing = [
+            file.path
+            for file in manifest.files
+            if not places[file.path].is_file() or sha256_of(places[file.path]) != file.sha256
+        ]
+        for path in missing:
+            places[path].parent.mkdir(parents=True, exist_ok=True)
+        if missing:  # several at once, where the file system can
+            self.filesystem.get([f"{source}/{path}" for path in missing], [str(places[path]) for path in missing])
         if file_entries(target) != manifest.files:
             shutil.rmtree(target)
             fix = "Check it with `rayloom artifacts verify` and run its job again."
@@ -225,12 +248,13 @@ class Store:
         else:
             target = self.location(manifest.name, manifest.version)
             check_lease()
-            self.filesystem.makedirs(target, exist_ok=True)
+            for folder in sorted({f"{target}/{file.path}".rsplit("/", 1)[0] for file in manifest.files} | {target}):
+                self.filesystem.makedirs(folder, exist_ok=True)
+            paths = [file.path for file in here]
+            if paths:  # several at once, and large ones in parts, where the file system can
+                self.filesystem.put([str(directory / path) for path in paths], [f"{target}/{path}" for path in paths])
             for file in manifest.files:
-                self.filesystem.makedirs(f"{target}/{file.path}".rsplit("/", 1)[0], exist_ok=True)
-                if file in here:
-                    self.filesystem.put_file(str(directory / file.path), f"{target}/{file.path}")
-                else:
+                if file not in here:
                     self.filesystem.cp_file(f"{target}/{WORK_NAME}/{RESULT_NAME}/{file.path}", f"{target}/{file.path}")
             check_lease()
             # An object store's write is whole or not at all; others only promise that of a rename.
@@ -244,7 +268,9 @@ class Store:
         """What was made on this machine need not be fetched back: its staging folder becomes the cached copy."""
         target = self._cached(manifest)
         with exclusive(target.with_suffix(".lock")):
+            keep_while_alive(target)
             if not target.exists():
+                make_room(target.parent, manifest.size_bytes)
                 shutil.rmtree(directory / WORK_NAME, ignore_errors=True)
                 directory.rename(target)
                 write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
