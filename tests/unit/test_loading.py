@@ -64,5 +64,5 @@ def test_a_plan_says_that_an_encoder_has_no_such_loss(tmp_path: Path, monkeypatc
     decoder = made(store, "decoder", "model", lambda folder: write(folder, False))
     assert problems(decoder) == []
     (said,) = problems(made(store, "encoder", "model", lambda folder: write(folder, True)))
-    assert "is an encoder: it does not go on with a text word by word" in said
+    assert "is an encoder: it cannot continue a text token by token" in said
     assert "of a causal language model" in said

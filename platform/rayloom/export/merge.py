@@ -150,7 +150,10 @@ def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
-    """The base with the adapter beside its weights. Raises InputError where a tensor has no place, or a place none."""
+    """The base with the adapter beside its weights.
+
+    Raises InputError if the adapter has a tensor that belongs to no layer of the base, or lacks one that it needs.
+    """
     from peft import PeftConfig, PeftModel
 
     fix = "Name the base that it was trained on."

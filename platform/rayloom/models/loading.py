@@ -32,7 +32,7 @@ def check_causal(model: Path) -> None:
     is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if is_encoder or getattr(config, "is_encoder_decoder", False):
         kind = "an encoder-decoder, which writes from a text" if config.is_encoder_decoder else "an encoder"
-        what = f"This model ({config.model_type}) is {kind}: it does not go on with a text word by word"
+        what = f"This model ({config.model_type}) is {kind}: it cannot continue a text token by token"
         fix = f"{_FIX} What its own training measured stands in its report; for labels use a check of type task."
         raise InputError(what, where=str(model), fix=fix)
 

@@ -98,7 +98,7 @@ def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict
 def _check_spec(spec: ServeSpec) -> None:
     if not spec.doors.keys_required:
         fix = "Set doors.keys_required: true, and make keys with `rayloom keys create`, or name a Secret by --api-keys."
-        raise InputError("On Kubernetes a service is reached from other pods, and this one asks nobody", fix=fix)
+        raise InputError("On Kubernetes other pods can reach a service, and this one requires no API keys", fix=fix)
     if spec.is_direct:
         fix = "Set profile: full."
         raise InputError("profile: direct listens by itself, past the proxies that KubeRay watches", fix=fix)
