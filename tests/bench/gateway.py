@@ -22,10 +22,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from rayloom.serve.gateway.access_log import Record, Stopwatch
+from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.gateway.admission import Admission
-from rayloom.serve.gateway.application import Gateway, Limits
-from rayloom.serve.gateway.routes import only
+from rayloom.serve.gateway.application import Gateway, RequestLimits
+from rayloom.serve.gateway.routes import single_versions
 from rayloom.serve.transport.asgi_call import Application, Message, head_frame
 from rayloom.serve.transport.relay import Call, begin
 
@@ -50,17 +50,17 @@ class Backend:
 
 def with_starlette(backend: Backend) -> Application:
     """The same steps: body, model, admission, relay, pieces, and a record at the end."""
-    routes, admission = only({"m": backend}), Admission(None, None)
+    routes, admission = single_versions({"m": backend}), Admission(None, None)
 
     async def chat(request: Request) -> Response:
-        record, watch = Record("id", request.method, request.url.path), Stopwatch()
+        record, watch = AccessRecord("id", request.method, request.url.path), Stopwatch()
         record.caller = admission.admit(request.scope["headers"])
         body = await request.body()
         asked = json.loads(body)
         call = Call(record.path, HEADERS, body)
 
         async def choose() -> Any:
-            return (await routes.find(asked["model"])).backend
+            return (await routes.resolve(asked["model"])).backend
 
         reply = await begin(choose, call)
 
@@ -118,7 +118,9 @@ async def compared(num_pieces: int) -> dict[str, float]:
     backend = Backend(num_pieces)
     sides: dict[str, Callable[[], Awaitable[float]]] = {
         "gateway": lambda: microseconds(
-            Gateway(only({"m": backend}), Admission(None, None), Limits(1 << 20, 600.0), lambda _: None)
+            Gateway(
+                single_versions({"m": backend}), Admission(None, None), RequestLimits(1 << 20, 600.0), lambda _: None
+            )
         ),
         "starlette": lambda: microseconds(with_starlette(backend)),
     }

@@ -71,7 +71,7 @@ def test_keys_in_an_object_store_are_found_too() -> None:
 def test_an_unknown_key_cannot_be_revoked_and_a_strange_name_not_given(store: Store) -> None:
     with pytest.raises(InputError, match="no key with this id"):
         api_keys.revoke(store, "../../etc")
-    with pytest.raises(InputError, match="name of a key"):
+    with pytest.raises(InputError, match="valid name for a key"):
         api_keys.create(store, "a\nb")
 
 

@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 
 from rayloom.serve.transport import asgi_call
-from rayloom.serve.transport.asgi_call import Application, Receive, Scope, Send, called, read_head, with_header
+from rayloom.serve.transport.asgi_call import (
+    Application,
+    Receive,
+    Scope,
+    Send,
+    call_application,
+    read_head,
+    with_header,
+)
 
 
 async def frames_of(application: Application, body: bytes = b"") -> list[bytes]:
-    return [frame async for frame in called(application, "/path", [(b"a", b"b")], body)]
+    return [frame async for frame in call_application(application, "/path", [(b"a", b"b")], body)]
 
 
 def application(answer: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> Application:
@@ -59,7 +67,7 @@ def test_what_the_application_raises_reaches_the_caller() -> None:
         asyncio.run(frames_of(broken))
 
 
-def test_closing_early_tells_the_application_that_the_client_hung_up() -> None:
+def test_closing_early_tells_the_application_that_the_client_left() -> None:
     seen: list[str] = []
 
     async def patient(_: Scope, receive: Receive, send: Send) -> None:
@@ -72,19 +80,19 @@ def test_closing_early_tells_the_application_that_the_client_hung_up() -> None:
             seen.append("cancelled")
             raise
 
-    async def hang_up() -> None:
-        answer = called(patient, "/", [], b"")
+    async def disconnect() -> None:
+        answer = call_application(patient, "/", [], b"")
         await anext(answer)
         await anext(answer)
         await answer.aclose()  # type: ignore[attr-defined]
         await asyncio.sleep(0.01)
 
-    asyncio.run(hang_up())
+    asyncio.run(disconnect())
     assert seen == ["http.disconnect"]
 
 
-def test_an_application_that_does_not_hear_the_hang_up_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi_call, "HANG_UP_SECONDS", 0.01)
+def test_an_application_that_ignores_the_disconnect_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_call, "DISCONNECT_SECONDS", 0.01)
     ended = asyncio.Event()
 
     async def deaf(_: Scope, __: Receive, send: Send) -> None:
@@ -94,13 +102,13 @@ def test_an_application_that_does_not_hear_the_hang_up_is_cancelled(monkeypatch:
         finally:
             ended.set()
 
-    async def hang_up() -> None:
-        answer = called(deaf, "/", [], b"")
+    async def disconnect() -> None:
+        answer = call_application(deaf, "/", [], b"")
         await anext(answer)
         await answer.aclose()  # type: ignore[attr-defined]
         await asyncio.wait_for(ended.wait(), 5)
 
-    asyncio.run(hang_up())
+    asyncio.run(disconnect())
 
 
 def test_a_header_can_be_added_to_a_head() -> None:

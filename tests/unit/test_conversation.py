@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands.endpoint.conversation import Conversation
+from rayloom.commands.endpoint.conversation import ChatSession
 
 
-def conversation(**changes: str) -> Conversation:
-    return Conversation("one", ["one", "two"], **changes)
+def conversation(**changes: str) -> ChatSession:
+    return ChatSession("one", ["one", "two"], **changes)
 
 
 def test_what_is_said_and_answered_is_kept_after_the_system_message() -> None:
@@ -70,6 +70,6 @@ def test_a_line_that_is_no_address_and_an_address_where_nothing_answers(
     assert main(["chat", "localhost:8000"]) == 3
     assert main(["chat", "http://127.0.0.1:9"]) == 4
     said = capsys.readouterr().err.splitlines()
-    assert "no address" in said[0]
+    assert "not the address of an endpoint" in said[0]
     assert "Nothing answers" in said[1]
     assert "rayloom run" in said[1]

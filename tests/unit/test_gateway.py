@@ -14,10 +14,10 @@ import pytest
 
 from rayloom.serve.api_keys import ApiKey, KeyRing
 from rayloom.serve.gateway import chat_page
-from rayloom.serve.gateway.access_log import Record, line
+from rayloom.serve.gateway.access_log import AccessRecord, line
 from rayloom.serve.gateway.admission import Admission
-from rayloom.serve.gateway.application import Gateway, Limits, Page
-from rayloom.serve.gateway.routes import only
+from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
+from rayloom.serve.gateway.routes import single_versions
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, head_frame
 from rayloom.serve.transport.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
 
@@ -41,10 +41,10 @@ def backends() -> dict[str, Recorder]:
     return {"first": Recorder("first"), "second": Recorder("second")}
 
 
-def gateway(backends: Mapping[str, Backend], records: list[Record] | None = None, **changes: Any) -> Gateway:
+def gateway(backends: Mapping[str, Backend], records: list[AccessRecord] | None = None, **changes: Any) -> Gateway:
     admission = changes.pop("admission", Admission(None, None))
-    limits = Limits(**({"max_request_bytes": 1000, "deadline_seconds": 5.0} | changes))
-    return Gateway(only(backends), admission, limits, (records if records is not None else []).append)
+    limits = RequestLimits(**({"max_request_bytes": 1000, "deadline_seconds": 5.0} | changes))
+    return Gateway(single_versions(backends), admission, limits, (records if records is not None else []).append)
 
 
 def ask(backends: Mapping[str, Backend] | Gateway, method: str, path: str, **sent: Any) -> httpx.Response:
@@ -174,7 +174,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_replica_that_dies_before_the_first_piece_costs_the_client_nothing(
     lost: Callable[[], AsyncGenerator[bytes, None]],
 ) -> None:
-    backend, records = Scripted([lost, lost, whole]), list[Record]()
+    backend, records = Scripted([lost, lost, whole]), list[AccessRecord]()
     response = ask(gateway({"m": backend}, records), **CHAT)
     assert (response.status_code, response.text) == (200, "data: whole\n\n")
     assert backend.num_calls == records[0].num_attempts == 3
@@ -187,7 +187,7 @@ def test_a_request_to_a_version_that_left_is_answered_by_the_next() -> None:
     serving: Gateway
 
     async def left() -> AsyncGenerator[bytes, None]:
-        serving.routes = only({"m": new})
+        serving.routes = single_versions({"m": new})
         raise ReplicaLost
         yield b""
 
@@ -207,7 +207,7 @@ def test_a_request_that_kills_every_replica_does_not_go_round_for_ever() -> None
 
 
 def test_an_answer_that_is_cut_off_ends_with_an_error_and_is_not_asked_again() -> None:
-    backend, records = Scripted([lost_in_the_middle, whole]), list[Record]()
+    backend, records = Scripted([lost_in_the_middle, whole]), list[AccessRecord]()
     response = ask(gateway({"m": backend}, records), **CHAT)
     begun, last = response.text.strip().split("\n\n")
     assert (response.status_code, begun) == (200, "data: begun")
@@ -269,7 +269,7 @@ async def broken() -> AsyncGenerator[bytes, None]:
 
 
 def test_a_defect_is_a_500_in_openais_form_and_its_cause_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    records: list[Record] = []
+    records: list[AccessRecord] = []
     response = ask(gateway({"m": Scripted([broken])}, records), **CHAT)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "a defect" not in response.text
@@ -303,8 +303,10 @@ def test_keys_are_asked_for_everywhere_but_at_the_watchers_paths() -> None:
 
 def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere() -> None:
     assert ask({}, "GET", "/").status_code == 404
-    page = Page(chat_page.HEADERS, chat_page.chat_page())
-    locked = Gateway(only({}), Admission(lambda: KeyRing([]), None), Limits(1000, 5.0), lambda _: None, page=page)
+    page = StaticPage(chat_page.HEADERS, chat_page.chat_page())
+    locked = Gateway(
+        single_versions({}), Admission(lambda: KeyRing([]), None), RequestLimits(1000, 5.0), lambda _: None, page=page
+    )
     response = ask(locked, "GET", "/")
     assert response.status_code == 200
     assert "default-src 'none'" in response.headers["content-security-policy"]
@@ -313,7 +315,7 @@ def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere(
 
 
 def test_a_client_that_hangs_up_ends_what_is_computed_for_it() -> None:
-    records: list[Record] = []
+    records: list[AccessRecord] = []
     begun, ended = asyncio.Event(), asyncio.Event()
 
     @dataclass
@@ -339,17 +341,17 @@ def test_a_client_that_hangs_up_ends_what_is_computed_for_it() -> None:
     async def send(_: object) -> None:
         pass
 
-    async def hang_up() -> None:
+    async def disconnect() -> None:
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
         await asyncio.wait_for(gateway({"m": Endless()}, records)(scope, receive, send), 10)
         await asyncio.wait_for(ended.wait(), 10)
 
-    asyncio.run(hang_up())
+    asyncio.run(disconnect())
     assert [record.error for record in records] == ["client_left"]
 
 
 def test_the_access_log_has_no_prompts_unless_asked() -> None:
-    records: list[Record] = []
+    records: list[AccessRecord] = []
     ask(gateway({"m": Scripted([whole])}, records), **CHAT)
     ask(gateway({"m": Scripted([whole])}, records, log_prompts=True), **CHAT)
     without, with_prompt = (json.loads(line(record)) for record in records)
@@ -362,6 +364,6 @@ def test_the_access_log_has_no_prompts_unless_asked() -> None:
 
 
 def test_refusals_are_in_the_access_log_with_their_code() -> None:
-    records: list[Record] = []
+    records: list[AccessRecord] = []
     ask(gateway({}, records), "POST", "/v1/chat/completions", content=b"{")
     assert (records[0].status, records[0].error) == (400, "invalid_json")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from test_gateway import Recorder, ask, gateway
 
 from rayloom.serve.gateway.docs_page import openapi
-from rayloom.serve.gateway.routes import Route, Routes, Share
+from rayloom.serve.gateway.routes import Route, Routes, VersionShare
 from rayloom.serve.replicas.predictor_requests import (
     ANSWER,
     CLASSIFY,
@@ -19,9 +19,9 @@ from rayloom.serve.replicas.predictor_requests import (
     GENERATE,
     TAG,
     BadRequestError,
-    Endpoint,
-    answered,
-    first_input,
+    PredictorEndpoint,
+    example_input,
+    response_body,
     rows_of,
 )
 from rayloom.specs.serve import ServeSpec
@@ -38,7 +38,7 @@ def asked(given: Any) -> bytes:
         (CLASSIFY, ["a", {"text": "b", "pair": "c"}], [{"text": "a"}, {"text": "b", "pair": "c"}]),
         (
             CLASSIFY,
-            first_input("relation_extraction"),
+            example_input("relation_extraction"),
             [{"text": "Ada met Grace", "head": {"start": 0, "end": 3}, "tail": {"start": 8, "end": 13}}],
         ),
         (TAG, {"text": "a"}, [{"text": "a"}]),
@@ -46,7 +46,7 @@ def asked(given: Any) -> bytes:
         (GENERATE, ["a", "b"], [{"text": "a"}, {"text": "b"}]),
     ],
 )
-def test_an_input_is_rows(endpoint: Endpoint, given: Any, rows: list[dict[str, Any]]) -> None:
+def test_an_input_is_rows(endpoint: PredictorEndpoint, given: Any, rows: list[dict[str, Any]]) -> None:
     assert rows_of(endpoint, asked(given)) == rows
 
 
@@ -56,7 +56,7 @@ def test_an_input_is_rows(endpoint: Endpoint, given: Any, rows: list[dict[str, A
         (CLASSIFY, asked(3), "input"),
         (CLASSIFY, asked(["a", 3]), "input"),
         (CLASSIFY, asked({"text": "a", "colour": "b"}), "colour"),
-        (CLASSIFY, asked({"text": "a", "head": {"start": 0, "end": 9}}), "places in the text"),
+        (CLASSIFY, asked({"text": "a", "head": {"start": 0, "end": 9}}), "ranges of characters inside the text"),
         (ANSWER, asked("who?"), "input"),
         (ANSWER, asked({"question": "who?"}), "text"),
         (TAG, b'{"model": "m"}', "input"),
@@ -64,19 +64,26 @@ def test_an_input_is_rows(endpoint: Endpoint, given: Any, rows: list[dict[str, A
         (TAG, b"\xff", "body"),
     ],
 )
-def test_what_has_not_the_form_is_refused_with_its_place(endpoint: Endpoint, body: bytes, said: str) -> None:
+def test_what_has_not_the_form_is_refused_with_its_place(endpoint: PredictorEndpoint, body: bytes, said: str) -> None:
     with pytest.raises(BadRequestError, match=said):
         rows_of(endpoint, body)
 
 
 def test_answers_have_their_number_and_their_words() -> None:
     classes = {"labels": ["yes"], "probabilities": {"no": 0.1, "yes": 0.9}}
-    assert answered(CLASSIFY, "m", [classes]) == {"object": "list", "model": "m", "data": [{"index": 0, **classes}]}
+    assert response_body(CLASSIFY, "m", [classes]) == {
+        "object": "list",
+        "model": "m",
+        "data": [{"index": 0, **classes}],
+    }
     span = {"label": "person", "start": 0, "end": 3, "text": "Ada"}
-    assert [one["entities"] for one in answered(TAG, "m", [{"spans": [span]}, {"labels": []}])["data"]] == [[span], []]
+    assert [one["entities"] for one in response_body(TAG, "m", [{"spans": [span]}, {"labels": []}])["data"]] == [
+        [span],
+        [],
+    ]
     none, some = {"probabilities": {"answer": 0.2}}, {"spans": [span], "probabilities": {"answer": 0.8}}
-    assert [one["answer"] for one in answered(ANSWER, "m", [none, some])["data"]] == [None, "Ada"]
-    written = answered(GENERATE, "m", [{"labels": ["by an encoder-decoder"]}, {"answer": "by a decoder"}])
+    assert [one["answer"] for one in response_body(ANSWER, "m", [none, some])["data"]] == [None, "Ada"]
+    written = response_body(GENERATE, "m", [{"labels": ["by an encoder-decoder"]}, {"answer": "by a decoder"}])
     assert [one["text"] for one in written["data"]] == ["by an encoder-decoder", "by a decoder"]
 
 
@@ -89,7 +96,7 @@ def test_every_answer_has_the_form_that_the_document_gives() -> None:
         GENERATE.path: {"answer": "text"},
     }
     for path, endpoint in ENDPOINTS.items():
-        (one,) = answered(endpoint, "m", [found[path]])["data"]
+        (one,) = response_body(endpoint, "m", [found[path]])["data"]
         endpoint.item.model_validate(one)
         rows_of(endpoint, asked(endpoint.example))
 
@@ -108,8 +115,8 @@ def test_the_document_resolves_and_is_shown_without_a_key() -> None:
 
 def routed(path: str, model: str) -> httpx.Response:
     routes = {
-        "text": Route((Share(Recorder("text"), 1.0),)),
-        "tagger": Route((Share(Recorder("t"), 1.0),), None, TAG.path),
+        "text": Route((VersionShare(Recorder("text"), 1.0),)),
+        "tagger": Route((VersionShare(Recorder("t"), 1.0),), None, TAG.path),
     }
     application = gateway({})
     application.routes = Routes(routes)

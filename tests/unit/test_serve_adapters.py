@@ -1,4 +1,4 @@
-"""Adapters of the store on a served model: names that stay in the store, fits, misfits, and shares of versions."""
+"""Adapters of the store on a served model: names that stay in the store, which fit, and shares of versions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
-from rayloom.serve.gateway.routes import REMEMBER_SECONDS, Route, Routes, Share, all_of, only
-from rayloom.serve.replicas.adapters import Shelf, carries, misfits
+from rayloom.serve.gateway.routes import REMEMBER_SECONDS, Route, Routes, VersionShare, shares_of, single_versions
+from rayloom.serve.replicas.adapters import AdapterCatalog, compatible_bases, load_problems
 from rayloom.serve.transport.error_responses import Refusal
 from rayloom.serve.transport.relay import Call
 from rayloom.specs.base import Content, JobSpec
@@ -53,46 +53,50 @@ def adapter(store: Store, name: str, on: Artifact, **config: Any) -> Artifact:
     return made(store, name, "adapter", "adapter_config.json", json.dumps(LORA | config), base=on)
 
 
-def shelf(store: Store, model: Artifact, **wanted: Any) -> Shelf:
-    return Shelf(store, "m", Adapters(**wanted), carries(model))
+def catalog(store: Store, model: Artifact, **spec: Any) -> AdapterCatalog:
+    return AdapterCatalog(store, "m", Adapters(**spec), compatible_bases(model))
 
 
 def test_an_adapter_is_found_by_name_and_the_engines_name_has_its_version(store: Store) -> None:
     model = base(store)
     tuned = adapter(store, "tuned", model)
-    found = shelf(store, model).find("tuned")
+    found = catalog(store, model).resolve("tuned")
     assert found.engine_name == f"m:tuned@{tuned.manifest.version}"
-    assert shelf(store, model).find(f"tuned@{tuned.manifest.version[:8]}") == found
+    assert catalog(store, model).resolve(f"tuned@{tuned.manifest.version[:8]}") == found
 
 
 def test_a_newer_version_has_another_name_for_the_engine(store: Store) -> None:
     model = base(store)
     adapter(store, "tuned", model)
-    before = shelf(store, model).find("tuned").engine_name
+    before = catalog(store, model).resolve("tuned").engine_name
     adapter(store, "tuned", model, seed=1)
-    assert shelf(store, model).find("tuned").engine_name != before
+    assert catalog(store, model).resolve("tuned").engine_name != before
 
 
 @pytest.mark.parametrize(
-    "named", ["..", "../base", "/etc/passwd", "tuned/..", "", "Tuned", "tuned@zz", "tuned\n", "a" * 64]
+    "reference", ["..", "../base", "/etc/passwd", "tuned/..", "", "Tuned", "tuned@zz", "tuned\n", "a" * 64]
 )
-def test_a_name_cannot_reach_outside_the_store(store: Store, named: str) -> None:
+def test_a_name_cannot_reach_outside_the_store(store: Store, reference: str) -> None:
     model = base(store)
     adapter(store, "tuned", model)
     with pytest.raises(InputError, match="no such adapter"):
-        shelf(store, model).find(named)
+        catalog(store, model).resolve(reference)
 
 
 def test_what_is_no_adapter_of_this_model_is_refused_with_the_reason(store: Store) -> None:
     model, other = base(store), base(store, "other")
     adapter(store, "foreign", other)
     adapter(store, "big", model, r=64)
-    here = shelf(store, model)
-    for named, reason in (("foreign", "trained on another model"), ("big", "rank is 64"), ("base", "it is a model")):
+    here = catalog(store, model)
+    for reference, reason in (
+        ("foreign", "trained on another model"),
+        ("big", "rank is 64"),
+        ("base", "it is a model"),
+    ):
         with pytest.raises(InputError, match=reason):
-            here.find(named)
+            here.resolve(reference)
     with pytest.raises(InputError, match="no artifact"):
-        here.find("missing")
+        here.resolve("missing")
 
 
 def test_a_plan_can_say_which_adapters_will_not_load(store: Store) -> None:
@@ -100,33 +104,33 @@ def test_a_plan_can_say_which_adapters_will_not_load(store: Store) -> None:
     adapter(store, "fits", model)
     adapter(store, "foreign", other)
     big = adapter(store, "big", model, r=64)
-    here = shelf(store, model)
+    here = catalog(store, model)
     assert here.names() == ["m:fits"]
-    assert here.misfits() == {big.id: "its rank is 64, and adapters.max_rank is 16"}
+    assert here.unusable() == {big.id: "its rank is 64, and adapters.max_rank is 16"}
 
 
 def test_only_allowed_adapters_are_served(store: Store) -> None:
     model = base(store)
     adapter(store, "yes", model)
     adapter(store, "no", model)
-    some = shelf(store, model, allow=("yes",))
+    some = catalog(store, model, allow=("yes",))
     assert some.names() == ["m:yes"]
-    some.find("yes")
+    some.resolve("yes")
     with pytest.raises(InputError, match="no such adapter"):
-        some.find("no")
-    assert shelf(store, model).names() == ["m:no", "m:yes"]
+        some.resolve("no")
+    assert catalog(store, model).names() == ["m:no", "m:yes"]
 
 
 def test_new_adapters_are_there_without_a_restart_and_removed_ones_are_not(store: Store) -> None:
     model = base(store)
-    here = shelf(store, model)
+    here = catalog(store, model)
     assert here.names() == []
     tuned = adapter(store, "tuned", model)
     assert here.names() == ["m:tuned"]
     store.remove("tuned", tuned.manifest.version)
     assert here.names() == []
     with pytest.raises(InputError):
-        here.find("tuned")
+        here.resolve("tuned")
 
 
 @pytest.mark.parametrize(
@@ -140,12 +144,12 @@ def test_new_adapters_are_there_without_a_restart_and_removed_ones_are_not(store
     ],
 )
 def test_what_vllm_does_not_load_is_known_from_the_config(config: dict[str, Any], reason: str) -> None:
-    (found,) = misfits(LORA | config, max_rank=16)
+    (found,) = load_problems(LORA | config, max_rank=16)
     assert reason in found
 
 
 def test_a_plain_adapter_loads() -> None:
-    assert misfits(LORA | {"modules_to_save": None, "rank_pattern": {}}, max_rank=16) == []
+    assert load_problems(LORA | {"modules_to_save": None, "rank_pattern": {}}, max_rank=16) == []
 
 
 # -- routes ------------------------------------------------------------------------------------------------------------
@@ -162,13 +166,13 @@ class Named:
 
 
 def found_backend(routes: Routes, name: str) -> str:
-    backend = asyncio.run(routes.find(name)).backend
+    backend = asyncio.run(routes.resolve(name)).backend
     assert isinstance(backend, Named)
     return backend.name
 
 
 def routes_of(shares: dict[str, float], draw: Callable[[], float]) -> Routes:
-    return Routes({"m": Route(all_of(Share(Named(name), share) for name, share in shares.items()))}, draw)
+    return Routes({"m": Route(shares_of(VersionShare(Named(name), share) for name, share in shares.items()))}, draw)
 
 
 @pytest.mark.parametrize(("draw", "version"), [(0.0, "old"), (0.89, "old"), (0.91, "new"), (0.9999999, "new")])
@@ -184,20 +188,20 @@ def test_shares_must_add_up() -> None:
 def test_an_unknown_model_and_an_adapter_of_a_model_without_any_are_404s() -> None:
     for name in ("other", "m:tuned", ""):
         with pytest.raises(Refusal) as refused:
-            asyncio.run(only({"m": Named("m")}).find(name))
+            asyncio.run(single_versions({"m": Named("m")}).resolve(name))
         assert (refused.value.status, refused.value.code) == (404, "model_not_found")
 
 
 def test_the_store_is_not_read_for_every_request(store: Store) -> None:
     model, now = base(store), [0.0]
     routes = Routes(
-        {"m": Route((Share(Named("m"), 1.0),), shelf(store, model))}, draw=lambda: 0.0, clock=lambda: now[0]
+        {"m": Route((VersionShare(Named("m"), 1.0),), catalog(store, model))}, draw=lambda: 0.0, clock=lambda: now[0]
     )
     with pytest.raises(Refusal):
-        asyncio.run(routes.find("m:tuned"))
+        asyncio.run(routes.resolve("m:tuned"))
     adapter(store, "tuned", model)
     with pytest.raises(Refusal):
-        asyncio.run(routes.find("m:tuned"))
+        asyncio.run(routes.resolve("m:tuned"))
     now[0] = REMEMBER_SECONDS + 1
-    assert asyncio.run(routes.find("m:tuned")).adapter.startswith("m:tuned@")
+    assert asyncio.run(routes.resolve("m:tuned")).adapter.startswith("m:tuned@")
     assert asyncio.run(routes.names()) == ["m", "m:tuned"]

@@ -10,8 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from rayloom.errors import InputError
-from rayloom.serve.replicas.capacity import cache_room, problems, read_shape, replica_bytes, replicas_that_fit
-from rayloom.specs.serve import Engine, KvCache
+from rayloom.serve.replicas.capacity import (
+    cache_capacity,
+    read_shape,
+    replica_bytes,
+    replicas_that_fit,
+    serving_problems,
+)
+from rayloom.specs.serve import EngineSpec, KvCache
 
 SMOLLM2: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -31,13 +37,13 @@ def model(folder: Path, weights_bytes: int = 1000, **changes: Any) -> Path:
     return folder
 
 
-def engine(size_bytes: int = 1 << 30, **changes: Any) -> Engine:
-    return Engine(kv_cache=KvCache(size_bytes=size_bytes), **changes)
+def engine(size_bytes: int = 1 << 30, **changes: Any) -> EngineSpec:
+    return EngineSpec(kv_cache=KvCache(size_bytes=size_bytes), **changes)
 
 
 def test_the_cache_holds_as_many_tokens_as_vllm_says(tmp_path: Path) -> None:
     # vLLM 0.32 on this model: "CPU KV cache size: 46,592 tokens, Maximum concurrency for 2,048 tokens: 22.75x"
-    room = cache_room(read_shape(model(tmp_path)), engine())
+    room = cache_capacity(read_shape(model(tmp_path)), engine())
     assert room is not None
     assert room.tokens == 46_592
     assert room.full_length_requests == 22.75
@@ -58,7 +64,7 @@ def test_the_text_part_of_a_model_with_pictures_counts(tmp_path: Path) -> None:
 def test_other_cache_layouts_are_not_guessed(tmp_path: Path) -> None:
     shape = read_shape(model(tmp_path, kv_lora_rank=512))
     assert shape.kv_bytes_per_token is None
-    assert cache_room(shape, engine()) is None
+    assert cache_capacity(shape, engine()) is None
 
 
 def test_a_replica_takes_weights_cache_and_processes(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_replicas_fit_by_memory_and_cores(available: int, cores: int, fit: int) 
 def test_what_vllm_would_refuse_is_said_with_what_to_do(
     tmp_path: Path, changes: dict[str, Any], wanted: dict[str, Any], said: str
 ) -> None:
-    found = problems(read_shape(model(tmp_path, **changes)), engine(**wanted), KNOWN)
+    found = serving_problems(read_shape(model(tmp_path, **changes)), engine(**wanted), KNOWN)
     assert len(found) == 1
     assert said in found[0]
 
@@ -99,18 +105,18 @@ def test_what_vllm_would_refuse_is_said_with_what_to_do(
 def test_an_fp8_cache_on_a_gpu_holds_twice_the_tokens(tmp_path: Path) -> None:
     shape = read_shape(model(tmp_path))
     rooms = [
-        cache_room(shape, Engine.model_validate({"gpus_per_replica": 1, "kv_cache": {"precision": precision}}))
+        cache_capacity(shape, EngineSpec.model_validate({"gpus_per_replica": 1, "kv_cache": {"precision": precision}}))
         for precision in ("model", "fp8")
     ]
     assert rooms[0] is not None
     assert rooms[1] is not None
     assert rooms[1].tokens == pytest.approx(2 * rooms[0].tokens, abs=16)
     with pytest.raises(ValidationError, match="needs GPUs"):
-        Engine.model_validate({"kv_cache": {"precision": "fp8"}})
+        EngineSpec.model_validate({"kv_cache": {"precision": "fp8"}})
 
 
 def test_a_model_that_fits_has_no_problems(tmp_path: Path) -> None:
-    assert problems(read_shape(model(tmp_path)), engine(), KNOWN) == []
+    assert serving_problems(read_shape(model(tmp_path)), engine(), KNOWN) == []
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"hidden_size": 3}'], ids=["missing", "not JSON", "no architecture"])

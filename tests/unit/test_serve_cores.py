@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.serve.replicas.cores import Lease, cpu_limit, physical_first
-from rayloom.serve.replicas.cores import lease as lease_cores
+from rayloom.serve.replicas.cores import CoreLease, cpu_limit, physical_first
+from rayloom.serve.replicas.cores import lease_cores as lease_in
 
-Leasing = Callable[[int, Iterable[int]], Lease | None]
+Leasing = Callable[[int, Iterable[int]], CoreLease | None]
 
 
 @pytest.fixture
-def lease(tmp_path: Path) -> Iterator[Leasing]:
+def lease_cores(tmp_path: Path) -> Iterator[Leasing]:
     """Leases in a folder of the test's own, given back at its end."""
-    held: list[Lease] = []
+    held: list[CoreLease] = []
 
-    def take(num_cores: int, candidates: Iterable[int]) -> Lease | None:
-        found = lease_cores(num_cores, candidates, tmp_path)
+    def take(num_cores: int, candidates: Iterable[int]) -> CoreLease | None:
+        found = lease_in(num_cores, candidates, tmp_path)
         held.extend([found] if found else [])
         return found
 
@@ -31,27 +31,27 @@ def lease(tmp_path: Path) -> Iterator[Leasing]:
         found.release()
 
 
-def test_two_replicas_get_different_cores(lease: Leasing) -> None:
-    first, second = lease(2, range(4)), lease(2, range(4))
+def test_two_replicas_get_different_cores(lease_cores: Leasing) -> None:
+    first, second = lease_cores(2, range(4)), lease_cores(2, range(4))
     assert first is not None
     assert second is not None
     assert (first.cores, second.cores) == ((0, 1), (2, 3))
 
 
-def test_a_replica_that_does_not_fit_takes_nothing(lease: Leasing) -> None:
-    held = lease(2, range(3))
+def test_a_replica_that_does_not_fit_takes_nothing(lease_cores: Leasing) -> None:
+    held = lease_cores(2, range(3))
     assert held is not None
-    assert lease(2, range(3)) is None
-    rest = lease(1, range(3))
+    assert lease_cores(2, range(3)) is None
+    rest = lease_cores(1, range(3))
     assert rest is not None
     assert rest.cores == (2,)
 
 
-def test_released_cores_are_free_again(lease: Leasing) -> None:
-    held = lease(2, range(2))
+def test_released_cores_are_free_again(lease_cores: Leasing) -> None:
+    held = lease_cores(2, range(2))
     assert held is not None
     held.release()
-    again = lease(2, range(2))
+    again = lease_cores(2, range(2))
     assert again is not None
     assert again.cores == (0, 1)
 
@@ -59,28 +59,28 @@ def test_released_cores_are_free_again(lease: Leasing) -> None:
 _HOLD = """
 import sys, time
 from pathlib import Path
-from rayloom.serve.replicas.cores import lease
-held = lease(1, range(1), Path(sys.argv[1]))
+from rayloom.serve.replicas.cores import lease_cores
+held = lease_cores(1, range(1), Path(sys.argv[1]))
 print(held.cores, flush=True)
 time.sleep(60)
 """
 
 
-def test_a_killed_replica_gives_its_core_back(lease: Leasing, tmp_path: Path) -> None:
+def test_a_killed_replica_gives_its_core_back(lease_cores: Leasing, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "(0,)\n"
-        assert lease(1, range(1)) is None
+        assert lease_cores(1, range(1)) is None
         holder.kill()
         holder.wait()
-        again = lease(1, range(1))
+        again = lease_cores(1, range(1))
     assert again is not None
     assert again.cores == (0,)
 
 
-def test_processes_started_inside_run_on_the_leased_cores_only(lease: Leasing) -> None:
+def test_processes_started_inside_run_on_the_leased_cores_only(lease_cores: Leasing) -> None:
     allowed = sorted(os.sched_getaffinity(0))
-    held = lease(1, allowed[-1:])
+    held = lease_cores(1, allowed[-1:])
     assert held is not None
     show = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
     with held.inherited():

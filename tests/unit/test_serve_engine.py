@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rayloom.serve.replicas.capacity import ModelShape, problems
+from rayloom.serve.replicas.capacity import ModelShape, serving_problems
 from rayloom.serve.replicas.engine_internals import tool_parsers
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments
 from rayloom.serve.replicas.request_text import text_of
-from rayloom.specs.serve import Engine, ServedModel
+from rayloom.specs.serve import EngineSpec, ServedModel
 
 SHAPE = ModelShape("LlamaForCausalLM", 8192, 1000, 1 << 20, None, True)
 
@@ -57,12 +57,12 @@ def test_guessing_by_a_small_model() -> None:
 
 
 def test_a_model_that_guesses_takes_memory_and_needs_the_same_vocabulary() -> None:
-    engine = Engine.model_validate({"speculation": {"type": "draft_model", "model": "artifact:small"}})
+    engine = EngineSpec.model_validate({"speculation": {"type": "draft_model", "model": "artifact:small"}})
     large = replace(SHAPE, vocabulary=100)
-    both = large.beside(replace(SHAPE, weights_bytes=7, kv_bytes_per_token=200, vocabulary=100))
+    both = large.with_draft(replace(SHAPE, weights_bytes=7, kv_bytes_per_token=200, vocabulary=100))
     assert (both.weights_bytes, both.kv_bytes_per_token) == (SHAPE.weights_bytes + 7, 1200)
-    assert problems(both, engine, frozenset()) == []
-    (found,) = problems(large.beside(replace(SHAPE, vocabulary=90)), engine, frozenset())
+    assert serving_problems(both, engine, frozenset()) == []
+    (found,) = serving_problems(large.with_draft(replace(SHAPE, vocabulary=90)), engine, frozenset())
     assert "90" in found
     assert "100" in found
     assert "same tokenizer" in found
@@ -84,13 +84,13 @@ def test_stages_divide_the_gpus() -> None:
 )
 def test_stages_that_cannot_be(engine: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        Engine.model_validate(engine)
+        EngineSpec.model_validate(engine)
 
 
 def test_an_unknown_tool_parser_is_said_with_the_known_ones() -> None:
     assert "hermes" in tool_parsers()
-    assert problems(SHAPE, Engine(tool_parser="hermes"), frozenset(), tool_parsers()) == []
-    (found,) = problems(SHAPE, Engine(tool_parser="herms"), frozenset(), tool_parsers())
+    assert serving_problems(SHAPE, EngineSpec(tool_parser="hermes"), frozenset(), tool_parsers()) == []
+    (found,) = serving_problems(SHAPE, EngineSpec(tool_parser="herms"), frozenset(), tool_parsers())
     assert "hermes" in found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rayloom.serve.gateway.deployment import ReplicaBackend
-from rayloom.serve.transport.answer_channel import Switchboard
+from rayloom.serve.transport.answer_channel import AnswerReceiver
 from rayloom.serve.transport.relay import Call, ReplicaLost
 
 CALL = Call("/v1/completions", (), b"{}")
@@ -36,7 +36,7 @@ class SleepingAnswer:
 
 def backend_of(answer: SleepingAnswer) -> ReplicaBackend:
     handle: Any = SimpleNamespace(http=SimpleNamespace(remote=lambda *_: answer))
-    return ReplicaBackend(handle, Switchboard())
+    return ReplicaBackend(handle, AnswerReceiver())
 
 
 def test_who_waits_for_a_version_that_left_is_asked_elsewhere() -> None:
@@ -46,7 +46,7 @@ def test_who_waits_for_a_version_that_left_is_asked_elsewhere() -> None:
         asked = asyncio.ensure_future(anext(backend.ask(CALL)))
         await asyncio.sleep(0.01)
         assert not asked.done()
-        backend.leave()
+        backend.retire()
         with pytest.raises(ReplicaLost):
             await asyncio.wait_for(asked, 1)
         assert answer.is_cancelled
@@ -62,7 +62,7 @@ def test_what_a_version_that_left_computes_is_finished() -> None:
         backend = backend_of(answer)
         frames = backend.ask(CALL)
         assert await anext(frames) == b"head"
-        backend.leave()
+        backend.retire()
         assert [frame async for frame in frames] == [b"piece"]
         assert not answer.is_cancelled
 

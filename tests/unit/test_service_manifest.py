@@ -20,7 +20,7 @@ from rayloom.cli import main
 from rayloom.errors import InputError
 from rayloom.serve import applications
 from rayloom.serve.api_keys import KeyRing, mounted
-from rayloom.serve.lifecycle import front_settings, versions_of
+from rayloom.serve.lifecycle import gateway_settings, versions_of
 from rayloom.specs.base import JobSpec
 from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
@@ -158,7 +158,7 @@ def test_its_applications_are_those_that_run_starts(
     front = options(built[spec.name])
     (settings,) = front["takes"]
     assert settings.keys_folder == "/rayloom/keys"
-    assert settings.doors == front_settings(spec, store).doors
+    assert settings.doors == gateway_settings(spec, store).doors
     assert front["config"]["num_replicas"] == 3
     shares = {name: route["shares"] for name, route in front["config"]["user_config"]["models"].items()}
     assert shares == {"small": [["team.endpoint.small.1", 1.0]], "large": [["team.endpoint.large.1", 1.0]]}

@@ -1,4 +1,4 @@
-"""What a person is told of a service that answers: where it is, and how to ask it."""
+"""What `rayloom run` prints when a service answers: its address, and how to ask it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rayloom.observe.progress import say
 from rayloom.serve import applications
 from rayloom.serve.lifecycle import Service, access_log
 from rayloom.serve.replicas.engine_settings import PredictorSettings
-from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
+from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 
 
-def say_how_to_reach(service: Service) -> None:
+def announce(service: Service) -> None:
     spec = service.spec
     say(f"serving {', '.join(served.name for served in spec.served)} at {service.url} (Ctrl-C stops it)")
     if spec.models:
@@ -23,7 +23,7 @@ def say_how_to_reach(service: Service) -> None:
     for served in spec.predictors:
         engine = service.versions[served.name][0][0].engine
         assert isinstance(engine, PredictorSettings)
-        asked = {"model": served.name, "input": first_input(engine.task)}
+        asked = {"model": served.name, "input": example_input(engine.task)}
         say(_curl(f"{service.url}{endpoint_of(engine.task).path}", asked))
     if spec.predictors:
         say(f"  {service.url}/docs says what can be asked")

@@ -20,7 +20,7 @@ from rayloom.serve import records
 
 FOLDER = ".keys"
 READ_SECONDS = 2.0
-"""How often a gateway reads them anew."""
+"""How often a gateway reads them again."""
 MIN_MOUNTED_CHARACTERS = 32
 _ID = "[0-9a-f]{8}"
 _KEY = re.compile(rf"rl-({_ID})-([\w-]{{43}})")
@@ -28,11 +28,11 @@ _KEY = re.compile(rf"rl-({_ID})-([\w-]{{43}})")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is kept of a key."""
+    """The record of a key."""
 
     id: str
     name: str
-    """Whom it was given to; stands in the access log."""
+    """Its owner, for people."""
     secret_sha256: str
     created_at: str
     """UTC, ISO 8601."""
@@ -42,10 +42,10 @@ class ApiKey:
 
 
 def create(store: Store, name: str, requests_per_minute: int | None = None) -> tuple[ApiKey, str]:
-    """A new key: its record, and the key itself, which is not kept anywhere."""
+    """A new key: its record, and the key itself, which is stored nowhere."""
     if not re.fullmatch(r"[\w .@-]{1,64}", name):
         fix = "Use up to 64 letters, digits, spaces, `.`, `@`, `_` or `-`."
-        raise InputError("This cannot be the name of a key", where=name, fix=fix)
+        raise InputError("This is not a valid name for a key", where=name, fix=fix)
     key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     key = ApiKey(key_id, name, _digest(secret), _now(), requests_per_minute)
     records.write(store, FOLDER, key.id, asdict(key))
@@ -53,7 +53,7 @@ def create(store: Store, name: str, requests_per_minute: int | None = None) -> t
 
 
 def revoke(store: Store, key_id: str) -> ApiKey:
-    """From now on (a few seconds, at running gateways) the key opens nothing."""
+    """Makes a key invalid; running gateways refuse it after a few seconds."""
     # Only its own record is read: another that is damaged must not keep a key from being revoked.
     record = records.read(store, FOLDER, key_id) if re.fullmatch(_ID, key_id) else None
     if record is None:
@@ -102,14 +102,14 @@ def mounted(folder: Path, reject: Callable[[InputError], None] = fail) -> list[A
 
 
 class KeyRing:
-    """Keys in memory, looked up by what a request carries."""
+    """Valid keys in memory."""
 
     def __init__(self, keys: Iterable[ApiKey], mounted_keys: Iterable[ApiKey] = ()) -> None:
         self._keys = {key.id: key for key in keys if key.revoked_at is None}
         self._mounted = {key.secret_sha256: key for key in mounted_keys}
 
     def owner(self, presented: str) -> ApiKey | None:
-        """The key that this text is, or None."""
+        """The record of the key that a request presents, or None if it is not valid."""
         if self._mounted and (key := self._mounted.get(_digest(presented))) is not None:
             return key
         match = _KEY.fullmatch(presented)

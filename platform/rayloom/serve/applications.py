@@ -64,12 +64,12 @@ def deploy_models(
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def deploy_direct(name: str, engine: EngineSettings, front: GatewaySettings, host: str, port: int) -> None:
+def deploy_direct(name: str, engine: EngineSettings, gateway: GatewaySettings, host: str, port: int) -> None:
     """Asks Serve for replicas that listen themselves."""
     deployment = with_same_code(
         _deployment(DirectReplica, engine, DRAIN_SECONDS), num_replicas=engine.served.autoscaling.min_replicas
     )
-    target = serve.RunTarget(deployment.bind(engine, front, host, port), name=name, route_prefix=None)
+    target = serve.RunTarget(deployment.bind(engine, gateway, host, port), name=name, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
@@ -149,13 +149,13 @@ def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
         "max_ongoing_requests": autoscaling.max_ongoing_requests,
         "autoscaling_config": {
             "min_replicas": autoscaling.min_replicas,
-            # Also one that may sleep starts once, so that what keeps it from starting is known at the beginning.
+            # A model that may scale to none starts once all the same, so that an error shows at the beginning.
             "initial_replicas": max(1, autoscaling.min_replicas),
             "max_replicas": autoscaling.max_replicas,
             "target_ongoing_requests": autoscaling.target_ongoing_requests,
             "upscale_delay_s": autoscaling.upscale_delay_seconds,
             "downscale_delay_s": autoscaling.downscale_delay_seconds,
-            # Serve's own ten and thirty seconds would answer a burst after it is over.
+            # With Serve's own ten and thirty seconds, replicas would come after a burst is over.
             "metrics_interval_s": 1,
             "look_back_period_s": max(2.0, min(30.0, autoscaling.upscale_delay_seconds)),
         },
@@ -169,7 +169,7 @@ class Progress:
     is_running: bool
     num_replicas: int
     failure: str | None
-    """What Serve says of an application that cannot start."""
+    """Serve's message about an application that cannot start."""
 
 
 def progress_of(applications: Iterable[str]) -> dict[str, Progress]:

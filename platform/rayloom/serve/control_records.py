@@ -28,7 +28,7 @@ Action = Literal["update", "promote", "rollback"]
 
 @dataclass(frozen=True)
 class ChangeRequest:
-    """What somebody wants changed in a running service."""
+    """A change that a command asks of a running service."""
 
     service: str
     action: Action
@@ -38,12 +38,12 @@ class ChangeRequest:
     artifacts: dict[str, str] = field(default_factory=dict)
     """For an update: NAME@VERSION of each reference, by dotted path."""
     share: float = 1.0
-    """For an update: the part of the requests that new versions get until they are promoted."""
+    """For an update: the share of the requests that new versions get until they are promoted."""
 
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What a service says of itself."""
+    """The state that a service writes about itself."""
 
     service: str
     url: str
@@ -52,7 +52,7 @@ class ServiceState:
     models: dict[str, list[dict[str, Any]]]
     """`artifact`, `share` and `replicas` of each version of each model."""
     request_id: str = ""
-    """The last request that was taken up."""
+    """Of the last change that it began."""
     progress: Literal["", "working", "done", "failed"] = ""
     message: str = ""
 
@@ -105,7 +105,7 @@ class ControlChannel:
 
 
 def forget(store: Store, service: str) -> None:
-    """Of a service that ends."""
+    """Removes the records of a service that ends."""
     records.remove(store, FOLDER, f"{service}.state")
     records.remove(store, FOLDER, f"{service}.request")
 
@@ -116,7 +116,7 @@ def state_of(store: Store, service: str) -> ServiceState | None:
 
 
 def states(store: Store) -> list[ServiceState]:
-    """Every service of the store, also those that were killed and could not say so."""
+    """Every service of the store, also those that were killed and left their record."""
     return [ServiceState(**record) for record in records.read_all(store, FOLDER) if "beat" in record]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from rayloom.artifacts.build import check_content
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve.applications import gateway_application, model_application
-from rayloom.serve.lifecycle import Version, front_settings, routes_to, versions_of
+from rayloom.serve.lifecycle import Version, gateway_settings, routes_to, versions_of
 from rayloom.specs.base import references
 from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
@@ -34,7 +34,7 @@ def gateway(arguments: Mapping[str, Any]) -> Any:
     """The application that all requests enter by. `job`: the job file; `keys_folder`: further API keys, or None."""
     spec, store, versions = _service(arguments["job"])
     routes = routes_to({name: [(made, 1.0)] for name, made in versions.items()})
-    settings = dataclasses.replace(front_settings(spec, store), keys_folder=arguments.get("keys_folder"))
+    settings = dataclasses.replace(gateway_settings(spec, store), keys_folder=arguments.get("keys_folder"))
     return gateway_application(settings, routes, GATEWAY_CPUS)
 
 

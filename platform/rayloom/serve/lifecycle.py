@@ -1,4 +1,4 @@
-"""One service from start to stop: what must hold before, the wait until it answers, and that nothing is left after."""
+"""One service from start to stop: checks before it, waits until it answers, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
 from rayloom.serve.gateway.deployment import GatewaySettings
-from rayloom.serve.replicas.capacity import ModelShape, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.capacity import ModelShape, replica_bytes, replicas_that_fit, serving_problems
 from rayloom.serve.replicas.engine_internals import PROCESS_TITLES, served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import (
     EngineSettings,
@@ -48,7 +48,7 @@ class Version:
 
 @dataclass
 class Service:
-    """A service that answers."""
+    """A running service."""
 
     spec: ServeSpec
     store: Store
@@ -56,7 +56,7 @@ class Service:
     is_embedded: bool
     started_serve: bool
     versions: dict[str, list[tuple[Version, float]]] = field(default_factory=dict)
-    """Of each model, with the share of the requests that each gets."""
+    """The versions of each model, with the share of the requests that each gets."""
     seconds_to_start: float = 0.0
 
     def replicas_by_version(self) -> dict[str, int]:
@@ -91,11 +91,11 @@ class Service:
 
     def route(self) -> None:
         """Makes the gateway send requests as `versions` says."""
-        settings = front_settings(self.spec, self.store)
+        settings = gateway_settings(self.spec, self.store)
         app.deploy_gateway(settings, routes_to(self.versions), self.spec.host, self.spec.port)
 
     def stop(self) -> None:
-        """Ends it. Raises ResourceError where something is still there a minute later."""
+        """Stops it. Raises ResourceError if a process or its port is still in use after STOP_SECONDS."""
         if not self.started_serve:
             app.remove(self.applications())
             return
@@ -109,7 +109,7 @@ class Service:
 
 
 def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, Any]:
-    """What the gateway is told of each model's versions and their shares."""
+    """The gateway's routes: each model's versions and their shares."""
     routes: dict[str, Any] = {}
     for model, running in versions.items():
         digests = sorted({digest for version, _ in running for digest in version.engine.base_digests})
@@ -123,25 +123,25 @@ def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, 
 
 
 def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, ModelShape]]:
-    """Each model of the spec with what its files say, and those of the model that guesses for it."""
+    """Each model of the spec with what its files say, with its draft model's."""
     return [(served, shape_of(parents, index)) for index, served in enumerate(spec.models)]
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
-    """Raises ResourceError where vLLM would not serve a model so."""
+    """Raises ResourceError if vLLM would not serve a model with these settings."""
     found = [
         f"{served.name}: {problem}"
         for served, shape in shapes(spec, parents)
-        for problem in problems(shape, served.engine, served_architectures(), tool_parsers())
+        for problem in serving_problems(shape, served.engine, served_architectures(), tool_parsers())
     ]
     if found:
         raise ResourceError("; ".join(found))
 
 
 def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores: int | None) -> None:
-    """Raises ResourceError for what can be known to fail before anything is started.
+    """Raises ResourceError for what will fail, as far as it is known before anything starts.
 
-    `num_cores`: of this machine where the service will run on it; None where it runs on another cluster.
+    `num_cores`: of this machine, if the service will run on it; None on another cluster.
     """
     check_models(spec, parents)
     if num_cores is None:
@@ -155,7 +155,7 @@ def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores:
         if fit < wanted:
             takes = f"{each / 1e9:.1f} GB and {served.engine.cpus_per_replica} cores"
             room = f"{available / 1e9:.1f} GB and {num_cores} cores"
-            what = f"{served.name} may grow to {wanted} replicas of {takes}, and {fit} fit into {room}"
+            what = f"{served.name} may grow to {wanted} replicas of {takes} each, but {fit} fit into {room}"
             fix = "Lower engine.kv_cache.size_bytes, engine.cpus_per_replica or autoscaling.max_replicas."
             raise ResourceError(what, fix=fix)
 
@@ -167,9 +167,9 @@ def start(
     session: Session,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Service | None:
-    """Starts every model and returns when all answer; None where `is_stopped` said so first.
+    """Starts every model and returns when all answer; None if `is_stopped` came first.
 
-    Raises ResourceError with the engine's own cause where a model does not start.
+    Raises ResourceError with the engine's own error if a model does not start.
     """
     began = time.monotonic()
     started_serve = app.start_serve()
@@ -179,7 +179,7 @@ def start(
         if spec.is_direct:
             first = service.versions[spec.models[0].name][0][0]
             assert isinstance(first.engine, EngineSettings)
-            app.deploy_direct(first.application, first.engine, front_settings(spec, store), spec.host, spec.port)
+            app.deploy_direct(first.application, first.engine, gateway_settings(spec, store), spec.host, spec.port)
         else:
             deploy([v for running in service.versions.values() for v, _ in running], spec)
             service.route()
@@ -213,7 +213,7 @@ def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
 
 
 def wait_until_running(applications: list[str], is_stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Until each has started; False where it was stopped meanwhile. Raises ResourceError with a failure's cause."""
+    """Waits until all have started; False if it was stopped meanwhile. Raises ResourceError with the engine's error."""
     with progress("starting", len(applications), "parts") as bar:
         while not is_stopped():
             now = app.progress_of(applications)
@@ -230,12 +230,12 @@ def wait_until_running(applications: list[str], is_stopped: Callable[[], bool] =
 
 
 def access_log(spec: ServeSpec, store: Store) -> Path:
-    """Where the gateway's node keeps the access log of a service."""
+    """The file of a service's access log, on the gateway's node."""
     return store.log_directory / f"access-{spec.name}.jsonl"
 
 
-def front_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
-    """What the gateway of a service needs."""
+def gateway_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
+    """The settings of a service's gateway."""
     return GatewaySettings(
         service=spec.name,
         store_uri=store.uri,

@@ -11,8 +11,14 @@ from rayloom.errors import RayloomError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.ports import check_port
-from rayloom.serve.replicas.adapters import Shelf, carries
-from rayloom.serve.replicas.capacity import ModelShape, cache_room, problems, replica_bytes, replicas_that_fit
+from rayloom.serve.replicas.adapters import AdapterCatalog, compatible_bases
+from rayloom.serve.replicas.capacity import (
+    ModelShape,
+    cache_capacity,
+    replica_bytes,
+    replicas_that_fit,
+    serving_problems,
+)
 from rayloom.serve.replicas.engine_internals import served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
@@ -35,7 +41,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         try:
             draft = draft_of(parents, index)
             if draft is not None:
-                sheet.add("  guessed for by", draft.id)
+                sheet.add("  draft model", draft.id)
             _add_model(sheet, served, shape_of(parents, index))
             _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
@@ -64,24 +70,25 @@ def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact
         "  weights",
         f"{weights_bytes / 1e6:,.0f} MB" + (", with an adapter beside them" * (subject.adapter is not None)),
     )
-    sheet.add("  together", f"up to {batching.max_texts} texts, the first of which waits {batching.wait_seconds:g} s")
+    sheet.add("  batches", f"up to {batching.max_texts} texts, the first of which waits {batching.wait_seconds:g} s")
     sheet.add("  replicas", f"{scaling.min_replicas} to {scaling.max_replicas} of {served.cpus_per_replica} cores")
 
 
 def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:
     engine = served.engine
     sheet.add("  weights", f"{shape.weights_bytes / 1e6:,.0f} MB of {shape.architecture}")
-    room = cache_room(shape, engine)
+    capacity = cache_capacity(shape, engine)
     cache = f"{engine.kv_cache.size_bytes / 1e6:,.0f} MB per replica"
-    if room is not None:
+    if capacity is not None:
         cache += (
-            f": {room.tokens:,} tokens of {shape.kv_bytes_per_token:,} bytes, "
-            f"{room.full_length_requests:.1f} requests of the full {engine.max_model_length_tokens:,} tokens"
+            f": {capacity.tokens:,} tokens of {shape.kv_bytes_per_token:,} bytes, "
+            f"{capacity.full_length_requests:.1f} requests of the full {engine.max_model_length_tokens:,} tokens"
         )
     sheet.add("  key-value cache", cache)
     _add_replicas(sheet, served, shape)
     sheet.problems += [
-        f"{served.name}: {problem}" for problem in problems(shape, engine, served_architectures(), tool_parsers())
+        f"{served.name}: {problem}"
+        for problem in serving_problems(shape, engine, served_architectures(), tool_parsers())
     ]
     if not shape.has_chat_template:
         sheet.warnings.append(
@@ -92,10 +99,10 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
 def _add_adapters(sheet: PlanSheet, served: ServedModel, artifact: Artifact, store: Store) -> None:
     if served.adapters is None:
         return
-    shelf = Shelf(store, served.name, served.adapters, carries(artifact))
-    sheet.add("  adapters now", ", ".join(shelf.names()) or "none that fit")
+    catalog = AdapterCatalog(store, served.name, served.adapters, compatible_bases(artifact))
+    sheet.add("  adapters now", ", ".join(catalog.names()) or "none that fit")
     sheet.warnings += [
-        f"{adapter} will not load on {served.name}: {reason}" for adapter, reason in shelf.misfits().items()
+        f"{adapter} will not load on {served.name}: {reason}" for adapter, reason in catalog.unusable().items()
     ]
 
 

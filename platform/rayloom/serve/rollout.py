@@ -1,7 +1,7 @@
-"""Changing a running service without a gap: new versions beside the old, a first question, then the requests.
+"""Changes to a running service without a gap: a new version starts beside the old, is tested, then gets requests.
 
-A new version is an application of its own. Only when it runs and has answered does the gateway send it requests; the
-old one then finishes what it computes and ends. What fails before that never had a request.
+A new version is an application of its own. The gateway sends it requests only when it runs and has answered a first
+question; the old one then finishes what it computes and ends. A version that fails before that never gets a request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rayloom.serve.lifecycle import (
     wait_until_running,
 )
 from rayloom.serve.replicas.engine_settings import PredictorSettings
-from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
+from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 from rayloom.specs.serve import ServeCheck, ServeSpec
 
 Stopped = Callable[[], bool]
@@ -33,28 +33,28 @@ FIXED = ("name", "host", "port", "profile", "chat_page", "gateway_replicas", "do
 
 
 @dataclass(frozen=True)
-class Before:
-    """What to go back to."""
+class Revision:
+    """A spec with the artifacts that it was resolved to."""
 
     spec: ServeSpec
     parents: Mapping[str, Artifact]
 
 
-class Changes:
-    """Makes changes to one service, and remembers how to take the last one back."""
+class ServiceChanges:
+    """Makes changes to one service, and can undo the last one."""
 
     def __init__(self, service: Service, parents: Mapping[str, Artifact]) -> None:
         self.service = service
-        self._now = Before(service.spec, parents)
-        self._before: Before | None = None
+        self._now = Revision(service.spec, parents)
+        self._before: Revision | None = None
         self._generation = 1
 
     def update(
         self, spec: ServeSpec, parents: Mapping[str, Artifact], share: float = 1.0, is_stopped: Stopped = lambda: False
     ) -> str:
-        """Rolls to the spec; what happened, in words. `share`: of the requests that new versions get until promoted.
+        """Updates the service to the spec; returns what was done, for people. `share`: of requests for new versions.
 
-        Raises RayloomError, with the service as it was, where a new version does not start or answer.
+        Raises RayloomError, and leaves the service as it was, if a new version does not start or answer.
         """
         self._check(spec, parents)
         if any(len(running) > 1 for running in self.service.versions.values()):
@@ -69,16 +69,16 @@ class Changes:
         }
         self.service.spec = spec
         self._route()
-        self._before, self._now = self._now, Before(spec, parents)
+        self._before, self._now = self._now, Revision(spec, parents)
         self._retire(old)
-        return _told(fresh, share)
+        return _description(fresh, share)
 
     def promote(self) -> str:
-        """Versions on trial get all requests."""
+        """Gives the versions on trial all requests."""
         return self._settle(-1, "promoted")
 
     def rollback(self, is_stopped: Stopped = lambda: False) -> str:
-        """Takes back a version on trial, or else the last update."""
+        """Removes the version on trial, or else undoes the last update."""
         if any(len(running) > 1 for running in self.service.versions.values()):
             assert self._before is not None
             said = self._settle(0, "taken back")
@@ -86,7 +86,7 @@ class Changes:
             self._now, self._before = self._before, None
             return said
         if self._before is None:
-            raise InputError("There is no update to take back", where=self.service.spec.name)
+            raise InputError("There is no update to undo", where=self.service.spec.name)
         return f"back: {self.update(self._before.spec, self._before.parents, is_stopped=is_stopped)}"
 
     def _check(self, spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
@@ -139,12 +139,12 @@ class Changes:
         return f"{', '.join(on_trial)}: the version on trial was {word}"
 
     def _route(self) -> None:
-        """Until every gateway sends requests as `versions` says: then nobody asks those that retire."""
+        """Returns when every gateway sends requests as `versions` says, so that none goes to those that retire."""
         self.service.route()
         wait_until_running([self.service.spec.name])
 
     def _retire(self, old: Mapping[str, list[tuple[Version, float]]]) -> None:
-        """Ends the versions that get no requests any more, each when its last answer is finished."""
+        """Ends the versions that get no requests any more, each after its last answer."""
         kept = set(self.service.applications())
         gone = {v.application: v.engine for running in old.values() for v, _ in running if v.application not in kept}
         if gone:
@@ -152,11 +152,11 @@ class Changes:
 
 
 def first_question(model: str, new: Version, check: ServeCheck | None) -> None:
-    """Raises QualityError where a version that runs does not answer as it should."""
+    """Raises QualityError if a running version does not answer as it should."""
     asked: dict[str, Any] = {"model": model, "max_tokens": 1, "prompt": "Hello"}
     path = "/v1/completions"
     if isinstance(new.engine, PredictorSettings):
-        asked, path = {"model": model, "input": first_input(new.engine.task)}, endpoint_of(new.engine.task).path
+        asked, path = {"model": model, "input": example_input(new.engine.task)}, endpoint_of(new.engine.task).path
     elif check is not None:
         messages = [{"role": "user", "content": check.prompt}]
         asked = {"model": model, "max_tokens": check.max_new_tokens, "temperature": 0, "messages": messages}
@@ -166,11 +166,11 @@ def first_question(model: str, new: Version, check: ServeCheck | None) -> None:
         raise QualityError(f"{model}: the new version answered its first question with {status}: {body[:300]!r}")
     text = body.decode("utf-8", "replace")
     if check is not None and check.contains.lower() not in text.lower():
-        raise QualityError(f"{model}: the new version's answer to {check.prompt!r} has no {check.contains!r}")
+        raise QualityError(f"{model}: the new version's answer to {check.prompt!r} does not contain {check.contains!r}")
 
 
 def attempt(change: Callable[[], str]) -> tuple[bool, str]:
-    """Whether a change was made, and what to tell; a service goes on whatever happens."""
+    """Whether a change was made, and a message for people. Catches every error, since the service goes on."""
     try:
         return True, change()
     except RayloomError as error:
@@ -192,7 +192,7 @@ def _shared(
     return [(running[0][0], 1 - share), (new, share)]
 
 
-def _told(fresh: Mapping[str, Version], share: float) -> str:
+def _description(fresh: Mapping[str, Version], share: float) -> str:
     if not fresh:
         return "nothing to start anew"
     which = ", ".join(f"{name} is {v.engine.artifact_name}@{v.engine.artifact_version}" for name, v in fresh.items())

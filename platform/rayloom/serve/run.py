@@ -18,9 +18,9 @@ from rayloom.observe.ports import check_port
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
 from rayloom.serve import api_keys, control_records
-from rayloom.serve.announce import say_how_to_reach
+from rayloom.serve.announce import announce
 from rayloom.serve.lifecycle import Service, check_before, start
-from rayloom.serve.rollout import Changes, attempt
+from rayloom.serve.rollout import ServiceChanges, attempt
 from rayloom.serve.service_check import checked
 from rayloom.specs.serve import ServeSpec
 
@@ -39,8 +39,8 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
         service = start(spec, parents, store, session, stopped.is_set)
         if service is not None:
             try:
-                say_how_to_reach(service)
-                _watch(service, Changes(service, parents), stopped)
+                announce(service)
+                _watch(service, ServiceChanges(service, parents), stopped)
             finally:
                 say("stopping")
                 try:
@@ -89,7 +89,7 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None:
+def _watch(service: Service, changes: ServiceChanges, stopped: threading.Event) -> None:
     """Says when replicas come and go, keeps the service's state in the store, and makes the changes asked for there."""
     channel = control_records.ControlChannel(service.store, service.spec.name)
     shown: dict[str, int] = {}
@@ -110,7 +110,7 @@ def _watch(service: Service, changes: Changes, stopped: threading.Event) -> None
 
 def _changed(
     service: Service,
-    changes: Changes,
+    changes: ServiceChanges,
     request: control_records.ChangeRequest,
     channel: control_records.ControlChannel,
     stopped: threading.Event,
@@ -125,7 +125,9 @@ def _changed(
     return dataclasses.replace(state, progress="done" if is_done else "failed", message=message)
 
 
-def _made(service: Service, changes: Changes, request: control_records.ChangeRequest, stopped: threading.Event) -> str:
+def _made(
+    service: Service, changes: ServiceChanges, request: control_records.ChangeRequest, stopped: threading.Event
+) -> str:
     if request.action == "promote":
         return changes.promote()
     if request.action == "rollback":

@@ -1,4 +1,4 @@
-"""The check that a pipeline makes of a service: it answers what it should, and grows under load while it answers."""
+"""The check of a service in a pipeline: it gives the expected answer, and grows under load while it answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAns
 from rayloom.serve.load_test.figures import Summary, summary
 from rayloom.serve.load_test.prompts import made_up_prompts
 from rayloom.serve.replicas.engine_settings import PredictorSettings
-from rayloom.serve.replicas.predictor_requests import endpoint_of, first_input
+from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 from rayloom.specs.serve import ServeCheck, ServedModel, ServedPredictor
 
 ANSWER_FILE = "answer.json"
@@ -29,64 +29,66 @@ NUM_PROMPTS = 64
 
 def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     """What the check found, with the answers written into `directory`. Raises QualityError where it is not good."""
-    wanted = service.spec.check
+    check = service.spec.check
     metrics: dict[str, Any] = {"seconds_to_start": round(service.seconds_to_start, 1)}
-    metrics["predictors"] = {served.name: _predicted(service, served, api_key) for served in service.spec.predictors}
-    if wanted is None:
+    metrics["predictors"] = {
+        served.name: _predictor_answer(service, served, api_key) for served in service.spec.predictors
+    }
+    if check is None:
         names = ", ".join(served.name for served in service.spec.served)
         return Outcome("report", metrics, headline=f"{names}: started")
     served = service.spec.models[0]
-    answer = _asked(service.url, served.name, wanted, api_key)
+    answer = _first_answer(service.url, served.name, check, api_key)
     (directory / ANSWER_FILE).write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    say(f"{served.name} on {wanted.prompt!r}: {answer['answer']}")
-    answers, replicas = _loaded(service, served, wanted, api_key)
+    say(f"{served.name} on {check.prompt!r}: {answer['answer']}")
+    answers, replicas = _answers_under_load(service, served, check, api_key)
     write_answers(answers, directory / REQUESTS_FILE)
     figures = summary(answers)
     metrics |= {"answer": answer, "load": figures.plain(), "replicas_over_time": replicas}
-    return Outcome("report", metrics, headline=_headline(served, figures, wanted))
+    return Outcome("report", metrics, headline=_headline(served, figures, check))
 
 
-def _predicted(service: Service, served: ServedPredictor, api_key: str) -> dict[str, Any]:
-    """What a predictor says of an example. Raises QualityError where it says nothing."""
+def _predictor_answer(service: Service, served: ServedPredictor, api_key: str) -> dict[str, Any]:
+    """A predictor's answer to an example. Raises QualityError if there is none."""
     import httpx
 
     engine = service.versions[served.name][0][0].engine
     assert isinstance(engine, PredictorSettings)
-    body = {"model": served.name, "input": first_input(engine.task)}
+    body = {"model": served.name, "input": example_input(engine.task)}
     url, headers = f"{service.url}{endpoint_of(engine.task).path}", {"authorization": f"Bearer {api_key}"}
     answer = httpx.post(url, json=body, headers=headers, timeout=service.spec.doors.deadline_seconds)
     if answer.status_code != 200:
         raise QualityError(f"{served.name} answered its first question with {answer.status_code}: {answer.text[:300]}")
-    found: dict[str, Any] = answer.json()["data"][0]
-    return found
+    data: dict[str, Any] = answer.json()["data"][0]
+    return data
 
 
-def _asked(url: str, model: str, wanted: ServeCheck, api_key: str) -> dict[str, Any]:
+def _first_answer(url: str, model: str, check: ServeCheck, api_key: str) -> dict[str, Any]:
     """The answer to the check's prompt, by OpenAI's own client."""
     import openai
 
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=wanted.timeout_seconds)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=check.timeout_seconds)
     began = time.perf_counter()
     completion = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": wanted.prompt}],
-        max_tokens=wanted.max_new_tokens,
+        messages=[{"role": "user", "content": check.prompt}],
+        max_tokens=check.max_new_tokens,
         temperature=0,
     )
     text = completion.choices[0].message.content or ""
-    if wanted.contains.lower() not in text.lower():
-        what = f"{model} was asked {wanted.prompt!r} and its answer has no {wanted.contains!r}: {text!r}"
+    if check.contains.lower() not in text.lower():
+        what = f"{model} was asked {check.prompt!r} and its answer does not contain {check.contains!r}: {text!r}"
         raise QualityError(what, fix="Train it longer, or change check.contains.")
     seconds = round(time.perf_counter() - began, 3)
-    return {"model": model, "prompt": wanted.prompt, "answer": text, "contains": wanted.contains, "seconds": seconds}
+    return {"model": model, "prompt": check.prompt, "answer": text, "contains": check.contains, "seconds": seconds}
 
 
-def _loaded(
-    service: Service, served: ServedModel, wanted: ServeCheck, api_key: str
+def _answers_under_load(
+    service: Service, served: ServedModel, check: ServeCheck, api_key: str
 ) -> tuple[list[MeasuredAnswer], list[tuple[float, int]]]:
     """The answers under load, and the number of running replicas by seconds since it began."""
     extra = {"ignore_eos": True}
-    requests = [LoadRequest(text, wanted.max_new_tokens, extra) for text in islice(made_up_prompts(), NUM_PROMPTS)]
+    requests = [LoadRequest(text, check.max_new_tokens, extra) for text in islice(made_up_prompts(), NUM_PROMPTS)]
     target = LoadTarget(service.url, served.name, {"authorization": f"Bearer {api_key}"})
     most, began = served.autoscaling.max_replicas, time.monotonic()
     answers, replicas = list[MeasuredAnswer](), list[tuple[float, int]]()
@@ -103,22 +105,22 @@ def _loaded(
         watching = asyncio.create_task(watch())
 
         def is_over() -> bool:
-            everyone_asked = len(answers) >= wanted.load_clients
+            everyone_asked = len(answers) >= check.load_clients
             took_traffic = len({answer.replica for answer in answers if answer.is_whole})
-            late = time.monotonic() - began > wanted.timeout_seconds
+            late = time.monotonic() - began > check.timeout_seconds
             return late or watching.done() or (everyone_asked and took_traffic >= most)
 
-        await closed_loop(target, repeated(requests, is_over), wanted.load_clients, answers.append)
+        await closed_loop(target, repeated(requests, is_over), check.load_clients, answers.append)
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching  # raises where it failed: the load ends then
 
     asyncio.run(load())
-    _raise_unless_good(answers, most, wanted, service.url)
+    _raise_unless_good(answers, most, check, service.url)
     return answers, replicas
 
 
-def _raise_unless_good(answers: list[MeasuredAnswer], most: int, wanted: ServeCheck, url: str) -> None:
+def _raise_unless_good(answers: list[MeasuredAnswer], most: int, check: ServeCheck, url: str) -> None:
     failed = [answer for answer in answers if not answer.is_whole]
     if failed:
         first = failed[0].error or f"status {failed[0].status}"
@@ -126,7 +128,7 @@ def _raise_unless_good(answers: list[MeasuredAnswer], most: int, wanted: ServeCh
         raise QualityError(what, where=url, fix="Look into the log, or lower check.load_clients.")
     took_traffic = len({answer.replica for answer in answers})
     if took_traffic < most:
-        what = f"Only {took_traffic} of {most} replicas took requests within {wanted.timeout_seconds:g} s of load"
+        what = f"Only {took_traffic} of {most} replicas took requests within {check.timeout_seconds:g} s of load"
         fix = "Raise check.load_clients or check.timeout_seconds, or lower autoscaling.target_ongoing_requests."
         raise QualityError(what, where=url, fix=fix)
 
@@ -135,9 +137,9 @@ def write_answers(answers: list[MeasuredAnswer], path: Path) -> None:
     path.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in answers), encoding="utf-8")
 
 
-def _headline(served: ServedModel, figures: Summary, wanted: ServeCheck) -> str:
+def _headline(served: ServedModel, figures: Summary, check: ServeCheck) -> str:
     first = f", first token after {figures.time_to_first_token.p50:.2f} s" if figures.time_to_first_token else ""
     return (
-        f"{served.name} answers {wanted.contains!r}; {len(figures.requests_by_replica)} replicas under "
-        f"{wanted.load_clients} clients: {figures.tokens_per_second:.0f} tokens/s{first}"
+        f"{served.name} answers {check.contains!r}; {len(figures.requests_by_replica)} replicas under "
+        f"{check.load_clients} clients: {figures.tokens_per_second:.0f} tokens/s{first}"
     )

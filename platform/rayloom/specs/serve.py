@@ -25,7 +25,7 @@ class KvCache(Spec):
 
 
 class NgramSpeculation(Spec):
-    """Guesses the next tokens from where the last ones stood before: faster where answers repeat their prompt."""
+    """Proposes the tokens that followed the last ones earlier in the text: faster if answers repeat their prompt."""
 
     type: Literal["ngram"]
     num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
@@ -35,7 +35,7 @@ class NgramSpeculation(Spec):
 
 
 class DraftSpeculation(Spec):
-    """A small model guesses the next tokens and the served one checks them together: faster where the small one is
+    """A small model proposes the next tokens and the served one checks them in one step: faster if the small one is
     several times cheaper and mostly right (Leviathan et al. 2023, arXiv:2211.17192)."""
 
     type: Literal["draft_model"]
@@ -48,15 +48,15 @@ class DraftSpeculation(Spec):
 Speculation = Annotated[NgramSpeculation | DraftSpeculation, Field(discriminator="type")]
 
 
-class Engine(Spec):
-    """What one replica is: a vLLM engine and the resources it holds."""
+class EngineSpec(Spec):
+    """A replica's vLLM engine, and the resources that it holds."""
 
     max_model_length_tokens: Annotated[int, Field(ge=16)] = 2048
     """Longest request, prompt and answer together."""
     max_sequences: Annotated[int, Field(ge=1)] = 32
-    """Requests that the engine computes at once; further ones wait in it."""
+    """Requests that the engine computes at once; further ones wait in its queue."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
-    """Cores that compute; without GPUs each replica gets its own, so that two never share one."""
+    """Cores that compute; without GPUs each replica has its own, which no other shares."""
     gpus_per_replica: Annotated[int, Field(ge=0)] = 0
     """GPUs that a replica's weights are spread over; 0 computes on the CPU."""
     pipeline_stages: Annotated[int, Field(ge=1)] = 1
@@ -67,7 +67,8 @@ class Engine(Spec):
     kv_cache: KvCache = KvCache()
     """Memory for the keys and values of the requests that are being answered."""
     tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
-    """How the model writes tool calls, by vLLM's name for it (hermes, llama3_json, …). Default: tools are refused."""
+    """vLLM's name for the form in which the model writes tool calls (hermes, llama3_json, …). Default: requests with
+    tools are refused."""
     speculation: Speculation | None = None
     """How tokens are guessed so that one step of the model checks several. Default: they are not guessed."""
 
@@ -86,7 +87,7 @@ class Engine(Spec):
     @model_validator(mode="after")
     def _drafts_are_not_in_stages(self) -> Self:
         if self.pipeline_stages > 1 and self.speculation is not None:
-            raise ValueError("speculation needs the whole model in one place: set pipeline_stages: 1")
+            raise ValueError("speculation does not work with pipeline stages: set pipeline_stages: 1")
         return self
 
     @model_validator(mode="after")
@@ -97,14 +98,14 @@ class Engine(Spec):
 
 
 class Adapters(Spec):
-    """LoRA adapters of the store, each asked for as `MODEL:ADAPTER`; new ones are there without a restart."""
+    """LoRA adapters of the store, which requests name as `MODEL:ADAPTER`; new ones can be used without a restart."""
 
     allow: tuple[Name, ...] | Literal["all"] = "all"
-    """Names of adapters in the store; all: every one that was trained on this model."""
+    """Names of adapters in the store; all: each one that was trained on this model."""
     max_rank: Literal[8, 16, 32, 64, 128, 256] = 16
     """Largest rank of an adapter that can be loaded; memory is reserved for it."""
     max_at_once: Annotated[int, Field(ge=1)] = 4
-    """Different adapters among the requests that are computed together."""
+    """Different adapters among the requests that are computed at once."""
     max_loaded: Annotated[int, Field(ge=1)] = 16
     """Adapters that stay in a replica's memory; the least recently used one is dropped first."""
 
@@ -119,19 +120,19 @@ class ServedModel(Spec):
     """One model of the endpoint."""
 
     name: Name
-    """What requests call it."""
+    """The name that requests use."""
     model: ModelRef
     """The model to serve."""
     adapters: Adapters | None = None
     """LoRA adapters to serve with this model. Default: none."""
-    engine: Engine = Engine()
+    engine: EngineSpec = EngineSpec()
     """vLLM's settings for each replica."""
     autoscaling: Autoscaling = Autoscaling()
     """How many replicas run, and when their number changes."""
 
     @property
-    def resources(self) -> Engine:
-        """What says how many cores and GPUs a replica holds."""
+    def resources(self) -> EngineSpec:
+        """The object with a replica's cores and GPUs."""
         return self.engine
 
     @property
@@ -147,7 +148,7 @@ class ServedModel(Spec):
 
 
 class Batching(Spec):
-    """Texts of different requests that are computed together."""
+    """How texts of different requests are computed together."""
 
     max_texts: Annotated[int, Field(ge=1)] = 16
     """Most texts that are computed together."""
@@ -156,12 +157,12 @@ class Batching(Spec):
 
 
 class ServedPredictor(Spec):
-    """A model that says something about texts: classes (`/v1/classify`), entities (`/v1/tag`), the answer to a question
-    (`/v1/answer`), or another text (`/v1/generate`), which is also the path of a decoder with an adapter that vLLM does
-    not load. What it says follows from what it was trained for."""
+    """A model that answers texts with classes (`/v1/classify`), entities (`/v1/tag`), the answer to a question
+    (`/v1/answer`), or another text (`/v1/generate`, also for a decoder with an adapter that vLLM does not load). Which
+    of them follows from the task that it was trained for."""
 
     name: Name
-    """What requests call it."""
+    """The name that requests use."""
     model: TunedRef
     """The model or adapter to serve; its task decides the path that it is asked under."""
     generation: Generation = Generation()
@@ -177,7 +178,7 @@ class ServedPredictor(Spec):
 
     @property
     def resources(self) -> ServedPredictor:
-        """What says how many cores and GPUs a replica holds."""
+        """The object with a replica's cores and GPUs."""
         return self
 
     @property
@@ -188,12 +189,14 @@ class ServedPredictor(Spec):
     @model_validator(mode="after")
     def _no_prefixes(self) -> Self:
         if self.autoscaling.routing == "prefix":
-            raise ValueError("autoscaling.routing: prefix is for models, which keep what they have read")
+            raise ValueError(
+                "autoscaling.routing: prefix is for models in vLLM, which cache the prompts they have read"
+            )
         return self
 
 
-class Doors(Spec):
-    """Who may ask, and how much."""
+class AccessRules(Spec):
+    """Who may send requests, and how many."""
 
     keys_required: bool = False
     """Only requests with an API key of the store (`rayloom keys create`) are answered. A revoked key is refused within
@@ -207,7 +210,7 @@ class Doors(Spec):
     max_answers_per_request: Annotated[int, Field(ge=1)] = 128
     """Most answers to one request: its prompts times the answers (`n`) that it asks for to each."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 600
-    """After so long a request ends with an error, waiting in the queue included."""
+    """A request that takes longer, including its time in the queue, ends with an error."""
 
 
 class Logs(Spec):
@@ -220,12 +223,12 @@ class Logs(Spec):
 
 
 class ServeCheck(Spec):
-    """What a pipeline asks the first model before the service counts as good; the answers are the stage's artifact."""
+    """The check of a service in a pipeline: a question to the first model, then load. The answers are its artifact."""
 
     prompt: str
     """What the first model is asked, as a user's message."""
     contains: str
-    """The answer must contain this text, upper and lower case alike."""
+    """Text that the answer must contain, in upper or lower case."""
     load_clients: Annotated[int, Field(ge=1)] = 32
     """Concurrent clients that load it until max_replicas run and each took requests."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
@@ -251,17 +254,17 @@ class ServeSpec(JobSpec):
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000
     """TCP port of the endpoint."""
     profile: Literal["full", "direct"] = "full"
-    """direct: the engine's process listens itself, which is faster and leaves out all that needs a gateway: further
-    models, adapters, replicas that follow the load, a second try where one is lost, changes without a gap."""
+    """direct: the engine's process listens itself, which is faster. It lacks all that needs a gateway: further models,
+    adapters, replicas that follow the load, a second try if a replica is lost, changes without a gap."""
     chat_page: bool = False
-    """A small page at `/` to talk to the models in a browser; where keys are required, it asks for one."""
-    doors: Doors = Doors()
+    """A page at `/` to chat with the models in a browser; it asks for a key if keys are required."""
+    doors: AccessRules = AccessRules()
     """Who may ask, how often and how much."""
     logs: Logs = Logs()
     """What is written about each request."""
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
-    """The limits of keys (the service's and their own) and the queues are divided among them. A key whose own limit is
-    lower than this number gets one request through at each before its limit holds."""
+    """Processes that take requests. Limits and queues are divided among them. A key whose own limit is lower than their
+    number can send one request to each before its limit holds."""
     check: ServeCheck | None = None
     """What a stage of a pipeline asks the service before it is shut down. Default: that it starts."""
 

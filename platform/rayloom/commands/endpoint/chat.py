@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
-from rayloom.commands.endpoint.conversation import HELP, Conversation
+from rayloom.commands.endpoint.conversation import HELP, ChatSession
 from rayloom.errors import InputError, RayloomError, ResourceError
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ KEY_VARIABLE = "RAYLOOM_API_KEY"
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Lines of standard input are what the person says; answers appear on standard output as they come."""
+    """Reads what the person says from standard input, and prints answers to standard output while they arrive."""
     client = open_client(options.url)
     models = served_models(client, options.url)
     model = options.model or models[0]
     if model not in models:
         raise InputError(f"There is no model {model} at this address", where=options.url, fix=_known(models))
-    conversation = Conversation(model, models, system=options.system)
+    conversation = ChatSession(model, models, system=options.system)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         _show(f"{options.url}: {', '.join(models)}; talking to {model}. {HELP}\n")
@@ -38,7 +38,7 @@ def chat(options: argparse.Namespace) -> int:
     return 0
 
 
-def _talk(conversation: Conversation, client: OpenAI, options: argparse.Namespace, is_terminal: bool) -> None:
+def _talk(conversation: ChatSession, client: OpenAI, options: argparse.Namespace, is_terminal: bool) -> None:
     for line in _lines(is_terminal):
         turn = conversation.take(line)
         if turn.is_end:
@@ -69,21 +69,21 @@ def _lines(is_terminal: bool) -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _answer(conversation: Conversation, client: OpenAI, options: argparse.Namespace) -> None:
-    """Prints the answer while it comes. Ctrl-C ends it; what was said until then stays."""
-    said: list[str] = []
+def _answer(conversation: ChatSession, client: OpenAI, options: argparse.Namespace) -> None:
+    """Prints the answer while it comes. Ctrl-C ends it; the part until then is kept."""
+    pieces_shown: list[str] = []
     try:
         with closing(_pieces(client, conversation, options)) as pieces:
             for piece in pieces:
-                said.append(piece)
+                pieces_shown.append(piece)
                 _show(piece)
     except KeyboardInterrupt:
-        said.append(" …")
+        pieces_shown.append(" …")
     _show("\n")
-    conversation.answered("".join(said))
+    conversation.answered("".join(pieces_shown))
 
 
-def _pieces(client: OpenAI, conversation: Conversation, options: argparse.Namespace) -> Generator[str, None, None]:
+def _pieces(client: OpenAI, conversation: ChatSession, options: argparse.Namespace) -> Generator[str, None, None]:
     import openai
 
     try:
@@ -129,7 +129,7 @@ def served_models(client: OpenAI, url: str) -> list[str]:
         raise ResourceError(what, where=url, fix="Check the address.") from None
     if not models:
         raise ResourceError(
-            "The endpoint serves no model that goes on with text", where=url, fix="Look at the service's job file."
+            "The endpoint serves no language model", where=url, fix="Name one under `models` in the job file."
         )
     return models
 

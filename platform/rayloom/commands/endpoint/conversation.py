@@ -1,4 +1,4 @@
-"""A conversation as `rayloom chat` keeps it: messages, the commands that begin with `/`, and the saved transcript."""
+"""The state of `rayloom chat`: messages, commands that begin with `/`, and the saved transcript."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Turn:
 
 
 @dataclass
-class Conversation:
-    """Messages in OpenAI's form, and the model that answers them."""
+class ChatSession:
+    """Messages in OpenAI's form, and the model that answers."""
 
     model: str
     models: list[str]
@@ -30,12 +30,12 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The system message, where there is one and anything was said, and all turns."""
+        """All turns, after the system message if there is one."""
         before = [{"role": "system", "content": self.system}] if self.system and self.turns else []
         return before + self.turns
 
     def take(self, line: str) -> Turn:
-        """A line that the person typed: a command, or what they say."""
+        """Takes a line that the person typed: a command or a message."""
         text = line.strip()
         if not text:
             return Turn()
@@ -49,7 +49,7 @@ class Conversation:
         self.turns.append({"role": "assistant", "content": text})
 
     def take_back(self) -> None:
-        """Forgets a question that got no answer."""
+        """Removes a question that got no answer."""
         if self.turns and self.turns[-1]["role"] == "user":
             self.turns.pop()
 

@@ -16,18 +16,18 @@ def create(options: argparse.Namespace) -> int:
     """Prints the new key, and nothing else, on standard output."""
     key, secret = api_keys.create(_store(), options.name, options.requests_per_minute)
     sys.stdout.write(secret + "\n")
-    say(f"key {key.id} for {key.name}: it is shown this once and kept only as a digest")
+    say(f"key {key.id} for {key.name}: it is shown only this once; the store keeps a digest")
     return 0
 
 
 def list_all(options: argparse.Namespace) -> int:
-    found = api_keys.listed(_store())
+    keys = api_keys.listed(_store())
     if options.json:
         shown = ("id", "name", "created_at", "requests_per_minute", "revoked_at")
-        emit_json([{name: getattr(key, name) for name in shown} for key in found])
+        emit_json([{name: getattr(key, name) for name in shown} for key in keys])
         return 0
     table = plain_table("id", "name", "created", "requests/min", "revoked")
-    for key in found:
+    for key in keys:
         limit = str(key.requests_per_minute or "")
         table.add_row(key.id, key.name, when(key.created_at), limit, when(key.revoked_at or ""))
     console().print(table)

@@ -1,4 +1,4 @@
-"""What is kept of each request: one line of JSON, and the same facts for metrics. Prompts are not among them."""
+"""The record of each request: a line of JSON in the access log, and the source of metrics. It has no prompts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ KEPT_FILES = 5
 
 
 @dataclass
-class Record:
-    """One request, filled while it is answered."""
+class AccessRecord:
+    """One request; its fields are set while it is answered."""
 
     request_id: str
     method: str
@@ -28,22 +28,22 @@ class Record:
     model: str = ""
     """As the request names it."""
     served_by: str = ""
-    """The model of the service that answers it, and below the adapter; empty where the service has none such."""
+    """The model of the service that answers it (`adapter` is the part after the colon); empty if there is none."""
     adapter: str = ""
     status: int = 0
-    """0 where the client left before there was one."""
+    """0 if the client left before there was one."""
     error: str = ""
     """The refusal's code, `cut_off`, or `client_left`."""
     request_bytes: int = 0
     answer_bytes: int = 0
     num_pieces: int = 0
-    """Events of a stream: one a token, unless the client reads slower than they come."""
+    """Events of a stream: one for each token, or fewer if the client reads more slowly."""
     num_attempts: int = 0
     replica: str = ""
     first_piece_seconds: float | None = None
     seconds: float = 0.0
     prompt: str | None = None
-    """The request's body, only where the service was told to keep it."""
+    """The request's body, only if `logs.prompts` is set."""
 
 
 class Stopwatch:
@@ -56,18 +56,18 @@ class Stopwatch:
         return round(self._clock() - self._began, 4)
 
 
-def line(record: Record) -> str:
-    facts = {name: value for name, value in asdict(record).items() if value not in (None, "")}
-    return json.dumps(facts, ensure_ascii=False)
+def line(record: AccessRecord) -> str:
+    fields = {name: value for name, value in asdict(record).items() if value not in (None, "")}
+    return json.dumps(fields, ensure_ascii=False)
 
 
-def file_sink(path: Path) -> Callable[[Record], None]:
-    """Appends lines to a file that is replaced by a new one when it is large."""
+def file_sink(path: Path) -> Callable[[AccessRecord], None]:
+    """Appends lines to a file; a full one is kept under another name, up to KEPT_FILES of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))
 
-    def write(record: Record) -> None:
+    def write(record: AccessRecord) -> None:
         handler.emit(logging.LogRecord("access", logging.INFO, "", 0, line(record), None, None))
 
     return write

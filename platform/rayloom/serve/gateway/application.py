@@ -1,8 +1,8 @@
-"""The endpoint as an ASGI application: lets requests in, finds the model that each names, and passes answers through.
+"""The endpoint as an ASGI application: admits requests, finds the model that each names, and passes its answer on.
 
 It knows no Ray and no engine: a `Backend` answers one request with byte frames (see `asgi_call`), so a test gives it a
-plain function. Bodies are not rebuilt (but for an adapter's name): what the client sent is what the engine reads, and
-what the engine writes is what the client gets.
+plain function. The engine reads the bytes that the client sent (but for an adapter's name), and the client gets those
+that the engine wrote.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom.serve.gateway import docs_page
-from rayloom.serve.gateway.access_log import Record, Stopwatch
+from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.client_request import (
     ClientLeft,
-    Request,
-    begin_answer,
-    pass_piece,
+    ClientRequest,
+    cancelled_without_client,
+    forward_piece,
     read_body,
     refuse,
     send_json,
     send_piece,
-    send_whole,
-    while_the_client_is_there,
+    send_response,
+    start_response,
 )
-from rayloom.serve.gateway.routes import Routes, Target
+from rayloom.serve.gateway.routes import RequestTarget, Routes
 from rayloom.serve.replicas.predictor_requests import ENDPOINTS
 from rayloom.serve.transport.asgi_call import Headers, Message, Receive, Scope, Send
-from rayloom.serve.transport.error_responses import SERVER, Refusal, header, in_openais_form
+from rayloom.serve.transport.error_responses import SERVER, Refusal, as_openai_error, header
 from rayloom.serve.transport.relay import Backend, Call, ReplicaLost, Reply, begin
 
 MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}
 )
 MAX_NAME_CHARACTERS = 128
-SHAPES: dict[str, type] = {
+FIELD_TYPES: dict[str, type] = {
     "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
 }  # fmt: skip
 """Fields that vLLM 0.32 looks into before it has checked what they are; its answer would be a 500."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
-"""Answered without a key, for whatever watches over the service; and what says nothing but how to ask."""
+"""Answered without a key: for monitoring, and the documentation, which names no model."""
 
 
 _LOG = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may be."""
+class RequestLimits:
+    """Limits of a single request."""
 
     max_request_bytes: int
     deadline_seconds: float
@@ -63,8 +63,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Page:
-    """What stands at `/`, for everyone: it has to ask for a key itself."""
+class StaticPage:
+    """The page at `/`, which everyone gets: it has to ask for a key itself."""
 
     headers: Headers
     body: bytes
@@ -77,10 +77,10 @@ class Gateway:
         self,
         routes: Routes,
         admission: Admission,
-        limits: Limits,
-        record: Callable[[Record], None],
+        limits: RequestLimits,
+        record: Callable[[AccessRecord], None],
         is_ready: Callable[[], Mapping[str, bool]] | None = None,
-        page: Page | None = None,
+        page: StaticPage | None = None,
     ) -> None:
         self.routes = routes
         self._admission, self._limits, self._record, self._page = admission, limits, record, page
@@ -88,13 +88,13 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _answer_lifespan(receive, send)
         elif scope["type"] == "http":
             request_id = header(scope["headers"], b"x-request-id") or secrets.token_hex(16)
-            record = Record(request_id, scope["method"], scope["path"])
-            await self._answer(Request(scope, receive, send, record, Stopwatch()))
+            record = AccessRecord(request_id, scope["method"], scope["path"])
+            await self._answer(ClientRequest(scope, receive, send, record, Stopwatch()))
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: ClientRequest) -> None:
         record = request.record
         try:
             await self._route(request)
@@ -103,7 +103,7 @@ class Gateway:
         except asyncio.CancelledError:
             record.error = "client_left"
             raise
-        except Exception as error:  # noqa: BLE001 (whatever failed, the client gets an error that its library can read)
+        except Exception as error:  # noqa: BLE001 (whatever failed, the client gets an error in OpenAI's form)
             refusal = error if isinstance(error, Refusal) else _defect(record.request_id)
             record.error = refusal.code or ""
             await refuse(request, refusal)
@@ -111,33 +111,33 @@ class Gateway:
             record.seconds = request.watch.seconds()
             self._record(record)
 
-    async def _route(self, request: Request) -> None:
+    async def _route(self, request: ClientRequest) -> None:
         path, method = request.record.path, request.record.method
         if path == "/" and self._page is not None:
-            _need(method, "GET")
-            await send_whole(request, 200, self._page.headers, self._page.body)
+            _require_method(method, "GET")
+            await send_response(request, 200, self._page.headers, self._page.body)
             return
         if path not in OPEN_PATHS:
             request.record.caller = self._admission.admit(request.scope["headers"])
         if path in MODEL_PATHS or path in ENDPOINTS:
-            _need(method, "POST")
+            _require_method(method, "POST")
             await self._ask_model(request)
             return
         if path == "/docs":
-            _need(method, "GET")
-            await send_whole(request, 200, docs_page.HEADERS, docs_page.docs_page())
+            _require_method(method, "GET")
+            await send_response(request, 200, docs_page.HEADERS, docs_page.docs_page())
             return
-        status, value = await self._own(path)
-        _need(method, "GET")
+        status, value = await self._service_answer(path)
+        _require_method(method, "GET")
         await send_json(request, status, value)
 
-    async def _own(self, path: str) -> tuple[int, dict[str, Any]]:
+    async def _service_answer(self, path: str) -> tuple[int, dict[str, Any]]:
         if path == "/v1/models":
-            return 200, {"object": "list", "data": [self._card(name) for name in await self.routes.names()]}
+            return 200, {"object": "list", "data": [self._model_card(name) for name in await self.routes.names()]}
         if path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
-            await self.routes.find(name)
-            return 200, self._card(name)
+            await self.routes.resolve(name)
+            return 200, self._model_card(name)
         if path == "/openapi.json":
             return 200, docs_page.openapi()
         if path == "/health":
@@ -147,41 +147,41 @@ class Gateway:
             return (200 if all(ready.values()) else 503), {"models": ready}
         raise Refusal(404, f"There is no {path} here.", code="not_found")
 
-    def _card(self, name: str) -> dict[str, Any]:
+    def _model_card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": 0, "owned_by": "rayloom"}
         route = self.routes.routes.get(name)
         return card if route is None or route.path is None else card | {"path": route.path}
 
-    async def _ask_model(self, request: Request) -> None:
+    async def _ask_model(self, request: ClientRequest) -> None:
         body = await read_body(request, self._limits.max_request_bytes)
         record = request.record
         record.request_bytes = len(body)
         if self._limits.log_prompts:
             record.prompt = body.decode("utf-8", "replace")
-        asked = _parsed(body)
-        if _num_answers(asked) > self._limits.max_answers:
+        fields = _parsed_body(body)
+        if _num_answers(fields) > self._limits.max_answers:
             text = f"A request may ask for {self._limits.max_answers} answers at most (prompts times `n`)."
             raise Refusal(400, text, code="too_many_answers", param="n")
-        record.model = asked["model"][:MAX_NAME_CHARACTERS]
-        target = await self.routes.find(asked["model"])
-        _check_path(record, target)
+        record.model = fields["model"][:MAX_NAME_CHARACTERS]
+        target = await self.routes.resolve(fields["model"])
+        _require_path(record, target)
         record.served_by, _, record.adapter = record.model.partition(":")
         if target.adapter:
-            body = json.dumps(asked | {"model": target.adapter}).encode()
-        call = Call(record.path, _to_engine(record.request_id), body, target.adapter)
+            body = json.dumps(fields | {"model": target.adapter}).encode()
+        call = Call(record.path, _engine_headers(record.request_id), body, target.adapter)
 
         async def choose() -> Backend:
-            return (await self.routes.find(asked["model"])).backend
+            return (await self.routes.resolve(fields["model"])).backend
 
-        with while_the_client_is_there(request):
-            await self._pass_answer(request, choose, call)
+        with cancelled_without_client(request):
+            await self._relay(request, choose, call)
 
-    async def _pass_answer(self, request: Request, choose: Callable[[], Awaitable[Backend]], call: Call) -> None:
+    async def _relay(self, request: ClientRequest, choose: Callable[[], Awaitable[Backend]], call: Call) -> None:
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
                 reply = await begin(choose, call)
                 request.record.num_attempts, request.record.replica = reply.num_attempts, reply.replica
-                await _pass_on(request, reply)
+                await _forward(request, reply)
         except TimeoutError:
             text = f"The answer was not ready within {self._limits.deadline_seconds:g} s."
             raise Refusal(504, text, kind=SERVER, code="deadline_exceeded") from None
@@ -190,28 +190,28 @@ class Gateway:
             raise Refusal(503, text, kind=SERVER, code="cut_off") from None
 
 
-async def _pass_on(request: Request, reply: Reply) -> None:
+async def _forward(request: ClientRequest, reply: Reply) -> None:
     async with aclosing(reply.rest) as rest:
         if reply.status >= 400:
             whole = b"".join([reply.first, *[frame async for frame in rest]])
-            body = in_openais_form(reply.status, whole, request.record.request_id)
-            await send_whole(request, reply.status, [(b"content-type", b"application/json")], body)
+            body = as_openai_error(reply.status, whole, request.record.request_id)
+            await send_response(request, reply.status, [(b"content-type", b"application/json")], body)
             return
-        await begin_answer(request, reply.status, reply.headers)
+        await start_response(request, reply.status, reply.headers)
         request.record.first_piece_seconds = request.watch.seconds()
-        await pass_piece(request, reply.first)
+        await forward_piece(request, reply.first)
         async for frame in rest:
-            await pass_piece(request, frame)
+            await forward_piece(request, frame)
         await send_piece(request, b"", more=False)
 
 
 def _defect(request_id: str) -> Refusal:
-    """Called where an exception is handled, which goes to the log."""
+    """The answer to a request that failed by an exception, which goes to the log."""
     _LOG.exception("request %s failed", request_id)
     return Refusal(500, "The service failed; its log says why.", kind=SERVER, code="internal_error")
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def _parsed_body(body: bytes) -> dict[str, Any]:
     """The request, which names a model."""
     try:
         request = json.loads(body)
@@ -220,44 +220,44 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         text = "`model` must name a model; GET /v1/models lists them."
         raise Refusal(400, text, code="missing_model", param="model")
-    for name, kind in SHAPES.items():
+    for name, kind in FIELD_TYPES.items():
         if not isinstance(request.get(name), kind | None):
             wanted = "an object" if kind is dict else "a list"
             raise Refusal(400, f"`{name}` must be {wanted}.", code="wrong_type", param=name)
     return request
 
 
-def _num_answers(asked: Mapping[str, Any]) -> int:
-    """Answers that a request wants, where it says so plainly; what is no number is the engine's to refuse."""
-    prompts, each = asked.get("prompt"), asked.get("n")
+def _num_answers(fields: Mapping[str, Any]) -> int:
+    """How many answers a request wants: prompts times `n`. An `n` that is no number is refused by the engine."""
+    prompts, each = fields.get("prompt"), fields.get("n")
     num_prompts = 1
     if isinstance(prompts, list) and any(isinstance(prompt, str | list) for prompt in prompts):
         num_prompts = len(prompts)
     return num_prompts * (each if isinstance(each, int) else 1)
 
 
-def _check_path(record: Record, target: Target) -> None:
+def _require_path(record: AccessRecord, target: RequestTarget) -> None:
     if target.path is None and record.path in ENDPOINTS:
-        text = f"{record.model} goes on with text: ask it at /v1/chat/completions or /v1/completions."
+        text = f"{record.model} is a language model: ask it at /v1/chat/completions or /v1/completions."
         raise Refusal(400, text, code="wrong_path", param="model")
     if target.path is not None and record.path != target.path:
         raise Refusal(400, f"{record.model} answers at {target.path}.", code="wrong_path", param="model")
 
 
-def _need(method: str, wanted: str) -> None:
+def _require_method(method: str, wanted: str) -> None:
     if method != wanted:
         raise Refusal(405, f"Use {wanted} here.", code="method_not_allowed")
 
 
-def _to_engine(request_id: str) -> Headers:
-    """What the engine is told beside the body. Its own id must be new even where a client sends one twice."""
+def _engine_headers(request_id: str) -> Headers:
+    """The headers for the engine. Its request id must be new even if a client sends the same id twice."""
     return [
         (b"content-type", b"application/json"),
         (b"x-request-id", f"{request_id[:64]}-{secrets.token_hex(4)}".encode("latin-1", "replace")),
     ]
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message: Message = await receive()
         await send({"type": f"{message['type']}.complete"})

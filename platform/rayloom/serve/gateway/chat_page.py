@@ -19,5 +19,5 @@ HEADERS: Headers = (
 
 
 def chat_page() -> bytes:
-    """The page as one file: it asks this service for models and answers, and keeps nothing but a key for its tab."""
+    """The page as one file. It asks this service for models and answers, and keeps only the key, for its tab."""
     return files("rayloom.serve.gateway").joinpath("chat_page.html").read_bytes()

@@ -1,4 +1,4 @@
-"""The client's side of one request: its body in, and its answer out, with what happened noted on the way."""
+"""The client's side of one request: reads its body and sends its answer, and keeps the access record up to date."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.gateway.access_log import Record, Stopwatch
+from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.transport.asgi_call import Headers, Receive, Scope, Send
 from rayloom.serve.transport.error_responses import Refusal, error_event
 
 
 @dataclass
-class Request:
-    """One request while it is answered."""
+class ClientRequest:
+    """One request that is being answered."""
 
     scope: Scope
     receive: Receive
     send: Send
-    record: Record
+    record: AccessRecord
     watch: Stopwatch
     has_begun: bool = False
-    """Whether the client has the head of its answer."""
+    """Whether the head of the answer was sent."""
     has_ended: bool = False
-    """Whether it has all of it."""
+    """Whether all of it was sent."""
 
 
-class ClientLeft(Exception):  # noqa: N818 (nobody is there to be told)
-    """The client hung up before it had its answer."""
+class ClientLeft(Exception):  # noqa: N818 (no error to show: nobody is there)
+    """The client disconnected before it had its answer."""
 
 
 @contextmanager
-def while_the_client_is_there(request: Request) -> Iterator[None]:
-    """Ends what is done inside when the client hangs up, with ClientLeft. The body must have been read."""
+def cancelled_without_client(request: ClientRequest) -> Iterator[None]:
+    """Cancels the code inside when the client disconnects, and raises ClientLeft. The body must have been read."""
     answering = asyncio.current_task()
     assert answering is not None
-    watching = asyncio.ensure_future(_until_it_leaves(request, answering))
+    watching = asyncio.ensure_future(_watch_client(request, answering))
     try:
         yield
     except asyncio.CancelledError:
@@ -50,14 +50,14 @@ def while_the_client_is_there(request: Request) -> Iterator[None]:
         watching.cancel()
 
 
-async def _until_it_leaves(request: Request, answering: asyncio.Task[Any]) -> None:
+async def _watch_client(request: ClientRequest, answering: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     if not request.has_ended:
         answering.cancel()
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: ClientRequest, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -72,38 +72,38 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             return b"".join(parts)
 
 
-async def send_json(request: Request, status: int, value: Any) -> None:
+async def send_json(request: ClientRequest, status: int, value: Any) -> None:
     request.record.status = status
-    await send_whole(request, status, [(b"content-type", b"application/json")], json.dumps(value).encode())
+    await send_response(request, status, [(b"content-type", b"application/json")], json.dumps(value).encode())
 
 
-async def send_whole(request: Request, status: int, headers: Headers, body: bytes) -> None:
-    await begin_answer(request, status, [*headers, (b"content-length", str(len(body)).encode())])
+async def send_response(request: ClientRequest, status: int, headers: Headers, body: bytes) -> None:
+    await start_response(request, status, [*headers, (b"content-length", str(len(body)).encode())])
     await send_piece(request, body, more=False)
 
 
-async def begin_answer(request: Request, status: int, headers: Headers) -> None:
+async def start_response(request: ClientRequest, status: int, headers: Headers) -> None:
     request.record.status = status
     request.has_begun = True
     await request.send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def pass_piece(request: Request, body: bytes) -> None:
+async def forward_piece(request: ClientRequest, body: bytes) -> None:
     request.record.num_pieces += body.count(b"data: ")
     await send_piece(request, body, more=True)
 
 
-async def send_piece(request: Request, body: bytes, *, more: bool) -> None:
+async def send_piece(request: ClientRequest, body: bytes, *, more: bool) -> None:
     request.record.answer_bytes += len(body)
     request.has_ended = not more
     await request.send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def refuse(request: Request, refusal: Refusal) -> None:
-    """An error as the whole answer, or as the last event of one that has begun."""
+async def refuse(request: ClientRequest, refusal: Refusal) -> None:
+    """Sends an error as the whole answer, or as the last event of one that has begun."""
     record = request.record
     if not request.has_begun:
-        await send_whole(request, refusal.status, refusal.headers(), refusal.body(record.request_id))
+        await send_response(request, refusal.status, refusal.headers(), refusal.body(record.request_id))
         return
     event = error_event(refusal.message, refusal.code or "", record.request_id)
     await send_piece(request, event, more=False)

@@ -17,27 +17,26 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayloom.artifacts.store import Store
 from rayloom.serve.gateway import chat_page
-from rayloom.serve.gateway.access_log import Record, file_sink
+from rayloom.serve.gateway.access_log import AccessRecord, file_sink
 from rayloom.serve.gateway.admission import Admission
-from rayloom.serve.gateway.application import Gateway, Limits, Page
+from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
 from rayloom.serve.gateway.metrics import RequestMetrics
-from rayloom.serve.gateway.routes import Route, Routes, Share, all_of
+from rayloom.serve.gateway.routes import Route, Routes, VersionShare, shares_of
 from rayloom.serve.gateway.stored_keys import StoredKeys
-from rayloom.serve.replicas.adapters import Shelf
+from rayloom.serve.replicas.adapters import AdapterCatalog
 from rayloom.serve.replicas.engine_internals import model_handle
 from rayloom.serve.replicas.request_text import RequestBody
-from rayloom.serve.transport.answer_channel import Switchboard
+from rayloom.serve.transport.answer_channel import AnswerReceiver
 from rayloom.serve.transport.asgi_call import Application
 from rayloom.serve.transport.frames import Frames
-from rayloom.serve.transport.listener import Listener, listening
+from rayloom.serve.transport.listener import Listener, bound
 from rayloom.serve.transport.relay import Call, QueueFull, ReplicaLost
-from rayloom.specs.serve import Adapters
-from rayloom.specs.serve import Doors as DoorsSpec
+from rayloom.specs.serve import AccessRules, Adapters
 
 ENGINE = "engine"
 MAX_HANDLES = 256
 LAST_FRAME_SECONDS = 5.0
-"""How much later than Serve's word that a request is done the last frame of its answer may come."""
+"""How long the last frame of an answer may come after Serve says that its request is done."""
 _LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError, DeploymentUnavailableError)
 
 
@@ -47,43 +46,43 @@ class GatewaySettings:
 
     service: str
     store_uri: str
-    doors: DoorsSpec
+    doors: AccessRules
     num_gateways: int
     access_log: str | None
     log_prompts: bool
     has_chat_page: bool
     may_sleep: frozenset[str]
-    """Models that are ready without a replica: the next request starts one."""
+    """Models that count as ready without a replica: the next request starts one."""
     adapters: dict[str, Adapters]
     """By model, where it serves any."""
     keys_folder: str | None = None
-    """Where further keys stand as files, beside those of the store (see `api_keys.mounted`)."""
+    """A folder with further keys as files, beside those of the store (see `api_keys.mounted`)."""
 
 
 @dataclass(frozen=True)
 class ReplicaBackend:
-    """Asks the replicas of one model's application, by Serve's handle; answers come by the board's lines."""
+    """Asks the replicas of one model's application, by Serve's handle; answers come by the answer channel."""
 
     handle: Any
-    board: Switchboard
+    receiver: AnswerReceiver
     by_adapter: dict[str, Any] = field(default_factory=dict)
     followed: set[asyncio.Task[None]] = field(default_factory=set)
-    """Calls that have not ended; the event loop alone would forget them."""
+    """Calls that have not ended; the event loop itself keeps no reference to them."""
     unaccepted: set[Frames] = field(default_factory=set)
     """Of requests that wait for a replica to take them."""
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
-        with self.board.expecting() as (back, frames):
-            answer = handle.http.remote(call.path, call.headers, RequestBody(call.body), back)
+        with self.receiver.expect() as (reply_to, frames):
+            answer = handle.http.remote(call.path, call.headers, RequestBody(call.body), reply_to)
             self.unaccepted.add(frames)
             following = asyncio.ensure_future(self._follow(answer, frames))
             self.followed.add(following)
             following.add_done_callback(self.followed.discard)
             is_whole = False
             try:
-                async with aclosing(frames.read()) as arrived:
-                    async for frame in arrived:
+                async with aclosing(frames.read()) as arriving:
+                    async for frame in arriving:
                         yield frame
                 is_whole = True
             finally:
@@ -93,12 +92,12 @@ class ReplicaBackend:
                     answer.cancel()
 
     async def _follow(self, answer: Any, frames: Frames) -> None:
-        """Hears from Serve how a request ends; and the frames themselves, where no line leads here."""
-        has_line = False
+        """Hears from Serve how a request ends, and takes its frames if the answer channel does not bring them."""
+        came_by_channel = False
         try:
             async for frame in answer:
                 self.unaccepted.discard(frames)
-                has_line = not frame
+                came_by_channel = not frame
                 if frame:
                     frames.put(frame)
         except BackPressureError:
@@ -108,14 +107,14 @@ class ReplicaBackend:
         except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
             frames.end(error)
         else:
-            if not has_line:
+            if not came_by_channel:
                 frames.end()
             elif not frames.is_over:
                 asyncio.get_running_loop().call_later(LAST_FRAME_SECONDS, frames.end, ReplicaLost())
 
-    def leave(self) -> None:
-        """No request comes here any more. Those that no replica has taken would wait for ever: Serve keeps them when
-        their application ends. What is being computed is finished."""
+    def retire(self) -> None:
+        """For a version that gets no requests any more. Requests that no replica has taken are asked elsewhere, since
+        Serve would keep them for ever when their application ends; those that are being computed are finished."""
         for frames in self.unaccepted:
             frames.end(ReplicaLost())
 
@@ -133,12 +132,12 @@ class ReplicaBackend:
 
 
 class GatewayReplica:
-    """What is common to the gateway's deployments; `reconfigure` gives it its routes."""
+    """What both deployments of the gateway share; `reconfigure` gives it its routes."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings, self._store = settings, Store(settings.store_uri)
         self._backends: dict[str, ReplicaBackend] = {}
-        self._board: Switchboard | None = None
+        self._receiver: AnswerReceiver | None = None
         self._keys = stored_keys(settings)
         self._gateway = gateway_of(settings, self._keys, Routes({}), self._ready)
 
@@ -146,22 +145,22 @@ class GatewayReplica:
         """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
         if self._keys is not None:
             self._keys.watch()
-        board = self._board = self._board or await _switchboard()
+        receiver = self._receiver = self._receiver or await _opened_receiver()
         before = self._backends
         self._backends = {
-            application: before.get(application) or ReplicaBackend(model_handle(ENGINE, application), board)
+            application: before.get(application) or ReplicaBackend(model_handle(ENGINE, application), receiver)
             for model in routes["models"].values()
             for application, _ in model["shares"]
         }
         self._gateway.routes = Routes({name: self._route(name, model) for name, model in routes["models"].items()})
         for application in before.keys() - self._backends.keys():
-            before[application].leave()
+            before[application].retire()
 
     def _route(self, name: str, model: dict[str, Any]) -> Route:
-        shares = all_of(Share(self._backends[application], share) for application, share in model["shares"])
-        wanted = self._settings.adapters.get(name)
-        shelf = Shelf(self._store, name, wanted, frozenset(model["base_digests"])) if wanted is not None else None
-        return Route(shares, shelf, model.get("path"))
+        shares = shares_of(VersionShare(self._backends[application], share) for application, share in model["shares"])
+        spec, digests = self._settings.adapters.get(name), frozenset(model["base_digests"])
+        catalog = AdapterCatalog(self._store, name, spec, digests) if spec is not None else None
+        return Route(shares, catalog, model.get("path"))
 
     def _ready(self) -> dict[str, bool]:
         routes = self._gateway.routes.routes
@@ -183,13 +182,13 @@ class ListeningGateway(GatewayReplica):
 
     def __init__(self, settings: GatewaySettings, host: str, port: int) -> None:
         super().__init__(settings)
-        self._door = listening(host, port)
+        self._socket = bound(host, port)
         self._listener: Listener | None = None
 
     async def reconfigure(self, routes: dict[str, Any]) -> None:
         await super().reconfigure(routes)
         if self._listener is None:
-            self._listener = await Listener.opened(self._gateway, self._door)
+            self._listener = await Listener.opened(self._gateway, self._socket)
 
     def check_health(self) -> None:
         if self._listener is None or not self._listener.is_open:
@@ -200,12 +199,12 @@ class ListeningGateway(GatewayReplica):
             await self._listener.close()
 
 
-async def _switchboard() -> Switchboard:
-    """Open where Ray's own connections are not encrypted; a line would not be."""
-    board = Switchboard()
+async def _opened_receiver() -> AnswerReceiver:
+    """Open unless Ray encrypts its own connections: these are not encrypted, so answers then go through Ray Serve."""
+    receiver = AnswerReceiver()
     if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
-        await board.open(ray.util.get_node_ip_address())
-    return board
+        await receiver.open(ray.util.get_node_ip_address())
+    return receiver
 
 
 def _is_ready(backend: Any) -> bool:
@@ -228,19 +227,19 @@ def gateway_of(
     """A gateway with the service's keys, limits, log and metrics."""
     doors, ring = settings.doors, keys.ring if keys is not None else None
     admission = Admission(ring, doors.requests_per_minute, settings.num_gateways)
-    limits = Limits(
+    limits = RequestLimits(
         doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts, doors.max_answers_per_request
     )
-    page = Page(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
+    page = StaticPage(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
     return Gateway(routes, admission, limits, _recorder(settings), is_ready, page)
 
 
-def _recorder(settings: GatewaySettings) -> Callable[[Record], None]:
-    sinks: list[Callable[[Record], None]] = [RequestMetrics(settings.service).count]
+def _recorder(settings: GatewaySettings) -> Callable[[AccessRecord], None]:
+    sinks: list[Callable[[AccessRecord], None]] = [RequestMetrics(settings.service).count]
     if settings.access_log is not None:
         sinks.append(file_sink(Path(settings.access_log)))
 
-    def record(request: Record) -> None:
+    def record(request: AccessRecord) -> None:
         for sink in sinks:
             sink(request)
 

@@ -1,8 +1,8 @@
 """The direct profile: a replica listens itself, and answers from the engine's own process.
 
-No proxy and no second process stand between client and engine, so this is the fastest way in. Doors, limits, log and
+No proxy and no second process stand between client and engine, so this is the fastest way in. Keys, limits, log and
 metrics are the gateway's own. What it leaves out: several models and adapters on one endpoint, one queue before several
-replicas (the kernel spreads connections over them), replicas that follow the load, a second try where one is lost, and
+replicas (the kernel spreads connections over them), replicas that follow the load, a second try if one is lost, and
 changes without a gap.
 """
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of, stored_keys
-from rayloom.serve.gateway.routes import only
+from rayloom.serve.gateway.routes import single_versions
 from rayloom.serve.replicas.engine_replica import RunningEngine
 from rayloom.serve.replicas.engine_settings import EngineSettings
-from rayloom.serve.transport.asgi_call import REPLICA_HEADER, called, with_header
-from rayloom.serve.transport.listener import Listener, listening
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, call_application, with_header
+from rayloom.serve.transport.listener import Listener, bound
 from rayloom.serve.transport.relay import Call, QueueFull
 
 _LOG = logging.getLogger("ray.serve")
@@ -35,7 +35,7 @@ class LocalBackend:
 
     engine: RunningEngine
     max_requests: int
-    """Computed or waiting at once; one more is refused."""
+    """Computed or waiting at once; further ones are refused."""
     num_requests: int = 0
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
@@ -43,7 +43,9 @@ class LocalBackend:
             raise QueueFull
         self.num_requests += 1
         try:
-            async with aclosing(called(self.engine.application, call.path, call.headers, call.body)) as frames:
+            async with aclosing(
+                call_application(self.engine.application, call.path, call.headers, call.body)
+            ) as frames:
                 yield with_header(await anext(frames), REPLICA_HEADER, self.engine.name)
                 async for frame in frames:
                     yield frame
@@ -57,27 +59,29 @@ class DirectReplica:
     Engine and server share one event loop in a thread of its own: Ray Serve's loop is Python's, and this one uvloop's.
     """
 
-    async def __init__(self, settings: EngineSettings, front: GatewaySettings, host: str, port: int) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: EngineSettings, gateway: GatewaySettings, host: str, port: int) -> None:  # type: ignore[misc]  # Serve awaits it
         self._loop: asyncio.AbstractEventLoop
         self._engine: RunningEngine
         is_up: Future[None] = Future()
-        serving = self._serve(settings, front, listening(host, port), is_up)
+        serving = self._serve(settings, gateway, bound(host, port), is_up)
         threading.Thread(target=_in_own_loop, args=(serving, is_up), daemon=True).start()
         await asyncio.wrap_future(is_up)
 
     async def _serve(
-        self, settings: EngineSettings, front: GatewaySettings, door: socket.socket, is_up: Future[None]
+        self, settings: EngineSettings, gateway: GatewaySettings, bound_socket: socket.socket, is_up: Future[None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._engine = await RunningEngine.started(settings)
         scaling = settings.served.autoscaling
         backend = LocalBackend(
-            self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests // front.num_gateways
+            self._engine, scaling.max_ongoing_requests + scaling.max_queued_requests // gateway.num_gateways
         )
-        keys = stored_keys(front)
+        keys = stored_keys(gateway)
         if keys is not None:
             keys.watch()
-        listener = await Listener.opened(gateway_of(front, keys, only({settings.served.name: backend})), door)
+        listener = await Listener.opened(
+            gateway_of(gateway, keys, single_versions({settings.served.name: backend})), bound_socket
+        )
         is_up.set_result(None)
         await listener.serving
 

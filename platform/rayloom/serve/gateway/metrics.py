@@ -1,14 +1,14 @@
 """The gateway's figures for Prometheus, by model and adapter; Ray exports them beside its own and the engine's.
 
 Ray puts `ray_` before each name. The engine's (`ray_vllm_…`: cache use and hits, its own queue, tokens) and Ray Serve's
-(`ray_serve_…`: requests that wait in the gateway, replicas) are there already and are not counted again.
+(`ray_serve_…`: requests that wait in the gateway, replicas) exist already and are not counted again.
 """
 
 from __future__ import annotations
 
 from ray.util.metrics import Counter, Histogram
 
-from rayloom.serve.gateway.access_log import Record
+from rayloom.serve.gateway.access_log import AccessRecord
 
 LABELS = ("service", "model", "adapter")
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]
@@ -28,7 +28,7 @@ class RequestMetrics:
         self._each = _histogram("rayloom_time_per_output_token_seconds", "Between pieces.", _SECONDS_PER_TOKEN)
         self._whole = _histogram("rayloom_request_seconds", "From the request's arrival to its last byte.", _SECONDS)
 
-    def count(self, record: Record) -> None:
+    def count(self, record: AccessRecord) -> None:
         adapter = record.adapter.partition("@")[0]
         labels = {"service": self._service, "model": record.served_by, "adapter": adapter}
         self._requests.inc(1, labels | {"status": str(record.status), "error": record.error})

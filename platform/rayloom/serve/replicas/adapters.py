@@ -1,7 +1,7 @@
-"""LoRA adapters of the store on a served model: which there are, which fit, and the name that the engine knows one by.
+"""LoRA adapters of the store that a served model can use, and the name under which the engine knows each.
 
 A request names one as `MODEL:ADAPTER` or `MODEL:ADAPTER@VERSION`. Names are looked up in the store and never become
-paths. The engine's own name always has the version, so that its caches can never mix two versions of one adapter.
+paths. The engine's name always has the version, so that its caches never mix two versions of one adapter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rayloom.artifacts.training import field_in_training
 from rayloom.errors import InputError
 from rayloom.specs.serve import Adapters
 
-_NAMED = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@([0-9a-f]{6,64}))?")
+_REFERENCE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})(?:@([0-9a-f]{6,64}))?")
 CONFIG_FILE = "adapter_config.json"
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -30,59 +30,61 @@ _UNSUPPORTED = {
 
 
 @dataclass(frozen=True)
-class FoundAdapter:
-    """An adapter that may be asked for."""
+class ResolvedAdapter:
+    """An adapter that requests may name."""
 
     manifest: Manifest
     engine_name: str
-    """`MODEL:ADAPTER@VERSION`, whole."""
+    """`MODEL:ADAPTER@VERSION`, with the whole version."""
 
 
-class Shelf:
-    """The adapters that one served model can carry, read from the store at each look."""
+class AdapterCatalog:
+    """The adapters of one served model, read from the store at each call."""
 
-    def __init__(self, store: Store, model: str, wanted: Adapters, base_digests: frozenset[str]) -> None:
-        self._store, self._model, self._wanted, self._bases = store, model, wanted, base_digests
+    def __init__(self, store: Store, model: str, spec: Adapters, base_digests: frozenset[str]) -> None:
+        self._store, self._model, self._spec, self._bases = store, model, spec, base_digests
 
-    def find(self, named: str) -> FoundAdapter:
-        """The adapter that the part after the colon names. Raises InputError with the reason why it cannot be used."""
-        match = _NAMED.fullmatch(named)
+    def resolve(self, reference: str) -> ResolvedAdapter:
+        """The adapter that is named after the colon. Raises InputError with the reason if it cannot be used."""
+        match = _REFERENCE.fullmatch(reference)
         if match is None or not self._is_allowed(match[1]):
-            raise InputError("There is no such adapter", where=f"{self._model}:{named[:100]}")
-        manifest = self._store.resolve(named)
-        reason = self._reason_against(manifest)
+            raise InputError("There is no such adapter", where=f"{self._model}:{reference[:100]}")
+        manifest = self._store.resolve(reference)
+        reason = self._incompatibility(manifest)
         if reason is not None:
-            raise InputError(f"{manifest.id} cannot be used on {self._model}: {reason}", where=f"{self._model}:{named}")
-        return FoundAdapter(manifest, f"{self._model}:{manifest.name}@{manifest.version}")
+            raise InputError(
+                f"{manifest.id} cannot be used on {self._model}: {reason}", where=f"{self._model}:{reference}"
+            )
+        return ResolvedAdapter(manifest, f"{self._model}:{manifest.name}@{manifest.version}")
 
     def names(self) -> list[str]:
         """`MODEL:ADAPTER` of every adapter that fits."""
-        return [f"{self._model}:{manifest.name}" for manifest, reason in self._looked_at() if reason is None]
+        return [f"{self._model}:{manifest.name}" for manifest, reason in self._candidates() if reason is None]
 
-    def misfits(self) -> dict[str, str]:
+    def unusable(self) -> dict[str, str]:
         """Adapters that were trained on this model and cannot be used on it, with the reason."""
         return {
             manifest.id: reason
-            for manifest, reason in self._looked_at()
+            for manifest, reason in self._candidates()
             if reason is not None and manifest.content == "adapter" and self._bases & base_digests_of(manifest)
         }
 
-    def _looked_at(self) -> Iterator[tuple[Manifest, str | None]]:
-        for name in self._store.names() if self._wanted.allow == "all" else self._wanted.allow:
+    def _candidates(self) -> Iterator[tuple[Manifest, str | None]]:
+        for name in self._store.names() if self._spec.allow == "all" else self._spec.allow:
             if self._store.versions(name):
                 manifest = self._store.resolve(name)
-                yield manifest, self._reason_against(manifest)
+                yield manifest, self._incompatibility(manifest)
 
     def _is_allowed(self, name: str) -> bool:
-        return self._wanted.allow == "all" or name in self._wanted.allow
+        return self._spec.allow == "all" or name in self._spec.allow
 
-    def _reason_against(self, manifest: Manifest) -> str | None:
+    def _incompatibility(self, manifest: Manifest) -> str | None:
         if manifest.content != "adapter":
             return f"it is a {manifest.content}"
         if not self._bases & base_digests_of(manifest):
             return "it was trained on another model"
-        place = f"{self._store.location(manifest.name, manifest.version)}/{CONFIG_FILE}"
-        reasons = misfits(json.loads(self._store.filesystem.cat_file(place)), self._wanted.max_rank)
+        path = f"{self._store.location(manifest.name, manifest.version)}/{CONFIG_FILE}"
+        reasons = load_problems(json.loads(self._store.filesystem.cat_file(path)), self._spec.max_rank)
         return "; ".join(reasons) or None
 
 
@@ -91,23 +93,23 @@ def base_digests_of(adapter: Manifest) -> frozenset[str]:
     return frozenset(parent.digest for parent in adapter.parents if field_in_training(parent.field) == "base")
 
 
-def carries(model: Artifact) -> frozenset[str]:
-    """Digests of the bases whose adapters a served model can carry: its own, and what it was quantised from."""
+def compatible_bases(model: Artifact) -> frozenset[str]:
+    """Digests of the models whose adapters this one can use: its own, and that of the model it was quantised from."""
     quantised_from = {
         p.digest for p in model.manifest.parents if model.manifest.kind == "quantize" and p.field == "model"
     }
     return frozenset({model.manifest.digest, *quantised_from})
 
 
-def misfits(config: Mapping[str, Any], max_rank: int) -> list[str]:
+def load_problems(config: Mapping[str, Any], max_rank: int) -> list[str]:
     """Why vLLM would not load an adapter with this `adapter_config.json`; such an adapter can still be merged."""
     if config.get("peft_type") != "LORA":
         return [f"it is {config.get('peft_type')}, and vLLM loads LoRA only: merge it, or serve it under `predictors`"]
-    found = [f"vLLM does not load {name}: merge it" for key, name in _UNSUPPORTED.items() if config.get(key)]
+    reasons = [f"vLLM does not load {name}: merge it" for key, name in _UNSUPPORTED.items() if config.get(key)]
     ranks = [int(config.get("r", 0)), *(int(rank) for rank in (config.get("rank_pattern") or {}).values())]
     if max(ranks) > max_rank:
-        found.append(f"its rank is {max(ranks)}, and adapters.max_rank is {max_rank}")
+        reasons.append(f"its rank is {max(ranks)}, and adapters.max_rank is {max_rank}")
     kept = sorted(set(config.get("modules_to_save") or ()) - {"classifier", "score"})
     if kept:
-        found.append(f"it trained {', '.join(kept)} whole, which vLLM does not load: merge it")
-    return found
+        reasons.append(f"it trained {', '.join(kept)} whole, which vLLM does not load: merge it")
+    return reasons

@@ -1,4 +1,4 @@
-"""What a replica needs and what fits into it, from the model's files and the spec alone."""
+"""What a replica takes and what its cache holds, from the model's files and the spec alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens
-from rayloom.specs.serve import Engine
+from rayloom.specs.serve import EngineSpec
 
 CPU_BLOCK_TOKENS = 128
 GPU_BLOCK_TOKENS = 16
-"""vLLM hands out the cache in blocks of so many tokens."""
+"""vLLM allocates the cache in blocks of so many tokens."""
 PROCESSES_BYTES = 1_600_000_000
-"""Memory of a replica's two processes beside weights and cache: measured with vLLM 0.32 on a CPU."""
+"""Memory of a replica's processes without weights and cache: measured with vLLM 0.32 on a CPU."""
 _BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -34,11 +34,10 @@ class ModelShape:
     vocabulary: int | None = None
     """Rows of the embedding."""
     draft_vocabulary: int | None = None
-    """Of a model that guesses for it, whose weights and cache are in the figures; None where none does, or where it is
-    not made yet."""
+    """Of its draft model, whose weights and cache are in the figures; None without one, or if it is not made yet."""
 
-    def beside(self, draft: ModelShape) -> ModelShape:
-        """With a model that guesses for it: both have their weights there, and both cache each token."""
+    def with_draft(self, draft: ModelShape) -> ModelShape:
+        """With a draft model: both hold their weights in memory, and both cache each token."""
         each = (self.kv_bytes_per_token, draft.kv_bytes_per_token)
         return replace(
             self,
@@ -49,7 +48,7 @@ class ModelShape:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """Raises InputError where the folder is not a model."""
+    """The shape of the model in this folder. Raises InputError if there is none."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str(config["architectures"][0])
@@ -95,15 +94,15 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class CacheRoom:
+class CacheCapacity:
     """What the key-value cache of one replica holds."""
 
     tokens: int
     full_length_requests: float
 
 
-def cache_room(shape: ModelShape, engine: Engine) -> CacheRoom | None:
-    """Tokens in whole blocks, as vLLM counts them; None where the model's cache layout is not known here."""
+def cache_capacity(shape: ModelShape, engine: EngineSpec) -> CacheCapacity | None:
+    """Tokens in whole blocks, as vLLM counts them; None if the model's cache layout is not known here."""
     if shape.kv_bytes_per_token is None:
         return None
     usual = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
@@ -111,10 +110,10 @@ def cache_room(shape: ModelShape, engine: Engine) -> CacheRoom | None:
     token_bytes = shape.kv_bytes_per_token // (2 if engine.kv_cache.precision == "fp8" else 1)
     blocks = engine.kv_cache.size_bytes * max(1, engine.gpus_per_replica) // (token_bytes * block_tokens)
     tokens = blocks * block_tokens
-    return CacheRoom(tokens, tokens / engine.max_model_length_tokens)
+    return CacheCapacity(tokens, tokens / engine.max_model_length_tokens)
 
 
-def replica_bytes(shape: ModelShape, engine: Engine) -> int:
+def replica_bytes(shape: ModelShape, engine: EngineSpec) -> int:
     """Memory of the machine that one replica takes: on a CPU all of it, with GPUs the processes only."""
     if engine.gpus_per_replica:
         return PROCESSES_BYTES
@@ -126,36 +125,36 @@ def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num
     return min(available_bytes // each_bytes, num_cores // each_cpus)
 
 
-def problems(
+def serving_problems(
     shape: ModelShape,
-    engine: Engine,
+    engine: EngineSpec,
     known_architectures: frozenset[str],
     known_parsers: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """What would keep vLLM from serving this model so, each a sentence with what to do."""
-    found = []
+    """Why vLLM would not serve this model with these settings, each a sentence with what to do."""
+    problems = []
     if known_parsers and engine.tool_parser is not None and engine.tool_parser not in known_parsers:
         names = ", ".join(sorted(known_parsers))
-        found.append(f"vLLM does not know engine.tool_parser {engine.tool_parser}: use one of {names}")
+        problems.append(f"vLLM does not know engine.tool_parser {engine.tool_parser}: use one of {names}")
     positions, wanted = shape.max_positions_tokens, engine.max_model_length_tokens
     if positions is not None and wanted > positions:
-        found.append(
-            f"engine.max_model_length_tokens is {wanted}, but the model knows {positions} positions: use at most those"
+        problems.append(
+            f"engine.max_model_length_tokens is {wanted}, but the model has {positions} positions: lower it to that"
         )
     if known_architectures and shape.architecture not in known_architectures:
-        found.append(f"vLLM does not know the architecture {shape.architecture}: serve a model of one that it knows")
+        problems.append(f"vLLM does not know the architecture {shape.architecture}: serve a model of one that it knows")
     if shape.quantization == "bitsandbytes":
-        found.append("this vLLM has no loader for bitsandbytes weights: quantise the 16-bit model to int8 instead")
+        problems.append("this vLLM has no loader for bitsandbytes weights: quantise the 16-bit model to int8 instead")
     if shape.draft_vocabulary is not None and shape.draft_vocabulary != shape.vocabulary:
-        found.append(
-            f"the model that guesses has a vocabulary of {shape.draft_vocabulary} and this one has {shape.vocabulary}: "
+        problems.append(
+            f"the draft model has a vocabulary of {shape.draft_vocabulary} and this one has {shape.vocabulary}: "
             "give engine.speculation.model one of the same tokenizer"
         )
-    room = cache_room(shape, engine)
-    if room is not None and room.full_length_requests < 1:
+    capacity = cache_capacity(shape, engine)
+    if capacity is not None and capacity.full_length_requests < 1:
         needed = (shape.kv_bytes_per_token or 0) * wanted
-        found.append(
-            f"engine.kv_cache.size_bytes holds {room.tokens} tokens, less than one request of {wanted}: "
+        problems.append(
+            f"engine.kv_cache.size_bytes holds {capacity.tokens} tokens, less than one request of {wanted}: "
             f"give it at least {needed} bytes, or lower engine.max_model_length_tokens"
         )
-    return found
+    return problems

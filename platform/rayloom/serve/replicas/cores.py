@@ -1,7 +1,7 @@
-"""Cores for engines: each replica on a machine holds its own, and a replica's death gives them back.
+"""CPU cores for engines: each replica on a machine holds its own, and they are free again when it ends.
 
 A core is held by locking a file named after it. The kernel drops the lock when its holder dies, so nothing has to be
-cleaned up, and replicas of unrelated services on one machine keep apart too.
+cleaned up, and replicas of unrelated services on one machine get different cores too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIBLINGS_FILE = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list
 
 
 @dataclass(frozen=True)
-class Lease:
+class CoreLease:
     """Cores held by this process for as long as it lives, or until `release`."""
 
     cores: tuple[int, ...]
@@ -32,7 +32,7 @@ class Lease:
 
     @contextmanager
     def inherited(self) -> Iterator[None]:
-        """Processes that this thread starts inside run on these cores only; the thread itself does so meanwhile."""
+        """Inside, this thread runs on these cores only, and so do the threads and processes that it starts."""
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.cores)
         try:
@@ -41,8 +41,8 @@ class Lease:
             os.sched_setaffinity(0, before)
 
 
-def lease(num_cores: int, candidates: Iterable[int], directory: Path | None = None) -> Lease | None:
-    """The first `num_cores` of the candidates that no other replica holds, or None where fewer are free."""
+def lease_cores(num_cores: int, candidates: Iterable[int], directory: Path | None = None) -> CoreLease | None:
+    """The first `num_cores` of the candidates that no other replica holds, or None if fewer are free."""
     folder = directory or Path(tempfile.gettempdir()) / f"rayloom-cores-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     taken: dict[int, IO[str]] = {}
@@ -56,7 +56,7 @@ def lease(num_cores: int, candidates: Iterable[int], directory: Path | None = No
             lock.close()
         else:
             taken[core] = lock
-    held = Lease(tuple(taken), tuple(taken.values()))
+    held = CoreLease(tuple(taken), tuple(taken.values()))
     if len(taken) == num_cores:
         return held
     held.release()
@@ -81,10 +81,10 @@ def cpu_limit(text: str) -> float | None:
 
 def physical_first(cores: Iterable[int], siblings: Callable[[int], str]) -> tuple[int, ...]:
     """One hardware thread of each physical core, then the second ones: two of one core share its arithmetic."""
-    return tuple(sorted(cores, key=lambda core: (_place_among(core, siblings(core)), core)))
+    return tuple(sorted(cores, key=lambda core: (_thread_index(core, siblings(core)), core)))
 
 
-def _place_among(core: int, siblings: str) -> int:
+def _thread_index(core: int, siblings: str) -> int:
     """0 for the first hardware thread of its physical core. `siblings` is such as `3,11` or `6-7`."""
     threads: list[int] = []
     for part in siblings.split(","):

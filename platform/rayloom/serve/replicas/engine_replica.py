@@ -19,8 +19,8 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.engine_errors import CAUSE, printed_cause
 from rayloom.errors import InputError, RayloomError
 from rayloom.serve.replicas.adapters import base_digests_of
-from rayloom.serve.replicas.answering import AnsweringReplica, Write
-from rayloom.serve.replicas.cores import Lease, bindable_cores, lease
+from rayloom.serve.replicas.answering_replica import AnsweringReplica, Write
+from rayloom.serve.replicas.cores import CoreLease, bindable_cores, lease_cores
 from rayloom.serve.replicas.engine_internals import (
     adapter_loader,
     http_application,
@@ -30,7 +30,7 @@ from rayloom.serve.replicas.engine_internals import (
     started_server,
 )
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment
-from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Application, Headers, answering, head_frame, with_header
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Application, Headers, head_frame, start_call, with_header
 from rayloom.specs.serve import Adapters
 
 PRINTED_TO = Path("/proc/self/fd/2")
@@ -41,7 +41,7 @@ _LOG = logging.getLogger("ray.serve")
 class RunningEngine:
     """ray.serve.llm's server with its engine, and vLLM's application on it, in this process and event loop."""
 
-    def __init__(self, server: Any, application: Application, cores: Lease | None) -> None:
+    def __init__(self, server: Any, application: Application, cores: CoreLease | None) -> None:
         self._server, self.application, self._cores = server, application, cores
         self.name = replica_name()
 
@@ -49,7 +49,7 @@ class RunningEngine:
     async def started(cls, settings: EngineSettings) -> RunningEngine:
         """Raises RuntimeError with the engine's own cause, marked so that it is found in what Serve makes of it."""
         engine = settings.served.engine
-        cores = None if engine.gpus_per_replica else _lease(engine.cpus_per_replica)
+        cores = None if engine.gpus_per_replica else _leased_cores(engine.cpus_per_replica)
         os.environ.update(environment(engine))
         printed_before = _printed_bytes()
         try:
@@ -99,11 +99,11 @@ class EngineReplica(AnsweringReplica):
             write(frame if has_head else with_header(frame, REPLICA_HEADER, engine.name))
             has_head = True
 
-        running = answering(engine.application, path, headers, body, write_while_it_lives)
+        running = start_call(engine.application, path, headers, body, write_while_it_lives)
         try:
             await asyncio.wait({running.task})
         finally:
-            running.hang_up()
+            running.disconnect()
         failure = running.failure()
         if failure is not None:
             # Starlette sends its 500 and then raises all the same: the answer is there, the cause belongs in the log.
@@ -122,12 +122,12 @@ def replica_name() -> str:
     return str(get_replica_context().replica_id.unique_id)
 
 
-def _lease(num_cores: int) -> Lease | None:
+def _leased_cores(num_cores: int) -> CoreLease | None:
     bindable = bindable_cores()
-    return lease(num_cores, bindable) if bindable else None
+    return lease_cores(num_cores, bindable) if bindable else None
 
 
-async def _started(settings: EngineSettings, cores: Lease | None) -> Any:
+async def _started(settings: EngineSettings, cores: CoreLease | None) -> Any:
     folder = str(opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version).path)
     draft_folder = str(opened_artifact(settings.store_uri, *settings.draft).path) if settings.draft else None
     engine, bases = settings.served.engine, frozenset(settings.base_digests)

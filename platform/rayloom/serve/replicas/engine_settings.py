@@ -9,10 +9,10 @@ from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.models.vllm_process import vllm_environment
-from rayloom.serve.replicas.adapters import carries
+from rayloom.serve.replicas.adapters import compatible_bases
 from rayloom.serve.replicas.capacity import ModelShape, read_shape
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK
-from rayloom.specs.serve import Engine, NgramSpeculation, ServedModel, ServedPredictor
+from rayloom.specs.serve import EngineSpec, NgramSpeculation, ServedModel, ServedPredictor
 from rayloom.specs.training.tasks import TASK_FILE
 
 
@@ -25,26 +25,26 @@ class EngineSettings:
     artifact_name: str
     artifact_version: str
     base_digests: tuple[str, ...] = ()
-    """Of the models whose adapters it can carry."""
+    """Of the models whose adapters it can use."""
     max_answer_tokens: int | None = None
     draft: tuple[str, str] | None = None
-    """Name and version of the model that guesses for it."""
+    """Name and version of the draft model."""
 
 
 @dataclass(frozen=True)
 class PredictorSettings:
-    """The same of a replica that has no engine."""
+    """The same for a replica of a predictor."""
 
     served: ServedPredictor
     store_uri: str
     artifact_name: str
     artifact_version: str
     task: str
-    """The type of what the model was trained for; `text` for nothing but to go on with it."""
+    """The type of the task it was trained for; `text` for a language model."""
     max_texts: int
     """Of one request."""
     base_digests: tuple[str, ...] = ()
-    """None: it carries no further adapters."""
+    """None: it takes no adapters."""
 
 
 ReplicaSettings = EngineSettings | PredictorSettings
@@ -59,20 +59,20 @@ def settings(
     served: ServedModel, artifact: Artifact, draft: Artifact | None, store: Store, max_answer_tokens: int | None
 ) -> EngineSettings:
     manifest = artifact.manifest
-    digests = tuple(sorted(carries(artifact)))
-    guessing = (draft.manifest.name, draft.manifest.version) if draft is not None else None
-    return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens, guessing)
+    digests = tuple(sorted(compatible_bases(artifact)))
+    speculation = (draft.manifest.name, draft.manifest.version) if draft is not None else None
+    return EngineSettings(served, store.uri, manifest.name, manifest.version, digests, max_answer_tokens, speculation)
 
 
 def draft_of(parents: Mapping[str, Artifact], index: int) -> Artifact | None:
-    """What guesses for the spec's model of this index."""
+    """The draft model of the spec's model of this index."""
     return parents.get(f"models.{index}.engine.speculation.model")
 
 
 def shape_of(parents: Mapping[str, Artifact], index: int) -> ModelShape:
-    """What the files of the spec's model say, with those of what guesses for it. Raises InputError."""
+    """What the files of the spec's model say, with its draft model's. Raises InputError."""
     shape, draft = read_shape(parents[f"models.{index}.model"].path), draft_of(parents, index)
-    return shape if draft is None else shape.beside(read_shape(draft.path))
+    return shape if draft is None else shape.with_draft(read_shape(draft.path))
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
@@ -83,15 +83,15 @@ def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store
 
 def task_type(artifact: Artifact, store: Store) -> str:
     """What a model or adapter was trained for, read where it stands: the artifact's files may be elsewhere."""
-    place = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
-    if not store.filesystem.exists(place):
+    path = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
+    if not store.filesystem.exists(path):
         return TEXT_TASK
-    return str(json.loads(store.filesystem.cat_file(place))["task"]["type"])
+    return str(json.loads(store.filesystem.cat_file(path))["task"]["type"])
 
 
 def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) -> dict[str, Any]:
-    """vLLM's engine arguments, apart from the model's path and name. `draft_folder`: where this node has the model that
-    guesses."""
+    """vLLM's engine arguments, apart from the model's path and name. `draft_folder`: where this node has the
+    draft model."""
     engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
@@ -129,18 +129,18 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     return arguments
 
 
-def _speculation(engine: Engine, draft_folder: str | None) -> dict[str, Any]:
-    guessing = engine.speculation
-    assert guessing is not None
-    common = {"method": guessing.type, "num_speculative_tokens": guessing.num_tokens}
-    if isinstance(guessing, NgramSpeculation):
-        return common | {"prompt_lookup_max": guessing.longest_match_tokens}
+def _speculation(engine: EngineSpec, draft_folder: str | None) -> dict[str, Any]:
+    speculation = engine.speculation
+    assert speculation is not None
+    common = {"method": speculation.type, "num_speculative_tokens": speculation.num_tokens}
+    if isinstance(speculation, NgramSpeculation):
+        return common | {"prompt_lookup_max": speculation.longest_match_tokens}
     assert draft_folder is not None
     # vLLM wants both models spread over the same GPUs.
     return common | {"model": draft_folder, "draft_tensor_parallel_size": max(1, engine.gpus_per_stage)}
 
 
-def environment(engine: Engine) -> dict[str, str]:
+def environment(engine: EngineSpec) -> dict[str, str]:
     """Variables for the replica and its engine's processes, to be set before vLLM is imported."""
     num_cores = None if engine.gpus_per_replica else engine.cpus_per_replica
     # vLLM's own switch for one process stands here; the executor is chosen in `replica`. Threads stay on the replica's

@@ -15,10 +15,10 @@ from ray import serve
 from rayloom.artifacts.store import Store
 from rayloom.engine_errors import CAUSE
 from rayloom.errors import RayloomError
-from rayloom.serve.replicas.answering import AnsweringReplica, Write
+from rayloom.serve.replicas.answering_replica import AnsweringReplica, Write
 from rayloom.serve.replicas.engine_replica import opened_artifact, replica_name
 from rayloom.serve.replicas.engine_settings import PredictorSettings
-from rayloom.serve.replicas.predictor_requests import BadRequestError, answered, endpoint_of, rows_of
+from rayloom.serve.replicas.predictor_requests import BadRequestError, endpoint_of, response_body, rows_of
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, head_frame
 from rayloom.text.labelled.examples import ExampleError
 
@@ -29,7 +29,7 @@ _LOG = logging.getLogger("ray.serve")
 
 
 class PredictorReplica(AnsweringReplica):
-    """A replica of a model that says something about texts."""
+    """A replica of a predictor."""
 
     async def __init__(self, settings: PredictorSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         super().__init__()
@@ -39,29 +39,29 @@ class PredictorReplica(AnsweringReplica):
             self._responder = await asyncio.to_thread(_loaded, settings)
         except RayloomError as error:
             raise RuntimeError(f"{CAUSE}{error}") from None
-        batching: Any = self._found
+        batching: Any = self._responses
         batching.set_max_batch_size(settings.served.batching.max_texts)
         batching.set_batch_wait_timeout_s(settings.served.batching.wait_seconds)
 
     async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
-        """`path` and `headers` say nothing new: the gateway lets in what this model answers."""
+        """`path` and `headers` are not needed: the gateway sends only requests for this model's path."""
         del path, headers
         try:
             rows = rows_of(self._endpoint, body)
             self._check(rows)
-            found = await asyncio.gather(*(self._found(row) for row in rows))
+            responses = await asyncio.gather(*(self._responses(row) for row in rows))
         except BadRequestError as error:
             self._write(write, 400, {"error": {"message": str(error), "param": error.param}})
             return
-        failed = [f"input.{number}: {one['failed']}" for number, one in enumerate(found) if "failed" in one]
+        failed = [f"input.{number}: {one['failed']}" for number, one in enumerate(responses) if "failed" in one]
         if failed:
             _LOG.error("a predictor failed: %s", "; ".join(failed))
             self._write(write, 500, {"error": {"message": f"The model failed on {failed[0]}"}})
             return
-        self._write(write, 200, answered(self._endpoint, self._settings.served.name, found))
+        self._write(write, 200, response_body(self._endpoint, self._settings.served.name, responses))
 
     def _check(self, rows: list[dict[str, Any]]) -> None:
-        """Raises BadRequestError for what the model has no place for."""
+        """Raises BadRequestError for texts that the model cannot take."""
         if len(rows) > self._settings.max_texts:
             raise BadRequestError(f"A request may ask about {self._settings.max_texts} texts at most.", "input")
         for number, row in enumerate(rows):
@@ -76,7 +76,7 @@ class PredictorReplica(AnsweringReplica):
         write(json.dumps(value, ensure_ascii=False).encode())
 
     @serve.batch  # type: ignore[untyped-decorator]
-    async def _found(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def _responses(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         from rayloom.models.responders.responder import respond_to_each
 
         return await asyncio.to_thread(respond_to_each, self._responder, rows, len(rows))

@@ -1,8 +1,9 @@
-"""The way back of answers: one connection from each replica to each gateway, on which the pieces of all answers travel.
+"""How answers come back: one TCP connection from each replica to each gateway, which carries the pieces of all answers.
 
 A request goes to its replica through Ray Serve, which queues, balances and counts it. Through Serve its answer would be
-one gRPC message for each token of each request, passed through two event loops on either side; here, all that one step
-of the engine makes for all requests is one write and one read. The connection also says at once when a replica is gone.
+one gRPC message for each token of each request, passed through two event loops on either side. Here, what one step of
+the engine gives for all requests is one write and one read. A lost connection also shows at once that its
+replica is gone.
 
 On the wire: the gateway's secret; then frames (see `frames`), each after its length in bytes and its request's number.
 An empty frame ends an answer. Like Serve's own connections between nodes, it is not encrypted.
@@ -15,7 +16,8 @@ import hmac
 import logging
 import secrets
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -25,16 +27,18 @@ from rayloom.serve.transport.frames import Frames
 from rayloom.serve.transport.relay import ReplicaLost
 
 SECRET_BYTES = 32
-SECRET_WITHIN_SECONDS = 10.0
-"""Whoever connects and does not know the secret is sent away, and so is whoever says nothing for so long."""
+AUTHENTICATION_SECONDS = 10.0
+"""A connection that sends another secret, or none within this time, is closed."""
 CONNECT_SECONDS = 5.0
-_BEFORE_FRAME = struct.Struct("!IQ")
+RETRY_SECONDS = 30.0
+"""After a gateway could not be reached, answers go through Ray Serve for so long before it is tried again."""
+_FRAME_HEADER = struct.Struct("!IQ")
 _LOG = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
-class WayBack:
-    """Where the answer to one request is awaited."""
+class ReplyAddress:
+    """Where the gateway expects the answer to one request."""
 
     host: str
     port: int
@@ -46,121 +50,121 @@ class WayBack:
 
 
 @dataclass
-class _Awaited:
-    """An answer that some replica will send."""
+class _PendingAnswer:
+    """An answer that has not ended."""
 
     frames: Frames
-    line: Incoming | None = None
-    """The connection that it comes by, once it does."""
+    connection: ReplicaConnection | None = None
+    """The one that it comes by, from its first frame on."""
 
 
-class Switchboard:
-    """Takes the replicas' connections, and gives each frame to the request that waits for it."""
+class AnswerReceiver:
+    """Accepts the replicas' connections, and gives each frame to the request that it answers."""
 
     def __init__(self) -> None:
         self.secret = secrets.token_bytes(SECRET_BYTES)
-        self._awaited: dict[int, _Awaited] = {}
-        self._lines: set[Incoming] = set()
+        self._pending: dict[int, _PendingAnswer] = {}
+        self._connections: set[ReplicaConnection] = set()
         self._numbers = count(1)
         self._server: asyncio.Server | None = None
         self._address = ("", 0)
 
     async def open(self, host: str) -> None:
         """Listens on any free port of this address."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: Incoming(self), host, 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: ReplicaConnection(self), host, 0)
         self._address = (host, self._server.sockets[0].getsockname()[1])
 
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for line in tuple(self._lines):
-            line.close()
+        for connection in tuple(self._connections):
+            connection.close()
 
     @property
-    def num_lines(self) -> int:
-        return len(self._lines)
+    def num_connections(self) -> int:
+        return len(self._connections)
 
     @contextmanager
-    def expecting(self) -> Iterator[tuple[WayBack | None, Frames]]:
-        """Where the answer to a new request may be sent, and its frames; no such place where this is not open."""
+    def expect(self) -> Iterator[tuple[ReplyAddress | None, Frames]]:
+        """The address for the answer to a new request (None if this is not open), and the frames that will arrive."""
         number, frames = next(self._numbers), Frames()
-        self._awaited[number] = _Awaited(frames)
+        self._pending[number] = _PendingAnswer(frames)
         try:
-            yield WayBack(*self._address, self.secret, number) if self._server is not None else None, frames
+            yield ReplyAddress(*self._address, self.secret, number) if self._server is not None else None, frames
         finally:
-            del self._awaited[number]
+            del self._pending[number]
 
-    def arrived(self, number: int, frame: bytes, line: Incoming) -> None:
-        awaited = self._awaited.get(number)
-        if awaited is None:
-            return  # its client left
-        awaited.line = line
+    def deliver(self, number: int, frame: bytes, connection: ReplicaConnection) -> None:
+        pending = self._pending.get(number)
+        if pending is None:
+            return  # the client left
+        pending.connection = connection
         if frame:
-            awaited.frames.put(frame)
+            pending.frames.put(frame)
         else:
-            awaited.frames.end()
+            pending.frames.end()
 
-    def made(self, line: Incoming) -> None:
-        self._lines.add(line)
+    def connected(self, connection: ReplicaConnection) -> None:
+        self._connections.add(connection)
 
-    def lost(self, line: Incoming) -> None:
-        self._lines.discard(line)
-        for awaited in self._awaited.values():
-            if awaited.line is line:
-                awaited.frames.end(ReplicaLost())
+    def disconnected(self, connection: ReplicaConnection) -> None:
+        self._connections.discard(connection)
+        for pending in self._pending.values():
+            if pending.connection is connection:
+                pending.frames.end(ReplicaLost())
 
 
-class Incoming(asyncio.Protocol):
+class ReplicaConnection(asyncio.Protocol):
     """A connection that a replica made."""
 
-    def __init__(self, board: Switchboard) -> None:
-        self._board, self._is_known, self._read = board, False, bytearray()
+    def __init__(self, receiver: AnswerReceiver) -> None:
+        self._receiver, self._is_authenticated, self._read = receiver, False, bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._patience = asyncio.get_running_loop().call_later(SECRET_WITHIN_SECONDS, transport.close)
-        self._board.made(self)
+        self._timeout = asyncio.get_running_loop().call_later(AUTHENTICATION_SECONDS, transport.close)
+        self._receiver.connected(self)
 
     def data_received(self, data: bytes) -> None:
         self._read += data
-        if self._is_known or self._is_let_in():
+        if self._is_authenticated or self._authenticate():
             self._take_frames()
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._patience.cancel()
-        self._board.lost(self)
+        self._timeout.cancel()
+        self._receiver.disconnected(self)
 
     def close(self) -> None:
         self._transport.close()
 
-    def _is_let_in(self) -> bool:
+    def _authenticate(self) -> bool:
         if len(self._read) < SECRET_BYTES:
             return False
-        if not hmac.compare_digest(self._read[:SECRET_BYTES], self._board.secret):
+        if not hmac.compare_digest(self._read[:SECRET_BYTES], self._receiver.secret):
             self._transport.close()
             return False
         del self._read[:SECRET_BYTES]
-        self._patience.cancel()
-        self._is_known = True
+        self._timeout.cancel()
+        self._is_authenticated = True
         return True
 
     def _take_frames(self) -> None:
         read, at = self._read, 0
-        while len(read) - at >= _BEFORE_FRAME.size:
-            length, number = _BEFORE_FRAME.unpack_from(read, at)
-            begin = at + _BEFORE_FRAME.size
+        while len(read) - at >= _FRAME_HEADER.size:
+            length, number = _FRAME_HEADER.unpack_from(read, at)
+            begin = at + _FRAME_HEADER.size
             if len(read) < begin + length:
                 break
             at = begin + length
-            self._board.arrived(number, bytes(read[begin:at]), self)
+            self._receiver.deliver(number, bytes(read[begin:at]), self)
         del read[:at]
 
 
 # -- the replica's end -------------------------------------------------------------------------------------------------
 
 
-class Line(asyncio.Protocol):
-    """A connection to a gateway. What is written in one turn of the event loop is sent at once, in one piece."""
+class GatewayConnection(asyncio.Protocol):
+    """A connection to a gateway. All that is written in one turn of the event loop is sent as one piece."""
 
     def __init__(self, secret: bytes) -> None:
         self._unsent = [secret]
@@ -176,7 +180,7 @@ class Line(asyncio.Protocol):
     def write(self, number: int, frame: bytes) -> None:
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent += (_BEFORE_FRAME.pack(len(frame), number), frame)
+        self._unsent += (_FRAME_HEADER.pack(len(frame), number), frame)
 
     def end(self, number: int) -> None:
         self.write(number, b"")
@@ -187,28 +191,34 @@ class Line(asyncio.Protocol):
             self._transport.write(b"".join(unsent))
 
 
-class Lines:
+class GatewayConnections:
     """A replica's connections, by gateway."""
 
-    def __init__(self) -> None:
-        self._lines: dict[tuple[str, int, bytes], asyncio.Task[Line | None]] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._attempts: dict[tuple[str, int, bytes], tuple[asyncio.Task[GatewayConnection | None], float]] = {}
 
-    async def to(self, back: WayBack) -> Line | None:
-        """The connection to a gateway, made where there is none; None where it cannot be reached from here."""
-        key = (back.host, back.port, back.secret)
-        made = self._lines.get(key)
-        if made is None or (made.done() and (line := made.result()) is not None and line.is_lost):
-            made = self._lines[key] = asyncio.ensure_future(_connected(back))
-        return await asyncio.shield(made)
+    async def to(self, reply_to: ReplyAddress) -> GatewayConnection | None:
+        """The connection to a gateway, opened if there is none; None if it cannot be reached from here."""
+        key = (reply_to.host, reply_to.port, reply_to.secret)
+        if key not in self._attempts or self._is_over(*self._attempts[key]):
+            self._attempts[key] = (asyncio.ensure_future(_connected(reply_to)), self._clock())
+        return await asyncio.shield(self._attempts[key][0])
+
+    def _is_over(self, attempt: asyncio.Task[GatewayConnection | None], began_seconds: float) -> bool:
+        if not attempt.done():
+            return False
+        connection = attempt.result()
+        return self._clock() - began_seconds > RETRY_SECONDS if connection is None else connection.is_lost
 
 
-async def _connected(back: WayBack) -> Line | None:
+async def _connected(reply_to: ReplyAddress) -> GatewayConnection | None:
+    host, port = reply_to.host, reply_to.port
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, line = await asyncio.get_running_loop().create_connection(
-                lambda: Line(back.secret), back.host, back.port
-            )
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(lambda: GatewayConnection(reply_to.secret), host, port)
     except OSError as error:  # TimeoutError is one too
-        _LOG.warning("no way to the gateway at %s:%d (%s): answers go through Ray Serve", back.host, back.port, error)
+        _LOG.warning("the gateway at %s:%d cannot be reached (%s): answers go through Ray Serve", host, port, error)
         return None
-    return line
+    return connection

@@ -23,23 +23,23 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 REPLICA_HEADER = "x-rayloom-replica"
 """Says which replica answered."""
-HANG_UP_SECONDS = 5.0
-"""How long an application may take to end when its client is gone."""
+DISCONNECT_SECONDS = 5.0
+"""How long an application may go on when its client is gone."""
 
 
 class _Exchange:
-    """The two ends of one call: what the application reads, and what takes the frames that it writes."""
+    """The two ends of a call: the application receives the request's body, and `write` gets the answer's frames."""
 
     def __init__(self, body: bytes, write: Callable[[bytes], None]) -> None:
         self._body: bytes | None = body
         self._write = write
-        self.hung_up = asyncio.Event()
+        self.disconnected = asyncio.Event()
 
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self.hung_up.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -49,8 +49,8 @@ class _Exchange:
             self._write(bytes(message["body"]))
 
 
-class Running:
-    """One request that an application answers."""
+class OngoingCall:
+    """One request that an application is answering."""
 
     def __init__(self, task: asyncio.Task[None], exchange: _Exchange) -> None:
         self.task, self._exchange = task, exchange
@@ -59,18 +59,19 @@ class Running:
         """What the application raised, once it is done."""
         return asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
 
-    def hang_up(self) -> None:
-        """Tells the application that the client is gone, and cancels it where it does not end then.
+    def disconnect(self) -> None:
+        """Tells the application that the client is gone, and cancels it if it has not ended after DISCONNECT_SECONDS.
 
-        Not at once: what vLLM runs for an answer that is no stream ends by being told, and outlives a cancelled caller.
+        Not at once: for an answer that is no stream, vLLM stops computing when it hears of the disconnect, but not when
+        its caller is cancelled.
         """
-        self._exchange.hung_up.set()
+        self._exchange.disconnected.set()
         if not self.task.done():
-            timer = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self.task.cancel)
+            timer = asyncio.get_running_loop().call_later(DISCONNECT_SECONDS, self.task.cancel)
             self.task.add_done_callback(lambda _: timer.cancel())
 
 
-def answering(
+def start_call(
     application: Application,
     path: str,
     headers: Headers,
@@ -78,33 +79,33 @@ def answering(
     write: Callable[[bytes], None],
     *,
     method: str = "POST",
-) -> Running:
-    """Begins to answer; `write` gets the frames in order."""
+) -> OngoingCall:
+    """Starts a request; `write` gets the frames of the answer in order."""
     exchange = _Exchange(body, write)
     answer = application(_scope(path, headers, method), exchange.receive, exchange.send)
-    return Running(asyncio.ensure_future(_whole(answer)), exchange)
+    return OngoingCall(asyncio.ensure_future(_whole(answer)), exchange)
 
 
 async def _whole(answer: Awaitable[None]) -> None:
     await answer
 
 
-async def called(
+async def call_application(
     application: Application, path: str, headers: Headers, body: bytes, *, method: str = "POST"
 ) -> AsyncGenerator[bytes, None]:
-    """The frames of the answer. Closing this iterator early tells the application that the client hung up.
+    """The frames of the answer. Closing this iterator early tells the application that the client is gone.
 
     Raises whatever the application raises.
     """
     frames = Frames()
-    running = answering(application, path, headers, body, frames.put, method=method)
+    running = start_call(application, path, headers, body, frames.put, method=method)
     running.task.add_done_callback(lambda _: frames.end(running.failure()))
     try:
         async with aclosing(frames.read()) as written:
             async for frame in written:
                 yield frame
     finally:
-        running.hang_up()
+        running.disconnect()
 
 
 def head_frame(status: int, headers: Headers) -> bytes:

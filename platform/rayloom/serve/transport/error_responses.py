@@ -1,4 +1,4 @@
-"""Answers that are errors, in the form that OpenAI's clients read."""
+"""Error answers in the form that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a defect)
         self.retry_after_seconds = retry_after_seconds
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        found = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json")]
         if self.retry_after_seconds is not None:
-            found.append((b"retry-after", str(max(1, round(self.retry_after_seconds))).encode()))
+            headers.append((b"retry-after", str(max(1, round(self.retry_after_seconds))).encode()))
         if self.status == 401:
-            found.append((b"www-authenticate", b"Bearer"))
-        return found
+            headers.append((b"www-authenticate", b"Bearer"))
+        return headers
 
     def body(self, request_id: str) -> bytes:
         return error_body(self.message, self.kind, self.code, self.param, request_id)
@@ -49,13 +49,13 @@ def error_body(message: str, kind: str, code: str | None, param: str | None, req
     return json.dumps({"error": error}).encode()
 
 
-def in_openais_form(status: int, body: bytes, request_id: str) -> bytes:
-    """An engine's error rewritten: vLLM gives the status as `code` and a class name as `type`."""
+def as_openai_error(status: int, body: bytes, request_id: str) -> bytes:
+    """An engine's error in OpenAI's form: vLLM gives the status as `code` and a class name as `type`."""
     try:
-        said = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
-        said = None
-    error: Any = said.get("error", said) if isinstance(said, dict) else None
+        answer = None
+    error: Any = answer.get("error", answer) if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     if not isinstance(message, str):
         message = body[:500].decode("utf-8", "replace") or f"The engine answered {status}."
@@ -71,5 +71,5 @@ def error_event(message: str, code: str, request_id: str) -> bytes:
 
 def header(headers: Headers, name: bytes) -> str | None:
     """The last value of a header; names are lower case in ASGI."""
-    found = [value for key, value in headers if key == name]
-    return found[-1].decode("latin-1") if found else None
+    values = [value for key, value in headers if key == name]
+    return values[-1].decode("latin-1") if values else None

@@ -1,4 +1,4 @@
-"""An HTTP server inside a replica: what listens on a service's port."""
+"""The HTTP server inside a replica that listens on the service's port."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DRAIN_SECONDS = 10.0
 """How long requests that have begun may finish when the service stops."""
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that other replicas on this node may share: the kernel gives each connection to one of them."""
+def bound(host: str, port: int) -> socket.socket:
+    """A socket bound so that other replicas on this node can share it: the kernel gives each connection to one."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, kind)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind(address)
-    return found
+    listening = socket.socket(family, kind)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(address)
+    return listening
 
 
 class Listener:
@@ -30,7 +30,7 @@ class Listener:
         self._server, self.serving = server, serving
 
     @classmethod
-    async def opened(cls, application: Application, door: socket.socket) -> Listener:
+    async def opened(cls, application: Application, bound_socket: socket.socket) -> Listener:
         import uvicorn
 
         config = uvicorn.Config(
@@ -38,7 +38,7 @@ class Listener:
             timeout_graceful_shutdown=int(DRAIN_SECONDS),
         )  # fmt: skip
         server = uvicorn.Server(config)
-        serving = asyncio.ensure_future(server.serve(sockets=[door]))
+        serving = asyncio.ensure_future(server.serve(sockets=[bound_socket]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if serving.done():
@@ -50,6 +50,6 @@ class Listener:
         return not self.serving.done()
 
     async def close(self) -> None:
-        """Takes no new requests, and returns when those that have begun are answered or DRAIN_SECONDS are over."""
+        """Takes no new requests, and returns when those that have begun are answered or after DRAIN_SECONDS."""
         self._server.should_exit = True
         await asyncio.wait({self.serving})

@@ -1,7 +1,7 @@
-"""One request to a model's replicas: nothing reaches the client until the first piece of the answer is there.
+"""One request to a model's replicas: nothing reaches the client before the first piece of the answer is there.
 
-Until then a replica that dies costs the client nothing but time: the request is asked again. After it, an answer cannot
-be begun anew, and the client is told that it ends early.
+If the replica dies before that, the request is sent again and the client only waits longer. After it, an answer cannot
+start again, and the client is told that it ends early.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, read_head
 from rayloom.serve.transport.error_responses import RATE, SERVER, Refusal, header
 
 MAX_ATTEMPTS = 5
-"""A request that kills whatever computes it must not go round for ever."""
+"""A request that kills each replica that computes it must not be sent for ever."""
 FIRST_PAUSE_SECONDS = 0.1
 QUEUE_PAUSE_SECONDS = 0.2
 
 
-class ReplicaLost(Exception):  # noqa: N818 (a state, told apart by the relay)
+class ReplicaLost(Exception):  # noqa: N818 (a state that the relay acts on)
     """The replica died, or cannot be reached."""
 
 
 class QueueFull(Exception):  # noqa: N818
-    """As many requests wait for this model as may."""
+    """The model's queue is full."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Reply:
     headers: list[tuple[bytes, bytes]]
     first: bytes
     rest: AsyncGenerator[bytes, None]
-    """Raises ReplicaLost where it ends early. To be closed."""
+    """Raises ReplicaLost if it ends early. The caller closes it."""
     num_attempts: int
 
     @property
@@ -64,10 +64,10 @@ class Reply:
 
 
 async def begin(choose: Callable[[], Awaitable[Backend]], call: Call) -> Reply:
-    """Asks, and asks again where a replica is lost before the first piece. Raises Refusal.
+    """Sends the request, and again if a replica is lost before the first piece. Raises Refusal.
 
-    `choose` is called for each attempt, for the version asked before may be gone by then.
-    A request that was let in once waits for its turn again, however many others wait: only new ones are refused.
+    `choose` is called for each attempt, since the version of the last one may be gone by then. A request that was
+    accepted once waits in the queue again even if that is full: only new requests are refused.
     """
     num_lost = 0
     while num_lost < MAX_ATTEMPTS:

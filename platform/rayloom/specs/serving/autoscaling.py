@@ -10,26 +10,26 @@ from rayloom.specs.base import Spec
 
 
 class Autoscaling(Spec):
-    """Replicas by requests in flight."""
+    """The number of replicas, by requests in flight."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    """0: a model that nobody asks for ends after downscale_delay_seconds, and the next request waits for its start."""
+    """0: a model without requests stops after downscale_delay_seconds, and the next request waits for its start."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
     """Most replicas that run at once."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16
     """Requests in flight per replica that autoscaling aims for."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 128
-    """Requests that one replica takes at once; more wait in the gateway's queue."""
+    """Requests that one replica takes at once; further ones wait in the gateway's queue."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 256
-    """Requests that may wait for a replica; one more is refused with 429 and `Retry-After`."""
+    """Requests that may wait for a replica; further ones are refused with 429 and `Retry-After`."""
     upscale_delay_seconds: Annotated[float, Field(ge=0)] = 10
     """How long the load must be above the target before replicas are added."""
     downscale_delay_seconds: Annotated[float, Field(ge=0)] = 300
     """How long the load must be low before a replica is stopped."""
     routing: Literal["least_busy", "prefix"] = "least_busy"
-    """prefix: requests that begin alike go to one replica, whose cache has their beginning."""
+    """prefix: requests that begin with the same text go to the same replica, which has it in its cache."""
     max_imbalance_requests: Annotated[int, Field(ge=1)] = 8
-    """For prefix: where one replica has so many more than another, the less busy one gets the request."""
+    """For prefix: if one replica has more requests than another by this number, the less busy one gets the next."""
 
     @model_validator(mode="after")
     def _range(self) -> Self:

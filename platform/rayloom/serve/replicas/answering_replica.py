@@ -1,4 +1,4 @@
-"""What every replica of the gateway has: requests come by Serve's handle, and answers go the way that it names."""
+"""A replica as the gateway asks it: requests come through Serve's handle, answers go back by the answer channel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 
-from rayloom.serve.transport.answer_channel import Lines, WayBack
+from rayloom.serve.transport.answer_channel import GatewayConnections, ReplyAddress
 from rayloom.serve.transport.asgi_call import Headers
 from rayloom.serve.transport.frames import Frames
 
@@ -19,24 +19,24 @@ class AnsweringReplica(ABC):
     """A Ray Serve deployment: `http` answers one request by frames (see `asgi_call`)."""
 
     def __init__(self) -> None:
-        self._lines = Lines()
+        self._connections = GatewayConnections()
 
     @abstractmethod
     async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
-        """Writes an answer's frames. Cancelled where the client is gone."""
+        """Writes an answer's frames. Cancelled when the client is gone."""
 
     async def http(
-        self, path: str, headers: Headers, body: bytes, back: WayBack | None = None
+        self, path: str, headers: Headers, body: bytes, reply_to: ReplyAddress | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The frames; or none but an empty one at the end, where they went the way back."""
-        line = await self._lines.to(back) if back is not None else None
-        if line is None or back is None:
+        """The frames; or a single empty one at the end, if they went by the answer channel."""
+        connection = await self._connections.to(reply_to) if reply_to is not None else None
+        if connection is None or reply_to is None:
             async for frame in self._frames(path, headers, body):
                 yield frame
             return
-        await self.answer(path, headers, body, partial(line.write, back.number))
-        line.end(back.number)
-        if line.is_lost:
+        await self.answer(path, headers, body, partial(connection.write, reply_to.number))
+        connection.end(reply_to.number)
+        if connection.is_lost:
             raise ConnectionError("the connection to the gateway was lost")
         yield b""
 
