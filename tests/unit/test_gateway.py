@@ -19,6 +19,7 @@ from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
 from rayloom.serve.gateway.routes import single_versions
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, head_frame
+from rayloom.serve.transport.listener import Listener, bound
 from rayloom.serve.transport.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
 
 
@@ -367,3 +368,67 @@ def test_refusals_are_in_the_access_log_with_their_code() -> None:
     records: list[AccessRecord] = []
     ask(gateway({}, records), "POST", "/v1/chat/completions", content=b"{")
     assert (records[0].status, records[0].error) == (400, "invalid_json")
+
+
+# -- what only odd clients send ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/docs", "/openapi.json", "/v1/models"])
+def test_a_head_request_gets_the_head_of_the_answer(path: str, backends: dict[str, Recorder]) -> None:
+    head, whole = ask(backends, "HEAD", path), ask(backends, "GET", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert dict(head.headers) == dict(whole.headers)
+    assert ask(backends, "HEAD", "/v1/completions").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "field", [{"stop": "\ud800"}, {"stop": ["a", "\udfff"]}, {"prompt": "a\ud83d"}, {"\ud800": 1}, {"model": "\ud800"}]
+)
+def test_half_of_a_surrogate_pair_is_refused(field: dict[str, Any], backends: dict[str, Recorder]) -> None:
+    """It is valid JSON, but no text: the engine would fail on it."""
+    body = json.dumps({"model": "first"} | field)
+    answer = ask(backends, "POST", "/v1/completions", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_text")
+    assert backends["first"].asked == []
+    whole = json.dumps({"model": "first", "prompt": "\U0001f600 and \\ud800 as text"})
+    assert ask(backends, "POST", "/v1/completions", content=whole).status_code == 200
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("br", 415), ("identity", 200)])
+def test_a_compressed_body_is_refused_by_name(encoding: str, status: int, backends: dict[str, Recorder]) -> None:
+    headers = {"content-encoding": encoding}
+    answer = ask(backends, "POST", "/v1/completions", content=b'{"model": "first"}', headers=headers)
+    assert answer.status_code == status
+    if status == 415:
+        assert encoding in answer.json()["error"]["message"]
+        assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_a_path_that_the_engine_does_not_have_is_refused_in_words() -> None:
+    async def not_found() -> AsyncGenerator[bytes, None]:
+        yield head_frame(404, [])
+        yield b'{"detail":"Not Found"}'
+
+    answer = ask({"m": Scripted([not_found])}, "POST", "/v1/embeddings", content=b'{"model": "m"}')
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "m does not answer at /v1/embeddings."
+
+
+def test_a_client_of_http_1_0_gets_a_stream_as_one_whole_answer(backends: dict[str, Recorder]) -> None:
+    """It knows no chunks: their lengths would stand in the text."""
+
+    async def answer() -> bytes:
+        listening = bound("127.0.0.1", 0)
+        port = listening.getsockname()[1]
+        listener = await Listener.opened(gateway(backends), listening)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = b'{"model": "first", "stream": true}'
+        writer.write(b"POST /v1/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        received = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await listener.close()
+        return received
+
+    head, _, text = asyncio.run(answer()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert text == b"data: one\n\ndata: first\n\n"

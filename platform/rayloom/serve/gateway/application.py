@@ -153,6 +153,7 @@ class Gateway:
         return card if route is None or route.path is None else card | {"path": route.path}
 
     async def _ask_model(self, request: ClientRequest) -> None:
+        _require_no_encoding(request.scope["headers"])
         body = await read_body(request, self._limits.max_request_bytes)
         record = request.record
         record.request_bytes = len(body)
@@ -194,11 +195,15 @@ async def _forward(request: ClientRequest, reply: Reply) -> None:
     async with aclosing(reply.rest) as rest:
         if reply.status >= 400:
             whole = b"".join([reply.first, *[frame async for frame in rest]])
-            body = as_openai_error(reply.status, whole, request.record.request_id)
+            body = as_openai_error(reply.status, whole, request.record.request_id, _missing_path(request.record))
             await send_response(request, reply.status, [(b"content-type", b"application/json")], body)
             return
-        await start_response(request, reply.status, reply.headers)
         request.record.first_piece_seconds = request.watch.seconds()
+        if request.scope.get("http_version") == "1.0":  # such a client knows no chunks
+            whole = b"".join([reply.first, *[frame async for frame in rest]])
+            await send_response(request, reply.status, reply.headers, whole)
+            return
+        await start_response(request, reply.status, reply.headers)
         await forward_piece(request, reply.first)
         async for frame in rest:
             await forward_piece(request, frame)
@@ -220,6 +225,8 @@ def _parsed_body(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         text = "`model` must name a model; GET /v1/models lists them."
         raise Refusal(400, text, code="missing_model", param="model")
+    if b"\\ud" in body.lower():
+        _require_text(request)
     for name, kind in FIELD_TYPES.items():
         if not isinstance(request.get(name), kind | None):
             wanted = "an object" if kind is dict else "a list"
@@ -244,8 +251,28 @@ def _require_path(record: AccessRecord, target: RequestTarget) -> None:
         raise Refusal(400, f"{record.model} answers at {target.path}.", code="wrong_path", param="model")
 
 
+def _require_text(request: dict[str, Any]) -> None:
+    """Raises Refusal for half of a surrogate pair: it is valid JSON, but engines cannot encode it."""
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        text = "A string of the request has half of a surrogate pair (such as `\\ud800`), which is no character."
+        raise Refusal(400, text, code="invalid_text") from None
+
+
+def _require_no_encoding(headers: Headers) -> None:
+    encoding = header(headers, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        text = f"The body has the content encoding {encoding[:40]}: send it without one."
+        raise Refusal(415, text, code="unsupported_encoding")
+
+
+def _missing_path(record: AccessRecord) -> str:
+    return f"{record.model} does not answer at {record.path}."
+
+
 def _require_method(method: str, wanted: str) -> None:
-    if method != wanted:
+    if method != wanted and not (method == "HEAD" and wanted == "GET"):
         raise Refusal(405, f"Use {wanted} here.", code="method_not_allowed")
 
 

@@ -79,7 +79,7 @@ async def send_json(request: ClientRequest, status: int, value: Any) -> None:
 
 async def send_response(request: ClientRequest, status: int, headers: Headers, body: bytes) -> None:
     await start_response(request, status, [*headers, (b"content-length", str(len(body)).encode())])
-    await send_piece(request, body, more=False)
+    await send_piece(request, body if request.record.method != "HEAD" else b"", more=False)
 
 
 async def start_response(request: ClientRequest, status: int, headers: Headers) -> None:

@@ -36,6 +36,8 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a defect)
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_seconds is not None:
             headers.append((b"retry-after", str(max(1, round(self.retry_after_seconds))).encode()))
+        if self.status == 415:
+            headers.append((b"accept-encoding", b"identity"))
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         return headers
@@ -49,14 +51,19 @@ def error_body(message: str, kind: str, code: str | None, param: str | None, req
     return json.dumps({"error": error}).encode()
 
 
-def as_openai_error(status: int, body: bytes, request_id: str) -> bytes:
-    """An engine's error in OpenAI's form: vLLM gives the status as `code` and a class name as `type`."""
+def as_openai_error(status: int, body: bytes, request_id: str, missing_path: str) -> bytes:
+    """An engine's error in OpenAI's form: vLLM gives the status as `code` and a class name as `type`.
+
+    `missing_path`: the message where the engine has no such path, for its own is only "Not Found".
+    """
     try:
         answer = json.loads(body)
     except ValueError:
         answer = None
     error: Any = answer.get("error", answer) if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
+    if answer == {"detail": "Not Found"}:
+        message = missing_path
     if not isinstance(message, str):
         message = body[:500].decode("utf-8", "replace") or f"The engine answered {status}."
     param = error.get("param") if isinstance(error, dict) else None
