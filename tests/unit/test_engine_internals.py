@@ -15,6 +15,7 @@ import pytest
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.serve.replicas import engine_internals
 from rayloom.serve.replicas.request_text import RequestBody
+from rayloom.specs.serving.engine import TYPED_ARGUMENTS
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 LLM = "ray/llm/_internal"
@@ -177,6 +178,19 @@ def test_the_installed_vllm_serves_what_it_is_known_for() -> None:
 
 def test_the_installed_vllm_reads_the_tool_calls_that_it_is_known_for() -> None:
     assert {"hermes", "llama3_json"} <= engine_internals.tool_parsers()
+
+
+def test_every_engine_argument_that_a_spec_sets_is_known_to_vllm() -> None:
+    known = engine_internals.engine_arguments_known()
+    assert set(TYPED_ARGUMENTS) <= known
+    assert {"load_format", "chat_template", "seed"} <= known
+
+
+def test_the_sampler_that_has_no_kernels_is_left_out_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert vllm_environment(None)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in vllm_environment(2)
+    assert '"VLLM_USE_FLASHINFER_SAMPLER"' in source("vllm/envs.py")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rayloom.serve.replicas.capacity import (
     replicas_that_fit,
     serving_problems,
 )
-from rayloom.specs.serve import EngineSpec, KvCache
+from rayloom.specs.serving.engine import EngineSpec, KvCache
 
 SMOLLM2: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -104,10 +104,8 @@ def test_what_vllm_would_refuse_is_said_with_what_to_do(
 
 def test_an_fp8_cache_on_a_gpu_holds_twice_the_tokens(tmp_path: Path) -> None:
     shape = read_shape(model(tmp_path))
-    rooms = [
-        cache_capacity(shape, EngineSpec.model_validate({"gpus_per_replica": 1, "kv_cache": {"precision": precision}}))
-        for precision in ("model", "fp8")
-    ]
+    caches = [{"size_bytes": 1 << 30, "precision": precision} for precision in ("model", "fp8")]
+    rooms = [cache_capacity(shape, EngineSpec.model_validate({"gpus_per_replica": 1, "kv_cache": c})) for c in caches]
     assert rooms[0] is not None
     assert rooms[1] is not None
     assert rooms[1].tokens == pytest.approx(2 * rooms[0].tokens, abs=16)

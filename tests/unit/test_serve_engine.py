@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from rayloom.serve.replicas.capacity import ModelShape, serving_problems
-from rayloom.serve.replicas.engine_internals import tool_parsers
+from rayloom.serve.replicas.engine_internals import engine_arguments_known, tool_parsers
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments
 from rayloom.serve.replicas.request_text import text_of
-from rayloom.specs.serve import EngineSpec, ServedModel
+from rayloom.specs.serve import ServedModel
+from rayloom.specs.serving.engine import EngineSpec
 
 SHAPE = ModelShape("LlamaForCausalLM", 8192, 1000, 1 << 20, None, True)
 
@@ -27,6 +28,42 @@ def test_what_is_not_asked_for_is_not_turned_on() -> None:
     found = arguments()
     assert not {"enable_lora", "speculative_config", "tool_call_parser", "override_generation_config"} & set(found)
     assert found["trust_remote_code"] is False
+
+
+def test_on_a_cpu_the_defaults_are_a_small_machines() -> None:
+    found = arguments()
+    assert (found["max_num_seqs"], found["kv_cache_memory_bytes"], found["enforce_eager"]) == (32, 1 << 30, True)
+
+
+def test_on_a_gpu_the_defaults_are_vllms() -> None:
+    found = arguments(engine={"gpus_per_replica": 1})
+    ours = {"max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization", "max_num_batched_tokens"}
+    assert not ours & set(found)
+    assert found["enforce_eager"] is False
+    assert serving_problems(SHAPE, EngineSpec(gpus_per_replica=1), frozenset()) == []
+
+
+def test_what_an_operator_sets_reaches_vllm() -> None:
+    engine = {
+        "gpus_per_replica": 2, "gpu_memory_share": 0.8, "max_sequences": 256, "max_batched_tokens": 8192,
+        "chunked_prefill": False, "expert_parallel": True, "compiled": False, "reasoning_parser": "qwen3",
+        "chat_template_kwargs": {"enable_thinking": False}, "kv_cache": {"offload_bytes": 2 << 30, "precision": "fp8"},
+        "extra": {"seed": 7},
+    }  # fmt: skip
+    assert arguments(engine=engine).items() >= {
+        "gpu_memory_utilization": 0.8, "max_num_seqs": 256, "max_num_batched_tokens": 8192,
+        "enable_chunked_prefill": False, "enable_expert_parallel": True, "enforce_eager": True,
+        "reasoning_parser": "qwen3", "kv_offloading_size": 2.0, "kv_cache_dtype": "fp8", "seed": 7,
+        "tensor_parallel_size": 2,
+    }.items()  # fmt: skip
+    assert arguments(engine=engine)["default_chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_an_engine_argument_that_vllm_does_not_have_is_a_problem() -> None:
+    known = engine_arguments_known()
+    assert serving_problems(SHAPE, EngineSpec(extra={"seed": 7}), frozenset(), known_arguments=known) == []
+    (problem,) = serving_problems(SHAPE, EngineSpec(extra={"sed": 7}), frozenset(), known_arguments=known)
+    assert "sed" in problem
 
 
 def test_the_longest_answer_is_the_engines_to_enforce() -> None:

@@ -80,3 +80,26 @@ def test_a_limit_that_cannot_be_divided_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         spec(model, **changes)
+
+
+# -- the engine --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"gpu_memory_share": 0.5}, "gpu_memory_share needs GPUs"),
+        ({"expert_parallel": True}, "expert_parallel needs GPUs"),
+        ({"kv_cache": {"precision": "fp8"}}, "precision: fp8 needs GPUs"),
+        ({"kv_cache": {"offload_bytes": 1 << 30}}, "offload_bytes needs GPUs"),
+        (
+            {"gpus_per_replica": 1, "gpu_memory_share": 0.5, "kv_cache": {"size_bytes": 1 << 30}},
+            "leave out one of the two",
+        ),
+        ({"extra": {"max_num_seqs": 4}}, r"max_num_seqs \(use max_sequences\)"),
+        ({"extra": {"trust_remote_code": True}}, "what Rayloom decides itself: trust_remote_code"),
+    ],
+)
+def test_engine_settings_that_have_no_effect_or_two_sources_are_refused(engine: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        spec({"engine": engine})

@@ -20,10 +20,12 @@ from rayloom.cli import main
 from rayloom.errors import InputError
 from rayloom.serve import applications
 from rayloom.serve.api_keys import KeyRing, mounted
+from rayloom.serve.applications import model_application
 from rayloom.serve.lifecycle import gateway_settings, versions_of
+from rayloom.serve.replicas.engine_settings import EngineSettings
 from rayloom.specs.base import JobSpec
 from rayloom.specs.files.load import load
-from rayloom.specs.serve import ServeSpec
+from rayloom.specs.serve import ServedModel, ServeSpec
 
 SERVE = """\
 kind: serve
@@ -197,3 +199,17 @@ def test_keys_of_a_mounted_secret_open_and_one_that_can_be_guessed_is_refused(tm
     with pytest.raises(InputError, match="too short to be safe") as caught:
         mounted(tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "strategy"),
+    [
+        ({}, "STRICT_PACK"),
+        ({"gpus_per_replica": 4}, "STRICT_PACK"),
+        ({"gpus_per_replica": 4, "pipeline_stages": 2}, "PACK"),
+    ],
+)
+def test_gpus_that_share_each_layer_are_on_one_node(engine: dict[str, Any], strategy: str) -> None:
+    served = ServedModel.model_validate({"name": "m", "model": "artifact:m", "engine": engine})
+    application = model_application(EngineSettings(served, "store", "m", "0"), num_gateways=1)
+    assert application._bound_deployment._replica_config.placement_group_strategy == strategy

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+
 
 def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> dict[str, str]:
     """Variables to set before vLLM is imported. `num_cores`: that compute; None where GPUs do.
@@ -19,6 +22,10 @@ def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> 
         "VLLM_CONFIGURE_LOGGING": "0",
     }
     if num_cores is None:
+        if importlib.util.find_spec("flashinfer_jit_cache") is None and shutil.which("nvcc") is None:
+            # vLLM 0.32 samples with FlashInfer by default, whose wheel has no compiled kernels: an engine dies at its
+            # start unless they are installed or can be compiled. Its other sampler gives the same distribution.
+            variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         return variables
     # Left to itself, vLLM binds every engine of a node to the same cores and keeps one of them free.
     variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores)}

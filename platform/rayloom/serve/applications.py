@@ -126,12 +126,19 @@ def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> 
         # An engine's replica only talks itself; what computes for it is counted by the bundles.
         ray_actor_options={"num_cpus": 0, "num_gpus": num_own_gpus, "runtime_env": {"env_vars": ONE_LOOP}},
         placement_group_bundles=bundles,
+        placement_group_strategy=_placement(model),
         max_constructor_retry_count=1,
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=drain_seconds,
         logging_config=_QUIET,
     )
+
+
+def _placement(model: ReplicaSettings) -> str:
+    """GPUs that share each layer are on one node. Stages may be on several, which Ray then fills one after another."""
+    is_staged = isinstance(model, EngineSettings) and model.served.engine.pipeline_stages > 1
+    return "PACK" if is_staged else "STRICT_PACK"
 
 
 def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:

@@ -20,7 +20,12 @@ from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
 from rayloom.serve.gateway.deployment import GatewaySettings
 from rayloom.serve.replicas.capacity import ModelShape, replica_bytes, replicas_that_fit, serving_problems
-from rayloom.serve.replicas.engine_internals import PROCESS_TITLES, served_architectures, tool_parsers
+from rayloom.serve.replicas.engine_internals import (
+    PROCESS_TITLES,
+    engine_arguments_known,
+    served_architectures,
+    tool_parsers,
+)
 from rayloom.serve.replicas.engine_settings import (
     EngineSettings,
     PredictorSettings,
@@ -132,7 +137,9 @@ def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
     found = [
         f"{served.name}: {problem}"
         for served, shape in shapes(spec, parents)
-        for problem in serving_problems(shape, served.engine, served_architectures(), tool_parsers())
+        for problem in serving_problems(
+            shape, served.engine, served_architectures(), tool_parsers(), engine_arguments_known()
+        )
     ]
     if found:
         raise ResourceError("; ".join(found))

@@ -19,7 +19,7 @@ from rayloom.serve.replicas.capacity import (
     replicas_that_fit,
     serving_problems,
 )
-from rayloom.serve.replicas.engine_internals import served_architectures, tool_parsers
+from rayloom.serve.replicas.engine_internals import engine_arguments_known, served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
 from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
@@ -78,7 +78,10 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
     engine = served.engine
     sheet.add("  weights", f"{shape.weights_bytes / 1e6:,.0f} MB of {shape.architecture}")
     capacity = cache_capacity(shape, engine)
-    cache = f"{engine.kv_cache.size_bytes / 1e6:,.0f} MB per replica"
+    cache = f"{(engine.cache_bytes or 0) / 1e6:,.0f} MB per replica"
+    if engine.cache_bytes is None:
+        share = "vLLM's share" if engine.gpu_memory_share is None else f"{engine.gpu_memory_share:.0%}"
+        cache = f"what the weights leave of {share} of each GPU's memory"
     if capacity is not None:
         cache += (
             f": {capacity.tokens:,} tokens of {shape.kv_bytes_per_token:,} bytes, "
@@ -88,7 +91,7 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
     _add_replicas(sheet, served, shape)
     sheet.problems += [
         f"{served.name}: {problem}"
-        for problem in serving_problems(shape, engine, served_architectures(), tool_parsers())
+        for problem in serving_problems(shape, engine, served_architectures(), tool_parsers(), engine_arguments_known())
     ]
     if not shape.has_chat_template:
         sheet.warnings.append(

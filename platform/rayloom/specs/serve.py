@@ -4,97 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef
 from rayloom.specs.predict import Generation
 from rayloom.specs.serving.autoscaling import Autoscaling
-
-
-class KvCache(Spec):
-    """Memory for keys and values of running requests."""
-
-    size_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
-    """Size of the cache of each replica. `rayloom plan` says how many tokens and full-length requests fit."""
-    prefix_caching: bool = True
-    """Requests that begin alike share the computed prefix."""
-    block_tokens: Literal[16, 32, 64, 128] | None = None
-    """Tokens that are kept or dropped together. Default: vLLM's own, 128 on CPUs and 16 on GPUs."""
-    precision: Literal["model", "fp8"] = "model"
-    """fp8 holds twice the tokens, on GPUs that compute it."""
-
-
-class NgramSpeculation(Spec):
-    """Proposes the tokens that followed the last ones earlier in the text: faster if answers repeat their prompt."""
-
-    type: Literal["ngram"]
-    num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Tokens that are guessed at once; those that the model would not have written are thrown away."""
-    longest_match_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Length of the longest token sequence that is looked for in the text so far."""
-
-
-class DraftSpeculation(Spec):
-    """A small model proposes the next tokens and the served one checks them in one step: faster if the small one is
-    several times cheaper and mostly right (Leviathan et al. 2023, arXiv:2211.17192)."""
-
-    type: Literal["draft_model"]
-    model: ModelRef
-    """The small model, with the same tokenizer. Its weights, keys and values take memory beside the served model's."""
-    num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    """Tokens that are guessed at once; those that the model would not have written are thrown away."""
-
-
-Speculation = Annotated[NgramSpeculation | DraftSpeculation, Field(discriminator="type")]
-
-
-class EngineSpec(Spec):
-    """A replica's vLLM engine, and the resources that it holds."""
-
-    max_model_length_tokens: Annotated[int, Field(ge=16)] = 2048
-    """Longest request, prompt and answer together."""
-    max_sequences: Annotated[int, Field(ge=1)] = 32
-    """Requests that the engine computes at once; further ones wait in its queue."""
-    cpus_per_replica: Annotated[int, Field(ge=1)] = 1
-    """Cores that compute; without GPUs each replica has its own, which no other shares."""
-    gpus_per_replica: Annotated[int, Field(ge=0)] = 0
-    """GPUs that a replica's weights are spread over; 0 computes on the CPU."""
-    pipeline_stages: Annotated[int, Field(ge=1)] = 1
-    """Groups of layers, one after another, for a model that does not fit the GPUs of one node: each stage has
-    gpus_per_replica / pipeline_stages GPUs, which share every layer of it and should be on one node."""
-    compiled: bool = False
-    """Compile the model at every start: on CPUs some 15 % more tokens/s for about half a minute more to start."""
-    kv_cache: KvCache = KvCache()
-    """Memory for the keys and values of the requests that are being answered."""
-    tool_parser: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
-    """vLLM's name for the form in which the model writes tool calls (hermes, llama3_json, …). Default: requests with
-    tools are refused."""
-    speculation: Speculation | None = None
-    """How tokens are guessed so that one step of the model checks several. Default: they are not guessed."""
-
-    @property
-    def gpus_per_stage(self) -> int:
-        """GPUs that share each layer."""
-        return self.gpus_per_replica // self.pipeline_stages
-
-    @model_validator(mode="after")
-    def _stages_share_the_gpus_evenly(self) -> Self:
-        if self.pipeline_stages > 1 and (not self.gpus_per_replica or self.gpus_per_replica % self.pipeline_stages):
-            what = f"pipeline_stages: {self.pipeline_stages} does not divide gpus_per_replica: {self.gpus_per_replica}"
-            raise ValueError(what)
-        return self
-
-    @model_validator(mode="after")
-    def _drafts_are_not_in_stages(self) -> Self:
-        if self.pipeline_stages > 1 and self.speculation is not None:
-            raise ValueError("speculation does not work with pipeline stages: set pipeline_stages: 1")
-        return self
-
-    @model_validator(mode="after")
-    def _fp8_is_for_gpus(self) -> Self:
-        if self.kv_cache.precision == "fp8" and not self.gpus_per_replica:
-            raise ValueError("kv_cache.precision: fp8 needs GPUs: set gpus_per_replica")
-        return self
+from rayloom.specs.serving.engine import EngineSpec
 
 
 class Adapters(Spec):
@@ -237,7 +152,7 @@ class ServeCheck(Spec):
     """How long the answer may take, and the load until every replica took requests."""
 
 
-def _replica(resources: Engine | ServedPredictor) -> Bundle:
+def _replica(resources: EngineSpec | ServedPredictor) -> Bundle:
     return Bundle(resources.cpus_per_replica * max(1, resources.gpus_per_replica), resources.gpus_per_replica)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens
-from rayloom.specs.serve import EngineSpec
+from rayloom.specs.serving.engine import EngineSpec
 
 CPU_BLOCK_TOKENS = 128
 GPU_BLOCK_TOKENS = 16
@@ -102,13 +102,14 @@ class CacheCapacity:
 
 
 def cache_capacity(shape: ModelShape, engine: EngineSpec) -> CacheCapacity | None:
-    """Tokens in whole blocks, as vLLM counts them; None if the model's cache layout is not known here."""
-    if shape.kv_bytes_per_token is None:
+    """Tokens in whole blocks, as vLLM counts them; None if the cache's layout is not known here, or its size depends on
+    the GPU."""
+    if shape.kv_bytes_per_token is None or engine.cache_bytes is None:
         return None
     usual = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
     block_tokens = engine.kv_cache.block_tokens or usual
     token_bytes = shape.kv_bytes_per_token // (2 if engine.kv_cache.precision == "fp8" else 1)
-    blocks = engine.kv_cache.size_bytes * max(1, engine.gpus_per_replica) // (token_bytes * block_tokens)
+    blocks = engine.cache_bytes * max(1, engine.gpus_per_replica) // (token_bytes * block_tokens)
     tokens = blocks * block_tokens
     return CacheCapacity(tokens, tokens / engine.max_model_length_tokens)
 
@@ -117,7 +118,7 @@ def replica_bytes(shape: ModelShape, engine: EngineSpec) -> int:
     """Memory of the machine that one replica takes: on a CPU all of it, with GPUs the processes only."""
     if engine.gpus_per_replica:
         return PROCESSES_BYTES
-    return PROCESSES_BYTES + shape.weights_bytes + engine.kv_cache.size_bytes
+    return PROCESSES_BYTES + shape.weights_bytes + (engine.cache_bytes or 0)
 
 
 def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num_cores: int) -> int:
@@ -130,12 +131,16 @@ def serving_problems(
     engine: EngineSpec,
     known_architectures: frozenset[str],
     known_parsers: frozenset[str] = frozenset(),
+    known_arguments: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Why vLLM would not serve this model with these settings, each a sentence with what to do."""
     problems = []
     if known_parsers and engine.tool_parser is not None and engine.tool_parser not in known_parsers:
         names = ", ".join(sorted(known_parsers))
         problems.append(f"vLLM does not know engine.tool_parser {engine.tool_parser}: use one of {names}")
+    unknown = sorted(set(engine.extra) - known_arguments) if known_arguments else []
+    if unknown:
+        problems.append(f"vLLM has no engine argument {unknown[0]}: correct engine.extra")
     positions, wanted = shape.max_positions_tokens, engine.max_model_length_tokens
     if positions is not None and wanted > positions:
         problems.append(

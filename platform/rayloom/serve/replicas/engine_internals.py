@@ -174,6 +174,8 @@ def is_engine_dead(server: Any) -> bool:
 
 _REGISTRY = Path("model_executor", "models", "registry.py")
 _TOOL_PARSERS = Path("tool_parsers", "__init__.py")
+_ARGUMENTS = Path("engine", "arg_utils.py")
+_FRONTEND = Path("entrypoints", "launchers", "cli_args.py")
 _NOT_SERVED = ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS")
 
 
@@ -193,12 +195,31 @@ def tool_parsers() -> frozenset[str]:
     return _table_keys(_TOOL_PARSERS, lambda name: name.endswith("_TO_REGISTER"))
 
 
-def _table_keys(file: Path, is_table: Callable[[str], bool]) -> frozenset[str]:
-    """The string keys of the dictionaries that a file of vLLM assigns to such names."""
+@functools.cache
+def engine_arguments_known() -> frozenset[str]:
+    """Names for `engine.extra`, the fields of vLLM's classes of arguments; empty where vLLM is not installed."""
+    files = {_ARGUMENTS: ("EngineArgs", "AsyncEngineArgs"), _FRONTEND: ("BaseFrontendArgs", "FrontendArgs")}
+    return frozenset(
+        statement.target.id
+        for file, classes in files.items()
+        for node in _statements(file)
+        if isinstance(node, ast.ClassDef) and node.name in classes
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    )
+
+
+def _statements(file: Path) -> list[ast.stmt]:
+    """Of a file of vLLM; none where it is not installed."""
     installed = importlib.util.find_spec("vllm")
     folders = installed.submodule_search_locations if installed else None
+    return ast.parse((Path(folders[0]) / file).read_text(encoding="utf-8")).body if folders else []
+
+
+def _table_keys(file: Path, is_table: Callable[[str], bool]) -> frozenset[str]:
+    """The string keys of the dictionaries that a file of vLLM assigns to such names."""
     keys: set[str] = set()
-    for node in ast.parse((Path(folders[0]) / file).read_text(encoding="utf-8")).body if folders else ():
+    for node in _statements(file):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and is_table(target.id) and isinstance(value, ast.Dict):

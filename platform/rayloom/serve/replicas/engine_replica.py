@@ -154,7 +154,7 @@ async def _started(settings: EngineSettings, cores: CoreLease | None) -> Any:
         config,
         None if engine.gpus_per_replica else one_process_engine(on_cores),
         adapter_loader(partial(_adapter_folder, Store(settings.store_uri), bases)),
-        skips_download=True,
+        skips_download=engine.pipeline_stages == 1,  # stages on other nodes need the preparation
     )
 
 

@@ -12,7 +12,8 @@ from rayloom.models.vllm_process import vllm_environment
 from rayloom.serve.replicas.adapters import compatible_bases
 from rayloom.serve.replicas.capacity import ModelShape, read_shape
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK
-from rayloom.specs.serve import EngineSpec, NgramSpeculation, ServedModel, ServedPredictor
+from rayloom.specs.serve import ServedModel, ServedPredictor
+from rayloom.specs.serving.engine import EngineSpec, NgramSpeculation
 from rayloom.specs.training.tasks import TASK_FILE
 
 
@@ -95,12 +96,23 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
-        "max_num_seqs": engine.max_sequences,
-        "kv_cache_memory_bytes": engine.kv_cache.size_bytes,
         "enable_prefix_caching": engine.kv_cache.prefix_caching,
-        "enforce_eager": not engine.compiled,
+        "enforce_eager": not engine.is_compiled,
         "trust_remote_code": False,
     }
+    offload_bytes = engine.kv_cache.offload_bytes
+    chosen = {  # None: vLLM decides
+        "max_num_seqs": engine.sequences,
+        "kv_cache_memory_bytes": engine.cache_bytes,
+        "gpu_memory_utilization": engine.gpu_memory_share,
+        "max_num_batched_tokens": engine.max_batched_tokens,
+        "enable_chunked_prefill": engine.chunked_prefill,
+        "enable_expert_parallel": engine.expert_parallel or None,
+        "kv_offloading_size": None if offload_bytes is None else offload_bytes / (1 << 30),
+        "reasoning_parser": engine.reasoning_parser,
+        "default_chat_template_kwargs": engine.chat_template_kwargs or None,
+    }
+    arguments |= {name: value for name, value in chosen.items() if value is not None}
     if settings.max_answer_tokens is not None:
         # vLLM takes the least of this, of what the request asks for, and of what still fits.
         arguments["override_generation_config"] = {"max_new_tokens": settings.max_answer_tokens}
@@ -126,7 +138,7 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
         arguments["tensor_parallel_size"] = engine.gpus_per_stage
     if engine.pipeline_stages > 1:
         arguments["pipeline_parallel_size"] = engine.pipeline_stages
-    return arguments
+    return arguments | engine.extra
 
 
 def _speculation(engine: EngineSpec, draft_folder: str | None) -> dict[str, Any]:
