@@ -83,7 +83,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.serve.run:check",
         "rayloom.serve.plan:plan",
         "rayloom.serve.report:sections",
-        1,
+        2,
         foreground="rayloom.serve.run:serve_until_stopped",
     ),
 }
