@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from rayloom.serve.api_keys import ApiKey, KeyRing
-from rayloom.serve.gateway import chat_page
+from rayloom.serve.gateway import pages
 from rayloom.serve.gateway.access_log import AccessRecord, line
 from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
@@ -304,7 +304,7 @@ def test_keys_are_asked_for_everywhere_but_at_the_watchers_paths() -> None:
 
 def test_the_chat_page_is_there_when_asked_for_and_loads_nothing_from_elsewhere() -> None:
     assert ask({}, "GET", "/").status_code == 404
-    page = StaticPage(chat_page.HEADERS, chat_page.chat_page())
+    page = StaticPage(pages.CHAT_HEADERS, pages.chat_page())
     locked = Gateway(
         single_versions({}), Admission(lambda: KeyRing([]), None), RequestLimits(1000, 5.0), lambda _: None, page=page
     )

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from test_gateway import Recorder, ask, gateway
 
-from rayloom.serve.gateway.docs_page import openapi
+from rayloom.serve.gateway.pages import openapi
 from rayloom.serve.gateway.routes import Route, Routes, VersionShare
 from rayloom.serve.replicas.predictor_requests import (
     ANSWER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
@@ -17,9 +19,10 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.observe.ports import check_port
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
-from rayloom.serve import api_keys, control_records
-from rayloom.serve.announce import announce
-from rayloom.serve.lifecycle import Service, check_before, start
+from rayloom.serve import api_keys, applications, control_records
+from rayloom.serve.lifecycle import Service, access_log, check_before, start
+from rayloom.serve.replicas.engine_settings import PredictorSettings
+from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 from rayloom.serve.rollout import ServiceChanges, attempt
 from rayloom.serve.service_check import checked
 from rayloom.specs.serve import ServeSpec
@@ -39,7 +42,7 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
         service = start(spec, parents, store, session, stopped.is_set)
         if service is not None:
             try:
-                announce(service)
+                _announce(service)
                 _watch(service, ServiceChanges(service, parents), stopped)
             finally:
                 say("stopping")
@@ -135,3 +138,30 @@ def _made(
     store = service.store
     parents = {path: store.open(store.resolve(named)) for path, named in request.artifacts.items()}
     return changes.update(ServeSpec.model_validate(request.spec), parents, request.share, stopped.is_set)
+
+
+def _announce(service: Service) -> None:
+    """Prints where the service is and how to ask it."""
+    spec = service.spec
+    say(f"serving {', '.join(served.name for served in spec.served)} at {service.url} (Ctrl-C stops it)")
+    if spec.models:
+        body = {"model": spec.models[0].name, "messages": [{"role": "user", "content": "Who are you?"}]}
+        say(f"  rayloom chat {service.url}" + (f", or {service.url}/ in a browser" if spec.chat_page else ""))
+        say(_curl(f"{service.url}/v1/chat/completions", body))
+        say(f'  python: openai.OpenAI(base_url="{service.url}/v1", api_key="none")')
+    for served in spec.predictors:
+        engine = service.versions[served.name][0][0].engine
+        assert isinstance(engine, PredictorSettings)
+        body = {"model": served.name, "input": example_input(engine.task)}
+        say(_curl(f"{service.url}{endpoint_of(engine.task).path}", body))
+    if spec.predictors:
+        say(f"  {service.url}/docs has the API reference")
+    if spec.doors.keys_required:
+        say("  every request needs `Authorization: Bearer KEY`; `rayloom keys create NAME` makes one")
+    if spec.logs.access:
+        say(f"  access log: {access_log(spec, service.store)}")
+    say(f"  metrics for Prometheus: {', '.join(applications.metrics_addresses())}")
+
+
+def _curl(url: str, body: dict[str, Any]) -> str:
+    return f"  curl {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.serve.gateway import docs_page
+from rayloom.serve.gateway import pages
 from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.client_request import (
@@ -125,7 +125,7 @@ class Gateway:
             return
         if path == "/docs":
             _require_method(method, "GET")
-            await send_response(request, 200, docs_page.HEADERS, docs_page.docs_page())
+            await send_response(request, 200, pages.DOCS_HEADERS, pages.docs_page())
             return
         status, value = await self._service_answer(path)
         _require_method(method, "GET")
@@ -139,7 +139,7 @@ class Gateway:
             await self.routes.resolve(name)
             return 200, self._model_card(name)
         if path == "/openapi.json":
-            return 200, docs_page.openapi()
+            return 200, pages.openapi()
         if path == "/health":
             return 200, {"status": "ok"}
         if path == "/ready":

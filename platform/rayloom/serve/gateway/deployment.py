@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayloom.artifacts.store import Store
-from rayloom.serve.gateway import chat_page
+from rayloom.serve.gateway import pages
 from rayloom.serve.gateway.access_log import AccessRecord, file_sink
 from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
@@ -230,7 +230,7 @@ def gateway_of(
     limits = RequestLimits(
         doors.max_request_bytes, doors.deadline_seconds, settings.log_prompts, doors.max_answers_per_request
     )
-    page = StaticPage(chat_page.HEADERS, chat_page.chat_page()) if settings.has_chat_page else None
+    page = StaticPage(pages.CHAT_HEADERS, pages.chat_page()) if settings.has_chat_page else None
     return Gateway(routes, admission, limits, _recorder(settings), is_ready, page)
 
 

@@ -1,10 +1,11 @@
-"""The API reference, as an OpenAPI document and as a page; neither names the models of the service."""
+"""Pages of the gateway: the API reference (also as an OpenAPI document), which names no model, and the chat page."""
 
 from __future__ import annotations
 
 import functools
 import html
 import json
+from importlib.resources import files
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -12,11 +13,23 @@ from pydantic.json_schema import models_json_schema
 from rayloom.serve.replicas.predictor_requests import ENDPOINTS, PredictorEndpoint
 from rayloom.serve.transport.asgi_call import Headers
 
-_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-HEADERS: Headers = (
+_DOCS_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+DOCS_HEADERS: Headers = (
     (b"content-type", b"text/html; charset=utf-8"),
-    (b"content-security-policy", _POLICY),
+    (b"content-security-policy", _DOCS_POLICY),
     (b"x-content-type-options", b"nosniff"),
+)
+# Nothing of the page comes from elsewhere, and no other page may frame it.
+_CHAT_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+)
+CHAT_HEADERS: Headers = (
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", _CHAT_POLICY + b"; form-action 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
 )
 _REF = "#/components/schemas/{model}"
 _ERRORS = {
@@ -114,3 +127,8 @@ def _type_text(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_type_text(schema['items'])}"
     return str(schema.get("type", "anything"))
+
+
+def chat_page() -> bytes:
+    """The page as one file. It asks this service for models and answers, and keeps only the key, for its tab."""
+    return files("rayloom.serve.gateway").joinpath("chat_page.html").read_bytes()
