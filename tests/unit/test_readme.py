@@ -78,7 +78,7 @@ def test_the_readme_is_short_and_its_map_names_folders_that_exist() -> None:
 @pytest.mark.parametrize(
     ("file", "symbol"),
     [
-        ("serve/replicas/capacity.py", "def cache_room"),  # where a prompt's KV budget is computed
+        ("serve/replicas/capacity.py", "def cache_capacity"),  # where a prompt's KV budget is computed
         ("tune/strategies/schedulers.py", "def reason_to_stop"),  # who decides that a trial stops
         ("data/rules/gopher.py", "too_few_words"),  # what makes a document too short
         ("serve/gateway/admission.py", "Refusal(429"),  # where a 429 comes from
@@ -87,7 +87,7 @@ def test_the_readme_is_short_and_its_map_names_folders_that_exist() -> None:
         ("train/loop/checkpoints.py", "checkpoint.json"),  # where a checkpoint becomes valid
         ("artifacts/manifest.py", "def fingerprint"),  # where an artifact's fingerprint is made
         ("data/dedup/similarity.py", "def jaccard"),  # where near duplicates are verified
-        ("serve/replicas/adapters.py", "def find"),  # where the served adapter's name is resolved
+        ("serve/replicas/adapters.py", "def resolve"),  # where the served adapter's name is resolved
         ("tune/trials/capacity.py", "def num_concurrent"),  # where the number of concurrent trials is decided
     ],
 )

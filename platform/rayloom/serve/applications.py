@@ -187,9 +187,9 @@ def progress_of(applications: Iterable[str]) -> dict[str, Progress]:
 
 def _progress(overview: Any) -> Progress:
     running = sum(d.replica_states.get(ReplicaState.RUNNING, 0) for d in overview.deployments.values())
-    said = "\n".join([overview.message, *(deployment.message for deployment in overview.deployments.values())])
+    message = "\n".join([overview.message, *(deployment.message for deployment in overview.deployments.values())])
     failed = overview.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
-    return Progress(overview.status == ApplicationStatus.RUNNING, running, said if failed else None)
+    return Progress(overview.status == ApplicationStatus.RUNNING, running, message if failed else None)
 
 
 def remove(applications: Iterable[str]) -> None:

@@ -134,15 +134,15 @@ def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[Serve
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
     """Raises ResourceError if vLLM would not serve a model with these settings."""
-    found = [
+    reasons = [
         f"{served.name}: {problem}"
         for served, shape in shapes(spec, parents)
         for problem in serving_problems(
             shape, served.engine, served_architectures(), tool_parsers(), engine_arguments_known()
         )
     ]
-    if found:
-        raise ResourceError("; ".join(found))
+    if reasons:
+        raise ResourceError("; ".join(reasons))
 
 
 def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores: int | None) -> None:
@@ -204,15 +204,15 @@ def versions_of(
     spec: ServeSpec, parents: Mapping[str, Artifact], store: Store, generation: int = 1
 ) -> dict[str, Version]:
     """What to run for each model and predictor, by its name. `generation` tells versions of one model apart."""
-    doors, found = spec.doors, {}
+    doors, versions = spec.doors, dict[str, Version]()
     for index, served in enumerate(spec.models):
         artifact, draft = parents[f"models.{index}.model"], draft_of(parents, index)
         engine = settings(served, artifact, draft, store, doors.max_answer_tokens)
-        found[served.name] = Version(application_name(spec.name, served.name, generation), engine)
+        versions[served.name] = Version(application_name(spec.name, served.name, generation), engine)
     for index, predictor in enumerate(spec.predictors):
         made = predictor_settings(predictor, parents[f"predictors.{index}.model"], store, doors.max_answers_per_request)
-        found[predictor.name] = Version(application_name(spec.name, predictor.name, generation), made)
-    return found
+        versions[predictor.name] = Version(application_name(spec.name, predictor.name, generation), made)
+    return versions
 
 
 def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:

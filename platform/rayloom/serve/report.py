@@ -12,16 +12,16 @@ from rayloom.serve.load_test.report import TIMES
 
 def sections(artifact: Artifact) -> list[Section]:
     metrics = artifact.manifest.metrics
-    found = [Section("Start", text(f"The service answered {metrics['seconds_to_start']} s after it was asked for."))]
+    shown = [Section("Start", text(f"The service answered {metrics['seconds_to_start']} s after it was asked for."))]
     if metrics.get("predictors"):
-        said = [(name, json.dumps(one, ensure_ascii=False)) for name, one in metrics["predictors"].items()]
-        found.append(Section("Predictors", table(("asked with an example", "answered"), said)))
+        rows = [(name, json.dumps(one, ensure_ascii=False)) for name, one in metrics["predictors"].items()]
+        shown.append(Section("Predictors", table(("asked with an example", "answered"), rows)))
     if "answer" in metrics:
         answer = metrics["answer"]
-        found.append(Section("Answer", table(("asked", "answered"), [(answer["prompt"], answer["answer"])])))
+        shown.append(Section("Answer", table(("asked", "answered"), [(answer["prompt"], answer["answer"])])))
     if "load" in metrics:
-        found += _load_sections(metrics["load"], metrics["replicas_over_time"])
-    return found
+        shown += _load_sections(metrics["load"], metrics["replicas_over_time"])
+    return shown
 
 
 def _load_sections(load: dict[str, Any], replicas: list[list[float]]) -> list[Section]:

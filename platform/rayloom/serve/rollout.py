@@ -81,10 +81,10 @@ class ServiceChanges:
         """Removes the version on trial, or else undoes the last update."""
         if any(len(running) > 1 for running in self.service.versions.values()):
             assert self._before is not None
-            said = self._settle(0, "taken back")
+            message = self._settle(0, "taken back")
             self.service.spec = self._before.spec
             self._now, self._before = self._before, None
-            return said
+            return message
         if self._before is None:
             raise InputError("There is no update to undo", where=self.service.spec.name)
         return f"back: {self.update(self._before.spec, self._before.parents, is_stopped=is_stopped)}"

@@ -44,13 +44,13 @@ def rollback(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """Prints every service of the store, or one. Returns 1 if none of them is running."""
     store = Store.beside(Path.cwd())
-    found = [state for state in control_records.states(store) if options.service in (None, state.service)]
-    up = [state for state in found if control_records.is_up(state)]
+    services = [state for state in control_records.states(store) if options.service in (None, state.service)]
+    up = [state for state in services if control_records.is_up(state)]
     if options.json:
-        emit_json([{"service": s.service, "url": s.url, "is_up": s in up, "models": s.models} for s in found])
+        emit_json([{"service": s.service, "url": s.url, "is_up": s in up, "models": s.models} for s in services])
     else:
         table = plain_table("service", "state", "url", "model", "artifact", "share", "replicas")
-        for state in found:
+        for state in services:
             for model, versions in state.models.items():
                 for version in versions:
                     shown = "up" if state in up else "gone"
