@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
-from rayloom.errors import QualityError
+from rayloom.errors import QualityError, ResourceError
 from rayloom.observe.ray_session import connect, disconnect
 from rayloom.train.loop.run_log import read_log
 from rayloom.tune.report import sections
@@ -50,7 +51,7 @@ def direct(store: Store, file: Path, work: Path) -> tuple[Outcome, Build]:
     parents = {"train.data.corpus": store.open(store.resolve("made-up"))}
     place = Build(store, work / "artifact", work / "work", parents, file.parent, "0" * 12)
     place.directory.mkdir()
-    place.work.mkdir()
+    place.work.mkdir(exist_ok=True)
     spec: Any = load_job(file).spec
     return run_search(spec, place), place
 
@@ -147,6 +148,21 @@ def test_a_search_without_a_usable_trial_says_why(store: Store, cluster: None, t
     rates = {"learning_rate": {"type": "choice", "values": [1e30]}}
     with pytest.raises(QualityError, match=r"No trial came to an end.*trial 0: .*no usable loss or gradient"):
         direct(store, search_file(tmp_path, space=rates, budget={"num_trials": 1}), tmp_path)
+
+
+def test_a_failure_outside_the_values_ends_the_search_and_mended_it_goes_on(
+    store: Store, cluster: None, tmp_path: Path
+) -> None:
+    file = search_file(tmp_path, resources={"max_concurrent_trials": 1}, max_crashes_per_trial=1)
+    blocked = tmp_path / "work" / "trials" / "0001" / "0" / "metrics.jsonl"
+    blocked.mkdir(parents=True)
+    with pytest.raises(ResourceError, match=r"trial 1: IsADirectoryError.*run the same command again: the 1 trials"):
+        direct(store, file, tmp_path)
+    blocked.rmdir()
+    shutil.rmtree(tmp_path / "artifact")
+    outcome, _ = direct(store, file, tmp_path)
+    assert outcome.metrics["outcomes"] == {"finished": 4}
+    assert outcome.metrics["sessions"] == 2
 
 
 # -- several workers ---------------------------------------------------------------------------------------------------

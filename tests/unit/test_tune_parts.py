@@ -29,7 +29,7 @@ from rayloom.tune.strategies.ranking import best, front, pareto_indices, ranked
 from rayloom.tune.strategies.schedulers import bracket_order, reason_to_stop, rung_of
 from rayloom.tune.strategies.searchers import suggested_point
 from rayloom.tune.trials.capacity import bundles_of, num_concurrent, num_that_fit
-from rayloom.tune.trials.trial import num_parameters, reason_of
+from rayloom.tune.trials.trial import end_of, num_parameters, reason_of
 
 SPACE = {
     "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-2},
@@ -370,3 +370,20 @@ NO_MEMORY = RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate m
 def test_what_a_trial_died_of_is_one_line(error: Exception, said: str) -> None:
     assert reason_of(error).startswith(said)
     assert "\n" not in reason_of(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (QualityError("No usable loss", where="loss nan"), "failed"),
+        (NO_MEMORY, "failed"),
+        (InputError("Nothing would be trained"), "failed"),
+        (InputError("Wrong length", where=__file__), "failed"),
+        (InputError("There are no finished token shards here", where="/nowhere/rows"), "hindered"),
+        (FileNotFoundError(2, "No such file or directory"), "hindered"),
+        (OSError(28, "No space left on device"), "hindered"),
+        (ResourceError("The store does not answer"), "hindered"),
+    ],
+)
+def test_what_comes_from_outside_is_no_fault_of_the_trials_values(error: Exception, end: str) -> None:
+    assert end_of(error) == end

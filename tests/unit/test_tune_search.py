@@ -121,6 +121,25 @@ def test_a_trial_that_dies_goes_on_and_one_that_dies_too_often_is_recorded(tmp_p
     assert search.history.trials[0].reason == "died 2 times: the node is gone"
 
 
+def test_a_failure_from_outside_is_tried_again_and_then_ends_the_search_until_it_is_mended(tmp_path: Path) -> None:
+    spec = tune_spec(scheduler={"type": "none"}, max_crashes_per_trial=1, budget={"num_trials": 3})
+    search = search_in(tmp_path, spec)
+    assert search.next_run() is not None
+    for _ in range(2):
+        run = search.next_run()
+        assert run is not None and run.trial == 1
+        search.hindered(1, "No such file or directory")
+    assert search.hindrance == "trial 1: No such file or directory"
+    assert search.next_run() is None
+    assert not search.is_over  # trial 0 still runs, and pauses
+    search.paused(0)
+    assert search.is_over
+    assert search.history.trials[1].outcome is None
+    again = Laboratory(search_in(tmp_path, spec)).work().search
+    assert again.hindrance is None
+    assert {trial.outcome for trial in again.history.trials.values()} == {"finished"}
+
+
 def test_the_budget_of_steps_ends_the_search_with_what_there_is(tmp_path: Path) -> None:
     spec = tune_spec(scheduler={"type": "none"}, budget={"num_trials": 16, "num_steps": 200})
     search = Laboratory(search_in(tmp_path, spec)).work().search

@@ -249,3 +249,19 @@ def test_cost_and_time_give_one_limit(folder: Path) -> None:
     assert read(folder, TUNE, budget).budget.cost_of(360) == 1
     assert read(folder).budget.seconds is None
     assert read(folder).budget.cost_of(360) is None
+
+
+@pytest.mark.parametrize(
+    ("dimension", "said"),
+    [
+        ("{type: choice, values: [8, 8, 8]}", "gives 8 3 times"),
+        ("{type: choice, values: [4, 8, 8.0]}", "adapter.rank"),
+        ("{type: multiple, of: adapter.rank, times: [0.5, 1, 1.0]}", "gives 16 2 times"),
+        ("{type: multiple, of: micro_batch_sequences, times: [4, 4.1], to_whole: true}", "gives 8 2 times"),
+    ],
+)
+def test_a_value_that_is_listed_twice_is_refused_by_one_sentence(folder: Path, dimension: str, said: str) -> None:
+    found = problems(folder, with_space(f"  adapter.rank: {dimension}\n"))
+    assert len(found) == 1
+    assert "adapter.rank" in found[0]
+    assert said in found[0]

@@ -158,7 +158,9 @@ def summary(spec: TuneSpec, history: History, winner: Trial) -> dict[str, Any]:
 def headline(spec: TuneSpec, history: History, winner: Trial) -> str:
     measured = ", ".join(f"{o.metric} {winner.metrics.get(o.metric, math.nan):.4g}" for o in spec.objectives)
     values = ", ".join(f"{path} {shown(value)}" for path, value in winner.values.items())
-    return f"trial {winner.number} of {len(history.trials)}: {measured} with {values}"
+    num_failed = sum(trial.outcome == "failed" for trial in history.trials.values())
+    failed = f" ({num_failed} failed)" if num_failed else ""
+    return f"trial {winner.number} of {len(history.trials)}{failed}: {measured} with {values}"
 
 
 def shown(value: Any) -> str:

@@ -52,6 +52,8 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
         records = MlflowRuns(spec.mlflow, spec, build.version, search.history, build.job_directory)
     if not search.is_over:
         _train_all(search, files, concurrent, bundles_of(spec, memory), records)
+    if search.hindrance is not None:
+        raise _hindered(search, build.work)
     search.cut_off()
     if records is not None:
         records.finish(best(spec, search.history.trials.values()))
@@ -116,6 +118,13 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
     files.write_ray_records(build.directory / "ray")
     metrics = summary(spec, history, winner) | {"training": outcome.metrics}
     return Outcome(outcome.content, metrics, outcome.licences, headline=headline(spec, history, winner))
+
+
+def _hindered(search: Search, work: Path) -> ResourceError:
+    what = f"The search ended early, because a trial failed for a reason outside its values: {search.hindrance}"
+    kept = len(search.history.ended)
+    fix = f"Mend that and run the same command again: the {kept} trials that ended are kept, and the others go on."
+    return ResourceError(what, where=str(work), fix=fix)
 
 
 def _no_result(history: History, work: Path) -> QualityError:

@@ -62,6 +62,8 @@ class Search:
         for event in journal.read():
             self.history.apply(event)
         self._offset = self.history.seconds - clock()
+        self.hindrance: str | None = None
+        """What keeps trials from running, whatever their values are; the search can go on once it is mended."""
         self._note("session")
 
     # -- what to do ----------------------------------------------------------------------------------------------------
@@ -83,11 +85,16 @@ class Search:
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing will be started any more."""
-        return not self.history.running and (self.exhausted_budget() is not None or not self._has_more())
+        return not self.history.running and (self.must_end or not self._has_more())
+
+    @property
+    def must_end(self) -> bool:
+        """Whether nothing may be started any more, and what runs should pause."""
+        return self.hindrance is not None or self.exhausted_budget() is not None
 
     def next_run(self) -> TrialRun | None:
         """What a free process should train now; None where it should wait, or the search is over."""
-        if len(self.history.running) >= self._num_concurrent or self.exhausted_budget() is not None:
+        if len(self.history.running) >= self._num_concurrent or self.must_end:
             return None
         if isinstance(self.spec.scheduler, PopulationScheduler):
             self._exchange()
@@ -179,6 +186,17 @@ class Search:
         self._note("crashed", trial, reason=reason)
         if trial.crashes > self.spec.max_crashes_per_trial:
             self.failed(number, f"died {trial.crashes} times: {reason}")
+
+    def hindered(self, number: int, reason: str) -> None:
+        """The trial failed by something that its values do not decide: a missing file, a full disk, a lost store.
+
+        It waits to be tried again, perhaps on another node; after too many times the search ends, and the trial is
+        tried first when the search is run again.
+        """
+        trial = self.history.trials[number]
+        self._note("crashed", trial, reason=reason)
+        if trial.crashes > self.spec.max_crashes_per_trial:
+            self.hindrance = f"trial {number}: {reason}"
 
     def cut_off(self) -> None:
         """Ends the trials that the budget leaves no room for."""

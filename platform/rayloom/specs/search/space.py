@@ -204,6 +204,7 @@ def space_problems(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[s
         yield next(iter(space)), str(error)
         return
     alone = [(path, reason) for path in space for reason in _refused_alone(spec, job, space, path)]
+    alone += [(path, reason) for path in space for reason in _repeated(job, space, path)]
     yield from alone
     if not alone:
         yield from _refused_together(spec, job, space)
@@ -224,6 +225,26 @@ def _refused_alone(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[s
         # A rule between fields may hold again when the others of the space change too.
         if reason.startswith(path):
             yield reason.removeprefix(f"{path}: ")
+
+
+def _repeated(job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> Iterator[str]:
+    """A value that two choices or multiples give, so that the same trial would be trained twice."""
+    dimension = space[path]
+    if not isinstance(dimension, Choice | Multiple):
+        return
+    needed = _with_what_it_needs(space, path)
+    others = [name for name in needed if name != path]
+    for probes in _combinations([_probes(needed[name]) for name in others]):
+        fixed = dict(zip(others, probes, strict=True))
+        try:
+            values = [values_of(needed, fixed | {path: probe}, job)[path] for probe in _probes(dimension)]
+        except (LookupError, TypeError):  # said by `_refused_alone`
+            return
+        texts = [json.dumps(value) for value in values]
+        repeated = next((text for text in texts if texts.count(text) > 1), None)
+        if repeated is not None:
+            yield f"gives {repeated} {texts.count(repeated)} times, and each value is tried once: leave the others out"
+            return
 
 
 def _refused_together(

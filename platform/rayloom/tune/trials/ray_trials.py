@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from rayloom.engine_errors import ray_account
-from rayloom.errors import RayloomError
+from rayloom.errors import RayloomError, ResourceError
 from rayloom.tune.search import Search
 from rayloom.tune.strategies.ranking import front
 from rayloom.tune.trials.trial_files import TrialFiles
@@ -91,6 +91,9 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
             return None
         try:
             task = self._files.task(run)
+        except (OSError, ResourceError) as error:
+            self._search.hindered(run.trial, str(error))
+            return None
         except RayloomError as error:
             # Values that change the rows can make them unusable: too long, or too few.
             self._search.failed(run.trial, str(error))
@@ -125,6 +128,8 @@ class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
             self._search.finished(number, result["step"], metrics)
         elif message == "failed":
             self._search.failed(number, result["reason"])
+        elif message == "hindered":
+            self._search.hindered(number, result["reason"])
         elif message == "crashed":
             self._search.crashed(number, result["reason"])
         else:
@@ -146,7 +151,7 @@ class _ProgressCallback(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:  # noqa: ARG002
         self._on_turn()
-        if self._search.exhausted_budget() is not None:
+        if self._search.must_end:
             self._files.ask_to_pause()
         history = self._search.history
         if len(history.ended) != self._num_ended:

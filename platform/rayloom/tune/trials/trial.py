@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.store import Artifact
 from rayloom.engine_errors import is_out_of_memory
-from rayloom.errors import InterruptedJobError, RayloomError
+from rayloom.errors import InputError, InterruptedJobError, RayloomError, ResourceError
 from rayloom.evaluate.checks.checks import measure
 from rayloom.models.responders.subject import Subject
 from rayloom.models.weight_files import stored_tensors
@@ -31,7 +31,7 @@ SECONDS_TO_FAIL_TOGETHER = 10.0
 """After one worker failed, the others either fail too or wait for it in vain."""
 
 Report = Callable[[dict[str, Any]], None]
-"""Receives `measured` at each measurement and at last one of `finished`, `left`, `failed` and `crashed`.
+"""Receives `measured` at each measurement and at last one of `finished`, `paused`, `failed`, `hindered` and `crashed`.
 
 Where the trial should go no further, it raises SystemExit instead of returning.
 """
@@ -91,7 +91,7 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
     except Exception as error:
         # Whatever a trial dies of is its result.
         if others is None:
-            report({"message": "failed", "step": watch.step, "reason": reason_of(error)})
+            report({"message": end_of(error), "step": watch.step, "reason": reason_of(error)})
         else:
             report({"step": watch.step, **_failure_together(error, others)})
             raise
@@ -106,13 +106,24 @@ def _failure_together(error: Exception, others: OtherWorkers) -> dict[str, Any]:
     failure = first_cause([error, *others.end(SECONDS_TO_FAIL_TOGETHER)])
     if failure.cause is Cause.DEATH:
         return {"message": "crashed", "reason": "one of its workers died"}
-    return {"message": "failed", "reason": reason_of(failure.error)}
+    return {"message": end_of(failure.error), "reason": reason_of(failure.error)}
 
 
 def _end(others: OtherWorkers | None) -> None:
     """Waits for the other workers; raises what one of them failed with."""
     for error in others.end() if others is not None else ():
         raise error
+
+
+def end_of(error: BaseException) -> Literal["failed", "hindered"]:
+    """Whether the trial's values can have caused the error (`failed`), or something outside the trial did (`hindered`).
+
+    Of the second kind are what a machine, disk or store does not have or do, and files that are not where they should
+    be. A diverged loss, too little memory for a model or batch, and refused values are of the first.
+    """
+    is_missing_file = isinstance(error, InputError) and bool(error.where) and not Path(error.where).exists()
+    is_outside = isinstance(error, OSError | ImportError | ResourceError) or is_missing_file
+    return "hindered" if is_outside else "failed"
 
 
 def reason_of(error: BaseException) -> str:
