@@ -69,14 +69,14 @@ KINDS: dict[str, Kind] = {
         2,
     ),
     "merge": Kind(
-        MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 1
+        MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 2
     ),
     "quantize": Kind(
         QuantizeSpec,
         "rayloom.export.quantize:run",
         "rayloom.export.plan:plan_quantize",
         "rayloom.export.report:sections",
-        1,
+        2,
     ),
     "serve": Kind(
         ServeSpec,

@@ -75,6 +75,7 @@ def spec_of(model: Artifact, trained: Artifact, **changes: Any) -> QuantizeSpec:
         "model": f"artifact:{model.id}",
         "rows_of": f"artifact:{trained.id}",
         "scheme": {"type": "int8"},
+        "max_engine_difference": None,
     }
     return QuantizeSpec.model_validate(values | changes)
 

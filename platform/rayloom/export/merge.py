@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError, QualityError
 from rayloom.export.adapters import AdapterFolder, check_values
 from rayloom.export.combine import add_others, others
+from rayloom.export.layerwise import computing_in_fp32, write_merged
 from rayloom.export.model_folder import ModelFolder, check_memory, copy_companions, first_line
+from rayloom.export.shard_writer import write_configuration
 from rayloom.models.quantised import load_quantised
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress, say
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 6
+FP32_COPIES = 3
+"""Of the largest layer, while it is merged."""
 
 
 def run(spec: MergeSpec, build: Build) -> Outcome:
@@ -42,27 +47,31 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
     check_memory(memory_bytes(base), f"Merging into {base_artifact.id}")
     rows = prompt_tokens(tokenizer_folder(adapter.path, base.path), spec.prompts)
     with progress(f"{spec.name}: merging", STEPS, "steps") as bar:
-        model = base.load(torch.float32)
-        plain = logits_of(model, rows)
+        model = base.load(base.stored_dtype)
+        plain = logits_in_fp32(model, rows)
         bar.advance()
         tuned = attach(model, adapter)
         if spec.combine is not None:
             add_others(tuned, spec.combine, adapter, further)
-        expected = logits_of(tuned, rows)
+        expected = logits_in_fp32(tuned, rows)
         effect = compare(plain, expected)
         bar.advance()
-        merged = merge_into_weights(tuned, adapter)
-        exact = compare(expected, logits_of(merged, rows))
-        bar.advance()
-        check_agreement(exact, effect, spec, adapter_artifact)
-        save(merged, spec, build.directory)
+        with refusing_what_peft_cannot_merge(adapter):
+            exact = compare(expected, logits_in_fp32(tuned, rows, is_merged=True))
+            bar.advance()
+            check_agreement(exact, effect, spec, adapter_artifact)
+            save(tuned, base, PRECISIONS[spec.save_precision], build.directory)
+        del model, tuned
         base.copy_companions(build.directory)
         copy_companions(adapter.path, build.directory)
         bar.advance()
-        saved = ModelFolder.of(build.directory).load(torch.float32)
+        saved = ModelFolder.of(build.directory)
+        num_parameters = sum(tensor.num_values for tensor in stored_tensors(saved.path).values())
+        loaded = saved.load(PRECISIONS[spec.save_precision])
         bar.advance()
-        rounding = compare(expected, logits_of(saved, rows))
+        rounding = compare(expected, logits_in_fp32(loaded, rows))
         bar.advance()
+        del loaded
     check_finite(rounding, spec)
     trained_on = seen_in_training(base, adapter_artifact, expected, rows) if spec.combine is None else None
     say(
@@ -73,12 +82,12 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
     if trained_on is not None:
         share = f"{trained_on['agreement']['next_token_share']:.1%}"
         say(f"{spec.name}: trained on the base in {trained_on['base']}; {share} of next tokens are as they were there")
-    size = f"{merged.num_parameters() / 1e6:,.1f} M parameters in {spec.save_precision}"
+    size = f"{num_parameters / 1e6:,.1f} M parameters in {spec.save_precision}"
     metrics = {
         "base": base_artifact.id,
         "adapter": {"artifact": adapter_artifact.id, "described": adapter.described, "update_norm": update_norm},
         "architecture": base.architecture,
-        "num_parameters": merged.num_parameters(),
+        "num_parameters": num_parameters,
         "save_precision": spec.save_precision,
         "max_logit_difference": spec.max_logit_difference,
         "effect_of_adapter": effect.as_metrics(),
@@ -126,9 +135,14 @@ def sixteen_bit(artifact: Artifact) -> ModelFolder:
 
 
 def memory_bytes(base: ModelFolder) -> int:
-    """About what merging takes at its peak: the model in fp32, and once more while the saved one is read back."""
-    num_values = sum(tensor.num_values for tensor in stored_tensors(base.path).values())
-    return 2 * 4 * num_values
+    """About what merging takes at its peak: the base's files, and a layer in fp32.
+
+    The files' part is pages of theirs, which the system can take back. Merged whole, where `write_merged` cannot do it
+    layer by layer, the model also is in fp32 once.
+    """
+    tensors = stored_tensors(base.path).values()
+    total = sum(tensor.num_bytes for tensor in tensors)
+    return total + FP32_COPIES * 4 * max(tensor.num_values for tensor in tensors)
 
 
 def tokenizer_folder(adapter: Path, base: Path) -> Path:
@@ -175,9 +189,17 @@ def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
     return tuned.eval()
 
 
-def merge_into_weights(tuned: Any, adapter: AdapterFolder) -> PreTrainedModel:
+def logits_in_fp32(model: Any, rows: Sequence[Sequence[int]], is_merged: bool = False) -> list[torch.Tensor]:
+    """Of a model in any precision, as if it were in fp32; with the adapter beside its weights or merged into them."""
+    with computing_in_fp32(model, is_merged):
+        return logits_of(model, rows)
+
+
+@contextlib.contextmanager
+def refusing_what_peft_cannot_merge(adapter: AdapterFolder) -> Iterator[None]:
+    """Raises InputError for what PEFT says of an adapter that has no merged form."""
     try:
-        return tuned.merge_and_unload(safe_merge=True)
+        yield
     except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
         what = f"PEFT cannot merge this adapter: {first_line(error)}"
         raise InputError(what, where=str(adapter.path), fix="Serve it beside its base instead.") from None
@@ -205,7 +227,11 @@ def check_finite(rounding: Agreement, spec: MergeSpec) -> None:
         raise QualityError(what, where=spec.name, fix="Set save_precision to bf16, which has the range of fp32.")
 
 
-def save(model: PreTrainedModel, spec: MergeSpec, directory: Path) -> None:
-    """Rounds the weights and writes them; the model is in that precision from then on."""
-    model.to(PRECISIONS[spec.save_precision])
-    model.save_pretrained(directory)
+def save(tuned: Any, base: ModelFolder, dtype: torch.dtype, directory: Path) -> None:
+    """Merges, rounds and writes: layer by layer, or the model whole where its files have no such layers."""
+    model = tuned.base_model.model
+    if write_merged(tuned, base.path, directory, dtype):
+        write_configuration(model, dtype, directory)
+        return
+    merged = tuned.float().merge_and_unload(safe_merge=True)
+    merged.to(dtype).save_pretrained(directory)

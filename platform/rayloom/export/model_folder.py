@@ -6,11 +6,13 @@ Not covered: models that bring their own code (`trust_remote_code` stays off).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import InputError, ResourceError
+from rayloom.models.weight_files import FLOAT_TYPES, stored_tensors
 from rayloom.observe.memory import available_bytes
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 
@@ -58,6 +60,17 @@ class ModelFolder:
     def is_causal(self) -> bool:
         """Whether it continues text: what perplexity and the text server need."""
         return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of most of the weights in the files; a model that is loaded so is read from them page by page."""
+        import torch
+
+        counts: Counter[str] = Counter()
+        for tensor in stored_tensors(self.path).values():
+            counts[tensor.type] += tensor.num_values if tensor.type in FLOAT_TYPES else 0
+        dtype: torch.dtype = getattr(torch, FLOAT_TYPES.get(counts.most_common(1)[0][0], "float32"))
+        return dtype
 
     def skeleton(self) -> PreTrainedModel:
         """The model without its weights, which takes no memory: which layers it has, and of which shapes."""

@@ -44,8 +44,9 @@ def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: 
 
 def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
     """Size after, memory, and what is measured."""
+    from rayloom.export.quality.engine_check import is_runnable
     from rayloom.export.quantize import memory_bytes, sixteen_bit
-    from rayloom.export.schemes.compressed import linear_layers
+    from rayloom.export.schemes.compressed import linear_layers, num_expert_values
 
     if task_of(parents["model"].path) is not None:
         return _plan_task(spec, parents)
@@ -54,8 +55,12 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
         folder = sixteen_bit(parents["model"])
         sheet.add("model", parents["model"].id)
         with_head = isinstance(spec.scheme, Int8Scheme) and spec.scheme.head
-        shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton(), with_head).values()]
-        described, after = _foretold(spec.scheme, shapes)
+        skeleton = folder.skeleton()
+        shapes = [tuple(layer.weight.shape) for layer in linear_layers(skeleton, with_head).values()]
+        if experts := num_expert_values(skeleton):
+            share = experts / skeleton.num_parameters()
+            sheet.warnings.append(f"{share:.0%} of the parameters are experts of a mixture, which stay in bf16")
+        described, after = _size_after(spec.scheme, shapes)
         before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
         sheet.add("scheme", described)
         sheet.add("layers", len(shapes))
@@ -71,6 +76,8 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
             sheet.add("calibrated on", f"{len(calibrating)} rows{source}, {calibrating.num_tokens:,} tokens")
     except RayloomError as error:
         sheet.problems.append(str(error))
+    if spec.max_engine_difference is not None and is_runnable(spec.scheme):
+        sheet.add("served by", f"vLLM: fails past {spec.max_engine_difference:g} nats between it and transformers")
     if spec.speed is not None:
         sheet.add("speed", f"by vLLM before and after, {spec.speed.batch_sequences} requests at once")
     sheet.add("fails past", f"{spec.allowed_quality_loss:g} times the perplexity before")
@@ -87,7 +94,7 @@ def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet
         folder = sixteen_bit(parents["model"], spec)
         sheet.add("model", parents["model"].id)
         shapes = [tuple(layer.weight.shape) for layer in linear_layers(folder.skeleton()).values()]
-        described, after = _foretold(without_calibration(), shapes)
+        described, after = _size_after(without_calibration(), shapes)
         sheet.add("scheme", f"{described}, without calibration")
         sheet.add("layers", len(shapes))
         before = sum(outputs * inputs * 2 for outputs, inputs in shapes)
@@ -100,7 +107,7 @@ def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet
     return sheet
 
 
-def _foretold(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, int]:
+def _size_after(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, int]:
     """The scheme in words, and the bytes of layers of these (O, I) shapes in it."""
     if isinstance(scheme, Int8Scheme):
         by = "token" if scheme.activations == "dynamic" else "layer"

@@ -16,19 +16,30 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export import task_quantize
 from rayloom.export.model_folder import ModelFolder, check_memory
 from rayloom.export.quality.answers import answers_to, prompts_of
+from rayloom.export.quality.engine_check import (
+    by_engine,
+    check,
+    difference,
+    documents_of,
+    is_runnable,
+    log_probabilities,
+)
 from rayloom.export.quality.heldout_rows import CalibrationRows, SampledRows, check_tokenizer, rows_for
 from rayloom.export.quality.sizes import Sizes, as_bf16_bytes, compare_sizes
 from rayloom.export.quality.speed import tokens_per_second
 from rayloom.export.schemes import fp8, int4, int8, nf4
 from rayloom.export.schemes.blocks import blocks_of
-from rayloom.export.schemes.compressed import linear_layers, write_compressed
+from rayloom.export.schemes.compressed import CompressedWriter, linear_layers
 from rayloom.models import loading
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress
 from rayloom.score.agreement import compare_answers
 from rayloom.score.perplexity import Loss, heldout_loss
-from rayloom.specs.export import Fp8Scheme, Int4Scheme, Nf4Scheme, QuantizeSpec, Scheme, Speed
+from rayloom.specs.export import Fp8Scheme, Int4Scheme, Int8Scheme, Nf4Scheme, QuantizeSpec, Scheme, Speed
+
+FP32_COPIES = 4
+"""Of the largest layer, while it is rounded."""
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
@@ -43,10 +54,19 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     before, answers = measure(loading.load(folder.path), measured, spec, "before")
     layers = write_quantized(folder, spec.scheme, calibrating, build.directory, spec.name)
     # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
-    after, answers_after = measure(loading.load(build.directory), measured, spec, "after")
+    quantised = loading.load(build.directory)
+    after, answers_after = measure(quantised, measured, spec, "after")
+    documents = documents_of(measured) if spec.max_engine_difference and is_runnable(spec.scheme) else []
+    by_transformers = log_probabilities(quantised, documents)
+    del quantised
     agreement = compare_answers(answers, answers_after) if answers else None
     sizes = compare_sizes(stored_tensors(folder.path), build.directory, layers)
     check_quality(before, after, spec, source)
+    check_size(sizes, spec, source)
+    engine = None
+    if documents and spec.max_engine_difference is not None:
+        engine = difference(by_transformers, by_engine(build.directory, documents))
+        check(engine, spec.max_engine_difference, source.id)
     speeds = None if spec.speed is None else _speeds(folder.path, build.directory, spec.speed)
     faster = "" if speeds is None else f", {speeds['after']:,.0f} tokens/s (before {speeds['before']:,.0f})"
     return Outcome(
@@ -54,6 +74,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
         {
             **_metrics(spec, source, folder, before, after, sizes, len(layers)),
             "tokens_per_second": speeds,
+            "engine_difference": None if engine is None else engine.as_metrics(),
             "answers": None if agreement is None else {"num_answers": len(answers)} | agreement.as_metrics(),
         },
         source.manifest.licences,
@@ -74,20 +95,22 @@ def write_quantized(
         folder.copy_companions(directory)
         return names
     model = folder.load(torch.bfloat16)
+    layers = linear_layers(model, isinstance(scheme, Int8Scheme) and scheme.head)
+    writer = CompressedWriter(model, folder.path, directory, layers)
     if isinstance(scheme, Fp8Scheme):
-        config, stored = fp8.configuration(), fp8.fp8_layers(model)
+        config = fp8.configuration()
+        fp8.fp8_layers(layers, writer.keep)
     elif isinstance(scheme, Int4Scheme):
-        shapes = [tuple(layer.weight.shape) for layer in linear_layers(model).values()]
-        config = int4.configuration(int4.group_size_for(scheme, shapes))
-        with progress(f"{label}: fitting", len(blocks_of(model, linear_layers(model))), "blocks") as bar:
-            stored = int4.int4_layers(model, scheme, rows, bar.advance)
+        config = int4.configuration(int4.group_size_for(scheme, [tuple(one.weight.shape) for one in layers.values()]))
+        with progress(f"{label}: fitting", len(blocks_of(model, layers)), "blocks") as bar:
+            int4.int4_layers(model, layers, scheme, rows, writer.keep, bar.advance)
     else:
         config = int8.configuration(scheme)
         with progress(f"{label}: calibrating", len(rows) if rows else 0, "rows") as bar:
-            stored = int8.int8_layers(model, scheme, rows, bar.advance)
-    write_compressed(model, config, stored, directory)
+            int8.int8_layers(model, layers, scheme, rows, writer.keep, bar.advance)
+    names = writer.finish(config)
     folder.copy_companions(directory)
-    return tuple(stored)
+    return names
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:
@@ -104,8 +127,13 @@ def sixteen_bit(artifact: Artifact) -> ModelFolder:
 
 
 def memory_bytes(folder: ModelFolder) -> int:
-    """About what quantising takes at its peak: the 16-bit model, and the rounded one while it is written."""
-    return int(1.6 * sum(as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()))
+    """About what quantising takes at its peak: the 16-bit model, and a layer in fp32.
+
+    The model's part is pages of its files where these are in bf16, which the system can take back; a rounded layer is
+    written at once, and a block that GPTQ is done with is given back.
+    """
+    sizes = [as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()]
+    return sum(sizes) + FP32_COPIES * 2 * max(sizes)
 
 
 def measure(model: nn.Module, rows: SampledRows, spec: QuantizeSpec, when: str) -> tuple[Loss, list[list[int]]]:
@@ -129,6 +157,16 @@ def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifac
             f"is a ratio of {ratio:.4g}, and {spec.allowed_quality_loss:g} is allowed"
         )
         raise QualityError(what, where=source.id, fix="Choose another scheme, or raise max_quality_loss.")
+
+
+def check_size(sizes: Sizes, spec: QuantizeSpec, source: Artifact) -> None:
+    """Raises QualityError where quantising saved nothing."""
+    if sizes.file_share < 1:
+        return
+    what = f"The quantised model is not smaller: its files have {sizes.file_share:.0%} of the bytes that bf16 takes"
+    head = isinstance(spec.scheme, Int8Scheme) and spec.scheme.head
+    fix = "Set head: false: this head gets a tensor of its own." if head else "Serve the model as it is."
+    raise QualityError(what, where=source.id, fix=fix)
 
 
 def _metrics(

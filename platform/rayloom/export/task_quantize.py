@@ -17,7 +17,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export.model_folder import ModelFolder
 from rayloom.export.quality.sizes import compare_sizes
 from rayloom.export.schemes import int8
-from rayloom.export.schemes.compressed import write_compressed
+from rayloom.export.schemes.compressed import CompressedWriter, linear_layers
 from rayloom.models.responders.heldout_texts import heldout_examples
 from rayloom.models.responders.predictor import Predictor
 from rayloom.models.responders.subject import Subject
@@ -45,8 +45,10 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     examples = heldout_examples(build.parents["rows_of"])
     before = _answered(spec, source, source.path, examples, "before")
     model = folder.load(stored_dtype(folder))
-    layers = int8.int8_layers(model, without_calibration(), None, lambda _: None)
-    write_compressed(model, int8.configuration(without_calibration()), layers, build.directory)
+    linear = linear_layers(model)
+    writer = CompressedWriter(model, folder.path, build.directory, linear)
+    int8.int8_layers(model, linear, without_calibration(), None, writer.keep)
+    layers = writer.finish(int8.configuration(without_calibration()))
     folder.copy_companions(build.directory)
     shutil.copyfile(source.path / TASK_FILE, build.directory / TASK_FILE)
     after = _answered(spec, source, build.directory, examples, "after")

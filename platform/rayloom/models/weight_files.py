@@ -11,6 +11,8 @@ from typing import Any
 
 from rayloom.errors import InputError
 
+FLOAT_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's names of them."""
 MOST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 

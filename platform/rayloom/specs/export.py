@@ -183,6 +183,10 @@ class QuantizeSpec(JobSpec):
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
     """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for 8 bits, 1.25 for 4.
     Of a model with a task: of held-out texts to those whose answers stay the same."""
+    max_engine_difference: Annotated[float, Field(gt=0)] | None = 0.05
+    """Largest allowed difference, in nats, between the mean log-probability of held-out tokens by vLLM, which will
+    serve the model, and by transformers, which measured it. null: vLLM is not asked, for a model that it will not
+    serve. Of NF4, of models with a task, and of FP8 on a machine that cannot compute it, it is not asked either."""
     max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
     """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
     num_compared_answers: Annotated[int, Field(ge=0)] = 4

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.models.weight_files import StoredTensor, stored_tensors
+from rayloom.models.weight_files import FLOAT_TYPES, StoredTensor, stored_tensors
 
-FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 BF16_BYTES = 2
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import torch
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+from torch import nn
 
-from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.compressed import StoredLayer
 from rayloom.export.schemes.rounding import scales_for
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
@@ -21,13 +19,11 @@ def configuration() -> QuantizationScheme:
     return preset_name_to_scheme("FP8_DYNAMIC", ["Linear"])
 
 
-def fp8_layers(model: PreTrainedModel) -> dict[str, StoredLayer]:
-    """The layers as they are stored, by name: (O, I) float8 and its (O, 1) scales."""
-    stored = {}
-    for name, layer in linear_layers(model).items():
+def fp8_layers(layers: Mapping[str, nn.Linear], keep: Callable[[str, StoredLayer], None]) -> None:
+    """Gives `keep` each layer as it is stored: (O, I) float8 and its (O, 1) scales."""
+    for name, layer in layers.items():
         weight = layer.weight.detach().float()
         scales = scales_for(weight.abs().amax(dim=1, keepdim=True), LARGEST, layer.weight.dtype)
         # A scale that bf16 rounded down would push the largest weight over the edge, where E4M3 has only NaN.
         values = (weight / scales.float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-        stored[name] = {"weight": values, "weight_scale": scales}
-    return stored
+        keep(name, {"weight": values, "weight_scale": scales})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rayloom.errors import InputError
 from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.blocks import blocks_of, fit_blocks
-from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.compressed import StoredLayer
 from rayloom.export.schemes.gptq import GroupedWeight, gptq, round_to_nearest
 from rayloom.specs.export import Int4Scheme
 
@@ -55,33 +55,43 @@ def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int
 
 
 def int4_layers(
-    model: PreTrainedModel, scheme: Int4Scheme, rows: CalibrationRows | None, advance: Callable[[int], None]
-) -> dict[str, StoredLayer]:
-    """The layers as they are stored, by name. The weights of `model` are replaced by what is left of them.
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    scheme: Int4Scheme,
+    rows: CalibrationRows | None,
+    keep: Callable[[str, StoredLayer], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Gives `keep` each layer as it is stored.
 
-    `rows`: calibration rows, for GPTQ.
+    `rows`: calibration rows, for GPTQ. Blocks are then fitted in order, and those that are done lose their weights: in
+    memory are the model's own tensors, one block in its rounded form, and the products of one layer's inputs.
     """
-    layers = linear_layers(model)
     group_size = group_size_for(scheme, [tuple(layer.weight.shape) for layer in layers.values()])
-    stored: dict[str, StoredLayer] = {}
-
-    def keep(name: str, layer: nn.Linear, rounded: GroupedWeight) -> None:
-        stored[name] = _stored(rounded)
-        with torch.no_grad():
-            layer.weight.copy_(rounded.restored())
+    done: set[str] = set()
+    in_block: list[nn.Linear] = []
 
     def fit(name: str, layer: nn.Linear, products: Tensor) -> None:
-        keep(name, layer, gptq(layer.weight.detach(), products, group_size, layer.weight.dtype))
+        rounded = gptq(layer.weight.detach(), products, group_size, layer.weight.dtype)
+        keep(name, _stored(rounded))
+        done.add(name)
+        # A tensor of its own: the one that is replaced is a part of the model's file.
+        layer.weight = nn.Parameter(rounded.restored().to(layer.weight.dtype), requires_grad=False)
+        in_block.append(layer)
+
+    def leave_block(count: int) -> None:
+        for layer in in_block:  # nothing reads them any more
+            layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        in_block.clear()
+        advance(count)
 
     if rows is not None:
         inside = tuple(f"{block}." for block in blocks_of(model, layers))
-        fit_blocks(
-            model, {name: layer for name, layer in layers.items() if name.startswith(inside)}, rows, fit, advance
-        )
+        in_blocks = {name: layer for name, layer in layers.items() if name.startswith(inside)}
+        fit_blocks(model, in_blocks, rows, fit, leave_block)
     for name, layer in layers.items():
-        if name not in stored:  # no text was asked for, or the layer stands outside the blocks or was never reached
-            keep(name, layer, round_to_nearest(layer.weight.detach(), group_size, layer.weight.dtype))
-    return stored
+        if name not in done:  # no text was asked for, or the layer stands outside the blocks or was never reached
+            keep(name, _stored(round_to_nearest(layer.weight.detach(), group_size, layer.weight.dtype)))
 
 
 def _stored(rounded: GroupedWeight) -> StoredLayer:

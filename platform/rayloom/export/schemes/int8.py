@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
+from torch import nn
 
 from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import observe
-from rayloom.export.schemes.compressed import StoredLayer, linear_layers
+from rayloom.export.schemes.compressed import StoredLayer
 from rayloom.export.schemes.rounding import round_channels
 from rayloom.export.schemes.smoothing import smooth
 from rayloom.specs.export import Int8Scheme
@@ -31,13 +32,17 @@ def configuration(scheme: Int8Scheme) -> QuantizationScheme:
 
 
 def int8_layers(
-    model: PreTrainedModel, scheme: Int8Scheme, rows: CalibrationRows | None, advance: Callable[[int], None]
-) -> dict[str, StoredLayer]:
-    """The layers as they are stored, by name. Smoothing divides the norms of `model` in place.
+    model: PreTrainedModel,
+    layers: Mapping[str, nn.Linear],
+    scheme: Int8Scheme,
+    rows: CalibrationRows | None,
+    keep: Callable[[str, StoredLayer], None],
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Gives `keep` each layer as it is stored. Smoothing divides the norms of `model` in place.
 
     `rows`: calibration rows, where the scheme needs them.
     """
-    layers = linear_layers(model, scheme.head)
     factors: dict[str, torch.Tensor] = {}
     largest: dict[str, torch.Tensor] = {}
     if rows is not None:
@@ -45,13 +50,12 @@ def int8_layers(
         largest = seen.largest
         if scheme.smoothing is not None:
             factors = smooth(model, layers, seen, scheme.smoothing)
-    stored = {}
     for name, layer in layers.items():
         factor = factors.get(name)
         weight = layer.weight.detach().float()
         rounded = round_channels(weight if factor is None else weight * factor, layer.weight.dtype)
-        stored[name] = {"weight": rounded.values, "weight_scale": rounded.scales}
+        stored = {"weight": rounded.values, "weight_scale": rounded.scales}
         if scheme.activations == "static":
             top = (largest[name] if factor is None else largest[name] / factor).max()
-            stored[name]["input_scale"] = (top / LARGEST).reshape(1).to(layer.weight.dtype)
-    return stored
+            stored["input_scale"] = (top / LARGEST).reshape(1).to(layer.weight.dtype)
+        keep(name, stored)

@@ -1,0 +1,104 @@
+"""A model in the precision of its files that computes in fp32, one layer at a time, and merges so.
+
+Its weights stay pages of the files; in memory is only the layer that computes. The results are those of a model that is
+whole in fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rayloom.export.shard_writer import ShardWriter, copy_tensors, tied_head
+from rayloom.models.weight_files import stored_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether PEFT put an adapter beside the module's weight."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(module, BaseTunerLayer)
+
+
+@contextlib.contextmanager
+def computing_in_fp32(model: nn.Module, is_merged: bool = False) -> Iterator[None]:
+    """Inside, each layer has fp32 weights while it computes. `is_merged`: adapters are merged into them meanwhile."""
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            adapted = is_adapted(module)
+            if adapted or any(True for _ in module.parameters(recurse=False)):
+                _hook(module, hooks, adapted, is_merged and adapted)
+        yield
+
+
+def _hook(module: nn.Module, hooks: contextlib.ExitStack, is_whole: bool, is_merged: bool) -> None:
+    kept: list[Callable[[], None]] = []
+
+    def before(*_: Any) -> None:
+        kept.append(_to_fp32(module, is_whole))
+        if is_merged:
+            _merge(module)
+
+    def after(*_: Any) -> None:
+        kept.pop()()
+
+    hooks.callback(module.register_forward_pre_hook(before).remove)
+    hooks.callback(module.register_forward_hook(after, always_call=True).remove)
+
+
+def _to_fp32(module: nn.Module, is_whole: bool) -> Callable[[], None]:
+    """Copies the module's own tensors, or all below it too, to fp32; what is returned puts back what was there."""
+    tensors = [t for t in (*module.parameters(is_whole), *module.buffers(is_whole)) if t.is_floating_point()]
+    stored = [tensor.data for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.to(torch.float32, copy=is_whole)
+
+    def put_back() -> None:
+        for tensor, data in zip(tensors, stored, strict=True):
+            tensor.data = data
+        if is_adapted(module):
+            module.merged_adapters.clear()  # type: ignore[union-attr, operator]
+
+    return put_back
+
+
+def _merge(layer: Any) -> None:
+    layer.merge(safe_merge=True)
+
+
+def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) -> bool:
+    """Writes base + adapter, each layer merged in fp32 and then rounded; False where it has to be merged whole.
+
+    That is so where an adapter changes what has another name in the base's files, or replaces whole modules.
+    """
+    model = tuned.base_model.model
+    layers = {name: module for name, module in model.named_modules() if is_adapted(module)}
+    own = stored_tensors(source)
+    weights = {f"{name}.{end}" for name, layer in layers.items() for end, _ in layer.base_layer.named_parameters()}
+    if not weights <= set(own) or _replaces_modules(model):
+        return False
+    writer = ShardWriter(directory)
+    for name, layer in layers.items():
+        put_back = _to_fp32(layer, is_whole=True)
+        try:
+            _merge(layer)
+            for end, weight in layer.base_layer.named_parameters():
+                writer.add(f"{name}.{end}", weight.to(dtype, copy=True))
+        finally:
+            put_back()
+    copy_tensors(source, writer, weights | tied_head(model), lambda _: dtype)
+    writer.close()
+    return True
+
+
+def _replaces_modules(model: nn.Module) -> bool:
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())

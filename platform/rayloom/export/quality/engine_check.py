@@ -1,0 +1,101 @@
+"""Whether the engine that will serve a quantised model computes what transformers measured.
+
+An engine can read the same files otherwise: a layer for which it finds no scale, it computes with zeros. Perplexity in
+transformers does not show that; the log-probabilities of the same tokens in both do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayloom.errors import QualityError
+from rayloom.export.quality.engine_process import EngineLimits, EngineProcess
+from rayloom.export.quality.heldout_rows import SampledRows
+
+MOST_TOKENS = 2048
+MOST_ROW_TOKENS = 512
+LEAST_ROW_TOKENS = 2
+NUM_SEQUENCES = 8
+
+
+@dataclass(frozen=True)
+class EngineDifference:
+    """Nats between two models' log-probabilities of the same tokens."""
+
+    of_the_mean: float
+    """Between the means over all tokens."""
+    of_a_token: float
+    """Mean of the differences token by token, which rounding makes larger."""
+    num_tokens: int
+
+    def as_metrics(self) -> dict[str, float]:
+        return {
+            "mean_nats": self.of_the_mean,
+            "mean_nats_per_token": self.of_a_token,
+            "num_tokens": float(self.num_tokens),
+        }
+
+
+def documents_of(rows: SampledRows) -> list[list[int]]:
+    """Documents of the rows, each from its beginning, up to about `MOST_TOKENS` tokens in all."""
+    documents: list[list[int]] = []
+    for index in range(len(rows)):
+        row = rows.row(index)
+        parts = np.split(row.tokens, np.flatnonzero(row.positions == 0)[1:])
+        documents += [part[:MOST_ROW_TOKENS].tolist() for part in parts if len(part) >= LEAST_ROW_TOKENS]
+        if sum(map(len, documents)) >= MOST_TOKENS:
+            break
+    return documents
+
+
+@torch.no_grad()
+def log_probabilities(model: nn.Module, documents: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of each token of each document but its first, by transformers."""
+    device = next(model.parameters()).device
+    result = []
+    for document in documents:
+        tokens = torch.tensor([document], device=device)
+        shares = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
+        result.append(shares.gather(1, tokens[0, 1:, None])[:, 0].tolist())
+    return result
+
+
+def by_engine(model: Path, documents: list[list[int]]) -> list[list[float]]:
+    """The same by vLLM, in a process of its own. Raises ResourceError where it does not load the model."""
+    num_cores = None if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    longest = max(map(len, documents))
+    with EngineProcess(model, EngineLimits(longest + 1, NUM_SEQUENCES, num_cores)) as engine:
+        return engine.log_probabilities(documents)
+
+
+def difference(measured: Sequence[Sequence[float]], served: Sequence[Sequence[float]]) -> EngineDifference:
+    ours, theirs = np.concatenate(list(map(np.asarray, measured))), np.concatenate(list(map(np.asarray, served)))
+    return EngineDifference(float(abs(ours.mean() - theirs.mean())), float(abs(ours - theirs).mean()), len(ours))
+
+
+def check(found: EngineDifference, allowed: float, where: str) -> None:
+    """Raises QualityError where vLLM computes another model."""
+    if math.isfinite(found.of_a_token) and found.of_the_mean <= allowed:
+        return
+    what = (
+        f"vLLM serves another model than was measured: the mean log-probability of {found.num_tokens:,} held-out "
+        f"tokens differs by {found.of_the_mean:.3g} nats from transformers', and {allowed:g} is allowed"
+    )
+    fix = "Choose another scheme; if this model will not be served by vLLM, set max_engine_difference: null."
+    raise QualityError(what, where=where, fix=fix)
+
+
+def is_runnable(scheme: Any) -> bool:
+    """Whether vLLM can be asked here: FP8 needs a GPU that computes it (compute capability 8.9 or more)."""
+    if scheme.type == "nf4":
+        return False
+    return scheme.type != "fp8" or (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9))

@@ -1,0 +1,151 @@
+"""vLLM's offline engine in a process of its own, with a model that was just written: asked how fast, and how likely."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rayloom.errors import ResourceError
+from rayloom.models.vllm_process import vllm_environment
+
+CACHE_BYTES = 1 << 29
+LEAST_FREE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine is made for."""
+
+    length_tokens: int
+    """Of a prompt with its answer."""
+    num_sequences: int
+    num_cores: int | None
+    """That compute; None on a GPU, of which all engines share the first."""
+
+
+@dataclass(frozen=True)
+class GenerateTurn:
+    """Answers of a fixed length to made-up prompts; the answer is the seconds that they took."""
+
+    batch_sequences: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class LikelihoodTurn:
+    """The natural logarithm of the probability of each token of each row but its first, given those before it."""
+
+    rows: list[list[int]]
+
+
+class EngineProcess:
+    """One engine. Raises ResourceError where it does not start, or dies."""
+
+    def __init__(self, model: Path, limits: EngineLimits) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._turns, theirs = context.Pipe()
+        self._model = model
+        self._process = context.Process(target=_take_turns, args=(str(model), limits, theirs))
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def seconds(self, turn: GenerateTurn) -> float:
+        self._turns.send(turn)
+        return float(self._answer())
+
+    def log_probabilities(self, rows: list[list[int]]) -> list[list[float]]:
+        self._turns.send(LikelihoodTurn(rows))
+        answer: list[list[float]] = self._answer()
+        return answer
+
+    def stop(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died, which was said
+            self._turns.send(None)
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            return self._turns.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            what = f"vLLM did not load {self._model}, or ended while it computed; its own messages are above"
+            fix = "If vLLM does not serve this model or scheme on this machine, set max_engine_difference: null and "
+            raise ResourceError(what, fix=f"{fix}leave `speed` out; else give the machine more memory.") from None
+
+
+def _take_turns(model: str, limits: EngineLimits, turns: Connection) -> None:
+    """In an engine's process: answers each turn until it gets None."""
+    is_cpu = limits.num_cores is not None
+    if limits.num_cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.num_cores])
+    os.environ |= vllm_environment(limits.num_cores, in_one_process=True)
+    # Engines write to standard output, which belongs to the command.
+    os.dup2(2, 1)
+    from vllm import LLM
+
+    # The cache has its size; this is only what must be free, and the other engine is on the same GPU.
+    share = {} if is_cpu else {"gpu_memory_utilization": LEAST_FREE_SHARE}
+    engine = LLM(
+        model=model,
+        max_model_len=limits.length_tokens,
+        max_num_seqs=limits.num_sequences,
+        kv_cache_memory_bytes=CACHE_BYTES,
+        enable_prefix_caching=False,  # a prefix that is found would be a prompt that is not computed
+        enforce_eager=is_cpu,
+        **share,
+    )
+    turns.send(0.0)
+    number = 0
+    while (turn := turns.recv()) is not None:
+        number += 1
+        turns.send(_generated(engine, turn, number) if isinstance(turn, GenerateTurn) else _likelihoods(engine, turn))
+
+
+def _generated(engine: Any, turn: GenerateTurn, number: int) -> float:
+    from vllm import SamplingParams, TokensPrompt
+
+    vocabulary = engine.llm_engine.model_config.get_vocab_size()
+    greedy = SamplingParams(temperature=0.0, max_tokens=turn.new_tokens, min_tokens=turn.new_tokens, ignore_eos=True)
+    prompts = [
+        TokensPrompt(prompt_token_ids=_tokens(number, row, turn.prompt_tokens, vocabulary))
+        for row in range(turn.batch_sequences)
+    ]
+    started = time.perf_counter()
+    engine.generate(prompts, greedy, use_tqdm=False)
+    return time.perf_counter() - started
+
+
+def _likelihoods(engine: Any, turn: LikelihoodTurn) -> list[list[float]]:
+    from vllm import SamplingParams, TokensPrompt
+
+    prompts = [TokensPrompt(prompt_token_ids=row) for row in turn.rows]
+    asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    outputs = engine.generate(prompts, asked, use_tqdm=False)
+    return [
+        [
+            entry[token].logprob if token in entry else math.nan
+            for token, entry in zip(row[1:], output.prompt_logprobs[1:], strict=True)
+        ]
+        for row, output in zip(turn.rows, outputs, strict=True)
+    ]
+
+
+def _tokens(turn: int, row: int, num_tokens: int, vocabulary: int) -> list[int]:
+    """Some tokens, others in each turn and row."""
+    first = turn * 7919 + row * 104_729
+    return [(first + index * 31) % (vocabulary - 1) for index in range(num_tokens)]
