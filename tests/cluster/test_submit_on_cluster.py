@@ -90,6 +90,14 @@ def test_a_job_runs_on_the_cluster_and_its_result_is_in_the_store(terminal: Term
     assert "first" in terminal.rayloom("jobs", "list").stdout
 
 
+def test_each_node_unpacks_a_jobs_files_for_itself(terminal: Terminal) -> None:
+    """Nodes that share them take them away from each other's drivers."""
+    assert terminal.rayloom("submit", terminal.job("unpacked"), "--wait").returncode == 0
+    cluster = json.loads((terminal.folder / "cache" / "local-cluster.json").read_text())
+    unpacked = Path(cluster["folder"]).glob("r*/session_2*/runtime_resources/working_dir_files")
+    assert sorted(path.relative_to(cluster["folder"]).parts[0] for path in unpacked) == ["r0", "r1"]
+
+
 def test_a_job_that_fails_ends_with_its_own_code_and_sentence(terminal: Terminal) -> None:
     (terminal.folder / "lacking.yaml").write_text("kind: merge\nname: lacking\nadapter: artifact:nowhere\n")
     ended = terminal.rayloom("submit", "lacking.yaml", "--wait")

@@ -19,8 +19,6 @@ STOP_SECONDS = 3.0
 OBJECT_STORE_BYTES = 300_000_000
 WORKER_PORTS_PER_NODE = 100
 LOOPBACK = "127.0.0.1"
-TEMPORARY = "r"
-"""Ray's own folder in the cluster's."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,14 @@ class Shape:
 
     def arguments(self, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> list[str]:
         """What `ray start` is told for one node; 0 is the head. `head_address`: empty where it is not known yet."""
-        placed = [f"--node-ip-address={networks.address(number)}"] if networks else []
+        placed = [f"--temp-dir={temporary_folder(folder, number, networks)}"]
+        placed += [f"--node-ip-address={networks.address(number)}"] if networks else []
         if number:
             return [f"--address={head_address}:{self.port}", *placed, *self._of_any(number)]
         host = networks.address(0) if networks else LOOPBACK
         return [
             "--head", f"--port={self.port}", f"--dashboard-host={host}", f"--dashboard-port={self.dashboard_port}",
-            f"--temp-dir={folder / TEMPORARY}", *placed, *self._of_any(0),
+            *placed, *self._of_any(0),
         ]  # fmt: skip
 
     def _of_any(self, number: int) -> list[str]:
@@ -62,12 +61,22 @@ class Shape:
         ]  # fmt: skip
 
 
+def temporary_folder(folder: Path, number: int, networks: OwnNetworks | None) -> Path:
+    """Where Ray keeps a node's session, one for each node: with own networks at one path, which each mounts its own at.
+
+    Nodes that shared one would share the working directories of jobs. Ray removes such a directory and unpacks it again
+    when a task on another node needs it (`ray/_private/runtime_env/packaging.py`, `overwrite`), also while a driver
+    runs in it, which then dies of files that are gone.
+    """
+    return folder / ("r" if networks is not None else f"r{number}")
+
+
 def start(shape: Shape, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> int:
     """Starts one node; the id of its process session."""
     arguments = shape.arguments(number, folder, head_address, networks)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     if networks is not None:
-        disk, temporary = folder / f"disk-{number}", folder / TEMPORARY
+        disk, temporary = folder / f"disk-{number}", temporary_folder(folder, number, networks)
         disk.mkdir(exist_ok=True)
         temporary.mkdir(exist_ok=True)
         command = networks.alone(number, command, disk, temporary)
