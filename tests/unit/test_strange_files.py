@@ -81,7 +81,14 @@ def test_chinese_in_gbk_is_refused_unless_its_encoding_is_named() -> None:
     ((origin, bad),) = text_or_table_rows([CASES / "text/gbk.txt"], RowFiles())
     assert origin == "gbk.txt line 1" and isinstance(bad, BadRow) and bad.reason == "invalid_utf8"
     ((_, row),) = text_or_table_rows([CASES / "text/gbk.txt"], RowFiles(encoding="gbk"))
-    assert row == {"text": (CASES / "text/gbk.txt").read_text("gbk")}
+    assert row == {"text": (CASES / "text/gbk.txt").read_text("gbk").strip()}
+
+
+def test_lines_to_predict_have_no_line_ends(tmp_path: Path) -> None:
+    path = written(tmp_path, "one \r\n\ntwo\n", "notes.md")
+    assert list(text_or_table_rows([path], RowFiles())) == [
+        ("notes.md line 1", {"text": "one"}), ("notes.md line 3", {"text": "two"}),
+    ]  # fmt: skip
 
 
 def test_compressed_rows_are_read_everywhere() -> None:

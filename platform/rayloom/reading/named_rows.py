@@ -32,7 +32,11 @@ def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[Name
     """Rows with columns where a file's name says so; of any other file, every line that is not blank as `text`."""
     for file in files:
         named = format_of(file.name)
-        yield from named_rows(file, how, ReadOptions(named if named in TABLES else "text"))
+        if named in TABLES:
+            yield from named_rows(file, how, ReadOptions(named))
+            continue
+        for origin, values in named_rows(file, how, ReadOptions("text")):
+            yield origin, values if isinstance(values, BadRow) else {"text": values["text"].strip()}
 
 
 def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
