@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cases import CASES
 from tokenizers import processors
 from transformers import AutoTokenizer
 
@@ -29,6 +30,7 @@ from rayloom.artifacts.store import Artifact
 from rayloom.text.conversations.messages import loops_over_parts
 from rayloom.text.conversations.render import Conversation, Renderer
 from rayloom.text.templates import TEMPLATES, adopt
+from rayloom.text.tokenizer_files import copy_files
 
 START_SECONDS = 180
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -91,6 +93,16 @@ BROUGHT = {
 }
 
 
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content and (loop.last or keep_thinking) %}<think>{{ m.reasoning_content }}</think>"
+    "{% elif loop.last and enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+"""Reasoning of the last answer only, unless it is to be kept; none at all where it is turned off (Qwen 3's form)."""
+
+
 class Server:
     """A vLLM HTTP server and what it says about prompts."""
 
@@ -103,7 +115,9 @@ class Server:
         with urllib.request.urlopen(request, timeout=120) as response:
             return json.load(response)
 
-    def prompt(self, messages: Sequence[Any], template: str | None = None, tools: Sequence[Any] = ()) -> list[int]:
+    def prompt(
+        self, messages: Sequence[Any], template: str | None = None, tools: Sequence[Any] = (), **settings: Any
+    ) -> list[int]:
         """The ids that the chat endpoint would give to the engine.
 
         (`/tokenize` reads messages by other rules: it leaves `reasoning_content` out.)
@@ -113,6 +127,8 @@ class Server:
             body["chat_template"] = template
         if tools:
             body["tools"] = [{"type": "function", "function": tool} for tool in tools]
+        if settings:
+            body["chat_template_kwargs"] = settings
         ids: list[int] = self.post("/v1/chat/completions/render", body)["token_ids"]
         return ids
 
@@ -188,12 +204,23 @@ def renderer_with(model: Path, template: str) -> Renderer:
     return Renderer(tokenizer)
 
 
-def check_conversation(renderer: Renderer, server: Server, messages: list[Any], tools: Sequence[Any] = ()) -> int:
-    """Every answer is trained once, right behind the ids that the server computes there; returns their number."""
-    samples = renderer.samples(Conversation(tuple(messages), tuple(tools)))
+def check_conversation(
+    renderer: Renderer,
+    server: Server,
+    messages: list[Any],
+    tools: Sequence[Any] = (),
+    its_own: bool = False,
+    **settings: Any,
+) -> int:
+    """Every answer is trained once, right behind the ids that the server computes there; returns their number.
+
+    `its_own`: the server takes the template of its model's folder, not the one that the renderer would take.
+    """
+    samples = renderer.samples(Conversation(tuple(messages), tuple(tools), template_kwargs=settings))
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    prompts = [server.prompt(messages[:number], renderer.templates.chosen(tools), tools) for number in answers]
-    assert prompts == [renderer.prompt(messages[:number], tools) for number in answers]
+    template = None if its_own else renderer.templates.chosen(tools)
+    prompts = [server.prompt(messages[:number], template, tools, **settings) for number in answers]
+    assert prompts == [renderer.prompt(messages[:number], tools, settings) for number in answers]
     for sample in samples:
         assert sample.tokens[:2].count(renderer.tokenizer.bos_token_id) <= 1
         while True in sample.trained:
@@ -223,6 +250,39 @@ def test_reasoning_is_given_to_the_template_under_both_its_names(server: Server,
     messages[2]["reasoning_content"] = "so far"
     messages[4]["reasoning"] = "and on"
     assert check_conversation(renderer_with(model, "everything"), server, messages) == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"enable_thinking": False}, {"keep_thinking": True}])
+def test_settings_of_the_template_and_reasoning_are_the_servers(
+    server: Server, model: Path, settings: dict[str, Any]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = THINKING
+    messages = [dict(message) for message in PLAIN["system and several turns"]]
+    if "enable_thinking" not in settings:
+        messages[2]["reasoning_content"], messages[6]["reasoning"] = "so far", "and on"
+    assert check_conversation(Renderer(tokenizer), server, messages, **settings) == 3
+
+
+@pytest.fixture(scope="module")
+def server_of_two(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server of a model that brings a template for tools beside its default one."""
+    folder = tmp_path_factory.mktemp("two") / "model"
+    shutil.copytree(model, folder)
+    copy_files(CASES / "templates" / "two-templates", folder, ("chat_template.jinja", "additional_chat_templates/*"))
+    log = tmp_path_factory.mktemp("server-of-two") / "log.txt"
+    arguments = ("--max-model-len", "4096", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with served("vllm.entrypoints.launchers.render.entry", folder, log, *arguments) as running:
+        yield running, folder
+
+
+def test_of_several_templates_training_takes_the_servers(server_of_two: tuple[Server, Path]) -> None:
+    server, folder = server_of_two
+    renderer = Renderer.of_model(folder)
+    assert check_conversation(renderer, server, PLAIN["one turn"], its_own=True) == 1
+    assert check_conversation(renderer, server, PLAIN["system and several turns"], its_own=True) == 3
+    assert check_conversation(renderer, server, TOOLS, [WEATHER], its_own=True) == 2
+    assert renderer.prompt(TOOLS[:1], [WEATHER]) != renderer.prompt(TOOLS[:1])
 
 
 def test_templates_that_loop_over_parts_are_recognised_as_the_server_does() -> None:

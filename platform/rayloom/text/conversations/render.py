@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rayloom.errors import InputError
 from rayloom.text.conversations.chat_template import ChatTemplates
 from rayloom.text.conversations.messages import ConversationError, as_served
+from rayloom.text.conversations.segments import SegmentedTokenizer
 from rayloom.text.conversations.turns import check_turns
 from rayloom.text.conversations.unwritten import WrittenFields
 
@@ -78,6 +79,7 @@ class Renderer:
         self._stop_texts = tuple(str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_tokens)))
         self.templates = ChatTemplates(tokenizer, where, template_kwargs)
         self._written = WrittenFields(self.templates)
+        self._tokens = SegmentedTokenizer(tokenizer)
         self._probe()
 
     @classmethod
@@ -119,7 +121,7 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The ids that the server computes for these messages."""
-        return self._ids([self.prompt_text(messages, tools, template_kwargs)])[0]
+        return self._tokens.ids([self.prompt_text(messages, tools, template_kwargs)])[0]
 
     # -- samples to train on ---------------------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ class Renderer:
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         pairs = [self._prompt_and_turn(conversation, index + 1) for index in turns]
         self._check_written(conversation, turns, pairs)
-        ids = self._ids([text for prompt, turn in pairs for text in (prompt, prompt + turn)])
+        ids = self._tokens.ids([text for prompt, turn in pairs for text in (prompt, prompt + turn)])
         joined = _Joined()
         for number, (index, (_, turn)) in enumerate(zip(turns, pairs, strict=True)):
             prompt, whole = ids[2 * number : 2 * number + 2]
@@ -178,7 +180,7 @@ class Renderer:
         """The answer's ids up to its stop token."""
         # In context where the prompt's ids stay as they are (a tokenizer may put a space before a text that begins),
         # by itself where a token would span the seam: the server's prompt ends at the seam whatever follows.
-        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids([turn])[0]
+        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._tokens.ids([turn])[0]
         for place, token in enumerate(rest):
             if token in self.stop_tokens:
                 answer = rest[: place + 1]
@@ -213,15 +215,10 @@ class Renderer:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        # The template writes every special token itself; a tokenizer that adds its own would double the first.
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return found
-
     def _probe(self) -> None:
         try:
             prompt, turn = self._prompt_and_turn(Conversation(_PROBE), len(_PROBE))
-            ids = self._ids([prompt, prompt + turn])
+            ids = self._tokens.ids([prompt, prompt + turn])
             self._answer(ids[0], ids[1], turn)
         except ConversationError as error:
             fix = "Correct the template, or eos_token_id in generation_config.json."
