@@ -68,7 +68,7 @@ def test_ids_are_those_of_whole_texts(
     segmented = SegmentedTokenizer(tokenizer)
     texts = ["".join(part) for part in parts]
     whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    assert segmented.ids(texts) == whole
+    assert list(segmented.ids(texts)) == whole
     assert segmented.is_segmented is is_segmented
 
 

@@ -12,10 +12,10 @@ a new sample, in which earlier answers are context only. Every answer is trained
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rayloom.errors import InputError
 from rayloom.text.conversations.chat_template import ChatTemplates
@@ -23,10 +23,13 @@ from rayloom.text.conversations.messages import ConversationError, as_served
 from rayloom.text.conversations.segments import SegmentedTokenizer
 from rayloom.text.conversations.turns import check_turns
 from rayloom.text.conversations.unwritten import WrittenFields
+from rayloom.text.stop_tokens import stop_tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning"})
 
 
@@ -121,7 +124,7 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The ids that the server computes for these messages."""
-        return self._tokens.ids([self.prompt_text(messages, tools, template_kwargs)])[0]
+        return next(self._tokens.ids([self.prompt_text(messages, tools, template_kwargs)]))
 
     # -- samples to train on ---------------------------------------------------------------------------------------
 
@@ -130,18 +133,41 @@ class Renderer:
 
         Raises ConversationError naming what is wrong with the conversation.
         """
-        messages, tools = conversation.messages, conversation.tools
-        check_turns(messages)
-        self._check_answers(messages)
-        self.templates.check_kwargs(conversation.template_kwargs, self.templates.chosen(tools))
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        pairs = [self._prompt_and_turn(conversation, index + 1) for index in turns]
-        self._check_written(conversation, turns, pairs)
-        ids = self._tokens.ids([text for prompt, turn in pairs for text in (prompt, prompt + turn)])
+        (found,) = self.samples_of_each([conversation])
+        if isinstance(found, ConversationError):
+            raise found
+        return found
+
+    def samples_of_each(self, conversations: Sequence[Conversation]) -> list[list[Sample] | ConversationError]:
+        """The samples of each conversation, or what is wrong with it: many are tokenised at once, on all cores."""
+        turns = [_kept_error(self._turns, conversation) for conversation in conversations]
+        texts = [text for found in turns if not isinstance(found, ConversationError) for text in _texts_of(found)]
+        ids = self._tokens.ids(texts)
+        return [
+            found
+            if isinstance(found, ConversationError)
+            else _kept_error(self._joined, conversation, found, [next(ids) for _ in _texts_of(found)])
+            for conversation, found in zip(conversations, turns, strict=True)
+        ]
+
+    def _turns(self, conversation: Conversation) -> list[tuple[str, str]]:
+        """The prompt before each answer, and the text of its turn."""
+        check_turns(conversation.messages)
+        self._check_answers(conversation.messages)
+        self.templates.check_kwargs(conversation.template_kwargs, self.templates.chosen(conversation.tools))
+        pairs = [self._prompt_and_turn(conversation, index + 1) for index in _answers_in(conversation)]
+        self._check_written(conversation, _answers_in(conversation), pairs)
+        return pairs
+
+    def _joined(
+        self, conversation: Conversation, turns: Sequence[tuple[str, str]], ids: Sequence[list[int]]
+    ) -> list[Sample]:
+        """`ids`: those of each prompt, and of that prompt with its turn."""
         joined = _Joined()
-        for number, (index, (_, turn)) in enumerate(zip(turns, pairs, strict=True)):
+        for number, (index, (_, turn)) in enumerate(zip(_answers_in(conversation), turns, strict=True)):
             prompt, whole = ids[2 * number : 2 * number + 2]
-            joined.add(prompt, self._answer(prompt, whole, turn), bool(messages[index].get("train", True)))
+            is_trained = bool(conversation.messages[index].get("train", True))
+            joined.add(prompt, self._answer(prompt, whole, turn), is_trained)
         samples = [sample for sample in joined.finished() if sample.num_trained]
         if not samples:
             said = "no token is trained: every answer is marked as not to be trained (weight: 0, train: false)"
@@ -180,7 +206,7 @@ class Renderer:
         """The answer's ids up to its stop token."""
         # In context where the prompt's ids stay as they are (a tokenizer may put a space before a text that begins),
         # by itself where a token would span the seam: the server's prompt ends at the seam whatever follows.
-        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._tokens.ids([turn])[0]
+        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else next(self._tokens.ids([turn]))
         for place, token in enumerate(rest):
             if token in self.stop_tokens:
                 answer = rest[: place + 1]
@@ -218,8 +244,8 @@ class Renderer:
     def _probe(self) -> None:
         try:
             prompt, turn = self._prompt_and_turn(Conversation(_PROBE), len(_PROBE))
-            ids = self._tokens.ids([prompt, prompt + turn])
-            self._answer(ids[0], ids[1], turn)
+            before, whole = self._tokens.ids([prompt, prompt + turn])
+            self._answer(before, whole, turn)
         except ConversationError as error:
             fix = "Correct the template, or eos_token_id in generation_config.json."
             what = f"This model's chat template cannot be trained on: {error}"
@@ -250,27 +276,23 @@ class _Joined:
         return [*self._samples, Sample(self._tokens, self._trained)]
 
 
+def _answers_in(conversation: Conversation) -> list[int]:
+    return [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+
+
+def _texts_of(turns: Sequence[tuple[str, str]]) -> list[str]:
+    return [text for prompt, turn in turns for text in (prompt, prompt + turn)]
+
+
+def _kept_error(made: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | ConversationError:
+    try:
+        return made(*args, **kwargs)
+    except ConversationError as error:
+        return error
+
+
 def _differing(prompt: str, whole: str) -> str:
     same = next(
         (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
     )
     return prompt[same : same + 40]
-
-
-def stop_tokens_of(generation_config: Path) -> list[int]:
-    """The ids of `eos_token_id` of a generation_config.json, none where there is no such file.
-
-    Raises InputError where the file says something else.
-    """
-    if not generation_config.exists():
-        return []
-    try:
-        values = json.loads(generation_config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        values = error
-    named = values.get("eos_token_id") or [] if isinstance(values, dict) else values
-    named = [named] if isinstance(named, int) else named
-    if not isinstance(values, dict) or not isinstance(named, list) or not all(isinstance(id_, int) for id_ in named):
-        what = f"generation_config.json must be an object with token ids under eos_token_id; it has {named!s:.80}"
-        raise InputError(what, where=str(generation_config), fix="Correct the file, or fetch the model again.")
-    return named

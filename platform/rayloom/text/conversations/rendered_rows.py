@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
 from rayloom.text.row_problems import RowProblems
+
+ROWS_AT_ONCE = 64
+"""So many rows are tokenised together."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,18 @@ def render_rows(
         # In an order of its own, so that a limit takes rows from everywhere; then in the files' order again.
         order = [int(index) for index in np.random.default_rng([seed, number]).permutation(len(rows))]
         kept: dict[int, RenderedRow] = {}
-        for index in order:
+        for index, samples in _samples(rows, order, renderer, kept, source.limit_rows):
             advance(1)
-            if source.limit_rows is not None and len(kept) >= source.limit_rows:
+            if samples is None:
                 left_out["over_limit_rows"] += 1
-                continue
-            row = _render(rows[index], number, source.repeat, renderer, problems)
-            if row and source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
-                left_out["longer_than_max_row_tokens"] += 1
-            elif row:
-                kept[index] = row
+            elif isinstance(samples, ConversationError):
+                problems.add(rows[index].origin, samples)
+            else:
+                row = _rendered(rows[index].origin, samples, number, source.repeat)
+                if source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
+                    left_out["longer_than_max_row_tokens"] += 1
+                else:
+                    kept[index] = row
         rendered += [kept[index] for index in sorted(kept)]
     problems.raise_any()
     counts.left_out, counts.unknown_keys = dict(left_out), dict(unknown)
@@ -92,13 +97,26 @@ def _with_system(read: Conversation, system: str | None) -> Conversation:
     return replace(read, messages=({"role": "system", "content": system}, *read.messages))
 
 
-def _render(
-    item: Conversation, source: int, repeat: int, renderer: Renderer, problems: RowProblems
-) -> RenderedRow | None:
-    try:
-        samples = tuple(renderer.samples(item))
-    except ConversationError as error:
-        problems.add(item.origin, error)
-        return None
+def _samples(
+    rows: Sequence[Conversation],
+    order: Sequence[int],
+    renderer: Renderer,
+    kept: Mapping[int, RenderedRow],
+    limit: int | None,
+) -> Iterator[tuple[int, list[Sample] | ConversationError | None]]:
+    """By number of the row, its samples or what is wrong with it; None from where as many as the limit are kept."""
+
+    def is_full() -> bool:
+        return limit is not None and len(kept) >= limit
+
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        numbers = order[start : start + ROWS_AT_ONCE]
+        found = renderer.samples_of_each([rows[number] for number in numbers]) if not is_full() else numbers
+        for number, samples in zip(numbers, found, strict=True):
+            yield number, None if is_full() or isinstance(samples, int) else samples
+
+
+def _rendered(origin: str, samples: Sequence[Sample], source: int, repeat: int) -> RenderedRow:
     content = repr([(sample.tokens, sample.trained) for sample in samples]).encode()
-    return RenderedRow(item.origin, samples, source, repeat, hashlib.blake2b(content, digest_size=16).digest())
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return RenderedRow(origin, tuple(samples), source, repeat, digest)

@@ -8,7 +8,7 @@ on texts of many kinds; where it is not, every text is tokenised as a whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SegmentedTokenizer:
         self._pattern = re.compile(f"({pattern})") if pattern else None
         if self._pattern is not None:
             probes = [*_PIECES, *_probes(next(iter(self._separators)))]
-            if self._whole(probes) != self._by_segments(self._pattern, probes):
+            if self._whole(probes) != list(self._by_segments(self._pattern, probes)):
                 self._pattern = None
 
     @property
@@ -39,16 +39,16 @@ class SegmentedTokenizer:
         """Whether segments are tokenised, and not whole texts."""
         return self._pattern is not None
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """The ids of each text, the same as if it were tokenised alone and as a whole."""
-        return self._whole(texts) if self._pattern is None else self._by_segments(self._pattern, texts)
+        return iter(self._whole(texts)) if self._pattern is None else self._by_segments(self._pattern, texts)
 
-    def _by_segments(self, pattern: re.Pattern[str], texts: Sequence[str]) -> list[list[int]]:
+    def _by_segments(self, pattern: re.Pattern[str], texts: Sequence[str]) -> Iterator[list[int]]:
         split = [[segment for segment in pattern.split(text) if segment] for text in texts]
         plain = list(dict.fromkeys(segment for segments in split for segment in segments))
         plain = [segment for segment in plain if segment not in self._separators]
         known = self._separators | dict(zip(plain, self._whole(plain), strict=True))
-        return [[token for segment in segments for token in known[segment]] for segments in split]
+        return ([token for segment in segments for token in known[segment]] for segments in split)
 
     def _whole(self, texts: Sequence[str]) -> list[list[int]]:
         # The template writes every special token itself; a tokenizer that adds its own would double the first.
