@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import rayloom
 from rayloom.commands.options import Command
 from rayloom.commands.table import COMMANDS
-from rayloom.errors import INTERRUPTED_EXIT_CODE
+from rayloom.engine_errors import causes
+from rayloom.errors import INTERRUPTED_EXIT_CODE, unwrapped
 
 BROKEN_PIPE_EXIT_CODE = 141
 
@@ -42,8 +43,6 @@ def _answer(options: argparse.Namespace) -> int:
         print("stopped; the same command continues where it can", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except Exception as error:  # noqa: BLE001 (the one place where a defect becomes a sentence)
-        from rayloom.commands.failures import message_for
-
         if options.debug:
             traceback.print_exc()
         message, code = message_for(error)
@@ -69,3 +68,13 @@ def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
         for argument in command.arguments:
             argument(added)
         added.set_defaults(call=command.call)
+
+
+# What a person reads when a command fails.
+
+
+def message_for(error: BaseException) -> tuple[str, int]:
+    """The message for the person, with the notes of all that the error wraps, and the exit code."""
+    meant = unwrapped(error)
+    notes = dict.fromkeys(note for inner in causes(error) for note in getattr(inner, "__notes__", ()))
+    return "\n".join([f"error: {meant}", *notes]), meant.exit_code

@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
         3,
-        settle="rayloom.tune.settings:with_best_values",
+        settle="rayloom.tune.results:with_best_values",
         prober="rayloom.train.planning.probe:probe",
     ),
     "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 3),

@@ -98,7 +98,7 @@ def trained(method: str, overrides: list[str]) -> dict[str, Any]:
     from rayloom.artifacts.store import Store
     from rayloom.dispatch import load_job, resolve
     from rayloom.evaluate.checks.task import judge
-    from rayloom.models.responders.predictor import Predictor
+    from rayloom.models.responders.responder import Predictor
     from rayloom.models.responders.subject import Subject
     from rayloom.models.task_models import task_model
     from rayloom.text.labelled.dataset import EXAMPLES_NAME

@@ -43,8 +43,7 @@ from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.loop.loop import train
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.process_group import Group, current_group
-from rayloom.train.sizes.device_speed import matrix_peak
-from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.estimates import flops_per_token, matrix_peak
 from rayloom.train.sizes.model_size import size_of_job
 from rayloom.train.weights.architectures import fresh
 

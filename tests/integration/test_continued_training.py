@@ -24,8 +24,7 @@ from rayloom.train.loop import loop
 from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.prepare import job_of, row_shares
-from rayloom.train.publish import _headline
-from rayloom.train.reporting.summary import summarize
+from rayloom.train.publish import _headline, summarize
 
 CONTINUED: dict[str, Any] = {"architecture": None, "base": "artifact:base", "num_steps": 40}
 

@@ -15,8 +15,14 @@ import pytest
 from support.service import MODEL, Running, free_port, running, until, write_job
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, closed_loop, repeated
-from rayloom.serve.load_test.prompts import made_up_prompts
+from rayloom.serve.load_test.clients import (
+    LoadRequest,
+    LoadTarget,
+    MeasuredAnswer,
+    closed_loop,
+    made_up_prompts,
+    repeated,
+)
 
 pytestmark = pytest.mark.full
 MOST_SECONDS = 240.0

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from support.artifacts import note, write_note
 from support.service import free_port
 
-from rayloom.artifacts import lease, node_cache
+from rayloom.artifacts import lock, node_cache
 from rayloom.artifacts.build import build
 from rayloom.artifacts.store import Store
 from rayloom.artifacts.verify import damage
@@ -43,7 +43,7 @@ def settings(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
     return found
 
 

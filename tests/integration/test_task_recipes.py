@@ -21,7 +21,7 @@ from support.training_jobs import ONE
 
 from rayloom.dispatch import load_job
 from rayloom.evaluate.checks.task import judge
-from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.responder import Predictor
 from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model

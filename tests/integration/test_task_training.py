@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.task import judge
-from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.responder import Predictor
 from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import load_task_model
 from rayloom.score.task_batches import task_batch

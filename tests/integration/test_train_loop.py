@@ -17,9 +17,9 @@ from support.training_jobs import ONE, small_job
 from rayloom.errors import InterruptedJobError, QualityError, ResourceError
 from rayloom.train.engines.fragments import write_fragments
 from rayloom.train.engines.plain import PlainEngine
+from rayloom.train.failures import noted_micro_batch
 from rayloom.train.loop import checkpoints, loop, run_state
 from rayloom.train.loop.run_log import read_log
-from rayloom.train.restarts import noted_micro_batch
 
 
 class KilledError(Exception):

@@ -9,7 +9,7 @@ import pytest
 from support.searches import EVERY, NUM_STEPS, Laboratory, search_in, tune_spec
 
 from rayloom.errors import ResourceError
-from rayloom.specs.records import MlflowRecords
+from rayloom.specs.training.trackers import MlflowRecords
 from rayloom.tune.strategies.ranking import best
 
 # MLflow's own use of SQLAlchemy.

@@ -13,7 +13,7 @@ from rayloom.errors import InputError
 from rayloom.serve import api_keys
 from rayloom.serve.api_keys import KeyRing
 from rayloom.serve.gateway.admission import ANYONE, Admission, RateLimit
-from rayloom.serve.transport.error_responses import Refusal
+from rayloom.serve.transport.relay import Refusal
 
 
 @pytest.fixture

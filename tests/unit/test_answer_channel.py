@@ -18,7 +18,7 @@ from rayloom.serve.transport.answer_channel import (
     ReplicaConnection,
     ReplyAddress,
 )
-from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.asgi_call import Frames
 from rayloom.serve.transport.relay import ReplicaLost
 
 HOST = "127.0.0.1"

@@ -22,10 +22,11 @@ from rayloom.serve.load_test.clients import (
     closed_loop,
     open_loop,
     poisson_arrivals,
+    prompts_in,
     repeated,
+    requests_of,
 )
 from rayloom.serve.load_test.figures import LatencyObjectives, goodput
-from rayloom.serve.load_test.prompts import prompts_in, requests_of
 
 STREAM = [
     {"choices": [{"delta": {"content": "one"}}]},

@@ -10,10 +10,9 @@ from pydantic import TypeAdapter
 
 from rayloom.cli import main
 from rayloom.commands.explain import wishes
-from rayloom.commands.job_files import uses
+from rayloom.commands.init import uses
 from rayloom.kinds import SPECS
-from rayloom.specs.base import Spec
-from rayloom.specs.field_docs import field_docs
+from rayloom.specs.base import Spec, field_docs
 from rayloom.specs.files.reference import Key, Model, Reference
 from rayloom.specs.files.reference_words import first_sentence, sample, type_words, unit
 from rayloom.specs.files.schema_walk import models_of

@@ -13,8 +13,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
 from rayloom.artifacts.store import Store
-from rayloom.cli import main
-from rayloom.commands.failures import message_for
+from rayloom.cli import main, message_for
 from rayloom.errors import (
     DefectError,
     InputError,

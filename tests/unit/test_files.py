@@ -8,7 +8,7 @@ import pytest
 
 from rayloom.artifacts.files import matching_files
 from rayloom.errors import InputError
-from rayloom.specs.patterns import matches
+from rayloom.specs.row_files import matches
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.artifacts.folder_files import files_below
-from rayloom.artifacts.manifest import stamp_of_path
+from rayloom.artifacts.manifest import files_below, stamp_of_path
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
 from rayloom.errors import InputError

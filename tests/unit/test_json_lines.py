@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rayloom.artifacts.json_lines import read_json_lines
+from rayloom.artifacts.files import read_json_lines
 
 TEXT = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven\neight\r\nnine"
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import fsspec
 import pytest
 
-from rayloom.artifacts import lease as leases
-from rayloom.artifacts.lease import Lease, leased
+from rayloom.artifacts import lock as leases
+from rayloom.artifacts.lock import Lease, leased
 from rayloom.errors import ResourceError
 
 

@@ -16,7 +16,7 @@ from support.tokenizers import chatml
 
 from rayloom.artifacts.store import Artifact
 from rayloom.data.likelihood_pass import order_of
-from rayloom.score.document_losses import document_losses
+from rayloom.score.perplexity import document_losses
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rayloom.commands import diagnosis
+from rayloom.commands import doctor
 from rayloom.observe.memory import available_bytes, total_bytes
 
 
@@ -35,6 +35,6 @@ def test_files_that_the_kernel_gives_back_are_available_and_the_limit_is_the_tot
 
 
 def test_doctor_counts_free_memory_as_a_plan_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "available_bytes", lambda: 11 * 10**9)
-    monkeypatch.setattr(diagnosis, "total_bytes", lambda: 12 * 10**9)
-    assert diagnosis.memory().said.startswith("11.0 GB free of 12.0 GB")
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 11 * 10**9)
+    monkeypatch.setattr(doctor, "total_bytes", lambda: 12 * 10**9)
+    assert doctor.memory().said.startswith("11.0 GB free of 12.0 GB")

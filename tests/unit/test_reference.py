@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands.reference_page import page
+from rayloom.commands.schema import page
 from rayloom.kinds import SPECS
 from rayloom.specs.files.reference import Key, Reference
 from rayloom.specs.files.reference_words import unit

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from rayloom.observe.metric_rows import metric_rows
-from rayloom.observe.report_page import Section, chart, page, table, text
+from rayloom.observe.report_page import Section, chart, metric_rows, page, table, text
 
 EVIL = "<script>alert('x')</script>&"
 

@@ -17,8 +17,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.serve.gateway.routes import REMEMBER_SECONDS, Route, Routes, VersionShare, shares_of, single_versions
 from rayloom.serve.replicas.adapters import AdapterCatalog, compatible_bases, load_problems
-from rayloom.serve.transport.error_responses import Refusal
-from rayloom.serve.transport.relay import Call
+from rayloom.serve.transport.relay import Call, Refusal
 from rayloom.specs.base import Content, JobSpec
 from rayloom.specs.serve import Adapters
 

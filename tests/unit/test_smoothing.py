@@ -13,7 +13,7 @@ from transformers import GemmaConfig, GemmaForCausalLM, LlamaForCausalLM
 
 from rayloom.export.schemes.calibration import observe
 from rayloom.export.schemes.compressed import linear_layers
-from rayloom.export.schemes.smoothing import scales_with_its_weight, smooth
+from rayloom.export.schemes.int8 import scales_with_its_weight, smooth
 from rayloom.score.agreement import compare, logits_of
 from rayloom.text.packed.shards import Row
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.artifacts import note, write_note
 
-from rayloom.artifacts import lease
+from rayloom.artifacts import lock
 from rayloom.artifacts.build import Build, build
 from rayloom.artifacts.manifest import FileEntry, Outcome
 from rayloom.artifacts.store import Artifact, Store
@@ -36,13 +36,13 @@ def _store(kind: str, tmp_path: Path) -> Store:
 @pytest.fixture(params=["local", "memory", "dir"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A local folder, an object store in memory, and one that several processes see, which fsspec calls not local."""
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
     return _store(request.param, tmp_path)
 
 
 @pytest.fixture(params=["memory", "dir"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
     return _store(request.param, tmp_path)
 
 

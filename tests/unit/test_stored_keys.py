@@ -16,7 +16,7 @@ from rayloom.artifacts.store import Store
 from rayloom.serve import api_keys
 from rayloom.serve.gateway import stored_keys
 from rayloom.serve.gateway.stored_keys import KEPT_SECONDS, StoredKeys
-from rayloom.serve.transport.error_responses import Refusal
+from rayloom.serve.transport.relay import Refusal
 
 GOOD = "f" * 40
 

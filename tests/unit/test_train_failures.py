@@ -9,8 +9,18 @@ from support.training_jobs import small_job
 
 from rayloom.errors import QualityError, ResourceError
 from rayloom.specs.training.endurance import Faults
-from rayloom.train.failures import Cause, Failure, Restart, Stop, after_failure, first_cause
-from rayloom.train.restarts import RETRY_AFTER_STEPS, Attempts, note_micro_batch, noted_micro_batch
+from rayloom.train.failures import (
+    RETRY_AFTER_STEPS,
+    Attempts,
+    Cause,
+    Failure,
+    Restart,
+    Stop,
+    after_failure,
+    first_cause,
+    note_micro_batch,
+    noted_micro_batch,
+)
 
 
 class ActorDiedError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rayloom.train.loop.run_log import RunLog, read_log
-from rayloom.train.reporting.summary import summarize
+from rayloom.train.publish import summarize
 
 END = {
     "tokens": 80,

@@ -16,9 +16,8 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.training.hardware import device_named, fleet_of
 from rayloom.train.planning.fleet import add_fleet, advice, duration, fits, problems, warnings
 from rayloom.train.process_group import backend_for
-from rayloom.train.reporting.summary import summarize
-from rayloom.train.sizes.device_speed import use_tensor_cores
-from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
+from rayloom.train.publish import summarize
+from rayloom.train.sizes.estimates import flops_per_token, memory_per_device, use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
 
 LARGE: dict[str, Any] = {

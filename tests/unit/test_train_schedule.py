@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayloom.specs.training.optimization import Schedule
-from rayloom.train.loop.learning_rate import learning_rate_share
+from rayloom.train.loop.policies import learning_rate_share
 
 
 @pytest.mark.parametrize(

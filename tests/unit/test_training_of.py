@@ -6,10 +6,9 @@ from typing import Any
 
 from support.searches import tune_spec
 
-from rayloom.artifacts.adapter_base import recorded_base
+from rayloom.artifacts.lineage import recorded_base, training_of
 from rayloom.artifacts.manifest import Manifest, Parent
 from rayloom.artifacts.store import Artifact
-from rayloom.artifacts.training import training_of
 
 
 def manifest(kind: str, spec: dict[str, Any], metrics: dict[str, Any], field: str) -> Manifest:

@@ -12,7 +12,7 @@ from support.searches import tune_spec
 
 from rayloom.errors import InputError, SpecError
 from rayloom.specs.train import TrainSpec
-from rayloom.tune.settings import with_best_values
+from rayloom.tune.results import with_best_values
 
 
 def search(folder: Path, values: dict[str, Any]) -> Any:

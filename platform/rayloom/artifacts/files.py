@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME
 from rayloom.errors import InputError
-from rayloom.specs.patterns import matches
+from rayloom.specs.row_files import matches
 
 
 def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
@@ -24,3 +27,14 @@ def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
 
 def _is_content(name: str) -> bool:
     return name != MANIFEST_NAME and name.partition("/")[0] != WORK_NAME
+
+
+# Files of one JSON value a line.
+
+
+def read_json_lines(file: Path) -> Iterator[Any]:
+    """The values in order. A line ends with a line feed only: texts may hold other breaks (U+2028, U+0085) as they are,
+    at which `str.splitlines` would cut a value in two."""
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield json.loads(line)

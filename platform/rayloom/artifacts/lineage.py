@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from rayloom.artifacts.manifest import Manifest, Parent
-from rayloom.artifacts.store import Store
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
+from rayloom.specs.search.space import substituted
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,56 @@ def children(manifest: Manifest, among: Iterable[Manifest]) -> list[Manifest]:
 
 def _names(parent: Parent, manifest: Manifest) -> bool:
     return (parent.name, parent.version) == (manifest.name, manifest.version)
+
+
+# The training job behind an artifact's weights: its own, or that of a search's best trial.
+
+
+def training_of(manifest: Manifest) -> dict[str, Any]:
+    """The training job as plain values; of an artifact that was not trained, its own spec."""
+    if manifest.kind != "tune":
+        return manifest.spec
+    return substituted(manifest.spec["train"], manifest.metrics["best"]["values"])
+
+
+def field_in_training(field: str) -> str:
+    """The path of a reference within the training job: `train.base` of a search is the `base` of its trials."""
+    return field.removeprefix("train.")
+
+
+# The base of an adapter, found through what its training job recorded.
+
+
+def base_of(adapter: Artifact, named: Artifact | None, store: Store) -> Artifact:
+    """The model that the adapter was trained on.
+
+    `named`: the base that the job file gives, or None. Raises InputError where it is another model than the recorded
+    one, or where neither is known.
+    """
+    recorded = recorded_base(adapter)
+    if named is not None:
+        if recorded is not None and recorded.digest != named.manifest.digest:
+            trained_on = f"{recorded.name}@{recorded.version}"
+            what = f"{adapter.id} was trained on {trained_on}, and {named.id} has other weights"
+            raise InputError(what, where="base", fix="Leave `base` out: the right one is found by itself.")
+        return named
+    if recorded is None:
+        what = f"{adapter.id} does not say which model it was trained on"
+        raise InputError(what, where=str(adapter.path), fix="Name that model with `base`.")
+    manifest = store.manifest(recorded.name, recorded.version)
+    if manifest is None:
+        # Made again under another version, perhaps by a newer stage: equal digests are equal weights.
+        same = [other for other in store.versions(recorded.name) if other.digest == recorded.digest]
+        if not same:
+            what = f"The base of {adapter.id}, {recorded.name}@{recorded.version}, is no longer in the store"
+            raise InputError(what, where=store.uri, fix="Run the job that makes it again.")
+        manifest = same[-1]
+    if manifest.digest != recorded.digest:
+        what = f"{manifest.id} has other weights than when {adapter.id} was trained on it"
+        raise InputError(what, where=store.uri, fix="Train the adapter again on this base.")
+    return store.open(manifest)
+
+
+def recorded_base(adapter: Artifact) -> Parent | None:
+    parents = adapter.manifest.parents
+    return next((parent for parent in parents if field_in_training(parent.field) == "base"), None)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import fsspec
+
+from rayloom.errors import ResourceError
 
 
 @contextmanager
@@ -33,3 +44,129 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+# One builder at a time over several machines, where the store is an object store and no kernel lock reaches.
+#
+# The holder writes a small lease object and renews it. A waiter that sees it unchanged for `LEASE_SECONDS` by its own
+# clock takes it over, so no clocks need to agree and a dead machine blocks nobody for long.
+#
+# What this promises: where the filesystem creates objects exclusively (fsspec's `mode="create"` is a conditional put
+# on
+# S3 and Google storage), two holders exist only while one of them has been unable to reach the store, or asleep, for
+# longer than `LEASE_SECONDS`. Such a holder finds out at its next `check`, which the store asks for before it uploads
+# and
+# again before it writes the manifest. Where creation is not exclusive, the last writer wins after `SETTLE_SECONDS`.
+# What it does not promise: that two machines never compute the same result. They may, in those moments, and the
+# digests
+# in the manifest then tell whose files stand there (`rayloom artifacts verify`).
+
+LEASE_SECONDS = 60.0
+RENEW_SECONDS = 10.0
+SETTLE_SECONDS = 0.5
+"""How long a new lease must stand before it counts, for filesystems that cannot create exclusively."""
+POLL_SECONDS = 1.0
+
+
+@dataclass
+class Lease:
+    """A held lease. `check` raises ResourceError where it was lost."""
+
+    filesystem: fsspec.AbstractFileSystem
+    place: str
+    lease_seconds: float
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _renewals: int = 0
+    _renewed_at: float = 0.0
+
+    def check(self) -> None:
+        """Returns where this process still holds the lease, as the store itself says."""
+        if _token(_read(self.filesystem, self.place)) != self.token:
+            what = "Another machine took over making this artifact, because this one could not renew its lease in time"
+            fix = "Run the command again: it uses the other's result, or continues from the work kept here."
+            raise ResourceError(what, where=self.place, fix=fix)
+
+    def _write(self, mode: str) -> None:
+        self._renewals += 1
+        record = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "renewals": self._renewals}
+        self.filesystem.pipe_file(self.place, json.dumps(record).encode(), mode=mode)
+        self._renewed_at = time.monotonic()
+
+    def take(self) -> bool:
+        """Tries to become the holder; False where there is one."""
+        try:
+            self._write("create")
+        except FileExistsError:
+            return False
+        time.sleep(SETTLE_SECONDS)
+        return _token(_read(self.filesystem, self.place)) == self.token
+
+    def renew_until_ended(self, every_seconds: float) -> None:
+        """Keeps the lease alive; ends quietly when it is lost, which `check` then finds."""
+        while not self._ended.wait(every_seconds):
+            try:
+                if _token(_read(self.filesystem, self.place)) != self.token:
+                    return
+                self._write("overwrite")
+            except OSError:
+                # The store cannot be reached. Past the lease's time another may hold it, and writing would rob them.
+                if time.monotonic() - self._renewed_at > self.lease_seconds:
+                    return
+
+    def release(self) -> None:
+        self._ended.set()
+        if _token(_read(self.filesystem, self.place)) == self.token:
+            self.filesystem.rm_file(self.place)
+
+
+@contextmanager
+def leased(
+    filesystem: fsspec.AbstractFileSystem,
+    place: str,
+    on_wait: Callable[[], None] = lambda: None,
+    lease_seconds: float = LEASE_SECONDS,
+    renew_seconds: float = RENEW_SECONDS,
+) -> Iterator[Lease]:
+    """Holds the lease object at `place`; calls `on_wait` once when another machine has it."""
+    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
+    lease = Lease(filesystem, place, lease_seconds)
+    if not lease.take():
+        on_wait()
+        while not lease.take():
+            _await_end(filesystem, place, lease_seconds)
+    renewal = threading.Thread(target=lease.renew_until_ended, args=(renew_seconds,), daemon=True)
+    renewal.start()
+    try:
+        yield lease
+    finally:
+        lease.release()
+        renewal.join()
+
+
+def _await_end(filesystem: fsspec.AbstractFileSystem, place: str, lease_seconds: float) -> None:
+    """Returns when the lease is gone, or removed here because nobody renewed it."""
+    seen, changed_at = _read(filesystem, place), time.monotonic()
+    while seen is not None:
+        time.sleep(min(POLL_SECONDS, lease_seconds / 4))
+        now = _read(filesystem, place)
+        if now != seen:
+            seen, changed_at = now, time.monotonic()
+        elif time.monotonic() - changed_at > lease_seconds:
+            filesystem.rm_file(place)
+            return
+
+
+def _read(filesystem: fsspec.AbstractFileSystem, place: str) -> bytes | None:
+    filesystem.invalidate_cache()
+    try:
+        return bytes(filesystem.cat_file(place))
+    except FileNotFoundError:
+        return None
+
+
+def _token(record: bytes | None) -> str | None:
+    try:
+        return str(json.loads(record)["token"]) if record else None
+    except (ValueError, KeyError, TypeError):
+        return None  # being written, on a filesystem whose writes are not atomic

@@ -19,8 +19,7 @@ import fsspec
 from pydantic import ValidationError
 
 from rayloom.artifacts.durable import flush, make_readable, write_durably
-from rayloom.artifacts.lease import leased
-from rayloom.artifacts.lock import exclusive
+from rayloom.artifacts.lock import exclusive, leased
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
 from rayloom.artifacts.node_cache import keep_while_alive, make_room
 from rayloom.errors import InputError, ResourceError

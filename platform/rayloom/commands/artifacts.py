@@ -17,8 +17,8 @@ from rayloom.artifacts.store import Store
 from rayloom.artifacts.verify import damage
 from rayloom.commands.output import console, emit_json, plain_table, size, when
 from rayloom.errors import InputError
-from rayloom.observe.metric_rows import metric_rows
 from rayloom.observe.progress import progress, say
+from rayloom.observe.report_page import metric_rows
 
 DAMAGED_EXIT_CODE = InputError.exit_code
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import rayloom
-from rayloom.commands.job_files import templates, uses
+from rayloom.commands.init import templates, uses
 from rayloom.errors import SpecError
 from rayloom.kinds import KINDS, SPECS
 from rayloom.specs.base import JobSpec

@@ -13,9 +13,8 @@ from rayloom.artifacts.store import Store
 from rayloom.commands.artifacts import store_here
 from rayloom.commands.output import size, when
 from rayloom.kinds import KINDS, imported
-from rayloom.observe.metric_rows import metric_rows
 from rayloom.observe.progress import say
-from rayloom.observe.report_page import Section, page, table, text
+from rayloom.observe.report_page import Section, metric_rows, page, table, text
 
 
 def report(options: argparse.Namespace) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 
 from rayloom.commands.explain import spec_of
+from rayloom.commands.init import starters_of
 from rayloom.kinds import SPECS
 from rayloom.observe.progress import say
+from rayloom.specs.base import JobSpec
+from rayloom.specs.files.reference import Key, Model, Reference
+from rayloom.specs.files.reference_words import default, flow, type_words, unit
 
 
 def schema(options: argparse.Namespace) -> None:
@@ -28,8 +33,73 @@ def schema(options: argparse.Namespace) -> None:
 def _text(kind: str, as_page: bool) -> str:
     spec = spec_of(kind)
     if as_page:
-        from rayloom.commands.reference_page import page
-
         return page(kind, spec)
     values = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.model_json_schema()
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+# The reference page of a kind of job in Markdown: `rayloom schema KIND --markdown`, kept under `jobs/reference/`.
+
+_TRAINING_JOB = "TrainSpec"
+"""A search holds a whole training job, which has a page of its own."""
+
+
+def page(kind: str, spec: type[JobSpec]) -> str:
+    """The page: what the kind is for, a starter, and every key with type, unit, default and meaning."""
+    reference = Reference(kind, spec)
+    root = reference.models(reference.root)[0]
+    lines = [f"# kind: {kind}", "", _flat(root.schema["description"]), ""]
+    for name, text in starters_of(kind).items():
+        lines += [f"`rayloom init {name}` writes this starter:", "", "```yaml", text.rstrip(), "```", ""]
+    lines += [f"## Keys of `{kind}`", "", *_table(root, reference)]
+    for path, key, models in _sections(root, reference):
+        lines += ["", f"## `{path}`", ""]
+        lines += [_flat(key.description), ""] if key.description else []
+        for model in models:
+            lines += [f"### `type: {model.tag}`", ""] if len(models) > 1 else []
+            lines += [_flat(model.schema.get("description", "")), "", *_table(model, reference), ""]
+        lines.pop()
+    lines += ["", "Written by `make reference` from the specs; change the descriptions there."]
+    return "\n".join(lines) + "\n"
+
+
+def _sections(root: Model, reference: Reference) -> Iterator[tuple[str, Key, list[Model]]]:
+    """Every key whose value is a mapping, by its path, each mapping described where it stands first."""
+    waiting = [("", root)]
+    seen: set[int] = set()
+    while waiting:
+        above, model = waiting.pop(0)
+        for key in model.fields():
+            path = f"{above}.{key.name}".lstrip(".")
+            models = [found for found in reference.models(key.schema) if id(found.schema) not in seen]
+            if models and models[0].schema.get("title") != _TRAINING_JOB:
+                seen |= {id(found.schema) for found in models}
+                yield path, key, models
+                waiting += [(f"{path}.{found.tag}" if found.tag else path, found) for found in models]
+
+
+def _table(model: Model, reference: Reference) -> list[str]:
+    keys = list(model.fields())
+    if [key.name for key in keys] == ["type"]:
+        return ["It has no further keys."]
+    rows = [f"| {' | '.join(_cell(part) for part in _row(key, reference))} |" for key in keys]
+    return ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
+
+
+def _row(key: Key, reference: Reference) -> tuple[str, str, str, str]:
+    only = reference.models(key.schema)
+    text = key.description or (only[0].schema.get("description", "") if len(only) == 1 else "")
+    measured = f" ({unit(key)})" if unit(key) else ""
+    is_default_long = len(default(key)) > 60
+    shown = "must be given" if key.is_required else "see below" if is_default_long else f"`{default(key)}`"
+    if key.name in ("kind", "type") and "const" in key.schema:
+        return f"`{key.name}`", f"`{flow(key.schema['const'])}`", shown, text
+    return f"`{key.name}`", type_words(key.schema, reference) + measured, shown, _flat(text)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -29,7 +29,7 @@ from rayloom.commands.options import (
 _ARTIFACTS = "rayloom.commands.artifacts"
 _JOBS = "rayloom.commands.cluster.jobs"
 _SERVICES = "rayloom.commands.endpoint.service"
-_KEYS = "rayloom.commands.endpoint.keys"
+_KEYS = "rayloom.commands.endpoint.service"
 
 COMMANDS: tuple[Command, ...] = (
     Command(

@@ -83,7 +83,7 @@ class Scorer:
 
     def __call__(self, chunk: int) -> dict[str, Any]:
         """Leaves the chunk's scores in the scratch folder."""
-        from rayloom.score.document_losses import document_losses
+        from rayloom.score.perplexity import document_losses
 
         judged, spec = self.given.judged, self.given.spec
         place = judged.scratch.folder("scored") / f"{judged.chunks[chunk]}.scores"

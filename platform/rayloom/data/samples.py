@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayloom.artifacts.json_lines import read_json_lines
+from rayloom.artifacts.files import read_json_lines
 
 
 def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from rich.text import Text
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.checks.checks import check_ready, heldout_shards, prompt_text, rows_of_check
-from rayloom.models.responders.heldout_texts import heldout_examples
-from rayloom.models.responders.subject import Subject, subjects
+from rayloom.models.responders.subject import Subject, heldout_examples, subjects
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.evaluate import AnswersCheck, EvaluateSpec, HarnessCheck, HeldoutLoss, TaskCheck, WrittenCheck
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rayloom.artifacts.adapter_base import base_of
+from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.export.adapters import AdapterFolder, check_values

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rayloom.artifacts.adapter_base import base_of
 from rayloom.artifacts.build import Build
+from rayloom.artifacts.lineage import base_of, training_of
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
-from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError, QualityError
 from rayloom.export.adapters import AdapterFolder, check_values
 from rayloom.export.combine import add_others, others

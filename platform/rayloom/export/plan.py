@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rayloom.artifacts.adapter_base import base_of
+from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
@@ -87,7 +87,7 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
 def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet:
     from rayloom.export.schemes.compressed import linear_layers
     from rayloom.export.task_quantize import sixteen_bit, without_calibration
-    from rayloom.models.responders.heldout_texts import heldout_examples
+    from rayloom.models.responders.subject import heldout_examples
 
     sheet = PlanSheet()
     try:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +16,6 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, QualityError
 from rayloom.export import task_quantize
 from rayloom.export.model_folder import ModelFolder, check_memory
-from rayloom.export.quality.answers import answers_to, prompts_of
 from rayloom.export.quality.engine_check import (
     by_engine,
     check,
@@ -35,6 +35,7 @@ from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress
 from rayloom.score.agreement import compare_answers
+from rayloom.score.answers import greedy_answers
 from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.export import Fp8Scheme, Int4Scheme, Int8Scheme, Nf4Scheme, QuantizeSpec, Scheme, Speed
 
@@ -189,3 +190,32 @@ def _metrics(
         "allowed_quality_loss": spec.allowed_quality_loss,
         **sizes.as_metrics(),
     }
+
+
+# Greedy answers to the beginnings of real rows, before and after quantising: how often they stay the same.
+
+LEAST_PROMPT_TOKENS = 16
+"""Of rows in which every token is trained: with less, an answer has nothing to follow from."""
+MOST_PROMPT_TOKENS = 256
+
+
+def prompts_of(rows: SampledRows, num_prompts: int) -> list[list[int]]:
+    """The beginnings of rows spread evenly over all: up to the first trained token, which begins the answer."""
+    chosen = np.linspace(0, len(rows) - 1, min(num_prompts, len(rows))).round().astype(int)
+    prompts = []
+    for number in sorted({int(number) for number in chosen}):
+        row = rows.row(number)
+        trained = np.flatnonzero(row.trained)
+        end = max(LEAST_PROMPT_TOKENS, int(trained[0]) if len(trained) else 0)
+        prompts.append(row.tokens[: min(end, MOST_PROMPT_TOKENS)].tolist())
+    return prompts
+
+
+def answers_to(model: nn.Module, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
+    """The likeliest answers of this many tokens, or up to where the model ends one."""
+    if not prompts:
+        return []
+    with_defaults: Any = model
+    end = with_defaults.generation_config.eos_token_id
+    stops = [] if end is None else end if isinstance(end, list) else [end]
+    return greedy_answers(model, prompts, num_tokens, stops, len(prompts))

@@ -18,9 +18,8 @@ from rayloom.export.model_folder import ModelFolder
 from rayloom.export.quality.sizes import compare_sizes
 from rayloom.export.schemes import int8
 from rayloom.export.schemes.compressed import CompressedWriter, linear_layers
-from rayloom.models.responders.heldout_texts import heldout_examples
-from rayloom.models.responders.predictor import Predictor
-from rayloom.models.responders.subject import Subject
+from rayloom.models.responders.responder import Predictor
+from rayloom.models.responders.subject import Subject, heldout_examples
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.progress import progress

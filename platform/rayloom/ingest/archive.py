@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rayloom.errors import InputError, ResourceError
-from rayloom.specs.patterns import matches
+from rayloom.specs.row_files import matches
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
-from rayloom.artifacts.folder_files import files_below
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome, files_below
 from rayloom.errors import InputError
 from rayloom.ingest import npm_package
 from rayloom.ingest.archive import unpack

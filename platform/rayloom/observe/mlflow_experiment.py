@@ -13,7 +13,7 @@ from typing import Any
 
 from rayloom.errors import ResourceError
 from rayloom.observe.progress import say
-from rayloom.specs.records import MlflowRecords
+from rayloom.specs.training.trackers import MlflowRecords
 
 NAME_TAG = "mlflow.runName"
 DATABASE = "mlflow.db"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from typing import Any
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -79,3 +80,18 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.4g}" if isinstance(value, float) else html.escape(str(value))
+
+
+# Nested values as flat rows, for tables of metrics and specs.
+
+
+def metric_rows(values: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Dotted path and value of every leaf. Lists of plain values stay one row."""
+    if isinstance(values, dict) and values:
+        return [row for key, value in values.items() for row in metric_rows(value, f"{path}.{key}" if path else key)]
+    is_nested = isinstance(values, list) and any(isinstance(item, dict | list) for item in values)
+    if is_nested:
+        return [row for index, item in enumerate(values) for row in metric_rows(item, f"{path}.{index}")]
+    if isinstance(values, list):
+        return [(path, ", ".join(str(item) for item in values))]
+    return [] if values is None or values == {} else [(path, values)]

@@ -13,7 +13,7 @@ from typing import IO, Any
 import fsspec
 
 from rayloom.errors import InputError
-from rayloom.specs.patterns import matches
+from rayloom.specs.row_files import matches
 
 _SIGNS = (
     "ETag", "etag", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time", "created",

@@ -9,8 +9,7 @@ from typing import Any
 from rayloom.reading.files import format_of, read_file
 from rayloom.reading.files_in_place import FileInPlace
 from rayloom.reading.records import TABLES, BadRow, FileFormat, ReadOptions
-from rayloom.specs.patterns import matches
-from rayloom.specs.row_files import RowFiles
+from rayloom.specs.row_files import RowFiles, matches
 
 RowFile = Path | FileInPlace
 """A file on this machine's disk, or at a URI."""

@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rayloom.score.batches import Batch, moved
-from rayloom.score.document_masks import documents_of
 from rayloom.score.label_loss import LabelLoss, LogitScale, chunk_positions, output_head
+from rayloom.score.model_inputs import documents_of
 from rayloom.score.tally import AnswerTally
 from rayloom.specs.training.preferences import Dpo, Kto, Orpo, SimPo
 

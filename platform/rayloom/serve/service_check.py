@@ -15,9 +15,15 @@ from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.observe.progress import progress, say
 from rayloom.serve.lifecycle import Service
-from rayloom.serve.load_test.clients import LoadRequest, LoadTarget, MeasuredAnswer, closed_loop, repeated
+from rayloom.serve.load_test.clients import (
+    LoadRequest,
+    LoadTarget,
+    MeasuredAnswer,
+    closed_loop,
+    made_up_prompts,
+    repeated,
+)
 from rayloom.serve.load_test.figures import Summary, summary
-from rayloom.serve.load_test.prompts import made_up_prompts
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 from rayloom.specs.serve import ServeCheck, ServedModel, ServedPredictor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Self
 
@@ -70,3 +72,18 @@ def files_at_uris(field: str, sources: Sequence[SourceOfRows]) -> Iterator[Outsi
     for number, source in enumerate(sources):
         if source.uri is not None:
             yield OutsideFiles(f"{field}.{number}.uri", source.uri, source.files)
+
+
+# Which files a glob pattern of a job file means, the same everywhere.
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a relative path with forward slashes fits: `*` and `?` stay in one folder, `**` crosses folders."""
+    return _compiled(pattern).fullmatch(path) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    return re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)

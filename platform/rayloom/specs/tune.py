@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, JobFile, JobSpec, OutsideFiles, Spec, references
 from rayloom.specs.files.problems import nearest
-from rayloom.specs.records import MlflowRecords
 from rayloom.specs.search.space import Choice, Multiple, Space, space_problems
 from rayloom.specs.search.strategies import (
     AshaScheduler,
@@ -34,6 +33,7 @@ from rayloom.specs.search.trial_metrics import (
     training_metrics,
 )
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.trackers import MlflowRecords
 
 Goal = Literal["minimise", "maximise"]
 

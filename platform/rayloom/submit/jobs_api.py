@@ -6,6 +6,7 @@ there, a cluster too old.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import urllib.error
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from rayloom.errors import InputError, ResourceError
 
@@ -140,7 +143,6 @@ class JobsApi:
 
     def follow(self, id: str) -> Iterator[str]:  # noqa: A002
         """The log from its beginning, piece by piece as it grows, until the job ends."""
-        from rayloom.submit.log_stream import log_pieces
 
         return log_pieces(self.address, id, self._headers())
 
@@ -208,3 +210,34 @@ def _job(entry: Mapping[str, Any]) -> ClusterJob:
         ended_ms=entry.get("end_time"),
         exit_code=entry.get("driver_exit_code"),
     )
+
+
+# A job's log as it grows, over the websocket of Ray's Jobs API.
+
+
+def log_pieces(address: str, job_id: str, headers: Mapping[str, str]) -> Iterator[str]:
+    """Pieces of text until the job ends. Raises ResourceError where the stream breaks before."""
+    loop = asyncio.new_event_loop()
+    pieces = _pieces(address, job_id, headers)
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(anext(pieces))
+            except StopAsyncIteration:
+                return
+            except aiohttp.ClientError as error:
+                fix = "`rayloom jobs status` says how the job stands; `rayloom jobs logs --follow` begins again."
+                raise ResourceError(f"The job's log broke off: {error}", where=address, fix=fix) from None
+    finally:
+        loop.run_until_complete(pieces.aclose())
+        loop.close()
+
+
+async def _pieces(address: str, job_id: str, headers: Mapping[str, str]):  # type: ignore[no-untyped-def]
+    url = f"{address}/api/jobs/{job_id}/logs/tail"
+    async with aiohttp.ClientSession(headers=dict(headers)) as session, session.ws_connect(url) as socket:
+        async for message in socket:
+            if message.type == aiohttp.WSMsgType.TEXT:
+                yield message.data
+            elif message.type == aiohttp.WSMsgType.ERROR:
+                raise aiohttp.ClientError(str(socket.exception()))

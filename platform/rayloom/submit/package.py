@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rayloom
-from rayloom.artifacts.folder_files import files_below
+from rayloom.artifacts.manifest import files_below
 from rayloom.errors import InputError
 from rayloom.specs.base import references
 from rayloom.specs.files.load import Job

@@ -28,10 +28,9 @@ from rayloom.train.loop.loop import train
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group, backend_for, current_group
 from rayloom.train.publish import publish
-from rayloom.train.reporting.progress import TrainingProgress
-from rayloom.train.reporting.trackers import TrackedRun, opened
+from rayloom.train.reporting.trackers import TrackedRun, TrainingProgress, opened
 from rayloom.train.settings import note
-from rayloom.train.sizes.disk_space import check_room
+from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
 STAGE_VERSION = 3

@@ -12,7 +12,7 @@ from rayloom.specs.train import TrainSpec
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All paths are absolute. Every worker sees them, or has its own node's (`rayloom.train.on_node`)."""
+    """All paths are absolute. Every worker sees them, or has its own node's (`rayloom.train.prepare`)."""
 
     spec: TrainSpec
     base: Path | None

@@ -21,8 +21,7 @@ from rayloom.train.planning.preflight import add_method, add_rows
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
-from rayloom.train.sizes.disk_space import disk_bytes, no_room
-from rayloom.train.sizes.estimates import checkpoint_bytes, flops_per_token, memory_per_device
+from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device, no_room
 from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job
 
 USUAL_METHODS = {

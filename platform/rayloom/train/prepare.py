@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.lock import exclusive
+from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
@@ -220,3 +222,28 @@ def check_rows(job: TrainJob) -> None:
         if limit is not None and length > limit:
             what = f"sequence_length_tokens is {length}, but the base has {limit} positions"
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")
+
+
+# A training job as the worker of another node sees it: the same artifacts and rows, in that node's own folders.
+
+
+def on_this_node(job: TrainJob, parents: Mapping[str, Manifest]) -> TrainJob:
+    """The job with this node's paths. `parents`: the artifacts that the spec names, by path of the reference.
+
+    What the job needs is fetched from the store, once for all workers of the node. Where every worker sees the same
+    folders, the job is given back as it is.
+    """
+    if job.copy is None:
+        return job
+    work = job.copy.folder
+    work.mkdir(parents=True, exist_ok=True)
+    with exclusive(work / ".preparing"):
+        artifacts = {path: job.copy.store.open(manifest) for path, manifest in parents.items()}
+        job.copy.fetch(DATA_NAME)
+        here = job_of(job.spec, artifacts, work, work / job.out.name)
+    return replace(
+        here,
+        micro_batch_sequences=job.micro_batch_sequences,
+        retry_after_steps=job.retry_after_steps,
+        copy=job.copy,
+    )

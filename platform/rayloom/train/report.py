@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
-from rayloom.observe.metric_rows import metric_rows
-from rayloom.observe.report_page import Section, chart, table
+from rayloom.observe.report_page import Section, chart, metric_rows, table
 from rayloom.train.loop.run_log import read_log
 
 SMOOTHING = 0.9

@@ -24,15 +24,22 @@ from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
-from rayloom.train.failures import Cause, Failure, Stop, after_failure, first_cause
+from rayloom.train.failures import (
+    Attempts,
+    Cause,
+    Failure,
+    Stop,
+    after_failure,
+    first_cause,
+    note_micro_batch,
+    noted_micro_batch,
+)
 from rayloom.train.job import TrainJob
 from rayloom.train.prepare import DATA_NAME, job_of
 from rayloom.train.publish import publish
-from rayloom.train.reporting.progress import TrainingProgress
-from rayloom.train.reporting.trackers import Following, TrackedRun, opened
-from rayloom.train.restarts import Attempts, note_micro_batch, noted_micro_batch
+from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
 from rayloom.train.settings import note, runs_with_other_settings
-from rayloom.train.sizes.disk_space import check_room
+from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
 POLL_SECONDS = 0.2
@@ -178,7 +185,7 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
     os.environ.setdefault("DS_ACCELERATOR", get_device().type)
     from rayloom.train.loop.loop import train
-    from rayloom.train.on_node import on_this_node
+    from rayloom.train.prepare import on_this_node
     from rayloom.train.process_group import current_group
 
     group = current_group(get_device())

@@ -24,8 +24,13 @@ from rayloom.tune.strategies.history import History
 from rayloom.tune.strategies.points import grid_size
 from rayloom.tune.strategies.schedulers import bracket_order, grace_steps
 from rayloom.tune.strategies.searchers import missing_package, suggested_point
-from rayloom.tune.trials.capacity import Amounts, bundles_of, num_concurrent
-from rayloom.tune.trials.memory import gpu_memory_problems, memory_bytes_per_worker
+from rayloom.tune.trials.capacity import (
+    Amounts,
+    bundles_of,
+    gpu_memory_problems,
+    memory_bytes_per_worker,
+    num_concurrent,
+)
 
 POINTS_SHOWN = 8
 

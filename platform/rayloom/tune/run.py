@@ -22,8 +22,7 @@ from rayloom.tune.search import Search
 from rayloom.tune.strategies.history import History, Journal
 from rayloom.tune.strategies.ranking import best
 from rayloom.tune.strategies.searchers import missing_package
-from rayloom.tune.trials.capacity import bundles_of, num_concurrent
-from rayloom.tune.trials.memory import memory_bytes_per_worker
+from rayloom.tune.trials.capacity import bundles_of, memory_bytes_per_worker, num_concurrent
 from rayloom.tune.trials.ray_trials import run_trials
 from rayloom.tune.trials.trial_files import TrialFiles
 

@@ -14,8 +14,7 @@ from rayloom.specs.search.strategies import PopulationScheduler
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Event, EventType, History, Journal, Outcome, Trial
-from rayloom.tune.strategies.population import copies_at, next_exchange, step_to_exchange
-from rayloom.tune.strategies.schedulers import reason_to_stop
+from rayloom.tune.strategies.schedulers import copies_at, next_exchange, reason_to_stop, step_to_exchange
 from rayloom.tune.strategies.searchers import suggested_point
 
 

@@ -14,9 +14,15 @@ from rayloom.commands.endpoint.chat import KEY_VARIABLE, open_client, served_mod
 from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.progress import progress, say
-from rayloom.serve.load_test.clients import LoadTarget, MeasuredAnswer, closed_loop, open_loop, poisson_arrivals
+from rayloom.serve.load_test.clients import (
+    LoadTarget,
+    MeasuredAnswer,
+    closed_loop,
+    open_loop,
+    poisson_arrivals,
+    requests_of,
+)
 from rayloom.serve.load_test.figures import LatencyObjectives, goodput, summary
-from rayloom.serve.load_test.prompts import requests_of
 from rayloom.serve.load_test.report import TIMES, rendered
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.build import Build
-from rayloom.artifacts.json_lines import read_json_lines
+from rayloom.artifacts.files import read_json_lines
 from rayloom.data import audit
 from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.labelled import split_rows, wrong_labels

@@ -10,7 +10,7 @@ from rayloom.reading.files import read_stream
 from rayloom.reading.records import EXCERPT_CHARACTERS, BadRow, FileRecord, ReadOptions, row_too_long
 from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.cleaning.text_sources import Columns, Csv, DocumentFiles, PlainText, TextSource, Tsv, Warc
-from rayloom.specs.patterns import matches
+from rayloom.specs.row_files import matches
 
 
 @dataclass(frozen=True)

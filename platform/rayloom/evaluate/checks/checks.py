@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayloom.artifacts.lineage import training_of
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.harness import check_harness_ready, measure_harness
 from rayloom.evaluate.checks.measured import Measured

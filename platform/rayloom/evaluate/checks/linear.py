@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter
 
 from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.lineage import field_in_training, training_of
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.artifacts.training import field_in_training, training_of
 from rayloom.errors import InputError
-from rayloom.models.responders.predictor import Predictor
+from rayloom.models.responders.responder import Predictor
 from rayloom.reading.files_in_place import files_in_place
 from rayloom.reading.named_rows import RowFile
 from rayloom.score.linear_baseline import text_labels, word_tags

@@ -10,14 +10,12 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.linear import linear_predictions
 from rayloom.evaluate.checks.measured import Measured
-from rayloom.models.responders.heldout_texts import heldout_examples
-from rayloom.models.responders.predictor import Predictor
-from rayloom.models.responders.subject import Subject
+from rayloom.models.responders.responder import Predictor
+from rayloom.models.responders.subject import Subject, heldout_examples
 from rayloom.observe.progress import progress, say
-from rayloom.score.answer_scores import exact_match, word_f1
 from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
-from rayloom.score.text_scores import sentence_chrf, text_scores
+from rayloom.score.text_scores import exact_match, sentence_chrf, text_scores, word_f1
 from rayloom.specs.evaluate import TaskCheck
 from rayloom.specs.training.tasks import (
     QuestionAnswering,

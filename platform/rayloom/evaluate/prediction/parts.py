@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.durable import appearing
-from rayloom.artifacts.json_lines import read_json_lines
+from rayloom.artifacts.files import read_json_lines
 from rayloom.errors import InputError
 from rayloom.reading.named_rows import text_or_table_rows
 from rayloom.reading.records import BadRow

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from rayloom.artifacts.lineage import training_of
 from rayloom.artifacts.store import Artifact
-from rayloom.artifacts.training import training_of
 from rayloom.errors import InputError
 from rayloom.specs.export import QuantizeSpec
 from rayloom.text.packed.shards import Row, TokenShards

@@ -13,11 +13,15 @@ from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import observe
 from rayloom.export.schemes.compressed import StoredLayer
 from rayloom.export.schemes.rounding import round_channels
-from rayloom.export.schemes.smoothing import smooth
 from rayloom.specs.export import Int8Scheme
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rayloom.export.schemes.calibration import Observed
 
 LARGEST = 127
 
@@ -59,3 +63,69 @@ def int8_layers(
             top = (largest[name] if factor is None else largest[name] / factor).max()
             stored["input_scale"] = (top / LARGEST).reshape(1).to(layer.weight.dtype)
         keep(name, stored)
+
+
+# Outliers moved from activations, which INT8 cannot hold, into weights, which it can (SmoothQuant, Xiao et al. 2022).
+#
+# A channel of a norm's output is divided by a factor and the same channel of the weights that read it multiplied by
+# it:
+# the model computes what it did, and activations have fewer outliers.
+#
+# Shapes: I channels, O outputs.
+
+
+@torch.no_grad()
+def smooth(model: nn.Module, layers: Mapping[str, nn.Linear], seen: Observed, strength: float) -> dict[str, Tensor]:
+    """Divides the norms of the model in place; returns the (I,) factors for the weights of the layers that read them.
+
+    `strength`: 0 leaves the activations' range as it is, 1 moves all of it into the weights.
+    """
+    factors: dict[str, Tensor] = {}
+    for name, readers in seen.readers.items():
+        norm = model.get_submodule(name)
+        if not scales_with_its_weight(norm):
+            continue
+        wanted = _factors(seen.largest[readers[0]], [layers[reader].weight for reader in readers], strength)
+        applied = _divide(norm, wanted)
+        factors |= dict.fromkeys(readers, applied)
+    return factors
+
+
+def _factors(largest_inputs: Tensor, weights: Sequence[Tensor], strength: float) -> Tensor:
+    largest_weights = torch.stack([weight.float().abs().amax(dim=0) for weight in weights]).amax(dim=0)
+    smallest = torch.finfo(torch.bfloat16).tiny
+    return (largest_inputs.clamp(min=smallest) ** strength) / (largest_weights.clamp(min=smallest) ** (1 - strength))
+
+
+def _divide(norm: nn.Module, wanted: Tensor) -> Tensor:
+    """Divides the norm's weight (and bias); returns the factors by which that was really done.
+
+    The new weight is rounded to the model's precision first and the factor taken from it, so that no rounding is added.
+    """
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    divided = (weight.float() / wanted).to(weight.dtype)
+    usable = (divided != 0) & torch.isfinite(divided)
+    divided = torch.where(usable, divided, weight)
+    applied = torch.where(usable, weight.float() / divided.float(), torch.ones_like(wanted))
+    weight.copy_(divided)
+    bias = getattr(norm, "bias", None)
+    if isinstance(bias, Tensor):
+        bias.copy_((bias.float() / applied).to(bias.dtype))
+    return applied
+
+
+@torch.no_grad()
+def scales_with_its_weight(norm: nn.Module) -> bool:
+    """Whether half the weight (and bias) is half the output. Gemma's norms, which add 1 to their weight, are not so."""
+    kept = {name: parameter.clone() for name, parameter in norm.named_parameters()}
+    size = len(next(iter(kept.values())))
+    dtype = next(iter(kept.values())).dtype
+    probe = torch.linspace(-2, 3, size).to(dtype)[None]
+    whole = norm(probe)
+    for parameter in norm.parameters():
+        parameter.mul_(0.5)
+    half = norm(probe)
+    for name, parameter in norm.named_parameters():
+        parameter.copy_(kept[name])
+    return torch.equal(half * 2, whole)

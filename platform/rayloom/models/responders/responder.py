@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rayloom.errors import RayloomError
+from torch import nn
+
+from rayloom.errors import InputError, RayloomError
 from rayloom.models.context_length import context_tokens_of
-from rayloom.models.responders.predictor import Predictor, needs
 from rayloom.models.responders.subject import Subject
-from rayloom.score.answers import greedy_answers
+from rayloom.score.answers import greedy_answers, written_texts
+from rayloom.score.task_batches import target_of
+from rayloom.score.task_loss import logits_of_rows
 from rayloom.specs.predict import Generation
-from rayloom.specs.training.tasks import RelationExtraction
+from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, SequenceToSequence, Task
 from rayloom.text.conversations.render import Renderer
+from rayloom.text.labelled.decoding import Prediction, decoded
+from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 
 
@@ -145,3 +150,53 @@ def _check_text(row: Mapping[str, Any]) -> None:
 def _marked(row: Mapping[str, Any]) -> tuple[Span, ...]:
     marks = ((name, row.get(name)) for name in ("head", "tail"))
     return tuple(Span(int(m["start"]), int(m["end"]), name) for name, m in marks if isinstance(m, Mapping))
+
+
+# A task model with its tokenizer: from texts to labels, entities or answers, in evaluation and prediction.
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts for one task with one model."""
+
+    task: Task
+    encoder: TaskEncoder
+    model: nn.Module
+
+    @classmethod
+    def of(cls, subject: Subject) -> Predictor:
+        """Raises InputError where the model was not trained for a task."""
+        if subject.task is None:
+            what = f"{subject.artifact_id} was not trained for a task"
+            raise InputError(what, fix="Name the result of a `train` job with a task.")
+        task, length = subject.task
+        return cls(task, TaskEncoder.of_folder(task, subject.tokenizer_folder, length), subject.task_model)
+
+    def predict(
+        self, examples: Sequence[Example], micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each text, in order."""
+        if isinstance(self.task, SequenceToSequence):
+            texts = self._written(examples, self.task, micro_batch_sequences)
+            advance(len(examples))
+            return [Prediction((text,)) for text in texts]
+        rows = self.encoder.rows(examples)
+        padding = int(self.encoder.tokenizer.pad_token_id or 0)
+        flat = [row for of_one in rows for row in of_one]
+        logits = iter(logits_of_rows(self.model, flat, target_of(self.task), micro_batch_sequences, padding))
+        found = [decoded(self.task, of_one, [next(logits) for _ in of_one]) for of_one in rows]
+        advance(len(examples))
+        return found
+
+    def _written(self, examples: Sequence[Example], task: SequenceToSequence, micro_batch_sequences: int) -> list[str]:
+        tokenizer = self.encoder.tokenizer
+        rows = [row.tokens.tolist() for (row,) in self.encoder.rows(examples)]
+        answers = written_texts(self.model, rows, task.max_target_tokens, micro_batch_sequences)
+        return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+
+
+def needs(task: Task) -> str:
+    """What beside a text a prediction needs, in words; empty where the text is enough."""
+    if isinstance(task, QuestionAnswering):
+        return "a question"
+    return "two marked entities" if isinstance(task, RelationExtraction) else ""

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from rayloom.artifacts.adapter_base import base_of
+from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
 from rayloom.models import loading
 from rayloom.models.task_models import load_task_model, task_of
 from rayloom.specs.training.tasks import Task
 from rayloom.text.conversations.render import Renderer
+from rayloom.text.labelled.dataset import EXAMPLES_NAME
+from rayloom.text.labelled.examples import Example, read_examples
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,15 @@ class Subject:
 def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:
     """The model, and the baseline where the job names one."""
     return [Subject.of(role, parents[role], store) for role in ("model", "baseline") if role in parents]
+
+
+# The texts that a training job of a task set aside.
+
+
+def heldout_examples(rows_of: Artifact) -> list[Example]:
+    """Raises InputError where there are none."""
+    file = rows_of.path / "heldout" / EXAMPLES_NAME
+    if not file.exists():
+        fix = "Name the model or adapter that a `train` job with a task made."
+        raise InputError(f"{rows_of.id} keeps no held-out texts of a task", where=str(rows_of.path), fix=fix)
+    return list(read_examples(file))

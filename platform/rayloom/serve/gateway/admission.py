@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rayloom.serve.api_keys import ApiKey, KeyRing
 from rayloom.serve.transport.asgi_call import Headers
-from rayloom.serve.transport.error_responses import AUTHENTICATION, RATE, Refusal, header
+from rayloom.serve.transport.relay import AUTHENTICATION, RATE, Refusal, header
 
 ANYONE = ""
 

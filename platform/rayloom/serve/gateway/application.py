@@ -34,8 +34,17 @@ from rayloom.serve.gateway.client_request import (
 from rayloom.serve.gateway.routes import RequestTarget, Routes
 from rayloom.serve.replicas.predictor_requests import ENDPOINTS
 from rayloom.serve.transport.asgi_call import Headers, Message, Receive, Scope, Send
-from rayloom.serve.transport.error_responses import SERVER, Refusal, as_openai_error, header
-from rayloom.serve.transport.relay import Backend, Call, ReplicaLost, Reply, begin
+from rayloom.serve.transport.relay import (
+    SERVER,
+    Backend,
+    Call,
+    Refusal,
+    ReplicaLost,
+    Reply,
+    as_openai_error,
+    begin,
+    header,
+)
 
 MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.transport.asgi_call import Headers, Receive, Scope, Send
-from rayloom.serve.transport.error_responses import Refusal, error_event
+from rayloom.serve.transport.relay import Refusal, error_event
 
 
 @dataclass

@@ -27,8 +27,7 @@ from rayloom.serve.replicas.adapters import AdapterCatalog
 from rayloom.serve.replicas.engine_internals import model_handle
 from rayloom.serve.replicas.request_text import RequestBody
 from rayloom.serve.transport.answer_channel import AnswerReceiver
-from rayloom.serve.transport.asgi_call import Application
-from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.asgi_call import Application, Frames
 from rayloom.serve.transport.listener import Listener, bound
 from rayloom.serve.transport.relay import Call, QueueFull, ReplicaLost
 from rayloom.specs.serve import AccessRules, Adapters

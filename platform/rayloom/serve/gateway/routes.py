@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from rayloom.errors import InputError
 from rayloom.serve.replicas.adapters import AdapterCatalog, ResolvedAdapter
-from rayloom.serve.transport.error_responses import Refusal
-from rayloom.serve.transport.relay import Backend
+from rayloom.serve.transport.relay import Backend, Refusal
 
 REMEMBER_SECONDS = 2.0
 """How long the store's answer about an adapter is used before it is asked again."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from rayloom.artifacts.store import Store
 from rayloom.errors import InputError
 from rayloom.serve.api_keys import READ_SECONDS, KeyRing, listed, mounted
-from rayloom.serve.transport.error_responses import SERVER, Refusal
+from rayloom.serve.transport.relay import SERVER, Refusal
 
 KEPT_SECONDS = 60.0
 """How long keys are accepted after the last time that they could be read."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayloom.artifacts.lineage import field_in_training
 from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.artifacts.training import field_in_training
 from rayloom.errors import InputError
 from rayloom.specs.serve import Adapters
 

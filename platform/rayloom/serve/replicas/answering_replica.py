@@ -9,8 +9,7 @@ from contextlib import aclosing
 from functools import partial
 
 from rayloom.serve.transport.answer_channel import GatewayConnections, ReplyAddress
-from rayloom.serve.transport.asgi_call import Headers
-from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.asgi_call import Frames, Headers
 
 Write = Callable[[bytes], None]
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import cast
 
-from rayloom.serve.transport.frames import Frames
+from rayloom.serve.transport.asgi_call import Frames
 from rayloom.serve.transport.relay import ReplicaLost
 
 SECRET_BYTES = 32

@@ -20,18 +20,16 @@ from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.manifest import file_entries
 from rayloom.errors import InterruptedJobError, QualityError
 from rayloom.train.job import TrainJob
-from rayloom.train.loop import step_faults
+from rayloom.train.loop import policies
 from rayloom.train.loop.batch_feed import Feed
-from rayloom.train.loop.early_stopping import is_improvement
 from rayloom.train.loop.heldout_loss import heldout_loss
-from rayloom.train.loop.learning_rate import learning_rate_share
+from rayloom.train.loop.policies import is_improvement, learning_rate_share
 from rayloom.train.loop.run_log import Tell
 from rayloom.train.loop.run_state import Run, go_to, prepared
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, after_step, loss_scale
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.device_speed import data_sheet_peak, matrix_peak, peak_memory_bytes
-from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.estimates import data_sheet_peak, flops_per_token, matrix_peak, peak_memory_bytes
 from rayloom.train.weights.model import save_model
 
 
@@ -92,13 +90,13 @@ def _step(run: Run, feed: Feed) -> bool:
     loss = _accumulate(run, batches, agreed.num_labels)
     norm = run.engine.step(learning_rate)
     is_applied = math.isfinite(norm)
-    is_loss_good = loss <= step_faults.loss_limit(run.job.spec.faults, state)  # not where it is not a number
+    is_loss_good = loss <= policies.loss_limit(run.job.spec.faults, state)  # not where it is not a number
     if is_loss_good and after_step(precision, state, is_applied) and not is_applied:
         run.log.add("overflow", state.step, loss=loss, loss_scale=run.engine.loss_scale)
         return True
     if not is_applied:
         return _after_bad_step(run, loss)
-    step_faults.remember_loss(state, loss)
+    policies.remember_loss(state, loss)
     run.log.add(
         "step",
         state.step,
@@ -163,7 +161,7 @@ def _between_steps(run: Run, agreed: _Agreed) -> None:
 
 def _accumulate(run: Run, batches: Sequence[TrainBatch], num_labels: int) -> float:
     """Gradients of the global batch's mean loss; the loss. Past the policy's limit gradients become NaN on purpose."""
-    limit = step_faults.loss_limit(run.job.spec.faults, run.state)
+    limit = policies.loss_limit(run.job.spec.faults, run.state)
     total = torch.zeros((), device=run.group.device)
     mean = total
     for number, batch in enumerate(batches):
@@ -184,16 +182,16 @@ def _after_bad_step(run: Run, loss: float) -> bool:
     state.skipped_steps.append(state.step)
     run.checkpoints.finish()
     newest = run.checkpoints.newest_sound()
-    decision = step_faults.after_bad_step(policy, state, newest is not None)
+    decision = policies.after_bad_step(policy, state, newest is not None)
     rows = run.rows.of_step(state.step - 1)
     run.log.add("bad_step", state.step, loss=loss, decision=decision.name.lower(), rows=rows)
     run.log.say(f"step {state.step}: loss {loss:.4g}, or its gradient, is not usable; {decision.value}")
-    if decision is step_faults.StepDecision.STOP:
+    if decision is policies.StepDecision.STOP:
         named = ", ".join(f"{source}:{row}" for source, row in rows[:8])
         what = f"{policy.max_skipped_steps + 1} steps in a row up to step {state.step} had no usable loss or gradient"
         fix = f"Look at these rows (source:row): {named}; or lower learning_rate, or set gradient_clip_norm."
         raise QualityError(what, where=f"loss {loss:.4g}", fix=fix)
-    if decision is step_faults.StepDecision.GO_BACK and newest is not None:
+    if decision is policies.StepDecision.GO_BACK and newest is not None:
         skipped, rollbacks = state.skipped_steps, state.rollbacks + 1
         go_to(run, newest)
         run.state.skipped_steps, run.state.rollbacks = skipped, rollbacks

@@ -13,23 +13,21 @@ from numpy.random import SeedSequence
 from rayloom.score.document_attention import use_documents
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
+from rayloom.train.failures import note_micro_batch
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import checkpoints as stored
 from rayloom.train.loop.batch_feed import RunRows
-from rayloom.train.loop.best_weights import BestWeights
-from rayloom.train.loop.checkpoints import Checkpoints
+from rayloom.train.loop.checkpoints import BestWeights, Checkpoints
 from rayloom.train.loop.run_log import RunLog, Tell
 from rayloom.train.objectives.denoising import pretraining_objective
 from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
-from rayloom.train.restarts import note_micro_batch
-from rayloom.train.sizes.device_speed import use_tensor_cores
+from rayloom.train.sizes.estimates import use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
-from rayloom.train.weights.layers import prepare_layers
-from rayloom.train.weights.model import build_model, save_model
+from rayloom.train.weights.model import build_model, prepare_layers, save_model
 
 ASKING_SECONDS = 5.0
 """Between questions for notice that a machine leaves; clouds give at least half a minute of it."""

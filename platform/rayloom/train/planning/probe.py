@@ -20,8 +20,7 @@ from rayloom.train.planning.fleet import duration
 from rayloom.train.precision import DTYPES
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.device_speed import matrix_peak, peak_memory_bytes
-from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.estimates import flops_per_token, matrix_peak, peak_memory_bytes
 from rayloom.train.sizes.model_size import size_of_job
 
 NUM_STEPS = 4

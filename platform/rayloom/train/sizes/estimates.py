@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import statistics
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+
+from rayloom.errors import ResourceError
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import (
     BitFit,
@@ -14,8 +23,10 @@ from rayloom.specs.training.adapters import (
     PTuningAdapter,
     is_whole_model,
 )
+from rayloom.specs.training.hardware import device_named
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
+from rayloom.train.job import TrainJob
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
@@ -162,3 +173,88 @@ def _unit(spec: TrainSpec) -> int:
 
 def checkpoint_bytes(size: ModelSize) -> int:
     return size.trained * MASTER_AND_ADAM_BYTES
+
+
+# Whether the disk has room for what a run writes: checkpoints, and its finished weights.
+
+FP32_BYTES, HALF_BYTES = 4, 2
+
+
+def disk_bytes(spec: TrainSpec, size: ModelSize) -> int:
+    """The most that a run holds at once: the checkpoints that it keeps, the one that is being written, the result."""
+    saved = size.parameters if is_whole_model(spec.adapter) else size.trained
+    result = saved * (FP32_BYTES if spec.precision == "fp32" else HALF_BYTES)
+    best = result if spec.early_stopping is not None else 0
+    return (spec.checkpoints.keep + 1) * checkpoint_bytes(size) + result + best
+
+
+def no_room(spec: TrainSpec, size: ModelSize, folder: Path) -> ResourceError | None:
+    """What to do where the run does not fit into the folder of its checkpoints; those that are there count in."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    mine = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free, needed = shutil.disk_usage(existing).free + mine, disk_bytes(spec, size)
+    if needed <= free:
+        return None
+    keep = spec.checkpoints.keep
+    what = (
+        f"The run needs {needed / 1e9:,.1f} GB of disk ({keep} checkpoints of {checkpoint_bytes(size) / 1e9:,.1f} GB, "
+        f"the next one and the result), and {free / 1e9:,.1f} GB are free"
+    )
+    lower = "set checkpoints.keep: 1, " if keep > 1 else ""
+    return ResourceError(
+        what, where=str(existing), fix=f"Make room there, {lower}or name another store with RAYLOOM_STORE."
+    )
+
+
+def check_room(job: TrainJob, size: ModelSize) -> None:
+    """Raises ResourceError where the run would fill the disk that its work folder is on."""
+    error = no_room(job.spec, size, job.checkpoints)
+    if error is not None:
+        raise error
+
+
+# How fast this process' device multiplies matrices: what the speed of training is measured against.
+
+SIDE = {"cpu": 512, "cuda": 8192}
+REPEATS = {"cpu": 5, "cuda": 10}
+
+
+def data_sheet_peak(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that the maker states, if the device is a GPU of the table in `specs.training.hardware`."""
+    known = device_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if known is None or (dtype == torch.float32 and not known.has_bf16):
+        return None
+    return known.peak_flops / (2 if dtype == torch.float32 else 1)  # in fp32 by TF32, at half the speed
+
+
+def use_tensor_cores(device: torch.device) -> None:
+    """Lets a GPU multiply fp32 matrices in TF32: inputs rounded to 10 bits of mantissa, sums in fp32."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a square product in this arithmetic; milliseconds on a CPU, about a tenth of a second on a GPU."""
+    side = SIDE.get(device.type, 2048)
+    one = torch.rand(side, side, device=device).to(dtype)
+    torch.mm(one, one)
+    seconds = [_seconds(one) for _ in range(REPEATS.get(device.type, 5))]
+    return float(2 * side**3 / min(statistics.median(seconds), seconds[-1]))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held at once: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _seconds(one: torch.Tensor) -> float:
+    if one.device.type == "cuda":
+        torch.cuda.synchronize(one.device)
+    started = time.perf_counter()
+    torch.mm(one, one)
+    if one.device.type == "cuda":
+        torch.cuda.synchronize(one.device)
+    return time.perf_counter() - started

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayloom.errors import InputError, QualityError
+from rayloom.errors import InputError, QualityError, ResourceError
 from rayloom.models.adapters import attach, save
-from rayloom.models.embedding_noise import add_embedding_noise
 from rayloom.models.quantised import Precision, load_quantised
 from rayloom.models.task_models import empty_task_model, save_task, trained_task_model
 from rayloom.models.weight_files import stored_tensors
@@ -168,3 +170,50 @@ def _check_adapter(weights: Mapping[str, Tensor]) -> None:
         if not tensor.numel() or is_zero:
             what = f"The adapter's {name} is empty or all zero after training"
             raise QualityError(what, fix="Train for more steps or with a higher learning rate.")
+
+
+# What is done to a model's layers before training: recomputing instead of keeping, and compiling.
+
+
+def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> None:
+    """Does what the spec asks for. Names of parameters, and so checkpoints, stay as they are."""
+    if spec.activation_checkpointing:
+        recompute: Any = model
+        # The other kind, "reentrant", needs inputs that have gradients, which frozen embeddings do not give.
+        recompute.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.compile:
+        _check_compiler(device)
+        for layer in layers_of(model):
+            layer.compile()
+
+
+def layers_of(model: nn.Module) -> Iterator[nn.Module]:
+    """The repeated blocks: alike, so that what is compiled for one serves all."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+
+
+def _check_compiler(device: torch.device) -> None:
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        fix = "Install one (on Debian: apt-get install g++), or set compile: false."
+        raise ResourceError("compile needs a C++ compiler on a CPU, and there is none", where="g++", fix=fix)
+
+
+# Noise on embeddings while a model is fine-tuned (NEFTune, Jain et al. 2023, arXiv:2310.05914).
+
+
+def add_embedding_noise(model: nn.Module, alpha: float) -> None:
+    """Adds uniform noise of at most alpha / √(S · D) to every embedding, in training only.
+
+    S positions of a row, D hidden size. Drawn from torch's state, which the loop seeds for each micro-batch.
+    """
+
+    def noisy(module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
+        if not module.training:
+            return embedded
+        positions, size = embedded.shape[-2:]
+        return embedded + torch.empty_like(embedded).uniform_(-1, 1) * (alpha / math.sqrt(positions * size))
+
+    inner: Any = model
+    inner.get_input_embeddings().register_forward_hook(noisy)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.observe.mlflow_experiment import MlflowExperiment, mlflow_metrics
-from rayloom.specs.records import MlflowRecords
+from rayloom.specs.training.trackers import MlflowRecords
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.results import shown
 from rayloom.tune.strategies.history import History, Trial

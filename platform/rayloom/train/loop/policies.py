@@ -1,0 +1,78 @@
+"""Decisions about a step: its learning rate, whether a measurement is better, and what to do if the step went wrong.
+
+Pure functions and policies that return a decision; the loop alone acts on it.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+from rayloom.specs.training.endurance import EarlyStopping, Faults
+from rayloom.specs.training.optimization import Schedule
+from rayloom.train.loop.heldout_loss import HeldoutMeasure
+from rayloom.train.state import TrainState
+
+LOSS_MEMORY = 0.98
+"""How much of the running mean of the loss each step keeps."""
+
+
+class StepDecision(Enum):
+    """What happens after a step that was not applied."""
+
+    SKIP = "the step is left out and training goes on"
+    GO_BACK = "training goes back to the last checkpoint, with a lower learning rate"
+    STOP = "training stops"
+
+
+def loss_limit(policy: Faults, state: TrainState) -> float:
+    """The loss above which a step is not applied; NaN and infinity never are."""
+    if policy.spike_factor is None or state.typical_loss is None:
+        return float("inf")
+    return state.typical_loss * policy.spike_factor
+
+
+def after_bad_step(policy: Faults, state: TrainState, has_checkpoint: bool) -> StepDecision:
+    """For a step that was not applied, which is the last of `state.skipped_steps`."""
+    in_a_row = 0
+    while state.step - in_a_row in state.skipped_steps:
+        in_a_row += 1
+    if in_a_row <= policy.max_skipped_steps:
+        return StepDecision.SKIP
+    if state.rollbacks < policy.max_rollbacks and has_checkpoint:
+        return StepDecision.GO_BACK
+    return StepDecision.STOP
+
+
+def remember_loss(state: TrainState, loss: float) -> None:
+    old = state.typical_loss
+    state.typical_loss = loss if old is None else LOSS_MEMORY * old + (1 - LOSS_MEMORY) * loss
+
+
+# The learning rate of a step: a pure function, so that a resumed run needs no scheduler's state.
+
+
+def learning_rate_share(schedule: Schedule, step: int, num_steps: int) -> float:
+    """Part of the peak learning rate at `step` (0 is the first): warm-up to 1, then the shape down to final_share."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    if schedule.type == "constant":
+        return 1.0
+    if schedule.type == "wsd":
+        steps_left = num_steps - step
+        steps_of_decay = max(1, round(schedule.decay_share * num_steps))
+        return schedule.final_share + (1 - schedule.final_share) * min(1.0, steps_left / steps_of_decay)
+    done = (step - schedule.warmup_steps) / max(1, num_steps - schedule.warmup_steps)
+    falling = 0.5 * (1 + math.cos(math.pi * done)) if schedule.type == "cosine" else 1 - done
+    return schedule.final_share + (1 - schedule.final_share) * falling
+
+
+# Whether what was measured is better than before, for early stopping.
+
+
+def is_improvement(stopping: EarlyStopping, state: TrainState, found: HeldoutMeasure) -> bool:
+    """Whether it beats the best so far by more than the threshold. The first measurement does, a later NaN does not."""
+    if stopping.by == "score":
+        score = found.score or 0.0
+        return state.best_score is None or score > state.best_score + stopping.threshold
+    return state.best_loss is None or found.loss < state.best_loss - stopping.threshold
