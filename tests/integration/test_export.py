@@ -91,9 +91,9 @@ def asked_of_vllm(model: Artifact, tuned: Artifact, folder: Path) -> tuple[Loss,
     questions = folder / "questions.json"
     questions.write_text(json.dumps({"documents": FirstRows(tuned).documents(), "prompts": prompts}))
     script = str(Path(__file__).parents[1] / "support" / "vllm_losses.py")
-    done = subprocess.run(
-        [sys.executable, script, str(model.path), str(questions)], capture_output=True, text=True, timeout=300
-    )
+    # -P: beside the script lies a tokenizers.py, which is not the library.
+    command = [sys.executable, "-P", script, str(model.path), str(questions)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return Loss(said["nats"], said["num_tokens"]), said["answers"]
