@@ -1,7 +1,7 @@
-"""A training job without Ray: `torchrun --nproc-per-node 8 -m rayloom.train job.yaml`, or `python -m rayloom.train`.
+"""Runs a training job without Ray: `torchrun --nproc-per-node 8 -m rayloom.train job.yaml`, or `python -m …`.
 
-The same loop, checkpoints and artifact as `rayloom run`. What the job names must be in the store already, and workers
-are as many as torchrun starts; a worker that dies ends them all, and the same command continues.
+It uses the same loop, checkpoints and artifact as `rayloom run`. Artifacts that the job names must be in the store.
+The number of workers is torchrun's. If a worker dies, all end, and the same command resumes the run.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
 STAGE_VERSION = 3
-"""That of kind train in rayloom.kinds, which stands above this room; a test keeps them equal."""
+"""Version of kind `train` in rayloom.kinds, which this package must not import; a test keeps them equal."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code. Every process calls it; the first one writes and speaks."""
+    """Runs the job; returns the exit code. All processes call it; only the first writes artifacts and prints."""
     parser = argparse.ArgumentParser(prog="python -m rayloom.train", description="Train without Ray.")
     parser.add_argument("file", type=Path, metavar="FILE", help="a job file of kind train")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one field")
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def join() -> Group:
-    """The group that torchrun describes in the environment, or a group of this process alone."""
+    """The process group that torchrun describes in the environment, or one with only this process."""
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if has_gpu else torch.device("cpu")
     os.environ.setdefault("DS_ACCELERATOR", device.type)
@@ -82,7 +82,7 @@ def _train(job: Job, group: Group) -> None:
 
 
 def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
-    """The first process' part: prepares, trains with the others, publishes."""
+    """The first process' work: prepares the job, trains with the others, publishes."""
     if not isinstance(spec, TrainSpec):
         raise TypeError(f"{spec.kind} is not a training job")
     job = job_of(spec, given.parents, given.work, given.work / "result")

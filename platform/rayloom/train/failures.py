@@ -1,6 +1,6 @@
-"""What to do when workers fail: sorts out the cause, and decides; whoever runs the workers acts on the decision.
+"""What to do when workers fail: finds the cause, decides on a restart, and notes the micro-batch size of each start.
 
-The errors of Ray, torch and the collectives arrive as copies from other processes; `rayloom.engine_errors` knows them.
+Errors of Ray, torch and collectives arrive as copies from other processes; `rayloom.engine_errors` recognises them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rayloom.train.job import TrainJob
 
 
 class Cause(Enum):
-    """Why workers failed."""
+    """Why workers failed; the value explains it."""
 
     OURS = "the training says so itself, in a sentence"
     OUT_OF_MEMORY = "a device or the machine has too little memory"
@@ -29,7 +29,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """The first cause among what all workers reported."""
+    """The cause of a failure of workers, and the error of the worker that had it."""
 
     cause: Cause
     error: BaseException
@@ -37,7 +37,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Restart:
-    """Workers are started again, from the last checkpoint."""
+    """Decision: start the workers again from the last checkpoint."""
 
     micro_batch_sequences: int
     why: str
@@ -45,13 +45,13 @@ class Restart:
 
 @dataclass(frozen=True)
 class Stop:
-    """The job ends with this error."""
+    """Decision: end the job with this error."""
 
     error: BaseException
 
 
 def first_cause(errors: Sequence[BaseException]) -> Failure:
-    """Sorts one worker's own trouble from what it did to the others."""
+    """The original error and its cause, told from the errors that it led to on other workers."""
     flat = [inner for error in errors for inner in reported_by_ray(error)]
     for error in flat:
         if is_ours(error):
@@ -65,7 +65,7 @@ def first_cause(errors: Sequence[BaseException]) -> Failure:
 
 
 def after_failure(policy: Faults, failure: Failure, micro_batch_sequences: int, num_restarts: int) -> Restart | Stop:
-    """`num_restarts`: how often workers were started again already."""
+    """The decision after a failure. `num_restarts`: restarts of this command so far."""
     if failure.cause in (Cause.OURS, Cause.DEFECT):
         return Stop(failure.error)
     if failure.cause is Cause.OUT_OF_MEMORY:
@@ -87,21 +87,19 @@ def _after_out_of_memory(policy: Faults, micro_batch_sequences: int) -> Restart 
     return Stop(ResourceError(what, fix=fix))
 
 
-# How a job's workers are started again: how often that happened, and how many sequences they compute at once.
+# Restarts of a job's workers: their count, and the micro-batch size of each.
 #
-# Memory that ran out may only have been taken by another process for a moment, and a smaller micro-batch is slower
-# for as
-# long as it stays. So the spec's own micro-batch is tried again: by every new command, and within one after some
-# steps.
+# Memory may have run out only because another process used it for a while, and a smaller micro-batch is slower. So the
+# spec's micro-batch size is tried again: at the start of every command, and during a run after some steps.
 
 NOTE_NAME = "micro_batch.json"
 RETRY_AFTER_STEPS = 100
-"""With a smaller micro-batch, before the spec's own is tried again; twice as many after each time that it failed."""
+"""Steps with a smaller micro-batch before the spec's is tried again; doubled each time that it fails."""
 
 
 @dataclass
 class Attempts:
-    """The starts of one command. The job that it holds is the one to start next."""
+    """Starts of the workers by one command. `job`: the job to start next."""
 
     job: TrainJob
     num_restarts: int = 0
@@ -112,7 +110,7 @@ class Attempts:
         return cls(replace(job, micro_batch_sequences=job.spec.micro_batch_sequences))
 
     def restart(self, decision: Restart, is_out_of_memory: bool) -> None:
-        """Makes `job` the one that the decision asks for."""
+        """Sets `job` and the counts according to the decision."""
         self.num_restarts += 1
         self.num_out_of_memory += is_out_of_memory
         is_smaller = decision.micro_batch_sequences < self.job.spec.micro_batch_sequences
@@ -122,14 +120,14 @@ class Attempts:
 
 
 def note_micro_batch(job: TrainJob, sequences: int) -> None:
-    """Writes down what the workers compute at once, so that whoever starts them knows what ran out of memory."""
+    """Stores the workers' micro-batch size, so that after a failure it is known which size ran out of memory."""
     write_durably(job.work / NOTE_NAME, json.dumps({"micro_batch_sequences": sequences}))
     if job.copy is not None:
         job.copy.put(NOTE_NAME)
 
 
 def noted_micro_batch(job: TrainJob) -> int:
-    """What the workers computed at once when last noted; at first that of the spec."""
+    """The micro-batch size last stored; the spec's if there is none."""
     if job.copy is not None:
         job.copy.replace(NOTE_NAME)
     file = job.work / NOTE_NAME

@@ -1,4 +1,4 @@
-"""One training run as plain values: what the loop is given, wherever it runs."""
+"""One training run as plain values: the input of the training loop."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from rayloom.specs.train import TrainSpec
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All paths are absolute. Every worker sees them, or has its own node's (`rayloom.train.prepare`)."""
+    """A training run. Paths are absolute; workers without a shared disk use their node's (`prepare.on_this_node`)."""
 
     spec: TrainSpec
     base: Path | None
     """Folder of the model to continue from."""
     tokenizer: Path
-    """Folder whose tokenizer files go with the result."""
+    """Folder of the tokenizer, which is saved with the result."""
     train: tuple[Path, ...]
-    """Folders of token shards to train on."""
+    """Folders of rows to train on."""
     shares: tuple[float, ...]
-    """Each one's part of the rows."""
+    """Each folder's share of the rows."""
     heldout: dict[str, Path]
-    """Folders of token shards to measure on, by name; the first decides on stopping."""
+    """Folders of held-out rows, by name; early stopping uses the first."""
     work: Path
-    """Checkpoints and logs; survives a kill."""
+    """Folder of checkpoints and logs, from which a killed run resumes."""
     out: Path
-    """Where the finished model is written."""
+    """Folder of the finished model."""
 
     num_rows: int
-    """Rows in all of the run; the last step may have fewer than the others."""
+    """Rows of the whole run; the last step may have fewer than the others."""
     micro_batch_sequences: int
-    """The spec's, or fewer after running out of memory."""
+    """The spec's value, or less after running out of memory."""
     retry_after_steps: int | None = None
-    """If they are fewer: steps after which the spec's own micro-batch is tried again."""
+    """Steps after which the spec's micro-batch size is tried again, if the current one is smaller."""
     copy: WorkCopy | None = None
-    """Where workers do not see the same `work`, its copy in the store."""
+    """Copy of `work` in the store, if workers do not share a disk."""
 
     @property
     def num_steps(self) -> int:
@@ -53,17 +53,17 @@ class TrainJob:
 
     @property
     def finished(self) -> Path:
-        """Exists once training is done and `out` is whole."""
+        """File that exists once training is done and `out` is complete."""
         return self.work / "finished"
 
     @property
     def best(self) -> Path:
-        """The best weights so far, where early stopping keeps them."""
+        """Folder of the best weights so far, with early stopping."""
         return self.work / "best"
 
 
 def rows_of_run(spec: TrainSpec, num_rows: Sequence[int], shares: Sequence[float]) -> int:
-    """Rows in all of a run: steps × batch, or epochs of the first data set with the others' shares beside it."""
+    """Rows of a run: steps × batch size, or the epochs of the first data set plus the other data sets' shares."""
     if spec.num_steps is not None:
         return spec.num_steps * spec.global_batch_sequences
     return round((spec.num_epochs or 1) * num_rows[0] * sum(shares) / shares[0])

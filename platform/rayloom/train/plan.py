@@ -1,4 +1,4 @@
-"""What a training job would do, worked out without training: sizes, memory, steps, data, and what would go wrong."""
+"""The plan of a training job, without training: sizes, memory, steps, data, problems and warnings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ USUAL_METHODS = {
     "lora on nf4": {"type": "lora", "quantised_base": "nf4"},
 }
 MAX_EPOCHS_WORTHWHILE = 4
-"""Repeating data more often than this gains little (Muennighoff et al. 2023)."""
+"""More epochs than this gain little (Muennighoff et al. 2023)."""
 TOKENS_PER_PARAMETER = 20
-"""Below this, a smaller model would reach the same loss for less (Hoffmann et al. 2022)."""
+"""With fewer training tokens, a smaller model reaches the same loss with less compute (Hoffmann et al. 2022)."""
 
 
 def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
-    """Facts in reading order; a problem for everything that would stop the run."""
+    """Facts in reading order, a problem for everything that would make the run fail, and warnings."""
     sheet = PlanSheet()
     store = Store.beside(job_directory)
     sheet.problems += missing_trackers(spec)
@@ -57,7 +57,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         counts = row_counts(Path(folder))
         add_rows(sheet, job, counts)
         add_method(sheet, spec, size, counts)
-        if spec.architecture is not None:  # the shape of a base was somebody else's choice
+        if spec.architecture is not None:  # a base's shape cannot be changed
             _warn_about_shape(sheet, size)
         _warn_about_memory(sheet, spec, size)
         _warn_about_data(sheet, job, size)
@@ -86,12 +86,12 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
 
 
 def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
-    """What the usual methods would hold of this base, so that one can be chosen that fits."""
+    """Adds the memory that usual methods need for this base, to choose one that fits."""
     if job.base is None:
         return
     said = []
     for name, adapter in USUAL_METHODS.items():
-        with contextlib.suppress(ValidationError, InputError):  # a method that this job or this model cannot have
+        with contextlib.suppress(ValidationError, InputError):  # a method that does not fit this job or this model
             other = TrainSpec.model_validate(job.spec.model_dump() | {"adapter": adapter})
             said.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, job.base)).total)}")
     sheet.add("memory by method", ", ".join(said))
@@ -99,7 +99,7 @@ def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
 
 def _warn_about_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     if spec.hardware is not None or spec.workers.gpus_per_worker:
-        return  # a fleet's job is planned on a laptop
+        return  # the job runs on other machines than this one
     needed, free = spec.workers.num_workers * memory_per_device(spec, size).total, available_bytes()
     if needed > free:
         sheet.warnings.append(
@@ -110,7 +110,7 @@ def _warn_about_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> No
 
 def _add_disk(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, store: Store) -> None:
     sheet.add("disk", f"{_amount(disk_bytes(spec, size))} at most while it runs")
-    # A fleet's job is planned on a laptop, whose disk says nothing about the fleet's.
+    # With `hardware`, the job runs on other machines, so this machine's disk does not matter.
     error = None if spec.hardware else no_room(spec, size, store.building_directory(spec.name, "planned"))
     if error is not None:
         sheet.problems.append(str(error))

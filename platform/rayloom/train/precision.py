@@ -1,4 +1,4 @@
-"""The arithmetic of a run: its type, and the factor that keeps small fp16 gradients from vanishing."""
+"""Number types of training, and dynamic loss scaling for fp16."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ STEPS_BEFORE_GROWTH = 1000
 
 
 def loss_scale(precision: str, state: TrainState) -> float:
-    """What this step's loss is multiplied by before the backward pass, and gradients divided by after it."""
+    """The loss scale of the next step; 1 unless in fp16."""
     return state.loss_scale or FIRST_SCALE if precision == "fp16" else 1.0
 
 
 def after_step(precision: str, state: TrainState, is_applied: bool) -> bool:
-    """Moves the factor after a step (Micikevicius et al. 2018, section 3.2): halved where gradients overflowed, doubled
-    after a thousand steps in which none did. False where an overflow cannot be the factor's fault."""
+    """Updates the loss scale after a step (Micikevicius et al. 2018, section 3.2).
+
+    It is halved if gradients overflowed, and doubled after STEPS_BEFORE_GROWTH steps without an overflow. Returns False
+    if the loss scale cannot be the cause of an overflow.
+    """
     if precision != "fp16":
         return False
     scale = loss_scale(precision, state)

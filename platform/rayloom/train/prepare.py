@@ -1,4 +1,7 @@
-"""From a spec and its parents to a job of plain paths: rows to train and to measure on, and a tokenizer that fits."""
+"""Makes a TrainJob from a spec and its parents: prepared rows for training and held-out loss, and the tokenizer.
+
+Also the same job with the paths of another node.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,9 @@ AnyRows = TokenShards | TaskRows | PreferenceRows
 
 
 def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path) -> TrainJob:
-    """The job, with conversations rendered into `work` where that is not done yet.
+    """The job, with its rows prepared in `work` if that is not done yet.
 
-    Raises InputError where rows, base and tokenizer do not belong together.
+    Raises InputError if rows, base and tokenizer do not fit together.
     """
     base = parents["base"].path if "base" in parents else None
     if isinstance(spec.data, ConversationData):
@@ -79,13 +82,13 @@ def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Pa
 
 
 def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tuple[float, ...]:
-    """Each data set's part of the rows, so that tokens have the given shares: rows of conversations are not full."""
+    """Each data set's share of the rows that gives the wanted share of tokens, as rows may be partly filled."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
 
 
 def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
-    """The tokenizer of the corpus where it is the base's with new terms, or where there is no base; else the base's."""
+    """The folder of the corpus' tokenizer if it extends the base's or there is no base; else the base's."""
     if base is None:
         return corpus
     from transformers import AutoTokenizer
@@ -95,7 +98,7 @@ def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
 
 
 def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
-    """The base's folder, or one under `work` with its tokenizer and the template that the spec names."""
+    """The base's folder, or one under `work` with its tokenizer and the chat template that the spec names."""
     if data.template is None:
         return base
     from transformers import AutoTokenizer
@@ -113,7 +116,7 @@ def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
 
 
 def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path, tokenizer: Path) -> Path:
-    """A folder with `train/`, `heldout/` and the counts of what went where; made once, found again after a kill."""
+    """Folder with `train/`, `heldout/` and row counts, rendered from conversations unless it is complete already."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
         return folder
@@ -140,7 +143,7 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
 
 
 def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
-    """The same for labelled texts."""
+    """As `conversation_rows`, for labelled texts."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, LabelledData) or spec.task is None:
         return folder
@@ -154,7 +157,7 @@ def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder:
 
 
 def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
-    """The same for judged answers."""
+    """As `conversation_rows`, for answers with preferences."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
         return folder
@@ -173,7 +176,7 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
 
 
 def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact]) -> dict[str, list[RowFile]]:
-    """The files of each source, by the path of its reference, whether a data set has them or a URI."""
+    """The files of each source, from a data set or a URI, by the dotted path of its reference in the spec."""
     files: dict[str, list[RowFile]] = {}
     for number, source in enumerate(sources):
         field = f"data.sources.{number}.dataset"
@@ -185,7 +188,7 @@ def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact
 
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
-    """The rows of a folder, of whichever kind."""
+    """The prepared rows in a folder, of the kind that the spec trains on."""
     if spec.task is not None:
         return TaskRows(folder)
     if spec.preference is not None:
@@ -194,14 +197,14 @@ def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
 
 
 def row_counts(work: Path) -> dict[str, Any]:
-    """Where every conversation went; empty for a corpus, whose own artifact says it."""
+    """Counts of rows kept and left out; empty for a corpus, which has them in its own artifact."""
     file = work / DATA_NAME / COUNTS_NAME
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found
 
 
 def check_rows(job: TrainJob) -> None:
-    """Raises InputError where rows are missing, too long for the base, or made with another tokenizer."""
+    """Raises InputError if there are no rows, if they are too long for the base, or made with another tokenizer."""
     from transformers import AutoTokenizer
 
     from rayloom.text.tokenizer_digest import tokenizer_digest
@@ -224,14 +227,14 @@ def check_rows(job: TrainJob) -> None:
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")
 
 
-# A training job as the worker of another node sees it: the same artifacts and rows, in that node's own folders.
+# A training job on another node: the same artifacts and rows, in that node's folders.
 
 
 def on_this_node(job: TrainJob, parents: Mapping[str, Manifest]) -> TrainJob:
     """The job with this node's paths. `parents`: the artifacts that the spec names, by path of the reference.
 
-    What the job needs is fetched from the store, once for all workers of the node. Where every worker sees the same
-    folders, the job is given back as it is.
+    Files are fetched from the store, once for all workers of the node. If workers share a disk, the job is returned
+    unchanged.
     """
     if job.copy is None:
         return job

@@ -1,4 +1,4 @@
-"""The processes that train together, and the few words that they exchange beside the engine's own traffic."""
+"""The group of training processes, and the collectives that the loop uses beside those of the engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class Group:
-    """One process' view: who it is, how many there are, and the device that it drives."""
+    """One process' view of the group: its rank, the number of processes, and its device."""
 
     rank: int
     num_workers: int
     device: torch.device
     control: Any = None
-    """A gloo group for small values on the CPU, so that agreeing on a number never waits for the device."""
+    """A gloo group for small values on the CPU, so that exchanging them does not synchronise with the device."""
 
     @property
     def is_first(self) -> bool:
@@ -34,7 +34,7 @@ class Group:
         return tuple(tensor.tolist())
 
     def summed(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over all processes, on the device, the same bits everywhere."""
+        """The tensor summed over all processes in place, bitwise equal on all of them."""
         if self.num_workers > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -60,12 +60,12 @@ class Group:
 
 
 def backend_for(device: torch.device) -> str:
-    """What sums this device's tensors: gloo, which a CPU needs, takes those of a GPU through the CPU or not at all."""
+    """The torch.distributed backend for a device: NCCL for GPUs, as gloo is slow or incomplete there; else gloo."""
     return "nccl" if device.type == "cuda" else "gloo"
 
 
 def current_group(device: torch.device, timeout_seconds: float = 1800.0) -> Group:
-    """The group that Ray Train or torchrun set up, or a group of one where nobody did."""
+    """The process group that Ray Train or torchrun set up, or a group of one process if there is none."""
     if not dist.is_initialized():
         return Group(0, 1, device)
     control = None

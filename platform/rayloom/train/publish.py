@@ -1,4 +1,4 @@
-"""From a finished run to an artifact's files and numbers."""
+"""Makes the artifact of a finished run: its files, and its metrics from the run's log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rayloom.train.prepare import row_counts
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:
-    """Puts model, log and held-out rows into the artifact. The work folder keeps them until the artifact is whole."""
+    """Copies model, log and held-out rows into the artifact; the work folder keeps them until it is complete."""
     stored: tuple[FileEntry, ...] = ()
     if job.copy is None:
         shutil.copytree(job.out, build.directory, copy_function=_linked, dirs_exist_ok=True)
@@ -42,13 +42,13 @@ def publish(job: TrainJob, build: Build) -> Outcome:
 
 
 def _licences(spec: TrainSpec) -> tuple[str, ...]:
-    """Licences of what was read at URIs; those of data sets come from the parents."""
+    """Licences of sources read from URIs. Those of data-set artifacts come from the parents' manifests."""
     sources: Sequence[SourceOfRows] = () if isinstance(spec.data, CorpusData) else spec.data.sources
     return tuple(sorted({source.licence for source in sources if source.licence is not None}))
 
 
 def _linked(source: str, target: str) -> None:
-    """The same file under a second name, where the file system has that; else a copy."""
+    """Hard-links the file, or copies it if the file system cannot."""
     try:
         os.link(source, target)
     except OSError:
@@ -56,7 +56,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def _baselines(job: TrainJob) -> dict[str, float]:
-    """What counting alone reaches on the same labels."""
+    """Held-out perplexities of a unigram and a bigram model, on the labels that the model is scored on."""
     from rayloom.score.ngrams import ngram_perplexities
 
     length = job.spec.sequence_length_tokens
@@ -64,18 +64,18 @@ def _baselines(job: TrainJob) -> dict[str, float]:
     found = ngram_perplexities(TokenShards(job.train[0], length), heldout)
     baselines = {"unigram_perplexity": round(found.unigram, 2), "bigram_perplexity": round(found.bigram, 2)}
     if found.bigram_at_least < found.bigram:
-        # Only a sample was counted: how much of the text, and below what no count of all of it would come.
+        # Only a sample was counted; its size, and a lower bound for counting all of the text, are given too.
         least = round(found.bigram_at_least, 2)
         baselines |= {"counted_tokens": found.num_counted_tokens, "bigram_perplexity_at_least": least}
     return baselines
 
 
 def _headline(metrics: dict[str, Any]) -> str:
-    """`heldout perplexity 4,261.6 → 61.3 (unigram 702, bigram 148)`."""
+    """One line of results, such as `heldout perplexity 4,261.6 → 61.3 (unigram 702, bigram 148)`."""
     said = []
     for name, found in metrics["heldout"].items():
         if "accuracy" in found["after"]:
-            # Tags that are right say little where most are O: what counts are entities.
+            # Most tags are O, so accuracy over tags says little; the score counts entities.
             measure = "score" if "score" in found["after"] else "accuracy"
             before, after = found["before"][measure], found["after"][measure]
             said.append(f"{name} {measure} {before:.3f} → {after:.3f}, loss {found['after']['loss']:.3f}")
@@ -89,11 +89,11 @@ def _headline(metrics: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-# The numbers of a run, read off its log.
+# Metrics of a run, computed from its log.
 
 
 def summarize(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Steps, tokens, speed, and each held-out loss before and after, as an artifact's metrics have them."""
+    """The artifact's metrics: steps, tokens, speed, and each held-out loss before and after training."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         by_kind.setdefault(event["event"], []).append(event)
@@ -126,7 +126,10 @@ def summarize(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _utilisation(device: dict[str, Any], tokens_per_second: float) -> dict[str, float]:
-    """Of the data sheet's peak, as it is usually given, and of the measured one, which is all that a CPU has."""
+    """Model FLOPs utilisation of the data sheet's peak if it is known, and of the measured peak.
+
+    A CPU has only the measured one.
+    """
     reached = tokens_per_second * device["flops_per_token"] / device["num_workers"]
     of_measured = float(f"{reached / device['peak_flops']:.4g}")
     found = {"model_flops_utilisation": of_measured, "measured_peak_tflops": round(device["peak_flops"] / 1e12, 3)}
@@ -138,7 +141,7 @@ def _utilisation(device: dict[str, Any], tokens_per_second: float) -> dict[str, 
 
 
 def _heldout(events: list[dict[str, Any]], best_step: int | None) -> dict[str, Any]:
-    """By name: before training, and after it, which is where the kept weights are from."""
+    """Numbers before and after training, by name of the held-out set. After: at the step of the published weights."""
     found: dict[str, Any] = {}
     for event in events:
         numbers = {"loss": round(event["loss"], 5), "perplexity": round(event["perplexity"], 3)}

@@ -1,4 +1,4 @@
-"""A training run's part of the report: what it reached, and how it got there."""
+"""The report's sections on a training run: results, loss curve, metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_POINTS = 2000
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """Held-out losses, the curve of the loss, and every number of the run."""
+    """Held-out losses, n-gram baselines, the loss curve, skipped steps, and all metrics of the run."""
     metrics = artifact.manifest.metrics
     events = list(read_log(artifact.path / "metrics.jsonl"))
     made = [
@@ -42,7 +42,7 @@ def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
-    """What beside the loss is said of held-out rows: of a task, the part that was right, and its score."""
+    """Columns beside the loss: accuracy and score of a task, else perplexity."""
     said = [found["after"] for found in metrics["heldout"].values()]
     found = tuple(measure for measure in ("accuracy", "score") if all(measure in after for after in said))
     return found or ("perplexity",)

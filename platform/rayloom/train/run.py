@@ -1,4 +1,4 @@
-"""Training on Ray: workers by Ray Train, events and stopping through a mailbox, errors in one sentence."""
+"""Training on Ray: starts and restarts Ray Train's workers, shows their events, and publishes the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STOP_WITHIN_SECONDS = 120.0
 
 
 def run(spec: TrainSpec, build: Build) -> Outcome:
-    """Trains, from the work folder's newest checkpoint where there is one, and publishes the finished model."""
+    """Trains from the work folder's newest checkpoint, if any, and publishes the finished model."""
     copy = WorkCopy(build.store, spec.name, build.version)
     for name in (DATA_NAME, "finished", "metrics.jsonl"):
         copy.fetch(name)
@@ -87,7 +87,7 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
 
 
 def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]) -> None:
-    """Starts workers, and starts them again where the policy says so. The one place that acts on failed workers."""
+    """Starts workers, and restarts them if `after_failure` decides so, until training is done."""
     attempts = Attempts.first(job)
     smaller, full = noted_micro_batch(job), job.spec.micro_batch_sequences
     if smaller < full:
@@ -105,8 +105,8 @@ def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]
 
 
 def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following]) -> Failure | None:
-    """Runs the loop on Ray Train's workers, showing what happens; what made them fail."""
-    # On this process' own node: on another, the mailbox would be lost with it, and with the mailbox the run.
+    """Runs the loop on Ray Train's workers and shows events; returns the failure, or None if training is done."""
+    # On this process' node: if another node were lost, the mailbox would be lost too, and the run would end.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     fit = _Fit(job, build, mailbox, connect())
@@ -139,14 +139,14 @@ def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following]) ->
 
 
 def most_workers(workers: Workers, session: Session) -> int:
-    """An embedded cluster has more logical CPUs than cores; where fewer workers will do, each gets a real one."""
+    """Number of workers to start: if `min_workers` is set, an embedded cluster starts no more than it has cores for."""
     if workers.min_workers is None or not session.is_embedded:
         return workers.num_workers
     return max(workers.min_workers, min(workers.num_workers, session.num_cores // workers.cpus_per_worker))
 
 
 class _Fit(threading.Thread):
-    """Ray Train's blocking call. Not in the main thread, where it would take Ctrl-C for itself and lose the work."""
+    """A thread for Ray Train's blocking call, which in the main thread would handle Ctrl-C without a checkpoint."""
 
     def __init__(self, job: TrainJob, build: Build, mailbox: Any, session: Session) -> None:
         super().__init__(name="ray-train", daemon=True)
@@ -182,7 +182,7 @@ class _Fit(threading.Thread):
 
 
 def _train_in_worker(config: dict[str, Any]) -> None:
-    # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
+    # Otherwise DeepSpeed, which transformers may import, warns that there are no GPUs.
     os.environ.setdefault("DS_ACCELERATOR", get_device().type)
     from rayloom.train.loop.loop import train
     from rayloom.train.prepare import on_this_node
@@ -198,19 +198,19 @@ def _train_in_worker(config: dict[str, Any]) -> None:
 
 
 def _has_notice() -> bool:
-    """Whether a machine of this training is about to be taken away. All workers ask together."""
+    """Whether a node of this training is about to be preempted. All workers must call it together."""
     return ray.train.get_preemption_info() is not None
 
 
 class Mailbox:
-    """An actor between the workers and whoever waits for them."""
+    """An actor that passes events from the workers to the driver, and the request to stop to the workers."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._is_stopping = False
 
     def put(self, events: Sequence[dict[str, Any]]) -> bool:
-        """Takes in events; whether training is asked to stop."""
+        """Adds events; returns whether training is asked to stop."""
         self._events += events
         return self._is_stopping
 
@@ -223,7 +223,7 @@ class Mailbox:
 
 
 class _Post:
-    """A worker's end of the mailbox: sends at most a few times a second, never waits."""
+    """A worker's access to the mailbox. It sends steps at most a few times a second, and never blocks."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox

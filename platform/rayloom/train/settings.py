@@ -1,4 +1,4 @@
-"""A job's settings by dotted path, and unfinished runs of the same name that have others."""
+"""A job's settings by dotted path, and unfinished runs of the same name with different settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 500
 
 
 def by_path(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """`sharding.zero_stage`, `2` for every leaf; lists are leaves."""
+    """(path, value) of every leaf, such as (`sharding.zero_stage`, `2`). Lists are leaves."""
     if isinstance(values, dict) and values:
         for key, inner in values.items():
             yield from by_path(inner, f"{path}.{key}" if path else key)
@@ -27,12 +27,12 @@ def by_path(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def note(spec: TrainSpec, work: Path) -> None:
-    """Writes down beside a run's checkpoints what it was asked for."""
+    """Writes the run's settings into its work folder, beside the checkpoints."""
     (work / SETTINGS_NAME).write_text(json.dumps(dict(by_path(fingerprinted(spec, with_defaults=True))), indent=1))
 
 
 def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
-    """One line for each unfinished run of this name that this job will not continue, and why."""
+    """A line for each unfinished run of this name that the job will not continue: which settings differ."""
     from rayloom.train.loop.checkpoints import newest_first, step_of
 
     wished = dict(by_path(fingerprinted(spec, with_defaults=True)))

@@ -1,4 +1,4 @@
-"""Where a run stands: all that resuming needs beside the engine's weights and optimiser state."""
+"""The state of a run: all that resuming needs beside weights and optimiser state."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Self
 
 @dataclass
 class TrainState:
-    """Random state is not here: it is a pure function of seed and step, like the order of rows."""
+    """Counters and running values of a run. Random state is not stored: it is a function of seed and step."""
 
     step: int = 0
-    """Steps done, skipped ones too. The position in the data follows from it: global batches are all alike."""
+    """Steps done, skipped ones included. Global batches have equal size, so it gives the position in the data."""
     num_updates: int = 0
     """Optimiser updates applied."""
     tokens: int = 0
     """Tokens read so far."""
     learning_rate_factor: float = 1.0
-    """Below 1 after going back from a fault."""
+    """Factor on the learning rate; below 1 after going back to a checkpoint because of bad steps."""
     loss_scale: float | None = None
-    """In fp16: what losses are multiplied by, once a step moved it."""
+    """fp16 loss scale; None before the first step."""
     steps_at_scale: int = 0
     typical_loss: float | None = None
-    """Running mean of the loss, against which a spike is seen."""
+    """Running mean of the loss, to detect spikes."""
     skipped_steps: list[int] = field(default_factory=list)
     rollbacks: int = 0
     best_loss: float | None = None

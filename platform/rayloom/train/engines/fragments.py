@@ -1,7 +1,7 @@
-"""What a checkpoint holds of an engine: pieces of flattened parameters with their optimiser state, as safetensors.
+"""An engine's part of a checkpoint: fragments of flattened parameters and their optimiser state, as safetensors.
 
-A piece says which parameter it is of and where in it it starts. Whoever reads asks for any range and gets it put
-together from whatever pieces there are, so that what one engine on N workers wrote is read by another on M.
+A fragment names its parameter and the offset at which it starts. The reader assembles any range of a parameter from the
+fragments there are, so a checkpoint written by one engine on N workers loads into another on M workers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fragment:
     tensors: dict[str, Tensor]
 
     def copied(self) -> Fragment:
-        """On the CPU, and safe from the next step."""
+        """A copy on the CPU, which the next step does not change."""
         return Fragment(
             self.parameter, self.start, {kind: t.detach().to("cpu", copy=True) for kind, t in self.tensors.items()}
         )
@@ -71,7 +71,7 @@ class FragmentReader:
             file.__exit__(kind, error, trace)
 
     def read(self, kind: str, parameter: str, start: int, end: int) -> Tensor:
-        """(end − start,) fp32. Raises InputError where the checkpoint does not hold all of it."""
+        """(end − start,) fp32. Raises InputError if the checkpoint does not hold the whole range."""
         key = f"{kind}:{parameter}"
         out = torch.empty(end - start)
         filled = 0

@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal, for matrices that lie flattened in a tensor or in a shard of one.
+"""The Muon optimiser (orthogonalised momentum) for matrices that are stored in one flat tensor or in shards of it.
 
 Jordan et al. 2024 ("Muon: an optimizer for hidden layers"); sharding and the scale of updates as Liu et al. 2025
 ("Muon is scalable for LLM training"): a shard's owner gathers whole matrices, orthogonalises those that reach into its
-shard, and keeps its own part. What is no matrix inside a layer is updated by AdamW.
+shard, and keeps its own part. AdamW updates all parameters that are not matrices inside a layer.
 
 Shapes: F elements of the flattened group over all workers, P in this worker's shard.
 """
@@ -20,24 +20,24 @@ from torch.optim import AdamW
 
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton–Schulz iteration: steepest at zero, so that small singular values grow in few steps."""
+"""Of the quintic Newton–Schulz iteration, with the steepest slope at zero: small singular values grow in few steps."""
 MOST_ELEMENTS_AT_ONCE = 1 << 24
-"""Of matrices that are multiplied in one call; larger ones fill a device alone."""
+"""Most elements of equally shaped matrices that are stacked in one call; a larger matrix fills a device alone."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where matrices lie in the flattened group, and which part of it this worker keeps."""
+    """Where each matrix is in the flattened group, and where this worker's shard begins."""
 
     matrices: Sequence[tuple[int, torch.Size]]
-    """First element and shape of each."""
+    """Offset and shape of each matrix."""
     shard_start: int
     gathered: Callable[[Tensor], Tensor]
-    """(P,) → (F,): every worker's shard, one after the other."""
+    """(P,) → (F,): concatenates the shards of all workers."""
 
 
 class MuonAdamW(AdamW):
-    """AdamW, except for parameter groups that have a `layout` (a Layout) and a `momentum`."""
+    """Muon for parameter groups that have a `layout` (a Layout) and a `momentum`; AdamW for all others."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -58,13 +58,13 @@ class MuonAdamW(AdamW):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(flat)
         momentum = state["momentum"].lerp_(flat.grad, 1 - group["momentum"])
-        looked_ahead = torch.lerp(flat.grad, momentum, group["momentum"]).bfloat16()  # Nesterov's
+        looked_ahead = torch.lerp(flat.grad, momentum, group["momentum"]).bfloat16()  # Nesterov momentum
         update = _update_of_shard(looked_ahead, group["layout"])
         flat.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
 
 def _update_of_shard(shard: Tensor, layout: Layout) -> Tensor:
-    """(P,) the orthogonal update of the elements that this worker keeps; padding stays as it is."""
+    """(P,) the orthogonalised update of this worker's shard; zero for padding."""
     whole = layout.gathered(shard)
     update = torch.zeros(len(shard), dtype=torch.float32, device=shard.device)
     shard_end = layout.shard_start + len(shard)
@@ -80,7 +80,7 @@ def _update_of_shard(shard: Tensor, layout: Layout) -> Tensor:
 
 
 def _batches(layout: Layout, shard_end: int) -> Iterator[tuple[torch.Size, list[int]]]:
-    """Shape and first elements of matrices that reach into the shard, so many of a shape at once as are still small."""
+    """Shape and offsets of the matrices that overlap the shard, in stacks of at most MOST_ELEMENTS_AT_ONCE elements."""
     by_shape: dict[torch.Size, list[int]] = {}
     for start, shape in layout.matrices:
         if max(start, layout.shard_start) < min(start + shape.numel(), shard_end):
@@ -91,7 +91,7 @@ def _batches(layout: Layout, shard_end: int) -> Iterator[tuple[torch.Size, list[
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """(N, rows, columns) with their singular values moved close to 1 (between 0.7 and 1.2), in bf16."""
+    """(N, rows, columns) bf16: the matrices with singular values close to 1 (between 0.7 and 1.2)."""
     a, b, c = COEFFICIENTS
     is_wide = matrices.shape[1] <= matrices.shape[2]
     wide = matrices.bfloat16() if is_wide else matrices.bfloat16().mT

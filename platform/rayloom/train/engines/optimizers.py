@@ -1,6 +1,6 @@
-"""Which parameter gets which update, and the optimiser over them.
+"""Groups of parameters that are updated alike, and the optimiser over them.
 
-Engines keep parameters flattened group by group, whole or a shard of them, so optimisers here take flat tensors.
+Engines store each group as one flat tensor or a shard of it, so the optimisers take flat tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MUON_STATE = ("momentum",)
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Trained parameters that are updated alike, by name and in the model's order."""
+    """Trained parameters with the same update rule and weight decay, in the model's order."""
 
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
@@ -31,12 +31,12 @@ class ParameterGroup:
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
-        """The optimiser's tensors that have a value for each of the parameter's."""
+        """Names of the optimiser's per-element state tensors."""
         return MUON_STATE if self.is_orthogonalized else ADAM_STATE
 
 
 def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[ParameterGroup]:
-    """Matrices, then what is never decayed: norms and biases. With Muon, matrices inside the layers come first."""
+    """Muon's matrices (those inside layers), other matrices, then norms and biases, which have no weight decay."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = output_head_of(model)
     tables |= {id(p) for p in head.parameters()} if head is not None else set()
@@ -61,9 +61,9 @@ def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[Paramete
 def optimizer_over(
     groups: Sequence[ParameterGroup], tensors: Sequence[Sequence[Tensor]], spec: spec_of.Optimizer
 ) -> Optimizer:
-    """The optimiser of these groups over the tensors that an engine keeps for each of them.
+    """The optimiser of the groups. `tensors`: the flat tensors that the engine stores for each group.
 
-    Groups that are orthogonalised still need their `layout`, which only the engine knows.
+    The engine adds `layout` to groups that Muon updates.
     """
     settings = []
     for group, kept in zip(groups, tensors, strict=True):

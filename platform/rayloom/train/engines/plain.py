@@ -1,8 +1,9 @@
-"""The engine without sharding: every worker holds all weights and optimiser state; only torch is needed.
+"""The engine without sharding (ZeRO stage 0): every worker holds all weights and optimiser state, in torch alone.
 
-Trained parameters lie one after the other in flat tensors, so that clipping, the optimiser, conversion and the sum over
-workers are each one operation, however many parameters there are. In half precision that is the type of weights and
-activations, while master weights, gradients and optimiser state are fp32.
+Trained parameters are views into flat tensors, so that clipping, the update, the conversion and the all-reduce are one
+operation each for all parameters. In half precision, weights and activations are bf16 or fp16; master weights,
+gradients and optimiser state are fp32. The end of the file converts optimiser state to its form in checkpoints and
+back.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ from rayloom.train.precision import DTYPES
 from rayloom.train.process_group import Group
 
 ALIGNMENT = 32
-"""Elements; each parameter begins at a multiple, which vector instructions like."""
+"""Each parameter begins at a multiple of this many elements, so that vector instructions are aligned."""
 
 
 @dataclass(frozen=True)
 class _Flat:
-    """One parameter group, flattened."""
+    """The flat tensors of one parameter group."""
 
     group: ParameterGroup
     starts: tuple[int, ...]
     master: Tensor
-    """fp32, what the optimiser updates."""
+    """fp32 weights, which the optimiser updates."""
     weights: Tensor
-    """What the model computes with; in fp32 the same memory as `master`."""
+    """Weights that the model computes with; in fp32 the same tensor as `master`."""
     gradients: Tensor
     """fp32, a view into the engine's one tensor of gradients."""
     pieces: tuple[Tensor, ...]
-    """`master` as the optimiser is given it."""
+    """`master` as the optimiser receives it (see `pieces_of`)."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ class PlainEngine:
             self._flats.append(_flattened(found, starts, total, dtype, gradients))
             begin += total
         for parameter in model.parameters():
-            # Buffers stay as they are: rotary frequencies in bf16 would move every position. So do quantised weights.
+            # Buffers keep their type: rotary frequencies in bf16 would be too imprecise. So do quantised weights.
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(device=group.device, dtype=dtype)
         model.to(device=group.device)
@@ -112,10 +113,10 @@ class PlainEngine:
         return norm
 
     def fragments(self) -> Iterator[Fragment]:
-        """Each worker gives its part of every parameter, so that writing is shared out."""
+        """Each worker yields a different part of every parameter, so that all of them share the writing."""
         for flat in self._flats:
             states = [kept(self.optimizer, piece, flat.state_kinds) for piece in flat.pieces]
-            # Of one piece, the usual case, nothing is copied.
+            # With one piece, the usual case, nothing is copied.
             state = {kind: torch.cat([s[kind] for s in states]) for kind in states[0]} if states[1:] else states[0]
             for name, parameter, weights in flat.views(flat.master):
                 start, end = _part(parameter.numel(), self.group)
@@ -159,7 +160,7 @@ class PlainEngine:
                 flat.weights.copy_(flat.master)
 
     def _collect_gradients(self) -> None:
-        """Gradients go into the flat tensor: at once in fp32, as soon as each is finished in half precision."""
+        """Makes gradients accumulate in the flat tensor: directly in fp32, else by a hook on each parameter."""
         for flat in self._flats:
             for _, parameter, view in flat.views(flat.gradients):
                 shaped = view.view(parameter.shape)
@@ -179,7 +180,7 @@ def _adding_to(gradients: Tensor) -> Callable[[Tensor], None]:
 
 
 def _layout(sizes: list[int]) -> tuple[tuple[int, ...], int]:
-    """Where parameters of these sizes begin, and the size of all."""
+    """Offset of each parameter in the flat tensor, and its total size."""
     starts, total = [], 0
     for size in sizes:
         starts.append(total)
@@ -200,32 +201,32 @@ def _flattened(
 
 
 def _part(size: int, group: Group) -> tuple[int, int]:
-    """Which elements of a parameter this worker writes to a checkpoint."""
+    """First element, and one past the last, of the part of a parameter that this worker writes to checkpoints."""
     return size * group.rank // group.num_workers, size * (group.rank + 1) // group.num_workers
 
 
-# Optimiser state as tensors that have a value for each weight, which is what checkpoints hold.
+# Optimiser state in checkpoints: tensors with one value for each weight.
 #
-# AdamW and Muon keep it so. AdamW in 8 bits keeps codes and, for each block of 256 weights, their scale; the scale is
-# written once for each weight here, so that any range of any parameter has what it needs.
+# AdamW and Muon store it like that. 8-bit AdamW stores codes, and one scale for each block of 256 weights. A checkpoint
+# repeats the scale for each weight, so that any range of a parameter can be read on its own.
 
 BLOCK_WEIGHTS = 256
-"""bitsandbytes' block, and below 16 of them it keeps fp32."""
+"""bitsandbytes' block size. It keeps the state of tensors with fewer than 16 blocks in fp32."""
 LEAST_WEIGHTS_IN_8_BITS = 4096
 MOST_WEIGHTS_AT_ONCE = 1 << 30
-"""bitsandbytes counts in int32: of a tensor past 2^31 it updates a part only, without an error."""
+"""bitsandbytes indexes with int32: it silently updates only a part of a tensor with 2^31 elements or more."""
 CODES = {"code1": ("state1", "qmap1", "absmax1", "scale1"), "code2": ("state2", "qmap2", "absmax2", "scale2")}
 SCALES = {"scale1": "absmax1", "scale2": "absmax2"}
 PLAIN = {"state1": "state1", "state2": "state2"}
 
 
 def kinds_in_8_bits(num_weights: int) -> tuple[str, ...]:
-    """Names of what a checkpoint holds of a flat tensor of so many weights."""
+    """Names of the state tensors of 8-bit AdamW in a checkpoint, for a flat tensor with this many weights."""
     return (*CODES, *SCALES) if num_weights >= LEAST_WEIGHTS_IN_8_BITS else tuple(PLAIN)
 
 
 def pieces_of(flat: Tensor, is_in_8_bits: bool) -> tuple[Tensor, ...]:
-    """The flat tensor as the optimiser is given it: whole, or cut at whole blocks into pieces of about one size."""
+    """The flat tensor as the optimiser receives it: whole, or split at block boundaries into about equal pieces."""
     if not is_in_8_bits or flat.numel() <= MOST_WEIGHTS_AT_ONCE:
         return (flat,)
     count = -(-flat.numel() // MOST_WEIGHTS_AT_ONCE)
@@ -233,7 +234,7 @@ def pieces_of(flat: Tensor, is_in_8_bits: bool) -> tuple[Tensor, ...]:
 
 
 def kept(optimizer: Optimizer, flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """(n,) each; nothing where no step was made yet."""
+    """Optimiser state of a flat tensor by kind, (n,) each; empty before the first step."""
     state: dict[str, Any] = optimizer.state.get(flat, {})
     if "qmap1" not in state:
         return {kind: state[kind] for kind in kinds if kind in state}
@@ -243,12 +244,12 @@ def kept(optimizer: Optimizer, flat: Tensor, kinds: Sequence[str]) -> dict[str, 
 
 
 def blank(flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors to read a checkpoint's state into. −1 in places between parameters, which no checkpoint has."""
+    """Tensors to read a checkpoint's state into. Codes start at −1, which stays in the padding between parameters."""
     return {kind: torch.full_like(flat, -1.0 if kind in CODES else 0.0) for kind in kinds}
 
 
 def put(optimizer: Any, place: tuple[int, int], flat: Tensor, tensors: dict[str, Tensor], num_updates: int) -> None:
-    """Makes this the optimiser's state of the flat tensor, the `place[1]`-th of group `place[0]`."""
+    """Sets the optimiser's state of a flat tensor. `place`: (parameter group, index of the piece in it)."""
     if not hasattr(optimizer, "init_state"):
         optimizer.state[flat].update(tensors, step=torch.tensor(float(num_updates), device=flat.device))
         return

@@ -1,7 +1,7 @@
-"""The engine for ZeRO stages 1 to 3: DeepSpeed shards state and gradients, and weights in stage 3.
+"""The engine for ZeRO stages 1 to 3, on DeepSpeed.
 
-DeepSpeed's own checkpoints load at the same number of workers only and are pickled; here its shards are read and
-written as fragments, which any engine on any number of workers takes.
+DeepSpeed's own checkpoints are pickled and load only on the same number of workers. So its shards are written and read
+as fragments here, which any engine on any number of workers can load.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 
 
 def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:
-    """DeepSpeed's JSON for a spec. Accumulation, the learning rate and the loss' scale are the loop's own."""
+    """DeepSpeed's configuration for a spec. The loop itself sets accumulation, learning rate and loss scale."""
     stage = spec.sharding.zero_stage
     bucket = min(MAX_BUCKET_ELEMENTS, num_trained + num_trained % 2)
     config: dict[str, Any] = {
@@ -38,9 +38,9 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
         "train_batch_size": spec.micro_batch_sequences * num_workers,
         "gradient_clipping": spec.gradient_clip_norm or 0.0,
         "bf16": {"enabled": spec.precision == "bf16"},
-        # The loss' scale is the loop's own (train/precision.py), so that it is part of every checkpoint.
+        # The loop sets the loss scale (train/precision.py), so that it is part of every checkpoint.
         "fp16": {"enabled": spec.precision == "fp16", "loss_scale": 1.0},
-        # Sums over micro-batches and over workers lose nothing to bf16.
+        # Sums over micro-batches and workers are in fp32, since bf16 would lose precision.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_optimization": {
@@ -51,7 +51,7 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
             "allgather_bucket_size": bucket,
         },
         "zero_allow_untested_optimizer": True,
-        # torch's fused AdamW is as fast as DeepSpeed's own on a CPU, which has to be compiled first.
+        # torch's fused AdamW is as fast on a CPU as DeepSpeed's, which needs to be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
@@ -68,7 +68,7 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
 
 
 def merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Both, where `extra` wins; tables inside are merged in the same way."""
+    """`config` updated with `extra`, recursively for nested tables."""
     both = dict(config)
     for key, value in extra.items():
         is_table = isinstance(value, dict) and isinstance(config.get(key), dict)
@@ -108,7 +108,7 @@ class ZeroEngine:
         self.engine.set_gradient_accumulation_boundary(is_last)
         if self.is_fp16:
             self.engine.optimizer.override_loss_scale(self.loss_scale)
-        # DeepSpeed takes the mean over workers; the loop wants the sum.
+        # DeepSpeed averages gradients over workers; the loop needs the sum.
         self.engine.backward(scaled_loss * self.group.num_workers, scale_wrt_gas=False)
         if not is_last:
             self.engine.step()
@@ -132,7 +132,7 @@ class ZeroEngine:
         return self.shards.whole_weights()
 
     def close(self) -> None:
-        # Stage 3 puts its own `linear` into torch, and leaves it there for all that this process does afterwards.
+        # Stage 3 replaces torch.nn.functional.linear, and would leave the replacement in this process.
         before = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
         if before is not None:
             torch.nn.functional.linear = before
@@ -153,15 +153,15 @@ class ZeroEngine:
 
 
 def _ensure_process_group(group: Group) -> None:
-    """DeepSpeed asks for a process group and a local rank also where there is one worker and no launcher."""
+    """Makes a process group if there is none: DeepSpeed needs one, and a local rank, even for a single worker."""
     os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
     if not dist.is_initialized():
         dist.init_process_group(backend_for(group.device), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _quieten() -> None:
-    """Sets DeepSpeed up for our processes: no chatter, and no C++ build where the run starts."""
+    """Turns off DeepSpeed's logging below warnings, and its C++ build at the start of a run."""
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Communication over shared memory is compiled on first use, for about a minute, and a build that was killed
-    # leaves a lock at which every later run would wait without a word.
+    # Its shared-memory communication takes about a minute to compile on first use, and a build that was killed leaves
+    # a lock on which every later run would silently wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

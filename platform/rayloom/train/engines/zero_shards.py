@@ -1,4 +1,4 @@
-"""DeepSpeed's shards as fragments: where each stage keeps the fp32 weights and the optimiser's state of this worker."""
+"""Reads and writes this worker's shard of DeepSpeed's fp32 weights and optimiser state as fragments, by ZeRO stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Shards:
         return self.optimizer.optimizer.state
 
     def _make_state(self, flat: Tensor, group: ParameterGroup) -> None:
-        """State tensors to restore into, where no step made them yet, and AdamW's count of steps."""
+        """Allocates state tensors to restore into if no step has done so yet, and sets AdamW's step count."""
         for kind in group.state_kinds if self.num_updates else ():
             self._state[flat].setdefault(kind, torch.zeros_like(flat.detach()))
         if self.num_updates:
@@ -35,11 +35,11 @@ class _Shards:
 
 
 class ShardsOfStages1And2(_Shards):
-    """Every worker keeps one range of each flattened parameter group."""
+    """Every worker holds one range of each flattened parameter group."""
 
     @property
     def _flats(self) -> list[Tensor]:
-        # Stage 1 in bf16 is another class of DeepSpeed's, with another name for the same thing.
+        # DeepSpeed has a class of its own for stage 1 in bf16, with another name for this attribute.
         names = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition")
         flats: list[Tensor] = next(getattr(self.optimizer, name) for name in names if hasattr(self.optimizer, name))
         return flats
@@ -75,7 +75,7 @@ class ShardsOfStages1And2(_Shards):
 
 
 class ShardsOfStage3(_Shards):
-    """Every worker keeps one range of each parameter, padded to equal length."""
+    """Every worker holds one range of each parameter, padded to equal length."""
 
     def fragments(self) -> Iterator[Fragment]:
         for group in self.groups:
@@ -108,7 +108,7 @@ class ShardsOfStage3(_Shards):
         whole = {}
         for group in self.groups:
             for name, parameter in zip(group.names, group.parameters, strict=True):
-                # One parameter at a time, so that no worker ever holds all of them on its device.
+                # One parameter at a time, so that no device ever holds the whole model.
                 with deepspeed.zero.GatheredParameters([parameter]):
                     if self.group.is_first:
                         whole[name] = parameter.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""Batches, made ahead of the training by a thread: which rows a worker computes at a step, and as what tensors."""
+"""Prefetches micro-batches in a thread: which rows a worker computes at each step, as tensors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from rayloom.train.objectives.objective import Objective, StoredRows, TrainBatch
 
 AHEAD_STEPS = 3
 TRAINING, MEASURING = 0, 1
-"""Streams of random choices: what is hidden of held-out rows has nothing to do with what is hidden in training."""
+"""Random streams for training and for held-out rows, so that their masks are independent."""
 
 
 @dataclass(frozen=True)
 class RunRows:
-    """What a run reads: data sets of rows, how they are mixed, and how they are cut into steps."""
+    """The training rows of a run: data sets, the shares in which they are mixed, and the batch size."""
 
     objective: Objective
     shards: Sequence[StoredRows]
     shares: Sequence[float]
     seed: int
     num_rows: int
-    """Rows in all of the run; the last step's batch may be smaller."""
+    """Rows of the whole run; the last step's batch may be smaller."""
     global_batch_sequences: int
 
     @property
@@ -45,7 +45,7 @@ class RunRows:
         return list(zip(chosen.tolist(), rows.tolist(), strict=True))
 
     def batch(self, places: Sequence[tuple[int, int]], position: int) -> TrainBatch:
-        """`position`: place of the first row in the run, from which what is hidden of it follows."""
+        """These rows as a batch. `position`: that of the first row in the run, which seeds the rows' random choices."""
         rows = [self.shards[source].row(row) for source, row in places]
         return self.objective.batch(rows, [(self.seed, TRAINING, position + index) for index in range(len(rows))])
 
@@ -53,10 +53,10 @@ class RunRows:
 def micro_batches(
     rows: RunRows, step: int, micro_batch_sequences: int, rank: int, num_workers: int
 ) -> list[TrainBatch]:
-    """This worker's micro-batches of a step; every worker has equally many.
+    """This worker's micro-batches of a step; all workers get equally many.
 
-    Which rows make up a micro-batch does not depend on the number of workers; workers take them in turn. Where they do
-    not come out even, a worker gets a row a second time without labels, which trains nothing.
+    The rows of a micro-batch do not depend on the number of workers, which take micro-batches in turn. A worker that
+    would have fewer gets a row without labels, which has no effect on training.
     """
     places, begin = rows.of_step(step), step * rows.global_batch_sequences
     starts = range(0, len(places), micro_batch_sequences)
@@ -66,7 +66,7 @@ def micro_batches(
 
 
 class Feed:
-    """Hands out each step's micro-batches in order, a few steps ahead of the training."""
+    """Gives each step's micro-batches in order, and prepares those of the next AHEAD_STEPS steps in a thread."""
 
     def __init__(self, rows: RunRows, first_step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
         self._made: queue.Queue[list[TrainBatch] | BaseException] = queue.Queue(AHEAD_STEPS)
@@ -74,7 +74,7 @@ class Feed:
         self._work = (rows, first_step, micro_batch_sequences, rank, num_workers)
         self._thread = threading.Thread(target=self._make, name="feed", daemon=True)
         self.wait_seconds = 0.0
-        """How long the training waited for data."""
+        """Seconds that training has waited for data."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -100,7 +100,7 @@ class Feed:
             while step < rows.num_steps and not self._stopped.is_set():
                 self._put(micro_batches(rows, step, micro_batch_sequences, rank, num_workers))
                 step += 1
-        except Exception as error:  # noqa: BLE001 - raised again where the training takes its next batch
+        except Exception as error:  # noqa: BLE001 - raised again by `next`
             self._put(error)
 
     def _put(self, made: list[TrainBatch] | BaseException) -> None:

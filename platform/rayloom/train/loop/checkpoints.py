@@ -1,12 +1,12 @@
-"""Checkpoints of a run: written beside the training, committed when every worker's file is there, verified before use.
+"""Checkpoints of a run: written asynchronously, committed once all workers' files are written, verified before use.
 
-    checkpoints/step-00000120/rank-00000.safetensors …   what each worker kept
-                              state.json                 where the run stood
+    checkpoints/step-00000120/rank-00000.safetensors …   each worker's fragments
+                              state.json                 the run's TrainState
                               checkpoint.json            every file's size and digest; written last
 
-A folder without `checkpoint.json` is none. One thread per worker writes, so that training goes on meanwhile. Where
-nodes share no disk, each worker's thread also copies its files to the store; the checkpoint counts once all of them are
-there, and any nodes can go on from it.
+A folder without `checkpoint.json` is not a checkpoint. One thread per worker writes while training goes on. If nodes
+share no disk, each thread also copies its files to the store; the checkpoint is committed once all of them are there,
+and the run can resume from it on any nodes. The best weights of early stopping are kept here too.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Pending:
     step: int
     folder: Path
     written: Future[list[dict[str, Any]] | str]
-    """Name, size and digest of each file of this worker's part, or why it could not write it."""
+    """Name, size and digest of each file that this worker wrote, or the reason why it could not."""
 
 
 class Checkpoints:
     """A run's checkpoints. All workers make the same calls.
 
-    `copy`: where workers do not see the same folder, its copy in the store; else None.
+    `copy`: the folder's copy in the store if workers do not share a disk; else None.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.keep, self.group, self._say, self._copy = folder, keep, group, say, copy
         self.stall_seconds = 0.0
-        """How long training stood still for checkpoints."""
+        """Seconds that training was blocked by checkpoints."""
         self.failed_in_a_row = 0
         self._pending: Pending | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -64,7 +64,7 @@ class Checkpoints:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def save(self, state: TrainState, fragments: Iterable[Fragment]) -> None:
-        """Copies everything now and writes it in the background; `settle` or `finish` makes it count."""
+        """Copies everything to memory now and writes it in the background; `settle` or `finish` commits it."""
         started = time.perf_counter()
         self.finish()
         folder = self.folder / f"step-{state.step:08d}"
@@ -93,7 +93,7 @@ class Checkpoints:
         if self._copy is None:
             return
         if self.group.is_first:
-            # An older checkpoint of this step must not count while its files are replaced.
+            # An older checkpoint of this step must not be valid while its files are replaced.
             self._copy.remove(self._name(written[0].with_name(MANIFEST_NAME)))
             self._copy.put(LOG_NAME)
         for file in written:
@@ -101,7 +101,7 @@ class Checkpoints:
 
     @property
     def is_written(self) -> bool:
-        """Whether this worker is done with a checkpoint that does not count yet."""
+        """Whether this worker has finished writing a checkpoint that is not committed yet."""
         return self._pending is not None and self._pending.written.done()
 
     @property
@@ -110,9 +110,9 @@ class Checkpoints:
         return self._pending is not None and self.is_written and isinstance(self._pending.written.result(), str)
 
     def settle(self, num_failed: int) -> None:
-        """Makes the pending checkpoint count, where no worker failed. Only when `is_written` holds on every worker.
+        """Commits the pending checkpoint, or discards it if a worker failed. Call it once `is_written` on all workers.
 
-        Raises ResourceError where it is the second in a row that could not be written.
+        Raises ResourceError if it is the second in a row that could not be written.
         """
         if self._pending is None:
             return
@@ -141,14 +141,14 @@ class Checkpoints:
             )
 
     def finish(self) -> None:
-        """Waits until the pending checkpoint is written everywhere, and makes it count."""
+        """Waits until all workers have written the pending checkpoint, and settles it."""
         if self._pending is not None:
             self._pending.written.result()
             (num_failed,) = self.group.agreed(self.has_failed)
             self.settle(int(num_failed))
 
     def close(self) -> None:
-        """Lets the writer end. What is pending does not count any more."""
+        """Waits for the writer thread. A pending checkpoint is not committed."""
         self._writer.shutdown(wait=True)
 
     def _commit(self, folder: Path, files: list[dict[str, Any]]) -> None:
@@ -167,22 +167,22 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _keep_here(self, count: int) -> None:
-        """On a node without the first worker, which alone knows which checkpoints count: the newest `count`."""
+        """Keeps the newest `count` folders on a node that has no manifests, which only the first worker writes."""
         for old in sorted(self.folder.glob("step-*"), reverse=True)[count:]:
-            shutil.rmtree(old, ignore_errors=True)  # its other workers do the same
+            shutil.rmtree(old, ignore_errors=True)  # other workers of this node do the same
 
     def _name(self, path: Path) -> str:
-        """The path in the store's copy of the work folder."""
+        """The path relative to the work folder, as in its copy in the store."""
         return path.relative_to(self.folder.parent).as_posix()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def states(self) -> list[TrainState]:
-        """Where the run stood at each checkpoint."""
+        """The TrainState of each checkpoint, newest first."""
         return [_state(folder) for folder in newest_first(self.folder)]
 
     def newest_sound(self) -> Path | None:
-        """The newest checkpoint whose every file has its digest; damaged ones are named and passed over."""
+        """The newest checkpoint whose files all match their digests, or None. Damaged ones are reported and skipped."""
         if self._copy is not None and self.group.is_first:
             self._as_in_store(self._copy)
         names: list[str] = self.group.from_first([folder.name for folder in newest_first(self.folder)])
@@ -197,7 +197,7 @@ class Checkpoints:
         return None
 
     def _as_in_store(self, copy: WorkCopy) -> None:
-        """Makes this node's checkpoints those that count in the store: their manifests and states, without weights."""
+        """Makes this node's checkpoints those committed in the store: manifests and states, without weights."""
         in_store = [name for name in copy.sizes(self.folder.name) if name.endswith(f"/{MANIFEST_NAME}")]
         folders = [self.folder / Path(name).parent.name for name in in_store]
         for folder in newest_first(self.folder):
@@ -208,7 +208,7 @@ class Checkpoints:
             copy.replace(self._name(folder / STATE_NAME))
 
     def _damaged(self, folder: Path) -> list[str]:
-        """Files that are not as they were written, among those that this worker looks at."""
+        """Files that do not match their digests, among this worker's share of them."""
         if self._copy is not None:
             self._copy.replace(self._name(folder / MANIFEST_NAME))
             digests = {self._name(folder / file["path"]): file["sha256"] for file in _manifest(folder)["files"]}
@@ -219,13 +219,13 @@ class Checkpoints:
 
 
 def load(folder: Path) -> tuple[TrainState, FragmentReader]:
-    """Where the run stood, and a reader of its weights and optimiser state."""
+    """The state of a checkpoint, and a reader of its weights and optimiser state."""
     files = [folder / file["path"] for file in _manifest(folder)["files"]]
     return _state(folder), FragmentReader([file for file in files if file.suffix == ".safetensors"])
 
 
 def newest_first(checkpoints: Path) -> Iterator[Path]:
-    """The checkpoints in a folder that count, damaged ones among them."""
+    """The committed checkpoints in a folder, damaged ones included."""
     for folder in sorted(checkpoints.glob("step-*"), reverse=True):
         if (folder / MANIFEST_NAME).exists():
             yield folder
@@ -248,13 +248,14 @@ def _is_sound(path: Path, entry: dict[str, Any]) -> bool:
     return path.exists() and path.stat().st_size == entry["size_bytes"] and sha256_of(path) == entry["sha256"]
 
 
-# The best weights so far, in the form in which a result is published.
+# The best weights so far, for early stopping, in the format of the published result.
 
 
 class BestWeights:
-    """Folders `step-N` under one folder. A checkpoint may still mean an older one, so pruning is told what to keep.
+    """Saved weights in folders `step-N`. Only the first worker writes and reads them.
 
-    Only the first worker writes and reads them. `copy`: the copy of `folder` in the store, where workers share no disk.
+    Older checkpoints may refer to older best weights, so the caller says which to keep. `copy`: the folder's copy in
+    the store if workers do not share a disk.
     """
 
     def __init__(self, folder: Path, copy: WorkCopy | None = None) -> None:
@@ -266,7 +267,7 @@ class BestWeights:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """`write` fills a folder, which then appears at once."""
+        """Saves atomically: `write` fills a temporary folder, which is then renamed."""
         with appearing(self.path(step), single_writer=True) as unfinished:
             write(unfinished)
         if self._copy is not None:

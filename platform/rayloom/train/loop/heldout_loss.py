@@ -1,4 +1,4 @@
-"""The loss of rows that were never trained on, shared out over the workers."""
+"""The loss on held-out rows, computed by all workers together."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rayloom.train.process_group import Group
 
 @dataclass(frozen=True)
 class HeldoutMeasure:
-    """Mean over labels, in nats per token."""
+    """Means over the labels of held-out rows; the loss is in nats per label."""
 
     loss: float
     num_labels: int
     accuracy: float | None = None
-    """Part of the labels that were the most probable ones, where the objective counts them."""
+    """Share of labels that the model finds most probable; None if the objective does not count them."""
     score: float | None = None
-    """What an evaluation of the task measures, as `score.tally` counts it."""
+    """The task's score (see `score.tally`); None if the objective does not count it."""
 
     @property
     def perplexity(self) -> float:
@@ -34,9 +34,9 @@ class HeldoutMeasure:
 def heldout_loss(
     engine: Engine, objective: Objective, shards: StoredRows, micro_batch_sequences: int, group: Group
 ) -> HeldoutMeasure:
-    """The same on every worker, whatever their number, up to the order of additions.
+    """The measures over all rows: the same on all workers and, up to rounding, for any number of workers.
 
-    What masks and spans hide of a row is the same at every measurement of every run.
+    Masks and spans of a row are the same at every measurement of every run.
     """
     total, num_labels = 0.0, 0
     is_counted = hasattr(engine.model, "tally")
@@ -46,7 +46,7 @@ def heldout_loss(
     for begin in range(0, len(shards), at_once):
         first = begin + group.rank * micro_batch_sequences
         last = min(first + micro_batch_sequences, len(shards))
-        # Sharded weights are gathered by everyone together, so nobody may have a batch less.
+        # Sharded weights are gathered collectively, so all workers must run equally many batches.
         numbers = list(range(first, last)) or [begin]
         batch = objective.batch([shards.row(n) for n in numbers], [(MEASURING, n) for n in numbers])
         if first >= last:

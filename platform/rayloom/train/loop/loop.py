@@ -1,7 +1,7 @@
-"""The training loop: one for every model, engine and number of workers, with or without Ray.
+"""The training loop, for all models, engines and numbers of workers, with or without Ray.
 
-On N workers each computes its micro-batches of a step; losses are summed over labels and workers and divided by the
-number of labels in the whole global batch, so that nothing depends on how rows were shared out.
+Each worker computes its own micro-batches of a step. The loss is summed over labels and workers and divided by the
+number of labels in the global batch, so it does not depend on how rows are distributed over workers.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def train(
 ) -> None:
     """Trains from the newest sound checkpoint, or from the start, and writes the finished model to `job.out`.
 
-    Numbers go to `job.log`. `has_notice`: whether a machine is about to leave; asked by all workers together every few
-    seconds, and answered by a checkpoint. Raises InterruptedJobError where `should_stop` became true on any worker (a
-    checkpoint is written first), QualityError where the policy for bad steps gives up.
+    Events go to `job.log` and `tell`. `has_notice`: whether a node is about to be preempted; all workers ask together
+    every few seconds, and if so write a checkpoint. Raises InterruptedJobError, after a checkpoint, if `should_stop`
+    is true on any worker, and QualityError if the policy for bad steps decides to stop.
     """
     with closing(prepared(job, group, tell, should_stop, has_notice)) as run:
         _note_device(run)
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
-            # Going back to a checkpoint, or to the full micro-batch, ends the feed; the next begins at the state then.
+            # Going back to a checkpoint, or changing the micro-batch size, needs a new feed from the current step.
             with Feed(run.rows, run.state.step, run.micro_batch_sequences, group.rank, group.num_workers) as feed:
                 while not run.is_finished and _step(run, feed):
                     pass
@@ -60,7 +60,7 @@ def train(
 
 
 def _note_device(run: Run) -> None:
-    """What utilisation is worked out from: the device's speed, stated and measured, and what a token takes."""
+    """Logs what utilisation is computed from: peak FLOP/s, from the data sheet and measured, and FLOPs per token."""
     if run.group.is_first:
         spec, device = run.job.spec, run.group.device
         run.log.add(
@@ -75,7 +75,7 @@ def _note_device(run: Run) -> None:
 
 
 def _step(run: Run, feed: Feed) -> bool:
-    """One step of training; False if what the feed hands out is no longer what comes next."""
+    """One training step. False if the feed is out of date: the step or the micro-batch size changed."""
     state, started, waited = run.state, time.perf_counter(), feed.wait_seconds
     batches = feed.next()
     agreed = _agreed(run, batches)
@@ -90,7 +90,7 @@ def _step(run: Run, feed: Feed) -> bool:
     loss = _accumulate(run, batches, agreed.num_labels)
     norm = run.engine.step(learning_rate)
     is_applied = math.isfinite(norm)
-    is_loss_good = loss <= policies.loss_limit(run.job.spec.faults, state)  # not where it is not a number
+    is_loss_good = loss <= policies.loss_limit(run.job.spec.faults, state)  # False if it is NaN
     if is_loss_good and after_step(precision, state, is_applied) and not is_applied:
         run.log.add("overflow", state.step, loss=loss, loss_scale=run.engine.loss_scale)
         return True
@@ -117,7 +117,7 @@ def _step(run: Run, feed: Feed) -> bool:
 
 @dataclass(frozen=True)
 class _Agreed:
-    """What all workers know at a step: sums over their batches, and whether any of them wants something."""
+    """Values that all workers share at a step: sums over their batches, and whether any of them asks for something."""
 
     num_labels: int
     num_tokens: int
@@ -145,7 +145,7 @@ def _agreed(run: Run, batches: Sequence[TrainBatch]) -> _Agreed:
 
 
 def _between_steps(run: Run, agreed: _Agreed) -> None:
-    """Measurements and checkpoints that are due after a step."""
+    """Held-out measurements and checkpoints that are due after a step."""
     if run.is_measurement_due:
         _measure(run)
     if agreed.is_checkpoint_due or agreed.is_stopping or agreed.has_new_notice or run.is_checkpoint_step:
@@ -160,7 +160,7 @@ def _between_steps(run: Run, agreed: _Agreed) -> None:
 
 
 def _accumulate(run: Run, batches: Sequence[TrainBatch], num_labels: int) -> float:
-    """Gradients of the global batch's mean loss; the loss. Past the policy's limit gradients become NaN on purpose."""
+    """Computes gradients; returns the global batch's mean loss. Above the policy's limit it makes the gradients NaN."""
     limit = policies.loss_limit(run.job.spec.faults, run.state)
     total = torch.zeros((), device=run.group.device)
     mean = total
@@ -202,7 +202,7 @@ def _after_bad_step(run: Run, loss: float) -> bool:
 
 
 def _measure(run: Run) -> None:
-    """Held-out losses into the log; with early stopping, the best weights into their folder."""
+    """Logs held-out losses; with early stopping, saves the weights if they are the best so far."""
     run.model.eval()
     measured = {
         name: heldout_loss(run.engine, run.rows.objective, shards, run.micro_batch_sequences, run.group)
@@ -227,7 +227,7 @@ def _measure(run: Run) -> None:
 
 
 def _publish(run: Run) -> None:
-    """Writes the result: the best weights where early stopping keeps them, else the last."""
+    """Writes the result: the best weights with early stopping, else the last ones."""
     state, job = run.state, run.job
     if job.spec.early_stopping is None:
         if not run.is_measurement_due:
@@ -254,7 +254,7 @@ def _publish(run: Run) -> None:
 
 
 def _hand_over(job: TrainJob) -> None:
-    """Says that the result is whole: its files by name and digest, to be found by whoever publishes it."""
+    """Marks the result as complete by writing `job.finished`: its files with sizes and digests."""
     entries = file_entries(job.out)
     if job.copy is not None:
         job.copy.put(job.out.relative_to(job.work).as_posix())

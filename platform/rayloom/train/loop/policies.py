@@ -1,6 +1,6 @@
-"""Decisions about a step: its learning rate, whether a measurement is better, and what to do if the step went wrong.
+"""Decisions about a step: what to do if it failed, its learning rate, and whether a measurement is an improvement.
 
-Pure functions and policies that return a decision; the loop alone acts on it.
+These are pure functions, but for the running mean of the loss; only the loop acts on a decision.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rayloom.train.loop.heldout_loss import HeldoutMeasure
 from rayloom.train.state import TrainState
 
 LOSS_MEMORY = 0.98
-"""How much of the running mean of the loss each step keeps."""
+"""Decay of the exponential moving average of the loss."""
 
 
 class StepDecision(Enum):
-    """What happens after a step that was not applied."""
+    """What to do after a step that was not applied; the value explains it."""
 
     SKIP = "the step is left out and training goes on"
     GO_BACK = "training goes back to the last checkpoint, with a lower learning rate"
@@ -26,14 +26,14 @@ class StepDecision(Enum):
 
 
 def loss_limit(policy: Faults, state: TrainState) -> float:
-    """The loss above which a step is not applied; NaN and infinity never are."""
+    """The loss above which a step is not applied. A step with a loss of NaN or infinity is never applied."""
     if policy.spike_factor is None or state.typical_loss is None:
         return float("inf")
     return state.typical_loss * policy.spike_factor
 
 
 def after_bad_step(policy: Faults, state: TrainState, has_checkpoint: bool) -> StepDecision:
-    """For a step that was not applied, which is the last of `state.skipped_steps`."""
+    """The decision after a step that was not applied, which is the last of `state.skipped_steps`."""
     in_a_row = 0
     while state.step - in_a_row in state.skipped_steps:
         in_a_row += 1
@@ -49,11 +49,11 @@ def remember_loss(state: TrainState, loss: float) -> None:
     state.typical_loss = loss if old is None else LOSS_MEMORY * old + (1 - LOSS_MEMORY) * loss
 
 
-# The learning rate of a step: a pure function, so that a resumed run needs no scheduler's state.
+# The learning-rate schedule: a pure function of the step, so that checkpoints need no scheduler state.
 
 
 def learning_rate_share(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Part of the peak learning rate at `step` (0 is the first): warm-up to 1, then the shape down to final_share."""
+    """Share of the peak learning rate at `step` (from 0): linear warm-up to 1, then decay to final_share."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
     if schedule.type == "constant":
@@ -67,11 +67,11 @@ def learning_rate_share(schedule: Schedule, step: int, num_steps: int) -> float:
     return schedule.final_share + (1 - schedule.final_share) * falling
 
 
-# Whether what was measured is better than before, for early stopping.
+# Early stopping.
 
 
 def is_improvement(stopping: EarlyStopping, state: TrainState, found: HeldoutMeasure) -> bool:
-    """Whether it beats the best so far by more than the threshold. The first measurement does, a later NaN does not."""
+    """Whether a measurement beats the best so far by more than the threshold. The first does; a later NaN does not."""
     if stopping.by == "score":
         score = found.score or 0.0
         return state.best_score is None or score > state.best_score + stopping.threshold

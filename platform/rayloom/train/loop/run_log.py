@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line, each step and each measurement once, also after a kill."""
+"""The run's log, as JSON lines. Each step and each measurement is in it once, even after a resumed run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 Tell = Callable[[dict[str, Any]], None]
-"""Receives each event of the first worker as it happens: for a progress bar, a metrics service, a search."""
+"""Receives the first worker's events as they happen, for example for a progress bar or a hyperparameter search."""
 
 
 class RunLog:
     """Appends events to a file and passes them on. Only the first worker's log writes."""
 
     def __init__(self, file: Path, from_step: int, tell: Tell, is_first: bool) -> None:
-        """Lines of what will be done again are taken out first: of steps after `from_step`, and of the run's end."""
+        """First removes events that will happen again: those of steps after `from_step`, and the end of the run."""
         self._tell, self._is_first = tell, is_first
         if is_first:
             kept = [e for e in read_log(file) if e["step"] <= from_step and e["event"] != "finished"]
@@ -26,13 +26,13 @@ class RunLog:
     def add(self, event: str, step: int, **values: Any) -> None:
         if self._is_first:
             record = {"event": event, "step": step, **values}
-            # A run killed between its last measurement and its end measures again: the same numbers, once in the log.
+            # A run that was killed after its last measurement repeats it on resuming; it is logged only once.
             if event != "heldout" or _measurement(record) not in self._measured:
                 self._file.write(json.dumps(record) + "\n")
             self._tell(record)
 
     def say(self, text: str) -> None:
-        """One line for people, which is not part of the log."""
+        """Sends a line to show to the user, which is not written to the log."""
         if self._is_first:
             self._tell({"event": "said", "text": text})
 
@@ -46,7 +46,7 @@ def _measurement(event: dict[str, Any]) -> tuple[int, str]:
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log; a last line that a kill cut off is left out."""
+    """The events of a log. An incomplete last line, as a killed run leaves, is ignored."""
     if not file.exists():
         return
     for line in file.read_text().splitlines():

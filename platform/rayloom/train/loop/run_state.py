@@ -1,4 +1,4 @@
-"""One worker's run: everything that its training works with, and how it comes into a state."""
+"""One worker's run: its model, engine, data, checkpoints and state, and how they are built and restored."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rayloom.train.state import TrainState
 from rayloom.train.weights.model import build_model, prepare_layers, save_model
 
 ASKING_SECONDS = 5.0
-"""Between questions for notice that a machine leaves; clouds give at least half a minute of it."""
+"""Between two checks for a preemption notice; clouds give notice at least 30 seconds before."""
 
 
 @dataclass
 class Run:
-    """What a worker's training works with. Methods that write are called by every worker."""
+    """Everything that the loop needs on one worker. Methods that write must be called by all workers."""
 
     job: TrainJob
     group: Group
@@ -47,14 +47,14 @@ class Run:
     best: BestWeights
     log: RunLog
     size: ModelSize
-    """Before sharding cut its weights up."""
+    """Size of the model, measured before its weights are sharded."""
     micro_batch_sequences: int
-    """Computed at once. It changes nothing but speed, memory and the order of additions."""
+    """Sequences in a micro-batch. It changes only speed, memory and rounding, not the result."""
     should_stop: Callable[[], bool]
     has_notice: Callable[[], bool]
     state: TrainState = field(default_factory=TrainState)
     retry_at_step: int | None = None
-    """When the spec's own micro-batch is tried again."""
+    """Step at which the spec's micro-batch size is tried again."""
     _saved_at: float = field(default_factory=time.monotonic)
     _asked_at: float = field(default_factory=time.monotonic)
     _is_notice_taken: bool = False
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def is_checkpoint_due(self) -> bool:
-        """By the clock. Workers' clocks differ, so they have to agree on it."""
+        """Whether one is due by the first worker's clock; the others learn it in `Group.agreed`."""
         minutes = self.job.spec.checkpoints.every_minutes
         return self.group.is_first and minutes is not None and time.monotonic() - self._saved_at > minutes * 60
 
@@ -87,18 +87,18 @@ class Run:
 
     @property
     def is_asking_due(self) -> bool:
-        """Whether it is time to ask for notice that a machine leaves, which all workers do together."""
+        """Whether it is time to check for a preemption notice, which all workers do together."""
         return self.group.is_first and time.monotonic() - self._asked_at > ASKING_SECONDS
 
     def is_new_notice(self) -> bool:
-        """Whether a machine is known to leave, for the first time since none was."""
+        """Whether there is a preemption notice now and there was none at the last check."""
         self._asked_at = time.monotonic()
         has_notice = self.has_notice()
         is_new, self._is_notice_taken = has_notice and not self._is_notice_taken, has_notice
         return is_new
 
     def seed_micro_batch(self, number: int) -> None:
-        """Makes random state a function of seed, step and micro-batch, so that no checkpoint has to carry it."""
+        """Seeds torch from (seed, step, micro-batch), so that checkpoints need no random state."""
         place = number * self.group.num_workers + self.group.rank
         words = SeedSequence([self.job.spec.seed, self.state.step, place]).generate_state(1)
         torch.manual_seed(int(words[0]))
@@ -109,7 +109,7 @@ class Run:
         self.checkpoints.save(self.state, self.engine.fragments())
 
     def try_full_micro_batch(self) -> None:
-        """Goes back to the spec's own micro-batch; the checkpoint before it saves the steps if memory runs out."""
+        """Returns to the spec's micro-batch size, after a checkpoint in case memory runs out again."""
         if not self.is_checkpoint_step:
             self.save_checkpoint()
         self.checkpoints.finish()
@@ -138,7 +138,7 @@ class Run:
 def prepared(
     job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool], has_notice: Callable[[], bool]
 ) -> Run:
-    """The run at its newest sound checkpoint, or at its start."""
+    """The run, restored from its newest sound checkpoint, or at step 0."""
     spec = job.spec
     rows = rows_of(job, spec)
     objective = rows.objective
@@ -177,7 +177,7 @@ def prepared(
 
 
 def objective_of(job: TrainJob) -> Objective:
-    """What the job's spec minimises."""
+    """The objective of the job's spec."""
     spec = job.spec
     if spec.task is not None:
         return objective_of_task(spec.task, job.train[0], job.tokenizer)
@@ -187,7 +187,7 @@ def objective_of(job: TrainJob) -> Objective:
 
 
 def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
-    """What the run reads, in batches of `spec`."""
+    """The job's training rows, with the batch size of `spec`."""
     objective = objective_of(job)
     return RunRows(
         objective=objective,
@@ -200,10 +200,10 @@ def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
 
 
 def engine_model(job: TrainJob, objective: Objective, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The model, in training mode, and the loss module around it that an engine is given."""
+    """The model in training mode, and the loss module around it, which the engine takes."""
     model = build_model(job.spec, job.base, job.tokenizer)
     prepare_layers(model, job.spec, device)
-    # Compiled on a CPU, each batch would be compiled for the lengths of its own documents.
+    # On a CPU, attention by documents would recompile for each batch's document lengths.
     if not (job.spec.compile and device.type == "cpu"):
         use_documents(model)
     model.train()
@@ -211,7 +211,7 @@ def engine_model(job: TrainJob, objective: Objective, device: torch.device) -> t
 
 
 def go_to(run: Run, checkpoint: Path) -> None:
-    """Puts weights, optimiser and state back to a checkpoint."""
+    """Restores weights, optimiser and state from a checkpoint."""
     run.state, reader = stored.load(checkpoint)
     with reader:
         run.engine.restore(reader, run.state.num_updates)

@@ -1,10 +1,10 @@
-"""Which row stands at which place of a run: a pure function of (seed, epoch, index), without any table.
+"""The row at each position of a run: a pure function of (seed, epoch, index), without a stored permutation.
 
-The order of an epoch is a permutation by a Feistel network on the smallest power of four that holds all rows; places
-that fall outside are walked on until they fall inside (cycle walking, Black & Rogaway 2002). Any place is computed on
-its own in constant memory, so a position in the data is one number, whatever the number of workers.
+Each epoch's order is a Feistel permutation of the smallest power of four that is at least the number of rows. Results
+outside the rows are permuted again until they are inside (cycle walking, Black & Rogaway 2002). Each position is
+computed on its own in constant memory, so the data position of a run is one number for any number of workers.
 
-Shapes: N places asked for.
+Shapes: N positions asked for.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one data set, and its part of all rows of the run (in any unit: only the ratio counts)."""
+    """A data set's number of rows, and its share of the run's rows, relative to the other sources' shares."""
 
     num_rows: int
     share: float = 1.0
 
 
 def located(positions: Integers, sources: Sequence[Source], seed: int) -> tuple[Integers, Integers]:
-    """(N,) source and (N,) row of it at each position of the run.
+    """(N,) source, and (N,) row of that source, at each position of the run.
 
-    Sources alternate as evenly as their shares allow, and each goes through epochs of its own.
+    Sources are interleaved as evenly as their shares allow; each has its own epochs.
     """
     chosen, counts = _alternated(positions, [source.share for source in sources])
     rows = np.empty_like(positions)
@@ -48,7 +48,7 @@ def located(positions: Integers, sources: Sequence[Source], seed: int) -> tuple[
 
 
 def permuted(indices: Integers, num_rows: int, seed: int, epoch: int, source: int = 0) -> Integers:
-    """(N,) the row at each index of an epoch; over all indices every row comes exactly once."""
+    """(N,) the row at each index of an epoch: a permutation of range(num_rows)."""
     half_bits = max(1, (int(num_rows - 1).bit_length() + 1) // 2)
     keys = _round_keys(seed, epoch, source)
     places = indices.astype(np.uint64)
@@ -60,13 +60,13 @@ def permuted(indices: Integers, num_rows: int, seed: int, epoch: int, source: in
 
 
 def _alternated(positions: Integers, shares: Sequence[float]) -> tuple[Integers, Integers]:
-    """(N,) source at each position, and (N,) how many rows of that source came before."""
+    """(N,) source at each position, and (N,) number of earlier positions with that source."""
     chosen = np.zeros_like(positions)
     counts = np.zeros_like(positions)
     waiting = np.ones(len(positions), np.bool_)
     left = positions.copy()
     for number in range(len(shares)):
-        # The first source against all later ones; then the places left to those, in the same way.
+        # Positions are split between this source and all later ones; the rest is split again in the next round.
         share = shares[number] / sum(shares[number:])
         before, after = np.floor(left * share), np.floor((left + 1) * share)
         here = waiting & ((after > before) | (number == len(shares) - 1))
@@ -90,7 +90,7 @@ def _round_keys(seed: int, epoch: int, source: int) -> _Words:
 
 
 def _mixed(words: _Words) -> _Words:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every bit of the input moves every bit of the output."""
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): each input bit affects every output bit."""
     with np.errstate(over="ignore"):
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

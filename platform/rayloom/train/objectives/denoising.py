@@ -1,7 +1,7 @@
-"""Objectives that hide part of a row: masked tokens for encoders, replaced spans for encoder-decoders.
+"""Denoising objectives: masked language modelling for encoders, span corruption for encoder-decoders.
 
-What is hidden is drawn anew each time a row is read, and is a pure function of (seed, place in the run), so that a
-resumed run hides the same, on any number of workers.
+The mask is drawn anew each time a row is read. It is a pure function of (seed, position in the run), so a resumed run
+draws the same masks, on any number of workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Hidden tokens from both sides."""
+    """Masked language modelling: predicts masked tokens from the tokens on both sides."""
 
     sequence_length_tokens: int
     spec: Masked
@@ -60,14 +60,14 @@ class MaskedTokens:
 
 @dataclass(frozen=True)
 class CorruptedSpans:
-    """What stood where sentinels are."""
+    """Span corruption: predicts the text that was replaced by sentinels."""
 
     sequence_length_tokens: int
     spec: SpanCorruption
     sentinels: Tokens
     end_token: int
     start_token: int
-    """What the decoder reads first; also the padding."""
+    """The decoder's start token, which is also the padding."""
 
     def rows(self, folder: Path) -> TokenShards:
         return TokenShards(folder, self.sequence_length_tokens)
@@ -89,7 +89,7 @@ class CorruptedSpans:
         )
 
     def _row(self, row: PackedRow, random: np.random.Generator) -> tuple[list[Tokens], list[Tokens]]:
-        """Texts and targets of the row's documents. One of a single token has nothing to predict it from."""
+        """Corrupted texts and targets of the row's documents. Documents of a single token are left out."""
         texts, targets = [], []
         for document in np.split(row.tokens, np.flatnonzero(row.positions == 0)[1:]):
             if len(document) < 2:
@@ -104,13 +104,13 @@ class CorruptedSpans:
         return texts, targets
 
     def _shifted(self, target: Tokens) -> Tokens:
-        """What the decoder reads where it must write `target`."""
+        """The decoder's input for a target: the start token, then the target without its last token."""
         read = np.concatenate([[self.start_token], target[:-1]])
         return np.where(read == NO_LABEL, self.start_token, read)
 
 
 def pretraining_objective(job: TrainSpec, folder: Path) -> Objective:
-    """`folder`: of the tokenizer with the tokens that the objective needs, as `train.vocabulary` prepares it."""
+    """The objective of a job without task or preference. `folder`: tokenizer of `weights.vocabulary.tokenizer_for`."""
     spec, length = job.objective_in_use, job.sequence_length_tokens
     if isinstance(spec, Causal):
         return NextToken(length)
@@ -134,7 +134,7 @@ def _places(documents: Sequence[Tokens]) -> Tokens:
 
 
 def _stacked(rows: Sequence[Tokens], filler: int) -> torch.Tensor:
-    """(rows, longest), filled up at the end. Positions filled with 0 make each place a document of its own."""
+    """(rows, longest row), padded at the end. Position 0 as padding makes each padding token a document of its own."""
     length = max(len(row) for row in rows)
     out = np.full((len(rows), length), filler, np.int64)
     for index, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Tokens hidden from an encoder, which then predicts them (Devlin et al. 2019, section 3.1 and appendix A.1).
+"""Masked language modelling: chooses tokens and masks them (Devlin et al. 2019, section 3.1 and appendix A.1).
 
 Shapes: T tokens of a row, V vocabulary.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rayloom.score.batches import NO_LABEL
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
-"""Of the chosen tokens; the rest stay as they were, so that the model cannot trust what it sees."""
+"""Shares of chosen tokens that become the mask or a random token. The others stay, so any token may be wrong."""
 
 Tokens = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -22,19 +22,19 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking must know of the tokens."""
+    """What masking needs to know about the vocabulary."""
 
     mask_token: int
     is_special: Flags
-    """(V,) never chosen, and never put in at random."""
+    """(V,) tokens that are never chosen and never used as random replacements."""
     begins_word: Flags | None = None
-    """(V,) whether a piece begins a word; given where words are chosen whole."""
+    """(V,) whether a token begins a word; given only for whole-word masking."""
 
 
 def masked_row(
     tokens: Tokens, positions: Tokens, share: float, vocabulary: Vocabulary, random: np.random.Generator
 ) -> tuple[Tokens, Tokens]:
-    """(T,) what the model reads, and (T,) labels: the token at each chosen place, NO_LABEL elsewhere."""
+    """(T,) masked tokens, and (T,) labels: the original token at each chosen position, NO_LABEL elsewhere."""
     chosen = _chosen(tokens, positions, share, vocabulary, random)
     read = tokens.copy()
     fate = random.random(len(chosen))
@@ -49,13 +49,13 @@ def masked_row(
 def _chosen(
     tokens: Tokens, positions: Tokens, share: float, vocabulary: Vocabulary, random: np.random.Generator
 ) -> Tokens:
-    """Places, about `share` of all that are not special: single tokens, or all pieces of words."""
+    """Chosen positions, about `share` of the tokens that are not special: single tokens, or whole words."""
     candidates = np.flatnonzero(~vocabulary.is_special[tokens])
     wanted = max(1, round(share * len(candidates)))
     if vocabulary.begins_word is None:
         return random.permutation(candidates)[:wanted]
     begins = vocabulary.begins_word[tokens] | (positions == 0)
-    # Words come in random order until enough tokens are chosen; the last may take a few too many.
+    # Words are taken in random order until enough tokens are chosen; the last one may exceed the share.
     words = np.cumsum(begins)[candidates]
     order = random.permutation(np.unique(words))
     sizes = np.array([np.count_nonzero(words == word) for word in order], np.int64)
@@ -64,9 +64,9 @@ def _chosen(
 
 
 def begins_word(pieces: Sequence[str]) -> Flags:
-    """(V,) for pieces as tokenizers write them: `##ing`, `Ġthe`, `▁the`, `ing`, `,`.
+    """(V,) whether each token begins a word, from its text: `##ing`, `Ġthe`, `▁the`, `ing`, `,`.
 
-    Where pieces mark what begins a word (by a space), only one that begins with a letter continues the one before.
+    If the tokenizer marks beginnings of words (with a space), a token continues a word only if it starts with a letter.
     """
     if any(piece.startswith("##") for piece in pieces):
         return np.array([not (len(piece) > 2 and piece.startswith("##")) for piece in pieces], np.bool_)

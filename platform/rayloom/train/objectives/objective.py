@@ -1,7 +1,7 @@
-"""What a run minimises: how its rows are read, made into batches, and what a model loses on one.
+"""The interface of training objectives: how rows are read, how batches are made, and which module gives the loss.
 
-The loop, the engines and the feed know nothing of it but this: a batch is tensors that know how many labels they have,
-and calling the loss module with one gives the sum over those labels.
+The loop, the engines and the feed rely only on this: a batch knows its number of labels, and calling the loss module
+with a batch gives the loss summed over those labels.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from rayloom.score.label_loss import LabelLoss
 from rayloom.text.packed.shards import TokenShards
 
 Draw = tuple[int, ...]
-"""Seed of a row's random choices: a function of its place in the run, so that a resumed run makes the same."""
+"""Seed of a row's random choices. It depends only on the position in the run, so a resumed run makes the same ones."""
 
 
 class TrainBatch(Protocol):
-    """Tensors of some rows."""
+    """Rows as tensors, for the loss module of their objective."""
 
     @property
     def num_tokens(self) -> int:
-        """Without padding."""
+        """Tokens read, without padding."""
 
     @property
     def num_labels(self) -> int:
-        """What the summed loss is divided by, over the whole global batch."""
+        """Labels; their sum over the global batch divides the summed loss."""
 
     def to(self, device: torch.device) -> Self: ...
     def without_labels(self) -> Self:
-        """The same work, from which nothing is learned."""
+        """The same shapes without labels: the same computation, with zero loss and zero gradients."""
 
 
 class StoredRows(Protocol):
@@ -46,21 +46,21 @@ class StoredRows(Protocol):
 
 
 class Objective(Protocol):
-    """One way to learn from rows."""
+    """A training objective."""
 
     def rows(self, folder: Path) -> StoredRows:
         """The rows of a folder."""
 
     def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> TrainBatch:
-        """These rows as tensors on the CPU. Whatever is random about a row follows from its draw."""
+        """The rows as tensors on the CPU. Random choices for a row depend only on its draw."""
 
     def loss_of(self, model: nn.Module) -> nn.Module:
-        """A module that holds the model as `model` and gives () the sum of a batch's losses."""
+        """A module that wraps the model (attribute `model`) and maps a batch to () its summed loss."""
 
 
 @dataclass(frozen=True)
 class NextToken:
-    """Every trained token from those before it (causal language modelling)."""
+    """Causal language modelling: predicts every trained token from the tokens before it."""
 
     sequence_length_tokens: int
 
@@ -68,7 +68,7 @@ class NextToken:
         return TokenShards(folder, self.sequence_length_tokens)
 
     def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> Batch:  # noqa: ARG002
-        # Padding has no label and is seen by nobody, so any token will do.
+        # Padding has no label and no other token attends to it, so any token will do.
         return causal_batch(rows, padding_token=0)
 
     def loss_of(self, model: nn.Module) -> LabelLoss:

@@ -1,4 +1,4 @@
-"""Learning from judged answers as an objective; what the model first thought of them is computed once and kept."""
+"""Preference optimisation (DPO, ORPO, SimPO, KTO) as an objective, and the reference log-probabilities it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rayloom.train.process_group import Group
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """DPO, ORPO, SimPO or KTO."""
+    """The objective of DPO, ORPO, SimPO or KTO."""
 
     preference: Dpo | Orpo | SimPo | Kto
     sequence_length_tokens: int
@@ -45,9 +45,9 @@ class PreferenceObjective:
 
 @torch.no_grad()
 def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group) -> Path:
-    """Gives PreferenceRows what a PreferenceLoss' model thinks of them now, computed by all workers and kept in a file.
+    """Sets the reference log-probabilities of PreferenceRows; returns the file that stores them.
 
-    Found there again after a kill: training has then moved on, and this must not.
+    They are computed once, with the model before training, by all workers. A resumed run reads the file instead.
     """
     file: Path = rows.reference_file
     if not file.exists():
@@ -55,7 +55,7 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
         loss.model.eval()
         found = np.zeros((len(rows), 2), np.float64)
         starts = range(0, len(rows), micro_batch_sequences)
-        # Sharded weights are gathered by everyone together, so nobody may compute a batch less.
+        # Sharded weights are gathered collectively, so all workers must run equally many batches.
         for turn in range(-(-len(starts) // group.num_workers)):
             place = turn * group.num_workers + group.rank
             numbers = _numbers(starts, place if place < len(starts) else 0, len(rows))
@@ -68,14 +68,14 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
         if group.is_first:
             _write(summed, file)
         group.wait_for_all()
-        if not file.exists():  # on a node that does not see the first worker's disk
+        if not file.exists():  # on a node that does not share the first worker's disk
             _write(summed, file)
     rows.reference = np.load(file, allow_pickle=False)
     return file
 
 
 def _write(log_p: NDArray[np.float64], file: Path) -> None:
-    # Workers of one node and trials of a search share their rows, and two may come here at once.
+    # Workers of one node, and trials of a search, share the file and may write it at the same time.
     with appearing(file) as unfinished, unfinished.open("wb") as opened:
         np.save(opened, log_p.astype(np.float32), allow_pickle=False)
 

@@ -1,8 +1,8 @@
-"""Spans of a text replaced by sentinels, and what the decoder must write for them (Raffel et al. 2020, section 3.1.4).
+"""Span corruption: replaces spans of a text by sentinels, and makes the target (Raffel et al. 2020, section 3.1.4).
 
-    Thank you for inviting me to your party last week
-    reads   Thank you <0> me to your party <1> week </s>
-    writes  <0> for inviting <1> last </s>
+    text     Thank you for inviting me to your party last week
+    encoder  Thank you <0> me to your party <1> week </s>
+    target   <0> for inviting <1> last </s>
 
 Shapes: T tokens of a text.
 """
@@ -19,7 +19,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Corruption:
-    """Lengths of spans in turn, one more kept than replaced; the first and the last kept one may be empty."""
+    """Lengths of alternating kept and replaced spans, starting and ending with a kept one, which may be empty."""
 
     kept: Tokens
     replaced: Tokens
@@ -28,7 +28,7 @@ class Corruption:
 def corruption_of(
     num_tokens: int, share: float, mean_span_tokens: float, most_spans: int, random: np.random.Generator
 ) -> Corruption:
-    """Random spans over a text of at least two tokens. Their number is certain, their places and lengths are not."""
+    """Random spans for a text of at least two tokens. Their number is fixed; positions and lengths are random."""
     num_replaced = min(max(round(num_tokens * share), 1), num_tokens - 1)
     spans = round(num_replaced / mean_span_tokens)
     num_kept = num_tokens - num_replaced
@@ -39,13 +39,13 @@ def corruption_of(
 
 
 def _cut(num_tokens: int, num_spans: int, random: np.random.Generator) -> Tokens:
-    """Lengths of spans that together have so many tokens, each way of cutting as likely as any other."""
+    """Lengths of `num_spans` non-empty spans that sum to `num_tokens`; all partitions are equally likely."""
     cuts = np.sort(random.choice(num_tokens - 1, num_spans - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [num_tokens]])).astype(np.int64)
 
 
 def corrupted(tokens: Tokens, corruption: Corruption, sentinels: Tokens, end_token: int) -> tuple[Tokens, Tokens]:
-    """What the encoder reads, and what the decoder must write."""
+    """The encoder's input, and the decoder's target."""
     read: list[Tokens] = []
     written: list[Tokens] = []
     begin = 0

@@ -1,4 +1,4 @@
-"""Tasks with a head of their own as objectives: labels of texts, tags of tokens, ends of answers."""
+"""Objectives of supervised tasks: classification, tagging, extractive question answering, sequence to sequence."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.train.objectives.objective import Draw
 
 JudgedTask = TextClassification | RelationExtraction | TokenClassification | QuestionAnswering
-"""Tasks with a head of their own."""
+"""Tasks whose models have a task head."""
 
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """What a task minimises."""
+    """The objective of a task with a head."""
 
     task: JudgedTask
     padding_token: int
@@ -50,10 +50,10 @@ class TaskObjective:
 
 @dataclass(frozen=True)
 class WrittenText:
-    """Every token of the text to write, from the text to read and what was written before it."""
+    """Sequence to sequence: predicts every target token from the source text and the target tokens before it."""
 
     start_token: int
-    """What the decoder reads first; also the padding."""
+    """The decoder's start token, which is also the padding."""
 
     def rows(self, folder: Path) -> TaskRows:
         return TaskRows(folder)
@@ -75,7 +75,7 @@ class WrittenText:
 
 
 def _stacked(rows: Sequence[Any], filler: int) -> torch.Tensor:
-    """(rows, longest), filled up at the end. Positions filled with 0 make each place a document of its own."""
+    """(rows, longest row), padded at the end. Position 0 as padding makes each padding token a document of its own."""
     out = np.full((len(rows), max(len(row) for row in rows)), filler, np.int64)
     for index, row in enumerate(rows):
         out[index, : len(row)] = row
@@ -83,10 +83,10 @@ def _stacked(rows: Sequence[Any], filler: int) -> torch.Tensor:
 
 
 def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | None:
-    """One weight for each label. `counts`: how often each occurs among the targets to train on.
+    """One weight for each label, or None. `counts`: how often each label occurs among the training targets.
 
-    balanced: n / (K · n_c), so that every class weighs the same in all (King & Zeng 2001); a class that never occurs
-    weighs 1.
+    balanced: n / (K · n_c), so that all classes have the same total weight (King & Zeng 2001). A class that never
+    occurs gets 1.
     """
     if isinstance(task, QuestionAnswering | SequenceToSequence) or task.class_weights is None:
         return None
@@ -99,7 +99,7 @@ def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | 
 
 
 def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective | WrittenText:
-    """`train`: the folder of rows that class weights are counted in. `tokenizer`: the folder that has it."""
+    """The objective of a task. `train`: folder of the rows for class weights. `tokenizer`: folder of the tokenizer."""
     from transformers import AutoTokenizer
 
     padding = AutoTokenizer.from_pretrained(tokenizer).pad_token_id
@@ -112,7 +112,7 @@ def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective
 
 
 def label_counts(task: Task, rows: TaskRows) -> dict[str, int]:
-    """How often each label occurs among the targets."""
+    """How often each label occurs among the rows' targets."""
     labels: tuple[str, ...] = getattr(task, "labels", ())
     found = np.zeros(len(labels), np.int64)
     is_multiple = target_of(task) == "labels"

@@ -1,4 +1,4 @@
-"""What `plan` says about a job on the devices that its `hardware` names: fit, speed, waste."""
+"""What `plan` says about a job on its `hardware`: whether it fits into memory, how long it takes, what is wasted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize
 
 ASSUMED_UTILISATION = 0.4
-"""Of the data sheet's peak: what well-shaped training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
+"""Model FLOPs utilisation that well-tuned training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
 CONTEXT_BYTES = 2 * 10**9
 """CUDA's context, NCCL's buffers and kernels' workspaces."""
 FRAGMENTATION_SHARE = 0.05
 TOKENS_THAT_FILL_A_DEVICE = 4096
-"""Fewer tokens at once, and the device waits for the next kernel more than it computes."""
+"""With fewer tokens in a micro-batch, launching kernels takes longer than computing them."""
 
 
 def add_fleet(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, num_tokens: int) -> None:
-    """`num_tokens`: of the whole run."""
+    """Adds memory by ZeRO stage, time, problems and warnings to the sheet. `num_tokens`: tokens of the whole run."""
     if spec.workers.num_workers > 1:
         sheet.add("memory by ZeRO stage", ", ".join(f"{n}: {gigabytes(_at_stage(spec, n), size)}" for n in range(4)))
     if spec.hardware is None:
@@ -39,7 +39,7 @@ def add_fleet(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, num_tokens: in
 
 
 def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
-    """What would make the run fail there."""
+    """One sentence for each reason why the run would fail on this hardware."""
     if not spec.workers.gpus_per_worker:
         yield f"hardware is {spec.hardware}, but workers.gpus_per_worker is 0: set it to 1"
     if spec.workers.num_workers > fleet.num_devices:
@@ -54,7 +54,7 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
 
 
 def warnings(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
-    """What would waste the hardware."""
+    """One sentence for each setting that wastes the hardware."""
     idle = fleet.num_devices - spec.workers.num_workers
     if idle > 0:
         yield f"{idle} of {fleet.num_devices} devices would have no worker: raise workers.num_workers"
@@ -77,7 +77,7 @@ def fits(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> bool:
 
 
 def advice(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> str:
-    """The smallest change of the spec with which it fits."""
+    """The smallest change of the spec that makes the run fit, as part of a sentence."""
     halved = spec.model_copy(update={"micro_batch_sequences": max(1, spec.micro_batch_sequences // 2)})
     recomputed = spec.model_copy(update={"activation_checkpointing": True})
     changes = [

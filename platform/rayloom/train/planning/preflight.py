@@ -1,4 +1,4 @@
-"""What `plan` says about the rows and the method of a training job before anything is trained."""
+"""What `plan` says about the rows and the method of a training job, before any training."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from rayloom.train.sizes.model_size import ModelSize
 
 NUM_EXAMPLES = 2
 FEW_ROWS = 500
-"""Below this, what is learned depends on which rows they happen to be (Zhou et al. 2023 used 1,000 chosen ones)."""
+"""With fewer rows, the result depends on which rows were chosen (Zhou et al. 2023 curated 1,000)."""
 LEARNING_RATE_FACTOR = 10
-"""So far from a method's usual learning rate, a warning."""
+"""A learning rate that differs from the method's usual one by more than this factor gets a warning."""
 LOW_RANK = 8
 PARAMETERS_PER_TRAINED_TOKEN = 1000
-"""More trained parameters for each trained token than this, and a smaller method does as well."""
+"""With more trained parameters for each trained token, a smaller method does as well."""
 EXAMPLE_CHARACTERS = 600
 IMBALANCE = 10
-"""A label this many times rarer than the most frequent one is hardly learned without a weight."""
+"""A label that is this many times rarer than the most frequent one is hardly learned without a class weight."""
 UNEVEN = 4
-"""Good and bad answers this far from even are weighed (Ethayarajh et al. 2024, section 4.2)."""
+"""Most that the total weights of good and bad answers should differ, as a factor (KTO, Ethayarajh et al. 2024, 4.2)."""
 
 
 def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
-    """Where every row goes, how long rows are, what is trained of them, and the first examples with that marked."""
+    """Adds the counts of rows kept and left out, their lengths, the trained tokens, and the first examples."""
     data = job.spec.data
     if not isinstance(data, ConversationData | LabelledData | PreferenceData):
         return
@@ -99,7 +99,7 @@ def _add_labelled(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengt
 
 
 def _shown(example: Example) -> Text:
-    """A text with its places marked, and its labels behind it."""
+    """The text with its spans marked, then its labels."""
     text = Text(example.text[:EXAMPLE_CHARACTERS], style=CONTEXT)
     for span in example.spans:
         text.stylize(TRAINED, span.start, min(span.end, EXAMPLE_CHARACTERS))
@@ -160,7 +160,7 @@ def _warn_if_uneven(sheet: PlanSheet, preference: Kto, train: dict[str, int]) ->
 
 
 def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[str, Any]) -> None:
-    """Whether the result can be served as it is, and what is unusual about the method's settings."""
+    """Adds whether the result can be served without merging, and warnings about unusual settings of the method."""
     if spec.base is None:
         return
     reason = _why_not_served(spec)

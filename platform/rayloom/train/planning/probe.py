@@ -1,4 +1,4 @@
-"""`rayloom plan --probe`: a few micro-batches of the real job on this machine, and what follows for the whole of it."""
+"""`rayloom plan --probe`: runs a few micro-batches of the job on this machine and estimates the whole run from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_STEPS = 4
 
 
 def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
-    """Measured on one device, without sharding: tokens a second, share of the peak, memory, and the time of all."""
+    """Speed, model FLOPs utilisation, peak memory and estimated time, measured on one device without sharding."""
     sheet = PlanSheet()
     if spec.preference is not None:
         sheet.add("probe", "not for preferences, which need another model's answers first")
@@ -48,8 +48,8 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
             started = time.perf_counter()
             (batch,) = micro_batches(rows, step, small.micro_batch_sequences, 0, 1)
             engine.backward(engine.loss(batch.to(device)) / max(1, batch.num_labels), is_last=True)
-            engine.step(0.0)  # waits for the device: it needs the norm
-            if step:  # the first one also sets everything up
+            engine.step(0.0)  # synchronises with the device, to read the gradient norm
+            if step:  # the first step also includes initialisation
                 seconds += time.perf_counter() - started
                 tokens += batch.num_tokens
         size = size_of_job(job)

@@ -1,4 +1,4 @@
-"""A run's events as they happen, for programs that draw curves of several runs."""
+"""Shows a run's events as they happen: in experiment trackers (TensorBoard, MLflow, W&B) and as a progress bar."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rayloom.train.settings import by_path
 STEP_SCALARS = ("loss", "learning_rate", "gradient_norm", "seconds", "data_wait_seconds")
 MEASURES = ("loss", "perplexity", "accuracy")
 MLFLOW_SECONDS = 5.0
-"""Between calls, so that training never waits for a database at every step."""
+"""Least time between two calls to MLflow: a call at every step would slow training down."""
 MAX_METRICS = 500
-"""Waiting to be sent; one call takes a thousand."""
+"""Metrics that may wait before they are sent; MLflow accepts 1,000 in one call."""
 _RUN = "rayloom.artifact"
 
 
 class Following(Protocol):
-    """Receives events of a run's log."""
+    """An open tracker, which receives the events of a run's log."""
 
     def add(self, event: dict[str, Any]) -> None: ...
     def __enter__(self) -> Self: ...
@@ -38,11 +38,11 @@ class Following(Protocol):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told of a run before it starts."""
+    """What trackers are told about a run when they open."""
 
     spec: TrainSpec
     version: str
-    """Of the artifact that it makes."""
+    """Version of the artifact that the run makes."""
     job_directory: Path
 
     @property
@@ -51,14 +51,14 @@ class TrackedRun:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the job file sets, by dotted path."""
+        """The values that the job file sets, by dotted path; defaults are left out."""
         plain = self.spec.model_dump(mode="json", exclude_unset=True, exclude={"trackers", "kind", "name"})
         return dict(by_path(plain))
 
 
 @contextmanager
 def opened(run: TrackedRun) -> Iterator[list[Following]]:
-    """The run's trackers, closed at the end. Raises ResourceError where one has no package or no server."""
+    """The run's trackers, closed at the end. Raises ResourceError if a package or a server is missing."""
     missing = missing_trackers(run.spec)
     if missing:
         raise ResourceError(missing[0][0].upper() + missing[0][1:])
@@ -67,7 +67,7 @@ def opened(run: TrackedRun) -> Iterator[list[Following]]:
 
 
 def missing_trackers(spec: TrainSpec) -> list[str]:
-    """What to do about trackers whose package is not installed here."""
+    """One sentence for each tracker whose package is not installed here: what is missing and what to do."""
     found = [_missing(tracker) for tracker in spec.trackers]
     return [said for said in found if said is not None]
 
@@ -111,7 +111,7 @@ class _TensorBoardFiles:
 
 
 class _MlflowRun:
-    """A job that continues goes on in its own run; steps that are computed again are not written twice."""
+    """Writes to MLflow. A resumed job continues its MLflow run; steps computed again are not logged twice."""
 
     def __init__(self, tracker: Mlflow, run: TrackedRun) -> None:
         self._tracker, self._run = tracker, run
@@ -170,7 +170,7 @@ class _WandbRun:
             config=run.settings,
             settings=wandb.Settings(console="off", silent=True),
         )
-        # Its own count of steps only rises, and a run that goes back to a checkpoint does not.
+        # W&B's own step counter only rises; a run that goes back to a checkpoint repeats steps.
         self._wandb.define_metric("*", step_metric="step")
         return self
 
@@ -184,7 +184,7 @@ class _WandbRun:
 
 
 def scalars(event: dict[str, Any]) -> dict[str, float]:
-    """Name and value of what is worth a curve: `train/loss`, `heldout/perplexity`."""
+    """The values of an event to plot over steps, by name: `train/loss`, `heldout/perplexity`."""
     if event["event"] == "step":
         found = {f"train/{name}": float(event[name]) for name in STEP_SCALARS}
         return found | {"train/tokens_per_second": event["tokens"] / event["seconds"]}
@@ -193,13 +193,13 @@ def scalars(event: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
-# A run's events as a progress bar and lines for people.
+# The same events in the terminal: a progress bar and lines of text.
 
 RECENT_STEPS = 20
 
 
 class TrainingProgress:
-    """Shows steps on a bar with loss, speed and time left; everything else as lines."""
+    """Shows steps on a bar with loss, speed and time left, and other events as lines; passes all on to the trackers."""
 
     def __init__(self, job: TrainJob, bar: Bar, trackers: Sequence[Following] = ()) -> None:
         self.job, self.bar, self.trackers = job, bar, trackers

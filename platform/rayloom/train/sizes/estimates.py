@@ -1,4 +1,4 @@
-"""Arithmetic and memory of a run, worked out from sizes alone."""
+"""Estimates of a run's FLOPs, device memory and disk use from the model's size, and the device's measured speed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from rayloom.train.sizes.model_size import ModelSize
 MASTER_AND_ADAM_BYTES = 12
 """fp32 master weight and two moments (Rajbhandari et al. 2020, section 3.1)."""
 MASTER_AND_MOMENTUM_BYTES = 8
-"""With Muon; the few weights that AdamW updates are left out of the account."""
+"""The same with Muon, counting all weights as updated by it."""
 ADAM_BYTES, ADAM_8_BIT_BYTES = 8, 2
 MAX_BUCKET_ELEMENTS = 50_000_000
-"""Gradients that DeepSpeed sums over the workers at once."""
+"""Elements of DeepSpeed's largest communication bucket."""
 FROZEN = BitFit | BottleneckAdapter | PrefixAdapter | PromptAdapter | PTuningAdapter
-"""Methods that leave matrices frozen and take nothing of what these are multiplied with."""
+"""Methods with frozen matrices that do not need the inputs of these matrices in the backward pass."""
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""NF4 with a byte for each block of 64 and four for 256 of these (Dettmers et al. 2023, section 3)."""
+"""NF4: 4 bits, 1 byte for each block of 64, and 4 bytes for each 256 blocks (Dettmers et al. 2023, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Memory:
 def flops_per_token(
     size: ModelSize, sequence_length_tokens: int, objective: Causal | Masked | SpanCorruption | None = None
 ) -> int:
-    """Forward and backward: 6 for each multiplied parameter, 12 · L · H · Q · S for attention, of H heads of size Q
-    (Chowdhery et al. 2022, B).
+    """FLOPs of forward and backward pass for each token (Chowdhery et al. 2022, appendix B).
 
-    Frozen weights need no gradient of their own, which takes 2 of the 6 away. Of a text, an encoder-decoder reads what
-    is kept and writes what is replaced, each with a sentinel for every span.
+    6 for each multiplied parameter, and 12 · L · H · Q · S for attention with H heads of size Q. Frozen weights need no
+    weight gradient: 4 instead of 6. With span corruption, the encoder reads the kept tokens and the decoder writes the
+    replaced ones, each with a sentinel for every span.
     """
     attention = 12 * size.num_layers * size.num_heads * size.head_size * sequence_length_tokens
     per_parameter = 6 if size.trained == size.parameters else 4
@@ -78,16 +78,16 @@ def flops_per_token(
 
 
 def _written_share(objective: SpanCorruption) -> float:
-    """Tokens that a decoder writes for each of the text: what is replaced, and a sentinel for every span of it."""
+    """Target tokens for each token of text: the replaced ones, and a sentinel for every span."""
     return objective.share * (1 + 1 / objective.mean_span_tokens)
 
 
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
-    """What one worker's device holds at the busiest moment, which is when the loss of a micro-batch is known."""
+    """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed."""
     stage, workers = spec.sharding.zero_stage, spec.workers.num_workers
     state_bytes = MASTER_AND_ADAM_BYTES
     if spec.precision == "fp32" and not stage:
-        state_bytes -= 4  # fp32 is its own master
+        state_bytes -= 4  # in fp32 there is no separate master copy
     if spec.optimizer.type == "adamw8bit":
         state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
     if spec.optimizer.type == "muon":
@@ -95,12 +95,12 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     weights = _weights(spec, size) // (workers if stage == 3 else 1)
     gradients = size.trained * 4 // (workers if stage >= 2 else 1)
     if stage == 3:
-        gradients += 4 * min(size.trained, MAX_BUCKET_ELEMENTS)  # those that are on their way to their workers
+        gradients += 4 * min(size.trained, MAX_BUCKET_ELEMENTS)  # the bucket that is being reduced
     optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
     if spec.sharding.offload.optimizer:
         optimizer = 0
     if spec.sharding.offload.parameters:
-        weights = weights // size.num_layers  # the layer that is computed, and a little ahead of it
+        weights = weights // size.num_layers  # about one layer at a time is on the device
     return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size))
 
 
@@ -112,30 +112,31 @@ def _weights(spec: TrainSpec, size: ModelSize) -> int:
 
 
 def _activations(spec: TrainSpec, size: ModelSize) -> int:
-    """What the backward pass needs of the forward pass, for one micro-batch of dense layers."""
+    """Bytes of activations that are kept for the backward pass of one micro-batch (dense layers)."""
     unit, length = _unit(spec), spec.sequence_length_tokens
     if isinstance(spec.adapter, PromptAdapter | PTuningAdapter):
         length += spec.adapter.num_virtual_tokens
     per_layer = _kept_by_a_layer(spec, size, length)
     layers = float(size.num_layers * per_layer)
     if spec.activation_checkpointing:
-        layers = per_layer + size.num_layers * unit * size.hidden_size  # one whole layer, of the others the input
+        layers = per_layer + size.num_layers * unit * size.hidden_size  # one whole layer, and the inputs of all
     if size.multiplied_in_decoder:
-        # As many layers again, over what is written; a task may write as much as it reads.
+        # The decoder has as many layers, over the target; a task's target may be as long as its input.
         objective = spec.objective_in_use if spec.task is None else None
         layers *= 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
     return int(spec.micro_batch_sequences * length * (layers + unit * 2 * size.hidden_size))
 
 
 def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
-    """Bytes for a token (as Korthikanti et al. 2022, section 4; checked in tests/integration/test_memory_estimate.py).
+    """Bytes that a layer keeps for each token (after Korthikanti et al. 2022, section 4).
 
     Both norms' inputs and their fp32 copies, query, key, value, attention's output, the feed-forward intermediates and
-    the residual sums. Without a fused kernel, attention keeps its scores in fp32 before, in and after dropout.
+    the residual sums. Without a fused kernel, attention keeps its fp32 scores before, during and after dropout. Checked
+    against measurements in tests/integration/test_memory_estimate.py.
     """
     unit, hidden = _unit(spec), size.hidden_size
     is_t5 = size.multiplied_in_decoder > 0
-    # T5 computes attention, and its gate's GELU, in single operations.
+    # T5 has no fused kernels for attention and for its gate's GELU.
     intermediates = (8 if is_t5 else 4) if size.is_gated else 2
     kept = unit * (6 * hidden + 2 * hidden * size.num_key_value_heads // size.num_heads) + 8 * hidden
     kept += unit * intermediates * size.feed_forward_size
@@ -143,15 +144,15 @@ def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
         kept += 3 * 4 * size.num_heads * length
     if isinstance(spec.adapter, FROZEN):
         kept -= unit * (2 * hidden + size.feed_forward_size)
-    kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's own copy, and which of it are zero
-    kept += 2 * unit * size.decomposed_outputs // size.num_layers  # the base's and LoRA's, to be scaled
+    kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's dropout: its output and its mask
+    kept += 2 * unit * size.decomposed_outputs // size.num_layers  # outputs of base and LoRA, which DoRA scales
     return kept
 
 
 def _loss(spec: TrainSpec, size: ModelSize) -> int:
-    """Logits of one chunk of labelled positions, in fp32, and their softmax; the gradient of a trained output layer.
+    """Bytes for the loss: fp32 logits and softmax of a chunk of positions, and a trained output layer's gradient.
 
-    That is known before the backward pass begins (see `score.label_loss`). Heads of tasks are small.
+    That gradient is computed in the forward pass (see `score.label_loss`). Task heads are small and count as 0.
     """
     from rayloom.score.label_loss import chunk_positions
 
@@ -161,7 +162,7 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     positions = spec.micro_batch_sequences * spec.sequence_length_tokens
     chunk = min(positions, chunk_positions(size.vocabulary_size, device))
     head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
-    # Preferences need each answer's sum before they know a gradient: logits are computed again on the way back.
+    # Preference losses need an answer's sum before any gradient, so logits are recomputed in the backward pass.
     copies = 3 if spec.preference is not None else 2
     return copies * 4 * chunk * size.vocabulary_size + head_gradient
 
@@ -175,13 +176,13 @@ def checkpoint_bytes(size: ModelSize) -> int:
     return size.trained * MASTER_AND_ADAM_BYTES
 
 
-# Whether the disk has room for what a run writes: checkpoints, and its finished weights.
+# Disk space for checkpoints and finished weights.
 
 FP32_BYTES, HALF_BYTES = 4, 2
 
 
 def disk_bytes(spec: TrainSpec, size: ModelSize) -> int:
-    """The most that a run holds at once: the checkpoints that it keeps, the one that is being written, the result."""
+    """Peak disk use of a run: the checkpoints that it keeps, the one being written, the result and the best weights."""
     saved = size.parameters if is_whole_model(spec.adapter) else size.trained
     result = saved * (FP32_BYTES if spec.precision == "fp32" else HALF_BYTES)
     best = result if spec.early_stopping is not None else 0
@@ -189,7 +190,7 @@ def disk_bytes(spec: TrainSpec, size: ModelSize) -> int:
 
 
 def no_room(spec: TrainSpec, size: ModelSize, folder: Path) -> ResourceError | None:
-    """What to do where the run does not fit into the folder of its checkpoints; those that are there count in."""
+    """The error if the disk of the checkpoints' folder is too small, or None. Files already there count as free."""
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     mine = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     free, needed = shutil.disk_usage(existing).free + mine, disk_bytes(spec, size)
@@ -207,24 +208,24 @@ def no_room(spec: TrainSpec, size: ModelSize, folder: Path) -> ResourceError | N
 
 
 def check_room(job: TrainJob, size: ModelSize) -> None:
-    """Raises ResourceError where the run would fill the disk that its work folder is on."""
+    """Raises ResourceError if the run does not fit on the disk of its work folder."""
     error = no_room(job.spec, size, job.checkpoints)
     if error is not None:
         raise error
 
 
-# How fast this process' device multiplies matrices: what the speed of training is measured against.
+# Peak speed and peak memory of this process' device.
 
 SIDE = {"cpu": 512, "cuda": 8192}
 REPEATS = {"cpu": 5, "cuda": 10}
 
 
 def data_sheet_peak(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s that the maker states, if the device is a GPU of the table in `specs.training.hardware`."""
+    """Peak FLOP/s by the data sheet, if the device is a GPU in the table of `specs.training.hardware`; else None."""
     known = device_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if known is None or (dtype == torch.float32 and not known.has_bf16):
         return None
-    return known.peak_flops / (2 if dtype == torch.float32 else 1)  # in fp32 by TF32, at half the speed
+    return known.peak_flops / (2 if dtype == torch.float32 else 1)  # fp32 runs in TF32, at half the speed of bf16
 
 
 def use_tensor_cores(device: torch.device) -> None:
@@ -234,7 +235,7 @@ def use_tensor_cores(device: torch.device) -> None:
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square product in this arithmetic; milliseconds on a CPU, about a tenth of a second on a GPU."""
+    """Measured FLOP/s of a square matrix product in this type. Takes milliseconds on a CPU, about 0.1 s on a GPU."""
     side = SIDE.get(device.type, 2048)
     one = torch.rand(side, side, device=device).to(dtype)
     torch.mm(one, one)
@@ -243,7 +244,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that this process has held at once: of the GPU's memory, or of the machine's."""
+    """Peak memory of this process: on the GPU, or its resident memory without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

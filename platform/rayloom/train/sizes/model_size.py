@@ -1,4 +1,4 @@
-"""How large a model is, from its specification or its base's configuration, without loading anything.
+"""The size of a model, from its architecture or its base's configuration, without loading weights.
 
 Shapes: L layers, D hidden size, F feed-forward size, H heads, V vocabulary.
 """
@@ -19,18 +19,18 @@ from rayloom.train.job import TrainJob
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 FEED_FORWARD_SIZES = ("intermediate_size", "d_ff", "n_inner")
 HEAD_SIZES = ("head_dim", "d_kv")
-"""What configurations call them."""
+"""Names of these settings in the configurations of different architectures."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Counts of parameters, and the few dimensions that memory and arithmetic depend on."""
+    """Parameter counts, and the dimensions that memory and FLOPs depend on."""
 
     parameters: int
-    """Each counted once, tied ones too."""
+    """All parameters; tied ones are counted once."""
     trained: int
     multiplied: int
-    """Parameters that every token is multiplied with: matrices and the head, but no table that is only looked up."""
+    """Parameters of matrix products, output head included. Embedding tables, which are only looked up, do not count."""
     num_layers: int
     hidden_size: int
     feed_forward_size: int
@@ -38,18 +38,18 @@ class ModelSize:
     num_heads: int
     num_key_value_heads: int
     head_size: int
-    """In some models the heads together are wider or narrower than the hidden size."""
+    """Not always hidden_size / num_heads."""
     multiplied_in_decoder: int = 0
-    """Of an encoder-decoder: those of `multiplied` that only what it writes is multiplied with."""
+    """Part of `multiplied` in the decoder and output head of an encoder-decoder; 0 for others."""
     quantised: int = 0
-    """Parameters that are held in 4 or 8 bits."""
+    """Parameters that are stored in 4 or 8 bits."""
     is_gated: bool = True
-    """Whether the feed-forward part multiplies two of its products, as Llama's does and BERT's does not."""
+    """Whether the feed-forward layers are gated (as in Llama, not in BERT)."""
     has_attention_dropout: bool = False
     dropped_inputs: int = 0
-    """Values of a token that go into LoRA through its dropout, in all layers together."""
+    """Input features of LoRA layers with dropout, summed over all of them."""
     decomposed_outputs: int = 0
-    """Values of a token that come out of DoRA, in all layers together."""
+    """Output features of DoRA layers, summed over all of them."""
 
 
 def size_of_job(job: TrainJob) -> ModelSize:
@@ -65,7 +65,7 @@ def size_of_job(job: TrainJob) -> ModelSize:
 
 
 def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> ModelSize:
-    """Counted on the model itself, built without memory for its weights."""
+    """The size of an architecture, counted on a model on the meta device."""
     import torch
 
     from rayloom.train.weights.architectures import config_of, model_of
@@ -76,7 +76,7 @@ def size_of_architecture(architecture: Architecture, vocabulary_size: int) -> Mo
 
 
 def size_of_model(model: Any) -> ModelSize:
-    """The size of a model that exists, on whatever device."""
+    """The size of a model on any device."""
     import torch
 
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
@@ -84,7 +84,7 @@ def size_of_model(model: Any) -> ModelSize:
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if weight is not None and weight.dim() == 2 and not isinstance(module, torch.nn.Embedding):
-            # Quantised weights lie packed; what they are multiplied as stands beside them.
+            # Quantised weights are packed, so their count comes from the layer's features.
             count = getattr(module, "in_features", 0) * getattr(module, "out_features", 0) or weight.numel()
             multiplied += count
             in_decoder += count if name.startswith(("decoder.", "lm_head")) else 0
@@ -114,7 +114,7 @@ def size_of_model(model: Any) -> ModelSize:
 
 
 def _is_gated(shapes: Sequence[tuple[int, ...]], hidden_size: int, feed_forward_size: int) -> bool:
-    """Whether more matrices lead into the feed-forward part than out of it, or others than these do its work."""
+    """Whether the feed-forward layers have more input than output matrices, or none of these shapes (fused gates)."""
     num_into = shapes.count((feed_forward_size, hidden_size))
     return num_into == 0 or num_into != shapes.count((hidden_size, feed_forward_size))
 
@@ -126,9 +126,9 @@ def _drops(layer: Any) -> bool:
 
 
 def size_of_base(spec: TrainSpec, base: Path) -> ModelSize:
-    """The size of a base with what the spec trains of it and beside it, built without memory for its weights.
+    """The size of a base with the spec's adapter, counted on a model on the meta device.
 
-    Raises InputError where the base is no such model, or the adapter does not fit it.
+    Raises InputError if the base is of the wrong kind, or the adapter does not fit it.
     """
     from rayloom.models.quantised import num_quantised
     from rayloom.train.weights.model import empty_model

@@ -1,4 +1,4 @@
-"""Fresh models: transformers' own classes for an architecture of a spec."""
+"""Models with random weights for a spec's architecture, of transformers' own classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayloom.specs.training.architectures import (
 
 
 def fresh(architecture: Architecture, tokenizer: Path) -> nn.Module:
-    """A model with fresh weights and the vocabulary of the tokenizer."""
+    """A model with random weights and the tokenizer's vocabulary size."""
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
@@ -29,7 +29,7 @@ def fresh(architecture: Architecture, tokenizer: Path) -> nn.Module:
 
 
 def model_of(config: Any) -> nn.Module:
-    """The model of a configuration, with the head of its objective."""
+    """The model of a configuration, with the language-modelling head of its kind."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     if config.is_encoder_decoder:

@@ -1,4 +1,7 @@
-"""Models to train: fresh from an architecture, or a base with or without an adapter; and how they are saved."""
+"""Builds models for training and saves them: from an architecture, or from a base with or without an adapter.
+
+Also activation checkpointing and compilation of their layers, and noise on their embeddings.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ from rayloom.train.weights.architectures import fresh
 from rayloom.train.weights.vocabulary import extend_embeddings
 
 KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
-"""What each objective trains."""
+"""The kind of model that each objective trains."""
 NAMES = {"causal": "causal language model", "masked": "masked language model", "span": "sequence-to-sequence model"}
 
 
 def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Module:
-    """The model that the spec describes, in fp32 or the base's own precision, on the CPU; the same on every worker."""
+    """The spec's model on the CPU, in fp32 or the base's precision, with the same weights on every worker."""
     torch.manual_seed(spec.seed)
     if spec.architecture is not None:
         return fresh(spec.architecture, tokenizer)
@@ -52,14 +55,14 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
 
 
 def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
-    """The model that `build_model` makes of a base, without memory for any weight, on torch's meta device.
+    """The model that `build_model` makes of a base, on torch's meta device, for counting parameters.
 
-    For counting: it has no embeddings for new tokens, and no layer is quantised. Raises InputError where the base is
-    no such model, or the adapter does not fit it.
+    It has no embeddings for new tokens, and no layer is quantised. Raises InputError if the base is of the wrong kind
+    or the adapter does not fit it.
     """
     adapter = spec.adapter
     if isinstance(adapter, PromptAdapter):
-        adapter = adapter.model_copy(update={"initial_text": None})  # its words' embeddings are not here to be copied
+        adapter = adapter.model_copy(update={"initial_text": None})  # a meta tensor has no embeddings to copy
     if spec.task is None:
         model = _empty_base(base, spec.objective_in_use.type)
         with torch.device("meta"):
@@ -70,7 +73,7 @@ def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
 
 
 def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
-    """Embeddings for tokens that the base's own tokenizer does not have."""
+    """Adds embeddings for tokens that the base's tokenizer does not have. Raises InputError if an adapter cannot."""
     if tokenizer == base or not any(next(base.glob(pattern), None) for pattern in TOKENIZER_FILES):
         return
     from transformers import AutoTokenizer
@@ -86,7 +89,7 @@ def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> N
 
 
 def _stop_at(spec: TrainSpec, model: nn.Module, own: Any, tokenizer: Path) -> None:
-    """Lets servers stop where the named template ends a turn."""
+    """Sets the end token to the one with which the template ends a turn, so that servers stop there."""
     if not is_whole_model(spec.adapter):
         what = f"The template ends turns with {own.eos_token}, at which the base's server does not stop"
         fix = "Train whole weights, or name the template zephyr, which ends turns as the base ends texts."
@@ -103,9 +106,9 @@ def from_base(
     compute_dtype: torch.dtype = torch.bfloat16,
     objective: str = "causal",
 ) -> nn.Module:
-    """The model in a folder with the head of the objective, its linear layers quantised if wished.
+    """The model in a folder with the head of the objective, its linear layers quantised if `quantised` is given.
 
-    Raises InputError where there is no such model.
+    Raises InputError if the folder has no such model.
     """
     with _loading(base, objective) as (model_class, _):
         if quantised is not None:
@@ -116,14 +119,14 @@ def from_base(
 
 def _empty_base(base: Path, objective: str) -> nn.Module:
     with _loading(base, objective) as (model_class, config), torch.device("meta"):
-        stored_tensors(base)  # without weights there is no base
+        stored_tensors(base)  # raises InputError if there are no weights
         model: nn.Module = model_class.from_config(config)
     return model
 
 
 @contextmanager
 def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
-    """transformers' class for the objective, and the base's configuration; what fails in here is the base's fault."""
+    """transformers' class for the objective, and the base's configuration. Turns loading errors into InputError."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     classes = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "span": AutoModelForSeq2SeqLM}
@@ -142,9 +145,9 @@ def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
 
 
 def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor], tokenizer: Path, out: Path) -> None:
-    """A plain transformers folder, or a plain PEFT folder, with the tokenizer's files.
+    """Writes a transformers or PEFT folder with the tokenizer's files.
 
-    `weights`: the trained parameters by name. Raises QualityError where an adapter has learned nothing at all.
+    `weights`: the trained parameters by name. Raises QualityError if an adapter's weights are empty or still zero.
     """
     out.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
@@ -152,7 +155,7 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
     if isinstance(spec.adapter, NoAdapter):
         saved.save_pretrained(out, state_dict=state)
     elif isinstance(spec.adapter, PartsOnly):
-        # What was not trained is what the base has stored.
+        # Frozen parameters are saved as they are in the base.
         frozen = {name: p.detach().to("cpu") for name, p in model.named_parameters() if name not in state}
         saved.save_pretrained(out, state_dict=frozen | state)
     else:
@@ -164,7 +167,7 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
 
 
 def _check_adapter(weights: Mapping[str, Tensor]) -> None:
-    """ZeRO-3 is known to save empty LoRA tensors (DeepSpeed #7900), and B starts at zero: both must be seen here."""
+    """Raises QualityError if a tensor is empty (ZeRO-3 may do that, DeepSpeed #7900) or a LoRA B is still zero."""
     for name, tensor in weights.items():
         is_zero = "lora_B" in name and not torch.linalg.vector_norm(tensor.float()) > 0
         if not tensor.numel() or is_zero:
@@ -172,14 +175,14 @@ def _check_adapter(weights: Mapping[str, Tensor]) -> None:
             raise QualityError(what, fix="Train for more steps or with a higher learning rate.")
 
 
-# What is done to a model's layers before training: recomputing instead of keeping, and compiling.
+# Activation checkpointing and compilation of a model's layers.
 
 
 def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> None:
-    """Does what the spec asks for. Names of parameters, and so checkpoints, stay as they are."""
+    """Turns on activation checkpointing and compilation as the spec says. Parameter names do not change."""
     if spec.activation_checkpointing:
         recompute: Any = model
-        # The other kind, "reentrant", needs inputs that have gradients, which frozen embeddings do not give.
+        # The reentrant variant needs inputs with gradients, which frozen embeddings do not have.
         recompute.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.compile:
         _check_compiler(device)
@@ -188,7 +191,7 @@ def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> N
 
 
 def layers_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The repeated blocks: alike, so that what is compiled for one serves all."""
+    """The model's repeated blocks. They have the same structure, so one compilation serves all of them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
@@ -200,13 +203,13 @@ def _check_compiler(device: torch.device) -> None:
         raise ResourceError("compile needs a C++ compiler on a CPU, and there is none", where="g++", fix=fix)
 
 
-# Noise on embeddings while a model is fine-tuned (NEFTune, Jain et al. 2023, arXiv:2310.05914).
+# Noise on embeddings during fine-tuning (NEFTune, Jain et al. 2023, arXiv:2310.05914).
 
 
 def add_embedding_noise(model: nn.Module, alpha: float) -> None:
-    """Adds uniform noise of at most alpha / √(S · D) to every embedding, in training only.
+    """Adds uniform noise in ±alpha / √(S · D) to all embeddings in training mode, for S positions and hidden size D.
 
-    S positions of a row, D hidden size. Drawn from torch's state, which the loop seeds for each micro-batch.
+    It is drawn from torch's generator, which the loop seeds for each micro-batch.
     """
 
     def noisy(module: nn.Module, _: Any, embedded: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tokens that a run adds to a tokenizer: what its objective needs, and terms of a new domain."""
+"""Tokens that a run adds to a tokenizer (for its objective, or terms of a domain), and their embeddings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MASK_TOKEN = "<|mask|>"
 
 
 def sentinel_tokens(count: int) -> list[str]:
-    """Named as T5 names them."""
+    """Names of sentinel tokens, as in T5."""
     return [f"<extra_id_{number}>" for number in range(count)]
 
 
 def tokenizer_for(objective: Causal | Masked | SpanCorruption, tokenizer: Path, work: Path) -> Path:
-    """The tokenizer's folder, or a copy under `work` that also has the mask or the sentinels.
+    """The tokenizer's folder, or a copy under `work` with the mask or sentinel tokens that the objective needs.
 
-    They come behind all others, so that text has the same ids as before.
+    New tokens get the highest ids, so that text is tokenised as before.
     """
     from transformers import AutoTokenizer
 
@@ -48,7 +48,7 @@ def tokenizer_for(objective: Causal | Masked | SpanCorruption, tokenizer: Path, 
 
 
 def is_extension(tokenizer: Any, base: Any) -> bool:
-    """Whether the tokenizer is the base's with tokens added behind: every old token has its old id."""
+    """Whether the tokenizer is the base's with added tokens: all tokens of the base keep their ids."""
     known, more = base.get_vocab(), tokenizer.get_vocab()
     added = set(more) - set(known)
     whole = set(tokenizer.get_added_vocab())
@@ -58,10 +58,10 @@ def is_extension(tokenizer: Any, base: Any) -> bool:
 
 
 def extend_embeddings(model: nn.Module, tokenizer: Any, base: Any) -> int:
-    """Gives each added token the mean of its pieces' embeddings, and of their rows in the head; how many were added.
+    """Adds embeddings, and rows of the output head, for tokens that `base` lacks; returns how many.
 
-    A token that starts as what it was made of costs nothing at first (Hewitt 2021; Sachidananda et al. 2021). Special
-    tokens, whose text means nothing, get the mean of all.
+    Each is the mean over the pieces that `base` splits the token into, so that the loss hardly rises at first (Hewitt
+    2021; Sachidananda et al. 2021). Special tokens get the mean over all tokens.
     """
     added = [token for token, number in tokenizer.get_vocab().items() if number >= len(base)]
     if not added:
