@@ -1,4 +1,4 @@
-"""What is written into the artifact about a run: counts, rejects, unreadable rows and samples to read."""
+"""Records of a run in the artifact: counts, rejected rows, unreadable rows and samples for people to read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
 
 REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected": "mixture", "sifted": "perplexity"}
-"""What the file of a pass' rejects is called."""
+"""File name (without ending) of the rejects of each pass, by the pass' scratch folder."""
 
 
 def check_readable(spec: CleanSpec, tally: RowCounts, first_bad: Sequence[str]) -> None:
-    """Raises InputError where more rows could not be read than the spec allows."""
+    """Raises InputError if more rows could not be read than the spec allows."""
     bad, good = tally.bad_rows.total(), tally.rows_in.total()
     if bad > spec.max_bad_rows_share * (bad + good):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_part(tally.bad_rows, 1).items())
@@ -33,7 +33,7 @@ def check_readable(spec: CleanSpec, tally: RowCounts, first_bad: Sequence[str]) 
 
 
 def check_not_empty(tally: RowCounts, num_kept: int) -> None:
-    """Raises QualityError where no document is left."""
+    """Raises QualityError if no document is left."""
     if not num_kept:
         reasons = list(by_part(tally.dropped, 1).items())[:4]
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "there were no rows"
@@ -43,7 +43,7 @@ def check_not_empty(tally: RowCounts, num_kept: int) -> None:
 
 
 def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
-    """Raises QualityError where training or held-out documents are missing."""
+    """Raises QualityError if training or held-out documents are missing."""
     assert isinstance(spec.output, TokensOutput)
     for split, count in num_documents.items():
         if not count:
@@ -54,7 +54,7 @@ def check_both_splits(spec: CleanSpec, num_documents: dict[str, int]) -> None:
 
 
 def check_parts(spec: CleanSpec, num_rows: dict[str, int]) -> None:
-    """Raises QualityError where a part that the job asks for has no row."""
+    """Raises QualityError if a split with a share above 0 has no row."""
     assert isinstance(spec.output, RowsOutput)
     shares = {"train": 1.0, "validation": spec.output.validation_share, "test": spec.output.test_share}
     for part, count in num_rows.items():
@@ -64,7 +64,7 @@ def check_parts(spec: CleanSpec, num_rows: dict[str, int]) -> None:
 
 
 def added(tally: RowCounts, records: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """The counts of all records by `source/part/unit`; what the pass dropped is added to the tally."""
+    """Sums of the records' counts by `source/part/unit`. Also adds the documents that the pass dropped to `tally`."""
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record["counts"])
@@ -78,7 +78,7 @@ def content(spec: CleanSpec) -> Content:
 
 
 def metrics(spec: CleanSpec, tally: RowCounts, found: dict[str, int], counts: Counter[str]) -> dict[str, Any]:
-    """Every number of the run, for manifest and report. `counts`: by `source/part/unit`."""
+    """All counts of the run, for manifest and report. `counts`: by `source/part/unit`."""
     sources = {source.name: _source_metrics(source.name, tally, counts, _units(spec)) for source in spec.sources}
     domains: dict[str, Counter[str]] = {}
     for source in spec.sources:
@@ -104,7 +104,7 @@ def metrics(spec: CleanSpec, tally: RowCounts, found: dict[str, int], counts: Co
 
 
 def _units(spec: CleanSpec) -> dict[str, tuple[str, ...]]:
-    """What is counted of each source, and the counters that it is the sum of."""
+    """The totals kept for each source, each with the `part/unit` counters that it sums."""
     if isinstance(spec.output, TokensOutput):
         both = {unit: (f"train/{unit}", f"heldout/{unit}") for unit in ("documents", "tokens", "bytes")}
         return both | {f"heldout_{unit}": (f"heldout/{unit}",) for unit in ("documents", "tokens")}
@@ -128,9 +128,9 @@ def _source_metrics(
 
 
 def publish(judged: JudgedCorpus, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
-    """Writes rejects, quarantine, rows to read and numbers into the artifact; returns the numbers.
+    """Writes rejects, unreadable rows, samples and counts into the artifact; returns the counts.
 
-    `folders`: of the passes that left rejects and samples, the judging pass first.
+    `folders`: scratch folders of the passes that wrote rejects and samples, the judging pass first.
     """
     spec, chunks = judged.spec, judged.chunks
     gather(folders[0], chunks, "quarantine.jsonl", target / "rejects" / "unreadable.jsonl")
@@ -148,8 +148,8 @@ def publish(judged: JudgedCorpus, target: Path, folders: Sequence[Path], counts:
 def contamination(
     judged: JudgedCorpus, target: Path, evaluation: dict[str, dict[str, int]]
 ) -> dict[str, dict[str, int]]:
-    """Lists what was hit in rejects/contamination.jsonl; returns of each set how many rows were hit, by how many
-    documents."""
+    """Writes rejects/contamination.jsonl; returns for each evaluation set how many of its rows occur in documents, and
+    in how many documents."""
     path = target / "rejects" / "contamination.jsonl"
     gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", path)
     rows: dict[str, set[int]] = {name: set() for name in evaluation}
@@ -167,7 +167,7 @@ def contamination(
 
 
 def gather(folder: Path, chunks: Sequence[str], ending: str, target: Path) -> None:
-    """Joins the chunks' JSON lines into one file; none where no chunk has any."""
+    """Joins the chunks' JSON lines into one file; writes no file if there are no lines."""
     parts = [path for chunk in chunks if (path := folder / f"{chunk}.{ending}").exists()]
     if not parts:
         return
@@ -183,7 +183,7 @@ def save(path: Path, value: Any) -> None:
 
 
 def lines(numbers: dict[str, Any]) -> list[str]:
-    """The numbers for the person who runs the job."""
+    """The main counts as lines of text for the terminal."""
     bad = f", {numbers['bad_rows']:,} unreadable" if numbers["bad_rows"] else ""
     kept, dropped = numbers["documents_kept"], numbers["documents_dropped"]
     first = f"rows in {numbers['rows_in']:,}{bad}; documents kept {kept:,}, dropped {dropped:,}"

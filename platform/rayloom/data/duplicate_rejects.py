@@ -1,4 +1,4 @@
-"""Where a document stands, and what was left out as a duplicate of which other one, for a person to read."""
+"""The list of removed duplicates for people to read, each with the origin of the document kept instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayloom.data.kept_documents import JudgedCorpus
 
 
 def origin_of(judged: JudgedCorpus, document: int) -> dict[str, Any]:
-    """Source, file, row and, of a split row, piece of a document; of an earlier corpus, its name, shard and place."""
+    """Source, file, row and (if the row was split) piece of a document; of an earlier corpus, name, shard and index."""
     file, row, piece = place_of(document)
     if file >= len(judged.files):
         shard = next(one for one in judged.earlier if one.name.file == file)
@@ -25,7 +25,7 @@ def origin_of(judged: JudgedCorpus, document: int) -> dict[str, Any]:
 
 
 def duplicate_rejects(judged: JudgedCorpus, chunk: int) -> list[dict[str, Any]]:
-    """The chunk's duplicates, each with the document that was kept instead."""
+    """The chunk's removed duplicates, each with the document that was kept instead."""
     if judged.duplicates is None:
         return []
     removed = {int(row["id"]): row for row in removed_of(judged.duplicates, chunk)}

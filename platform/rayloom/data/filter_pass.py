@@ -1,4 +1,4 @@
-"""Pass 1 over the text: every row normalised and judged; of what is kept, keys by which duplicates find each other."""
+"""The first pass over the text: normalises every row, applies the rules, and sends the dedup keys of what is kept."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ EXCERPT_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class JudgingPass:
-    """What every task of the pass is given."""
+    """Inputs of every task of the pass."""
 
     spec: CleanSpec
     files: tuple[InputFile, ...]
     scratch: Scratch
     num_buckets: int
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Listed words out of files, by domain."""
+    """Word lists from files, by domain."""
 
 
 @dataclass(frozen=True)
 class _Domain:
-    """What is done to the documents of a domain."""
+    """The functions that judge the documents of a domain and clean their kept columns."""
 
     judge: Judge
     clean: Callable[[Any], Any]
 
 
 class Judging:
-    """Judges chunks one after the other; kept by a worker from one chunk to the next."""
+    """Judges chunks one after the other; a worker makes it once."""
 
     def __init__(self, given: JudgingPass) -> None:
         self.given = given
@@ -61,7 +61,7 @@ class Judging:
         self._keys = Keys(given.scratch, spec.deduplication, given.num_buckets) if spec.deduplication else None
 
     def __call__(self, chunk: RawChunk) -> dict[str, Any]:
-        """Leaves the chunk's files in the scratch folder; returns its counts."""
+        """Writes the chunk's files to the scratch folder; returns its counts."""
         folder = self.given.scratch.folder("judged")
         finished = folder / f"{chunk.name}.json"
         if finished.exists():
@@ -79,7 +79,7 @@ class Judging:
 
 
 class _Result:
-    """What became of the rows of one chunk."""
+    """Kept documents, rejects and counts of one chunk."""
 
     def __init__(self, given: JudgingPass, chunk: RawChunk) -> None:
         self.chunk, self.files = chunk, given.files

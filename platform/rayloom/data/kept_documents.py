@@ -1,4 +1,4 @@
-"""The documents that passed the rules, and which of them later passes remove."""
+"""The documents that passed the rules, and which of them later passes removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayloom.specs.cleaning.text_sources import TextSource
 
 @dataclass(frozen=True)
 class JudgedCorpus:
-    """The documents that the rules kept, with those of them that later passes remove."""
+    """The documents that the rules kept, and which of them later passes removed."""
 
     spec: CleanSpec
     files: tuple[InputFile, ...]
@@ -32,22 +32,22 @@ class JudgedCorpus:
     num_buckets: int
     tally: RowCounts
     duplicates: DuplicatesPass | None = None
-    """None where duplicates are kept."""
+    """None if there is no deduplication."""
     duplicate_counts: dict[str, int] = field(default_factory=dict)
     """Numbers of candidate pairs, duplicates and clusters."""
     earlier: tuple[EarlierPiece, ...] = ()
-    """Of earlier corpora, against which this one is compared."""
+    """Documents of earlier corpora, with which the new ones are compared."""
     num_unlikely: int | None = None
     """Documents outside the limits of perplexity; None if there is no limit."""
 
     @property
     def num_left(self) -> int:
-        """Documents that are neither dropped nor duplicates, nor outside the limits of perplexity."""
+        """Number of documents that no rule, duplicate or perplexity limit removed."""
         duplicates = sum(self.duplicate_counts.get(f"{kind}_duplicates", 0) for kind in ("exact", "near"))
         return self.tally.kept.total() - duplicates - (self.num_unlikely or 0)
 
     def source_of(self, chunk: int) -> TextSource:
-        """Every chunk is of one source."""
+        """The source of a chunk; every chunk has one source only."""
         return self.spec.sources[self.files[ChunkName.of(self.chunks[chunk]).file].source]
 
     def without(self, duplicates: DuplicatesPass, counts: dict[str, int]) -> JudgedCorpus:

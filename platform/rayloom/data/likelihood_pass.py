@@ -1,7 +1,7 @@
-"""How likely a language model finds each document, and which documents its domain's limits take out.
+"""Perplexity of each document under a language model, and removal of documents outside their domain's limits.
 
-A document's position in the order is its mean loss in nats a token (e to this power is the perplexity), rounded to a
-ten-thousandth: documents of a chunk are scored in batches, so the last bits of a loss depend on where chunks begin.
+Documents are ordered by mean loss in nats a token (the logarithm of the perplexity), rounded to 0.0001: documents are
+scored in batches, so the last bits of a loss depend on how chunks are cut.
 
 Shapes: N documents of a chunk.
 """
@@ -39,7 +39,7 @@ NATS_DIGITS = 4
 
 @dataclass(frozen=True)
 class ScoringPass:
-    """What every task of these passes is given."""
+    """Inputs of every task of these passes."""
 
     judged: JudgedCorpus
     model: Path
@@ -65,7 +65,7 @@ class ScoringPass:
 
 
 class Scorer:
-    """The model in one process, asked chunk after chunk."""
+    """Scores chunks with the model, which is loaded once in a process."""
 
     def __init__(self, given: ScoringPass) -> None:
         from rayloom.models.loading import load
@@ -82,7 +82,7 @@ class Scorer:
         self._context = context_token(given.model, self._tokenizer)
 
     def __call__(self, chunk: int) -> dict[str, Any]:
-        """Leaves the chunk's scores in the scratch folder."""
+        """Writes the chunk's scores to the scratch folder; returns counts."""
         from rayloom.score.perplexity import document_losses
 
         judged, spec = self.given.judged, self.given.spec
@@ -103,7 +103,7 @@ class Scorer:
 
 
 def context_token(model: Path, tokenizer: Tokenizer) -> int:
-    """What stands before a document: the token that begins texts, else the one that ends them."""
+    """The token put before a document: begin-of-text if the model has one, otherwise end-of-text."""
     config = json.loads((model / "tokenizer_config.json").read_text())
     for name in ("bos_token", "eos_token"):
         token = config.get(name)
@@ -126,14 +126,14 @@ def _remaining(judged: JudgedCorpus, chunk: int) -> Iterator[tuple[list[int], li
 
 
 def order_of(nats: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Place in the order of losses, in ten-thousandths of a nat spread over 64 bits."""
+    """(N,) positions in the order of losses: units of 0.0001 nats, scaled to 64 bits."""
     steps: NDArray[np.uint64] = np.round(np.clip(nats, 0, MAX_NATS) * 10**NATS_DIGITS).astype(np.uint64)
     steps *= np.uint64((EVERYTHING - 1) // (int(MAX_NATS) * 10**NATS_DIGITS))
     return steps
 
 
 def order_limits(given: ScoringPass, each: Each) -> list[tuple[int, int]]:
-    """For each domain the range of positions in the order that are kept."""
+    """For each domain, the range of positions that are kept."""
     chunks = given.judged.chunks
 
     def rank(chunk: int) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _or(value: float | None, default: float) -> float:
 
 
 def _combined(limits: PerplexityLimits, lowest: int, highest: int) -> tuple[int, int]:
-    """The narrower of the limits by percentile and by perplexity."""
+    """The intersection of the limits by percentile and by perplexity."""
     low = lowest if limits.min_percentile is not None else 0
     if limits.min_perplexity is not None:
         low = max(low, _order_of_perplexity(limits.min_perplexity))
@@ -174,7 +174,7 @@ def _order_of_perplexity(perplexity: float) -> int:
 
 
 def sift(given: ScoringPass, limits: list[tuple[int, int]], chunk: int) -> dict[str, Any]:
-    """Notes which of the chunk's documents lie outside their domain's limits; returns counts."""
+    """Writes the ids of the chunk's documents outside their domain's limits; returns counts."""
     judged, name = given.judged, given.judged.chunks[chunk]
     low, high = limits[given.domain_of(chunk)]
     scores = given.scores(chunk)

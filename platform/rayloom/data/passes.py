@@ -31,12 +31,12 @@ class Passes(Protocol):
         """Reads all files and judges their rows."""
 
     def once(self, name: str, work: Callable[[], list[TaskCounts]]) -> list[TaskCounts]:
-        """The result of the pass: that of an earlier run if there is one, else of running it now."""
+        """The result of the pass `name`: the stored one of an earlier run if there is one, otherwise that of `work`."""
 
     def each_by(
         self, label: str, items: Sequence[int], make: Callable[[], Work], workers: WorkerPool
     ) -> list[TaskCounts]:
-        """As `each`, with a function that is expensive to make (it loads a model): each worker makes it once."""
+        """Like `each`, for a function that is expensive to make (it loads a model): each worker makes it once."""
 
     def each(self, label: str, items: Sequence[int], work: Callable[[int], TaskCounts]) -> list[TaskCounts]:
         """What `work` returns for every item, in the order of the items."""

@@ -1,4 +1,4 @@
-"""What a cleaning job would read and do, from the names and sizes of the files alone."""
+"""The plan of a cleaning job, from the names and sizes of the files only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SCRATCH_RATIO = 3.0
 
 
 def plan(spec: CleanSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
-    """Files, bytes, rules and what duplicates are; a pattern that fits no file is a problem."""
+    """Files, bytes, rules and deduplication; a pattern that matches no file is a problem."""
     sheet = PlanSheet()
     try:
         files = input_files(spec, parents)

@@ -1,7 +1,7 @@
-"""Passes on Ray Data: raw chunks stream from tasks that read to tasks that judge; later passes map over numbers.
+"""Passes on Ray Data: raw chunks stream from reading tasks to judging tasks; later passes map over chunk numbers.
 
-What the tasks do is in the other files of this room and needs no Ray; what they leave is on disk, in files named by
-chunk or bucket, so that neither the number of CPUs nor the order of arrival can be seen in the result.
+The work of the tasks is in the other files of this folder and needs no Ray. Results are files named by chunk or bucket,
+so they do not depend on the number of CPUs or the order in which tasks finish.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from rayloom.observe.ray_metrics import DataMetrics
 from rayloom.specs.clean import CleanSpec
 
 MAX_TASKS = 1024
-"""Of one pass; from so many chunks or buckets on, a task does several."""
+"""Most tasks of one pass; if there are more chunks or buckets, a task does several."""
 READER_CPUS = 0.1
-"""A reader mostly waits for those who judge; a share of its own also keeps Ray from running both in one task."""
+"""A reading task mostly waits for judging tasks. A different request also keeps Ray Data from fusing the two."""
 
 
 @contextmanager
 def ray_data(block_bytes: int) -> Iterator[None]:
-    """Ray Data's settings for these passes; what others set comes back at the end."""
+    """Applies Ray Data's settings for these passes, and restores the previous ones at the end."""
     context = ray.data.DataContext.get_current()
     kept = (context.enable_progress_bars, context.target_max_block_size)
     logger = logging.getLogger("ray.data")
     level = logger.level
-    # One chunk a block, so that a chunk is judged as soon as it was read.
+    # One chunk a block, so that a chunk is judged as soon as it is read.
     context.enable_progress_bars, context.target_max_block_size = False, block_bytes
     logger.setLevel(logging.CRITICAL)
     try:
@@ -54,7 +54,7 @@ def ray_data(block_bytes: int) -> Iterator[None]:
 
 
 class RayPasses:
-    """The passes of one job on the cluster; `seconds` says how long each took."""
+    """The passes of one job on the cluster; `seconds`: the duration of each."""
 
     def __init__(self, name: str, scratch: Scratch, num_cores: int) -> None:
         self.name, self.scratch, self.num_cores = name, scratch, num_cores

@@ -1,4 +1,4 @@
-"""A corpus' part of the report: what came in, what went out and why, what is left, and rows to read."""
+"""The report's sections about a corpus: rows read, rows dropped by reason, documents kept, and samples to read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DOUBTFUL_SHOWN = 20
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """Flow of rows, drops by reason, tokens by domain, lengths, and kept and dropped documents to read."""
+    """Flow of rows, drops by reason, tokens by domain, lengths, and samples of kept and dropped documents."""
     numbers = artifact.manifest.metrics
     return [
         Section("Rows", _rows(numbers)),
@@ -53,7 +53,7 @@ def _reasons(numbers: dict[str, Any]) -> str:
 
 
 def _notes(numbers: dict[str, Any]) -> list[Section]:
-    """What rules noted in the documents that they kept."""
+    """Counts that rules noted in kept documents, such as languages and masked personal data."""
     kinds = [family.notes for family in registry.RULES if numbers.get(family.notes)]
     return [Section(f"Kept documents: {kind}", table((kind, "count"), [*numbers[kind].items()])) for kind in kinds]
 
@@ -64,7 +64,7 @@ def _tokens(numbers: dict[str, Any]) -> str:
 
 
 def _labels(artifact: Artifact, numbers: dict[str, Any]) -> list[Section]:
-    """Rows of each label in each part, and those whose labels contradict each other."""
+    """Rows of each label in each part, and rows with conflicting labels."""
     if "labels" not in numbers:
         return []
     parts = list(numbers["labels"])

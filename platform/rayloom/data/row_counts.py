@@ -1,4 +1,4 @@
-"""Counts of what happened to rows, added up over chunks: plain numbers, so that they travel and print."""
+"""Counts of rows by what happened to them, summed over chunks; plain numbers that serialise to JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class RowCounts:
-    """How many rows came in, and what became of them, by source."""
+    """Rows read, kept and dropped, by source."""
 
     rows_in: Counter[str] = field(default_factory=Counter)
     """Rows that could be read, by source."""
@@ -19,17 +19,17 @@ class RowCounts:
     dropped: Counter[str] = field(default_factory=Counter)
     """`source/reason`"""
     kept: Counter[str] = field(default_factory=Counter)
-    """Documents that passed, by source; pieces of a split row count one by one."""
+    """Documents that passed the rules, by source; each piece of a split row counts as one."""
     shortened: Counter[str] = field(default_factory=Counter)
-    """Pieces and truncated documents among the kept, by source."""
+    """Kept documents that are pieces of a row or were truncated, by source."""
     characters: Counter[str] = field(default_factory=Counter)
-    """Of the kept documents, by source."""
+    """Characters of the kept documents, by source."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What rules noted in kept documents, by `source/kind/value`: `web/masked/email`, `web/languages/de`."""
+    """Notes of rules on kept documents, by `source/kind/value`: `web/masked/email`, `web/languages/de`."""
     labels: Counter[str] = field(default_factory=Counter)
-    """Kept documents by `source/label`, where rows are labelled."""
+    """Kept documents by `source/label`, if rows are labelled."""
     lengths: Counter[str] = field(default_factory=Counter)
-    """Kept documents by `source/b`, where their length in characters has b binary digits: 2^(b-1) to 2^b - 1."""
+    """Kept documents by `source/b`; their length in characters is from 2^(b-1) to 2^b - 1."""
 
     def add(self, other: RowCounts) -> None:
         for name, counter in vars(other).items():
@@ -62,7 +62,7 @@ def noted(counter: Counter[str], kind: str) -> dict[str, int]:
 
 
 def later_drops(record: Mapping[str, Any]) -> dict[str, int]:
-    """What a pass behind judging dropped, by reason, from the record of one of its tasks."""
+    """Documents dropped by a pass after judging, by reason, from the record of one of its tasks."""
     sums: Counter[str] = Counter(by_part(Counter(record.get("dropped", {})), 1))
     for kind in ("exact", "near"):
         sums[f"{kind}_duplicate"] += int(record.get(f"{kind}_duplicates", 0))

@@ -1,4 +1,4 @@
-"""`kind: clean` on Ray Data."""
+"""Runs a `kind: clean` job on Ray Data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayloom.specs.clean import CleanSpec
 
 
 def run(spec: CleanSpec, build: Build) -> Outcome:
-    """Cleans, deduplicates and splits the sources; a corpus is tokenised, mixed and packed too."""
+    """Cleans, deduplicates and splits the sources; for a corpus, also tokenises, mixes and packs them."""
     files = input_files(spec, build.parents)
     session = connect()
     if build.is_resumed:

@@ -1,4 +1,4 @@
-"""A few rows of each reason for a person to read, the same ones whatever order the rows come in."""
+"""Samples of rows for people to read, some for each reason; the choice does not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayloom.artifacts.files import read_json_lines
 
 
 def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, Any]]:
-    """The `per_reason` rows of each reason whose place has the smallest hash, by reason."""
+    """For each reason, the `per_reason` rows whose origin (file, row, piece) has the smallest hash."""
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)
@@ -20,7 +20,7 @@ def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, An
 
 
 def merged(files: Sequence[Path], per_reason: int) -> list[dict[str, Any]]:
-    """The rows to show out of what was chosen file by file."""
+    """The samples of all files, chosen from the samples of each."""
     found: list[dict[str, Any]] = []
     for path in files:
         if path.exists():

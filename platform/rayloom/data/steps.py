@@ -1,4 +1,4 @@
-"""The passes of a cleaning job one after the other, each resumable, none holding the corpus."""
+"""The passes of a cleaning job in order. Each can be resumed, and none holds the corpus in memory."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from rayloom.specs.cleaning.output import TokensOutput
 BYTES_PER_BUCKET = 256 << 20
 MIN_BUCKETS = 4
 BYTES_PER_TOKEN = 4
-"""Of the text of an earlier corpus, about; only the number of buckets depends on it."""
+"""Estimate for the text of an earlier corpus; only the number of buckets depends on it."""
 
 
 def clean(
     spec: CleanSpec, build: Build, files: tuple[InputFile, ...], scratch: Scratch, passes: Passes
 ) -> dict[str, Any]:
-    """Makes the artifact's files; returns every number about them."""
+    """Writes the artifact's files; returns all counts about them."""
     evaluation = _evaluation(spec, build, scratch, passes)
     pieces = earlier_pieces(spec, build.parents, len(files))
     size_bytes = sum(file.size_bytes for file in files) + len(pieces) * earlier_corpora.TOKENS_AT_ONCE * BYTES_PER_TOKEN
@@ -55,7 +55,7 @@ def clean(
 
 
 def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes) -> dict[str, dict[str, int]]:
-    """The passages that no document may hold, left in the scratch folder; what each evaluation set has."""
+    """Writes the passages of the evaluation sets to the scratch folder; returns the counts of each set."""
     wanted = spec.decontamination
     if wanted is None:
         return {}
@@ -108,7 +108,7 @@ def _judged(given: JudgingPass, passes: Passes) -> JudgedCorpus:
 
 
 def _compared(spec: Deduplication, judged: JudgedCorpus) -> DuplicatesPass:
-    """New chunks, and behind them those of earlier corpora."""
+    """Inputs of the duplicate passes: the new chunks, followed by those of earlier corpora."""
     if not judged.earlier:
         return DuplicatesPass(spec, judged.scratch, judged.chunks, judged.first_ids, judged.num_buckets)
     chunks = (*judged.chunks, *(str(piece.name) for piece in judged.earlier))

@@ -1,8 +1,8 @@
-"""Files as records, for every stage: the same bytes give the same records, bad rows and errors everywhere.
+"""Readers that turn files into records, used by every kind of job so that all read a file in the same way.
 
-- A row that cannot be read is a `BadRow` with its number and a reason; the rows around it are read. The caller decides
-  how many of them are too many.
-- A file that is damaged (cut off, a broken array, a broken table) raises InputError with file and row.
-- Text is UTF-8, or what a byte order mark says, or the encoding that the caller names; nothing is guessed.
-- Compression is known by the first bytes, not by the name: gzip, Zstandard, xz and bzip2, of one or several members.
+- A row that cannot be read becomes a `BadRow` with its number and a reason; reading continues with the next row. The
+  caller decides how many bad rows are too many.
+- A damaged file (truncated, invalid JSON array, invalid Parquet or Arrow) raises InputError with file and row.
+- Text is UTF-8 unless a byte order mark or the caller names another encoding; it is not guessed.
+- Compression is recognised by the first bytes, not the name: gzip, Zstandard, xz and bzip2, of one or more members.
 """

@@ -1,4 +1,4 @@
-"""Compressed files as streams of their content; one that was cut off is an error, not an end."""
+"""Decompression of files as streams; a truncated file is an error, not an end of file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rayloom.reading.records import DamagedFileError
 PACKED_BYTES = 1 << 15
 BUFFER_BYTES = 1 << 17
 MAX_WINDOW_BYTES = 1 << 31
-"""Zstandard's largest (`zstd --long=31`)."""
+"""The largest window of Zstandard (`zstd --long=31`)."""
 _DAMAGED = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError)
 
 
 @dataclass(frozen=True)
 class Compression:
-    """A format of compressed files: the endings of its files' names, how its members begin, and what unpacks one."""
+    """A compression format: its file name endings, the first bytes of a member, and a decompressor for one member."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -47,7 +47,7 @@ BEGINNING_BYTES = 16
 
 
 def compression_of(name: str, beginning: bytes) -> Compression | None:
-    """How a file is compressed, by its first bytes. Raises DamagedFileError where its name says otherwise."""
+    """The compression of a file, by its first bytes. Raises DamagedFileError if the name says otherwise."""
     for one in COMPRESSIONS:
         if one.beginning.match(beginning):
             return one
@@ -58,16 +58,16 @@ def compression_of(name: str, beginning: bytes) -> Compression | None:
 
 
 def without_compression(name: str) -> str:
-    """The name without the ending that says how it is compressed."""
+    """The name without the ending of its compression format."""
     endings = tuple(ending for one in COMPRESSIONS for ending in one.suffixes)
     return name.rpartition(".")[0] if name.lower().endswith(endings) else name
 
 
 class Unpacked(io.RawIOBase):
-    """The content of one member after the other. Raises DamagedFileError where one is damaged or does not end.
+    """The decompressed content of all members. Raises DamagedFileError if one is damaged or truncated.
 
-    The libraries' own readers take what follows a member for its end where it does not begin like another one, and a
-    Zstandard frame that was cut off for a whole one.
+    The libraries' own readers silently ignore data after a member that is not another member, and accept a truncated
+    Zstandard frame.
     """
 
     def __init__(self, packed: IO[bytes], how: Compression) -> None:
@@ -95,7 +95,7 @@ class Unpacked(io.RawIOBase):
 
     def _unpack(self, packed: bytes) -> None:
         if not self._is_inside:
-            if not packed.strip(b"\0"):  # padding between or behind members
+            if not packed.strip(b"\0"):  # padding between or after members
                 return
             packed += self._packed.read(BEGINNING_BYTES) if len(packed) < BEGINNING_BYTES else b""
             if not self._how.beginning.match(packed):

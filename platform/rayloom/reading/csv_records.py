@@ -1,4 +1,4 @@
-"""Tables in text: comma-separated values with quotation marks, and values with tabs between them without."""
+"""Records from text tables: CSV with quoted fields, and TSV without quotes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rayloom.reading.records import (
     row_too_long,
 )
 
-csv.field_size_limit((1 << 31) - 1)  # how long a row may be, `_Lines` decides
+csv.field_size_limit((1 << 31) - 1)  # `_Lines` limits the length of rows
 LINE_PART_BYTES = 1 << 20
 _INVALID = re.compile("[\udc80-\udcff]")
 
 
 def csv_records(text: IO[bytes], options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
-    """The rows under the header. Raises InputError where that cannot be read, DamagedFileError where a quotation mark
-    takes more than a row may hold."""
+    """The rows after the header. Raises InputError if the header cannot be read, DamagedFileError if a quoted field
+    does not end within `max_row_bytes`."""
     is_tsv = options.format == "tsv"
     delimiter = options.delimiter or ("\t" if is_tsv else ",")
     is_quoted = not is_tsv if options.is_quoted is None else options.is_quoted
@@ -75,10 +75,10 @@ def _quoted_rows(lines: _Lines, delimiter: str) -> Iterator[list[str] | BadRow]:
 
 
 class _Lines:
-    """Lines as the csv module takes them, those of the row at work held so that they can be read again.
+    """Lines for the csv module; those of the current row are kept, so that they can be read again.
 
-    Bytes that are not UTF-8 pass as surrogates, so that only the row that has them is bad. Of a row that is too long
-    only the marks are passed on, by which the reader finds its end.
+    Bytes that are not UTF-8 become surrogates, so that only the row that has them is bad. For a row that is too long,
+    only delimiters, quotes and line ends are passed on, so that the csv module still finds its end.
     """
 
     def __init__(self, text: IO[bytes], max_row_bytes: int, delimiter: str) -> None:
@@ -117,8 +117,8 @@ class _Lines:
         return b"".join(marks).decode("utf-8", "replace")
 
     def malformed(self, error: str) -> BadRow:
-        """The row as far as its first line; the further lines are read again. So a quotation mark that does not close
-        costs its own row and no other."""
+        """The bad row made of the current row's first line; its other lines are read again as new rows. So an unclosed
+        quotation mark spoils one line only."""
         if self._is_too_long:
             raise self._never_closes()
         first, *further = self._held
@@ -128,7 +128,7 @@ class _Lines:
         return BadRow(0, "malformed_csv", f"{what}: {first.decode('utf-8', 'replace').strip()[:EXCERPT_CHARACTERS]}")
 
     def bad_row(self, row: Sequence[str]) -> BadRow | None:
-        """What is wrong with the bytes of the row that was read."""
+        """The bad row if the row just read is too long or not UTF-8, else None."""
         if self._is_too_long:
             return row_too_long(0, self._max_row_bytes)
         if any(not field.isascii() and _INVALID.search(field) for field in row):

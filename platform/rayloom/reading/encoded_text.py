@@ -1,4 +1,4 @@
-"""Text in any encoding as UTF-8. Which encoding it is, a byte order mark or the caller says; nothing is guessed."""
+"""Text in any encoding as UTF-8. A byte order mark or the caller names the encoding; it is not guessed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _BINARY = {
     b"\x93NUMPY": "a NumPy array",
 }  # fmt: skip
 MAX_NUL_SHARE = 0.01
-"""Text has no NUL characters; a few stray ones do not make a file binary."""
+"""A file with a larger share of NUL characters is binary; text can have a few by mistake."""
 
 
 def utf8_text(content: io.BufferedReader, encoding: str | None) -> io.BufferedReader:
-    """The text as UTF-8 without a byte order mark, lines ended by line feeds where carriage returns alone ended them.
+    """The text as UTF-8 without a byte order mark; lone carriage returns that end lines become line feeds.
 
-    Bytes that the encoding does not have stay bytes that UTF-8 does not have: they make one row bad, not the file.
-    Raises DamagedFileError where the file is no text.
+    Invalid bytes become bytes that are invalid in UTF-8 too, so that they make one row bad, not the file. Raises
+    DamagedFileError if the file is not text.
     """
     head = content.peek(HEAD_BYTES)[:HEAD_BYTES]
     mark, marked = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", None))
@@ -68,7 +68,7 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 INVALID = "rayloom.invalid"
-"""The name under which bytes without a meaning become one byte that UTF-8 does not have."""
+"""Name of the codec error handler that replaces invalid bytes by one byte that is invalid in UTF-8."""
 codecs.register_error(INVALID, _replaced)
 
 
@@ -91,7 +91,7 @@ class _Recoded(io.RawIOBase):
             is_end = not part
             try:
                 text = self._decoder.decode(part, final=is_end)
-            except UnicodeError as error:  # a whole text that cannot be of this encoding
+            except UnicodeError as error:  # the text as a whole is not in this encoding
                 raise DamagedFileError(f"it is no text in {self._encoding}: {error}") from None
             if text and self._is_first:
                 text, self._is_first = text.removeprefix("\ufeff"), False
@@ -102,7 +102,7 @@ class _Recoded(io.RawIOBase):
 
 
 class _LineFeeds(io.RawIOBase):
-    """Text whose lines end with carriage returns alone, with line feeds in their place."""
+    """Text with its carriage returns replaced by line feeds."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self._content = content

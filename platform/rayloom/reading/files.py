@@ -1,4 +1,4 @@
-"""The one way from a file to its records."""
+"""Records of a file of any supported format; every reader of rows goes through here."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _FORMATS |= {"ndjson": "jsonl", "pq": "parquet", "ipc": "arrow", "feather": "arr
 
 
 def format_of(name: str) -> FileFormat | None:
-    """The format that a file's name says, whatever compresses it; None where it says none."""
+    """The format that a file's name says, ignoring compression; None if it says none."""
     return _FORMATS.get(PurePosixPath(without_compression(name)).suffix.lower().removeprefix("."))
 
 
 def read_file(path: str | Path, options: ReadOptions) -> Iterator[FileRecord | BadRow]:
-    """Every row of a file, on a disk or at a URI, in order. Raises InputError where it is damaged or no such file."""
+    """Every row of a file on disk or at a URI, in order. Raises InputError if it is missing or damaged."""
     with closing(SourceStream(path)) as source:
         yield from read_stream(source, options, str(path))
 
 
 def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Iterator[FileRecord | BadRow]:
-    """The same of an open file; `where` is what errors call it."""
+    """Like `read_file` for an open file; `where`: its name in errors."""
     from rayloom.reading.table_records import DAMAGED_TABLE
 
     number = 0

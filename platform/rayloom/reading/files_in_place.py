@@ -1,6 +1,6 @@
-"""Files that are read where they lie, on any file system that fsspec knows: s3://, gs://, https://, zip://…::, file://.
+"""Files at URIs, read without a copy, on any file system of fsspec: s3://, gs://, https://, zip://…::, file://.
 
-Credentials and endpoints come from where each file system looks for them (for s3: AWS_* variables, ~/.aws).
+Each file system finds credentials and endpoints in its own way (s3: AWS_* variables, ~/.aws).
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from rayloom.specs.row_files import matches
 _SIGNS = (
     "ETag", "etag", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time", "created",
 )  # fmt: skip
-"""What file systems call a sign that a file is another one than before, the surest first."""
+"""Metadata keys of file systems that change with a file's content, the most reliable first."""
 FIX = "Check the URI, the network and the credentials (of s3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
 
 
 @dataclass(frozen=True)
 class FileInPlace:
-    """One file."""
+    """One file at a URI."""
 
     uri: str
     name: str
-    """Relative to the folder that was named."""
+    """Path relative to the folder that was listed."""
     size_bytes: int
-    """0 where the file system does not say."""
+    """0 if the file system does not say."""
     stamp: str
-    """Another one where the file has changed, as far as the file system tells."""
+    """A value that changes with the file's content, as far as the file system can tell."""
 
 
 def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
-    """The file that a URI names, or the files below it that fit the pattern, by name.
+    """The file that a URI names, or the files below it that match the pattern, sorted by name.
 
-    Raises InputError where there is none, or where the place cannot be reached.
+    Raises InputError if there is none or the file system cannot be reached.
     """
     try:
         filesystem, root = fsspec.core.url_to_fs(uri)
@@ -60,7 +60,7 @@ def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
 
 
 def _uri_of(root: str, path: str) -> str:
-    """Of a file below a URI; what stands behind `::` holds the first file system."""
+    """The URI of a file below `root`. In a chained URI, the part after `::` (such as an archive's address) is kept."""
     if "://" in path:
         return path
     first, chain, rest = root.partition("::")
@@ -74,14 +74,14 @@ def _stamp(facts: Mapping[str, Any]) -> str:
 
 
 def stamp_of_files(files: Iterable[FileInPlace]) -> str:
-    """SHA-256 over names, sizes and signs of change."""
+    """SHA-256 over the names, sizes and stamps of the files."""
     lines = [f"{file.name}\0{file.stamp}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def open_in_place(uri: str) -> tuple[IO[bytes], fsspec.AbstractFileSystem]:
-    """The file's bytes, fetched as they are read, and the file system, which must live as long as they are read: with
-    an archive's goes the archive. Raises InputError where the file cannot be opened."""
+    """The file, fetched as it is read, and its file system, which the caller must keep while reading (an archive's file
+    system closes the archive). Raises InputError if the file cannot be opened."""
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem.open(path, "rb"), filesystem

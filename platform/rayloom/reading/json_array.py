@@ -1,4 +1,4 @@
-"""The elements of one JSON array, one after the other, none held longer than it is looked at."""
+"""A streaming reader of one JSON array, which holds one element at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayloom.reading.records import BadRow, DamagedFileError, FileRecord, ReadOp
 
 READ_BYTES = 1 << 16
 LONGEST_WORD = 16
-"""An error so near to the end of the window may come from a word (`-Infinity`) or an escape that goes on behind it."""
+"""An error within so many characters of the window's end can be a word (`-Infinity`) or escape cut by the window."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OUTSIDE_TEXT = re.compile(r'["\[\]{},]')
 _INSIDE_TEXT = re.compile(r'\\.|"', re.DOTALL)
@@ -21,7 +21,7 @@ _INVALID = re.compile("[\udc80-\udcff]")
 
 
 def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
-    """Raises DamagedFileError where the file is no array, or from where on it is no JSON."""
+    """The elements of the array. Raises DamagedFileError if the file is not an array, or at the first invalid JSON."""
     array = _ArrayText(text, options.max_row_bytes)
     if (begins := array.next_mark()) != "[":
         raise DamagedFileError(f"it is no JSON array: it begins with {begins!r}" if begins else "it holds nothing")
@@ -42,7 +42,7 @@ def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRe
 
 
 class _ArrayText:
-    """Text of which a window is held, and where in it the reader stands."""
+    """A window on the text, and the reader's position in it."""
 
     def __init__(self, text: IO[bytes], max_row_bytes: int) -> None:
         self._source, self._max_row_bytes = text, max_row_bytes
@@ -50,7 +50,7 @@ class _ArrayText:
         self._text, self._at = "", 0
 
     def next_mark(self, *, peek: bool = False) -> str:
-        """The next character that is no white space; nothing at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or not self._more():
@@ -60,7 +60,7 @@ class _ArrayText:
         return mark
 
     def element(self, number: int) -> FileRecord | BadRow:
-        """The value that begins here. Raises DamagedFileError where it is none."""
+        """The value that begins here. Raises DamagedFileError if there is none."""
         self.next_mark(peek=True)
         while True:
             try:
@@ -74,7 +74,7 @@ class _ArrayText:
             except (ValueError, RecursionError) as error:
                 return self._skipped(number, bad_json(number, "", error))
             else:
-                # What ends with the window may be a number that goes on.
+                # A value that ends with the window can be a number that continues after it.
                 if end < len(self._text) or not self._more():
                     break
         text, self._at = self._text[self._at : end], end
@@ -85,12 +85,12 @@ class _ArrayText:
         return checked(number, value, text)
 
     def _skipped(self, number: int, bad: BadRow) -> BadRow:
-        """Moves behind an element without holding it."""
+        """Skips an element without holding it in memory; returns `bad`."""
         depth, is_inside_text, at = 0, False, self._at
         while True:
             found = (_INSIDE_TEXT if is_inside_text else _OUTSIDE_TEXT).search(self._text, at)
             if found is None:
-                # Half of an escape stays for the next window.
+                # An escape cut by the window is kept for the next one.
                 self._at = len(self._text) - (is_inside_text and self._text.endswith("\\", at))
                 if not self._more():
                     raise DamagedFileError(f"its array is broken at row {number}, which does not end")
@@ -110,7 +110,7 @@ class _ArrayText:
                 depth -= 1
 
     def _more(self) -> bool:
-        """Reads on, as much again as is still needed; what was dealt with is given up."""
+        """Drops the text before the position and reads as much again as is left; False at the end of the file."""
         left = self._text[self._at :]
         part = self._source.read(max(READ_BYTES, len(left)))
         self._text, self._at = left + self._decoder.decode(part, final=not part), 0

@@ -1,4 +1,4 @@
-"""JSON as values: NaN and infinities are null, and what is absurdly deep or long is a bad row."""
+"""Parsing of JSON rows: NaN and infinities become null; values nested too deeply or too long are bad rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def json_record(number: int, text: str) -> FileRecord | BadRow:
 
 
 def checked(number: int, value: Any, text: str) -> FileRecord | BadRow:
-    """The value of that text as a record, unless it is too deep to be worked with."""
+    """The value of `text` as a record, or a bad row if it is nested too deeply."""
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
     return FileRecord(number, value)
@@ -38,7 +38,7 @@ def checked(number: int, value: Any, text: str) -> FileRecord | BadRow:
 def bad_json(number: int, text: str, error: Exception) -> BadRow:
     if isinstance(error, RecursionError):
         return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
-    if not isinstance(error, json.JSONDecodeError):  # Python's limit on the digits of an integer
+    if not isinstance(error, json.JSONDecodeError):  # it exceeds Python's limit on the digits of an integer
         return BadRow(number, "number_too_long", "a number has more than 4,300 digits")
     return BadRow(number, "malformed_json", f"{error}: {text[:EXCERPT_CHARACTERS].strip()}")
 

@@ -9,7 +9,7 @@ from rayloom.reading.json_values import json_record
 from rayloom.reading.records import BadRow, FileRecord, ReadOptions, row_too_long
 
 Piece = tuple[int, bytes | None]
-"""Number of its first line, and its bytes: None where there are too many, which are skipped without being held."""
+"""Number of its first line, and its bytes; None if it is too long, which is skipped without being held in memory."""
 
 
 def lines_of(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
@@ -34,7 +34,7 @@ def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRec
 
 
 def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
-    """`text` of every line, paragraph or file that is not blank."""
+    """A record with `text` for every line, paragraph or file that is not blank."""
     pieces = {"line": lines_of, "paragraph": _paragraphs, "file": _whole}[options.unit]
     for number, piece in pieces(text, options.max_row_bytes):
         if piece is None:

@@ -1,4 +1,4 @@
-"""Rows of files whose names say their format, as training and predicting take them."""
+"""Rows of files, with the format from the file name, for training and prediction."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rayloom.specs.row_files import RowFiles, matches
 RowFile = Path | FileInPlace
 """A file on this machine's disk, or at a URI."""
 NamedRow = tuple[str, Any]
-"""Where it is (`file.json row 7`), and its values or a BadRow."""
+"""Location (`file.json row 7`), and values or a BadRow."""
 
 
 def table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
-    """Rows with columns: JSON lines and arrays, CSV, TSV, Parquet, Arrow, by the files' names or by what they hold.
+    """Rows of JSON lines, JSON arrays, CSV, TSV, Parquet and Arrow, recognised by name or content.
 
-    Raises InputError where a file is none of these, or damaged.
+    Raises InputError if a file has another format or is damaged.
     """
     for file in files:
         named = format_of(file.name)
@@ -28,7 +28,7 @@ def table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
 
 
 def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
-    """Rows with columns where a file's name says so; of any other file, every line that is not blank as `text`."""
+    """Rows of files whose names say a table format; of any other file, every line that is not blank as `text`."""
     for file in files:
         named = format_of(file.name)
         if named in TABLES:
@@ -39,7 +39,7 @@ def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[Name
 
 
 def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
-    """Rows of one file as the options say; its encoding, and whether it may be damaged, are the source's."""
+    """Rows of one file, read with `options`, but with the encoding and the tolerance of damage that `how` says."""
     damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
     units: dict[FileFormat, str] = {"text": options.unit, "conll": "sentence"}
     unit = units.get(options.format, "row")

@@ -1,4 +1,4 @@
-"""What comes out of a file: records, and rows that are none; and what a reader has to be told about the file."""
+"""The results of reading a file (records and bad rows), and the options of reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayloom.errors import InputError
 EXCERPT_CHARACTERS = 200
 MAX_ROW_BYTES = 64 << 20
 MAX_DEPTH = 100
-"""Lists and objects inside each other, in JSON."""
+"""Nesting of lists and objects in JSON."""
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "by_content", "text", "warc", "conll"]
 TABLES: tuple[FileFormat, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
@@ -18,16 +18,16 @@ TABLES: tuple[FileFormat, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arr
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One row: its values by column; of JSON, whatever the row is."""
+    """One row: values by column; for JSON, any value."""
 
     number: int
-    """From 1 in each file: the line of JSON lines and text; else its position among the rows."""
+    """From 1 in each file: the line number in JSON lines and text, otherwise the number of the row."""
     values: Any
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be read, for a `reason` that is counted; 0 stands for the whole file."""
+    """A row that cannot be read; rows are counted by `reason`. Number 0: the whole file."""
 
     number: int
     reason: str
@@ -39,31 +39,32 @@ class BadRow:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a file is read."""
+    """Options of reading a file."""
 
     format: FileFormat
     encoding: str | None = None
-    """Of text that is not UTF-8. A byte order mark in the file counts more."""
+    """The encoding of text that is not UTF-8. A byte order mark in the file takes precedence."""
     max_row_bytes: int = MAX_ROW_BYTES
     required_columns: tuple[str, ...] = ()
-    """A table without one of them raises InputError."""
+    """If a table lacks one of them, InputError is raised."""
     optional_columns: tuple[str, ...] | None = None
-    """Also read where a Parquet or Arrow file has them. None: all columns are read."""
+    """Columns also read from Parquet and Arrow files that have them. None: all columns."""
     unit: Literal["file", "paragraph", "line"] = "line"
-    """What is one record of a text."""
+    """The part of a text file that is one record."""
     delimiter: str | None = None
-    """Between the fields of a table in text. None: a comma, in TSV a tab."""
+    """Delimiter between fields of CSV and TSV. None: a comma in CSV, a tab in TSV."""
     is_quoted: bool | None = None
-    """Whether quotation marks set fields apart. None: in CSV they do, in TSV they are text."""
+    """Whether fields can be in quotation marks. None: yes in CSV, no in TSV, where quotation marks are text."""
     main_content_only: bool = True
-    """Of web pages, without navigation and footers."""
+    """Whether web pages are read without navigation and footers."""
     is_damage_allowed: bool = False
-    """A damaged file ends with a BadRow (`damaged_file`) instead of an error."""
+    """Whether a damaged file ends with a BadRow (`damaged_file`) instead of an error."""
 
 
 class DamagedFileError(OSError):
-    """A file cannot be read on; the text says why. It never leaves this room. (An OSError, because libraries that call
-    back for bytes pass on those alone.)"""
+    """The rest of a file cannot be read; the text says why. It is not raised outside this package.
+
+    It is an OSError because libraries that call back for bytes pass on no other exceptions."""
 
 
 def row_too_long(number: int, max_bytes: int) -> BadRow:
@@ -71,7 +72,7 @@ def row_too_long(number: int, max_bytes: int) -> BadRow:
 
 
 def check_columns(options: ReadOptions, present: list[str], where: str) -> None:
-    """Raises InputError where a table has a column twice, or lacks one that it must have."""
+    """Raises InputError if a table has a column twice or lacks a required one."""
     twice = sorted({column for column in present if column and present.count(column) > 1})
     if twice:
         fix = "Rename one of them, or leave it out."

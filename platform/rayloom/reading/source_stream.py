@@ -1,4 +1,4 @@
-"""A file being read, uncompressed, and how much of it was taken off the disk."""
+"""An open file with its content decompressed, and the number of bytes read from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rayloom.reading.files_in_place import open_in_place
 
 
 class SourceStream:
-    """A file being read; `bytes_read` counts what was taken off the disk, compressed or not."""
+    """An open file; `bytes_read`: bytes read so far, before decompression."""
 
     def __init__(self, path: str | Path) -> None:
-        """`path`: on a disk that every node sees, or a URI. Raises InputError where it cannot be opened."""
+        """`path`: on a disk that every node sees, or a URI. Raises InputError if it cannot be opened."""
         if "://" in str(path):
             self._raw, self._filesystem = open_in_place(str(path))
             self._packed: IO[bytes] = io.BufferedReader(_AnyFile(self._raw), BUFFER_BYTES)
@@ -32,14 +32,14 @@ class SourceStream:
 
     @functools.cached_property
     def content(self) -> io.BufferedReader:
-        """The file's content. Raises DamagedFileError here or while it is read."""
+        """The decompressed content. Raises DamagedFileError here or while it is read."""
         assert isinstance(self._packed, io.BufferedReader)
         how = compression_of(self._name, self._packed.peek(BEGINNING_BYTES)[:BEGINNING_BYTES])
         return self._packed if how is None else io.BufferedReader(Unpacked(self._packed, how), BUFFER_BYTES)
 
     def seekable_content(self) -> IO[bytes]:
-        """The same for readers that begin at a file's end; what is compressed or comes over a network is copied to a
-        temporary file first."""
+        """The content for readers that seek (Parquet, Arrow); compressed and remote files are copied to a temporary
+        file first."""
         content = self.content
         if content is self._packed and content.seekable():
             return content
@@ -56,7 +56,7 @@ class SourceStream:
 
 
 class _AnyFile(io.RawIOBase):
-    """A file of any file system as what a buffer reads from; some of them know `read` only."""
+    """Adapts a file of any file system to `io.BufferedReader`; some of them have `read` only."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Records out of Parquet and Arrow files, a few at a time."""
+"""Records from Parquet and Arrow files, in batches of RECORDS_AT_ONCE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayloom.reading.records import BadRow, FileRecord, ReadOptions, check_colum
 
 RECORDS_AT_ONCE = 1024
 DAMAGED_TABLE = (pa.ArrowException,)
-"""What reading a damaged file of these kinds raises."""
+"""Exceptions raised by reading a damaged Parquet or Arrow file."""
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 
@@ -37,7 +37,7 @@ def _parquet(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[p
 
 
 def _arrow(content: IO[bytes], options: ReadOptions, where: str) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow file, with a footer or without."""
+    """The record batches of an Arrow file, in the file format (with a footer) or the stream format."""
     magic = content.read(len(_ARROW_FILE_MAGIC))
     content.seek(0)
     if magic == _ARROW_FILE_MAGIC:
@@ -88,7 +88,7 @@ def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[FileRecord | BadR
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether values of the type are as JSON has them."""
+    """Whether all values of the type are JSON values already."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind):
         return all(_is_plain(kind.field(index).type) for index in range(kind.num_fields))
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
@@ -96,8 +96,8 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: NaN and infinities are null, moments texts in ISO 8601, bytes the text that they are.
-    Bytes that are no text stay bytes."""
+    """The value as a JSON value: NaN and infinities become null, dates and times ISO 8601, bytes UTF-8 text. Bytes that
+    are not UTF-8 stay bytes."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):

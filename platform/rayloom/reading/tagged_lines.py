@@ -14,7 +14,7 @@ _DOCUMENT = "-DOCSTART-"
 
 
 def conll_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
-    """`words` and `tags` of each text, the first and last field of its lines; a blank line ends a text.
+    """A record for each text with `words` and `tags`, the first and last fields of its lines; a blank line ends a text.
 
     Lines that begin a document (`-DOCSTART-`) or are comments (`# …`) are left out.
     """

@@ -1,4 +1,4 @@
-"""Pages out of web archives: the text of every HTML response."""
+"""Records from web archives (WARC): the text of every HTML response."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OK_STATUS = 200
 
 
 def page_records(content: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
-    """`text` of every response, or `no_page` with the reason why it is none; requests and notes of the crawler are
-    passed over. Numbers count all records of the archive."""
+    """A record with `text` for every response, and `no_page` with the reason if it is not an HTML page; other records
+    (requests, metadata) are skipped, but counted in the row numbers."""
     archive: Any = _Forward(content)
     for number, record in enumerate(ArchiveIterator(archive, parse_http=True), start=1):
         if record.record_type == WarcRecordType.response:
@@ -25,7 +25,7 @@ def page_records(content: IO[bytes], options: ReadOptions) -> Iterator[FileRecor
 
 
 class _Forward:
-    """What the archive's reader calls: it panics where it cannot ask a stream for its position."""
+    """A stream with `tell` for fastwarc's ArchiveIterator, which panics without it."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self._content, self._position = content, 0

@@ -1,4 +1,4 @@
-"""What a search would try, how many trials run at once, and what would make it fail; nothing is trained."""
+"""The plan of a search: its space and first points, how many trials run at once, and problems; nothing is trained."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plan(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -
 
 
 def described(dimension: Any) -> str:
-    """A dimension in words."""
+    """A dimension in words, such as `1 to 8 in steps of 2`."""
     if isinstance(dimension, Choice):
         return " | ".join(shown(list(v) if isinstance(v, tuple) else v) for v in dimension.values)
     if isinstance(dimension, Multiple):
@@ -65,7 +65,7 @@ def described(dimension: Any) -> str:
 
 
 def local_node() -> list[dict[str, float]]:
-    """This machine, as the embedded cluster would see it."""
+    """The resources of this machine as a list of one node, as an embedded cluster would have them."""
     import torch
 
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -90,7 +90,7 @@ def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifa
 
 
 def _add_first_points(sheet: PlanSheet, spec: TuneSpec, num_earlier: int) -> None:
-    """The points that are certain already: those that no result decides."""
+    """Adds the first points that do not depend on results, such as random ones."""
     random_trials = getattr(spec.searcher, "random_trials", None)
     certain = spec.num_trials or 0
     if random_trials is not None:
@@ -171,7 +171,7 @@ def _add_room(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact])
 
 
 def _nodes(spec: TuneSpec) -> Sequence[Amounts]:
-    """Those of the fleet that the training job names, whose CPUs and memory are not known; else those at hand."""
+    """The nodes of `train.hardware`, with unlimited CPUs and memory, which it does not say; otherwise those at hand."""
     if spec.train.hardware is not None:
         fleet = fleet_of(spec.train.hardware)
         return [{"CPU": math.inf, "GPU": float(fleet.devices_per_node), "memory": math.inf}] * fleet.num_nodes
@@ -183,7 +183,7 @@ def _nodes(spec: TuneSpec) -> Sequence[Amounts]:
 
 
 def _gpu_bytes(spec: TuneSpec) -> int | None:
-    """Memory of one GPU; None where it is not known from here."""
+    """Memory of one GPU; None if it is not known on this machine."""
     import torch
 
     if spec.train.hardware is not None:
@@ -193,7 +193,7 @@ def _gpu_bytes(spec: TuneSpec) -> int | None:
 
 
 def _add_training(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
-    """The plan of the training job as it stands; searched values change what follows from them."""
+    """Adds the plan of the training job as written; trials differ from it by their searched values."""
     prefix = "train."
     own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
     training = plan_training(spec.train, own, job_directory)

@@ -1,4 +1,4 @@
-"""A search's part of the report."""
+"""The report's sections about a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayloom.tune.strategies.ranking import best, front, ranked
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """The result, how trials went, what mattered, the front of two objectives, every trial, and the job to rerun."""
+    """Best trial, learning curves, parallel coordinates, importance, Pareto front, all trials, and the best job."""
     spec = TuneSpec.model_validate(artifact.manifest.spec)
     trials = read_trials(artifact)
     winner = best(spec, trials)
@@ -42,7 +42,7 @@ def sections(artifact: Artifact) -> list[Section]:
 
 
 def comparable_step(trials: Sequence[Trial]) -> int | None:
-    """The largest step at which at least half of the trials (and enough to tell) were measured."""
+    """The largest step that at least half of the trials, and at least MIN_TRIALS_FOR_IMPORTANCE, reached."""
     steps = sorted({step for trial in trials for step, _ in trial.reports}, reverse=True)
     enough = max(MIN_TRIALS_FOR_IMPORTANCE, (len(trials) + 1) // 2)
     return next((step for step in steps if sum(trial.step >= step for trial in trials) >= enough), None)
@@ -76,7 +76,7 @@ def _trials_table(spec: TuneSpec, trials: Sequence[Trial]) -> str:
 
 
 def _number(value: float) -> float | int:
-    """Counts as whole numbers."""
+    """The value, as an int if it is whole."""
     return int(value) if value.is_integer() else value
 
 
@@ -86,6 +86,6 @@ def _end(trial: Trial) -> str:
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """`rank` for `adapter.rank`, unless another path ends alike."""
+    """The last part of each path (`rank` for `adapter.rank`), or the whole path if another has the same last part."""
     ends = [path.rpartition(".")[2] for path in paths]
     return [end if ends.count(end) == 1 else path for end, path in zip(ends, paths, strict=True)]

@@ -1,4 +1,7 @@
-"""What a search leaves behind: every trial, the best job as a file to run, and its values for a job that takes them."""
+"""The files that a search writes: all trials, the best job as a job file, and its values; and readers of them.
+
+`with_best_values` puts the values of a finished search into a training job that refers to it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ BEST_VALUES_NAME = "best_values.json"
 
 
 def trial_record(trial: Trial) -> dict[str, Any]:
-    """One line of `trials.jsonl`. What is not a number is null there."""
+    """One line of `trials.jsonl`; NaN and infinities are null there."""
     return {
         "trial": trial.number,
         "outcome": trial.outcome,
@@ -47,7 +50,7 @@ def trial_record(trial: Trial) -> dict[str, Any]:
 
 
 def trial_of(record: Mapping[str, Any]) -> Trial:
-    """A trial as `trial_record` wrote it."""
+    """The trial that `trial_record` wrote."""
     reports = [
         (line["step"], {name: value for name, value in line.items() if name != "step"}) for line in record["measured"]
     ]
@@ -73,7 +76,7 @@ def trial_of(record: Mapping[str, Any]) -> Trial:
 
 
 def read_trials(artifact: Artifact) -> list[Trial]:
-    """The trials of a finished search. Raises InputError where the artifact is none."""
+    """The trials of a finished search. Raises InputError if the artifact is not that of a search."""
     path = artifact.path / TRIALS_NAME
     if not path.exists():
         what = f"{artifact.id} is a {artifact.manifest.kind}, not a search"
@@ -82,7 +85,7 @@ def read_trials(artifact: Artifact) -> list[Trial]:
 
 
 def earlier_trials(spec: TuneSpec, searches: Sequence[Artifact]) -> list[Trial]:
-    """Trials of earlier searches that this space could have had, as a searcher may learn from them."""
+    """The trials of earlier searches whose values are points of this space; the searcher can learn from them."""
     found = []
     for artifact in searches:
         for trial in read_trials(artifact):
@@ -99,7 +102,7 @@ def write_trials(directory: Path, history: History) -> None:
 
 
 def write_best(directory: Path, spec: TuneSpec, trial: Trial, parents: Mapping[str, Artifact]) -> None:
-    """The best trial's job as a file that `rayloom run` takes, and its values alone."""
+    """Writes the best trial's job as a file for `rayloom run`, and its values alone as JSON."""
     job = substituted(spec.plain_train, trial.values)
     job |= {"name": f"{spec.name[:57]}-best", "description": ""}
     for path, artifact in parents.items():
@@ -114,7 +117,7 @@ def write_best(directory: Path, spec: TuneSpec, trial: Trial, parents: Mapping[s
 
 
 def is_reproducible(trial: Trial) -> bool:
-    """Whether one run of one file gives the trial's metrics again: not where it was cut off or changed on its way."""
+    """Whether running the trial's job gives its metrics again: not if it was cut off or copied another's weights."""
     return trial.outcome == "finished" and not trial.copies
 
 
@@ -164,7 +167,7 @@ def headline(spec: TuneSpec, history: History, winner: Trial) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in tables."""
+    """A value as text for tables."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -175,7 +178,7 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _readable(spec: Spec) -> dict[str, Any]:
-    """Every field, so that nothing is left to defaults, but not those that are empty because nothing was said."""
+    """The spec with its defaults written out, but without fields that are empty or null by default."""
     plain = spec.model_dump(mode="json", by_alias=True)
     return {key: value for key, value in _filled(spec, plain).items() if value != ""}
 
@@ -192,11 +195,11 @@ def _filled(spec: Spec, plain: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-# A search's best values put into a training job that asks for them.
+# The best values of a search, put into a training job that refers to it (`settings_from`).
 
 
 def best_values(search: Artifact) -> dict[str, Any]:
-    """Dotted path and value of all that the search varied. Raises InputError where the artifact is no search."""
+    """The best value of each searched field, by dotted path. Raises InputError if the artifact is not a search's."""
     file = search.path / BEST_VALUES_NAME
     if not file.exists():
         what = f"settings_from needs a search, but {search.id} is a {search.manifest.kind}"
@@ -206,9 +209,9 @@ def best_values(search: Artifact) -> dict[str, Any]:
 
 
 def with_best_values(spec: TrainSpec, parents: Mapping[str, Artifact]) -> TrainSpec:
-    """The job as it runs, with the values of the search that it names, if it names one.
+    """The job with the best values of the search that it names, if it names one.
 
-    Raises SpecError if it refuses a value: it is too unlike the job that was searched.
+    Raises SpecError if the job does not accept a value, because it differs too much from the job that was searched.
     """
     if spec.settings_from is None:
         return spec

@@ -1,4 +1,4 @@
-"""A search from its spec to its artifact: what it has to work with, the trials on Ray, and what they leave behind."""
+"""Runs a `kind: tune` job: prepares the search, runs its trials on Ray, and publishes the best one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rayloom.tune.trials.trial_files import TrialFiles
 
 
 def run(spec: TuneSpec, build: Build) -> Outcome:
-    """Searches, from the journal of a killed run where there is one, and publishes the best trial with all records."""
+    """Searches, from the journal of a killed run if there is one, and publishes the best trial and all records."""
     if (missing := missing_package(spec) or missing_mlflow(spec.mlflow)) is not None:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     files = TrialFiles(spec, build.parents, build.work)
@@ -66,7 +66,7 @@ def _train_all(
     bundles: list[dict[str, float]],
     records: MlflowRuns | None,
 ) -> None:
-    """Runs the search to its end or its budget's, for people to follow."""
+    """Runs the search until it ends or its budget is used up, and shows its progress."""
     with LiveTable(search.spec, search.history) as live:
 
         def follow() -> None:
@@ -79,12 +79,12 @@ def _train_all(
 
 
 def cluster_nodes() -> list[dict[str, float]]:
-    """The nodes of the cluster at `RAY_ADDRESS`, for planning."""
+    """The resources of each node of the cluster at `RAY_ADDRESS`, for planning."""
     return nodes_of(connect())
 
 
 def nodes_of(session: Session) -> list[dict[str, float]]:
-    """What each living node has. An embedded cluster's logical CPUs are more than its cores, which are what counts."""
+    """The resources of each live node. For an embedded cluster, which has more logical CPUs than cores, its cores."""
     found = []
     for node in ray.nodes():
         if node["Alive"]:
@@ -98,7 +98,7 @@ def nodes_of(session: Session) -> list[dict[str, float]]:
 
 
 def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
-    """The best trial's files as the artifact's, with what happened in all trials beside them."""
+    """Writes the artifact: the best trial's files, and the records of all trials."""
     spec, history = search.spec, search.history
     winner = best(spec, history.trials.values())
     if winner is None:

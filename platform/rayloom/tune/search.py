@@ -1,5 +1,7 @@
-"""The search itself: what to train next and what to make of each result. It knows no Ray; everything it decides
-follows from the history, and everything that happens goes to the journal before anyone acts on it.
+"""The state machine of a search: which trial to run next, and what to do with each result.
+
+It does not use Ray. Every decision is a function of the history, and every event is written to the journal before it
+has an effect.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ class DonorCheckpoint:
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A stretch of a trial for one process: from its newest checkpoint or its start to `until_step` or its end."""
+    """A part of a trial for one process: from its newest checkpoint (or its start) to `until_step` (or its end)."""
 
     trial: int
     values: Values
     until_step: int | None = None
-    """Where a member of a population saves and waits for the others."""
+    """The step at which a member of a population saves a checkpoint and waits for the others."""
     segment: int = 0
-    """How often the trial went on from another's weights; each time its checkpoints begin anew."""
+    """How often the trial has copied another's weights; each segment has checkpoints of its own."""
     source: DonorCheckpoint | None = None
-    """The checkpoint with which the segment begins."""
+    """The other trial's checkpoint from which the segment starts."""
 
 
 class Search:
-    """One search in one session. The caller runs what `next_run` gives and says what came of it."""
+    """A search. The caller runs what `next_run` returns and reports what happened by the other methods."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Search:
         earlier: Sequence[Trial] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`length_of`: steps of a whole trial with these values. `earlier`: trials of warm-start searches."""
+        """`length_of`: steps of a complete trial with these values. `earlier`: trials of warm-start searches."""
         self.spec, self.history = spec, History()
         self._journal, self._num_concurrent, self._length_of = journal, num_concurrent, length_of
         self._earlier, self._clock = earlier, clock
@@ -62,7 +64,7 @@ class Search:
             self.history.apply(event)
         self._offset = self.history.seconds - clock()
         self.hindrance: str | None = None
-        """What keeps trials from running, whatever their values are; the search can go on once it is mended."""
+        """The error that stops all trials, whatever their values; after it is fixed the search can be run again."""
         self._note("session")
 
     # -- what to do ----------------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ class Search:
         return self._offset + self._clock()
 
     def exhausted_budget(self) -> str | None:
-        """Which part of the budget is used up; None while there is some of all."""
+        """Which part of the budget is used up, in words; None if none is."""
         budget = self.spec.budget
         if budget.num_steps is not None and self.history.num_steps >= budget.num_steps:
             return f"the budget of {budget.num_steps} steps is used up"
@@ -83,16 +85,16 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs and nothing will be started any more."""
+        """Whether no trial runs and none will be started."""
         return not self.history.running and (self.must_end or not self._has_more())
 
     @property
     def must_end(self) -> bool:
-        """Whether nothing may be started any more, and what runs should pause."""
+        """Whether no trial may be started any more and running ones should pause."""
         return self.hindrance is not None or self.exhausted_budget() is not None
 
     def next_run(self) -> TrialRun | None:
-        """What a free process should train now; None where it should wait, or the search is over."""
+        """What a free process should train now; None if it should wait or the search is over."""
         if len(self.history.running) >= self._num_concurrent or self.must_end:
             return None
         if isinstance(self.spec.scheduler, PopulationScheduler):
@@ -107,14 +109,14 @@ class Search:
         return bool(self.history.waiting) or len(self.history.trials) < (self.spec.num_trials or 0)
 
     def _ready(self) -> Iterable[Trial]:
-        """Trials that wait and may go on: members of a population only once the others came as far."""
+        """Waiting trials that can continue; members of a population wait until all have reached the exchange step."""
         if not isinstance(self.spec.scheduler, PopulationScheduler):
             return self.history.waiting
         interval, exchanged = self.spec.scheduler.interval_steps, self.history.exchanged_step
         return [t for t in self.history.waiting if t.step < exchanged + interval]
 
     def _new_trial(self) -> Trial | None:
-        """A new trial, or None where there are enough. One whose values are refused together ends at once."""
+        """A new trial, or None if `num_trials` exist. A trial whose values the job refuses ends at once as failed."""
         while len(self.history.trials) < (self.spec.num_trials or 0):
             number = len(self.history.trials)
             point = suggested_point(self.spec, self.history, number, self._earlier)
@@ -157,7 +159,7 @@ class Search:
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def measured(self, number: int, step: int, metrics: dict[str, float]) -> bool:
-        """Takes a measurement in; False where the trial is stopped there."""
+        """Records a measurement; False if the scheduler stops the trial there."""
         trial = self.history.trials[number]
         is_open = trial.furthest_step < step < self._length_of(trial.values)
         self._append(Event("report", self.seconds, number, step, metrics=metrics))
@@ -167,30 +169,30 @@ class Search:
         return reason is None
 
     def paused(self, number: int) -> None:
-        """The trial's process saved a checkpoint and gave its resources back: at `until_step`, or asked to."""
+        """The trial saved a checkpoint and released its resources, at `until_step` or because it was asked to."""
         self._note("paused", self.history.trials[number])
 
     def finished(self, number: int, step: int, metrics: dict[str, float]) -> None:
-        """The trial came to its own end, with these metrics of its result."""
+        """The trial ran all its steps; `metrics`: those of its final model."""
         self._append(Event("report", self.seconds, number, step, metrics=metrics))
         self._note("ended", self.history.trials[number], outcome="finished")
 
     def failed(self, number: int, reason: str) -> None:
-        """The trial cannot go on, whoever tried again."""
+        """The trial failed for a reason that trying again would not change."""
         self._note("ended", self.history.trials[number], outcome="failed", reason=reason)
 
     def crashed(self, number: int, reason: str) -> None:
-        """The trial's process or node died. It waits to go on from its checkpoint, unless it died too often."""
+        """The trial's process or node died. It waits to continue from its checkpoint, unless it died too often."""
         trial = self.history.trials[number]
         self._note("crashed", trial, reason=reason)
         if trial.crashes > self.spec.max_crashes_per_trial:
             self.failed(number, f"died {trial.crashes} times: {reason}")
 
     def hindered(self, number: int, reason: str) -> None:
-        """The trial failed by something that its values do not decide: a missing file, a full disk, a lost store.
+        """The trial failed for a reason that its values did not cause: a missing file, a full disk, a lost store.
 
-        It waits to be tried again, perhaps on another node; after too many times the search ends, and the trial is
-        tried first when the search is run again.
+        It waits to be tried again, perhaps on another node. After too many such failures the search ends; if it is run
+        again, it starts with this trial.
         """
         trial = self.history.trials[number]
         self._note("crashed", trial, reason=reason)
@@ -198,7 +200,7 @@ class Search:
             self.hindrance = f"trial {number}: {reason}"
 
     def cut_off(self) -> None:
-        """Ends the trials that the budget leaves no room for."""
+        """Ends the remaining trials if the budget is used up."""
         reason = self.exhausted_budget()
         if reason is not None:
             for trial in [*self.history.running, *self.history.waiting]:
@@ -218,5 +220,5 @@ class Search:
             self.history.apply(event)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray copies what it is given into files of its own; a search is restored from its journal only."""
+        """Empty: Ray Tune would pickle it into its snapshots, but a search is restored from its journal only."""
         return {}

@@ -1,4 +1,4 @@
-"""Which tokenised documents the corpus takes: sources cut at their quotas, the documents in an order by hash."""
+"""Selection of tokenised documents: each source is cut at its token quota, its documents ordered by hash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REASON = "not_sampled"
 
 
 def is_wanted(spec: CleanSpec) -> bool:
-    """Whether anything asks for less than all documents."""
+    """Whether the spec can take less than all documents: unequal weights, or a limit on tokens."""
     assert isinstance(spec.output, TokensOutput)
     mixture = spec.output.mixture
     weights = {source.weight for source in spec.sources}
@@ -35,7 +35,7 @@ def is_wanted(spec: CleanSpec) -> bool:
 
 @dataclass(frozen=True)
 class SelectingPass:
-    """What every task of the pass is given."""
+    """Inputs of every task of the pass."""
 
     tokens: TokenisingPass
     num_buckets: int
@@ -59,7 +59,7 @@ class SelectingPass:
 
 
 def rank(given: SelectingPass, chunk: int) -> dict[str, Any]:
-    """Hands over hash and tokens of the chunk's documents."""
+    """Sends the hash and token count of each of the chunk's documents to the exchange."""
     documents = np.concatenate([given.documents(chunk, split) for split in SPLITS])
     records = ranked(given.order(documents), given.source_of(chunk), documents["tokens"])
     given.ranking.send(given.tokens.chunks[chunk], records)
@@ -67,7 +67,7 @@ def rank(given: SelectingPass, chunk: int) -> dict[str, Any]:
 
 
 def source_cuts(given: SelectingPass, each: Each) -> list[Cut]:
-    """Where each source is cut."""
+    """The cut of each source, in order of the sources."""
     spec, chunks = given.tokens.spec, given.tokens.chunks
     each("ranking", range(len(chunks)), lambda chunk: rank(given, chunk))
     weights = cutoff.weighed(given.ranking, chunks, each)
@@ -87,7 +87,7 @@ def source_cuts(given: SelectingPass, each: Each) -> list[Cut]:
 
 
 def select(given: SelectingPass, below: list[int], chunk: int) -> dict[str, Any]:
-    """Writes the chunk's documents below its source's cut in place of all; returns counts as tokenising does."""
+    """Writes those of the chunk's documents that lie below its source's cut; returns counts like `tokenise`."""
     tokens, name = given.tokens, given.tokens.chunks[chunk]
     tokens_folder, selected_folder = tokens.scratch.folder("tokens"), tokens.scratch.folder("selected")
     finished = selected_folder / f"{name}.json"

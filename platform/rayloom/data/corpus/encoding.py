@@ -1,4 +1,4 @@
-"""Texts as tokens, each ended by the end-of-text token and brought to an allowed length."""
+"""Tokenisation of documents: an end-of-text token after each, and the limits on its length in tokens."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Encoder:
         return np.asarray(ids if ids[-1:] == [self._end] else [*ids, self._end], self.dtype)
 
     def num_bytes(self, tokens: NDArray[Any]) -> int:
-        """Of the text that the tokens stand for."""
+        """Bytes of the text that the tokens encode."""
         return len(self._tokenizer.decode(tokens.tolist()).encode())
 
 
 def encoder_of(folder: Path) -> Encoder:
-    """The folder's encoder, read once a process: tokenizers never gives back what one has remembered of its words."""
+    """The folder's encoder, one a process: `tokenizers` never frees the word cache of a tokenizer."""
     return _encoder_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns)
 
 
@@ -54,7 +54,7 @@ def end_token(folder: Path) -> str:
 
 
 def fitted(tokens: NDArray[Any], output: TokensOutput) -> list[NDArray[Any]] | Drop:
-    """A document in pieces of an allowed length (usually one), each with its end-of-text token; or why it goes."""
+    """The document in pieces of allowed length (usually one), each with an end-of-text token; or why it is dropped."""
     if len(tokens) < output.min_document_tokens:
         return Drop("too_few_tokens", len(tokens))
     longest = output.max_document_tokens

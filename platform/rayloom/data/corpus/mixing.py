@@ -1,12 +1,12 @@
-"""How many tokens of each source a corpus takes: weights, caps of sources and domains, and a budget, exactly.
+"""Token quotas of the sources of a corpus, from weights, caps on sources and domains, and a token budget.
 
-Of a source with n tokens, weight w and cap c, min(n, c, λ·w·n) tokens are taken with one λ for all (water filling). A
-domain with the share r gets at most r of the total T; T is the largest that fills itself under that,
-T = Σ_domains min(what the domain has, r·T), at most the budget.
+A source with n tokens, weight w and cap c gives min(n, c, λ·w·n) tokens, with one λ for all sources (water filling). A
+domain with maximum share r gets at most r·T of the total T. T is the largest solution of
+T = Σ_domains min(tokens of the domain, r·T) that does not exceed the budget.
 
-Shares are of what is really taken: documents are taken whole, so a source ends a little below its quota, and a domain
-at its share of the quotas would be a hair above its share of the result. `settled` therefore asks again with what the
-sources really gave until every share holds; quotas only fall, so it ends.
+Documents are taken whole, so a source ends slightly below its quota, and a domain that fills its share of the quotas
+can exceed its share of the tokens taken. `settled` therefore recomputes the quotas from the tokens taken until every
+share holds. Quotas only decrease, so this ends.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from dataclasses import dataclass
 from rayloom.specs.cleaning.output import Mixture
 
 _HALVINGS = 80
-"""Of the range of λ, which makes its error smaller than one token of 2^64."""
+"""Bisection steps for λ: enough for an error below one token of 2^64."""
 
 
 @dataclass(frozen=True)
 class Supply:
-    """A source as mixing sees it."""
+    """The tokens, weight and domain of a source."""
 
     domain: str
     num_tokens: int
     weight: float
     most_tokens: int
-    """What may be taken of it: its tokens, or its cap."""
+    """The smaller of its tokens and its cap."""
 
 
 def quotas(supplies: Sequence[Supply], mixture: Mixture) -> list[int]:
-    """Tokens of each source, in order."""
+    """Tokens to take from each source, in order."""
     shares = mixture.max_domain_share
     total = _largest_total(supplies, shares, mixture.total_tokens)
     limits = {domain: int(share * total) for domain, share in shares.items()}
@@ -63,7 +63,7 @@ def _largest_total(supplies: Sequence[Supply], shares: Mapping[str, float], budg
 
 
 def _taken(supplies: Sequence[Supply], limits: Mapping[str, int], level: float) -> list[int]:
-    """What each source gives at λ = level; a domain above its limit has a lower λ of its own."""
+    """Tokens from each source at λ = level; a domain that would exceed its limit gets a lower λ of its own."""
     given = [_given(supply, level) for supply in supplies]
     for domain, limit in limits.items():
         mine = [index for index, supply in enumerate(supplies) if supply.domain == domain]
@@ -87,7 +87,7 @@ def _given(supply: Supply, level: float) -> int:
 def settled(
     supplies: Sequence[Supply], mixture: Mixture, take: Callable[[list[int]], list[int]]
 ) -> tuple[list[int], list[int]]:
-    """Quotas under which every domain keeps its share of what `take` really takes, and what it takes."""
+    """Quotas for which the tokens that `take` takes keep every domain within its share, and the result of `take`."""
     budgets = quotas(supplies, mixture)
     taken = take(budgets)
     while not _shares_hold(supplies, mixture.max_domain_share, taken):

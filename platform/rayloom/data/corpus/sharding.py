@@ -1,4 +1,4 @@
-"""From each chunk's tokens to the corpus' shards, cut at documents and written side by side."""
+"""Shards of the corpus, put together from the chunks' tokens, cut between documents and written in parallel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayloom.text.packed.shards import save_shard
 
 @dataclass(frozen=True)
 class Piece:
-    """Some documents of one chunk."""
+    """Consecutive documents of one chunk."""
 
     chunk: str
     first_document: int
@@ -27,7 +27,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard is made of."""
+    """The pieces of chunks that make up one shard."""
 
     split: Split
     number: int
@@ -40,7 +40,7 @@ class ShardPlan:
 
 
 def planned(folder: Path, chunks: Sequence[str], split: Split, shard_tokens: int) -> list[ShardPlan]:
-    """Shards in the order of the documents; each ends with the document that fills it."""
+    """Shards in the order of the documents; each ends with the document that brings it to `shard_tokens`."""
     plans: list[ShardPlan] = []
     pieces: list[Piece] = []
     filled = 0
@@ -62,7 +62,7 @@ def planned(folder: Path, chunks: Sequence[str], split: Split, shard_tokens: int
 
 
 def write_shard(folder: Path, target: Path, plan: ShardPlan, dtype: Any) -> None:
-    """Puts one shard together out of the chunks' files."""
+    """Writes one shard from the chunks' files."""
     tokens = [_tokens(folder, piece, plan.split, dtype) for piece in plan.pieces]
     sizes = [_sizes(folder, p.chunk, plan.split)[p.first_document :][: p.num_documents] for p in plan.pieces]
     starts = np.append(0, np.cumsum(np.concatenate(sizes))[:-1])

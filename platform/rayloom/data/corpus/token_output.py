@@ -1,4 +1,4 @@
-"""`output: tokens`: what stays is tokenised, mixed by tokens and packed into shards."""
+"""`output: tokens`: the kept documents are tokenised, mixed by tokens and packed into shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rayloom.text.tokenizer_digest import tokenizer_digest
 
 
 def make(judged: JudgedCorpus, build: Build, passes: Passes) -> dict[str, Any]:
-    """Writes the corpus into the artifact; returns every number about it."""
+    """Writes the corpus into the artifact; returns all counts about it."""
     given = TokenisingPass(judged)
     every = range(len(judged.chunks))
     _prepare_tokenizer(given, build, passes)

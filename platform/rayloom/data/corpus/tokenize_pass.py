@@ -1,4 +1,4 @@
-"""Pass 2 over the text: duplicates left out, the rest split, tokenised, and written down to be packed."""
+"""The second pass over the text: drops duplicates, splits the rest into train and heldout, and tokenises it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOCUMENTS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class TokenisingPass:
-    """What every task of the pass is given."""
+    """Inputs of every task of the pass."""
 
     judged: JudgedCorpus
 
@@ -65,7 +65,7 @@ TOKENISED = np.dtype([("id", "<u8"), ("hash", "<u8"), ("tokens", "<u4"), ("bytes
 
 @dataclass(frozen=True)
 class Document:
-    """A document that stays."""
+    """A document that was not dropped."""
 
     id: int
     text: str
@@ -74,12 +74,12 @@ class Document:
 
 
 def split_of(split_hash: int, heldout_share: float) -> Split:
-    """By the hash of the folded text: identical documents never stand on both sides."""
+    """The split of a document, from the hash of its folded text: identical documents get the same one."""
     return "heldout" if split_hash < heldout_share * 2.0**64 else "train"
 
 
 def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
-    """The chunk's documents that stay, in order."""
+    """The chunk's documents that were not dropped, in order."""
     removed = given.judged.removed_ids(chunk)
     for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
         stays = ~np.isin(batch["id"], removed)
@@ -93,7 +93,7 @@ def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
 
 
 def sample(given: TokenisingPass, chunk: int, sample_documents: int) -> dict[str, int]:
-    """Sets aside the chunk's share of about `sample_documents` training documents, chosen by a hash of the id."""
+    """Writes the chunk's part of a sample of about `sample_documents` training documents, chosen by hash of the id."""
     limit = min(1.0, sample_documents / max(1, given.judged.num_left)) * 2.0**64
     texts = [d.text for d in documents_of(given, chunk) if d.split == "train" and _id_hash(d.id) < limit]
     write_lines(given.scratch.folder("sample") / f"{given.chunks[chunk]}.jsonl", [{"text": text} for text in texts])
@@ -105,7 +105,7 @@ def _id_hash(document: int) -> int:
 
 
 def train_tokenizer(given: TokenisingPass, vocabulary_size: int) -> dict[str, int]:
-    """Learns the tokenizer from all that was set aside."""
+    """Trains the tokenizer on the sample of all chunks."""
     tokenizer = bpe.train(_sampled(given), vocabulary_size)
     bpe.save(tokenizer, given.tokenizer_folder)
     return {"vocabulary_size": tokenizer.get_vocab_size()}
@@ -124,7 +124,7 @@ def _sampled(given: TokenisingPass) -> Iterator[str]:
 
 
 def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
-    """Writes the chunk's tokens by split; returns how many documents and tokens each source has in it."""
+    """Writes the chunk's tokens by split; returns the counts of documents, tokens and bytes."""
     name = given.chunks[chunk]
     finished = given.scratch.folder("tokens") / f"{name}.json"
     if finished.exists():
@@ -194,7 +194,7 @@ def save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
 
 
 def count(counts: Counter[str], where: str, documents: int, tokens: int, num_bytes: int) -> None:
-    """Adds to the numbers of `source/split`."""
+    """Adds to the counts of `where`, a `source/split`."""
     counts[f"{where}/documents"] += documents
     counts[f"{where}/tokens"] += tokens
     counts[f"{where}/bytes"] += num_bytes

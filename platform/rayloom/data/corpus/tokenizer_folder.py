@@ -12,9 +12,9 @@ from rayloom.text.tokenizer_files import copy_files
 
 
 def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> None:
-    """The tokenizer, with the terms as tokens behind all others.
+    """Copies the tokenizer and appends the new terms to its vocabulary.
 
-    Raises InputError where the model has no fast tokenizer with an end-of-text token.
+    Raises InputError if the model has no fast tokenizer with an end-of-text token.
     """
     from rayloom.data.corpus.encoding import end_token
 
@@ -30,6 +30,6 @@ def copy_tokenizer(model: Path, target: Path, new_terms: Sequence[str] = ()) -> 
         raise InputError(what, where=str(model), fix="Set eos_token in its tokenizer_config.json.") from None
     if new_terms:
         tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
-        # Only as words: a term inside a longer word is left to the pieces that it always had.
+        # Whole words only: a term inside a longer word keeps its old tokens.
         tokenizer.add_tokens([AddedToken(term, single_word=True, normalized=False) for term in new_terms])
         tokenizer.save(str(target / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""From keys to pairs: exact duplicates linked at once, candidates for near duplicates named for verification.
+"""Pairs of documents from their keys: edges between exact duplicates, and candidate pairs of near duplicates.
 
 Shapes: R records under the keys of one bucket.
 """
@@ -19,10 +19,10 @@ EDGE = np.dtype(
         ("first_characters", "<u4"), ("second_characters", "<u4"),
     ]
 )  # fmt: skip
-"""Two documents that are duplicates, and what choosing between them needs."""
+"""Two documents that are duplicates, with their exact keys and lengths."""
 NEIGHBOURS = 64
-"""In a group, each document is paired with so many next ones in the order of size. Groups of up to 65 documents are
-thus compared in full; in a larger one, alike documents are still linked through others of their size."""
+"""Each document of a group is paired with this many next ones in order of size. So groups of up to 65 documents are
+compared in full; in a larger one, similar documents are still linked through others of about their size."""
 
 
 def exact_edges(records: NDArray[Any]) -> NDArray[Any]:
@@ -34,9 +34,9 @@ def exact_edges(records: NDArray[Any]) -> NDArray[Any]:
 
 
 def candidate_pairs(records: NDArray[Any], threshold: float) -> NDArray[Any]:
-    """Pairs that share a band key and whose sizes allow the similarity; of identical documents only the first counts.
+    """Pairs that share a band key and can reach the threshold; of identical documents only the first is used.
 
-    Jaccard similarity is at most the smaller set's size divided by the larger's.
+    Jaccard similarity is at most the smaller set's size divided by the larger's, so other pairs are left out.
     """
     records = records[np.lexsort((records["id"], records["exact"], records["key"]))]
     records = records[~(_same_as_before(records, "key") & _same_as_before(records, "exact"))]
@@ -59,7 +59,7 @@ def _neighbour_pairs(records: NDArray[Any], threshold: float) -> Iterator[NDArra
 
 
 def edges_between(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Edges between records that stand beside each other; anything with `id`, `exact` and `characters`."""
+    """Edges between `first[i]` and `second[i]`: records with the fields `id`, `exact` and `characters`."""
     edges = np.zeros(len(first), EDGE)
     for side, records in (("first", first), ("second", second)):
         edges[side] = records["id"]

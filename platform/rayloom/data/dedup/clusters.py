@@ -1,4 +1,4 @@
-"""Clusters of duplicates and the one document of each that stays.
+"""Clusters of duplicates, and the one document of each that is kept.
 
 Shapes: E edges, N documents that have a duplicate.
 """
@@ -13,17 +13,18 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 REMOVED = np.dtype([("id", "<u8"), ("kept", "<u8"), ("is_exact", "u1")])
-"""A document that goes, the one that stays for it, and whether it is an exact duplicate."""
+"""A removed document, the one that was kept instead, and whether it is an exact duplicate."""
 _NODE = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4")])
 
 
 def removed(edges: NDArray[Any], first_earlier_id: int = 1 << 63) -> NDArray[Any]:
-    """What goes, by id. Of each connected cluster the longest document stays, of equally long ones the first.
+    """The removed documents by id. Each connected component keeps its longest document, of equally long ones the first.
 
-    Documents from `first_earlier_id` on are of earlier corpora: one of them stays for the new ones, and none goes.
+    Documents with ids from `first_earlier_id` on are of earlier corpora: they are never removed, and a cluster that has
+    one keeps it instead of a new document.
 
-    A document is an exact duplicate where the cluster has another with the same exact key that stays or comes before
-    it in the order of length and id; the rest are near duplicates.
+    A removed document is an exact duplicate if another of its cluster has the same exact key and is kept or comes
+    before it in the order of length and id; otherwise it is a near duplicate.
     """
     nodes = _nodes(edges)
     firsts = np.searchsorted(nodes["id"], edges["first"])

@@ -1,4 +1,4 @@
-"""Keys by which duplicates find each other: of every document an exact one, and those of its bands."""
+"""Keys that duplicates have in common: one exact key for each document, and one for each MinHash band."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rayloom.data.views.comparison_form import Folded
 from rayloom.specs.clean import Deduplication
 
 KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
-"""What one document says under one key: exact key or band key, and what is needed to judge the pair."""
+"""One document under one key (its exact key or a band key), with its id, exact key and size."""
 
 
 class Keys:
-    """Hands the keys of documents over to the buckets in which they are grouped."""
+    """Sends the keys of documents to the buckets in which they are grouped."""
 
     def __init__(self, scratch: Scratch, spec: Deduplication, num_buckets: int) -> None:
         self._scratch, self._spec, self._num_buckets = scratch, spec, num_buckets
         self._bands = Bands(spec.num_bands, spec.rows_per_band) if spec.near_duplicates else None
 
     def send(self, writer: str, ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folded]) -> None:
-        """The documents of one chunk."""
+        """Sends the keys of the documents of one chunk, `writer`."""
         exact = _exact_keys(ids, texts, folded)
         self._send("exact", writer, exact)
         if self._bands is None:
@@ -44,7 +44,7 @@ class Keys:
 
 
 def _exact_keys(ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folded]) -> NDArray[Any]:
-    """One record a document, under its exact key."""
+    """One record for each document, under its exact key."""
     records = np.zeros(len(ids), KEY)
     digests = np.frombuffer(b"".join(one.exact_key for one in folded), "<u8").reshape(-1, 2)
     records["key"], records["exact"] = digests[:, 0], digests[:, 1]

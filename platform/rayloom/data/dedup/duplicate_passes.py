@@ -1,6 +1,6 @@
 """The passes that find duplicates: group by key, fetch the candidates' shingles, verify, cluster.
 
-Only hashes move between them, through exchanges on disk; the text is read again for candidates alone.
+Only hashes move between passes, through exchanges on disk. The text is read again for candidates only.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from rayloom.data.views.document_view import is_unspaced
 from rayloom.specs.clean import Deduplication
 
 REQUEST = np.dtype([("id", "<u8"), ("bucket", "<u8")])
-"""A document whose shingles a bucket needs for verifying its pairs."""
+"""A request of a bucket for the shingles of a document, to verify its pairs."""
 FETCHED = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
 
 
 @dataclass(frozen=True)
 class DuplicatesPass:
-    """What every task of these passes is given."""
+    """Inputs of every task of these passes."""
 
     spec: Deduplication
     scratch: Scratch
@@ -40,7 +40,7 @@ class DuplicatesPass:
     """The smallest id that can be in each chunk."""
     num_buckets: int
     first_earlier_id: int = 1 << 63
-    """From here on, documents are of earlier corpora: they stay."""
+    """Documents with ids from here on are of earlier corpora and are never removed."""
 
     @property
     def has_earlier(self) -> bool:
@@ -55,7 +55,7 @@ class DuplicatesPass:
 
 
 def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
-    """Links exact duplicates, and asks for the shingles of every candidate."""
+    """Writes edges between exact duplicates of a bucket, and requests the shingles of every candidate."""
     name, scratch = given.buckets[bucket], given.scratch
     exact = receive(scratch.folder("exact"), given.chunks, bucket, given.num_buckets, KEY)
     edges = exact_edges(exact)
@@ -74,7 +74,7 @@ def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
 
 
 def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
-    """Reads the chunk's candidates again and sends their shingles to the buckets that asked."""
+    """Reads the chunk's candidates again and sends their shingles to the buckets that requested them."""
     scratch, name = given.scratch, given.chunks[chunk]
     requests = np.unique(receive(scratch.folder("requests"), given.buckets, chunk, len(given.chunks), REQUEST))
     ids = np.unique(requests["id"])
@@ -92,7 +92,7 @@ def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
 def _shingles(
     given: DuplicatesPass, path: Path, ids: NDArray[np.uint64]
 ) -> tuple[list[NDArray[np.uint64]], NDArray[Any]]:
-    """Sets of shingles and facts of the documents `ids` (sorted) of one chunk."""
+    """Sets of shingles and the records (exact key, size) of the documents `ids` (sorted) of one chunk."""
     sets: list[NDArray[np.uint64]] = []
     about = np.zeros(len(ids), FETCHED)
     for batch in read_documents(path) if len(ids) else ():
@@ -128,7 +128,7 @@ def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
 
 
 def cluster(given: DuplicatesPass) -> dict[str, int]:
-    """Decides which document of each cluster stays; leaves what goes in `removed`, by chunk."""
+    """Chooses the document of each cluster to keep; writes the others to `removed`, by chunk."""
     edges = _load_edges(given.scratch.folder("edges"), given.buckets)
     removed = clusters.removed(edges, given.first_earlier_id)
     send(given.scratch.folder("removed"), "all", removed, given.chunk_of(removed["id"]), len(given.chunks))
@@ -141,12 +141,12 @@ def cluster(given: DuplicatesPass) -> dict[str, int]:
 
 
 def removed_of(given: DuplicatesPass, chunk: int) -> NDArray[Any]:
-    """What goes of one chunk, by id."""
+    """The removed documents of one chunk, sorted by id."""
     return receive(given.scratch.folder("removed"), ["all"], chunk, len(given.chunks), clusters.REMOVED)
 
 
 def keepers_of(given: DuplicatesPass, chunk: int) -> NDArray[np.uint64]:
-    """Ids of one chunk that stay for others."""
+    """Ids of the documents of one chunk that were kept instead of duplicates."""
     return receive(given.scratch.folder("keepers"), ["all"], chunk, len(given.chunks), np.uint64)
 
 

@@ -1,7 +1,7 @@
-"""Documents of earlier corpora, read back out of their shards, so that new ones can be compared with them.
+"""Documents of earlier corpora, decoded from their shards, so that new documents can be compared with them.
 
-An earlier corpus keeps no index for this: its tokens are the text. They are decoded shard by shard, get keys like new
-documents, and numbers behind those of all new files; in a cluster, an earlier document is the one that stays.
+An earlier corpus stores no index: its tokens are decoded to text shard by shard. Its documents get keys like new ones,
+and ids after those of all new files. A cluster that has an earlier document keeps that one.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class EarlierPiece:
     """Consecutive documents of one shard of an earlier corpus."""
 
     name: ChunkName
-    """`file` goes on behind the job's own files, one for each shard."""
+    """Its `file` number continues after the job's own files, one number for each shard."""
     corpus: str
-    """Name and version, for people."""
+    """Name and version, for messages."""
     folder: str
     split: str
     shard: int
@@ -50,7 +50,7 @@ class EarlierPiece:
 
 
 def earlier_pieces(spec: CleanSpec, parents: Mapping[str, Artifact], num_files: int) -> tuple[EarlierPiece, ...]:
-    """All documents of all earlier corpora in pieces of about a million tokens. Raises InputError where one is none."""
+    """All documents of earlier corpora in pieces of about a million tokens. Raises InputError if one is no corpus."""
     found: list[EarlierPiece] = []
     for number, _ in enumerate(spec.deduplication.against if spec.deduplication else ()):
         artifact = parents[f"deduplication.against.{number}"]
@@ -64,7 +64,7 @@ def earlier_pieces(spec: CleanSpec, parents: Mapping[str, Artifact], num_files: 
 
 
 def _shards(folder: Path) -> Iterator[tuple[int, Any]]:
-    """Number of each shard and where its documents start, its own end included."""
+    """Each shard's number and the offsets at which its documents start, with the end of the shard last."""
     try:
         index = json.loads((folder / "index.json").read_text())
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _cut(starts: Any) -> Iterator[tuple[int, int]]:
 
 
 def read_back(spec: Deduplication, scratch: Scratch, num_buckets: int, piece: EarlierPiece) -> dict[str, Any]:
-    """Leaves the documents of a piece and their keys in the scratch folder, as judging leaves those of a chunk."""
+    """Writes a piece's documents and keys to the scratch folder in the form in which the judging pass writes chunks."""
     finished = scratch.folder("judged") / f"{piece.name}.earlier"
     if not finished.exists():
         texts = list(_texts(piece))

@@ -1,7 +1,7 @@
 """MinHash signatures cut into bands: documents that share a band key are candidates for near duplicates.
 
-Broder 1997; Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, chapter 3. Candidates only: whether a pair is a
-duplicate is decided by its exact Jaccard similarity (`rayloom.data.dedup.similarity`).
+Broder 1997; Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, chapter 3. Whether a candidate pair is a
+duplicate is then decided by its exact Jaccard similarity (`rayloom.data.dedup.similarity`).
 
 Shapes: S shingles of a document, H = bands × rows hash functions.
 """
@@ -15,7 +15,7 @@ from rayloom.data.views.span_hash import mixed
 
 SEED = 19970611
 SHINGLES_AT_ONCE = 4096
-"""Keeps the table of permuted shingles in the processor's cache."""
+"""Batch size; the table of permuted shingles then fits into the processor's cache."""
 
 
 class Bands:
@@ -32,7 +32,7 @@ class Bands:
         self._band_terms = random.integers(0, 1 << 64, num_bands, np.uint64)
 
     def signature(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        """(H,) the smallest value of each permutation over the S shingles."""
+        """(H,) the minimum of each permutation over the S shingles."""
         values = (shingles >> np.uint64(32)).astype(np.uint32)
         smallest = np.full(len(self._factors), np.iinfo(np.uint32).max, np.uint32)
         for begin in range(0, len(values), SHINGLES_AT_ONCE):
@@ -42,6 +42,6 @@ class Bands:
         return smallest
 
     def keys(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """(bands,) one key for each band; another band never gives the same key but by chance."""
+        """(bands,) one key for each band. The band's number is hashed in, so keys of different bands do not match."""
         rows = self.signature(shingles).reshape(self.num_bands, self.rows_per_band).astype(np.uint64)
         return mixed((rows * self._row_factors).sum(axis=1, dtype=np.uint64) + self._band_terms)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
-    """|A ∩ B| / |A ∪ B| of two sorted sets; 1 for two empty ones."""
+    """|A ∩ B| / |A ∪ B| of two sorted arrays of hashes; 1 for two empty ones."""
     if not len(first) and not len(second):
         return 1.0
     if len(first) > len(second):
@@ -18,5 +18,5 @@ def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
 
 
 def is_similar(first: NDArray[np.uint64], second: NDArray[np.uint64], threshold: float) -> bool:
-    # 9 shared of 10 is 0.9, also where the quotient in floating point falls a hair short of it.
+    # 9 shared of 10 must reach a threshold of 0.9 despite rounding of the quotient.
     return jaccard(first, second) >= threshold - 1e-12

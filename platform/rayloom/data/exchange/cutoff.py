@@ -1,8 +1,8 @@
-"""Where to cut an ordered set of documents so that the part below holds what is wanted, without anyone holding the set.
+"""Exact weighted quantiles over all documents, by stratum: the position below which a stratum has a target weight.
 
 Every document has a stratum (a label, a source), a position in an order (a hash, a score) and a weight (1, its tokens).
-Buckets are ranges of the order. First each bucket says what each stratum weighs in it; then only the buckets in which a
-cut falls are sorted. The result depends on nothing but the documents: not on chunks, buckets or arrival.
+Buckets are ranges of the order. First the weight of each stratum in each bucket is summed; then only the buckets in
+which a cut falls are sorted. The result depends on the documents only, not on chunks, buckets or order of processing.
 
 Shapes: R records of a bucket, K strata, B buckets.
 """
@@ -27,7 +27,7 @@ EVERYTHING = 1 << 64
 
 @dataclass(frozen=True)
 class Cut:
-    """Of a stratum, what lies below `below` weighs `weight`."""
+    """The documents of a stratum at positions below `below`, whose weights sum to `weight`."""
 
     stratum: int
     below: int
@@ -36,7 +36,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Ranking:
-    """An exchange of ranked documents, by name."""
+    """The exchange `name`, whose records are documents with stratum, position and weight."""
 
     scratch: Scratch
     name: str
@@ -44,7 +44,7 @@ class Ranking:
     num_buckets: int
 
     def send(self, writer: str, records: NDArray[Any]) -> None:
-        """Hands over the documents of one chunk."""
+        """Sends the documents of one chunk."""
         half = records["order"] >> np.uint64(1)  # the range of a single bucket would not fit into 64 bits
         buckets = (half // np.uint64((1 << 63) // self.num_buckets + 1)).astype(np.int64)
         send(self.scratch.folder(self.name), writer, records, buckets, self.num_buckets)
@@ -54,22 +54,22 @@ class Ranking:
 
 
 def ranked(order: NDArray[np.uint64], stratum: Any, weight: Any) -> NDArray[Any]:
-    """(R,) records out of arrays or single values."""
+    """(R,) records from arrays or single values."""
     records = np.zeros(len(order), RANKED)
     records["order"], records["stratum"], records["weight"] = order, stratum, weight
     return records
 
 
 def totals(records: NDArray[Any], num_strata: int) -> list[int]:
-    """(K,) what each stratum weighs in a bucket."""
+    """(K,) the weight of each stratum in a bucket."""
     sums = np.zeros(num_strata, np.int64)
     np.add.at(sums, records["stratum"], records["weight"])
     return [int(value) for value in sums]
 
 
 def cut_in_bucket(records: NDArray[Any], stratum: int, target: int) -> Cut:
-    """The highest cut in a bucket below which the stratum weighs at most `target`. Documents of equal order, such as
-    identical ones, stay on one side."""
+    """The highest cut in a bucket below which the stratum weighs at most `target`. Documents at equal positions, such
+    as identical ones, are on the same side."""
     mine = np.sort(records[records["stratum"] == stratum], order="order")
     weights = np.cumsum(mine["weight"], dtype=np.int64)
     ends = np.append(mine["order"][1:] != mine["order"][:-1], True)[: len(mine)]
@@ -81,13 +81,13 @@ def cut_in_bucket(records: NDArray[Any], stratum: int, target: int) -> Cut:
 
 
 BucketsWithCuts = Mapping[int, list[tuple[int, int, int]]]
-"""For each bucket in which cuts fall: which target, its stratum, and what may still be taken there."""
+"""For each bucket in which cuts fall: the target's index, its stratum, and its weight left for this bucket."""
 
 
 def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> tuple[list[Cut | None], BucketsWithCuts]:
-    """For each target (stratum, weight): its cut where no bucket must be looked into, else where it will be found.
+    """The cut of each target (stratum, weight), or None if it lies inside a bucket; and the buckets with such cuts.
 
-    `weights`: (B, K). A target that the stratum does not exceed takes everything.
+    `weights`: (B, K). If the stratum weighs no more than the target, the cut is above all its documents.
     """
     found: list[Cut | None] = []
     with_cuts: dict[int, list[tuple[int, int, int]]] = {}
@@ -104,17 +104,17 @@ def located(weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> t
 
 
 def shuffled(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """An order of documents that has nothing to do with the one by which they are split, another for each seed."""
+    """A pseudo-random order of documents that depends on the seed and is independent of the order of `hashes`."""
     salt = np.frombuffer(xxhash.xxh3_64_digest(f"sampling {seed}".encode()), "<u8")
     return mixed(hashes ^ salt)
 
 
 Each = Callable[[str, Sequence[int], Callable[[int], dict[str, Any]]], list[dict[str, Any]]]
-"""Runs a function on every number, anywhere, and gives back what it returned, in order."""
+"""Calls a function on every number, on any node, and returns the results in order; see `Passes.each`."""
 
 
 def weighed(ranking: Ranking, writers: Sequence[str], each: Each) -> NDArray[np.int64]:
-    """(B, K) what each stratum weighs in each bucket."""
+    """(B, K) the weight of each stratum in each bucket."""
 
     def weigh(bucket: int) -> dict[str, Any]:
         return {"totals": totals(ranking.receive(writers, bucket), ranking.num_strata)}

@@ -1,4 +1,4 @@
-"""Judged documents between the passes, in small batches; and JSON lines for people."""
+"""Arrow files of judged documents, which passes read in small batches; and JSON lines for people."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def write_documents(
     labels: Sequence[str],
     columns: Sequence[str],
 ) -> None:
-    """One file of documents. `columns`: each one's kept columns as JSON, or nothing."""
+    """Writes one file of documents. `columns`: each document's kept columns as JSON, or an empty text."""
     hashes = np.frombuffer(b"".join(one.exact_key for one in folded), "<u8").reshape(-1, 2)[:, 1]
     values = (ids, texts, hashes, labels, columns)
     _write_table(path, pa.table(dict(zip(_DOCUMENTS.names, values, strict=True)), schema=_DOCUMENTS))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
-    """One Arrow file, compressed, with small batches so that a reader holds little."""
+    """Writes one compressed Arrow file, in small batches so that a reader needs little memory."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
 
     def write(file: Any) -> None:
@@ -47,7 +47,7 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """`id`, `text`, `split_hash` and the `further` columns (`label`, `columns`), batch after batch."""
+    """Batches of the columns `id`, `text`, `split_hash` and `further` (`label`, `columns`)."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)
@@ -60,7 +60,7 @@ def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """JSON lines; nothing where there are none."""
+    """Writes JSON lines; writes no file if there are no rows."""
     if rows:
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))

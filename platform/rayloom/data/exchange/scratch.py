@@ -1,8 +1,7 @@
-"""Files between the passes: where each stands, and how it appears whole or not at all.
+"""Files between the passes, in one folder and written atomically.
 
-An exchange is how one pass hands records to the next without anyone holding all of them: each writer leaves one file
-with its records sorted by bucket and an index of where each bucket begins, and each reader takes its bucket out of
-every writer's file.
+An exchange is a shuffle on disk: each writer writes one file with its records sorted by bucket and an index of where
+each bucket begins; each reader reads its bucket from every writer's file. No process holds all records.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ class Scratch:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file that appears under its name only when it is finished."""
+    """Writes a file atomically: it gets its name only when it is complete."""
     with appearing(path) as unfinished, unfinished.open("wb") as file:
         write(file)
 
 
 def send(folder: Path, writer: str, records: NDArray[Any], buckets: NDArray[np.int64], num_buckets: int) -> None:
-    """Leaves `records` (structured or plain, one a bucket number) for the readers of an exchange."""
+    """Writes `records` (a structured or plain array) for the readers of an exchange. `buckets`: that of each record."""
     order = np.argsort(buckets, kind="stable")
     begins = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
 

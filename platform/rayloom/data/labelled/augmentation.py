@@ -1,8 +1,8 @@
-"""Further training rows made of the given ones; each says what it was made of and how.
+"""Augmented copies of training rows; each names its original row and the method.
 
 Synonyms and deletion: Wei & Zou 2019, EDA (arXiv:1901.11196). Back-translation: Sennrich, Haddow & Birch 2016
-(arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). A copy is drawn by a hash of the
-document and its own number, so that the same job makes the same rows; what an endpoint answers is not ours to promise.
+(arXiv:1511.06709), through an endpoint (`rayloom.data.labelled.back_translation`). Random choices are seeded by a hash
+of the document and the copy's number, so the same job makes the same rows, except for an endpoint's answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Change = Callable[[str, random.Random], str]
 
 
 class Synonyms:
-    """Groups of words of which one may stand for another."""
+    """Groups of words that can replace each other."""
 
     def __init__(self, groups: Sequence[Sequence[str]]) -> None:
         others: dict[str, list[str]] = {}
@@ -46,7 +46,7 @@ class Synonyms:
         self._automaton.make_automaton()
 
     def replaced(self, text: str, share: float, dice: random.Random) -> str:
-        """The text with about `share` of its listed words replaced, at least one where there is one."""
+        """The text with about `share` of its listed words replaced, at least one if it has any."""
         spans = list(self._listed_spans(text))
         count = max(1, round(share * len(spans))) if spans else 0
         for begin, end in sorted(dice.sample(spans, count), reverse=True):
@@ -56,9 +56,9 @@ class Synonyms:
         return text
 
     def _listed_spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where listed words stand, the longest of those that begin together, none inside another."""
+        """Begin and end of listed words in the text, without overlaps; of words that begin together, the longest."""
         folded = text.casefold()
-        if len(folded) != len(text):  # such as the Turkish dotted I: offsets would not be those of the text
+        if len(folded) != len(text):  # case folding changed the length (Turkish dotted I): offsets would be wrong
             return
         found = [(last - length + 1, last + 1) for last, length in self._automaton.iter(folded)]
         reached = 0
@@ -69,7 +69,7 @@ class Synonyms:
 
 
 def read_synonyms(folder: Path) -> Synonyms:
-    """Groups of words out of text files: one group a line, words set apart by commas. Raises InputError without any."""
+    """Groups of words from text files, one a line, words separated by commas. Raises InputError if there are none."""
     groups = []
     for file in matching_files(folder):
         try:
@@ -94,7 +94,7 @@ def shuffled_sentences(text: str, dice: random.Random) -> str:
 
 
 def without_words(text: str, share: float, dice: random.Random) -> str:
-    """The text without about `share` of its words (of its characters in scripts without spaces), at least one."""
+    """The text with about `share` of its words deleted, at least one; in scripts without spaces, characters."""
     unspaced = is_unspaced(text)
     units = list(text) if unspaced else text.split(" ")
     count = min(max(1, round(share * len(units))), len(units) - 1)
@@ -103,7 +103,7 @@ def without_words(text: str, share: float, dice: random.Random) -> str:
 
 
 class Augmenter:
-    """All methods of a job; for each row and copy one of them."""
+    """The augmentation methods of a job; each copy of a row is made by one of them."""
 
     def __init__(self, spec: Augmentation, synonym_folders: Mapping[int, Path]) -> None:
         from rayloom.data.labelled.back_translation import Translator
@@ -127,7 +127,7 @@ class Augmenter:
         return not self.spec.labels or label in self.spec.labels
 
     def copies(self, text: str, split_hash: int) -> Iterator[tuple[str, str]]:
-        """Each new text and the method that made it; none that differs in nothing but case and white space."""
+        """Each new text and its method; without texts that differ from the row in case and white space only."""
         seen = {" ".join(text.casefold().split())}
         for number in range(self.spec.copies_per_row):
             index = number % len(self._changes)

@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 300
 
 
 class Translator:
-    """One endpoint, asked text by text."""
+    """A client of one endpoint that translates text by text."""
 
     def __init__(self, spec: BackTranslation) -> None:
         self.spec = spec
@@ -29,7 +29,7 @@ class Translator:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def there_and_back(self, text: str) -> str:
-        """The text as it comes back from the other language."""
+        """The text translated into the other language and back."""
         return self._translated(self._translated(text, self.spec.through), self.spec.language)
 
     def _translated(self, text: str, language: str) -> str:

@@ -1,4 +1,4 @@
-"""`output: rows` from the first pass to the artifact: doubtful labels found, parts cut, rows written and gathered."""
+"""`output: rows` after judging: finds conflicting labels, splits into train, validation and test, writes the files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_LABELS = 10_000
 
 
 def make(judged: JudgedCorpus, build: Build, passes: Passes) -> dict[str, Any]:
-    """Writes the rows into the artifact; returns every number about them."""
+    """Writes the rows into the artifact; returns all counts about them."""
     given = RowsPass(judged, _labels(judged), _synonyms(judged, build))
     every = range(len(judged.chunks))
     in_doubt = _doubtful(given, passes)
@@ -75,7 +75,7 @@ def _labels(judged: JudgedCorpus) -> tuple[str, ...]:
 
 
 def _doubtful(given: RowsPass, passes: Passes) -> int:
-    """How many groups of duplicates have several labels."""
+    """The number of clusters of duplicates with several labels."""
     doubt = given.doubt
     if doubt is None:
         return 0
@@ -90,7 +90,7 @@ def _doubtful(given: RowsPass, passes: Passes) -> int:
 
 
 def _review(folder: Path, chunks: tuple[str, ...], target: Path) -> None:
-    """The rows whose labels contradict each other, those of one group together."""
+    """Writes the rows with conflicting labels, those of one cluster together."""
     files = [path for chunk in chunks if (path := folder / f"{chunk}.doubt.jsonl").exists()]
     rows = [row for path in files for row in read_json_lines(path)]
     if not rows:

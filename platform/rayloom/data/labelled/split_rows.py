@@ -1,7 +1,7 @@
-"""`output: rows`: what stays is split into parts label by label, the labels of training brought nearer to each other.
+"""`output: rows`: a stratified split into train, validation and test, and balancing of the training labels.
 
-A part is a range of the hash of the folded text, so identical texts never stand in two; near duplicates do not either,
-as one of them stays. The ranges are cut where each label has its share exactly (to one row).
+A part is a range of the hash of the folded text, so identical texts are never in two parts; of near duplicates only one
+is kept. The ranges are cut by label, so that each label has its share in each part, exact to one row.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class RowsPass:
-    """What every task of these passes is given."""
+    """Inputs of every task of these passes."""
 
     judged: JudgedCorpus
     labels: tuple[str, ...]
-    """All labels, sorted; one empty label where rows have none."""
+    """All labels, sorted; one empty label if rows have none."""
     synonym_folders: Mapping[int, Path] = field(default_factory=dict)
-    """Of the augmentation's methods that have one, by their number."""
+    """The folder of synonyms of each augmentation method that has one, by the method's index."""
 
     @property
     def chunks(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class RowsPass:
 
     @property
     def doubt(self) -> LabelsPass | None:
-        """None where labels cannot contradict each other."""
+        """Inputs of the search for conflicting labels; None if labels cannot conflict."""
         duplicates = self.judged.duplicates
         return LabelsPass(duplicates, self.labels) if duplicates is not None and len(self.labels) > 1 else None
 
@@ -71,12 +71,12 @@ class RowsPass:
 
 @dataclass(frozen=True)
 class PartCuts:
-    """Where the parts end, label by label: test below the first, validation below the second, then training."""
+    """Upper bounds of each label's hashes in test and in validation; hashes above both are training rows."""
 
     test: tuple[int, ...]
     validation: tuple[int, ...]
     balanced: tuple[int, ...]
-    """In the shuffled order of training rows, what lies below stays."""
+    """By label, the position in the shuffled order below which training rows are kept."""
 
     def part(self, label: int, split_hash: int) -> Part:
         if split_hash < self.test[label]:
@@ -85,7 +85,7 @@ class PartCuts:
 
 
 def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
-    """Batches of the chunk's documents that are no duplicates and whose labels are not in doubt where those go."""
+    """Batches of the chunk's documents that are not removed, as duplicates or (if the job says so) for their label."""
     removed = given.judged.removed_ids(chunk)
     if given.doubt is not None and given.output.conflicting_labels == "drop":
         removed = np.concatenate([removed, doubtful_of(given.doubt, chunk)["id"]])
@@ -99,7 +99,7 @@ def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
 
 
 def part_cuts(given: RowsPass, each: Each) -> PartCuts:
-    """Where the parts of each label are cut, exactly."""
+    """The exact bounds of the parts, by label."""
     chunks, every = given.chunks, range(len(given.chunks))
     by_hash = given.ranking("split")
 
@@ -144,7 +144,7 @@ def _balanced(given: RowsPass, split: PartCuts, max_ratio: float, each: Each) ->
 
 
 def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
-    """Writes the chunk's rows by part, and what was left out and why; returns counts."""
+    """Writes the chunk's rows by part, and the rejected rows with their reasons; returns counts."""
     place, name = given.judged.scratch.folder("rows"), given.chunks[chunk]
     finished = place / f"{name}.json"
     if finished.exists():
@@ -193,7 +193,7 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
 
 
 def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple[dict[str, Any], int, int, Part, bool]]:
-    """Each staying row as it is written, its document and hash, its part, and whether its label has room for it."""
+    """Each kept row as it is written, with document id, hash, part, and whether balancing keeps it."""
     for batch in staying(given, chunk):
         labels, hashes = given.number_of(batch["label"]), batch["split_hash"]
         orders = shuffled(hashes, given.output.seed)
@@ -206,7 +206,7 @@ def _judged_rows(given: RowsPass, where: PartCuts, chunk: int) -> Iterator[tuple
 
 
 def _doubtful_rows(given: RowsPass, chunk: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The chunk's rows whose label is in doubt, for a person; and, where those go, those that no rule took before."""
+    """The chunk's rows with conflicting labels, to be reviewed; and those of them that are dropped for it."""
     if given.doubt is None:
         return [], []
     members = {int(row["id"]): row for row in doubtful_of(given.doubt, chunk)}

@@ -1,7 +1,7 @@
-"""Labels that are likely wrong: duplicates that two people labelled differently, for a third to look at.
+"""Labels that are probably wrong: exact or near duplicates with different labels, to be reviewed by a person.
 
-Northcutt, Athalye & Mueller 2021 (arXiv:2103.14749) found such rows in every common test set. Here the sign is the
-strongest there is and needs no model: the same or nearly the same text under different labels.
+Northcutt, Athalye & Mueller 2021 (arXiv:2103.14749) found wrong labels in every common test set. This check needs no
+model: it compares the labels inside each cluster of duplicates.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from rayloom.data.exchange.judged_documents import read_documents
 from rayloom.data.exchange.scratch import receive, send
 
 MEMBER = np.dtype([("cluster", "<u8"), ("id", "<u8"), ("label", "<u4")])
-"""A document of a cluster of duplicates, which is named by the document that stays."""
+"""A document of a cluster of duplicates. `cluster`: the id of the document that is kept."""
 
 
 @dataclass(frozen=True)
 class LabelsPass:
-    """What every task of these passes is given."""
+    """Inputs of every task of these passes."""
 
     duplicates: DuplicatesPass
     labels: tuple[str, ...]
-    """All labels, sorted; a document's label travels as its place here."""
+    """All labels, sorted; records hold the index of a label in this list."""
 
 
 def send_members(given: LabelsPass, chunk: int) -> dict[str, Any]:
-    """Hands over the labels of the chunk's documents that are in a cluster."""
+    """Sends the labels of the chunk's documents that are in a cluster."""
     duplicates = given.duplicates
     removed, keepers = removed_of(duplicates, chunk), keepers_of(duplicates, chunk)
     cluster = dict(zip(removed["id"].tolist(), removed["kept"].tolist(), strict=True)) | {

@@ -1,4 +1,4 @@
-"""C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2): lines go first, then what is left is judged."""
+"""C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2): first of lines, then of the remaining document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def judge(examined: ExaminedText, rules: C4Rules) -> Drop | None:
-    """Rewrites the text without the lines that C4 leaves out, or says why the whole goes."""
+    """Removes the lines that C4 filters out, or returns why the whole document is dropped."""
     left = without_lines(examined.text, rules)
     if isinstance(left, Drop):
         return left
@@ -37,7 +37,7 @@ def without_lines(text: str, rules: C4Rules) -> str | Drop:
     unspaced = is_unspaced(text)
     kept = "\n".join(line for line in text.split("\n") if not line or keeps_line(line, rules, unspaced)).strip()
     if sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(kept), rules.min_sentences)) == rules.min_sentences:
-        return kept  # so many end marks are so many sentences: a page need not be counted to its end
+        return kept  # enough end marks are enough sentences; the rest of the page need not be counted
     sentences = num_sentences(kept)
     return Drop("too_few_sentences", sentences) if sentences < rules.min_sentences else kept
 
@@ -60,7 +60,7 @@ def keeps_line(line: str, rules: C4Rules, unspaced: bool) -> bool:
 
 
 def num_sentences(text: str) -> int:
-    """Sentences by their end marks; a last line without one counts as a sentence too."""
+    """Number of sentences, by their end marks; text after the last mark counts as one more."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     rest = text[ends[-1] :] if ends else text
     return len(ends) + bool(rest.strip())

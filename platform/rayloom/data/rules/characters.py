@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"[^\w\s]|_")
 
 
 def special_share(text: str) -> float:
-    """Share of the characters that are neither letter, digit nor white space."""
+    """Share of the characters that are neither letters, digits nor white space."""
     return sum(map(len, _SPECIAL.findall(text))) / max(1, len(text))
 
 
@@ -33,7 +33,7 @@ def judge_length(examined: ExaminedText, rules: LengthRules) -> Drop | None:
 
 
 def fitted(text: str, rules: LengthRules) -> list[str]:
-    """The text in pieces of an allowed length, usually one."""
+    """The text split into pieces of at most the maximum length (usually one piece)."""
     if rules.max_characters is None or len(text) <= rules.max_characters or rules.when_longer == "drop":
         return [text]
     pieces = _pieces(text, rules.max_characters)
@@ -41,7 +41,7 @@ def fitted(text: str, rules: LengthRules) -> list[str]:
 
 
 def _pieces(text: str, length: int) -> list[str]:
-    """The text cut before a line, else before a word, else anywhere, so that no piece is longer than `length`."""
+    """The text in pieces of at most `length` characters, cut before a line if possible, else before a word."""
     pieces, begin = [], 0
     while len(text) - begin > length:
         end = begin + length

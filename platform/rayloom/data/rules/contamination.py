@@ -1,7 +1,7 @@
 """Passages of evaluation sets found in documents: shared word n-grams (Brown et al. 2020, arXiv:2005.14165, app. C).
 
-A passage is a run of n words without case and marks; a row that has fewer words is one passage as a whole. They are
-kept as sorted hashes in files that the processes of a node map into memory together.
+A passage is a run of n words, ignoring case and punctuation; a row of fewer words is one passage as a whole. Passages
+are stored as sorted hashes in files that all processes of a node map into memory.
 
 Shapes: P passages, W n-grams of a document.
 """
@@ -32,7 +32,7 @@ from rayloom.specs.clean import Decontamination
 from rayloom.specs.cleaning.text_sources import DocumentFiles
 
 PASSAGE = np.dtype([("hash", "<u8"), ("set", "<u2"), ("units", "<u2"), ("row", "<u4"), ("is_unspaced", "u1")])
-"""A passage of `units` words (characters), and which row of which evaluation set has it."""
+"""A passage of `units` words (in scripts without spaces, characters), and its evaluation set and row."""
 OF_ROW = np.dtype([("set", "<u2"), ("row", "<u4")])
 MAX_ROW_BYTES = 16 << 20
 _WORD = re.compile(r"\w+")
@@ -40,7 +40,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """A file of the evaluation set with that number."""
+    """A file of the evaluation set with this index."""
 
     set: int
     path: str
@@ -48,15 +48,15 @@ class EvaluationFile:
 
 
 def compared(text: str) -> Folded:
-    """The text as passages are compared in it: words alone; in scripts without spaces, characters alone."""
+    """The form of a text in which passages are compared: words (in scripts without spaces, characters) only."""
     unspaced = is_unspaced(text)
     return Folded(("" if unspaced else " ").join(_WORD.findall(text)), unspaced)
 
 
 def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scratch) -> dict[str, Any]:
-    """Reads the evaluation sets and leaves their passages in the scratch folder; returns what each set has.
+    """Reads the evaluation sets and writes their passages to the scratch folder; returns each set's counts.
 
-    Raises InputError where a set has no passage.
+    Raises InputError if a set has no passage.
     """
     counts = [Counter({"rows": 0, "unreadable": 0, "too_short": 0, "passages": 0}) for _ in spec.against]
     found = [np.zeros(0, PASSAGE)]
@@ -97,7 +97,7 @@ def _passages(spec: Decontamination, text: Folded) -> NDArray[Any]:
 
 
 def _save(passages: NDArray[Any], names: list[str], scratch: Scratch) -> None:
-    """Passages of each script and length by hash, the hashes beside the rest, so that they are searched as they lie."""
+    """Writes the passages of each script and length sorted by hash; hashes in a file of their own, to be mapped."""
     folder = scratch.folder("evaluation")
     kinds = np.unique(passages[["is_unspaced", "units"]]).tolist()
     for unspaced, units in kinds:
@@ -115,7 +115,7 @@ def _write(array: NDArray[Any], file: IO[bytes]) -> None:
 
 @dataclass(frozen=True)
 class _Group:
-    """Passages of one script and length, in the order of their hashes."""
+    """Passages of one script and length, sorted by hash."""
 
     is_unspaced: bool
     units: int
@@ -125,7 +125,7 @@ class _Group:
     """(P,) OF_ROW."""
 
     def shared(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
-        """Position among a document's n-grams, evaluation set and row, wherever an n-gram is a passage."""
+        """Every match as (index of the document's n-gram, evaluation set, row)."""
         begins = np.searchsorted(self.hashes, hashes)
         is_there = begins < len(self.hashes)
         is_there[is_there] = self.hashes[begins[is_there]] == hashes[is_there]
@@ -136,7 +136,7 @@ class _Group:
 
 
 class Passages:
-    """All passages of all evaluation sets, to look documents up in."""
+    """Lookup of documents in the passages of all evaluation sets."""
 
     def __init__(self, groups: Sequence[_Group], names: Sequence[str]) -> None:
         self._groups, self._names = groups, names
@@ -153,7 +153,7 @@ class Passages:
         return cls(groups, index["names"])
 
     def hits(self, text: str) -> list[dict[str, Any]]:
-        """Every row of an evaluation set of which the text has a passage, with the first such passage."""
+        """Every evaluation row that shares a passage with the text, with the first such passage."""
         folded = compared(text)
         found: dict[tuple[int, int], dict[str, Any]] = {}
         for group in self._groups:

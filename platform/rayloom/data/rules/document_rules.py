@@ -1,4 +1,4 @@
-"""All rules of a domain in one function: a raw text in, what is kept of it or why it goes out."""
+"""All rules of a domain as one function, from a raw text to what is kept of it or why it is dropped."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from rayloom.specs.cleaning.rules import Rules
 
 @dataclass(frozen=True)
 class Kept:
-    """A text that passed, and its folded form for comparing it with others."""
+    """A text that passed the rules, and its folded form for comparison with others."""
 
     text: str
     folded: Folded
     was_shortened: bool
-    """It is a piece of a longer document, or the beginning of one."""
+    """Whether it is a piece of a longer document, or a truncated one."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What rules noted, by `kind/value`: how often each kind of personal data was masked, the language."""
+    """Counts that rules noted, by `kind/value`: masked personal data by kind, the language."""
 
 
 Judgement = Kept | Drop
 Judge = Callable[[str], list[Judgement]]
-"""From a raw text to one judgement, or to one for each piece that it was split into."""
+"""Takes a raw text; returns one judgement for each piece that it was split into, usually one."""
 
 
 def judge_of(
@@ -40,7 +40,7 @@ def judge_of(
 ) -> Judge:
     """The function that normalises and judges one document of a domain.
 
-    `words`: listed words out of files, beside those of the rules. `passages`: what no document may hold.
+    `words`: listed words from files, in addition to those of the rules. `passages`: passages of evaluation sets.
     """
     normalise = normaliser(normalisation)
     (_, length), *families = active(rules)
@@ -65,7 +65,7 @@ def _uncontaminated(judgement: Judgement, passages: Passages | None) -> Judgemen
 
 
 def cleaner_of(normalisation: Normalisation, rules: Rules) -> Callable[[Any], Any]:
-    """The function that normalises and masks every text in a kept column, however deep it lies."""
+    """The function that normalises and masks every text in the value of a kept column, nested ones too."""
     normalise = normaliser(normalisation)
 
     def clean(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A text on its way through the rules: as it is now, and what was noted about it."""
+"""The state that rules share while they examine one text: the text as rewritten so far, and notes about it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rayloom.data.views.document_view import TextView
 
 
 class ExaminedText:
-    """What a rule is given. It may rewrite the text for the rules behind it, and note what is counted in the end."""
+    """The input of a rule, which may rewrite the text for the rules after it and note values to be counted."""
 
     def __init__(self, text: str, listed_words: Sequence[str] = ()) -> None:
         self.view = TextView(text)
         self.listed_words = listed_words
-        """Out of files, beside those that the rules name."""
+        """From files, in addition to those in the rules."""
         self.notes: Counter[str] = Counter()
-        """`kind/value`: `masked/email`, `languages/de`."""
+        """Counts by `kind/value`: `masked/email`, `languages/de`."""
         self._folded: Folded | None = None
 
     @property
@@ -26,7 +26,7 @@ class ExaminedText:
 
     @property
     def folded(self) -> Folded:
-        """The form in which it is compared with other texts."""
+        """The form in which the text is compared with others."""
         if self._folded is None:
             self._folded = Folded(self.text, self.view.is_unspaced)
         return self._folded

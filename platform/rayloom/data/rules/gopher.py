@@ -57,7 +57,7 @@ def _lines(view: TextView, rules: GopherRules) -> Drop | None:
 
 def _language(view: TextView, rules: GopherRules) -> Drop | None:
     min_alphabetic_words = rules.min_alphabetic_words_share * len(view.words)
-    # Words of nothing but letters are counted in no time, and in prose they are enough.
+    # Words of letters only are fast to count, and usually enough in prose.
     if (
         sum(map(str.isalpha, view.words)) < min_alphabetic_words
         and (found := sum(map(_has_letter, view.words))) < min_alphabetic_words
@@ -72,7 +72,7 @@ def _has_letter(word: str) -> bool:
 
 
 def num_stop_words(view: TextView, rules: GopherRules) -> int:
-    """How many different stop words occur; upper and lower case, and marks at a word's edge, make no difference."""
+    """Number of different stop words in the text, ignoring case and punctuation at the ends of words."""
     if view.is_unspaced:
         return sum(character in view.text for character in rules.stop_characters)
     stop_words = set(rules.stop_words)

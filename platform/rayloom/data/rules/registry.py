@@ -1,6 +1,6 @@
-"""Every family of rules, in the order in which they judge: the one list that judging, `plan`, counts and reports read.
+"""The families of rules in the order in which they are applied; judging, `plan`, counts and reports read this list.
 
-A new family is a spec in `specs/cleaning/rules.py`, a file beside this one, and a line below.
+To add a family, write a spec in `specs/cleaning/rules.py`, a file in this folder, and a line below.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class RuleFamily:
     """Rules that are turned on and off together."""
 
     name: str
-    """Of their field in `Rules`, where null turns them off."""
+    """The name of its field in `Rules`; null there turns it off."""
     judge: Callable[[ExaminedText, Any], Drop | None]
-    """From a text and the field's value to why the text goes; it may rewrite the text."""
+    """Takes the text and the field's value; returns why the text is dropped, or None. It may rewrite the text."""
     reasons: str
-    """What its drops are called, as a pattern."""
+    """Pattern of the reasons for which it drops texts."""
     notes: str = ""
-    """What the notes that it makes are counted as, in the artifact's numbers and in its report."""
+    """The name of the counts of its notes in the artifact and report; empty if it makes none."""
 
 
 RULES: tuple[RuleFamily, ...] = (
@@ -49,22 +49,22 @@ RULES: tuple[RuleFamily, ...] = (
     RuleFamily("fineweb", fineweb.judge, "too_few_ended_lines|too_many_(?:short_lines|repeated_line_characters|lines)"),
 )
 LENGTH = RuleFamily("length", characters.judge_length, "too_(?:few|many)_characters")
-"""Judges a document before it is split into the pieces that the others judge; it cannot be turned off."""
+"""Judges a document before it is split into pieces, which the other families judge; it cannot be turned off."""
 
 
 def active(rules: Rules) -> Iterator[tuple[RuleFamily, Any]]:
-    """The families that are on, each with its settings."""
+    """The families that are turned on, each with its settings."""
     for family in (LENGTH, *RULES):
         if (settings := getattr(rules, family.name)) is not None:
             yield family, settings
 
 
 def verdict(text: ExaminedText, family: RuleFamily, settings: Any) -> Drop | None:
-    """Why the family drops the text, with the family's name."""
+    """Why the family drops the text, with the family's name; None if it does not."""
     drop = family.judge(text, settings)
     return None if drop is None else replace(drop, rule=family.name)
 
 
 def family_of(reason: str) -> str:
-    """The name of the family that drops for this reason; nothing where no rule does (duplicates, mixing)."""
+    """The name of the family that drops for this reason; empty if no rule does (duplicates, mixing)."""
     return next((family.name for family in (LENGTH, *RULES) if re.fullmatch(family.reasons, reason)), "")

@@ -1,7 +1,7 @@
 """Gopher's repetition filters (Rae et al. 2021, arXiv:2112.11446, table A1).
 
-Lines and paragraphs are compared as they stand, n-grams of words without regard to case. Of a script without spaces,
-1.6 characters stand for a word, which is the mean length of a Chinese word in running text.
+Lines and paragraphs are compared exactly, n-grams of words ignoring case. In scripts without spaces, 1.6 characters
+count as a word: the mean length of a Chinese word in running text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _pieces(view: TextView, rules: RepetitionRules) -> Drop | None:
 
 
 def duplicate_shares(pieces: Sequence[str], num_characters: int) -> tuple[float, float]:
-    """Share of the pieces that occurred before, and of the text's characters in them."""
+    """Share of the pieces that repeat an earlier one, and share of the text's characters in them."""
     if len(pieces) < 2 or len(different := set(pieces)) == len(pieces):
         return 0.0, 0.0
     repeated_characters = sum(map(len, pieces)) - sum(map(len, different))
@@ -66,7 +66,7 @@ def _duplicate_ngrams(folded: Folded, rules: RepetitionRules) -> Drop | None:
         if share > limit:
             return Drop(f"repeats_{words}_grams", share)
         if not share:
-            break  # a longer n-gram that occurs twice would have this one in it twice
+            break  # if no n-gram occurs twice, no longer one does
     return None
 
 
@@ -75,8 +75,8 @@ def _units(folded: Folded, words: int) -> int:
 
 
 def top_ngram_share(folded: Folded, length: int) -> float:
-    """Share of the characters that lie in the most frequent n-gram; 0 where none occurs twice. Of equally frequent
-    ones, the one that covers most."""
+    """Share of the characters in the most frequent n-gram (of equally frequent ones, the longest); 0 if none occurs
+    twice."""
     hashes = folded.ngrams(length)
     if len(hashes) < 2:
         return 0.0
@@ -91,7 +91,7 @@ def top_ngram_share(folded: Folded, length: int) -> float:
 
 
 def duplicate_ngram_share(folded: Folded, length: int) -> float:
-    """Share of the characters that lie in any n-gram that occurs more than once, each character counted once."""
+    """Share of the characters in n-grams that occur more than once, each character counted once."""
     hashes = folded.ngrams(length)
     ordered = np.sort(hashes)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -102,7 +102,7 @@ def duplicate_ngram_share(folded: Folded, length: int) -> float:
 
 
 def covered_share(folded: Folded, begins: NDArray[np.bool_], length: int) -> float:
-    """Share of the characters of all units in the n-grams that begin where `begins` is true."""
+    """Share of the characters in the n-grams that begin at the units for which `begins` is true."""
     steps = np.zeros(folded.num_units + 1, np.int64)
     indices = np.flatnonzero(begins)
     np.add.at(steps, indices, 1)

@@ -1,7 +1,7 @@
-"""Personal data found by form and, where there is one, by checksum; listed words by Aho-Corasick.
+"""Detection and masking of personal data, by pattern and checksum if it has one; listed words by Aho-Corasick.
 
-Masking puts the kind in brackets in the place of what was found; nothing masked is found again. Not covered: names,
-postal addresses, and numbers whose form alone says nothing (passports, tax numbers).
+Masking replaces each match by its kind in brackets, which is never matched again. Not covered: names, postal addresses,
+and numbers without a recognisable form (passports, tax numbers).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 def is_iban(text: str) -> bool:
-    """ISO 13616: the letters as numbers, the first four characters last, modulo 97 is 1."""
+    """Whether the checksum is right (ISO 13616): first four characters last, letters as numbers, modulo 97 is 1."""
     letters = text.replace(" ", "")
     return 15 <= len(letters) <= 34 and int("".join(str(int(c, 36)) for c in letters[4:] + letters[:4])) % 97 == 1
 
 
 def is_card(text: str) -> bool:
-    """Luhn's check digit (ISO/IEC 7812)."""
+    """Whether Luhn's check digit is right (ISO/IEC 7812)."""
     digits = [int(letter) for letter in text if letter.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     return len(digits) in _CARD_LENGTHS and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
 
 
 def is_chinese_id(text: str) -> bool:
-    """GB 11643-1999: the check digit of the first seventeen."""
+    """Whether the check digit of the first seventeen digits is right (GB 11643-1999)."""
     rest = sum(int(digit) * weight for digit, weight in zip(text, _ID_WEIGHTS, strict=False)) % 11
     return text[-1].upper() == "10X98765432"[rest]
 
 
 def is_ip_address(text: str) -> bool:
-    """A public address: private, loopback and documentation ones are nobody's, and v1.2.3.4 is a version."""
+    """Whether it is a public address, which can identify a person; private and loopback ones cannot."""
     try:
         return ipaddress.ip_address(text).is_global
     except ValueError:
@@ -67,7 +67,7 @@ def is_phone(text: str) -> bool:
     return MIN_PHONE_DIGITS <= sum(map(str.isdigit, text)) <= MAX_PHONE_DIGITS
 
 
-# The order matters: what a checksum proves goes before what only looks like a telephone number.
+# The order matters: kinds with a checksum come before telephone numbers, whose pattern is loose.
 KINDS: dict[str, tuple[re.Pattern[str], Check]] = {
     "email": (_EMAIL, lambda _: True),
     "iban": (_IBAN, is_iban),
@@ -79,7 +79,7 @@ KINDS: dict[str, tuple[re.Pattern[str], Check]] = {
 
 
 def judge(examined: ExaminedText, rules: SensitiveRules) -> Drop | None:
-    """Masks what is to be masked and notes how often each kind was; or says why the text goes."""
+    """Masks personal data and notes how often each kind was masked; or returns why the text is dropped."""
     words = (*rules.words, *examined.listed_words)
     num_listed = word_list(words).count(examined.text) if words else 0
     if num_listed > rules.max_listed_words:
@@ -100,7 +100,7 @@ def judge(examined: ExaminedText, rules: SensitiveRules) -> Drop | None:
 
 
 def masked(text: str, rules: SensitiveRules) -> str:
-    """The text with everything masked that `rules` does not keep; for columns beside a text that was judged."""
+    """The text with every kind masked that `rules` does not keep; for kept columns, which are not judged."""
     for kind in KINDS:
         if getattr(rules, kind) != "keep":
             text, _ = _without(kind, text)
@@ -108,7 +108,7 @@ def masked(text: str, rules: SensitiveRules) -> str:
 
 
 def _without(kind: str, text: str) -> tuple[str, int]:
-    """The text with one kind masked, and how often."""
+    """The text with one kind masked, and the number of matches."""
     pattern, check = KINDS[kind]
     found = [match for match in pattern.finditer(text) if check(match[0])] if _may_hold(kind, text) else []
     for match in reversed(found):
@@ -121,9 +121,9 @@ def _may_hold(kind: str, text: str) -> bool:
 
 
 class WordList:
-    """Listed words and phrases, looked for all at once; whole words only, upper and lower case alike.
+    """Search for all listed words and phrases in one pass; whole words only, ignoring case.
 
-    In scripts without spaces a word may stand inside any other text.
+    In scripts without spaces, a word is also found inside other text.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -133,19 +133,19 @@ class WordList:
         self._automaton.make_automaton()
 
     def count(self, text: str) -> int:
-        """How often listed words occur."""
+        """Number of occurrences of listed words."""
         folded = text.casefold()
         return sum(is_whole_word(folded, end - length + 1, end + 1) for end, length in self._automaton.iter(folded))
 
 
 @functools.lru_cache(maxsize=64)
 def word_list(words: tuple[str, ...]) -> WordList:
-    """The same list made once a process: of each domain, and not of each document."""
+    """A list, built once a process for each set of words."""
     return WordList(words)
 
 
 def is_whole_word(text: str, begin: int, end: int) -> bool:
-    """Whether no letter or digit stands beside a word; in scripts without spaces, always."""
+    """Whether no letter or digit is next to the word; always true in scripts without spaces."""
     before, after = text[begin - 1 : begin], text[end : end + 1]
     if not text[begin].isascii():
         return True

@@ -1,4 +1,4 @@
-"""What a rule says about a document: nothing, or why it is dropped."""
+"""The result of a rule that drops a document."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Drop:
-    """The document goes, for `reason`; `value` is what was measured, for the person who asks why."""
+    """The document is dropped for `reason`; `value` is the measured value that broke the limit."""
 
     reason: str
     value: float
     rule: str = ""
-    """The family of rules that says so."""
+    """The family of rules that dropped it."""
     hits: tuple[dict[str, Any], ...] = ()
-    """What the document was found to hold, where that is listed."""
+    """The passages of evaluation sets found in the document."""

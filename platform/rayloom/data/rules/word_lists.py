@@ -1,4 +1,4 @@
-"""Words of which a document may hold only so many, out of the files that the rules name."""
+"""Listed words from the files that the rules name; a document may have only a limited number of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayloom.specs.cleaning.rules import Rules
 
 
 def listed_words(spec: CleanSpec, parents: Mapping[str, Artifact]) -> dict[str, tuple[str, ...]]:
-    """Words out of files for each domain."""
+    """The words from files for each domain."""
     found = {}
     for source in spec.sources:
         own = source.domain in spec.domain_rules
@@ -31,7 +31,7 @@ def _words(rules: Rules, path: str, parents: Mapping[str, Artifact]) -> Iterator
 
 
 def words_of(file: Path) -> list[str]:
-    """Raises InputError where the file is no text or has no word."""
+    """The words in a file. Raises InputError if it is not text or has no word."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError:

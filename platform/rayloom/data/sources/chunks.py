@@ -1,4 +1,4 @@
-"""Raw rows on their way from the task that reads a file to the tasks that judge them, a few megabytes at a time."""
+"""Chunks of raw rows, a few megabytes each, passed from reading tasks to judging tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayloom.reading.records import BadRow
 
 @dataclass(frozen=True)
 class ChunkName:
-    """Where a chunk begins: in which file, and behind how many chunks that begin in the same one."""
+    """The file in which a chunk begins, and the chunk's number among those that begin in this file."""
 
     file: int
     number: int
@@ -29,18 +29,18 @@ class ChunkName:
 
 @dataclass
 class RawChunk:
-    """Consecutive rows of one source, good and bad, each with its file's number: of a large file, or of small ones."""
+    """Consecutive rows and bad rows of one source, each with its file's number: of one large file or several small."""
 
     name: ChunkName
     rows: list[tuple[int, SourceRow]] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
     text_bytes: int = 0
     bytes_read: int = 0
-    """Taken off the disk since the chunk before, for the progress bar."""
+    """Bytes read from files since the previous chunk, for the progress bar."""
 
     def as_ray_row(self) -> dict[str, Any]:
-        """Plain columns, as Ray Data carries them. NUL separates texts and is cut out of them, as normalising
-        would do; half of a surrogate pair, which no encoding has, becomes `?`."""
+        """The chunk as plain columns for Ray Data. Texts are joined by NUL, so NULs inside them are removed, as
+        normalising would do; lone surrogates, which UTF-8 cannot encode, become `?`."""
         return {
             "file": self.name.file,
             "number": self.name.number,
@@ -63,7 +63,7 @@ class RawChunk:
 
 
 def chunked(rows: Iterable[tuple[int, SourceRow | BadRow]], chunk_bytes: int) -> Iterator[RawChunk]:
-    """Chunks of about `chunk_bytes` of text. Where they are cut has no influence on any result."""
+    """The rows in chunks of about `chunk_bytes` of text. How they are cut has no influence on results."""
     chunk: RawChunk | None = None
     before: ChunkName | None = None
     for file, row in rows:

@@ -1,4 +1,4 @@
-"""Records of source files as rows of a cleaning job: a text, or why there is none. Nothing goes missing silently."""
+"""Rows of a cleaning job from the records of source files: a text, or a counted reason why there is none."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rayloom.specs.row_files import matches
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A document as its file has it."""
+    """A document as read from its file."""
 
     number: int
     text: str
     drop: str = ""
-    """A reason for which it is no document, known from reading: `not_html`."""
+    """Why the record is not a document, as the reader says: `not_html`; empty if it is one."""
     label: str = ""
     columns: dict[str, Any] = field(default_factory=dict)
-    """What `keep_columns` names, as plain JSON values."""
+    """The columns in `keep_columns`, as plain JSON values."""
 
 
 def document_rows(
     source: DocumentFiles, opened: SourceStream, name: str, max_row_bytes: int
 ) -> Iterator[SourceRow | BadRow]:
-    """Every row of a file, in order; `name` is the file's below its source.
+    """Every row of a file, in order; `name` is its path relative to its source.
 
-    Raises InputError where the file is damaged and the source does not allow that, or where a table lacks a column.
+    Raises InputError if the file is damaged and the source does not allow that, or if a table lacks a column.
     """
     row = None
     where = f"{source.name}: {name}"
@@ -109,7 +109,7 @@ def _label(number: int, values: Mapping[str, Any], column: str) -> str | BadRow:
         return BadRow(number, "no_label", f"{column} is empty")
     if not isinstance(value, str | int):
         return BadRow(number, "not_a_label", f"{column} is of type {type(value).__name__}")
-    return str(value).encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+    return str(value).encode("utf-8", "replace").decode()  # a lone surrogate is not a character
 
 
 def _missing(number: int, values: Mapping[str, Any], column: str) -> BadRow:

@@ -1,4 +1,4 @@
-"""The source files of a job in one fixed order, and the chunks of rows that are read out of them."""
+"""The source files of a job in a fixed order, and the chunks of rows read from them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
 @dataclass(frozen=True)
 class InputFile:
-    """A source file and its place in the list of all files."""
+    """A source file and its index in the list of all files."""
 
     number: int
     source: int
     path: str
     name: str
-    """Relative to its data set, for people."""
+    """Path relative to its data set, for messages."""
     size_bytes: int
 
 
 def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[InputFile, ...]:
     """Every file of every source: sources in the order of the job file, files by name.
 
-    Raises InputError where a source's pattern fits no file.
+    Raises InputError if a source's pattern matches no file.
     """
     found: list[InputFile] = []
     for index, source in enumerate(spec.sources):
@@ -41,7 +41,7 @@ def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[Input
 
 
 def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[str, str, int]]:
-    """Path or URI, name and bytes of each file, by name."""
+    """Path or URI, name and size in bytes of each file, sorted by name."""
     if source.uri is not None:
         for file in files_in_place(source.uri, source.files):
             yield file.uri, file.name, file.size_bytes
@@ -51,8 +51,8 @@ def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[
 
 
 def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
-    """What one reading task reads: a file, or small files of a source up to one chunk's bytes; where only the first
-    documents count, all files of the source."""
+    """The files of each reading task: one file, or small files of a source up to `chunk_bytes`; if `limit_documents` is
+    set, all files of the source."""
     jobs: list[list[InputFile]] = []
     size_bytes = 0
     for file in files:
@@ -67,7 +67,7 @@ def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[Input
 
 
 def read_chunks(spec: CleanSpec, files: Sequence[InputFile]) -> Iterator[RawChunk]:
-    """The rows of the files in chunks. Raises InputError where a file cannot be opened or lacks a column."""
+    """The rows of the files in chunks. Raises InputError if a file cannot be opened or lacks a column."""
     source = spec.sources[files[0].source]
     reading = _Reading(spec, source, files)
     before = 0
@@ -87,14 +87,14 @@ class _Reading:
 
     @property
     def num_bytes(self) -> int:
-        """Taken off the disk until now."""
+        """Bytes read so far, before decompression."""
         if self._opened is None:
             return self._finished_bytes
         opened, file = self._opened
         return self._finished_bytes + min(opened.bytes_read, file.size_bytes)
 
     def rows(self) -> Iterator[tuple[int, SourceRow | BadRow]]:
-        """Each with its file's number."""
+        """Every row and bad row with its file's number."""
         for file in self._files:
             opened = SourceStream(file.path)
             self._opened = opened, file

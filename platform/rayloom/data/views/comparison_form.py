@@ -1,7 +1,7 @@
-"""A document as comparisons see it: case folded, white space collapsed, cut into units whose n-grams are hashed.
+"""The form in which documents are compared: case folded, white space collapsed, n-grams of units hashed.
 
-A unit is a word; in scripts without spaces, a character (the collapsed space included). n-grams are ranges of bytes, as
-one space stands between two words.
+A unit is a word; in scripts without spaces, a character (collapsed spaces too). Words are separated by exactly one
+space, so every n-gram is a range of bytes.
 
 Shapes: U units in the document.
 """
@@ -28,7 +28,7 @@ class Folded:
 
     @cached_property
     def exact_key(self) -> bytes:
-        """16 bytes; equal for documents that differ in nothing but case and white space."""
+        """A hash of 16 bytes, equal for documents that differ only in case and white space."""
         return xxhash.xxh3_128_digest(self.content)
 
     @cached_property
@@ -37,7 +37,7 @@ class Folded:
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(U,) where each unit starts and ends, in bytes."""
+        """(U,) start and (U,) end of each unit, in bytes."""
         raw = np.frombuffer(self.content, np.uint8)
         if not len(raw):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -64,12 +64,12 @@ class Folded:
         return sizes
 
     def units_text(self, first: int, count: int) -> str:
-        """The folded text of so many units."""
+        """The folded text of `count` units from unit `first` on."""
         starts, ends = self._bounds
         return self.content[starts[first] : ends[first + count - 1]].decode()
 
     def ngrams(self, length: int) -> NDArray[np.uint64]:
-        """(U − length + 1,) hashes of all n-grams in order; none where there are fewer units."""
+        """(U − length + 1,) hashes of all n-grams in order; empty if there are fewer units."""
         starts, ends = self._bounds
         count = len(starts) - length + 1
         if count <= 0:
@@ -77,7 +77,7 @@ class Folded:
         return self._hasher.spans(starts[:count], ends[length - 1 :])
 
     def shingles(self, length: int) -> NDArray[np.uint64]:
-        """The sorted set of n-gram hashes; of a document shorter than one shingle, the hash of the whole."""
+        """The sorted set of n-gram hashes; for a document shorter than one shingle, the hash of its whole text."""
         found = self.ngrams(length)
         if not len(found) and self.content:
             whole = np.zeros(1, np.int64)
@@ -86,6 +86,6 @@ class Folded:
 
 
 def _begins_character(raw: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether each byte of UTF-8 begins a character."""
+    """For each byte of UTF-8 text, whether it begins a character."""
     begins: NDArray[np.bool_] = (raw & 0xC0) != 0x80
     return begins

@@ -1,4 +1,4 @@
-"""One document as the rules see it: its words, lines and paragraphs, each computed once and only when asked for."""
+"""The words, lines and paragraphs of one document, for the rules; each is computed once, when first used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNSPACED = (
     "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 UNSPACED_SHARE = 0.2
-"""From this share of characters on, a document counts as one without spaces: mixed Chinese pages have 0.4 and more."""
+"""A document with this share of such characters counts as text without spaces; mixed Chinese pages have over 0.4."""
 
 _UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 _UNSPACED_WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
@@ -25,7 +25,7 @@ def is_unspaced(text: str) -> bool:
 
 
 class TextView:
-    """A normalised text, and what rules count in it."""
+    """A normalised text and the units that rules count in it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -36,7 +36,7 @@ class TextView:
 
     @cached_property
     def words(self) -> list[str]:
-        """What stands between white space; in scripts without spaces, each character is a word."""
+        """The words between white space; in scripts without spaces, each character is a word."""
         return _UNSPACED_WORD.findall(self.text) if self.is_unspaced else self.text.split()
 
     @cached_property

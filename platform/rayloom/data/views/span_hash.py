@@ -1,8 +1,8 @@
 """Hashes of many overlapping byte ranges of one document in a few array operations.
 
-Prefix sums of b[j] · p^j modulo 2^64 give the polynomial hash of any range as a difference times p^-start, so that all
-word shingles and n-grams of a document cost a few operations each, whatever their length. The result is mixed by
-MurmurHash3's finaliser, as the low bits of a polynomial modulo 2^64 are weak.
+The polynomial hash of any range is a difference of prefix sums of b[j] · p^j modulo 2^64, times p^-start. So each word
+shingle or n-gram costs a few operations, whatever its length. MurmurHash3's finaliser then mixes the bits, because the
+low bits of a polynomial modulo 2^64 are weak.
 
 Shapes: S ranges.
 """
@@ -21,7 +21,7 @@ _BYTE_VALUES = np.random.Generator(np.random.PCG64(20211218)).integers(0, 1 << 6
 
 
 class SpanHasher:
-    """The prefix sums of one document; ask it for as many sets of ranges as needed."""
+    """The prefix sums of one document, for any number of sets of ranges."""
 
     def __init__(self, content: bytes) -> None:
         self.bytes = np.frombuffer(content, np.uint8)
@@ -32,7 +32,7 @@ class SpanHasher:
         np.cumsum(terms, out=self._prefix[1:])
 
     def spans(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """(S,) hashes of the ranges [start, end): equal bytes give equal hashes, wherever they stand."""
+        """(S,) hashes of the byte ranges [start, end); equal bytes give equal hashes at any position."""
         values = self._prefix[ends]
         values -= self._prefix[starts]
         values *= self._inverse_powers[starts]
@@ -50,7 +50,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @functools.lru_cache(maxsize=32)
 def _powers(bits: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The first 2^bits powers of the base and of its inverse modulo 2^64."""
+    """(2^bits,) powers of the base p, and of its inverse, modulo 2^64."""
     return _power_table(_BASE, 1 << bits), _power_table(pow(_BASE, -1, 1 << 64), 1 << bits)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a search: learning curves, parallel coordinates, importance, and the front of two objectives."""
+"""Charts of a search: learning curves, parallel coordinates, importance, and the Pareto front of two objectives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {"finished": "finished", "cut_off": "cut off by the budget", "stopped":
 
 
 def learning_curves(objective: SearchObjective, trials: Sequence[Trial], best: Trial) -> Figure:
-    """The metric by step, a line for each trial; a stopped one ends in a bar."""
+    """The metric by step, one line for each trial; the line of a stopped trial ends in a bar."""
     figure = Figure(figsize=(8.5, 4.2))
     axes = figure.add_subplot()
     seen: set[str] = set()
@@ -52,7 +52,7 @@ def learning_curves(objective: SearchObjective, trials: Sequence[Trial], best: T
 
 
 def parallel_coordinates(spec: TuneSpec, trials: Sequence[Trial], best: Trial) -> Figure:
-    """An axis for each dimension and the first objective, a line for each trial, dark where the objective is good."""
+    """One axis for each dimension and the first objective, one line for each trial, darker for better objectives."""
     objective = spec.objectives[0]
     shown_trials = [trial for trial in trials if _is_number(trial.metrics.get(objective.metric))]
     axis_names = [*spec.space, objective.metric]
@@ -87,7 +87,7 @@ def parallel_coordinates(spec: TuneSpec, trials: Sequence[Trial], best: Trial) -
 
 
 def importance_bars(importances: Mapping[str, float]) -> Figure:
-    """What part of the differences each dimension explains."""
+    """A bar for each dimension: the share of the variance that it explains."""
     figure = Figure(figsize=(7.0, 0.6 + 0.42 * len(importances)))
     axes = figure.add_subplot()
     names = list(importances)[::-1]
@@ -101,7 +101,7 @@ def importance_bars(importances: Mapping[str, float]) -> Figure:
 
 
 def pareto_front(objectives: Sequence[SearchObjective], trials: Sequence[Trial], front: Sequence[Trial]) -> Figure:
-    """Both objectives of every measured trial, and the line of those that nothing beats."""
+    """Both objectives of every measured trial, and a line through the Pareto front."""
     first, second = (objective.metric for objective in objectives)
     figure = Figure(figsize=(6.5, 4.4))
     axes = figure.add_subplot()
@@ -125,7 +125,7 @@ Axis = tuple[dict[int, float], list[tuple[float, str]]]
 
 
 def _axis(spec: TuneSpec, name: str, trials: Sequence[Trial]) -> Axis:
-    """Height from 0 to 1 of each trial on one axis, and the labels at their heights."""
+    """One axis: the height (0 to 1) of each trial, and its tick labels with their heights."""
     if name not in spec.space:
         values = {trial.number: float(trial.metrics[name]) for trial in trials}
         return _numeric(values, is_log=False, digits=4)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a table of its trials on a terminal, a line for each end elsewhere."""
+"""Progress of a running search: a live table of trials on a terminal, otherwise a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS_BETWEEN_DRAWINGS = 0.5
 
 
 class LiveTable:
-    """Follows a search's history; `show` is called whenever something may have happened."""
+    """A table of a search's history; call `show` to update it."""
 
     def __init__(self, spec: TuneSpec, history: History, output: Console = console) -> None:
         self._spec, self._history, self._console = spec, history, output
@@ -61,7 +61,7 @@ class LiveTable:
 
 
 def table_of(spec: TuneSpec, history: History) -> Table:
-    """Running trials first, then the best; what does not fit is counted."""
+    """A table of the running trials, then the best; a last line counts those that do not fit."""
     trials = [*history.running, *(t for t in ranked(spec, history.trials.values()) if not t.is_running)]
     running, ended = len(history.running), len(history.ended)
     title = f"{spec.name}: {ended} of {spec.num_trials} trials ended, {running} running, {history.num_steps} steps"

@@ -1,4 +1,4 @@
-"""A search in MLflow: one parent run, and a child for each trial with its values, metrics by step and end."""
+"""A search in MLflow: a parent run, and for each trial a child run with its values, metrics by step and outcome."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _SEARCH, _TRIAL, _PARENT = "rayloom.search", "rayloom.trial", "mlflow.parentRunI
 
 @dataclass
 class _Child:
-    """A trial's run, and what of it MLflow knows."""
+    """A trial's run in MLflow, and what was logged of it."""
 
     run_id: str
     logged: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Each metric's last step and value."""
+    """The last step and value logged of each metric."""
     num_copies: int = 0
     is_ended: bool = False
 
 
 class MlflowRuns:
-    """Follows a search's history; `record` is called whenever something may have happened.
+    """The MLflow runs of a search; call `record` to log what is new in its history.
 
-    Everything is found again by tags, so that a restored search goes on in the runs of the killed one.
+    Runs are found by tags, so that a restored search continues the runs of the killed one.
     """
 
     def __init__(
         self, records: MlflowRecords, spec: TuneSpec, version: str, history: History, job_directory: Path
     ) -> None:
-        """Raises ResourceError where MLflow cannot be reached."""
+        """Raises ResourceError if MLflow cannot be reached."""
         self._spec, self._history = spec, history
         self._id = f"{spec.name}@{version}"
         self._mlflow = MlflowExperiment(records, spec.name, job_directory)
@@ -49,11 +49,11 @@ class MlflowRuns:
             self._children = {int(number): self._child_of(run) for number, run in found.items()}
 
     def record(self) -> None:
-        """Brings MLflow up to the history. Where it cannot be reached any more, says so once; the search goes on."""
+        """Logs what is new in the history. If MLflow can no longer be reached, warns once; the search continues."""
         self._mlflow.wished(self._follow_all, "the search")
 
     def finish(self, winner: Trial | None) -> None:
-        """The rest of what happened, and the result on the parent run."""
+        """Logs the rest of the history, and the result on the parent run."""
         self._mlflow.is_lost = False
         self.record()
         self._mlflow.wished(lambda: self._end(winner), "the search")
@@ -111,7 +111,7 @@ class MlflowRuns:
 
 
 def _unknown(child: _Child, step: int, metrics: Mapping[str, float]) -> Iterator[Any]:
-    """What was not logged yet; a result may differ from the last measurement at the same step."""
+    """The metrics not logged yet; a trial's final result can differ from its measurement at the same step."""
     for metric in mlflow_metrics(metrics, step):
         known_step, known_value = child.logged.get(metric.key, (-1, math.nan))
         if step > known_step or (step == known_step and metric.value != known_value):

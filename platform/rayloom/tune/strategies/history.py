@@ -1,8 +1,8 @@
-"""What happened in a search, as events that are kept line by line: the one memory of searchers and schedulers.
+"""The history of a search, stored as a journal of events: the only state of searchers and schedulers.
 
-Every decision is a pure function of the history, and the history of a killed search is read back from its journal; so
-a search goes on as if it had not been killed. (Ray's own restore keeps trials and searcher, but starts the scheduler
-anew: its rungs and medians are lost.)
+Every decision is a pure function of the history, and the history of a killed search is rebuilt from its journal, so it
+continues as if it had not been killed. (Ray Tune's own restore keeps trials and searcher, but the scheduler loses its
+rungs and medians.)
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from rayloom.errors import InputError
 from rayloom.specs.search.space import Number, Values
 
 Outcome = Literal["finished", "stopped", "failed", "cut_off"]
-"""finished: it ran to its own end. stopped: the scheduler saw no hope. failed: it diverged, crashed or was refused.
-cut_off: the budget ended."""
+"""finished: ran all its steps. stopped: ended early by the scheduler. failed: diverged, crashed or had refused values.
+cut_off: the budget was used up."""
 EventType = Literal["session", "created", "started", "report", "paused", "copied", "exchanged", "crashed", "ended"]
-"""left: it gave its resources back and waits. exchanged: the population did so at that step."""
+"""paused: the trial released its resources and waits. copied: it took over another's weights. exchanged: the
+population exchanged weights at that step."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the journal. What does not belong to its type stays at its default."""
+    """One line of the journal. Fields that its type does not use keep their defaults."""
 
     type: EventType
     at_seconds: float
-    """Wall time of the search so far, over all its sessions."""
+    """Wall time of the search when it happened, summed over all sessions."""
     trial: int = -1
     step: int = 0
     point: dict[str, Number] = field(default_factory=dict)
@@ -39,10 +40,10 @@ class Event:
     outcome: Outcome | None = None
     reason: str = ""
     donor: int = -1
-    """Of `copied`: the trial whose weights, as they were at `step`, the trial goes on from."""
+    """For `copied`: the trial whose weights at `step` this trial continues from."""
 
     def as_json(self) -> dict[str, Any]:
-        """Without what stands at its default."""
+        """The fields that differ from their defaults."""
         empty = asdict(Event("session", self.at_seconds))
         said = {key: value for key, value in asdict(self).items() if value != empty[key]}
         return {"type": self.type, "at_seconds": self.at_seconds, **said}
@@ -50,30 +51,30 @@ class Event:
 
 @dataclass
 class Trial:
-    """One trial so far."""
+    """The state of one trial."""
 
     number: int
     point: dict[str, Number]
     values: Values
     created_at_seconds: float
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    """Step and metrics of each measurement, steps rising; one that was measured again replaces the first."""
+    """Step and metrics of each measurement, by increasing step; a repeated step replaces the earlier one."""
     is_running: bool = False
     crashes: int = 0
     outcome: Outcome | None = None
     reason: str = ""
     ended_at_seconds: float | None = None
     busy_seconds: float = 0.0
-    """Wall time in which it held its resources."""
+    """Wall time for which it held its resources."""
     copies: list[Event] = field(default_factory=list)
-    """Where it went on from another trial's weights, with the values from there on."""
+    """The `copied` events: steps at which it took over another trial's weights, and its values from there on."""
     started_at_seconds: float = 0.0
     furthest_step: int = 0
-    """The last step at which a decision on it was made; one that resumes passes such steps again, undecided."""
+    """The last step at which the scheduler judged it; a resumed trial is not judged again up to this step."""
 
     @property
     def step(self) -> int:
-        """The last step at which it was measured; 0 before the first."""
+        """The step of its last measurement; 0 if there is none."""
         return self.reports[-1][0] if self.reports else 0
 
     @property
@@ -81,7 +82,7 @@ class Trial:
         return self.reports[-1][1] if self.reports else {}
 
     def value_at(self, step: int, metric: str) -> float | None:
-        """The metric at the first measurement at or after a step; None where it came not so far."""
+        """The metric in the first measurement at or after a step; None if there is none yet."""
         found = (metrics[metric] for at, metrics in self.reports if at >= step and metric in metrics)
         return next(found, None)
 
@@ -97,7 +98,7 @@ class History:
     """The last step at which the population exchanged weights."""
 
     def apply(self, event: Event) -> None:
-        """Takes one event in."""
+        """Updates the state by one event."""
         self.seconds = max(self.seconds, event.at_seconds)
         if event.type == "session":
             self._begin_session()
@@ -109,7 +110,7 @@ class History:
             _TRANSITIONS[event.type](self.trials[event.trial], event)
 
     def _begin_session(self) -> None:
-        """Nothing runs at first: what ran in a session that was killed counts as time spent up to its last event."""
+        """Marks all trials as not running. Trials of a killed session are charged until its last event."""
         self.sessions += 1
         for trial in self.trials.values():
             _release(trial, self.seconds)
@@ -120,7 +121,7 @@ class History:
 
     @property
     def waiting(self) -> list[Trial]:
-        """Neither running nor ended: to be gone on with."""
+        """Trials that are neither running nor ended."""
         return [trial for trial in self.trials.values() if trial.outcome is None and not trial.is_running]
 
     @property
@@ -129,7 +130,7 @@ class History:
 
     @property
     def num_steps(self) -> int:
-        """Training steps of all trials together, as far as they were measured."""
+        """Training steps of all trials together, up to the last measurement of each."""
         return sum(trial.step for trial in self.trials.values())
 
 
@@ -180,7 +181,7 @@ _TRANSITIONS = {
 
 
 class Journal:
-    """The events on disk. Each is safe from a power cut when `append` returns; a line cut short by one is dropped."""
+    """The events on disk. `append` returns after fsync; a truncated last line, as a crash can leave, is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A search as Optuna sees it: a study built from trials, asked for the next point or for what mattered."""
+"""Optuna studies built from the trials of a search, to propose the next point or to compute importances."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def proposed(spec: TuneSpec, known: Sequence[FrozenTrial], seed: int) -> dict[st
 
 
 def as_study_trials(spec: TuneSpec, trials: Sequence[Trial]) -> list[FrozenTrial]:
-    """Trials with their values, those on their way where they were stopped, the worst measured where they failed."""
+    """The trials as Optuna's: with their values, as pruned if stopped, with the worst measured values if failed."""
     worst = _worst_values(spec, trials)
     return [_known(spec, trial, worst) for trial in trials]
 
 
 def measured_at(spec: TuneSpec, trials: Sequence[Trial], step: int) -> list[FrozenTrial]:
-    """The trials that came as far as `step`, with the first objective's value there."""
+    """The trials that reached `step`, with the first objective's value there."""
     objective = spec.objectives[0]
     values = [as_minimised(trial.value_at(step, objective.metric), objective) for trial in trials]
     pairs = [(trial, value) for trial, value in zip(trials, values, strict=True) if math.isfinite(value)]
@@ -47,9 +47,9 @@ def measured_at(spec: TuneSpec, trials: Sequence[Trial], step: int) -> list[Froz
 
 
 def importances(spec: TuneSpec, trials: Sequence[Trial], step: int) -> dict[str, float]:
-    """What part of the differences at `step` each dimension explains (fANOVA, Hutter et al. 2014), largest first.
+    """The share of the variance at `step` that each dimension explains (fANOVA, Hutter et al. 2014), largest first.
 
-    Empty where too few trials were measured there, or they do not differ.
+    Empty if too few trials reached the step, if they do not differ, or if scikit-learn is not installed.
     """
     known = measured_at(spec, trials, step)
     values = {trial.value for trial in known}
@@ -83,7 +83,7 @@ def _distribution(dimension: Any) -> BaseDistribution:
 
 
 def _worst_values(spec: TuneSpec, trials: Sequence[Trial]) -> list[float]:
-    """For each objective the worst number that was measured."""
+    """The worst finite value measured of each objective."""
     found = [
         [as_minimised(t.metrics.get(objective.metric), objective) for t in trials] for objective in spec.objectives
     ]

@@ -1,6 +1,6 @@
-"""Points of a space: drawn, counted through, moved to a neighbour, and read back from values. Pure functions.
+"""Points of a search space: random ones, those of a grid, neighbours, and the point of given values. Pure functions.
 
-A point has a coordinate for each dimension: the number itself for ranges, the index of the choice for the others.
+A point has one coordinate for each dimension: the number itself for ranges, the index of the choice for others.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Draw = random.Random
 
 
 def generator(seed: int, *parts: object) -> Draw:
-    """Random numbers that depend on the seed and the parts only, on every machine alike."""
+    """A random number generator seeded by `seed` and `parts`, with the same numbers on every machine."""
     return random.Random(":".join(map(str, (seed, *parts))))
 
 
 def drawn(space: Space, draw: Draw) -> dict[str, Number]:
-    """A point drawn uniformly: each choice alike, each number of a range alike (or each power of ten)."""
+    """A point drawn uniformly from choices and ranges; log-uniformly from LogUniform."""
     return {path: drawn_coordinate(dimension, draw) for path, dimension in space.items()}
 
 
@@ -47,12 +47,12 @@ def drawn_coordinate(dimension: Any, draw: Draw) -> Number:
 
 
 def grid_size(space: Space) -> int:
-    """How many points a grid over the space has; 0 where it has a range."""
+    """The number of points of a grid over the space; 0 if a dimension is a range."""
     return math.prod(num_values(dimension) for dimension in space.values())
 
 
 def grid_point(space: Space, number: int) -> dict[str, Number]:
-    """The point of that number; the last dimension changes fastest."""
+    """The grid point with index `number`; the last dimension changes fastest."""
     point: dict[str, Number] = {}
     for path, dimension in reversed(space.items()):
         number, index = divmod(number, num_values(dimension))
@@ -61,7 +61,7 @@ def grid_point(space: Space, number: int) -> dict[str, Number]:
 
 
 def perturbed(dimension: Any, coordinate: Number, factors: Sequence[float], draw: Draw) -> Number:
-    """A coordinate nearby: a choice's neighbour, or a number times one of the factors, kept inside the range."""
+    """A perturbed coordinate: a neighbouring choice, or the number times one of the factors, clipped to the range."""
     if isinstance(dimension, Choice | Multiple):
         return min(max(int(coordinate) + draw.choice((-1, 1)), 0), num_values(dimension) - 1)
     changed = min(max(coordinate * draw.choice(factors), dimension.low), dimension.high)
@@ -71,7 +71,7 @@ def perturbed(dimension: Any, coordinate: Number, factors: Sequence[float], draw
 
 
 def point_of(space: Space, values: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Number] | None:
-    """The point that gives these values in this space, or None where none does."""
+    """The point of this space that has these values, or None if there is none."""
     point: dict[str, Number] = {}
     for path in dependency_order(space):
         coordinate = None if path not in values else _coordinate(space[path], path, values, job)
@@ -97,7 +97,7 @@ def _coordinate(dimension: Any, path: str, values: Values | Mapping[str, Any], j
 
 
 def is_ordered(dimension: Any) -> bool:
-    """Whether the choices of a dimension are numbers that rise, so that neighbours are alike."""
+    """Whether the choices of a dimension are increasing numbers, so that neighbours are similar."""
     if isinstance(dimension, Choice):
         numbers = [v for v in dimension.values if isinstance(v, int | float) and not isinstance(v, bool)]
         return len(numbers) == len(dimension.values) and numbers == sorted(numbers)
@@ -105,7 +105,7 @@ def is_ordered(dimension: Any) -> bool:
 
 
 def rounded_into_range(dimension: Any, coordinate: Number) -> Number:
-    """A coordinate inside its range; numbers with four significant digits, which read well and are near enough."""
+    """The coordinate clipped to its range; real numbers are rounded to four significant digits."""
     if isinstance(dimension, Choice | Multiple | Integer):
         return int(coordinate)
     low, high = float(dimension.low), float(dimension.high)

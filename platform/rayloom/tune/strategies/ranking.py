@@ -1,4 +1,4 @@
-"""Which trials are best: by one objective, or the front of two. Pure functions."""
+"""Ranking of trials by the first objective, and the Pareto front of two. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _OUTCOME_ORDER = {"finished": 0, "cut_off": 1, None: 1, "stopped": 2, "failed": 
 
 
 def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
-    """Best first. What ran to its end comes before what was cut off, and that before what was stopped.
+    """The trials, best first: finished ones before those cut off, and these before stopped ones.
 
-    Values of unequal steps say little against each other: among unfinished trials those that came further are first.
+    Values at different steps are hard to compare, so unfinished trials with more steps come first.
     """
 
     def key(trial: Trial) -> tuple[float, ...]:
@@ -25,31 +25,31 @@ def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
 
 
 def scores(spec: TuneSpec, trial: Trial) -> tuple[float, ...]:
-    """The objectives' last values so that smaller is better."""
+    """The last value of each objective, with its sign changed if larger is better, so that smaller is better."""
     return tuple(as_minimised(trial.metrics.get(objective.metric), objective) for objective in spec.objectives)
 
 
 def candidates(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials whose result can be handed on: finished ones, else those that the budget cut off while they ran."""
+    """The trials whose model can be published: finished ones, otherwise those cut off by the budget."""
     known = list(trials)
     finished = [trial for trial in known if trial.outcome == "finished"]
     return finished or [trial for trial in known if trial.outcome == "cut_off" and trial.step > 0]
 
 
 def best(spec: TuneSpec, trials: Iterable[Trial]) -> Trial | None:
-    """The trial whose result is handed on; None where there is none."""
+    """The trial whose model is published; None if there is none."""
     return next(iter(ranked(spec, candidates(trials))), None)
 
 
 def front(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
-    """The candidates than which no other is better in one objective and no worse in the other, best first."""
+    """The Pareto front of the candidates, best by the first objective first."""
     found = candidates(trials)
     chosen = pareto_indices([scores(spec, trial) for trial in found])
     return ranked(spec, [found[index] for index in chosen])
 
 
 def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other dominates; smaller is better. Equal points are all kept."""
+    """Indices of the points that no other dominates; smaller is better. All of several equal points are kept."""
     return [i for i, point in enumerate(points) if not any(_dominates(other, point) for other in points)]
 
 

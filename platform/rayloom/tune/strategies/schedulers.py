@@ -1,6 +1,6 @@
-"""Which trials go on. Pure functions of the history: a reason to stop a trial, or None to let it go on.
+"""Schedulers: when to stop a trial early, and the exchanges of population-based training. Pure functions of history.
 
-Values are compared with the objective's sign, so that smaller is always better; what is not a number is worst.
+Values are multiplied by the objective's sign, so that smaller is always better; NaN is worst.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rayloom.tune.strategies.points import drawn_coordinate, generator, perturbe
 
 
 def reason_to_stop(spec: TuneSpec, history: History, trial: Trial, step: int) -> str | None:
-    """Why a trial that was just measured at `step` should end there; None lets it go on."""
+    """Why a trial that was just measured at `step` should be stopped; None if it continues."""
     scheduler, objective = spec.scheduler, spec.objectives[0]
     grace = grace_steps(spec)
     if step < grace:
@@ -37,12 +37,12 @@ def reason_to_stop(spec: TuneSpec, history: History, trial: Trial, step: int) ->
 
 
 def grace_steps(spec: TuneSpec) -> int:
-    """Steps that every trial may run."""
+    """The steps that every trial runs before it can be stopped."""
     return getattr(spec.scheduler, "grace_steps", None) or spec.train.evaluate_every_steps or 1
 
 
 def rung_of(previous_step: int, step: int, grace: int, factor: int) -> int | None:
-    """The last milestone (grace × factor^k) that lies after the previous measurement and not after this one."""
+    """The last rung (grace × factor^k) in (previous_step, step], or None."""
     milestone, rung = grace, None
     while milestone <= step:
         rung = milestone if milestone > previous_step else rung
@@ -51,7 +51,7 @@ def rung_of(previous_step: int, step: int, grace: int, factor: int) -> int | Non
 
 
 def bracket_order(scheduler: HyperbandScheduler) -> list[int]:
-    """The bracket of each trial of a round, spread evenly: with two brackets and factor 3, 0 1 0 1 0.
+    """The bracket of each trial of a round, interleaved: with two brackets and factor 3, 0 1 0 1 0.
 
     Of B brackets, bracket b gets ceil(B / (s + 1) × factor^s) trials of a round, s = B − 1 − b (Li et al. 2018,
     algorithm 1, with s_max = B − 1).
@@ -66,7 +66,7 @@ def bracket_order(scheduler: HyperbandScheduler) -> list[int]:
 
 
 def as_minimised(value: float | None, objective: SearchObjective) -> float:
-    """The value so that smaller is better; infinite where there is none or it is not a number."""
+    """The value with the objective's sign, so that smaller is better; infinite if it is missing or NaN."""
     return math.inf if value is None or math.isnan(value) else objective.sign * value
 
 
@@ -103,12 +103,12 @@ def _values_until(trial: Trial, step: int, objective: SearchObjective) -> list[f
     return [as_minimised(metrics.get(objective.metric), objective) for at, metrics in trial.reports if at <= step]
 
 
-# Population-based training (Jaderberg et al. 2017): who copies whom, and what the copy tries. Pure functions.
+# Population-based training (Jaderberg et al. 2017): which members copy which, and with what new point.
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A member that goes on from the weights and optimiser state that another had at `step`, with another point."""
+    """A member that continues from another's weights and optimiser state at `step`, with a new point."""
 
     trial: int
     donor: int
@@ -117,13 +117,13 @@ class Copy:
 
 
 def next_exchange(step: int, scheduler: PopulationScheduler, num_steps: int) -> int | None:
-    """Where a member that stands at `step` waits for the others next; None where it runs to its end."""
+    """The next exchange step of a member at `step`; None if it runs to its end without one."""
     boundary = (step // scheduler.interval_steps + 1) * scheduler.interval_steps
     return boundary if boundary < num_steps else None
 
 
 def step_to_exchange(spec: TuneSpec, history: History) -> int | None:
-    """The boundary at which every member still in the race waits, unless they exchanged there already."""
+    """The exchange step at which all members that have not ended wait; None if there is none or it is done."""
     scheduler = _scheduler(spec)
     members = [trial for trial in history.trials.values() if trial.outcome is None]
     if len(history.trials) < scheduler.num_members or not members or any(trial.is_running for trial in members):
@@ -133,7 +133,7 @@ def step_to_exchange(spec: TuneSpec, history: History) -> int | None:
 
 
 def copies_at(spec: TuneSpec, history: History, step: int) -> list[Copy]:
-    """What the members do at a boundary: each of the worst copies one of the best, drawn by the seed."""
+    """The copies at an exchange step: each of the worst members copies one of the best, drawn by the seed."""
     scheduler, objective = _scheduler(spec), spec.objectives[0]
     members = [trial for trial in history.trials.values() if trial.outcome is None and trial.step == step]
     ranked = sorted(members, key=lambda t: (as_minimised(t.value_at(step, objective.metric), objective), t.number))

@@ -1,7 +1,7 @@
-"""Which point is tried next. Pure functions of the history and the trial's number: asking again gives the same point.
+"""Searchers: the point of the next trial, as a pure function of the history and the trial's number.
 
-Optuna's samplers learn from a study that is built anew from the history for each question, so that nothing has to be
-saved and restored (a study of a thousand trials is built in milliseconds).
+For Optuna's samplers, a study is rebuilt from the history for each point, so that no state has to be saved and restored
+(a study of a thousand trials is built in milliseconds).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_REDRAWS = 50
 
 
 def missing_package(spec: TuneSpec) -> str | None:
-    """What to do where the searcher's package is not installed; None where nothing is missing."""
+    """What to do if the searcher's package is not installed; None if it is."""
     if not isinstance(spec.searcher, TpeSearcher | GaussianProcessSearcher | BohbSearcher):
         return None
     if importlib.util.find_spec("optuna") is not None:
@@ -29,9 +29,9 @@ def missing_package(spec: TuneSpec) -> str | None:
 
 
 def suggested_point(spec: TuneSpec, history: History, number: int, earlier: Sequence[Trial] = ()) -> dict[str, Number]:
-    """The point of trial `number`. `earlier` are trials of warm-start searches, with points of this space.
+    """The point of trial `number`. `earlier`: trials of warm-start searches, with points of this space.
 
-    A point that was tried is drawn again where the space has others, since training it again gives nothing new.
+    A point that was tried already is redrawn if the space has others, because repeating it gives the same result.
     """
     if isinstance(spec.searcher, GridSearcher):
         return grid_point(spec.space, number)
@@ -67,7 +67,7 @@ def _model_proposal(spec: TuneSpec, trials: Sequence[Trial], seed: int) -> dict[
 def _model_proposal_at_largest_step(
     spec: TuneSpec, searcher: BohbSearcher, history: History, seed: int
 ) -> dict[str, Number] | None:
-    """From the trials measured at the largest step at which enough are; None where none has enough."""
+    """The proposal of a model of the largest step at which enough trials were measured; None if there is none."""
     if (missing := missing_package(spec)) is not None:
         raise ResourceError(missing)
     from rayloom.tune.strategies.optuna_study import measured_at, proposed

@@ -1,4 +1,4 @@
-"""How many trials run at once: pure arithmetic over what nodes have and one trial needs."""
+"""How many trials run at once, from the resources of nodes and of one trial; and the memory of a trial's worker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
 
 Amounts = Mapping[str, float]
-"""Of `CPU`, `GPU` and `memory` (bytes), as Ray names them."""
+"""Amounts of `CPU`, `GPU` and `memory` (bytes), Ray's names."""
 _NAMES = {"CPU": "CPUs", "GPU": "GPUs", "memory": "bytes of memory"}
 
 
 def bundles_of(spec: TuneSpec, memory_bytes_per_worker: int | None = None) -> list[dict[str, float]]:
-    """What one trial holds: a bundle for each worker, which must lie on one node."""
+    """The resources of one trial: a bundle for each worker; a bundle must fit on one node."""
     workers = spec.train.workers
     gpus = spec.gpus_per_trial / workers.num_workers
     asked = spec.resources.memory_bytes_per_trial
@@ -27,10 +27,10 @@ def bundles_of(spec: TuneSpec, memory_bytes_per_worker: int | None = None) -> li
 
 
 def num_that_fit(nodes: Sequence[Amounts], bundles: Sequence[Amounts], at_most: int = 1_000_000) -> int:
-    """How many trials the nodes hold at once, each bundle on the first node with room for it; counted up to `at_most`.
+    """How many trials fit on the nodes at once, at most `at_most`; each bundle goes to the first node with room.
 
-    A trial that holds part of its bundles while it waits for the rest would lock out another that does the same: so
-    only whole trials count, and no more than these are ever started.
+    Trials that each hold a part of their bundles and wait for the rest would deadlock, so no more trials are started
+    than fit as a whole.
     """
     free = [_with_whole_parts(node, bundles[0].get("GPU", 0.0)) for node in nodes]
     count = 0
@@ -40,7 +40,7 @@ def num_that_fit(nodes: Sequence[Amounts], bundles: Sequence[Amounts], at_most: 
 
 
 def _with_whole_parts(node: Amounts, gpus: float) -> dict[str, float]:
-    """What the node has for such bundles: a part of a GPU is of one GPU, so 0.6 of each of two GPUs is two bundles."""
+    """The node's resources for bundles of `gpus` each; a fraction is of one GPU, so two GPUs fit two of 0.6."""
     if not 0 < gpus < 1:
         return dict(node)
     parts = int(node.get("GPU", 0.0)) * int(1 / gpus + 1e-9)
@@ -48,7 +48,7 @@ def _with_whole_parts(node: Amounts, gpus: float) -> dict[str, float]:
 
 
 def num_concurrent(spec: TuneSpec, nodes: Sequence[Amounts], memory_bytes_per_worker: int | None = None) -> int:
-    """Trials at once: what fits, at most what the spec says. Raises ResourceError where not even one fits."""
+    """The number of concurrent trials that fit, at most `max_concurrent_trials`. Raises ResourceError if none fits."""
     bundles = bundles_of(spec, memory_bytes_per_worker)
     wanted = spec.num_trials or 1
     fitting = num_that_fit(nodes, bundles, min(wanted, spec.resources.max_concurrent_trials or wanted))
@@ -58,7 +58,7 @@ def num_concurrent(spec: TuneSpec, nodes: Sequence[Amounts], memory_bytes_per_wo
 
 
 def shortage(nodes: Sequence[Amounts], bundles: Sequence[Amounts]) -> str:
-    """What keeps one trial from running, in words."""
+    """The resources that one trial lacks, in words."""
     for name, amount in bundles[0].items():
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
@@ -67,7 +67,7 @@ def shortage(nodes: Sequence[Amounts], bundles: Sequence[Amounts]) -> str:
 
 
 def _placed(bundle: Amounts, free: list[dict[str, float]]) -> bool:
-    """Takes the bundle out of the first node with room for it; False where none has."""
+    """Subtracts the bundle from the first node with room for it; False if there is none."""
     for node in free:
         if all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in bundle.items()):
             for name, amount in bundle.items():
@@ -91,16 +91,16 @@ def _fix(bundles: Sequence[Amounts]) -> str:
     )
 
 
-# What memory a trial's worker needs, from the plan of its training, and whether its part of a GPU has that.
+# The memory that a trial's worker needs, from the plan of its training, and whether its share of a GPU has it.
 
 PROCESS_BYTES = 900_000_000
-"""A worker's Python with torch, transformers and Ray, before it holds a model."""
+"""Memory of a worker process with torch, transformers and Ray, before it loads a model."""
 
 
 def memory_bytes_per_worker(spec: TuneSpec, parents: Mapping[str, Artifact]) -> int | None:
-    """Main memory of one worker of a trial; None where a GPU holds the model, or the base says no sizes.
+    """Main memory of one worker of a trial; None if a GPU holds the model or the base's sizes are not known.
 
-    Of the training job as it stands: a searched rank or length changes little of it.
+    Computed for the training job as written: a searched rank or length changes it little.
     """
     if spec.train.workers.gpus_per_worker:
         return None
@@ -109,9 +109,9 @@ def memory_bytes_per_worker(spec: TuneSpec, parents: Mapping[str, Artifact]) -> 
 
 
 def gpu_memory_problems(spec: TuneSpec, parents: Mapping[str, Artifact], gpu_bytes: int | None) -> list[str]:
-    """What to do where a worker's part of a GPU does not hold what it needs; empty where it does or nothing is known.
+    """What to do if a worker's share of a GPU has too little memory; empty if it has enough or that is not known.
 
-    Trials on one GPU share its memory without a wall between them: the last to grow would be the one that fails.
+    Trials on one GPU share its memory without limits, so the last one to allocate would fail.
     """
     part = min(1.0, spec.gpus_per_trial / spec.train.workers.num_workers)
     size = _size(spec, parents) if part and gpu_bytes else None

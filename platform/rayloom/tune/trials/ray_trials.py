@@ -1,5 +1,6 @@
-"""Between Ray Tune and the search: Ray Tune starts processes for trials, uses them again, carries results, and notices
-deaths. It is given a searcher, a scheduler and a callback that only pass on to `Search`, which decides and remembers.
+"""Runs the trials of a search with Ray Tune, which starts and reuses processes, transports results and detects deaths.
+
+The searcher, scheduler and callback given to Ray Tune only delegate to `Search`, which makes all decisions.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from rayloom.tune.search import Search
 from rayloom.tune.strategies.ranking import front
 from rayloom.tune.trials.trial_files import TrialFiles
 
-# Ray Tune reads these from the environment only.
+# Settings that Ray Tune reads from the environment only.
 _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # How often its records reach the work folder. Its snapshots, written then too, are not used: see the journal.
+    # How often its records are written to the work folder. Its snapshots are not used, as the journal replaces them.
     "TUNE_GLOBAL_CHECKPOINT_S": "60",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
@@ -36,7 +37,7 @@ def run_trials(
     bundles: list[dict[str, float]],
     on_turn: Callable[[], None],
 ) -> None:
-    """Runs the search to its end or its budget's. `on_turn` is called after every turn of Ray Tune's loop."""
+    """Runs the search until it ends or its budget is used up. `on_turn`: called after every turn of Ray Tune's loop."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     files.withdraw_pause()
@@ -62,8 +63,8 @@ def run_trials(
 
 
 def _trial_in_process(config: dict[str, Any]) -> None:
-    """What Ray Tune calls in a trial's process. The modules that it loads stay loaded for the next trial."""
-    # A process is used again once the thread of the trial before has ended, which a full machine may delay.
+    """The function that Ray Tune calls in a trial's process. Imported modules stay loaded for the next trial."""
+    # A process is reused after the previous trial's thread has ended, which can take a while on a busy machine.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
     from rayloom.tune.trials.trial import run_trial
     from rayloom.tune.trials.trial_workers import trial_workers_of
@@ -74,7 +75,7 @@ def _trial_in_process(config: dict[str, Any]) -> None:
 
 
 class _SearchSuggestions(Searcher):  # type: ignore[misc]
-    """Gives Ray Tune the next run when one more fits beside those in flight."""
+    """Gives Ray Tune the next run of the search, if there is one."""
 
     def __init__(self, search: Search, files: TrialFiles, num_concurrent: int) -> None:
         super().__init__(metric=None, mode=None)
@@ -95,7 +96,7 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
             self._search.hindered(run.trial, str(error))
             return None
         except RayloomError as error:
-            # Values that change the rows can make them unusable: too long, or too few.
+            # Values that change the rows can make them unusable, such as too long or too few.
             self._search.failed(run.trial, str(error))
             return None
         self._in_flight.add(trial_id)
@@ -105,14 +106,14 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
         self._in_flight.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: see `Search.__getstate__`."""
+        """Does nothing: see `Search.__getstate__`."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `Search.__getstate__`."""
 
 
 class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Tells the search what came of each run, and Ray Tune what the search decides."""
+    """Tells the search the result of each run, and Ray Tune the search's decision."""
 
     def __init__(self, search: Search) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class _ProgressCallback(tune.Callback):  # type: ignore[misc]
-    """After every turn of Ray Tune's loop: tells whoever looks on, and at the budget's end asks the trials to leave."""
+    """After every turn of Ray Tune's loop, calls `on_turn`; if the budget is used up, asks the trials to pause."""
 
     def __init__(self, search: Search, files: TrialFiles, on_turn: Callable[[], None]) -> None:
         self._search, self._files, self._on_turn = search, files, on_turn

@@ -1,4 +1,4 @@
-"""One trial in its process: the training loop that `train` jobs run, measured for the search. Knows no Ray."""
+"""One trial in its process: the training loop of `train` jobs, with metrics for the search. It does not use Ray."""
 
 from __future__ import annotations
 
@@ -28,49 +28,49 @@ from rayloom.train.loop.run_log import read_log
 from rayloom.train.process_group import current_group
 
 SECONDS_TO_FAIL_TOGETHER = 10.0
-"""After one worker failed, the others either fail too or wait for it in vain."""
+"""Time for the other workers to fail too after one failed; after it, they are waiting for it in vain."""
 
 Report = Callable[[dict[str, Any]], None]
-"""Receives `measured` at each measurement and at last one of `finished`, `paused`, `failed`, `hindered` and `crashed`.
+"""Receives `measured` at each measurement, and at the end `finished`, `paused`, `failed`, `hindered` or `crashed`.
 
-Where the trial should go no further, it raises SystemExit instead of returning.
+It raises SystemExit if the trial should stop.
 """
 
 
 class OtherWorkers(Protocol):
-    """The other workers of a trial, which do as this one does."""
+    """The other workers of a trial, which train together with this one."""
 
     def begin(self, job: TrainJob) -> None:
-        """They start a training that this process starts too."""
+        """Starts the training in the other workers; this process starts it itself."""
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
-        """Waits for them; what they failed with. Those that go on after that time are ended."""
+        """Waits for the others and returns their errors. Those still running after `within_seconds` are killed."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What one process does for a trial. All paths are absolute and seen by every node."""
+    """The work of one process for a trial. All paths are absolute and visible on every node."""
 
     trial: int
     job: TrainJob
     until_step: int | None
-    """Save and leave there; None to go on to the end."""
+    """The step at which to save and pause; None to run to the end."""
     source: Path | None
-    """Another trial's checkpoint to begin with, where this one has none yet."""
+    """Another trial's checkpoint to start from, if this one has none yet."""
     pause: Path
-    """The process saves and leaves as soon as this file exists."""
+    """The process saves and pauses as soon as this file exists."""
     checks: tuple[tuple[TrialCheck, Artifact | None], ...] = ()
-    """Made on the finished model, each with the artifact of its rows."""
+    """The checks to run on the finished model, each with the artifact of its rows."""
 
     def __str__(self) -> str:
-        """What stands in Ray Tune's own records, which know its settings by their text."""
+        """A short text for Ray Tune's own records, which print its settings."""
         return f"trial {self.trial}"
 
 
 def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = None) -> None:
-    """Trains until the end or until it should leave. What goes wrong is reported; others go on in this process.
+    """Trains until the end or a pause. Errors are reported, so that this process can run further trials.
 
-    Raises only where several workers failed together, since nothing can be trained with them any more.
+    Raises only if a trial of several workers failed, because they cannot be used again.
     """
     job, watch = task.job, TrialMonitor(task, report, pauses_together=others is not None)
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
@@ -89,7 +89,7 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
             raise SystemExit(0) from None
         report({"message": "paused", "step": watch.step})
     except Exception as error:
-        # Whatever a trial dies of is its result.
+        # Any error of a trial is its result.
         if others is None:
             report({"message": end_of(error), "step": watch.step, "reason": reason_of(error)})
         else:
@@ -102,7 +102,7 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
 
 
 def _failure_together(error: Exception, others: OtherWorkers) -> dict[str, Any]:
-    """What failed first among all workers; a trial of which one died can go on from its checkpoint."""
+    """The report of the first failure among all workers; if one died, the trial can continue from its checkpoint."""
     failure = first_cause([error, *others.end(SECONDS_TO_FAIL_TOGETHER)])
     if failure.cause is Cause.DEATH:
         return {"message": "crashed", "reason": "one of its workers died"}
@@ -110,16 +110,16 @@ def _failure_together(error: Exception, others: OtherWorkers) -> dict[str, Any]:
 
 
 def _end(others: OtherWorkers | None) -> None:
-    """Waits for the other workers; raises what one of them failed with."""
+    """Waits for the other workers; raises the error of one that failed."""
     for error in others.end() if others is not None else ():
         raise error
 
 
 def end_of(error: BaseException) -> Literal["failed", "hindered"]:
-    """Whether the trial's values can have caused the error (`failed`), or something outside the trial did (`hindered`).
+    """`failed` if the trial's values can have caused the error, `hindered` if something outside the trial did.
 
-    Of the second kind are what a machine, disk or store does not have or do, and files that are not where they should
-    be. A diverged loss, too little memory for a model or batch, and refused values are of the first.
+    `failed`: a diverged loss, too little memory for the model or batch, refused values. `hindered`: errors of the
+    machine, disk or store, and missing files.
     """
     is_missing_file = isinstance(error, InputError) and bool(error.where) and not Path(error.where).exists()
     is_outside = isinstance(error, OSError | ImportError | ResourceError) or is_missing_file
@@ -127,7 +127,7 @@ def end_of(error: BaseException) -> Literal["failed", "hindered"]:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says what a trial died of."""
+    """The error that ended a trial, in one line."""
     if isinstance(error, RayloomError):
         return str(error)
     first = str(error).strip().partition("\n")[0]
@@ -137,12 +137,12 @@ def reason_of(error: BaseException) -> str:
 
 @dataclass
 class TrialMonitor:
-    """Follows the loop's events and turns them into metrics."""
+    """Turns the events of the training loop into metrics, and tells the loop when to pause."""
 
     task: TrialTask
     report: Report
     pauses_together: bool = False
-    """Where there are other workers, a trial that is stopped takes one more step, in which all learn of it."""
+    """Whether there are other workers: then a stopped trial takes one more step, in which all of them learn of it."""
     is_stopped: bool = False
     step: int = 0
     seconds: float = 0.0
@@ -153,7 +153,7 @@ class TrialMonitor:
     heldout: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def should_pause(self) -> bool:
-        """Asked before each step; the loop then does this step, saves and leaves."""
+        """Whether the loop should do the next step, save and end; it asks before each step."""
         return self.is_stopped or self.step + 1 == self.task.until_step or self.task.pause.exists()
 
     def tell(self, event: dict[str, Any]) -> None:
@@ -201,14 +201,14 @@ class TrialMonitor:
         return {name: value for name, value in found.items() if not math.isnan(value) or name == "heldout_loss"}
 
     def result(self) -> dict[str, float]:
-        """The metrics of the finished model: of its best step where early stopping keeps that."""
+        """The metrics of the finished model, at its best step if early stopping keeps that one."""
         last = self.heldout[max(self.heldout)]
         kept = last if self.best_step is None else last | _quality(self.heldout[self.best_step])
         return kept | {"trainable_parameters": float(num_parameters(self.task.job.out))} | _checked(self.task)
 
 
 def _checked(task: TrialTask) -> dict[str, float]:
-    """The numbers of the task's checks on the finished model."""
+    """The metrics of the task's checks on the finished model."""
     if not task.checks:
         return {}
     job = task.job
@@ -232,7 +232,7 @@ def whole_result(job: TrainJob, step: int) -> None:
 
 
 def num_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files of a folder, read off their headers."""
+    """Number of parameters in the safetensors files of a folder, from their headers."""
     return sum(tensor.num_values for tensor in stored_tensors(folder).values())
 
 
@@ -241,7 +241,7 @@ def _quality(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _begin_with(source: Path, checkpoints: Path) -> None:
-    """Puts the donor's checkpoint among the trial's own, whole or not at all; what is there already stays."""
+    """Copies the donor's checkpoint to the trial's own atomically, unless the trial has one."""
     target = checkpoints / source.name
     if any(checkpoints.glob("step-*")):
         return
@@ -254,9 +254,9 @@ def _device(job: TrainJob) -> torch.device:
 
 
 def _give_memory_back() -> None:
-    """So that the next trial of this process begins, and is measured, as the first did."""
+    """Frees memory, so that the next trial of this process starts, and is measured, like the first."""
     gc.collect()
-    # glibc keeps what was freed for itself; after a language model's trial that was 0.7 GB.
+    # glibc keeps freed memory: 0.7 GB after a language model's trial.
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
@@ -265,11 +265,11 @@ def _reset_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif (switch := Path("/proc/self/clear_refs")).exists():
-        switch.write_text("5")  # proc(5): sets the peak back to what is resident now
+        switch.write_text("5")  # proc(5): resets the peak to the current resident size
 
 
 def _peak_memory_bytes() -> int:
-    """Of the device; on the CPU, of this process. 0 where the system does not say."""
+    """Peak memory of the device, or of this process on a CPU; 0 if the system does not say."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

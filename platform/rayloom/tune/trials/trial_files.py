@@ -1,10 +1,10 @@
-"""Where the files of trials lie, and what each process is told of them.
+"""The files of a search's trials, and the training job of each trial.
 
 data/KEY/               tokenised rows: made once for all trials whose data fields are alike
-trials/0003/0/          log and checkpoints of trial 3; /1/ after it went on from another trial's weights, …
+trials/0003/0/          log and checkpoints of trial 3; /1/ after it first copied another trial's weights, …
 trials/0003/result/     its finished model or adapter
-ray/session-1/          what Ray Tune writes, trial by trial, in each session
-pause                   exists when every running trial should save and leave
+ray/session-1/          Ray Tune's records of each trial, in each session
+pause                   exists while every running trial should save and pause
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from rayloom.tune.strategies.history import Trial
 from rayloom.tune.trials.trial import TrialTask
 
 SHAPES_ROWS = ("base", "data", "replay", "objective", "task", "sequence_length_tokens", "seed")
-"""Fields of a training job that decide which rows it sees."""
+"""Fields of a training job on which its rows depend."""
 RAY_RECORDS = ("params.json", "result.json", "progress.csv", "error.txt", "events.out.tfevents.*")
-"""What Ray Tune keeps of a trial, as it and TensorBoard read it; its pickles stay behind."""
+"""The files of Ray Tune that are kept of a trial, for its own tools and TensorBoard; pickles are not kept."""
 
 
 @dataclass
 class TrialFiles:
-    """The files of one search, under the folder that survives a kill."""
+    """The files of one search, in the build's work folder, which survives a kill."""
 
     spec: TuneSpec
     parents: Mapping[str, Artifact]
-    """Of the search, by dotted path."""
+    """Artifacts that the search refers to, by dotted path."""
     folder: Path
     _with_rows: dict[str, TrainJob] = field(default_factory=dict)
 
     def prepare_rows(self) -> None:
-        """Makes the rows of the training job as it stands, which are those of all trials unless the space varies them.
+        """Writes the rows of the training job as written; all trials use them, unless the space varies the data.
 
-        Raises InputError where rows, base and tokenizer do not belong together.
+        Raises InputError if rows, base and tokenizer do not match.
         """
         self._job_with_rows({})
 
     def job(self, number: int, segment: int, values: Values) -> TrainJob:
-        """The training job of a trial; its rows are made if no trial before had the same."""
+        """The training job of a trial; writes its rows if no earlier trial used the same."""
         work = self._segment(number, segment)
         work.mkdir(parents=True, exist_ok=True)
         return replace(self._job_with_rows(values), work=work, out=self.result(number))
 
     def length(self, values: Values) -> int:
-        """Steps of a whole trial with these values."""
+        """Steps of a complete trial with these values."""
         return self._job_with_rows(values).num_steps
 
     def rows_folder(self, values: Values) -> Path:
-        """Where the tokenised rows of trials with these values lie."""
+        """The folder of the tokenised rows of trials with these values."""
         return self._job_with_rows(values).work
 
     def task(self, run: TrialRun) -> TrialTask:
@@ -75,11 +75,11 @@ class TrialFiles:
         return TrialTask(run.trial, job, run.until_step, source, self._pause, tuple(checks))
 
     def result(self, number: int) -> Path:
-        """Where the trial's model is, once it is finished."""
+        """The folder of the trial's model after it has finished."""
         return self._trial(number) / "result"
 
     def write_logs(self, folder: Path, trials: Iterable[Trial]) -> None:
-        """`NNNN.jsonl` for each trial: the log of its training, step by step."""
+        """Writes `NNNN.jsonl` for each trial: the log of its training, step by step."""
         folder.mkdir()
         for trial in trials:
             lines = [json.dumps(event) for event in self._events(trial)]
@@ -87,11 +87,11 @@ class TrialFiles:
 
     @property
     def ray(self) -> Path:
-        """Where Ray Tune writes."""
+        """The folder into which Ray Tune writes."""
         return self.folder / "ray"
 
     def write_ray_records(self, folder: Path) -> None:
-        """Ray Tune's own records of every session's trials, under the names that it gave them."""
+        """Copies Ray Tune's records of the trials of all sessions, under their original names."""
         for pattern in RAY_RECORDS:
             for file in sorted(self.ray.glob(f"session-*/*/{pattern}")):
                 kept = folder / file.relative_to(self.ray)
@@ -99,7 +99,7 @@ class TrialFiles:
                 shutil.copyfile(file, kept)
 
     def _events(self, trial: Trial) -> Iterator[dict[str, Any]]:
-        """Of all segments, each until the next began."""
+        """The training log's events of all segments, each up to the step at which the next began."""
         ends = [copy.step for copy in trial.copies]
         for segment, end in enumerate([*ends, None]):
             for event in read_log(self._segment(trial.number, segment) / "metrics.jsonl"):
@@ -107,7 +107,7 @@ class TrialFiles:
                     yield event
 
     def keep_only(self, numbers: Iterable[int], ended: Iterable[Trial]) -> None:
-        """Removes the weights of ended trials that are not among `numbers`; their logs stay.
+        """Removes the weights of ended trials that are not in `numbers`; keeps their logs.
 
         A trial of several workers that is stopped takes one more step, and removes its checkpoints itself.
         """

@@ -1,6 +1,6 @@
-"""A trial of several workers: its own process is the first, the others are actors on the rest of what it holds.
+"""Workers of a trial with several: its own process is the first, the others are actors on its remaining bundles.
 
-They stay together from trial to trial with their modules loaded and their process group joined.
+They are reused by the next trial of the process, with modules loaded and the process group joined.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rayloom.specs.training.endurance import Workers
 from rayloom.train.job import TrainJob
 
 GRACE_SECONDS = 20.0
-"""How long this process has to notice by itself that a worker is gone, before it is ended."""
+"""How long this process has to notice a lost worker by itself, before it is killed."""
 
 
 @functools.cache
 def trial_workers_of(workers: Workers) -> TrialWorkers:
-    """The other workers of this process' trials, which live as long as it."""
+    """The other workers of this process' trials, started once; they live as long as the process."""
     return TrialWorkers(workers)
 
 
@@ -33,7 +33,7 @@ class TrialWorkers:
     """The other workers of this process' trials."""
 
     def __init__(self, workers: Workers) -> None:
-        """Starts them and joins all to one process group, of which this process is the first."""
+        """Starts the workers and joins one process group with them, as rank 0."""
         group = get_current_placement_group()
         actor = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(TrialWorker)
         self._members = [
@@ -49,14 +49,14 @@ class TrialWorkers:
         self._training: list[ray.ObjectRef] = []
 
     def begin(self, job: TrainJob) -> None:
-        """The others start a training that this process starts too."""
+        """Starts the training in the other workers; this process starts it itself."""
         self._training = [member.train.remote(job) for member in self._members]
         threading.Thread(target=self._watch, args=(self._training,), name="trial-workers-watch", daemon=True).start()
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
-        """Waits for the others; what they failed with. Those that go on after that time are ended.
+        """Waits for the others and returns their errors. Those still running after `within_seconds` are killed.
 
-        A training that was asked to stop is no failure.
+        A training that was asked to stop has no error.
         """
         training, self._training = self._training, []
         done, waiting = ray.wait(training, num_returns=len(training), timeout=within_seconds)
@@ -66,7 +66,7 @@ class TrialWorkers:
         return [error for error in map(_error_of, done) if error is not None]
 
     def _watch(self, training: list[ray.ObjectRef]) -> None:
-        """Ends this process where it waits for a worker that is gone: not every collective notices that by itself."""
+        """Kills this process if it still waits for a lost worker: not every collective operation notices the loss."""
         waiting = list(training)
         while waiting:
             done, waiting = ray.wait(waiting)
@@ -78,7 +78,7 @@ class TrialWorkers:
 
 
 class TrialWorker:
-    """One of the others, in a process of its own."""
+    """One of the other workers, in a process of its own."""
 
     def __init__(self) -> None:
         self._device: Any = None
@@ -102,8 +102,8 @@ class TrialWorker:
 
 
 def _join(address: str, rank: int, num_workers: int, has_gpu: bool) -> Any:
-    """Joins the process group; the device that this process drives."""
-    # DeepSpeed, which transformers may import, would look for GPUs and warn that there are none.
+    """Joins the process group and returns the device of this process."""
+    # DeepSpeed, which transformers can import, would look for GPUs and warn that there are none.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # each process sees its own device only
     import torch
@@ -117,6 +117,6 @@ def _join(address: str, rank: int, num_workers: int, has_gpu: bool) -> Any:
 def _error_of(reference: ray.ObjectRef) -> BaseException | None:
     try:
         ray.get(reference)
-    except BaseException as error:  # noqa: BLE001 - whatever a worker failed with is looked at by the caller
+    except BaseException as error:  # noqa: BLE001 - the caller handles any error of a worker
         return error
     return None
