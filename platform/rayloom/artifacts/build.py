@@ -1,4 +1,4 @@
-"""From a spec to its artifact: find it finished, or make it once and publish it last."""
+"""From a resolved spec to its artifact: reuses a finished version, or builds it once and publishes it last."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ RECORDED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Build:
-    """What a stage is given to work with."""
+    """The inputs and folders that a stage gets."""
 
     store: Store
     directory: Path
     """Empty at first; files written here (not in `work`) become the artifact."""
     work: Path
-    """Survives a kill and is there again when the same job is run again; gone once the artifact is published."""
+    """Resumable state: kept for the next run if the job is killed, removed after the artifact is published."""
     parents: Mapping[str, Artifact]
     """The artifacts that the spec names, by dotted path of the reference: `parents["base"]`."""
     job_directory: Path
-    """Where the job file stands; relative paths in the spec start here."""
+    """The job file's folder; relative paths in the spec start here."""
     version: str
 
     @property
@@ -55,14 +55,14 @@ class Build:
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """A spec with its parents found, which is all that names its result."""
+    """A spec with its parent artifacts: everything that its version (a fingerprint) is computed from."""
 
     spec: JobSpec
     stage_version: int
     parents: Mapping[str, Artifact]
     job_directory: Path
     outside: Mapping[str, str] = field(default_factory=dict)
-    """Stamps of what the spec names that is no artifact, by dotted path."""
+    """Stamps of inputs that are not artifacts, such as folders, by dotted path in the spec."""
 
     def parent_records(self) -> tuple[Parent, ...]:
         return tuple(
@@ -77,7 +77,7 @@ class ResolvedJob:
 
 
 def check_content(reference: Reference, manifest: Manifest) -> None:
-    """Raises InputError where a reference names an artifact of a content that its field cannot use."""
+    """Raises InputError if a reference names an artifact whose content type its field does not accept."""
     if manifest.content not in reference.contents:
         wanted = " or ".join(reference.contents)
         what = f"{reference.path} needs a {wanted}, but {manifest.id} is a {manifest.content}"
@@ -90,10 +90,10 @@ def build(
     stage: Callable[[JobSpec, Build], Outcome],
     on_wait: Callable[[], None] = lambda: None,
 ) -> tuple[Artifact, bool]:
-    """The artifact of a job, and whether it was made now (False: it was there already).
+    """The artifact of a job, and whether it was built now (False: it was in the store already).
 
-    One builder works on a version while others wait and then use its result. What a killed builder left in its work
-    folder is handed to the next; anything else that it left is removed.
+    One process builds a version; others wait and then use its result. The next builder gets the work folder of one that
+    was killed; its other files are removed.
     """
     name, version = job.spec.name, job.version
     finished = store.manifest(name, version)
@@ -112,7 +112,7 @@ def build(
         outcome = stage(job.spec, Build(store, directory, work, job.parents, job.job_directory, version))
         manifest = _manifest(job, outcome, directory, time.monotonic() - started)
         store.publish(directory, manifest, check_lease)
-        # Only now: a builder killed while it published still has all that it needs to do so again.
+        # Removed after publishing: a builder that is killed while it publishes can then do so again.
         shutil.rmtree(work, ignore_errors=True)
         WorkCopy(store, name, version).remove("")
         return store.open(manifest), True
@@ -120,7 +120,7 @@ def build(
 
 @contextmanager
 def _room_on_disk(store: Store) -> Iterator[None]:
-    """Says plainly that a disk is full, wherever in the stage or in publishing it filled."""
+    """Turns the OSError of a full disk or quota, in the stage or in publishing, into a ResourceError."""
     try:
         yield
     except OSError as error:

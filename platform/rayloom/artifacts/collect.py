@@ -1,4 +1,4 @@
-"""What can go from a store: versions that somebody names, and what killed runs left behind."""
+"""Removing versions from a store: those that the user names, and unfinished ones that killed runs left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Removal:
 
 
 def named(store: Store, references: Sequence[str], force: bool) -> list[Removal]:
-    """The removals of NAME@VERSION each. Raises InputError where another artifact came from one and not `force`."""
+    """The removals for references NAME@VERSION. Raises InputError if one has children that stay, unless `force`."""
     manifests = [found for _, found in scan(store) if isinstance(found, Manifest)]
     removals = [_named(store, reference) for reference in references]
     going = {removal.id for removal in removals}
@@ -54,7 +54,7 @@ def _named(store: Store, reference: str) -> Removal:
 
 
 def unfinished(store: Store) -> list[Removal]:
-    """What killed runs left and nobody works on now, in the store and in this machine's staging folder."""
+    """Unfinished versions that no process is building, in the store and in this machine's staging folder."""
     found = [
         Removal(name, version, "unfinished", _size(store, name, version))
         for (name, version), manifest in scan(store)
@@ -69,7 +69,7 @@ def unfinished(store: Store) -> list[Removal]:
 
 
 def scan(store: Store) -> list[tuple[tuple[str, str], Manifest | InputError | None]]:
-    """Every version folder with its manifest, what is wrong with it, or None where it is not finished."""
+    """Every version folder with its manifest, the error if that is damaged, or None if the version is not finished."""
     found: list[tuple[tuple[str, str], Manifest | InputError | None]] = []
     for name in store.names():
         for version in store.folders(name):

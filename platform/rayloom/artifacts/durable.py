@@ -1,4 +1,4 @@
-"""Writing that survives a crash: a file or folder appears whole or not at all, and on the disk if that is asked for."""
+"""Atomic and durable writes: a file or folder appears complete or not at all, and can be flushed to the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 @contextmanager
 def appearing(path: Path, *, single_writer: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder at, which gets its name when the block ends without an error.
+    """A temporary path beside `path`, renamed to `path` when the block ends without an error.
 
-    `single_writer`: no other process writes it now, so what a killed one left half-written is overwritten.
+    `single_writer`: no other process writes it, so the leftovers of a killed process are overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{'unfinished' if single_writer else uuid.uuid4().hex}")
@@ -38,7 +38,7 @@ def _remove(path: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Writes a text file that is whole and on the disk when the call returns."""
+    """Writes a text file atomically and flushes it to the disk (fsync) before returning."""
     with appearing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
         flush(unfinished)
@@ -46,7 +46,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Returns when the file's bytes, or the folder's entries, are on the disk."""
+    """Flushes a file's bytes, or a folder's entries, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,7 +55,7 @@ def flush(path: Path) -> None:
 
 
 def make_readable(files: Iterable[Path]) -> None:
-    """Gives files the mode that new files have here; libraries that write through temporary files leave 0600."""
+    """Gives files the default mode of new files (umask); libraries that write through temporary files leave 0600."""
     mask = os.umask(0)
     os.umask(mask)
     for file in files:

@@ -1,4 +1,4 @@
-"""The files of an artifact that a glob pattern means."""
+"""The files of an artifact that match a glob pattern, and the values of a JSON Lines file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rayloom.specs.row_files import matches
 
 
 def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
-    """The files below an artifact's folder (not its manifest) that fit, in the order of their relative paths.
+    """The files below an artifact's folder that match, without its manifest, sorted by relative path.
 
-    Raises InputError where none does.
+    Raises InputError if none matches.
     """
     relative = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     found = [relative[name] for name in sorted(relative) if _is_content(name) and matches(name, pattern)]
@@ -29,12 +29,12 @@ def _is_content(name: str) -> bool:
     return name != MANIFEST_NAME and name.partition("/")[0] != WORK_NAME
 
 
-# Files of one JSON value a line.
+# JSON Lines.
 
 
 def read_json_lines(file: Path) -> Iterator[Any]:
-    """The values in order. A line ends with a line feed only: texts may hold other breaks (U+2028, U+0085) as they are,
-    at which `str.splitlines` would cut a value in two."""
+    """The values in order. Only a line feed ends a line: `str.splitlines` would also split inside a text that holds
+    another line break (U+2028, U+0085)."""
     with file.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
             yield json.loads(line)

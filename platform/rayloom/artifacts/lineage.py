@@ -1,4 +1,4 @@
-"""What an artifact was made from, back to its sources, and what was made from it."""
+"""Lineage: an artifact's ancestors and children, the training job of its weights, and the base of an adapter."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rayloom.specs.search.space import substituted
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One node of the tree."""
+    """One node of the lineage tree."""
 
     field: str
-    """Where the child's spec named it; empty for the artifact itself."""
+    """Dotted path of the reference in the child's spec; empty for the root."""
     id: str
     digest: str
     manifest: Manifest | None
-    """None where it is no longer in the store."""
+    """None if it is no longer in the store."""
     parents: tuple[Ancestor, ...]
     is_changed: bool = False
-    """The store holds another content under this id than the child was made from."""
+    """The digest under this id in the store differs from the one that the child was made from."""
 
 
 def lineage(store: Store, manifest: Manifest) -> Ancestor:
-    """The tree of everything that an artifact came from."""
+    """The tree of an artifact's ancestors, with the artifact as its root."""
     return Ancestor("", manifest.id, manifest.digest, manifest, _parents(store, manifest))
 
 
@@ -52,29 +52,29 @@ def _names(parent: Parent, manifest: Manifest) -> bool:
     return (parent.name, parent.version) == (manifest.name, manifest.version)
 
 
-# The training job behind an artifact's weights: its own, or that of a search's best trial.
+# The training job that made an artifact's weights: its own, or that of the best trial of a hyperparameter search.
 
 
 def training_of(manifest: Manifest) -> dict[str, Any]:
-    """The training job as plain values; of an artifact that was not trained, its own spec."""
+    """The training spec as plain values; for an artifact that was not trained, its own spec."""
     if manifest.kind != "tune":
         return manifest.spec
     return substituted(manifest.spec["train"], manifest.metrics["best"]["values"])
 
 
 def field_in_training(field: str) -> str:
-    """The path of a reference within the training job: `train.base` of a search is the `base` of its trials."""
+    """The path of a reference in the training spec: a search's `train.base` is its trials' `base`."""
     return field.removeprefix("train.")
 
 
-# The base of an adapter, found through what its training job recorded.
+# The base model of an adapter, as its training job recorded it.
 
 
 def base_of(adapter: Artifact, named: Artifact | None, store: Store) -> Artifact:
     """The model that the adapter was trained on.
 
-    `named`: the base that the job file gives, or None. Raises InputError where it is another model than the recorded
-    one, or where neither is known.
+    `named`: the base that the job file gives, or None. Raises InputError if its weights are not those of the recorded
+    base, if no base is known, or if the store no longer has it.
     """
     recorded = recorded_base(adapter)
     if named is not None:
@@ -88,7 +88,7 @@ def base_of(adapter: Artifact, named: Artifact | None, store: Store) -> Artifact
         raise InputError(what, where=str(adapter.path), fix="Name that model with `base`.")
     manifest = store.manifest(recorded.name, recorded.version)
     if manifest is None:
-        # Made again under another version, perhaps by a newer stage: equal digests are equal weights.
+        # The job may have run again under another version, such as with a newer stage: equal digests are equal weights.
         same = [other for other in store.versions(recorded.name) if other.digest == recorded.digest]
         if not same:
             what = f"The base of {adapter.id}, {recorded.name}@{recorded.version}, is no longer in the store"

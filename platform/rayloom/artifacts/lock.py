@@ -1,4 +1,7 @@
-"""One builder at a time: a lock that its holder's death releases."""
+"""Locks that let one process build a version: a file lock on one machine, and a lease for an object store.
+
+Both are released if their holder dies.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from rayloom.errors import ResourceError
 
 @contextmanager
 def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the lock file `path`; calls `on_wait` once when another process has it. The kernel frees it on death."""
+    """Holds the lock file `path`; calls `on_wait` once if another process holds it. The kernel releases it on death."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -33,7 +36,7 @@ def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock file."""
+    """Whether a process holds the lock file."""
     try:
         file = path.open("r+")
     except FileNotFoundError:
@@ -46,31 +49,28 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-# One builder at a time over several machines, where the store is an object store and no kernel lock reaches.
+# A lease for an object store, which several machines use and for which there is no kernel lock.
 #
-# The holder writes a small lease object and renews it. A waiter that sees it unchanged for `LEASE_SECONDS` by its own
-# clock takes it over, so no clocks need to agree and a dead machine blocks nobody for long.
+# The holder writes a small lease object and renews it. A waiter takes the lease over if the object has not changed for
+# `LEASE_SECONDS` by the waiter's own clock: clocks need not agree, and a dead machine does not block others for long.
 #
-# What this promises: where the filesystem creates objects exclusively (fsspec's `mode="create"` is a conditional put
-# on
-# S3 and Google storage), two holders exist only while one of them has been unable to reach the store, or asleep, for
-# longer than `LEASE_SECONDS`. Such a holder finds out at its next `check`, which the store asks for before it uploads
-# and
-# again before it writes the manifest. Where creation is not exclusive, the last writer wins after `SETTLE_SECONDS`.
-# What it does not promise: that two machines never compute the same result. They may, in those moments, and the
-# digests
-# in the manifest then tell whose files stand there (`rayloom artifacts verify`).
+# Guarantee: if the filesystem creates objects exclusively (fsspec's `mode="create"` is a conditional put on S3 and
+# Google Cloud Storage), there are two holders only if one of them could not reach the store, or was suspended, for
+# longer than `LEASE_SECONDS`. Its next `check` raises; the store checks before it uploads files and again before it
+# writes the manifest. If creation is not exclusive, the last writer holds the lease after `SETTLE_SECONDS`.
+# Not guaranteed: that two machines never compute the same result. If both upload, the digests in the manifest show
+# whose files are there (`rayloom artifacts verify`).
 
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 10.0
 SETTLE_SECONDS = 0.5
-"""How long a new lease must stand before it counts, for filesystems that cannot create exclusively."""
+"""How long a new lease must stay unchanged before it counts, for filesystems without exclusive creation."""
 POLL_SECONDS = 1.0
 
 
 @dataclass
 class Lease:
-    """A held lease. `check` raises ResourceError where it was lost."""
+    """A lease object and this process's token in it."""
 
     filesystem: fsspec.AbstractFileSystem
     place: str
@@ -81,7 +81,7 @@ class Lease:
     _renewed_at: float = 0.0
 
     def check(self) -> None:
-        """Returns where this process still holds the lease, as the store itself says."""
+        """Raises ResourceError if the lease object in the store is no longer this process's."""
         if _token(_read(self.filesystem, self.place)) != self.token:
             what = "Another machine took over making this artifact, because this one could not renew its lease in time"
             fix = "Run the command again: it uses the other's result, or continues from the work kept here."
@@ -94,7 +94,7 @@ class Lease:
         self._renewed_at = time.monotonic()
 
     def take(self) -> bool:
-        """Tries to become the holder; False where there is one."""
+        """Tries to become the holder; False if there is another."""
         try:
             self._write("create")
         except FileExistsError:
@@ -103,14 +103,14 @@ class Lease:
         return _token(_read(self.filesystem, self.place)) == self.token
 
     def renew_until_ended(self, every_seconds: float) -> None:
-        """Keeps the lease alive; ends quietly when it is lost, which `check` then finds."""
+        """Renews the lease until `release`; ends without an error if it is lost, which the next `check` reports."""
         while not self._ended.wait(every_seconds):
             try:
                 if _token(_read(self.filesystem, self.place)) != self.token:
                     return
                 self._write("overwrite")
             except OSError:
-                # The store cannot be reached. Past the lease's time another may hold it, and writing would rob them.
+                # The store is unreachable. After `lease_seconds` another may hold the lease: do not overwrite it.
                 if time.monotonic() - self._renewed_at > self.lease_seconds:
                     return
 
@@ -128,7 +128,7 @@ def leased(
     lease_seconds: float = LEASE_SECONDS,
     renew_seconds: float = RENEW_SECONDS,
 ) -> Iterator[Lease]:
-    """Holds the lease object at `place`; calls `on_wait` once when another machine has it."""
+    """Holds the lease object at `place`; calls `on_wait` once if another machine holds it."""
     filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
     lease = Lease(filesystem, place, lease_seconds)
     if not lease.take():
@@ -145,7 +145,7 @@ def leased(
 
 
 def _await_end(filesystem: fsspec.AbstractFileSystem, place: str, lease_seconds: float) -> None:
-    """Returns when the lease is gone, or removed here because nobody renewed it."""
+    """Returns when the lease was released, or removed here because it was not renewed in time."""
     seen, changed_at = _read(filesystem, place), time.monotonic()
     while seen is not None:
         time.sleep(min(POLL_SECONDS, lease_seconds / 4))
@@ -169,4 +169,4 @@ def _token(record: bytes | None) -> str | None:
     try:
         return str(json.loads(record)["token"]) if record else None
     except (ValueError, KeyError, TypeError):
-        return None  # being written, on a filesystem whose writes are not atomic
+        return None  # half-written, on a filesystem whose writes are not atomic

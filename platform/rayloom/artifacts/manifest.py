@@ -1,4 +1,4 @@
-"""What an artifact says about itself: what it is, where it came from, and every file's digest."""
+"""The manifest of an artifact (content, origin, digests of all files), and stamps of inputs that are no artifact."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rayloom.specs.base import Content
 
 MANIFEST_NAME = "manifest.json"
 WORK_NAME = ".work"
-"""Folder of resumable state inside an artifact in the making; never part of it."""
+"""Folder of resumable state inside an unfinished artifact; never part of the artifact."""
 
 
 def _inside(path: str) -> str:
-    """A manifest may come from a stranger: no file of it may stand outside its folder."""
+    """The path, checked: a manifest is untrusted input, so none of its files may lie outside the artifact's folder."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path:
         raise ValueError(f"{path!r} is not a path inside the artifact")
@@ -34,13 +34,13 @@ class FileEntry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: Annotated[str, AfterValidator(_inside)]
-    """Relative to the artifact, with forward slashes."""
+    """Relative to the artifact's folder, with forward slashes."""
     size_bytes: int
     sha256: str
 
 
 class Parent(BaseModel):
-    """An artifact that this one was made from, and where the spec named it."""
+    """An artifact that this one was made from, and the field of the spec that names it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,7 +60,7 @@ class Manifest(BaseModel):
     kind: str
     name: str
     version: str
-    """First 12 hexadecimal digits of the fingerprint of spec, parents' digests and stage version."""
+    """First 12 hexadecimal digits of `fingerprint`."""
     content: Content
     created_at: str
     """UTC, ISO 8601."""
@@ -70,7 +70,7 @@ class Manifest(BaseModel):
     stage_version: int
     parents: tuple[Parent, ...]
     licences: tuple[str, ...]
-    """Its own and those of all that it came from."""
+    """Its own and those of all its ancestors."""
     code_version: str
     packages: dict[str, str]
     headline: str = ""
@@ -94,16 +94,16 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage hands back when its files are written."""
+    """What a stage returns after it has written its files."""
 
     content: Content
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Plain JSON values, nested as deep as they need; every number that the stage printed."""
+    """JSON values, nested as needed, with every number that the stage printed."""
     licences: tuple[str, ...] = ()
     headline: str = ""
     """The result in one line, for tables: `perplexity 61.3 (unigram 702, bigram 148)`."""
     stored: tuple[FileEntry, ...] = ()
-    """Files of the artifact that another node made: they are in the store already, in `result` of the work folder."""
+    """Files of the artifact that another node wrote: they are in the store already, in `result` of the work folder."""
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:
@@ -133,9 +133,9 @@ def fingerprint(
     stage_version: int,
     outside: Mapping[str, str] | None = None,
 ) -> str:
-    """SHA-256 that names a result before it is made: equal fingerprints mean the same work.
+    """SHA-256 over all inputs of a job, known before it runs: equal fingerprints mean the same work.
 
-    `outside`: stamps of what the spec names that is no artifact, such as a folder on a disk.
+    `outside`: stamps of inputs that are not artifacts, such as a folder on a disk.
     """
     facts = {
         "kind": kind,
@@ -148,10 +148,10 @@ def fingerprint(
 
 
 def stamp_of_path(path: Path) -> str:
-    """SHA-256 over names, sizes and times of change of the files at `path`: a cheap sign that they are the same.
+    """SHA-256 over names, sizes and modification times of the files at `path`: tells cheaply whether they changed.
 
-    A copy of the same files has another stamp; they are then read again and give an artifact of the same digest.
-    Raises InputError where the folder holds what cannot be read.
+    A copy of the same files has another stamp: it is imported again, and gives an artifact with the same digest.
+    Raises InputError as `files_below` does.
     """
     lines = []
     for file in files_below(path):
@@ -160,14 +160,14 @@ def stamp_of_path(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-# The files of a folder that somebody else made: links followed, and what cannot be copied named.
+# The files of a user's folder: symbolic links are followed, and what cannot be copied raises an error.
 
 
 def files_below(folder: Path, without: Collection[str] = ()) -> list[Path]:
-    """Every file at or below `folder` in order, also those behind links to folders, by the path under which it lies.
+    """Every file at or below `folder`, sorted, also behind symbolic links to folders; paths are not resolved.
 
-    `without`: names of folders that are passed over. Raises InputError for a link that leads nowhere or back into a
-    folder above it, for what is neither file nor folder, and for a name that is not UTF-8.
+    `without`: names of folders to skip. Raises InputError for a dangling link, a link to a folder above it, an entry
+    that is neither file nor folder, and a name that is not UTF-8.
     """
     return [folder] if folder.is_file() else sorted(_below(folder, without, (folder.resolve(),)))
 

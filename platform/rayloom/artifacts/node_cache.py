@@ -1,7 +1,7 @@
-"""Copies of a remote store's artifacts on this node: how much they may take, and which of them can go.
+"""The node's cache of a remote store's artifacts: its size limit and the eviction of the least recently used copies.
 
-`RAYLOOM_CACHE_BYTES` limits what they take together; if it is not set, they stay. A copy that a living process uses
-never goes.
+`RAYLOOM_CACHE_BYTES` limits their total size; without it, all are kept. A copy that a running process uses is never
+removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rayloom.errors import InputError
 
 
 def limit_bytes() -> int | None:
-    """What the copies of this node may take, or None. Raises InputError if the setting is no number."""
+    """The limit in bytes, or None if there is none. Raises InputError if `RAYLOOM_CACHE_BYTES` is not a number."""
     text = os.environ.get("RAYLOOM_CACHE_BYTES")
     if not text:
         return None
@@ -29,7 +29,7 @@ def limit_bytes() -> int | None:
 
 
 def keep_while_alive(copy: Path) -> None:
-    """Marks a copy as used by this process and its children until they end."""
+    """Marks a copy as in use until this process and its children end."""
     _held(_mark(copy))
     os.utime(_mark(copy))
 
@@ -38,12 +38,12 @@ def keep_while_alive(copy: Path) -> None:
 def _held(mark: Path) -> IO[str]:
     mark.parent.mkdir(parents=True, exist_ok=True)
     file = mark.open("a")
-    fcntl.flock(file, fcntl.LOCK_SH)  # the kernel frees it with the last process that has the file open
+    fcntl.flock(file, fcntl.LOCK_SH)  # the kernel releases it when the last process that has the file open ends
     return file
 
 
 def make_room(folder: Path, needed_bytes: int) -> None:
-    """Removes the copies that were used longest ago, until `needed_bytes` more stay within the limit."""
+    """Removes the least recently used copies until `needed_bytes` more fit into the limit."""
     limit = limit_bytes()
     if limit is None:
         return
@@ -57,13 +57,13 @@ def make_room(folder: Path, needed_bytes: int) -> None:
 
 
 def _removed(copy: Path) -> bool:
-    """Whether the copy was not in use, and is gone now."""
+    """Removes the copy unless it is in use; whether it was removed."""
     with _mark(copy).open("a") as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        (copy / MANIFEST_NAME).unlink()  # first: without it a half-removed copy is none
+        (copy / MANIFEST_NAME).unlink()  # first, so that a half-removed copy does not count as one
         shutil.rmtree(copy)
     return True
 

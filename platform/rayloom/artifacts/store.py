@@ -1,7 +1,7 @@
 """The store: a folder or object-store prefix that holds artifacts as NAME/VERSION/.
 
-A version folder is an artifact only once it has a manifest. `NAME/current.json` says which version `artifact:NAME`
-means: the one that a job made or found finished last, so that going back to an older spec goes back to its result.
+A version folder is an artifact only once it has a manifest. `NAME/current.json` holds the version that `artifact:NAME`
+means: the one that a job last made or reused, so that running an older spec again makes its result current again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rayloom.errors import InputError, ResourceError
 CURRENT_NAME = "current.json"
 _WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 RESULT_NAME = "result"
-"""The folder in a work folder in which workers on other nodes leave what they made."""
+"""The folder in a work folder to which workers on other nodes write files of the artifact."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Artifact:
 class Store:
     """Artifacts under one local folder or fsspec URI.
 
-    Files of a remote artifact are fetched once a node into a cache folder named by digest, so that every process of the
-    node reads the same copy.
+    A remote artifact's files are fetched once per node, into a cache folder named by digest that all its processes
+    share.
     """
 
     def __init__(self, uri: str, cache: Path | None = None) -> None:
@@ -70,7 +70,7 @@ class Store:
         return cls(str(directory / ".rayloom"))
 
     def check_bucket(self) -> None:
-        """Raises InputError if the store is in a bucket that does not exist; its first artifact makes all the rest."""
+        """Raises InputError if the store is in a bucket that does not exist; folders in it are created when needed."""
         bucket = self.root.partition("/")[0]
         if not bucket or not set(_protocols(self.filesystem)) & _WITH_BUCKETS:
             return
@@ -82,32 +82,32 @@ class Store:
                 fix = "Make it, or correct RAYLOOM_STORE (and for S3 AWS_ENDPOINT_URL and AWS_DEFAULT_REGION)."
                 raise InputError(f"There is no bucket {bucket}", where=self.uri, fix=fix) from None
 
-    # -- where things are ------------------------------------------------------------------------------------------
+    # -- locations -------------------------------------------------------------------------------------------------
 
     def location(self, name: str, version: str) -> str:
         return f"{self.root}/{name}/{version}"
 
     def building_directory(self, name: str, version: str) -> Path:
-        """Local folder in which a version is made: its place in a local store, a staging folder for a remote one."""
+        """Local folder in which a version is built: its final folder in a local store, else a staging folder."""
         if self.is_local:
             return Path(self.location(name, version))
         return self.staging / name / version
 
     @property
     def staging(self) -> Path:
-        """Where this machine makes the artifacts of a remote store."""
+        """The folder in which this machine builds the artifacts of a remote store."""
         return self.cache / "staging" / _safe(self.uri)
 
     @property
     def log_directory(self) -> Path:
-        """Where the logs of runs stand on this machine."""
+        """The folder of this machine's run logs."""
         return Path(self.root) / ".logs" if self.is_local else self.cache / "logs"
 
     @contextmanager
     def builder(self, name: str, version: str, on_wait: Callable[[], None]) -> Iterator[Callable[[], None]]:
-        """Makes this process the only builder of a version; gives a check that raises where it no longer is.
+        """Makes this process the only builder of a version; yields a check that raises if it no longer is.
 
-        On a local folder (also one shared by NFS 4) the kernel's file lock serves; on an object store, a lease.
+        A local folder (also one shared by NFS 4) uses the kernel's file lock; an object store also uses a lease.
         """
         directory = self.building_directory(name, version)
         try:
@@ -126,7 +126,7 @@ class Store:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def manifest(self, name: str, version: str) -> Manifest | None:
-        """The manifest of a finished version, or None. Raises InputError where it is damaged."""
+        """The manifest of a finished version, or None. Raises InputError if it is damaged."""
         place = f"{self.location(name, version)}/{MANIFEST_NAME}"
         try:
             text = self.filesystem.cat_file(place)
@@ -186,7 +186,7 @@ class Store:
         return known
 
     def current_version(self, name: str) -> str | None:
-        """The version that `artifact:NAME` means, or None where no job has said so."""
+        """The version that `artifact:NAME` means, or None if no job has set one."""
         place = f"{self.root}/{name}/{CURRENT_NAME}"
         try:
             return str(json.loads(self.filesystem.cat_file(place))["version"])
@@ -197,7 +197,7 @@ class Store:
             raise InputError(f"The pointer to the current {name} is damaged", where=place, fix=fix) from None
 
     def open(self, manifest: Manifest) -> Artifact:
-        """The artifact with its files on this machine's disk."""
+        """The artifact with its files on this machine's disk, where those of a remote store are fetched once."""
         if self.is_local:
             return Artifact(manifest, Path(self.location(manifest.name, manifest.version)))
         target = self._cached(manifest)
@@ -212,7 +212,7 @@ class Store:
         return self.cache / "artifacts" / manifest.digest
 
     def _fetch(self, manifest: Manifest, target: Path) -> None:
-        """Fetches what is not here yet; files that an interrupted fetch finished are kept."""
+        """Fetches the files that are missing or have another digest, then checks all of them."""
         source = self.location(manifest.name, manifest.version)
         places = {file.path: target / file.path for file in manifest.files}
         missing = [
@@ -222,7 +222,7 @@ class Store:
         ]
         for path in missing:
             places[path].parent.mkdir(parents=True, exist_ok=True)
-        if missing:  # several at once, where the file system can
+        if missing:  # in one call, so that fsspec can fetch them in parallel
             self.filesystem.get([f"{source}/{path}" for path in missing], [str(places[path]) for path in missing])
         if file_entries(target) != manifest.files:
             shutil.rmtree(target)
@@ -233,9 +233,9 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def publish(self, directory: Path, manifest: Manifest, check_lease: Callable[[], None] = lambda: None) -> None:
-        """Makes a finished folder an artifact: files first, the manifest last and at once, then `current`.
+        """Makes a finished folder an artifact: files first, then the manifest atomically, then `current.json`.
 
-        `check_lease` raises where this process is no longer the builder.
+        `check_lease` raises if this process is no longer the builder.
         """
         text = manifest.model_dump_json(indent=2)
         here = [file for file in manifest.files if (directory / file.path).exists()]
@@ -250,13 +250,13 @@ class Store:
             for folder in sorted({f"{target}/{file.path}".rsplit("/", 1)[0] for file in manifest.files} | {target}):
                 self.filesystem.makedirs(folder, exist_ok=True)
             paths = [file.path for file in here]
-            if paths:  # several at once, and large ones in parts, where the file system can
+            if paths:  # in one call, so that fsspec can upload in parallel, and large files in parts
                 self.filesystem.put([str(directory / path) for path in paths], [f"{target}/{path}" for path in paths])
             for file in manifest.files:
                 if file not in here:
                     self.filesystem.cp_file(f"{target}/{WORK_NAME}/{RESULT_NAME}/{file.path}", f"{target}/{file.path}")
             check_lease()
-            # An object store's write is whole or not at all; others only promise that of a rename.
+            # Writes are atomic on object stores; on other filesystems only a rename is.
             self.filesystem.pipe_file(f"{target}/.{MANIFEST_NAME}", text.encode())
             self.filesystem.mv(f"{target}/.{MANIFEST_NAME}", f"{target}/{MANIFEST_NAME}")
             if len(here) == len(manifest.files):
@@ -264,7 +264,7 @@ class Store:
         self.make_current(manifest)
 
     def _keep_here(self, directory: Path, manifest: Manifest) -> None:
-        """What was made on this machine need not be fetched back: its staging folder becomes the cached copy."""
+        """Moves the staging folder into the cache, so that what was built here need not be fetched."""
         target = self._cached(manifest)
         with exclusive(target.with_suffix(".lock")):
             keep_while_alive(target)
@@ -275,7 +275,7 @@ class Store:
                 write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
     def make_current(self, manifest: Manifest) -> None:
-        """From now on `artifact:NAME` means this version."""
+        """Makes `artifact:NAME` mean this version."""
         place, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
         if self.filesystem.exists(place) and self.filesystem.cat_file(place) == text.encode():
             return
@@ -285,14 +285,14 @@ class Store:
             self.filesystem.pipe_file(place, text.encode())
 
     def remove(self, name: str, version: str) -> None:
-        """Deletes a version, its manifest first, so that a half-deleted one is no artifact."""
+        """Deletes a version, its manifest first, so that a half-deleted one does not count as an artifact."""
         place = self.location(name, version)
         if self.filesystem.exists(f"{place}/{MANIFEST_NAME}"):
             self.filesystem.rm_file(f"{place}/{MANIFEST_NAME}")
         if self.filesystem.exists(place):
             self.filesystem.rm(place, recursive=True)
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- internal --------------------------------------------------------------------------------------------------
 
     def _folders(self, place: str) -> list[str]:
         self.filesystem.invalidate_cache(place)

@@ -1,4 +1,4 @@
-"""Whether an artifact's bytes are still what its manifest says, read anew from the store."""
+"""Verifies an artifact's files in the store against the digests in its manifest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rayloom.artifacts.store import Store
 
 
 def damage(store: Store, manifest: Manifest, on_bytes: Callable[[int], None] = lambda _: None) -> list[str]:
-    """One line for every file that is missing, changed or not its own; empty where all is well.
+    """One line for every file that is missing, changed or not in the manifest; empty if there is none.
 
-    `on_bytes` is told how many bytes were read, as they are.
+    `on_bytes` is called with the number of bytes of each read.
     """
     place = store.location(manifest.name, manifest.version)
     held = {found.removeprefix(place).lstrip("/"): found for found in store.filesystem.find(place)}

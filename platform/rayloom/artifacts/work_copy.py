@@ -1,7 +1,7 @@
-"""The copy of a job's work folder in the store, from which another node goes on when the folder's own node is gone.
+"""A copy of a job's work folder in a remote store, from which another node resumes if the folder's node is lost.
 
-In a store that is a folder, which every node sees, the work folder stands in the store itself: there is no copy, and
-nothing here does anything.
+In a local store, which all nodes share, the work folder is in the store itself: there is no copy, and `put`, `fetch`,
+`remove` and `replace` do nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rayloom.artifacts.store import Store
 
 @dataclass(frozen=True)
 class WorkCopy:
-    """Paths are relative to the work folder. Writers of one path never meet: each worker has files of its own."""
+    """Paths are relative to the work folder. Each worker writes files of its own, so no two write the same path."""
 
     store: Store
     name: str
@@ -31,7 +31,7 @@ class WorkCopy:
         return cls(Store(uri), name, version)
 
     def __reduce__(self) -> tuple[Callable[..., WorkCopy], tuple[str, str, str]]:
-        """Another node has folders of its own: only the store's address travels."""
+        """Pickles the store's address only: each node has its own local folders."""
         return WorkCopy.on_this_node, (self.store.uri, self.name, self.version)
 
     @property
@@ -50,9 +50,9 @@ class WorkCopy:
     # -- to the store ----------------------------------------------------------------------------------------------
 
     def put(self, path: str) -> None:
-        """Copies a file, or a folder with all that is in it, from this node to the store.
+        """Copies a file or folder from this node to the store.
 
-        Files that stand deeper go first, so that the one that says that a folder is whole is the last.
+        Deeper files go first, so that the file that marks a folder as complete is copied last.
         """
         if not self.is_needed:
             return
@@ -71,14 +71,14 @@ class WorkCopy:
     # -- from the store --------------------------------------------------------------------------------------------
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Size in bytes of each file in the store at or below `path`, those that stand deeper first."""
+        """Size in bytes of each file in the store at or below `path`, deeper files first."""
         self.store.filesystem.invalidate_cache()
         found = self.store.filesystem.find(f"{self.root}/{path}", detail=True)
         sizes = {name.split(f"/{WORK_NAME}/", 1)[1]: facts["size"] for name, facts in found.items()}
         return dict(sorted(sizes.items(), key=lambda file: -file[0].count("/")))
 
     def fetch(self, path: str) -> None:
-        """Brings a file, or a folder with all that is in it, to this node; files of the same size are kept."""
+        """Copies a file or folder from the store to this node; files that are here with the same size are kept."""
         if not self.is_needed:
             return
         with exclusive(self.folder / ".fetching"):
@@ -88,9 +88,9 @@ class WorkCopy:
                     self._get(name)
 
     def fetch_exactly(self, files: Mapping[str, str]) -> list[str]:
-        """Brings files to this node unless they are here with the digest (SHA-256) that each has.
+        """Fetches the files that are not on this node with the given SHA-256 digests.
 
-        The names of those that the store does not have so either.
+        Returns the names of those that the store lacks or has with another digest.
         """
         damaged = []
         with exclusive(self.folder / ".fetching"):
@@ -107,7 +107,7 @@ class WorkCopy:
             self.store.filesystem.get_file(f"{self.root}/{name}", str(unfinished))
 
     def replace(self, path: str) -> None:
-        """As `fetch`, with nothing of what this node has kept."""
+        """Like `fetch`, but first removes what this node has at `path`."""
         if self.is_needed:
             here = self.folder / path
             if here.is_dir():

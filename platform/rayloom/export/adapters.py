@@ -28,7 +28,7 @@ class AdapterFolder:
 
     @classmethod
     def of(cls, path: Path) -> AdapterFolder:
-        """Raises InputError where there is no adapter, or one that no weights can take in."""
+        """Raises InputError if there is no adapter, or one that no weights can take in."""
         try:
             config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class AdapterFolder:
 
 
 def check_values(adapter: AdapterFolder) -> float:
-    """The norm of the adapter's trained values. Raises InputError where it changes nothing or is not finite."""
+    """The norm of the adapter's trained values. Raises InputError if it changes nothing or is not finite."""
     import torch
     from safetensors.torch import load_file
 

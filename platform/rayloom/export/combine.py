@@ -28,7 +28,7 @@ def others(combination: Combination, parents: Mapping[str, Artifact], base: Arti
 
 
 def add_others(tuned: Any, combination: Combination, first: AdapterFolder, further: list[Artifact]) -> None:
-    """Puts the combination in the first adapter's place. Raises InputError where PEFT cannot combine them."""
+    """Puts the combination in the first adapter's place. Raises InputError if PEFT cannot combine them."""
     names = ["default"]
     for number, artifact in enumerate(further):
         folder = AdapterFolder.of(artifact.path)

@@ -74,7 +74,7 @@ def _merge(layer: Any) -> None:
 
 
 def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) -> bool:
-    """Writes base + adapter, each layer merged in fp32 and then rounded; False where it has to be merged whole.
+    """Writes base + adapter, each layer merged in fp32 and then rounded; False if it has to be merged whole.
 
     That is so where an adapter changes what has another name in the base's files, or replaces whole modules.
     """

@@ -110,7 +110,7 @@ def _combined(spec: MergeSpec, further: Sequence[Artifact]) -> dict[str, Any] | 
 def seen_in_training(
     base: ModelFolder, adapter: Artifact, expected: Sequence[torch.Tensor], rows: Sequence[Sequence[int]]
 ) -> dict[str, Any] | None:
-    """How far 16-bit base + adapter is from the quantised base + adapter that training saw; None where it saw 16 bits.
+    """How far 16-bit base + adapter is from the quantised base + adapter that training saw; None if it saw 16 bits.
 
     The adapter has learned to make up for the base's rounding, which is not there any more.
     """
@@ -125,7 +125,7 @@ def seen_in_training(
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:
-    """The base as a folder. Raises InputError where its weights are quantised."""
+    """The base as a folder. Raises InputError if its weights are quantised."""
     base = ModelFolder.of(artifact.path)
     if base.quantization is not None:
         what = f"{artifact.id} is quantised ({base.quantization}), and rounded weights cannot take in an adapter"
@@ -205,7 +205,7 @@ def refusing_what_peft_cannot_merge(adapter: AdapterFolder) -> Iterator[None]:
 
 
 def check_agreement(exact: Agreement, effect: Agreement, spec: MergeSpec, adapter: Artifact) -> None:
-    """Raises where the merged model is another one than base + adapter, or the adapter did nothing."""
+    """Raises an error if the merged model is another one than base + adapter, or the adapter did nothing."""
     if effect.max_logit_difference == 0.0:
         what = f"{adapter.id} changes no logit of its base"
         raise InputError(what, where=str(adapter.path), fix="Check that its tensors carry this base's module names.")

@@ -34,7 +34,7 @@ class ModelFolder:
 
     @classmethod
     def of(cls, path: Path) -> ModelFolder:
-        """Raises InputError where there is no model."""
+        """Raises InputError if there is no model."""
         try:
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class ModelFolder:
             return self.model_class()(config)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model on the CPU, ready to compute. Raises InputError where weights and configuration do not fit."""
+        """The model on the CPU, ready to compute. Raises InputError if weights and configuration do not fit."""
         import transformers
         from safetensors import SafetensorError
 
@@ -98,7 +98,7 @@ class ModelFolder:
         return model.eval()
 
     def model_class(self) -> Any:
-        """transformers' class of the model. Raises InputError where it has none."""
+        """transformers' class of the model. Raises InputError if it has none."""
         import transformers
 
         found = getattr(transformers, self.architecture, None)
@@ -117,7 +117,7 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def check_memory(needed_bytes: int, doing: str) -> None:
-    """Raises ResourceError where this machine has less memory free than `doing` takes."""
+    """Raises ResourceError if this machine has less memory free than `doing` takes."""
     free = available_bytes()
     if needed_bytes > free:
         what = f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"

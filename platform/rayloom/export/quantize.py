@@ -115,7 +115,7 @@ def write_quantized(
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:
-    """The model as a folder. Raises InputError where it is quantised already or continues no text."""
+    """The model as a folder. Raises InputError if it is quantised already or continues no text."""
     folder = ModelFolder.of(artifact.path)
     if folder.quantization is not None:
         what = f"{artifact.id} is quantised already ({folder.quantization})"
@@ -161,7 +161,7 @@ def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifac
 
 
 def check_size(sizes: Sizes, spec: QuantizeSpec, source: Artifact) -> None:
-    """Raises QualityError where quantising saved nothing."""
+    """Raises QualityError if quantising saved nothing."""
     if sizes.file_share < 1:
         return
     what = f"The quantised model is not smaller: its files have {sizes.file_share:.0%} of the bytes that bf16 takes"

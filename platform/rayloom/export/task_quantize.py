@@ -76,7 +76,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 
 
 def sixteen_bit(artifact: Artifact, spec: QuantizeSpec) -> ModelFolder:
-    """The task model as a folder. Raises InputError where it is quantised already, or the scheme is not for it."""
+    """The task model as a folder. Raises InputError if it is quantised already, or the scheme is not for it."""
     folder = ModelFolder.of(artifact.path)
     if folder.quantization is not None:
         what = f"{artifact.id} is quantised already ({folder.quantization})"

@@ -1,4 +1,4 @@
-"""Members of a wheel, zip or source archive as files, without trusting the names that it gives them."""
+"""Unpacks files from a wheel, zip or tar archive; rejects unsafe member names."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Member:
     """A regular file inside an archive."""
 
     name: str
-    """Relative, forward slashes; of a source archive without its one top folder."""
+    """Relative, with forward slashes; in a source archive without its single top folder."""
     size_bytes: int
     open: Callable[[], IO[bytes]]
 
 
 def unpack(archive: Path, patterns: Sequence[str], target: Path) -> list[Path]:
-    """Writes the members that fit a pattern; a member that is a .zip is unpacked in its place.
+    """Writes the members that match a pattern and returns their paths; a member that is a .zip is unpacked itself.
 
-    Files keep their path from the folder that all of them share: `data/en/a.txt` and `data/b.txt` become `en/a.txt`
-    and `b.txt`. Raises InputError for a damaged archive, an unsafe name, or where nothing fits.
+    Paths are relative to the folder that all members share: `data/en/a.txt` and `data/b.txt` become `en/a.txt` and
+    `b.txt`. Raises InputError if the archive is damaged, a name is unsafe, or nothing matches.
     """
     with opened(archive) as members:
         taken = [member for member in members if any(matches(member.name, pattern) for pattern in patterns)]
@@ -44,7 +44,7 @@ def unpack(archive: Path, patterns: Sequence[str], target: Path) -> list[Path]:
 
 @contextmanager
 def opened(archive: Path) -> Iterator[list[Member]]:
-    """The regular files of a zip (wheels are zips) or tar archive; readable while the context lasts."""
+    """The regular files of a zip (wheels are zips) or tar archive; readable while the block runs."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             yield [
@@ -87,7 +87,7 @@ def _safe(name: str, archive: Path) -> str:
 
 
 def _shared_folder(names: Sequence[str]) -> str:
-    """The folder, with its slash, in which all of the names lie; empty where there is none."""
+    """The common parent folder of the names, with its slash; empty if there is none."""
     folders = [PurePosixPath(name).parent.parts for name in names]
     shared = []
     for parts in zip(*folders, strict=False):
@@ -98,7 +98,7 @@ def _shared_folder(names: Sequence[str]) -> str:
 
 
 def _place(member: Member, place: Path) -> list[Path]:
-    """The member as a file, or the files inside it where it is a .zip."""
+    """Writes the member as a file, or the files inside it if it is a .zip."""
     _write(member, place)
     if place.suffix != ".zip":
         return [place]

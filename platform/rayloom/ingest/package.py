@@ -1,7 +1,7 @@
-"""A package's archive from the configured index, by pip, checked against its pinned digest and kept in a cache.
+"""Downloads a package's archive from the configured Python index with pip, checks its pinned digest and caches it.
 
-pip is asked with the digest, so that it refuses another file before it looks into it; nothing of the package is
-imported. For an sdist pip asks the package's build backend for its metadata, as every installation from it would.
+pip gets the digest, so that it rejects any other file before opening it; nothing of the package is imported. For an
+sdist pip runs the package's build backend to get its metadata, as an installation would.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rayloom.observe.progress import progress, say
 from rayloom.specs.ingest import PackageSource
 
 RESUME_RETRIES = 5
-"""How often pip picks a broken download up where it stopped."""
+"""How often pip resumes an interrupted download."""
 
 _UNREACHABLE = re.compile(
     r"name resolution|NameResolutionError|NewConnectionError|ConnectTimeout|ReadTimeout|Max retries|Connection refused"
@@ -29,9 +29,9 @@ _UNREACHABLE = re.compile(
 
 
 def downloaded(source: PackageSource, cache: Path) -> Path:
-    """The archive on this disk, with the pinned digest; downloaded only where the cache lacks it.
+    """The cached archive with the pinned digest; downloaded if the cache lacks it.
 
-    Raises ResourceError where the index cannot be reached, InputError where it has no such archive or another one.
+    Raises ResourceError if the index cannot be reached, InputError if it has no such archive or its digest differs.
     """
     folder = cache / "packages" / source.sha256
     with exclusive(folder.with_suffix(".lock"), lambda: say(f"{_title(source)}: another process is downloading it")):
@@ -68,7 +68,7 @@ def _download(source: PackageSource, staging: Path) -> Path:
 
 
 def _run_pip(command: list[str], label: str) -> str:
-    """What pip said, errors included; its progress becomes a bar."""
+    """Runs pip and returns its output, errors included; shows its progress as a bar."""
     lines = []
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip,
@@ -86,7 +86,7 @@ def _run_pip(command: list[str], label: str) -> str:
 
 
 def _problem(source: PackageSource, said: str) -> RayloomError:
-    """What pip's words mean for the person who wrote the job file."""
+    """pip's failure as an error that says what to change in the job file or environment."""
     other = re.search(r"Got\s+([0-9a-f]{64})", said)
     if other:
         return _another_digest(source, other[1])

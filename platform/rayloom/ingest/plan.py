@@ -1,4 +1,4 @@
-"""What an import would bring in, and from where, without fetching it."""
+"""The plan of an import: source and content, without fetching anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayloom.specs.ingest import HubSource, ImportSpec, ModelContent, NpmSource,
 
 
 def plan(spec: ImportSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
-    """The source, the content and the licence; warns where the source is not pinned."""
+    """The source, the content and the licence; warns if the source is not pinned."""
     sheet = PlanSheet()
     source = spec.source
     if isinstance(source, NpmSource):

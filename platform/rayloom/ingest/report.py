@@ -1,4 +1,4 @@
-"""An imported model's or data set's part of the report: where it came from, and what it holds."""
+"""Report sections of an imported model or data set: its source and its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_FILES_SHOWN = 50
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """Source, model facts where it is a model, and the largest files."""
+    """Source, model facts if it is a model, and the largest files."""
     metrics = artifact.manifest.metrics
     made = [Section("Source", table(("", ""), list(metrics["source"].items())))]
     if "model" in metrics:

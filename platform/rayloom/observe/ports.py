@@ -1,4 +1,4 @@
-"""Ports of this machine: which can be listened on."""
+"""Ports of this machine: whether one is free to listen on, and a free one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rayloom.errors import ResourceError
 
 
 def check_port(host: str, port: int, fix: str = "") -> None:
-    """Raises ResourceError if nothing can listen there. `fix`: what to do about a port that is taken."""
+    """Raises ResourceError if the port cannot be listened on. `fix`: what to do if it is taken."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror:
@@ -36,7 +36,7 @@ def is_port_free(host: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port on which nothing listens on any address of this machine."""
+    """A port that is free on all addresses of this machine."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: bars on a terminal, plain lines elsewhere."""
+"""Messages and progress of a running job: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 10.0
 
-# A terminal has its own width. In a file or a pipe, a table's row is one line, like every other line there.
+# A terminal has its own width. In a file or pipe the console is wide, so that a table's row stays on one line.
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes a line on whatever standard error is now."""
+    """Writes each record to the present standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(record.getMessage(), markup=False)
 
 
 messages = logging.getLogger("rayloom.messages")
-"""What a job says to people. A handler added here receives every line, with the attribute `rank` of the training worker
-that said it (None for others)."""
+"""Logger of everything that `say` prints. Its handlers receive every line, with the attribute `rank` of the training
+worker that said it (None for others)."""
 messages.setLevel(logging.INFO)
 messages.propagate = False
 messages.addHandler(_ConsoleHandler())
 
 
 def say(text: str, *, rank: int | None = None) -> None:
-    """Prints one line for the person who runs the job; on standard error, so that output can be piped."""
+    """Prints one line for the user on standard error, so that standard output can be piped."""
     messages.info("%s", text, extra={"rank": rank})
 
 
 class Bar(ABC):
-    """Progress of one piece of work. `total` may become known on the way; `note` stands behind: `loss 3.21`."""
+    """Progress of one task. `total` may be set later; `note` is shown after the count: `loss 3.21`."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit

@@ -1,6 +1,6 @@
-"""Whether a cluster's control store answers at an address, and in the language that this process speaks.
+"""Checks that a Ray cluster's GCS (global control store) answers at an address, with or without TLS as this process.
 
-Ray itself would try for a minute, and then say neither.
+Ray itself would try for a minute, and its error would name neither cause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SETTINGS_FRAME = 4
 
 
 def check_answers(address: str) -> None:
-    """Raises ResourceError where nothing listens, or where TLS is spoken and this process does not, or the reverse."""
+    """Raises ResourceError if nothing listens, or if only one of the cluster and this process uses TLS."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
@@ -38,7 +38,7 @@ def check_answers(address: str) -> None:
 
 
 def _speaks_plain_text(connection: socket.socket) -> bool | None:
-    """Whether a gRPC server answers a greeting in plain text; None where it takes too long to tell."""
+    """Whether a gRPC server answers an HTTP/2 preface without TLS; None if it does not answer in time."""
     try:
         connection.sendall(_HTTP2_GREETING)
         answer = connection.recv(9)

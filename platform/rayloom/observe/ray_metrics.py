@@ -1,8 +1,7 @@
-"""Figures of running jobs for Prometheus, which Ray exports beside its own; `run` is the job's name.
+"""Prometheus metrics of running jobs, exported by Ray with its own; the label `run` is the job's name.
 
-Ray puts `ray_` before each name. Speeds are rates of the counters. They are told by the process that follows a job, not
-by its workers, so each figure exists once. Scores are told by an actor of the cluster's own, since they are looked at
-when the evaluation that found them is long over.
+Ray prefixes each name with `ray_`. Speeds are rates of the counters. The driver of a job sets them, not its workers, so
+each series exists once. Scores are set by a detached actor, since they must outlive the evaluation that measured them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ RUN = ("run",)
 
 
 class TrainingMetrics:
-    """A training run's loss and progress, from the events of its log."""
+    """A training run's loss and progress, from its event log."""
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
@@ -42,7 +41,7 @@ class TrainingMetrics:
 
 
 class DataMetrics:
-    """Rows that a cleaning job read, and what became of them."""
+    """Rows that a cleaning job read, kept and dropped."""
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
@@ -52,7 +51,7 @@ class DataMetrics:
         self._bad = Counter("rayloom_data_bad_rows_total", "Rows that could not be read.", (*RUN, "reason"))
 
     def count(self, num_rows: int, num_bytes: int, dropped: Mapping[str, int], bad: Mapping[str, int]) -> None:
-        """What one chunk held; `dropped` and `bad` by reason."""
+        """Adds the counts of one chunk; `dropped` and `bad` are rows by reason."""
         for counter, number in ((self._rows, num_rows), (self._bytes, num_bytes)):
             if number:
                 counter.inc(number, self._run)
@@ -63,13 +62,13 @@ class DataMetrics:
 
 @dataclass(frozen=True)
 class Score:
-    """What one check found on one model."""
+    """One measure of one check on one model."""
 
     model: str
     """Name and version of its artifact."""
     check: str
     measure: str
-    """Such as accuracy or nats a token."""
+    """Such as accuracy or nats per token."""
     value: float
 
 
@@ -86,9 +85,9 @@ class ScoreBoard:
 
 
 def tell_scores(scores: Sequence[Score]) -> None:
-    """Puts scores on the connected cluster's board, which stays when this process ends.
+    """Sets scores on the connected cluster's board, a detached actor that outlives this process.
 
-    The board is on the head, where it keeps no worker from being given back.
+    The actor runs on the head node, so that it does not keep an idle worker node from being scaled down.
     """
     board = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(ScoreBoard).options(
         name="score-board", namespace="rayloom", lifetime="detached", get_if_exists=True

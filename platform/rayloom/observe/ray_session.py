@@ -1,7 +1,7 @@
-"""The Ray cluster that a command works on: the one at `RAY_ADDRESS`, or an embedded one that dies with the command.
+"""The Ray cluster that a command uses: the one at `RAY_ADDRESS`, or an embedded one that ends with the command.
 
-An embedded cluster is private: it listens on loopback only, asks for a token that never touches the disk, keeps its
-files in a folder of its own that is removed at exit, and gives the object store a small, fixed share of memory.
+An embedded cluster is private: it listens on loopback only, requires a token that is never written to disk, keeps its
+files in a folder that is removed at exit, and gives the object store a small, fixed share of memory.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ GIB = 1 << 30
 MAX_OBJECT_STORE_BYTES = 2 * GIB
 OBJECT_STORE_SHARE = 0.2
 WAITING_SLOTS = 6
-"""Logical CPUs above the real cores, for actors that mostly wait: controllers, proxies, the actor beside an engine."""
+"""Logical CPUs added to the real cores, for actors that mostly wait: controllers, proxies, the actor of an engine."""
 _WAITING = "rayloom_waiting_slots"
-"""A resource of an embedded cluster that says how many: stages of a pipeline in other processes must know."""
+"""Custom Ray resource of an embedded cluster that holds `WAITING_SLOTS`, for pipeline stages in other processes."""
 MAX_TEMPORARY_PATH_BYTES = 44
-"""A socket's path holds 107 bytes, of which Ray's session folder and the socket's name take 63."""
+"""A Unix socket's path has at most 107 bytes; Ray's session folder and the socket's name take 63 of them."""
 STALE_SECONDS = 60.0
-"""A younger folder without a lock may be one that is just being made."""
+"""A younger folder without a lock may belong to a cluster that is starting."""
 
 _PREFIX = "rayloom-ray-"
-# What an embedded cluster's processes inherit. A person's own setting of any of these wins.
+# Environment of an embedded cluster's processes. Variables that are set already take precedence.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # Read by Ray on Linux too, whatever its name says: at 0, the node's address is 127.0.0.1, not the network's.
+    # Ray reads it on Linux too, despite its name: with 0, the node's address is 127.0.0.1, not the network's.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
@@ -57,19 +57,19 @@ class Session:
     address: str
     is_embedded: bool
     num_cores: int
-    """Real cores of an embedded cluster (its logical CPUs are more), also from other processes; else its CPUs."""
+    """Of an embedded cluster its real cores, without the waiting slots; of any other its CPUs."""
 
 
 def is_on_cluster() -> bool:
-    """Whether jobs run on a cluster that was there before, in which this machine may be one node of many."""
+    """Whether jobs run on an existing cluster, in which this machine may be one node of many."""
     return "RAYLOOM_ON_CLUSTER" in os.environ or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -> Session:
-    """The cluster at `RAY_ADDRESS`, else an embedded one; every later call in this process gives the same one.
+    """The cluster at `RAY_ADDRESS`, else an embedded one; later calls in this process give the same one.
 
-    The arguments matter only to the call that starts an embedded cluster. Raises ResourceError where no cluster
-    answers at `RAY_ADDRESS`, or where an embedded one cannot start.
+    The arguments are used only by the call that starts an embedded cluster. Raises ResourceError if no cluster answers
+    at `RAY_ADDRESS`, or if an embedded one cannot start.
     """
     address = os.environ.get("RAY_ADDRESS", "local")
     embedded = address == "local"
@@ -90,8 +90,8 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
 
 @contextlib.contextmanager
 def _told_to_end_as_before() -> Iterator[None]:
-    """Keeps the process' own answer to SIGTERM, if it has one. Ray's, which `ray.init` puts in its place, ends the
-    process at once; `rayloom` takes the signal like Ctrl-C, and training saves a checkpoint first."""
+    """Restores the process's own SIGTERM handler, if it has one, after the block. `ray.init` installs one that ends the
+    process at once; `rayloom` handles the signal like Ctrl-C, so that training saves a checkpoint first."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if before not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
@@ -99,7 +99,7 @@ def _told_to_end_as_before() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Leaves the cluster, if this process is on one; an embedded one ends, and its files go when the process ends."""
+    """Leaves the cluster if this process is connected; an embedded one stops, and its files are removed at exit."""
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
@@ -112,7 +112,7 @@ def _set_environment() -> None:
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    # All of these are read when Ray is imported, which another module may have done before.
+    # Ray reads these when it is imported, which may have happened before: set or reload them.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
@@ -159,7 +159,7 @@ def _attach(address: str) -> None:
 
 
 def _check_welcome(address: str) -> None:
-    """Raises ResourceError where the cluster does not take our token, or runs another Ray; Ray would not say which."""
+    """Raises ResourceError if the cluster rejects our token or runs another version of Ray; Ray would not say which."""
     import grpc  # type: ignore[import-untyped]
     import ray
     from ray._private.grpc_utils import init_grpc_channel
@@ -174,7 +174,7 @@ def _check_welcome(address: str) -> None:
             there = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=10).ray_version
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
-                return  # Ray tries longer
+                return  # `ray.init` retries for longer
             what = "The cluster does not take this token" if _has_token() else "The cluster asks for a token"
             fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
             raise ResourceError(what, where=where, fix=fix) from None
@@ -189,7 +189,7 @@ def _has_token() -> bool:
 
 
 def _quiet() -> dict[str, object]:
-    # Ray's own variable still turns the workers' output on, for looking into a problem.
+    # RAY_LOG_TO_DRIVER, if set, still decides whether the workers' output is shown.
     wanted = None if "RAY_LOG_TO_DRIVER" in os.environ else False
     return {"logging_level": logging.ERROR, "log_to_driver": wanted}
 
@@ -219,9 +219,9 @@ def _temporary_root() -> Path:
 
 
 def _private_folder() -> tuple[Path, IO[str]]:
-    """A new folder that only this user can enter, and the lock that says that its cluster is alive.
+    """A new folder that only this user can enter, and a lock that is held while its cluster is alive.
 
-    Ray makes its own folder inside it, which it opens to everyone.
+    Ray's own folder inside it is readable by everyone.
     """
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temporary_root()))
     lock = (folder / "lock").open("w")
@@ -238,7 +238,7 @@ def _end_embedded(folder: Path, lock: IO[str]) -> None:
 
 
 def _remove_stale() -> None:
-    """Removes what killed commands left: logs, and spilled objects, which can be large."""
+    """Removes the folders of killed commands: logs, and spilled objects, which can be large."""
     for folder in _folders_of_this_user():
         with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
             if time.time() - folder.stat().st_mtime >= STALE_SECONDS:

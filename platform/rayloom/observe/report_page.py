@@ -1,4 +1,4 @@
-"""One self-contained HTML page for an artifact: sections of text, tables and charts, no script and no outside file."""
+"""A self-contained HTML page of text, tables and charts, without scripts or external files; nested values as rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pre { background: #202326; } svg { background: #fff; border-radius: 4px; } .mute
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and finished HTML below it. Make the HTML with `table`, `text` and `chart`, which escape."""
+    """A heading and the HTML below it. Make the HTML with `table`, `text` and `chart`, which escape their input."""
 
     title: str
     body: str
@@ -48,7 +48,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns of numbers only stand to the right."""
+    """An HTML table; columns that hold only numbers are right-aligned."""
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     classes = [' class="number"' if is_numeric else "" for is_numeric in numeric]
     head = "".join(f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(header, classes, strict=True))
@@ -64,7 +64,7 @@ def text(value: str) -> str:
 
 
 def chart(figure: Figure) -> str:
-    """A matplotlib figure (of its object interface, without pyplot) as inline SVG."""
+    """A matplotlib figure (object interface, without pyplot) as inline SVG."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight")
     return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
@@ -82,7 +82,7 @@ def _shown(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else html.escape(str(value))
 
 
-# Nested values as flat rows, for tables of metrics and specs.
+# Nested values flattened to rows, for tables of metrics and specs.
 
 
 def metric_rows(values: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a pipeline's stages make and need, checked before the first of them starts."""
+"""The dependency graph of a pipeline's stages, checked before the first of them starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StageJob:
 
 
 def load_stages(spec: PipelineSpec, pipeline: Job, load_job: LoadJob) -> list[StageJob]:
-    """Every stage with its job, in running order. Raises SpecError with the problems of all files at once."""
+    """Every stage with its job, in topological order. Raises SpecError with the problems of all files at once."""
     stages: list[StageJob] = []
     problems: list[str] = []
     for stage in spec.ordered():
@@ -40,9 +40,9 @@ def load_stages(spec: PipelineSpec, pipeline: Job, load_job: LoadJob) -> list[St
 
 
 def check_graph(stages: Sequence[StageJob], source: str) -> None:
-    """Raises SpecError where two stages make one artifact, or a stage uses what a stage outside its needs makes.
+    """Raises SpecError if two stages make the same artifact, or a stage uses that of a stage it does not need.
 
-    `stages` stand in the order in which they run.
+    `stages` are in topological order.
     """
     makers: dict[str, str] = {}
     problems = []
@@ -76,7 +76,7 @@ def outside_references(stages: Sequence[StageJob]) -> list[tuple[StageJob, Refer
 
 
 def _all_needs(stages: Sequence[StageJob]) -> dict[str, set[str]]:
-    """For each stage every stage that comes before it along `needs`."""
+    """For each stage, all that it needs directly or indirectly."""
     before: dict[str, set[str]] = {}
     for item in stages:
         before[item.stage.name] = set(item.stage.needs).union(*(before[need] for need in item.stage.needs))

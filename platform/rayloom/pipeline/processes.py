@@ -1,6 +1,6 @@
-"""Stages beside each other, each a process of its own, so that signal handlers, logs and memory stay apart.
+"""Runs stages in parallel, each in a process of its own, with separate signal handlers, logs and memory.
 
-Each is this very command on one job file (`python -m rayloom run FILE --as-stage STAGE`); all share one Ray cluster.
+Each process runs one job file (`python -m rayloom run FILE --as-stage STAGE`); all share one Ray cluster.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _ERROR = "error: "
 
 
 def stage_command(stage: str, file: Path, overrides: Sequence[str]) -> list[str]:
-    """The command of one stage."""
+    """The command line of one stage's process."""
     words = [sys.executable, "-m", "rayloom", "run", str(file), "--as-stage", stage]
     return [*words, *(word for override in overrides for word in ("--set", override))]
 
 
 def error_of(exit_code: int, said: Sequence[str], name: str) -> RayloomError:
-    """The error that a stage's process ended with, as if it had been raised here."""
+    """The error that ended a stage's process, rebuilt from its exit code and output."""
     kind = BY_EXIT_CODE.get(exit_code, RayloomError)
     first = next((number for number, line in enumerate(said) if line.startswith(_ERROR)), None)
     if first is None:
@@ -52,7 +52,7 @@ def error_of(exit_code: int, said: Sequence[str], name: str) -> RayloomError:
 
 
 class Processes:
-    """The stages that run; `ended` gives each when it is over."""
+    """The processes of the running stages; `ended` yields those that are over."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**os.environ, **environment}
@@ -60,7 +60,7 @@ class Processes:
         self._ended: queue.Queue[tuple[str, RayloomError | None]] = queue.Queue()
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        # In a group of its own: of Ctrl-C the parent is told, which passes it on once.
+        # In a process group of its own: only the parent receives Ctrl-C, and passes it on once.
         process = subprocess.Popen(
             command,
             env=self._environment,
@@ -75,7 +75,7 @@ class Processes:
         threading.Thread(target=self._listen, args=(name, process), name=f"stage-{name}", daemon=True).start()
 
     def ended(self) -> Iterator[tuple[str, RayloomError | None]]:
-        """The next stage to end, with its error, and whichever else has ended."""
+        """Waits for a stage to end; yields it and any others that have ended, each with its error or None."""
         name, error = self._ended.get()
         while True:
             self._running.pop(name)
@@ -86,9 +86,9 @@ class Processes:
                 return
 
     def stop(self) -> None:
-        """Lets each save what it has, and waits until all are over; a second Ctrl-C ends them at once."""
+        """Asks all processes to save and end, and waits for them; a second Ctrl-C kills them."""
         for process in self._running.values():
-            process.send_signal(signal.SIGTERM)  # which `rayloom` takes like Ctrl-C; a shell may have closed that
+            process.send_signal(signal.SIGTERM)  # handled like Ctrl-C; a shell may have set SIGINT to be ignored
         try:
             for process in self._running.values():
                 process.wait()

@@ -1,4 +1,4 @@
-"""Runs the stages of a pipeline as their needs allow; finished results are found in the store."""
+"""Runs the stages of a pipeline, each when those that it needs have finished; finished results are reused."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ RunJob = Callable[[Job, Store], tuple[Artifact, bool]]
 
 
 class Runner(Protocol):
-    """Where stages run."""
+    """Runs stages, in this process or in others."""
 
     def start(self, item: StageJob) -> None: ...
 
     def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
-        """At least one stage that is over: its name, its error, and how it stands."""
+        """Waits until at least one stage is over; yields name, error or None, and state of each."""
 
     def stop(self) -> None: ...
 
 
 def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: LoadJob, run_job: RunJob) -> int:
-    """Runs every stage that can run and prints how each ended; returns the exit code.
+    """Runs every stage that can run, prints how each ended, then raises the first error, if any; returns 0.
 
-    Raises the first stage's error after that: the same command goes on from there.
+    Running the same command again continues with the stages that did not finish.
     """
     stages = load_stages(spec, pipeline, load_job)
     started = time.monotonic()
@@ -58,7 +58,7 @@ def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: Load
 def run_stages(
     stages: Sequence[StageJob], states: dict[str, State], runner: Runner, max_parallel: int
 ) -> RayloomError | None:
-    """Fills `states` until nothing can run any more; the first error."""
+    """Runs stages and updates `states` until no other can start; returns the first error, or None."""
     by_name = {item.stage.name: item for item in stages}
     first: RayloomError | None = None
     num_started = 0
@@ -104,7 +104,7 @@ _WORDS = {"refused": "not good enough"}
 
 
 def _failed(name: str, error: Exception) -> tuple[str, RayloomError, State]:
-    """How a stage ended that raised an error; the traceback of one that nobody foresaw goes to the log."""
+    """Name, error and state of a stage that failed; prints the traceback of an unexpected error, for the log."""
     meant = unwrapped(error)
     if meant is not error:
         traceback.print_exception(error)
@@ -112,7 +112,7 @@ def _failed(name: str, error: Exception) -> tuple[str, RayloomError, State]:
 
 
 class _OneByOne:
-    """In this process, one after the other."""
+    """Runs stages in this process, one after the other."""
 
     def __init__(self, store: Store, run_job: RunJob) -> None:
         self._store, self._run_job = store, run_job
@@ -126,26 +126,26 @@ class _OneByOne:
         try:
             with in_stage(item.stage.name):
                 artifact, is_new = self._run_job(item.job, self._store)
-        except Exception as error:  # noqa: BLE001 (other stages go on, as they do beside a process that failed)
+        except Exception as error:  # noqa: BLE001 (other stages go on, as they do if a stage's process fails)
             yield _failed(item.stage.name, error)
         else:
             yield item.stage.name, None, State("finished", artifact, is_new)
 
     def stop(self) -> None:
-        """Nothing runs but the stage that was interrupted."""
+        """Does nothing: the only running stage is the one that was interrupted."""
 
 
 class _BesideEachOther:
-    """As processes, on the cluster that this process is on."""
+    """Runs stages in parallel processes, on the cluster of this process."""
 
     def __init__(self, store: Store, run_job: RunJob) -> None:
         self._store, self._run_job = store, run_job
         self._items: dict[str, tuple[StageJob, str]] = {}
-        # Where this command started the cluster, its token stands in the environment, which the processes inherit.
+        # If this command started the cluster, the processes inherit its token from the environment.
         self._processes = Processes({"RAY_ADDRESS": connect().address, "RAYLOOM_STORE": store.uri})
 
     def start(self, item: StageJob) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")  # as manifests write it
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")  # the format of manifests
         self._items[item.stage.name] = (item, now)
         self._processes.start(item.stage.name, stage_command(item.stage.name, item.job.file, item.stage.set))
 
@@ -156,7 +156,7 @@ class _BesideEachOther:
                 continue
             item, started_at = self._items[name]
             try:
-                artifact, _ = self._run_job(item.job, self._store)  # finds what the process made
+                artifact, _ = self._run_job(item.job, self._store)  # reuses the artifact that the process made
             except Exception as lost:  # noqa: BLE001 (as above)
                 yield _failed(name, lost)
             else:

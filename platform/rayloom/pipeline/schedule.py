@@ -1,7 +1,7 @@
-"""Which stages of a pipeline may start, and which never will: decisions from the states of all, made nowhere else.
+"""Decides from the states of all stages of a pipeline which may start and which never will.
 
-A stage that fails, for whatever reason, stops the stages that need it, and all others go on. Only an interruption lets
-nothing new start; what runs is finished.
+If a stage fails, those that need it are skipped and all others go on. After an interruption no other stage starts;
+those that run are finished.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rayloom.errors import InterruptedJobError, QualityError, RayloomError
 from rayloom.specs.pipeline import Stage
 
 Status = Literal["waiting", "running", "finished", "refused", "failed", "stopped", "skipped"]
-"""refused: its result is not good enough. stopped: by a person or a scheduler."""
+"""refused: the result is not good enough. stopped: by a person or a scheduler."""
 
 
 _ENDED_BADLY: dict[str, str] = {"refused": "is not good enough", "failed": "failed", "stopped": "was stopped"}
@@ -23,19 +23,19 @@ _ENDED_BADLY: dict[str, str] = {"refused": "is not good enough", "failed": "fail
 
 @dataclass(frozen=True)
 class State:
-    """How one stage stands."""
+    """The state of one stage."""
 
     status: Status = "waiting"
     artifact: Artifact | None = None
     is_new: bool = False
-    """Made now, not found in the store."""
+    """Whether the artifact was made now, not found in the store."""
     why: str = ""
-    """Of a stage that is refused, failed, stopped or skipped."""
+    """The reason, if the stage is refused, failed, stopped or skipped."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now; with neither, nor a stage that runs, the pipeline is over."""
+    """Stages to start and to skip now; if there are none and no stage runs, the pipeline is over."""
 
     start: list[str] = field(default_factory=list)
     skip: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Decision:
 
 
 def decide(stages: Sequence[Stage], states: Mapping[str, State], max_parallel: int) -> Decision:
-    """`stages` stand in an order in which each comes after what it needs."""
+    """The stages to start and to skip. `stages` are in topological order."""
     decision = Decision()
     stopped = next((name for name, state in states.items() if state.status == "stopped"), None)
     room = max_parallel - sum(state.status == "running" for state in states.values())
@@ -59,7 +59,7 @@ def decide(stages: Sequence[Stage], states: Mapping[str, State], max_parallel: i
 
 
 def after_error(error: RayloomError) -> State:
-    """How a stage stands that ended with an error."""
+    """The state of a stage that ended with an error."""
     status: Status = "refused" if isinstance(error, QualityError) else "failed"
     status = "stopped" if isinstance(error, InterruptedJobError) else status
     return State(status, why=str(error).splitlines()[0])

@@ -113,7 +113,7 @@ class JobsApi:
             return None
 
     def find(self, name: str) -> ClusterJob:
-        """The job with this id, or the newest one with this name. Raises InputError where there is none."""
+        """The job with this id, or the newest one with this name. Raises InputError if there is none."""
         jobs = self.jobs()
         found = [job for job in jobs if job.id == name] or [job for job in jobs if job.name == name]
         if not found:
@@ -216,7 +216,7 @@ def _job(entry: Mapping[str, Any]) -> ClusterJob:
 
 
 def log_pieces(address: str, job_id: str, headers: Mapping[str, str]) -> Iterator[str]:
-    """Pieces of text until the job ends. Raises ResourceError where the stream breaks before."""
+    """Pieces of text until the job ends. Raises ResourceError if the stream breaks before."""
     loop = asyncio.new_event_loop()
     pieces = _pieces(address, job_id, headers)
     try:

@@ -73,7 +73,7 @@ def _remembered() -> LocalCluster | None:
 
 
 def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
-    """Starts a head and workers; returns when every node has joined. Raises ResourceError where they do not.
+    """Starts a head and workers; returns when every node has joined. Raises ResourceError if they do not.
 
     `networks`: where each node gets one of its own; they are removed with the cluster, also where it does not start.
     """
@@ -94,7 +94,7 @@ def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
 
 
 def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
-    """A cluster without nodes. Raises InputError where one runs already, and ResourceError where a port is taken."""
+    """A cluster without nodes. Raises InputError if one runs already, and ResourceError if a port is taken."""
     running = read_state()
     if running is not None:
         raise InputError("A local cluster runs already", where=running.dashboard, fix="`rayloom cluster down` ends it.")

@@ -37,7 +37,7 @@ class Shape:
     """What only the head gets, such as the address of the Redis that keeps its state when it dies."""
 
     def arguments(self, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> list[str]:
-        """What `ray start` is told for one node; 0 is the head. `head_address`: empty where it is not known yet."""
+        """What `ray start` is told for one node; 0 is the head. `head_address`: empty if it is not known yet."""
         placed = [f"--temp-dir={temporary_folder(folder, number, networks)}"]
         placed += [f"--node-ip-address={networks.address(number)}"] if networks else []
         if number:

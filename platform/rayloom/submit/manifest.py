@@ -34,7 +34,7 @@ def manifest(
     """The objects to apply, in order.
 
     `specs`: the jobs to be run (a pipeline's stages, else the spec itself); `files`: their texts by relative path, of
-    which `entry` is run. Raises InputError where they do not fit into a ConfigMap, or choices contradict each other.
+    which `entry` is run. Raises InputError if they do not fit into a ConfigMap, or choices contradict each other.
     """
     check_choices(files, choices)
     metadata = metadata_of(spec, choices)

@@ -94,7 +94,7 @@ class OwnNetworks:
 
 
 def make(num_nodes: int) -> OwnNetworks:
-    """Networks for so many nodes. Raises ResourceError where this machine does not allow them."""
+    """Networks for so many nodes. Raises ResourceError if this machine does not allow them."""
     taken = {path.name for path in Path("/sys/class/net").iterdir()}
     number = next(number for number in range(1, MOST_NETWORKS) if f"rayloom{number}" not in taken)
     networks = OwnNetworks(number)

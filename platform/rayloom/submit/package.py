@@ -81,7 +81,7 @@ def job_files(jobs: Iterable[Job]) -> set[Path]:
 
 
 def named_paths(job: Job) -> Iterable[Path]:
-    """The local paths that a spec names. Raises InputError where one cannot mean the same on the cluster."""
+    """The local paths that a spec names. Raises InputError if one cannot mean the same on the cluster."""
     texts = [(r.path, r.text) for r in references(job.spec) if not r.text.startswith(("artifact:", "hf://"))]
     texts += [(files.path, files.place) for files in job.spec.outside_files() if "://" not in files.place]
     for field, text in texts:

@@ -71,7 +71,7 @@ class WorkerGroup:
 
 
 def check_choices(files: Mapping[str, str], choices: KubernetesChoices) -> None:
-    """Raises InputError where the files do not fit into a ConfigMap, or choices contradict each other."""
+    """Raises InputError if the files do not fit into a ConfigMap, or choices contradict each other."""
     if sum(len(text.encode()) for text in files.values()) > MOST_CONFIG_MAP_BYTES:
         raise InputError("The job's files are too large for a ConfigMap", fix="Import data into the store first.")
     if choices.store_claim is not None and not choices.store.startswith("/"):

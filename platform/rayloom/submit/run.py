@@ -17,14 +17,14 @@ PROBE_SECONDS = 60.0
 
 
 def check_cluster(store: Store) -> None:
-    """Raises ResourceError where this cluster cannot run Rayloom's jobs on this store."""
+    """Raises ResourceError if this cluster cannot run Rayloom's jobs on this store."""
     check_versions()
     connect()
     check_store_is_shared(store)
 
 
 def check_versions() -> None:
-    """Raises ResourceError where the packages on this node are not those that Rayloom asks for."""
+    """Raises ResourceError if the packages on this node are not those that Rayloom asks for."""
     python, supported = platform.python_version(), supported_pythons()
     if python not in supported:
         what = f"The cluster runs Python {python}, and Rayloom is for {supported}"

@@ -115,7 +115,7 @@ def _started(api: JobsApi, job_id: str) -> ClusterJob:
 
 
 def check_store(store: str) -> None:
-    """Raises InputError where a store cannot mean the same place on every node."""
+    """Raises InputError if a store cannot mean the same place on every node."""
     if not store:
         fix = "Set RAYLOOM_STORE, or --store, to a folder on storage that all nodes mount, or to s3://bucket/prefix."
         raise InputError("A submitted job needs a store that the whole cluster sees", fix=fix)
