@@ -1,4 +1,4 @@
-"""The command `rayloom`: parses arguments, then imports and calls what the sub-command needs, and nothing else."""
+"""The command `rayloom`: parses arguments, imports only the sub-command's code and calls it; prints errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not complain once more when it flushes at exit.
+        # The reader closed the pipe. Without this, Python's flush at exit would raise the same error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_EXIT_CODE
 
@@ -42,7 +42,7 @@ def _answer(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues where it can", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
-    except Exception as error:  # noqa: BLE001 (the one place where a defect becomes a sentence)
+    except Exception as error:  # noqa: BLE001 (the only place that turns a defect into a message)
         if options.debug:
             traceback.print_exc()
         message, code = message_for(error)
@@ -70,11 +70,11 @@ def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
         added.set_defaults(call=command.call)
 
 
-# What a person reads when a command fails.
+# The message of a failed command.
 
 
 def message_for(error: BaseException) -> tuple[str, int]:
-    """The message for the person, with the notes of all that the error wraps, and the exit code."""
+    """The message for the user, with the notes of the error and of all errors that it wraps, and the exit code."""
     meant = unwrapped(error)
     notes = dict.fromkeys(note for inner in causes(error) for note in getattr(inner, "__notes__", ()))
     return "\n".join([f"error: {meant}", *notes]), meant.exit_code

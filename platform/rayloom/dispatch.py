@@ -1,4 +1,4 @@
-"""From a job file to its artifact: find what it names, then reuse a finished result or run the stage once."""
+"""From a job file to its artifact: resolves its references, then reuses a finished result or runs the stage once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def load_job(file: Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def resolve(job: Job, store: Store, *, fetch: bool = True) -> ResolvedJob:
-    """Finds every artifact that the job names.
+    """The job with every artifact that it names.
 
-    `hf://` and paths are imported, so that lineage has no gap; without `fetch`, one that was not imported before is an
-    InputError.
+    `hf://` references and paths are imported as artifacts, so that the lineage is complete. Without `fetch`, raises
+    InputError if one was not imported before.
     """
     parents = {}
     for reference in references(job.spec):
@@ -45,7 +45,7 @@ def run(job: Job, store: Store) -> tuple[Artifact, bool]:
 
 
 def _outside(job: Job) -> dict[str, str]:
-    """Stamps of what a job reads that is no artifact, by dotted path: if it changes, the job makes a new result."""
+    """Stamps of the job's inputs that are not artifacts, by dotted path: if one changes, the job gets a new version."""
     stamps = {}
     for files in job.spec.outside_files():
         if "://" in files.place:

@@ -1,11 +1,11 @@
-"""What engines say when they fail, in each form in which it reaches us. Nowhere else is an engine's error taken apart.
+"""Finds the cause in the errors of engines and object stores. No other module parses them.
 
-- An exception that wraps others: `causes` gives them all, `reported_by_ray` those that came from other processes.
-- A copy of an exception from another process, whose class need not be ours: `is_out_of_memory`, `is_lost_process` and
-  `is_consequence` know it by its name or text. No engine is imported for that.
-- The clients of object stores, of which none is imported either: `lacks_credentials`, `is_unreachable_store`.
-- What a process printed: `printed_cause`, and `reported_cause` for Serve's message about a replica.
-- The file that Ray Tune leaves for a trial whose process died: `ray_account`.
+- An exception that wraps others: `causes` gives all of them, `reported_by_ray` those from other processes.
+- An exception from another process, whose class may be a copy: `is_out_of_memory`, `is_lost_process` and
+  `is_consequence` recognise it by class name or text, without importing an engine.
+- An exception of an object store's client, also not imported: `lacks_credentials`, `is_unreachable_store`.
+- The output of a process: `printed_cause`, and `reported_cause` for Ray Serve's message about a replica.
+- The error file that Ray Tune writes for a trial whose process died: `ray_account`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 _RAY_ATTRIBUTES = ("cause", "health_check_failure", "controller_failure")
-"""Where Ray's tasks and Ray Train's workers and controllers keep what they wrap; a group of workers has a mapping."""
+"""Attributes in which errors of Ray and Ray Train keep the error that they wrap (`worker_failures` keeps several)."""
 _MEMORY_SIGNS = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "CUDA out of memory")
 _LOST_PROCESS_SIGNS = (
     "WorkerHealthCheck", "ActorDied", "ActorUnavailable", "WorkerCrashed", "NodeDied", "Preemption",
@@ -31,11 +31,11 @@ _PRINTED_CONSEQUENCES = (
     "RayTaskError", "Failed to create vLLM engine config",
 )  # fmt: skip
 CAUSE = "The engine did not start: "
-"""How a replica begins the message of its own failure, so that it is found in what Serve makes of it."""
+"""Prefix of a replica's own error message, by which it is found in Ray Serve's message."""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it wraps, nearest first, each once."""
+    """The error and all errors that it wraps, breadth first, each once."""
     waiting, seen = [error], set()
     while waiting:
         current = waiting.pop(0)
@@ -47,7 +47,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def reported_by_ray(error: BaseException) -> Iterator[BaseException]:
-    """The errors of other processes that Ray wrapped into this one, innermost first, and then the error itself."""
+    """The errors of other processes that Ray wrapped in this one, innermost first, then the error itself."""
     for inner in _wrapped_by_ray(error):
         yield from reported_by_ray(inner)
     yield error
@@ -61,17 +61,17 @@ def _wrapped_by_ray(error: BaseException) -> list[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine has too little memory: Python's error, torch's, or Ray's for a killed worker."""
+    """Whether a device or the machine ran out of memory: Python's error, torch's, or Ray's for a killed worker."""
     return _shows(error, _MEMORY_SIGNS)
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether a process or machine went away."""
+    """Whether a worker process or a node was lost."""
     return _shows(error, _LOST_PROCESS_SIGNS)
 
 
 def is_consequence(error: BaseException) -> bool:
-    """Whether it is what the other workers of a group say when one is gone."""
+    """Whether it is a communication error (NCCL, Gloo) of the other workers of a group after one was lost."""
     return any(sign in str(error) for sign in _CONSEQUENCE_SIGNS)
 
 
@@ -81,7 +81,7 @@ def lacks_credentials(error: BaseException) -> bool:
 
 
 def is_unreachable_store(error: BaseException) -> bool:
-    """Whether an object store's client reached no server, or lost it."""
+    """Whether an object store's client could not reach its server, or lost the connection."""
     return type(error).__name__.startswith(_UNREACHABLE_SIGNS)
 
 
@@ -90,7 +90,7 @@ def _shows(error: BaseException, signs: tuple[str, ...]) -> bool:
 
 
 def printed_cause(printed: str) -> str | None:
-    """The first error in an engine's output that is not the consequence of another, as one sentence."""
+    """The message of the first error in an engine's output that is not a consequence of another; None if none is."""
     for line in printed.splitlines():
         raised = _RAISED.search(line)
         if raised and not any(text in line for text in _PRINTED_CONSEQUENCES):
@@ -99,7 +99,7 @@ def printed_cause(printed: str) -> str | None:
 
 
 def reported_cause(message: str) -> str | None:
-    """The cause that a replica reported, out of Serve's message about a deployment that failed."""
+    """The cause that a replica reported, from Ray Serve's message about a failed deployment."""
     for line in message.splitlines():
         before, mark, cause = line.partition(CAUSE)
         if mark and "raise" not in before:
@@ -108,7 +108,7 @@ def reported_cause(message: str) -> str | None:
 
 
 def ray_account(text: str) -> str:
-    """The first sentence of Ray's account of a process that died, without its advice."""
+    """The first sentence of Ray's error text about a process that died, with the worker's exit detail if given."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
     detail = re.search(r"Worker exit detail: ([^.]+)", text)
     first = lines[0].partition(". ")[0].rstrip(".:") if lines else "its process ended"

@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read, as one family.
+"""The errors that users read, with their exit codes.
 
 RayloomError              1   something this command could not do
 ├── SpecError             2   the job file is wrong; carries every problem at once
@@ -6,10 +6,10 @@ RayloomError              1   something this command could not do
 ├── ResourceError         4   the machine or cluster lacks what the job needs (memory, port, disk, GPU)
 ├── QualityError          5   the job ran and its result is not good enough to publish
 ├── InterruptedJobError 130   stopped by a person or a scheduler; running the same command again continues
-└── DefectError          70   what nobody foresaw: a defect of Rayloom's, with the place in its code
+└── DefectError          70   an unexpected exception: a defect of Rayloom, with the place in its code
 
-The number is the exit code. Each error says what happened, where, and what to do about it. `unwrapped` makes one of
-these of anything that was raised, in this process or in another.
+The number is the exit code. Each error says what happened, where, and what to do about it. `unwrapped` turns any
+exception, also one from another process, into one of these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RayloomError(Exception):
         return f"{self.what}{place}.{advice}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders (Ray pickles them); keyword-only arguments need this to survive the trip.
+        # Ray pickles errors to send them between processes; keyword-only arguments need this method.
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
@@ -53,7 +53,7 @@ def _rebuild(kind: type[RayloomError], what: str, where: str, fix: str) -> Raylo
 
 
 class SpecError(RayloomError):
-    """The job file is wrong: `problems` holds one finished line for each thing to mend."""
+    """The job file is wrong: `problems` holds one line for each problem."""
 
     exit_code = 2
 
@@ -97,20 +97,20 @@ class InterruptedJobError(RayloomError):
 
 
 class DefectError(RayloomError):
-    """What nobody foresaw, with the last line of Rayloom's own code that it went through."""
+    """An unexpected exception, with the innermost line of Rayloom's own code in its traceback."""
 
     exit_code = 70
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether a person is meant to read it. Ray's doubles of our errors are not: they print the worker's traceback."""
+    """Whether it is one of these errors. Ray's copies of them are not: their text holds the worker's traceback."""
     return isinstance(error, RayloomError) and type(error).__module__ == __name__
 
 
 def unwrapped(error: BaseException) -> RayloomError:
-    """The error for the person: the first on the way inwards that says something to act on, else a DefectError.
+    """The error for the user: the first RayloomError among `causes`, else a translation, else a DefectError.
 
-    What is made here has `error` as its cause.
+    An error that is made here has `error` as its cause.
     """
     for inner in causes(error):
         if isinstance(inner, RayloomError) and is_ours(inner):
@@ -121,7 +121,7 @@ def unwrapped(error: BaseException) -> RayloomError:
 
 
 def _translated(error: BaseException) -> RayloomError | None:
-    """A failure of the machine in Rayloom's words."""
+    """A known failure of the machine, its packages or an object store as a RayloomError; None for any other."""
     if isinstance(error, MemoryError):
         return ResourceError("This machine ran out of memory", fix=_OUT_OF_MEMORY)
     if is_out_of_memory(error):

@@ -1,6 +1,6 @@
-"""The one table of job kinds: what a job file of each kind says, and which code runs, plans and reports it.
+"""The table of job kinds: the code that runs, plans and reports each of them.
 
-Code is named as `module:function` and imported only when it is called, so that reading and checking stay light.
+Code is named as `module:function` and imported only when it is called, so that reading and checking job files is fast.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Kind:
     stage: str
     """`(spec, Build) -> Outcome`: makes the artifact."""
     planner: str
-    """`(spec, parents by dotted path, job directory) -> PlanSheet`: what can be known without compute."""
+    """`(spec, parents by dotted path, job directory) -> PlanSheet`: what is known before the job runs."""
     reporter: str
-    """`(Artifact) -> list[Section]`: its part of the HTML report."""
+    """`(Artifact) -> list[Section]`: the artifact's part of the HTML report."""
     version: int
-    """Raised when the stage's code would give another result for the same spec: old results are then not reused."""
+    """Increased if the stage's code gives another result for the same spec: old results are then not reused."""
     settle: str | None = None
-    """`(spec, parents) -> spec`: the job as it runs, with the values that it takes from one of its parents."""
+    """`(spec, parents) -> spec`: fills in the values that the job takes from one of its parents."""
     prober: str | None = None
-    """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on the machine at hand."""
+    """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on this machine."""
     foreground: str | None = None
-    """`(spec, parents, job directory) -> None`: what `rayloom run` does for a job that runs until it is stopped."""
+    """`(spec, parents, job directory) -> None`: runs a job that makes no artifact and ends when it is stopped."""
 
 
 KINDS: dict[str, Kind] = {

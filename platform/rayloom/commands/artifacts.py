@@ -33,7 +33,7 @@ def list_all(options: argparse.Namespace) -> int:
     store = store_here()
     rows = [(key, found) for key, found in scan(store) if options.name in (None, key[0])]
     if options.name is not None and not rows:
-        store.resolve(options.name)  # says that there is none, and what there is
+        store.resolve(options.name)  # raises InputError if there is none
     everything = options.all or options.name is not None
     finished = [found for _, found in rows if isinstance(found, Manifest)]
     current = {m.id for m in finished if store.current_version(m.name) in (m.version, None)}
@@ -57,7 +57,7 @@ def list_all(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Prints everything that a manifest says."""
+    """Prints everything in a manifest."""
     store = store_here()
     manifest = store.resolve(options.artifact)
     if options.json:
@@ -95,7 +95,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def lineage(options: argparse.Namespace) -> None:
-    """Prints the tree back to the sources, with licences and digests."""
+    """Prints the tree of ancestors back to the sources, with licences and digests."""
     store = store_here()
     root = lineage_of(store, store.resolve(options.artifact))
     if options.json:
@@ -127,7 +127,7 @@ def _node(node: Ancestor) -> Text:
 
 
 def _source(manifest: Manifest) -> str:
-    """Where an imported artifact came from, in one line."""
+    """The source of an imported artifact, in one line."""
     source = manifest.spec.get("source") if manifest.kind == "import" else None
     if not isinstance(source, dict):
         return ""
@@ -153,7 +153,7 @@ def _lineage_values(node: Ancestor) -> dict[str, Any]:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compares every byte with the manifests. Returns 3 if something differs."""
+    """Compares every file with its digest in the manifest. Returns 3 if something differs."""
     store = store_here()
     found: list[Manifest | InputError] = [store.resolve(reference) for reference in options.artifacts]
     if not options.artifacts:

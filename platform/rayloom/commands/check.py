@@ -1,4 +1,4 @@
-"""`rayloom check`: job files and, for pipelines, the files of their stages."""
+"""`rayloom check`: validates job files and, for pipelines, the files of their stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayloom.specs.pipeline import PipelineSpec
 
 
 def check(options: argparse.Namespace) -> int:
-    """Validates every file and prints all problems; the exit code of the worst."""
+    """Validates every file and prints all problems; returns the highest exit code."""
     worst = 0
     for file in options.files:
         try:

@@ -1,4 +1,4 @@
-"""`rayloom doctor`: what works on this machine, and what to do about the rest."""
+"""`rayloom doctor`: checks what Rayloom needs on this machine, and says what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yello
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Prints one line for each check. Returns 4 if something that is needed is missing."""
+    """Prints one line for each check. Returns 4 if something required is missing."""
     if options.lock is not None:
         sys.stdout.write(f"{lock_file(options.lock)}\n")
         return 0
@@ -87,7 +87,7 @@ def _print(finding: Finding) -> None:
         console().print(Text(f"  {'':<18} {finding.fix}", style=style))
 
 
-# The checks of `rayloom doctor`, each a function with one finding.
+# The checks of `rayloom doctor`: each function returns one finding.
 
 GB = 10**9
 QUICKSTART_MEMORY_BYTES = 10 * GB
@@ -121,7 +121,7 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Against what the package itself asks for, then against the lock where it is at hand."""
+    """Compares installed packages with the package's requirements, then with the lock file if it is installed."""
     installed = installed_versions()
     extra = flavour(installed)
     problems = unmet(requirements(extra), installed)
@@ -154,7 +154,7 @@ def torch_build() -> Finding:
 
 
 def processor() -> Finding:
-    """Cores that this process may use, and the instructions that make bf16 and INT8 fast."""
+    """The cores that this process may use, and the CPU instructions that speed up bf16 and INT8."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
     except OSError:
@@ -268,7 +268,7 @@ def ports() -> Finding:
 
 
 def hub() -> Finding:
-    """Whether gated models can be fetched; the token itself is never shown."""
+    """Whether there is a token for gated models; the token itself is never shown."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     endpoint = os.environ.get("HF_ENDPOINT", "the public hub")
     if os.environ.get("HF_TOKEN") or (home / "token").is_file():

@@ -1,4 +1,4 @@
-"""`rayloom explain KIND.path.to.key`: what a key of a job file means, as `kubectl explain` does for Kubernetes."""
+"""`rayloom explain KIND.path.to.key`: explains a key of a job file, as `kubectl explain` does for Kubernetes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rayloom.specs.files.reference_words import default, first_sentence, flow, s
 
 _PACKAGE = Path(rayloom.__file__).parent
 _MOST_FILES = 3
-"""Files that are named one by one; the others are counted."""
+"""Most files that are named; the others are only counted."""
 _COMMON_NAME_FILES = 6
-"""A name that stands in more files than this is not searched for: most of them mean something else by it."""
+"""If more files read an attribute of this name, none is shown: most of them would mean another key."""
 
 
 def explain(options: argparse.Namespace) -> None:
-    """Prints what a key means, or the kinds of job if none is named."""
+    """Prints what a key means, or the kinds of job if no key is named."""
     if options.path is None:
         lines: Iterable[str] = _kinds()
     else:
@@ -47,7 +47,7 @@ def spec_of(kind: str) -> type[JobSpec]:
 
 
 def wishes() -> list[tuple[str, str, str]]:
-    """Which kind a reader needs: what they want to do, the kind that does it, and its starter file's name."""
+    """For each starter: what the user wants to do, the kind of job for it, and the starter's name."""
     found = []
     for name, text in templates().items():
         wish = re.search(r"^# Use it if (.*)$", text, re.MULTILINE)
@@ -98,7 +98,7 @@ def _key(key: Key, path: list[str], reference: Reference) -> Iterator[str]:
 
 
 def _usage(key: Key, path: list[str], reference: Reference) -> Iterator[tuple[str, str]]:
-    """An example out of a job file that comes with Rayloom, or else out of the schema; and where the key is used."""
+    """An example from a shipped job file, else from the schema, and the job files and code that use the key."""
     shown = list(islice(uses(reference.kind, path, key.variants), _MOST_FILES + 1))
     value = shown[0].value if shown else sample(key, reference)
     if value is not None:
@@ -113,13 +113,13 @@ def _usage(key: Key, path: list[str], reference: Reference) -> Iterator[tuple[st
 
 
 def _stage(kind: str) -> str:
-    """The file that runs jobs of a kind."""
+    """The source file that runs jobs of a kind."""
     module = KINDS[kind].stage.partition(":")[0] if kind in KINDS else "rayloom.pipeline.run"
     return f"{module.replace('.', '/')}.py"
 
 
 def _files_with(name: str, kind: str) -> list[str]:
-    """Files of the package that read an attribute of this name, those of the kind's own room first."""
+    """Source files that read an attribute of this name, those in the folder of the kind's stage first."""
     room = _stage(kind).split("/")[1]
     attribute = re.compile(rf"\.{re.escape(name)}\b(?!\()")
     rooms = [folder for folder in _PACKAGE.iterdir() if folder.is_dir() and folder.name not in ("specs", "commands")]

@@ -1,4 +1,4 @@
-"""`rayloom init NAME`: a starter of a kind of job, the quickstart, or a recipe with the job files that it needs."""
+"""`rayloom init NAME`: writes shipped job files: a starter of a kind of job, the quickstart, or a recipe."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rayloom.specs.files.problems import nearest
 from rayloom.specs.files.reference_words import first_sentence
 
 _FOLDER_OF_JOBS = re.compile(r"\bjobs/(?=(quickstart|recipes)/)")
-"""How commands in shipped job files name other job files: from the root of a checkout."""
+"""Commands in the comments of shipped job files give paths from the root of a checkout."""
 _NAME = re.compile(r"^name: (\S+)", re.MULTILINE)
 
 
 def init(options: argparse.Namespace) -> None:
-    """Writes job files that can be edited and run, or lists what there is."""
+    """Writes job files to edit and run, or lists the starters and recipes."""
     if options.template is None or options.list:
         _list()
     elif options.template in templates():
@@ -46,7 +46,7 @@ def _list() -> None:
 
 
 def _summary(files: Mapping[str, Path]) -> str:
-    """What a recipe's main file says of itself, or which files the folder has if none is the main one."""
+    """First sentence of the comment in a recipe's main file, or the names of its files if it has no main file."""
     main = [file for file in files.values() if len(files) == 1 or file.stem in ("pipeline", "train")]
     if main:
         return _first_sentence(main[0].read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def _write_starter(name: str, output: Path | None) -> None:
 
 
 def _write_recipe(name: str, folder: Path) -> None:
-    """The files of one recipe, and those whose results it names, in the same places as in Rayloom's own `jobs/`."""
+    """Writes one recipe's files and those that make the artifacts it names, with the same paths as in `jobs/`."""
     shipped = job_files()
     known_recipes = recipes(shipped)
     if name not in known_recipes:
@@ -97,7 +97,7 @@ def recipes(shipped: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def _with_needed(files: Mapping[str, Path], shipped: Mapping[str, Path]) -> dict[str, Path]:
-    """The files and, however far back, the shipped job files that make what they name; makers come first."""
+    """The files and the shipped job files whose artifacts they need, directly or indirectly, in topological order."""
     makers: dict[str, str] = {}
     for name, path in shipped.items():
         named = _NAME.search(path.read_text(encoding="utf-8"))
@@ -120,12 +120,12 @@ def _with_needed(files: Mapping[str, Path], shipped: Mapping[str, Path]) -> dict
 
 
 def _holds(file: Path, text: str) -> bool:
-    """Whether the file is there as it would be written, such as an import that another recipe needs too."""
+    """Whether the file exists with this text, such as an import that another recipe also needs."""
     return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
 
 
 def _write(texts: Mapping[Path, str]) -> None:
-    """Writes new files only. Raises InputError, before anything is written, if one is there already."""
+    """Writes new files. Raises InputError before writing anything if one exists already."""
     for file in texts:
         if file.exists():
             fix = "Remove it, or name another place with --output."
@@ -136,10 +136,9 @@ def _write(texts: Mapping[Path, str]) -> None:
             new.write(text)
 
 
-# The job files that come with Rayloom: the quickstart, the recipes and a starter for each kind of job.
+# The shipped job files: the quickstart, the recipes and starters for each kind of job.
 #
-# They stand in `jobs/` of a checkout, and in `rayloom/jobs/` of an installed wheel, which is built with a copy of
-# them.
+# They are in `jobs/` of a checkout, and in `rayloom/jobs/` of an installed wheel, which is built with a copy.
 
 PACKAGE = Path(rayloom.__file__).parent
 TEMPLATES = PACKAGE / "templates"
@@ -147,7 +146,7 @@ TEMPLATES = PACKAGE / "templates"
 
 @dataclass(frozen=True)
 class Use:
-    """One job file that sets a key, and the value that it gives."""
+    """A job file that sets a key, and the value."""
 
     file: str
     value: Any
@@ -191,7 +190,7 @@ def uses(kind: str, path: Sequence[str], variants: Sequence[str] = ()) -> Iterat
 
 
 def _values(value: Any, path: Sequence[str], variants: Sequence[str], is_chosen: bool = False) -> Iterator[Any]:
-    """What stands at a path, in each entry of the lists on the way. `is_chosen`: the mapping's variant was named."""
+    """The values at a path, in all entries of lists on the way. `is_chosen`: the path named this mapping's `type`."""
     if not path:
         yield value
     elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What the table of commands is made of: commands, arguments that several of them share, and checks of numbers."""
+"""The parts of the table of commands: the command, shared arguments, and parsers of numbers."""
 
 from __future__ import annotations
 

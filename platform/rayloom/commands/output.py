@@ -1,4 +1,4 @@
-"""What a command answers, on standard output: tables for people, JSON for programs."""
+"""Output of commands on standard output: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH_IN_PIPES = 200
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that nothing is cut off."""
+    """A console on standard output; wide if that is not a terminal, so that nothing is cut off."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_PIPES)
 
 
@@ -39,5 +39,5 @@ def size(num_bytes: float) -> str:
 
 
 def when(created_at: str) -> str:
-    """`2026-11-21 21:40` out of an ISO time."""
+    """`2026-11-21 21:40` from an ISO 8601 time."""
     return created_at[:16].replace("T", " ")

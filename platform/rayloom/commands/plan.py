@@ -29,7 +29,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
-    """Prints what one job would do, and on request what a probe measured. Returns whether there is a problem."""
+    """Prints one job's plan and, if `is_probing`, what a probe measured. Returns whether there is a problem."""
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
     sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
@@ -45,7 +45,7 @@ def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
 
 
 def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
-    """Prints the graph, then what each stage would do, if the artifacts that it needs exist."""
+    """Prints the graph, then the plan of each stage whose input artifacts exist."""
     stages = load_stages(spec, pipeline, load_job)
     width = max(len(item.stage.name) for item in stages)
     for item in stages:
@@ -67,7 +67,7 @@ def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
 
 
 def _unmade(item: StageJob, stages: list[StageJob], store: Store) -> list[str]:
-    """The stages whose artifacts this one uses and that are not in the store for their present specs."""
+    """The stages whose artifacts this one uses, if those are not in the store for the stages' present specs."""
     made_by = {other.job.spec.name: other for other in stages}
     used = {reference.text.removeprefix("artifact:") for reference in references(item.job.spec)}
     makers = [made_by[name] for name in used if name in made_by]
@@ -83,7 +83,7 @@ def _is_made(item: StageJob, store: Store) -> bool:
 
 
 def missing_inputs(stages: list[StageJob], store: Store) -> list[str]:
-    """One line for each artifact that no stage makes and that is not in the store."""
+    """One line for each input artifact that no stage makes and the store lacks."""
     missing = []
     for item, reference in outside_references(stages):
         try:

@@ -1,4 +1,4 @@
-"""`rayloom predict ARTIFACT --text …`: what a model says about a few texts, at once and without Ray."""
+"""`rayloom predict ARTIFACT --text …`: a model's predictions for a few texts, in this process, without Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def answers(name: str, rows: list[dict[str, Any]], store: Store, max_new_tokens: int) -> list[dict[str, Any]]:
-    """What the artifact says about each row."""
+    """The artifact's prediction for each row."""
     from rayloom.models.responders.responder import respond_to_each, responder_for
     from rayloom.models.responders.subject import Subject
     from rayloom.specs.predict import Generation

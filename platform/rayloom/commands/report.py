@@ -18,7 +18,7 @@ from rayloom.observe.report_page import Section, metric_rows, page, table, text
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the page and says where it stands."""
+    """Writes the page and prints its path."""
     store = store_here()
     manifest = store.resolve(options.artifact)
     output = options.output or Path(f"{manifest.name}-{manifest.version}.html")
@@ -27,7 +27,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def rendered(store: Store, manifest: Manifest) -> str:
-    """The page: what every artifact has, around what its kind adds."""
+    """The page: the sections of every artifact, and those of its kind."""
     artifact = store.open(manifest)
     own: list[Section] = imported(KINDS[manifest.kind].reporter)(artifact) if manifest.kind in KINDS else []
     sections = [_facts(manifest), *own, _lineage(store, manifest), *_metrics(manifest)]

@@ -1,4 +1,4 @@
-"""`rayloom run`: one job or a pipeline, with the engines' output in a log."""
+"""`rayloom run`: runs one job or a pipeline, with the engines' output in a log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rayloom.specs.pipeline import PipelineSpec
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes the job's artifact, or says that it is there already."""
+    """Makes the job's artifact, or prints that it exists already."""
     job = load_job(options.file, options.set)
     store = Store.beside(job.directory)
     if isinstance(job.spec, PipelineSpec):
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             return _run(job, store, bool(options.as_stage))
         finally:
-            # What workers say while they end belongs into the log too.
+            # Inside the block, so that the workers' last output goes into the log too.
             disconnect()
 
 
@@ -57,7 +57,7 @@ def _run(job: Job, store: Store, is_stage: bool) -> int:
 
 
 def _check_inputs(spec: PipelineSpec, pipeline: Job, store: Store) -> None:
-    """Raises InputError before the first stage runs if a later one would lack an artifact."""
+    """Raises InputError if a stage needs an artifact that no stage makes and that the store lacks."""
     missing = missing_inputs(load_stages(spec, pipeline, load_job), store)
     if missing:
         fix = "Add the stage that makes it, or run its job first."

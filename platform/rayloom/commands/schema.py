@@ -1,4 +1,4 @@
-"""`rayloom schema KIND`: the JSON schema of a kind for editors, or its reference page for people."""
+"""`rayloom schema KIND`: the JSON schema of a kind for editors, or its reference page in Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayloom.specs.files.reference_words import default, flow, type_words, unit
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Prints what a kind's job files may hold, or writes it for every kind into a folder."""
+    """Prints a kind's schema or page, or writes those of every kind into a folder."""
     kinds = [options.kind] if options.kind else list(SPECS)
     for kind in kinds:
         text = _text(kind, options.markdown)
@@ -38,10 +38,10 @@ def _text(kind: str, as_page: bool) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-# The reference page of a kind of job in Markdown: `rayloom schema KIND --markdown`, kept under `jobs/reference/`.
+# The reference page of a kind in Markdown: `rayloom schema KIND --markdown`, kept under `jobs/reference/`.
 
 _TRAINING_JOB = "TrainSpec"
-"""A search holds a whole training job, which has a page of its own."""
+"""Title of the training job's schema, which a search also holds: it has a page of its own and is not repeated."""
 
 
 def page(kind: str, spec: type[JobSpec]) -> str:
@@ -64,7 +64,7 @@ def page(kind: str, spec: type[JobSpec]) -> str:
 
 
 def _sections(root: Model, reference: Reference) -> Iterator[tuple[str, Key, list[Model]]]:
-    """Every key whose value is a mapping, by its path, each mapping described where it stands first."""
+    """Path, key and models of every key whose value is a mapping; each model only at its first place."""
     waiting = [("", root)]
     seen: set[int] = set()
     while waiting:

@@ -1,7 +1,7 @@
-"""The one table of commands: what each is called, what it takes, and which function answers it.
+"""The table of commands: the name, arguments and function of each.
 
 Functions are named as `module:function` and imported only when their command is called; each takes the parsed options
-and returns an exit code, None for 0.
+and returns the exit code, or None for 0.
 """
 
 from __future__ import annotations

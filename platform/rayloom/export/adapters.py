@@ -1,4 +1,4 @@
-"""A PEFT adapter folder, read and checked before any weight of its base is loaded."""
+"""A PEFT adapter folder, read and checked before its base model is loaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ WEIGHTS = "adapter_model.safetensors"
 PROMPT_METHODS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
 }  # fmt: skip
-"""Methods that add tokens or keys and values instead of changing weights (names as in PEFT's `PeftType`)."""
+"""Methods that add tokens, or keys and values, instead of changing weights (names as in PEFT's `PeftType`)."""
 _FIX = "Name an adapter made by a `train` job with an `adapter`."
 
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """An adapter that can be added to its base's weights."""
+    """An adapter that can be merged into its base's weights."""
 
     path: Path
     config: dict[str, Any]
@@ -28,7 +28,7 @@ class AdapterFolder:
 
     @classmethod
     def of(cls, path: Path) -> AdapterFolder:
-        """Raises InputError if there is no adapter, or one that no weights can take in."""
+        """The adapter at `path`. Raises InputError if there is none, it is incomplete, or it cannot be merged."""
         try:
             config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -44,7 +44,7 @@ class AdapterFolder:
 
     @property
     def method(self) -> str:
-        """`LORA`, `IA3` and so on."""
+        """PEFT's name of the method: `LORA`, `IA3` and so on."""
         return str(self.config.get("peft_type", "unknown"))
 
     @property
@@ -53,7 +53,7 @@ class AdapterFolder:
 
     @property
     def described(self) -> str:
-        """For people: `LORA of rank 16, 4,884,480 values`."""
+        """For messages: `LORA of rank 16, 4,884,480 values`."""
         rank = f" of rank {self.config['r']}" if self.config.get("r") else ""
         variant = " (DoRA)" if self.config.get("use_dora") else ""
         return f"{self.method}{variant}{rank}, {self.num_values:,} values"
@@ -72,7 +72,7 @@ class AdapterFolder:
 
 
 def check_values(adapter: AdapterFolder) -> float:
-    """The norm of the adapter's trained values. Raises InputError if it changes nothing or is not finite."""
+    """The norm of a LoRA adapter's B matrices, else 0. Raises InputError if they are zero or a value is not finite."""
     import torch
     from safetensors.torch import load_file
 
@@ -91,5 +91,5 @@ def check_values(adapter: AdapterFolder) -> float:
 
 
 def _starts_at_zero(name: str) -> bool:
-    """LoRA's second factor is zero until it is trained (Hu et al. 2021), and so the product's norm is its own."""
+    """Whether it is LoRA's B matrix, which is initialised to zero (Hu et al. 2021), so that B A is zero untrained."""
     return "lora_B" in name or "lora_embedding_B" in name

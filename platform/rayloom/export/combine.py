@@ -1,4 +1,4 @@
-"""Several LoRA adapters of one base as one, by PEFT's arithmetic, before it is merged."""
+"""Combines several LoRA adapters of one base into one with PEFT's `add_weighted_adapter`, before it is merged."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rayloom.specs.export import Combination
 
 COMBINED = "combined"
 _PEFTS_NAMES = {"sum": "cat"}
-"""Where PEFT calls a method otherwise."""
+"""PEFT's name of a method, if it differs from ours."""
 
 
 def others(combination: Combination, parents: Mapping[str, Artifact], base: Artifact, store: Store) -> list[Artifact]:
-    """The further adapters. Raises InputError for one that was trained on another base."""
+    """The other adapters to combine. Raises InputError if one was trained on another base."""
     found = [parents[f"combine.others.{number}.adapter"] for number in range(len(combination.others))]
     for artifact in found:
         base_of(artifact, base, store)
@@ -28,7 +28,7 @@ def others(combination: Combination, parents: Mapping[str, Artifact], base: Arti
 
 
 def add_others(tuned: Any, combination: Combination, first: AdapterFolder, further: list[Artifact]) -> None:
-    """Puts the combination in the first adapter's place. Raises InputError if PEFT cannot combine them."""
+    """Makes the combination the active adapter. Raises InputError if an adapter does not fit or PEFT cannot combine."""
     names = ["default"]
     for number, artifact in enumerate(further):
         folder = AdapterFolder.of(artifact.path)
@@ -39,10 +39,10 @@ def add_others(tuned: Any, combination: Combination, first: AdapterFolder, furth
         if loaded.unexpected_keys or loaded.missing_keys:
             raise InputError(f"{artifact.id} does not fit this base", where=str(artifact.path))
     for name in names:
-        # Its factor is in the layers' scaling already; the combination would take it once more from here.
+        # The layers' scaling already contains rsLoRA's factor; with the flag set, PEFT would apply it a second time.
         tuned.peft_config[name].use_rslora = False
     weights = [combination.weight, *(other.weight for other in combination.others)]
-    # DARE drops at random.
+    # DARE drops values at random.
     torch.manual_seed(combination.seed)
     try:
         tuned.add_weighted_adapter(

@@ -1,7 +1,7 @@
-"""A model in the precision of its files that computes in fp32, one layer at a time, and merges so.
+"""Computes and merges in fp32 one layer at a time, with a model that is loaded in the precision of its files.
 
-Its weights stay pages of the files; in memory is only the layer that computes. The results are those of a model that is
-whole in fp32.
+The weights stay memory-mapped; only the present layer is copied to fp32. The results equal those of a model that is
+loaded in fp32 as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether PEFT put an adapter beside the module's weight."""
+    """Whether the module is a PEFT layer with an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return isinstance(module, BaseTunerLayer)
@@ -29,7 +29,7 @@ def is_adapted(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def computing_in_fp32(model: nn.Module, is_merged: bool = False) -> Iterator[None]:
-    """Inside, each layer has fp32 weights while it computes. `is_merged`: adapters are merged into them meanwhile."""
+    """In the block, each layer has fp32 weights during its forward pass. `is_merged`: with the adapter merged in."""
     with contextlib.ExitStack() as hooks:
         for module in model.modules():
             adapted = is_adapted(module)
@@ -54,7 +54,7 @@ def _hook(module: nn.Module, hooks: contextlib.ExitStack, is_whole: bool, is_mer
 
 
 def _to_fp32(module: nn.Module, is_whole: bool) -> Callable[[], None]:
-    """Copies the module's own tensors, or all below it too, to fp32; what is returned puts back what was there."""
+    """Copies the module's own tensors, or with `is_whole` also its children's, to fp32; returns the undo function."""
     tensors = [t for t in (*module.parameters(is_whole), *module.buffers(is_whole)) if t.is_floating_point()]
     stored = [tensor.data for tensor in tensors]
     for tensor in tensors:
@@ -74,9 +74,9 @@ def _merge(layer: Any) -> None:
 
 
 def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) -> bool:
-    """Writes base + adapter, each layer merged in fp32 and then rounded; False if it has to be merged whole.
+    """Writes base + adapter, each layer merged in fp32 and rounded to `dtype`; False if layers cannot be merged singly.
 
-    That is so where an adapter changes what has another name in the base's files, or replaces whole modules.
+    That is so if an adapted weight has another name in the base's files, or the adapter replaces whole modules.
     """
     model = tuned.base_model.model
     layers = {name: module for name, module in model.named_modules() if is_adapted(module)}

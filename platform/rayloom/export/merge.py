@@ -1,4 +1,4 @@
-"""`kind: merge`: an adapter's update goes into its 16-bit base, and both are compared before anything is published."""
+"""`kind: merge`: merges an adapter into its 16-bit base, and compares the result with base + adapter."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 6
 FP32_COPIES = 3
-"""Of the largest layer, while it is merged."""
+"""Number of fp32 copies of the largest layer while it is merged."""
 
 
 def run(spec: MergeSpec, build: Build) -> Outcome:
-    """Writes the merged model, ready for transformers and the server."""
+    """Writes the merged model in the format of transformers and the server."""
     adapter_artifact = build.parents["adapter"]
     adapter = AdapterFolder.of(adapter_artifact.path)
     base_artifact = base_of(adapter_artifact, build.parents.get("base"), build.store)
@@ -110,9 +110,9 @@ def _combined(spec: MergeSpec, further: Sequence[Artifact]) -> dict[str, Any] | 
 def seen_in_training(
     base: ModelFolder, adapter: Artifact, expected: Sequence[torch.Tensor], rows: Sequence[Sequence[int]]
 ) -> dict[str, Any] | None:
-    """How far 16-bit base + adapter is from the quantised base + adapter that training saw; None if it saw 16 bits.
+    """Agreement of 16-bit base + adapter with the quantised base + adapter of training; None if training used 16 bits.
 
-    The adapter has learned to make up for the base's rounding, which is not there any more.
+    The adapter has learned to compensate for the base's quantisation error, which the 16-bit base does not have.
     """
     precision = (training_of(adapter.manifest).get("adapter") or {}).get("quantised_base")
     if precision is None:
@@ -134,10 +134,10 @@ def sixteen_bit(artifact: Artifact) -> ModelFolder:
 
 
 def memory_bytes(base: ModelFolder) -> int:
-    """About what merging takes at its peak: the base's files, and a layer in fp32.
+    """Estimated peak memory of merging in bytes: the base's files, and the largest layer in fp32.
 
-    The files' part is pages of theirs, which the system can take back. Merged whole, where `write_merged` cannot do it
-    layer by layer, the model also is in fp32 once.
+    The files are memory-mapped, and their pages can be reclaimed. If `write_merged` cannot merge layer by layer, the
+    whole model is also in memory in fp32, which is not counted here.
     """
     tensors = stored_tensors(base.path).values()
     total = sum(tensor.num_bytes for tensor in tensors)
@@ -145,12 +145,12 @@ def memory_bytes(base: ModelFolder) -> int:
 
 
 def tokenizer_folder(adapter: Path, base: Path) -> Path:
-    """The adapter's own tokenizer where it brings one: that is what it was trained with."""
+    """The adapter's folder if it has a tokenizer (the one it was trained with), else the base's."""
     return adapter if (adapter / "tokenizer_config.json").exists() else base
 
 
 def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of the prompts, in the chat template where the tokenizer has one, as the server would see them."""
+    """Token ids of the prompts as the server would make them: with the chat template if the tokenizer has one."""
     from transformers import AutoTokenizer
 
     from rayloom.text.conversations.render import Renderer
@@ -163,7 +163,7 @@ def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
-    """The base with the adapter beside its weights.
+    """The base with the adapter attached, not merged.
 
     Raises InputError if the adapter has a tensor that belongs to no layer of the base, or lacks one that it needs.
     """
@@ -189,14 +189,14 @@ def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
 
 
 def logits_in_fp32(model: Any, rows: Sequence[Sequence[int]], is_merged: bool = False) -> list[torch.Tensor]:
-    """Of a model in any precision, as if it were in fp32; with the adapter beside its weights or merged into them."""
+    """Logits of the rows in fp32, for a model in any precision, with the adapter attached or merged (`is_merged`)."""
     with computing_in_fp32(model, is_merged):
         return logits_of(model, rows)
 
 
 @contextlib.contextmanager
 def refusing_what_peft_cannot_merge(adapter: AdapterFolder) -> Iterator[None]:
-    """Raises InputError for what PEFT says of an adapter that has no merged form."""
+    """Turns PEFT's error for an adapter that cannot be merged into an InputError."""
     try:
         yield
     except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
@@ -205,7 +205,7 @@ def refusing_what_peft_cannot_merge(adapter: AdapterFolder) -> Iterator[None]:
 
 
 def check_agreement(exact: Agreement, effect: Agreement, spec: MergeSpec, adapter: Artifact) -> None:
-    """Raises an error if the merged model is another one than base + adapter, or the adapter did nothing."""
+    """Raises QualityError if the merged model differs from base + adapter, InputError if the adapter does nothing."""
     if effect.max_logit_difference == 0.0:
         what = f"{adapter.id} changes no logit of its base"
         raise InputError(what, where=str(adapter.path), fix="Check that its tensors carry this base's module names.")
@@ -227,7 +227,7 @@ def check_finite(rounding: Agreement, spec: MergeSpec) -> None:
 
 
 def save(tuned: Any, base: ModelFolder, dtype: torch.dtype, directory: Path) -> None:
-    """Merges, rounds and writes: layer by layer, or the model whole where its files have no such layers."""
+    """Merges, rounds to `dtype` and writes: layer by layer, or the whole model if `write_merged` cannot."""
     model = tuned.base_model.model
     if write_merged(tuned, base.path, directory, dtype):
         write_configuration(model, dtype, directory)

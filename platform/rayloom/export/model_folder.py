@@ -1,6 +1,6 @@
-"""A Hugging Face model folder: what it is, its model in memory, and the files that a server needs beside the weights.
+"""A Hugging Face model folder: its configuration, its model, and the files that a server needs beside the weights.
 
-Not covered: models that bring their own code (`trust_remote_code` stays off).
+Not covered: models with their own code (`trust_remote_code` stays off).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*")
-"""Files that stay as they are, whatever is done to the weights."""
+"""Files that are copied unchanged when the weights are merged or quantised."""
 _FIX = "Name a model in Hugging Face format: config.json, safetensors weights and a tokenizer."
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a model in it."""
+    """A folder with a model, and its parsed `config.json`."""
 
     path: Path
     config: dict[str, Any]
 
     @classmethod
     def of(cls, path: Path) -> ModelFolder:
-        """Raises InputError if there is no model."""
+        """The model folder at `path`. Raises InputError if there is no model."""
         try:
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -52,18 +52,18 @@ class ModelFolder:
 
     @property
     def quantization(self) -> str | None:
-        """The method by which the weights are quantised already, or None."""
+        """The quantisation method of the stored weights, or None."""
         config = self.config.get("quantization_config")
         return str(config.get("quant_method", "unknown")) if isinstance(config, dict) else None
 
     @property
     def is_causal(self) -> bool:
-        """Whether it continues text: what perplexity and the text server need."""
+        """Whether it is a causal language model, which perplexity and the text server need."""
         return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """Of most of the weights in the files; a model that is loaded so is read from them page by page."""
+        """The type of most stored weights; a model that is loaded with it stays memory-mapped."""
         import torch
 
         counts: Counter[str] = Counter()
@@ -73,7 +73,7 @@ class ModelFolder:
         return dtype
 
     def skeleton(self) -> PreTrainedModel:
-        """The model without its weights, which takes no memory: which layers it has, and of which shapes."""
+        """The model on the meta device: layers and shapes without weights, so it takes no memory."""
         import torch
         import transformers
 
@@ -82,7 +82,7 @@ class ModelFolder:
             return self.model_class()(config)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model on the CPU, ready to compute. Raises InputError if weights and configuration do not fit."""
+        """The model on the CPU in evaluation mode. Raises InputError if weights and configuration do not match."""
         import transformers
         from safetensors import SafetensorError
 
@@ -98,7 +98,7 @@ class ModelFolder:
         return model.eval()
 
     def model_class(self) -> Any:
-        """transformers' class of the model. Raises InputError if it has none."""
+        """The class of the architecture in transformers. Raises InputError if there is none."""
         import transformers
 
         found = getattr(transformers, self.architecture, None)
@@ -108,7 +108,7 @@ class ModelFolder:
         return found
 
     def copy_companions(self, target: Path) -> None:
-        """Copies tokenizer, chat template, generation defaults and licence, byte for byte, over what is there."""
+        """Copies tokenizer, chat template, generation defaults and licence unchanged; overwrites existing files."""
         copy_companions(self.path, target)
 
 
@@ -117,7 +117,7 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def check_memory(needed_bytes: int, doing: str) -> None:
-    """Raises ResourceError if this machine has less memory free than `doing` takes."""
+    """Raises ResourceError if less memory is free than needed. `doing`: the work, for the message."""
     free = available_bytes()
     if needed_bytes > free:
         what = f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"

@@ -1,4 +1,4 @@
-"""What merging or quantising would do, read off the files' headers."""
+"""The plans of merging and quantising, from the headers of the weight files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayloom.specs.export import Fp8Scheme, Int8Scheme, MergeSpec, Nf4Scheme, Qu
 
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
-    """Adapter, base, memory and what is checked."""
+    """Adapter, base, memory and the checks."""
     from rayloom.export.combine import others
     from rayloom.export.merge import memory_bytes, sixteen_bit
 
@@ -43,7 +43,7 @@ def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: 
 
 
 def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:  # noqa: ARG001
-    """Size after, memory, and what is measured."""
+    """Size after quantising, memory, and the measurements."""
     from rayloom.export.quality.engine_check import is_runnable
     from rayloom.export.quantize import memory_bytes, sixteen_bit
     from rayloom.export.schemes.compressed import linear_layers, num_expert_values
@@ -108,7 +108,7 @@ def _plan_task(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> PlanSheet
 
 
 def _size_after(scheme: Scheme, shapes: Sequence[tuple[int, ...]]) -> tuple[str, int]:
-    """The scheme in words, and the bytes of layers of these (O, I) shapes in it."""
+    """The scheme in words, and the size in bytes of linear layers of these (outputs, inputs) shapes in it."""
     if isinstance(scheme, Int8Scheme):
         by = "token" if scheme.activations == "dynamic" else "layer"
         fixed = 2 * len(shapes) if scheme.activations == "static" else 0

@@ -1,4 +1,4 @@
-"""`kind: quantize`: smaller weights, measured before and after in the arithmetic in which they are served."""
+"""`kind: quantize`: quantises a model, and measures perplexity, greedy answers, size and speed before and after."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from rayloom.score.perplexity import Loss, heldout_loss
 from rayloom.specs.export import Fp8Scheme, Int4Scheme, Int8Scheme, Nf4Scheme, QuantizeSpec, Scheme, Speed
 
 FP32_COPIES = 4
-"""Of the largest layer, while it is rounded."""
+"""Number of fp32 copies of the largest layer while it is quantised."""
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
-    """Writes the quantised model, ready for transformers and the server."""
+    """Writes the quantised model in the format of transformers and the server."""
     source = build.parents["model"]
     if task_of(source.path) is not None:
         return task_quantize.run(spec, build)
@@ -54,7 +54,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
     check_memory(memory_bytes(folder), f"Quantising {source.id}")
     before, answers = measure(loading.load(folder.path), measured, spec, "before")
     layers = write_quantized(folder, spec.scheme, calibrating, build.directory, spec.name)
-    # What was written is read back: the perplexity is that of the files, multiplied as the server multiplies them.
+    # The files are loaded again: the perplexity is that of what was written, with the server's arithmetic.
     quantised = loading.load(build.directory)
     after, answers_after = measure(quantised, measured, spec, "after")
     documents = documents_of(measured) if spec.max_engine_difference and is_runnable(spec.scheme) else []
@@ -87,9 +87,9 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 def write_quantized(
     folder: ModelFolder, scheme: Scheme, rows: CalibrationRows | None, directory: Path, label: str = "quantising"
 ) -> tuple[str, ...]:
-    """Writes the model in the scheme, and what a server needs beside it; returns the names of the layers.
+    """Writes the quantised model with its tokenizer and configuration; returns the names of the quantised layers.
 
-    `rows`: what calibrates, where the scheme needs it.
+    `rows`: calibration rows, if the scheme needs them.
     """
     if isinstance(scheme, Nf4Scheme):
         names = nf4.write_nf4(folder, directory)
@@ -115,7 +115,7 @@ def write_quantized(
 
 
 def sixteen_bit(artifact: Artifact) -> ModelFolder:
-    """The model as a folder. Raises InputError if it is quantised already or continues no text."""
+    """The model as a folder. Raises InputError if it is quantised already or is not a causal language model."""
     folder = ModelFolder.of(artifact.path)
     if folder.quantization is not None:
         what = f"{artifact.id} is quantised already ({folder.quantization})"
@@ -128,17 +128,17 @@ def sixteen_bit(artifact: Artifact) -> ModelFolder:
 
 
 def memory_bytes(folder: ModelFolder) -> int:
-    """About what quantising takes at its peak: the 16-bit model, and a layer in fp32.
+    """Estimated peak memory of quantising in bytes: the 16-bit model, and the largest layer in fp32.
 
-    The model's part is pages of its files where these are in bf16, which the system can take back; a rounded layer is
-    written at once, and a block that GPTQ is done with is given back.
+    Weights stored in bf16 are memory-mapped, and their pages can be reclaimed. A quantised layer is written at once,
+    and a block is freed after GPTQ has processed it.
     """
     sizes = [as_bf16_bytes(tensor) for tensor in stored_tensors(folder.path).values()]
     return sum(sizes) + FP32_COPIES * 2 * max(sizes)
 
 
 def measure(model: nn.Module, rows: SampledRows, spec: QuantizeSpec, when: str) -> tuple[Loss, list[list[int]]]:
-    """The loss on the rows, and the answers to some of their beginnings."""
+    """The loss on the rows, and the greedy answers to prompts from some of them."""
     with progress(f"{spec.name}: perplexity {when}", len(rows), "rows") as bar:
         loss = heldout_loss(model, rows, spec.micro_batch_sequences, bar.advance)
     return loss, answers_to(model, prompts_of(rows, spec.num_compared_answers), spec.num_compared_tokens)
@@ -161,7 +161,7 @@ def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifac
 
 
 def check_size(sizes: Sizes, spec: QuantizeSpec, source: Artifact) -> None:
-    """Raises QualityError if quantising saved nothing."""
+    """Raises QualityError if the quantised model is not smaller."""
     if sizes.file_share < 1:
         return
     what = f"The quantised model is not smaller: its files have {sizes.file_share:.0%} of the bytes that bf16 takes"
@@ -192,15 +192,15 @@ def _metrics(
     }
 
 
-# Greedy answers to the beginnings of real rows, before and after quantising: how often they stay the same.
+# Greedy answers to prompts from real rows, to count how many stay the same after quantising.
 
 LEAST_PROMPT_TOKENS = 16
-"""Of rows in which every token is trained: with less, an answer has nothing to follow from."""
+"""Shortest prompt; a row in which every token is trained has no prompt of its own, and gets one of this length."""
 MOST_PROMPT_TOKENS = 256
 
 
 def prompts_of(rows: SampledRows, num_prompts: int) -> list[list[int]]:
-    """The beginnings of rows spread evenly over all: up to the first trained token, which begins the answer."""
+    """The beginnings of evenly spaced rows, each up to the first trained token, where the answer begins."""
     chosen = np.linspace(0, len(rows) - 1, min(num_prompts, len(rows))).round().astype(int)
     prompts = []
     for number in sorted({int(number) for number in chosen}):
@@ -212,7 +212,7 @@ def prompts_of(rows: SampledRows, num_prompts: int) -> list[list[int]]:
 
 
 def answers_to(model: nn.Module, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
-    """The likeliest answers of this many tokens, or up to where the model ends one."""
+    """Greedy answers of at most this many tokens, up to the end-of-sequence token."""
     if not prompts:
         return []
     with_defaults: Any = model

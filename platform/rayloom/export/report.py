@@ -1,4 +1,4 @@
-"""A merged or quantised model's part of the report."""
+"""Report sections of a merged or quantised model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayloom.observe.report_page import Section, table
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """What was made of what, and how far it is from it."""
+    """The model's source, and how much the result differs from it."""
     metrics = artifact.manifest.metrics
     return _merge_sections(metrics) if artifact.manifest.kind == "merge" else _quantize_sections(metrics)
 

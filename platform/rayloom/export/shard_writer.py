@@ -1,4 +1,4 @@
-"""Weight files written as tensors come, so that a model is never whole in memory while it is written."""
+"""Reads, copies and writes safetensors files one tensor at a time, so that the whole model is never in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COPIED_BYTES = 1 << 24
 SHARD_BYTES = 5 << 30
-"""The most that one file holds, unless one tensor is larger."""
+"""Most bytes of one file, unless a single tensor is larger."""
 _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -24,17 +24,17 @@ _TYPES = {
 
 
 class ShardWriter:
-    """Safetensors files with their index, or one file where everything fits into one.
+    """Writes safetensors files with their index, or one file if all tensors fit into it.
 
-    A tensor goes to the disk as soon as it is added. The format has the places of all tensors at the beginning of its
-    file, so each file is put together from what was written once it is full.
+    Each tensor is written to a temporary file as soon as it is added. The format's header holds the offsets of all
+    tensors, so each file is assembled from the temporary file once it is full.
     """
 
     def __init__(self, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self._directory, self._shard_bytes = directory, shard_bytes
         self._written = directory / ".tensors"
         self._entries: dict[str, tuple[Tensor, int]] = {}
-        """Shape and type of each tensor of the file that is being filled, and where its bytes begin."""
+        """For each tensor of the present file: a meta tensor (shape, type), and the offset of its bytes."""
         self._size = 0
         self._shards: list[list[str]] = []
         self._total_bytes = 0
@@ -66,7 +66,7 @@ class ShardWriter:
         return self._directory / f"part-{number}.safetensors"
 
     def _finish_shard(self) -> None:
-        """Large types first, so that every tensor begins at a multiple of its type's size."""
+        """Assembles one file, tensors of larger types first, so that each is aligned to its type's size."""
         order = sorted(self._entries, key=lambda name: (-self._entries[name][0].element_size(), name))
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
@@ -97,14 +97,14 @@ def _copy(source: BinaryIO, begin: int, num_bytes: int, target: BinaryIO) -> Non
 def copy_tensors(
     source: Path, writer: ShardWriter, without: Collection[str], dtype_of: Callable[[str], torch.dtype]
 ) -> None:
-    """Adds the tensors of a folder's files, one at a time, except those named; floating-point ones as `dtype_of`."""
+    """Adds a folder's tensors one at a time, except those in `without`; casts floating-point ones to `dtype_of`."""
     for name, tensor in tensors_of(source):
         if name not in without:
             writer.add(name, tensor.to(dtype_of(name)) if tensor.is_floating_point() else tensor)
 
 
 def write_configuration(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
-    """Writes what belongs to weights of this type: `config.json`, and the defaults of generation."""
+    """Writes `config.json` with this type of weights, and the generation defaults."""
     model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
     model.config.save_pretrained(directory)
     if model.can_generate():
@@ -112,7 +112,7 @@ def write_configuration(model: PreTrainedModel, dtype: torch.dtype, directory: P
 
 
 def tied_head(model: PreTrainedModel) -> set[str]:
-    """The name of the output head's weight, where it is one tensor with the embeddings and need not be written."""
+    """The name of the output head's weight if it is tied to the embeddings, and so need not be written; else empty."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or getattr(head, "weight", None) is not embeddings.weight:
         return set()
@@ -120,7 +120,7 @@ def tied_head(model: PreTrainedModel) -> set[str]:
 
 
 def tensors_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything in a folder's safetensors files, read one at a time."""
+    """Name and tensor of each entry in a folder's safetensors files, read one at a time."""
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):

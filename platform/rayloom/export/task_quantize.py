@@ -1,4 +1,4 @@
-"""Classifiers, taggers, question answerers and encoder-decoders in INT8, measured by the answers that stay the same."""
+"""INT8 quantisation of models with a task (classifiers, taggers, ...), measured by the share of unchanged answers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from rayloom.text.labelled.examples import Example, Span
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model says to the held-out texts."""
+    """A model's answers to the held-out texts."""
 
     answers: list[tuple[tuple[str, ...], tuple[Span, ...]]]
-    """Labels and places; how sure it is of them may change."""
+    """Labels and spans of each text; their scores are not compared."""
     texts_per_second: float
 
 
 def run(spec: QuantizeSpec, build: Build) -> Outcome:
-    """Writes the model with INT8 linear layers below its head, ready for prediction and for the server."""
+    """Writes the model with INT8 linear layers below its head, in the format of prediction and the server."""
     source = build.parents["model"]
     folder = sixteen_bit(source, spec)
     examples = heldout_examples(build.parents["rows_of"])
@@ -76,7 +76,7 @@ def run(spec: QuantizeSpec, build: Build) -> Outcome:
 
 
 def sixteen_bit(artifact: Artifact, spec: QuantizeSpec) -> ModelFolder:
-    """The task model as a folder. Raises InputError if it is quantised already, or the scheme is not for it."""
+    """The model as a folder. Raises InputError if it is quantised already, or the scheme or speed is not supported."""
     folder = ModelFolder.of(artifact.path)
     if folder.quantization is not None:
         what = f"{artifact.id} is quantised already ({folder.quantization})"
@@ -96,19 +96,19 @@ def sixteen_bit(artifact: Artifact, spec: QuantizeSpec) -> ModelFolder:
 
 
 def without_calibration() -> Int8Scheme:
-    """Activations scaled by token, outliers where they are: smoothing knows decoders' norms only."""
+    """INT8 with a dynamic scale per token and without SmoothQuant, which is implemented for decoders' norms only."""
     return Int8Scheme(type="int8", smoothing=None)
 
 
 def stored_dtype(folder: ModelFolder) -> torch.dtype:
-    """Of the weights; what is not quantised stays so."""
+    """The configured type of the weights, which the layers that are not quantised keep."""
     dtype = getattr(torch, str(folder.config.get("dtype") or folder.config.get("torch_dtype") or "float32"))
     assert isinstance(dtype, torch.dtype)
     return dtype
 
 
 def check_quality(same: int, num_texts: int, spec: QuantizeSpec, source: Artifact) -> None:
-    """max_quality_loss counts texts here: 1.05 lets one answer in twenty-one change."""
+    """Raises QualityError if less than 1 / max_quality_loss of the answers stay the same: 1.05 lets 1 in 21 change."""
     if same * spec.allowed_quality_loss < num_texts:
         what = (
             f"The quantised model is too much worse: {same:,} of {num_texts:,} answers to held-out texts stay the "

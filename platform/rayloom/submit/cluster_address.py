@@ -1,4 +1,4 @@
-"""Which cluster a command means: the one named, else the one in the environment, else one started on this machine."""
+"""The cluster that a command uses: the one named, else that of the environment, else a local one on this machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ray's Jobs API over plain HTTP: small enough that `rayloom jobs list` need not import Ray.
+"""A client of Ray's Jobs API over plain HTTP and a websocket for logs, so that `rayloom jobs list` need not import Ray.
 
-Every failure is one of Rayloom's errors: an address where nothing answers, a token that is not taken, a job that is not
-there, a cluster too old.
+Every failure raises one of Rayloom's errors: no answer at the address, a rejected token, an unknown job, another error
+of the cluster.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ClusterJob:
 
     @property
     def reason(self) -> str:
-        """Why it failed or waits, in one line: Rayloom's own error where there is one, else what Ray says."""
+        """Why it failed or is pending, in one line: Rayloom's error if there is one, else Ray's message."""
         if self.status not in ("FAILED", "PENDING"):
             return ""
         lines = self.message.strip().splitlines()
@@ -60,7 +60,7 @@ class ClusterJob:
 
 @dataclass(frozen=True)
 class Node:
-    """One living node and what it offers."""
+    """A node that is alive, with its resources."""
 
     id: str
     address: str
@@ -70,7 +70,7 @@ class Node:
 
 
 def token_here() -> str | None:
-    """The cluster's token, where Ray itself looks for it."""
+    """The cluster's token, from the places where Ray itself looks for it, or None."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"].strip()
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
@@ -96,13 +96,13 @@ class JobsApi:
         return [_node(raylet) for raylet in raylets]
 
     def can_grow(self) -> bool:
-        """Whether an autoscaler with worker groups of its own adds nodes when they are wanted."""
+        """Whether the cluster has an autoscaler with worker groups, which adds nodes on demand."""
         status = self._json("GET", "/api/cluster_status")["data"].get("clusterStatus") or {}
         report = status.get("autoscalerReport") or {}
         return bool(report) and not report.get("legacy", False)
 
     def jobs(self) -> list[ClusterJob]:
-        """Every submitted job, oldest first; drivers that were not submitted have no id and are left out."""
+        """Every submitted job, oldest first; drivers that were not submitted have no job id and are left out."""
         found = [_job(entry) for entry in self._json("GET", "/api/jobs/") if entry.get("submission_id")]
         return sorted(found, key=lambda job: job.started_ms)
 
@@ -125,7 +125,7 @@ class JobsApi:
         self._json("POST", "/api/jobs/", dict(request))
 
     def stop(self, id: str) -> bool:  # noqa: A002
-        """Asks the job to end; whether it was running."""
+        """Asks the job to end; returns whether it was running."""
         return bool(self._json("POST", f"/api/jobs/{id}/stop")["stopped"])
 
     def logs(self, id: str) -> str:  # noqa: A002
@@ -142,7 +142,7 @@ class JobsApi:
         self._request("PUT", f"/api/packages/gcs/{name}", content)
 
     def follow(self, id: str) -> Iterator[str]:  # noqa: A002
-        """The log from its beginning, piece by piece as it grows, until the job ends."""
+        """The log in pieces, from its beginning and as it grows, until the job ends."""
 
         return log_pieces(self.address, id, self._headers())
 
@@ -212,11 +212,11 @@ def _job(entry: Mapping[str, Any]) -> ClusterJob:
     )
 
 
-# A job's log as it grows, over the websocket of Ray's Jobs API.
+# Following a job's log over the websocket of Ray's Jobs API.
 
 
 def log_pieces(address: str, job_id: str, headers: Mapping[str, str]) -> Iterator[str]:
-    """Pieces of text until the job ends. Raises ResourceError if the stream breaks before."""
+    """Pieces of the log until the job ends. Raises ResourceError if the connection breaks before."""
     loop = asyncio.new_event_loop()
     pieces = _pieces(address, job_id, headers)
     try:

@@ -1,7 +1,7 @@
-"""A cluster of several nodes on one machine, for trying what needs more than one: `rayloom cluster up|down`.
+"""A Ray cluster of several nodes on one machine, for testing multi-node behaviour: `rayloom cluster up|down`.
 
-Each node is started by Ray's own command in a session of its own, so that taking the cluster down ends exactly those
-processes and no other Ray on the machine. With own networks, each node has an address of its own, as machines have.
+Each node is started by Ray's own command in a process session of its own, so that `down` ends exactly those processes
+and no other Ray on the machine. With own networks, each node also has its own IP address.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ START_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What `down` and the other commands must know of a cluster that `up` started."""
+    """The state of a cluster that `up` started, saved for `down` and the other commands."""
 
     dashboard: str
     gcs_address: str
     sessions: tuple[int, ...]
-    """Ids of the process sessions of the nodes, the head's first."""
+    """Process session ids of the nodes, the head's first."""
     folder: str
     shape: Shape
     networks: OwnNetworks | None = None
@@ -46,7 +46,7 @@ class LocalCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """With which a process on this machine becomes a driver of the cluster."""
+        """Environment variables with which a process on this machine connects to the cluster as a driver."""
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{self.folder}/token"}
         return {**self.shape.environment, **token, "RAY_ADDRESS": self.gcs_address}
 
@@ -62,26 +62,26 @@ def read_state() -> LocalCluster | None:
 
 
 def _remembered() -> LocalCluster | None:
-    """The one that was started last, which may have ended since."""
+    """The cluster that was started last, which may have ended since."""
     try:
         facts = json.loads(state_file().read_text())
         facts |= {"sessions": tuple(facts["sessions"]), "shape": Shape(**facts["shape"])}
         facts["networks"] = OwnNetworks(**facts["networks"]) if facts["networks"] else None
         return LocalCluster(**facts)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # or of another version of Rayloom
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or written by another version of Rayloom
         return None
 
 
 def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
     """Starts a head and workers; returns when every node has joined. Raises ResourceError if they do not.
 
-    `networks`: where each node gets one of its own; they are removed with the cluster, also where it does not start.
+    `networks`: one for each node, if wanted; removed with the cluster, or now if it does not start.
     """
     cluster = None
     try:
         cluster = _new(shape, networks)
         for number in range(shape.num_nodes):
-            # One after the other: nodes of one host that start at once take the same names for their sockets and logs.
+            # One after the other: nodes that start on one host at the same time choose the same socket and log names.
             cluster = _with_node(cluster, number)
     except BaseException:
         if cluster is not None:
@@ -101,7 +101,7 @@ def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
     if networks is None:
         for wanted in (shape.port, shape.dashboard_port):
             check_port(LOOPBACK, wanted, "Choose another with --port or --dashboard-port.")
-    # Short, because the paths of sockets below it may have 107 characters; private, because it holds the token.
+    # Short, because socket paths below it may have at most 107 characters; private, because it holds the token.
     folder = Path(tempfile.mkdtemp(prefix="rayloom-cl-", dir="/tmp"))
     token = folder / "token"
     token.touch(mode=0o600)
@@ -111,7 +111,7 @@ def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
 
 
 def _with_node(cluster: LocalCluster, number: int) -> LocalCluster:
-    """The cluster once this node is a part of it; where it does not become one, its processes are ended."""
+    """Starts a node; returns the cluster when it has joined. If it does not join, its processes are ended."""
     address = cluster.gcs_address.rpartition(":")[0]
     session = local_node.start(cluster.shape, number, Path(cluster.folder), address, cluster.networks)
     sessions = (*cluster.sessions[:number], session, *cluster.sessions[number + 1 :])
@@ -125,7 +125,7 @@ def _with_node(cluster: LocalCluster, number: int) -> LocalCluster:
 
 
 def down() -> LocalCluster | None:
-    """Ends every process of the local cluster and removes what it left; the cluster that ran, or None."""
+    """Ends the local cluster's processes and removes its files and networks; returns the cluster that ran, or None."""
     running, cluster = read_state(), _remembered()
     if running is not None:
         local_node.end(running.sessions)
@@ -138,12 +138,12 @@ def down() -> LocalCluster | None:
 
 
 def kill_node(cluster: LocalCluster, number: int) -> None:
-    """Ends one node at once, as a machine that loses its power does. Node 0 is the head."""
+    """Kills one node (SIGKILL), to simulate a power failure. Node 0 is the head."""
     local_node.kill(cluster.sessions[number])
 
 
 def start_again(cluster: LocalCluster, number: int) -> LocalCluster:
-    """The cluster with a node that ended started anew, with the address that it had; a head needs Redis for that."""
+    """Restarts a node that ended, with its old address; returns the cluster. A head needs Redis to keep its state."""
     again = _with_node(cluster, number)
     _remember(again)
     return again
@@ -155,7 +155,7 @@ def _remember(cluster: LocalCluster) -> None:
 
 
 def _await_node(cluster: LocalCluster, number: int) -> str:
-    """Returns the head's address once this node is alive and so are those before it."""
+    """Waits until this node and those before it are alive; returns the head's address."""
     api, until = cluster.api(), time.monotonic() + START_SECONDS
     label = "head" if number == 0 else f"worker-{number}"
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""One node of a local cluster: a real raylet with its own processes, in a process session of its own."""
+"""One node of a local cluster: a raylet and its worker processes, in a process session of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rayloom.submit.own_networks import OwnNetworks
 
 STOP_SECONDS = 3.0
-"""A node that is asked to end first drains for up to half a minute; nothing here is worth that."""
+"""Time between SIGTERM and SIGKILL; less than the half minute for which Ray drains a node, which is not needed here."""
 OBJECT_STORE_BYTES = 300_000_000
 WORKER_PORTS_PER_NODE = 100
 LOOPBACK = "127.0.0.1"
@@ -23,21 +23,21 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Shape:
-    """How a local cluster is laid out; enough to start any of its nodes again."""
+    """The configuration of a local cluster, with all that is needed to restart any of its nodes."""
 
     num_nodes: int
     cpus_per_node: int
     port: int
     dashboard_port: int
     head_cpus: int | None = None
-    """Where the head has not as many as the others."""
+    """CPUs of the head, if not `cpus_per_node`."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What all nodes get besides, such as certificates."""
+    """Additional environment variables of all nodes, such as the paths of certificates."""
     head_environment: Mapping[str, str] = field(default_factory=dict)
-    """What only the head gets, such as the address of the Redis that keeps its state when it dies."""
+    """Additional ones of the head only, such as the address of a Redis that keeps its state if it dies."""
 
     def arguments(self, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> list[str]:
-        """What `ray start` is told for one node; 0 is the head. `head_address`: empty if it is not known yet."""
+        """Arguments of `ray start` for one node; 0 is the head. `head_address`: empty if it is not known yet."""
         placed = [f"--temp-dir={temporary_folder(folder, number, networks)}"]
         placed += [f"--node-ip-address={networks.address(number)}"] if networks else []
         if number:
@@ -49,7 +49,7 @@ class Shape:
         ]  # fmt: skip
 
     def _of_any(self, number: int) -> list[str]:
-        """Several raylets share the host, so nothing may take a default port."""
+        """Arguments of any node. Several raylets share the host, so no port may be Ray's default."""
         first = 20_000 + self.port % 1000 * 10 + number * WORKER_PORTS_PER_NODE
         cpus = self.cpus_per_node if number or self.head_cpus is None else self.head_cpus
         return [
@@ -62,17 +62,17 @@ class Shape:
 
 
 def temporary_folder(folder: Path, number: int, networks: OwnNetworks | None) -> Path:
-    """Where Ray keeps a node's session, one for each node: with own networks at one path, which each mounts its own at.
+    """Ray's temporary folder of a node. With own networks all nodes use one path, at which each mounts its own disk.
 
-    Nodes that shared one would share the working directories of jobs. Ray removes such a directory and unpacks it again
-    when a task on another node needs it (`ray/_private/runtime_env/packaging.py`, `overwrite`), also while a driver
-    runs in it, which then dies of files that are gone.
+    If nodes shared a folder, they would share the working directories of jobs. Ray removes such a directory and unpacks
+    it again when a task on another node needs it (`ray/_private/runtime_env/packaging.py`, `overwrite`), even while a
+    driver runs in it, which then fails because its files are gone.
     """
     return folder / ("r" if networks is not None else f"r{number}")
 
 
 def start(shape: Shape, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> int:
-    """Starts one node; the id of its process session."""
+    """Starts one node; returns its process session id."""
     arguments = shape.arguments(number, folder, head_address, networks)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     if networks is not None:
@@ -100,7 +100,7 @@ def _environment(shape: Shape, number: int, folder: Path, networks: OwnNetworks 
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        **({"GLOO_SOCKET_IFNAME": "eth0"} if networks else {}),  # by name of the host it would find the loopback
+        **({"GLOO_SOCKET_IFNAME": "eth0"} if networks else {}),  # resolving the host name would give Gloo the loopback
         **shape.environment,
         **(shape.head_environment if number == 0 else {}),
     }
@@ -110,13 +110,13 @@ def _environment(shape: Shape, number: int, folder: Path, networks: OwnNetworks 
 
 
 def kill(session: int) -> None:
-    """Ends a node at once, as a machine that loses its power does."""
+    """Kills a node's processes (SIGKILL), to simulate a power failure."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(session, signal.SIGKILL)
 
 
 def end(sessions: Sequence[int]) -> None:
-    """Asks all nodes to end, workers first, then makes them."""
+    """Sends SIGTERM to all nodes, workers first, and SIGKILL after `STOP_SECONDS`."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for session in reversed(sessions):
             with contextlib.suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ def end(sessions: Sequence[int]) -> None:
 
 
 def is_alive(session: int) -> bool:
-    """Whether a process of this group lives; one that ended and was not waited for does not."""
+    """Whether a process of this session is alive; zombies do not count."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(session, os.WNOHANG)
     for folder in Path("/proc").glob("[0-9]*"):

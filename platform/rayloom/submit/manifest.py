@@ -1,7 +1,7 @@
 """A job file as Kubernetes objects for KubeRay: a ConfigMap with the job's files, and a RayJob that runs them.
 
-Every attempt of a job works on the same store, where a result is published once and last, so a retry continues where
-the attempt before it was and never writes twice.
+All attempts of a job use the same store, in which a result is published atomically, so a retry continues where the
+previous attempt stopped and never publishes twice.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def manifest(
 ) -> list[dict[str, Any]]:
     """The objects to apply, in order.
 
-    `specs`: the jobs to be run (a pipeline's stages, else the spec itself); `files`: their texts by relative path, of
-    which `entry` is run. Raises InputError if they do not fit into a ConfigMap, or choices contradict each other.
+    `specs`: the jobs to run (a pipeline's stages, else the spec itself). `files`: their texts by relative path; `entry`
+    is the path that is run. Raises InputError if they do not fit into a ConfigMap, or choices contradict each other.
     """
     check_choices(files, choices)
     metadata = metadata_of(spec, choices)
@@ -56,7 +56,7 @@ def manifest(
 
 
 def _groups(specs: Sequence[JobSpec]) -> list[WorkerGroup]:
-    """One for each size of worker, with as many as the largest job wants at once."""
+    """One group for each size of worker, with as many workers as any one job needs at the same time."""
     most: Counter[Bundle] = Counter()
     for spec in specs:
         most |= Counter(spec.bundles() or [Bundle(1, 0)])
@@ -70,6 +70,6 @@ def _environment() -> tuple[dict[str, Any], ...]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    # Each attempt gets a cluster of its own, whose name tells the attempts' logs apart.
+    # Each attempt gets a cluster of its own; its name distinguishes the attempts' logs.
     attempt = {"fieldRef": {"fieldPath": "metadata.labels['ray.io/cluster']"}}
     return (*plain_environment(plain), {"name": "RAYLOOM_ATTEMPT", "valueFrom": attempt})

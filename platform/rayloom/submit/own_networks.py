@@ -1,9 +1,9 @@
-"""A network for each node of a local cluster: an address of its own behind a cable of its own, which can be pulled.
+"""A network namespace for each node of a local cluster, with its own IP address and a link that can be cut.
 
-Linux network namespaces joined by a bridge, made with the `ip` command; that takes root. The addresses are of
-198.18.0.0/15, which is set aside for trials and leads nowhere else, so the nodes see each other and this machine only.
-Each node also sees its own processes and its own temporary folder only: in both, Ray would find the other nodes, and a
-driver would take the address of one of them.
+The Linux network namespaces are joined by a bridge and made with the `ip` command, which needs root. The addresses are
+of 198.18.0.0/15, reserved for benchmarks (RFC 2544) and not routed, so nodes reach only each other and this machine.
+Each node also has its own process namespace and temporary folder: otherwise Ray would find the other nodes' processes
+or sessions there, and a driver could take the address of one of them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rayloom.errors import ResourceError
 
 MOST_NETWORKS = 250
 FIRST_NODE = 10
-"""The last part of the head's address; the bridge, through which this machine sees the nodes, has 1."""
+"""The last part of the head's address; this machine's end, the bridge, has 1."""
 
 
 @dataclass(frozen=True)
 class OwnNetworks:
-    """The networks of one cluster; `number` tells those of several clusters apart."""
+    """The networks of one cluster; `number` distinguishes clusters on the same machine."""
 
     number: int
 
@@ -34,38 +34,38 @@ class OwnNetworks:
 
     @property
     def here(self) -> str:
-        """This machine's own address, as the nodes see it."""
+        """This machine's address in the nodes' network."""
         return f"198.18.{self.number}.1"
 
     def address(self, node: int) -> str:
         return f"198.18.{self.number}.{FIRST_NODE + node}"
 
     def entered(self, node: int, command: Sequence[str]) -> list[str]:
-        """The command, run in the node's network."""
+        """The command line that runs `command` in the node's network namespace."""
         return ["nsenter", f"--net=/run/netns/{self._namespace(node)}", *command]
 
     def alone(self, node: int, command: Sequence[str], disk: Path, folder: Path) -> list[str]:
-        """The command, run in the node's network among processes of its own, with `folder` on the node's own `disk`.
+        """Like `entered`, also with a process namespace of its own and the node's `disk` mounted at `folder`.
 
-        All of these end with the process that is started so.
+        All processes in it are killed when the started process ends.
         """
-        # The shell stays: the first process of a machine is the one that reaps orphans, and Ray's does not.
+        # The shell stays process 1 of the namespace, because process 1 must reap orphans and `ray start` does not.
         mounting = ["sh", "-c", 'mount --bind "$0" "$1" && shift && "$@"; exit $?', str(disk), str(folder), *command]
         return self.entered(node, ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *mounting])
 
     def cut(self, node: int) -> None:
-        """Pulls the node's cable: whatever it sends is lost without a word, and so is what is sent to it."""
+        """Cuts the node's link: packets from and to it are dropped without an error."""
         _ip("link", "set", self._cable(node), "nomaster")
 
     def heal(self, node: int) -> None:
         _ip("link", "set", self._cable(node), "master", self.bridge)
 
     def remove(self) -> None:
-        """Removes everything that `make` made; the nodes' processes must have ended."""
+        """Removes namespaces, links and bridge; the nodes' processes must have ended."""
         for namespace in Path("/run/netns").glob(f"{self.bridge}-*"):
             _ip("netns", "del", namespace.name)
         for cable in Path("/sys/class/net").glob(f"rl{self.number}-*"):
-            with contextlib.suppress(ResourceError):  # it goes with its namespace, but not at once
+            with contextlib.suppress(ResourceError):  # the kernel removes it with its namespace, with a delay
                 _ip("link", "del", cable.name)
         if Path("/sys/class/net", self.bridge).exists():
             _ip("link", "del", self.bridge)
@@ -74,7 +74,7 @@ class OwnNetworks:
         return f"{self.bridge}-{node}"
 
     def _cable(self, node: int) -> str:
-        """This machine's end."""
+        """Name of the link's end on this machine."""
         return f"rl{self.number}-{node}"
 
     def _make(self, num_nodes: int) -> None:
@@ -89,12 +89,12 @@ class OwnNetworks:
             _ip("-n", inside, "address", "add", f"{self.address(node)}/24", "dev", "eth0")
             _ip("-n", inside, "link", "set", "lo", "up")
             _ip("-n", inside, "link", "set", "eth0", "up")
-            # Ray learns its own address from the way that a packet to the outside would take.
+            # Ray finds a node's own address through the route to an outside address.
             _ip("-n", inside, "route", "add", "default", "via", self.here)
 
 
 def make(num_nodes: int) -> OwnNetworks:
-    """Networks for so many nodes. Raises ResourceError if this machine does not allow them."""
+    """Creates networks for `num_nodes` nodes. Raises ResourceError if this machine does not allow them."""
     taken = {path.name for path in Path("/sys/class/net").iterdir()}
     number = next(number for number in range(1, MOST_NETWORKS) if f"rayloom{number}" not in taken)
     networks = OwnNetworks(number)

@@ -1,4 +1,4 @@
-"""What a submitted job takes along: Rayloom's own code, the job files, and small local files that they name."""
+"""The archives uploaded with a job: Rayloom's own code, and the job files with the small local files that they name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Package:
-    """One archive for the cluster, named by its content."""
+    """An archive for the cluster, named by its content's digest."""
 
     content: bytes
 
     @property
     def name(self) -> str:
-        """The form that Ray takes for an uploaded package."""
+        """The name, in the form that Ray expects of an uploaded package."""
         return f"_ray_pkg_{hashlib.sha256(self.content).hexdigest()[:32]}.zip"
 
     @property
@@ -38,7 +38,7 @@ class Package:
 
 
 def code_package() -> Package:
-    """Rayloom as it is installed here, laid out as in a wheel, so that both sides run the same code."""
+    """Rayloom as installed here, in the layout of a wheel, so that the cluster runs the same code."""
     folder = Path(rayloom.__file__).parent
     files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     entries = {f"rayloom/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}
@@ -49,7 +49,7 @@ def code_package() -> Package:
 
 @dataclass(frozen=True)
 class JobFiles:
-    """The files of a job, and where its own file stands among them."""
+    """The archive of a job's files, and the job file's path in it."""
 
     package: Package
     file: str
@@ -58,7 +58,7 @@ class JobFiles:
 def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
     """The job's file, those of its stages, and the relative paths that they name.
 
-    Raises InputError for what is too large to upload with every submission, or stands on this machine only.
+    Raises InputError if they are too large to upload with a job, or a path exists only on this machine.
     """
     files = job_files([job, *stages])
     for one in (job, *stages):
@@ -76,12 +76,12 @@ def job_package(job: Job, stages: Sequence[Job] = ()) -> JobFiles:
 
 
 def job_files(jobs: Iterable[Job]) -> set[Path]:
-    """The files of jobs and of those that stand in them."""
+    """The files of jobs and the files that they include."""
     return {file for job in jobs for file in (job.file, *job.included)}
 
 
 def named_paths(job: Job) -> Iterable[Path]:
-    """The local paths that a spec names. Raises InputError if one cannot mean the same on the cluster."""
+    """The local paths that a spec names. Raises InputError if one does not exist or cannot exist on the cluster."""
     texts = [(r.path, r.text) for r in references(job.spec) if not r.text.startswith(("artifact:", "hf://"))]
     texts += [(files.path, files.place) for files in job.spec.outside_files() if "://" not in files.place]
     for field, text in texts:
@@ -89,8 +89,8 @@ def named_paths(job: Job) -> Iterable[Path]:
             fix = "Write a path relative to the job file (it is uploaded), or an absolute one on shared storage."
             raise InputError(f"{field} is in a home folder, which the cluster does not have", where=text, fix=fix)
         if text.startswith("/"):
-            continue  # on storage that the cluster's nodes see; the job says so if they do not
-        # Not resolved: what a link leads to is sent under the link's own name, by which the job reads it.
+            continue  # on shared storage; the job itself fails with an error if the nodes do not have it
+        # Symbolic links are not resolved: the target's content is sent under the link's path, which the job reads.
         path = Path(os.path.normpath(job.directory / text))
         if not path.exists():
             raise InputError(f"{field} names a path that does not exist", where=str(path), fix="Correct it.")
@@ -98,7 +98,7 @@ def named_paths(job: Job) -> Iterable[Path]:
 
 
 def _zipped(entries: dict[str, bytes]) -> bytes:
-    """The same entries give the same bytes, and so the same name."""
+    """A reproducible zip archive: equal entries give equal bytes, and so the same package name."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(entries):

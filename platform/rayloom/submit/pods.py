@@ -1,7 +1,6 @@
-"""The Ray cluster of a job or service as Kubernetes describes it: groups of workers by size, their spot twins, pods.
+"""The Kubernetes description of the Ray cluster of a job or service: worker groups by size, their spot groups, pods.
 
-Nothing secret stands in it: the cluster's token is made by KubeRay, and everything else that is secret is named as a
-Kubernetes Secret.
+It contains no secret: KubeRay makes the cluster's token, and all other secrets are references to Kubernetes Secrets.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from rayloom.submit.submission import STOP_GRACE_SECONDS
 JOB_FOLDER = "/rayloom/job"
 STORE_VOLUME = "store"
 MOST_CONFIG_MAP_BYTES = 1_000_000
-"""Kubernetes takes at most 1 MiB."""
+"""Kubernetes accepts at most 1 MiB."""
 SPOT_PRIORITY, ON_DEMAND_PRIORITY = 10, 0
 
 
 @dataclass(frozen=True)
 class KubernetesChoices:
-    """What a job file does not say and Kubernetes must know."""
+    """Settings for Kubernetes that a job file does not contain."""
 
     image: str
     store: str
@@ -33,19 +32,19 @@ class KubernetesChoices:
     store_claim: str | None = None
     """A PersistentVolumeClaim (ReadWriteMany) mounted at the store's path."""
     secrets: tuple[str, ...] = ()
-    """Names of Secrets whose keys become environment variables, such as one with HF_TOKEN."""
+    """Names of Secrets whose entries become environment variables, such as one with HF_TOKEN."""
     num_retries: int = 2
     worker_memory_bytes: int = 8 << 30
     spot_selector: tuple[str, str] | None = None
-    """Node label of spot machines; workers then prefer them and fall back to others."""
+    """Node label of spot machines; workers prefer them and fall back to on-demand ones."""
     gpu_resource: str = "nvidia.com/gpu"
     api_keys_secret: str | None = None
-    """A Secret whose values open a service, each under the name of whom it was given to."""
+    """Name of a Secret with the service's API keys, each under its holder's name."""
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A volume and where its files stand."""
+    """A volume and its mount path."""
 
     volume: Mapping[str, Any]
     path: str
@@ -54,7 +53,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class PodParts:
-    """What the pods of a job or of a service have besides what all have."""
+    """The parts of a pod that differ between a job and a service."""
 
     environment: tuple[Mapping[str, Any], ...]
     mounts: tuple[Mount, ...]
@@ -64,7 +63,7 @@ class PodParts:
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """Workers of one size."""
+    """Workers of one size, and their largest number."""
 
     bundle: Bundle
     most: int
@@ -80,7 +79,7 @@ def check_choices(files: Mapping[str, str], choices: KubernetesChoices) -> None:
 
 
 def metadata_of(spec: JobSpec, choices: KubernetesChoices) -> dict[str, Any]:
-    """Name, labels and namespace of what runs the spec."""
+    """Name, labels and namespace of the Kubernetes object that runs the spec."""
     name = f"rayloom-{spec.name.replace('.', '-').replace('_', '-')}"[:40].rstrip("-")
     labels = {"app.kubernetes.io/name": "rayloom", "rayloom/kind": spec.kind}
     metadata: dict[str, Any] = {"name": name, "labels": labels}
@@ -88,7 +87,7 @@ def metadata_of(spec: JobSpec, choices: KubernetesChoices) -> dict[str, Any]:
 
 
 def job_files(name: str, files: Mapping[str, str], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], Mount]:
-    """A ConfigMap with the job's files, and the mount that lays them out as they were."""
+    """A ConfigMap with the job's files, and the mount that restores their relative paths."""
     keys = {path: path.replace("/", "__") for path in files}
     config = {
         "apiVersion": "v1",
@@ -101,14 +100,14 @@ def job_files(name: str, files: Mapping[str, str], metadata: Mapping[str, Any]) 
 
 
 def cluster(groups: list[WorkerGroup], parts: PodParts, choices: KubernetesChoices) -> dict[str, Any]:
-    """A cluster whose autoscaler starts workers when they are wanted, spot ones first."""
+    """A cluster spec whose autoscaler starts workers on demand, spot ones first."""
     return {
         "rayVersion": choices.ray_version,
         "authOptions": {"mode": "token"},
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 120, "upscalingMode": "Default"},
         "headGroupSpec": {
-            # Nothing runs beside the cluster's own services, so that no job can starve them.
+            # The head offers no CPUs, so that no job can starve the cluster's own services.
             "rayStartParams": {"num-cpus": "0"},
             "template": _pod("ray-head", Bundle(2, 0), 8 << 30, parts, choices, parts.head_ports),
         },
@@ -117,7 +116,7 @@ def cluster(groups: list[WorkerGroup], parts: PodParts, choices: KubernetesChoic
 
 
 def _described(group: WorkerGroup, parts: PodParts, choices: KubernetesChoices) -> list[dict[str, Any]]:
-    """The group, after its twin on spot machines; a worker carries one bundle and a driver or gateway."""
+    """The group, preceded by its spot group if wanted; a worker has room for one bundle and a driver or gateway."""
     bundle = group.bundle
     sized = Bundle(bundle.cpus + DRIVER_CPUS, bundle.gpus)
     steady = {
@@ -134,7 +133,7 @@ def _described(group: WorkerGroup, parts: PodParts, choices: KubernetesChoices) 
 
 
 def _spot_twin(group: dict[str, Any], selector: tuple[str, str]) -> dict[str, Any]:
-    """The same workers on machines that may be taken away, asked for first."""
+    """The same group on spot machines (which may be preempted), with a higher priority."""
     key, value = selector
     template = group["template"]
     tolerations = [{"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}]
@@ -176,7 +175,7 @@ def _pod(
     return {
         "spec": {
             "terminationGracePeriodSeconds": STOP_GRACE_SECONDS,
-            # `ray start` reaps no orphans: were it the pod's first process, stopping a job would take all of the grace.
+            # `ray start` reaps no orphans: as process 1, stopping a job would take the whole grace period.
             "shareProcessNamespace": True,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
             "containers": [described | ({"ports": [dict(port) for port in ports]} if ports else {})],
@@ -190,5 +189,5 @@ def _mounted(mount: Mount) -> dict[str, Any]:
 
 
 def plain_environment(values: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Variables as Kubernetes writes them."""
+    """Environment variables in Kubernetes's form."""
     return [{"name": name, "value": value} for name, value in values.items()]

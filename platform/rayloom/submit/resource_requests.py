@@ -1,4 +1,4 @@
-"""What a job takes from a cluster at once, read off its spec, and whether a cluster has it."""
+"""Checks whether a cluster has the resources that a job requests at the same time, from the job's spec."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DRIVER_CPUS = 1.0
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:
     """Notes for the person. Raises ResourceError if a job can never be placed on these nodes.
 
-    `can_grow`: the cluster adds nodes by itself, so what is short now is only noted.
+    `can_grow`: an autoscaler adds nodes, so a shortage is only noted.
     """
     notes = []
     for spec in specs:
@@ -28,7 +28,7 @@ def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) 
 
 
 def _shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str:
-    """What is missing, in words; empty if all bundles can stand on the nodes at once (largest first, first fit)."""
+    """The shortage in words; empty if all bundles fit on the nodes at once (first-fit decreasing)."""
     free = [[node.resources.get("CPU", 0.0), node.resources.get("GPU", 0.0)] for node in nodes]
     for number, bundle in enumerate(sorted(bundles, key=lambda b: (b.gpus, b.cpus), reverse=True)):
         place = next((n for n in free if n[0] >= bundle.cpus and n[1] >= bundle.gpus), None)

@@ -1,4 +1,4 @@
-"""A submitted job's first acts on the cluster: do the versions fit, and do all nodes see the store?"""
+"""Checks at the start of a submitted job: the installed versions fit, and all nodes see the store."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PROBE_SECONDS = 60.0
 
 
 def check_cluster(store: Store) -> None:
-    """Raises ResourceError if this cluster cannot run Rayloom's jobs on this store."""
+    """Connects to the cluster. Raises ResourceError if its versions do not fit or a node does not see the store."""
     check_versions()
     connect()
     check_store_is_shared(store)
 
 
 def check_versions() -> None:
-    """Raises ResourceError if the packages on this node are not those that Rayloom asks for."""
+    """Raises ResourceError if Python or the packages on this node do not meet Rayloom's requirements."""
     python, supported = platform.python_version(), supported_pythons()
     if python not in supported:
         what = f"The cluster runs Python {python}, and Rayloom is for {supported}"
@@ -37,7 +37,7 @@ def check_versions() -> None:
 
 
 def check_store_is_shared(store: Store) -> None:
-    """Writes a file into the store and asks every node whether it sees it."""
+    """Writes a file to the store. Raises ResourceError if a node does not see it."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return

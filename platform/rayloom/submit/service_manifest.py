@@ -1,8 +1,8 @@
-"""A serve job as Kubernetes objects for KubeRay: a ConfigMap with its file, and a RayService that keeps it up.
+"""A serve job as Kubernetes objects for KubeRay: a ConfigMap with its file, and a RayService that keeps it running.
 
-KubeRay applies `serveConfigV2`, whose applications Rayloom builds from the job file in the pods. The ConfigMap is named
-by its content: another job file is another cluster, which KubeRay starts beside the old one and gives the requests when
-it answers.
+KubeRay applies `serveConfigV2`; in the pods, Rayloom builds its applications from the job file. The ConfigMap's name
+contains a digest of its content, so a changed job file gives a new cluster. KubeRay starts it beside the old one and
+switches the requests to it when it is ready.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from rayloom.submit.pods import (
 
 KEYS_FOLDER = "/rayloom/keys"
 OLD_CLUSTER_SECONDS = 120
-"""How long the old cluster finishes its answers after a change."""
+"""How long the old cluster may finish its requests after an upgrade."""
 
 
 def service_manifest(
     spec: ServeSpec, files: Mapping[str, str], entry: str, choices: KubernetesChoices
 ) -> list[dict[str, Any]]:
-    """The objects to apply, in order. Raises InputError for what would not work, or not safely, on Kubernetes."""
+    """The objects to apply, in order. Raises InputError if the service would not work, or not securely, there."""
     check_choices(files, choices)
     _check_spec(spec)
     metadata = metadata_of(spec, choices)
@@ -50,7 +50,7 @@ def service_manifest(
         secret = {"name": "keys", "secret": {"secretName": choices.api_keys_secret, "defaultMode": 0o440}}
         mounts.append(Mount(secret, KEYS_FOLDER))
     port = {"name": "serve", "containerPort": spec.port}
-    # Whoever names one port of the head must name all that KubeRay looks for.
+    # If a pod names one port of the head, KubeRay adds no defaults, so all that it needs must be named.
     known = {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
     head_ports = (*({"name": name, "containerPort": number} for name, number in known.items()), port)
     parts = PodParts(_environment(), tuple(mounts), head_ports, worker_ports=(port,))
@@ -70,7 +70,7 @@ def service_manifest(
 
 
 def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict[str, Any]:
-    """Ray Serve's own config of the service: an application for each model, and the gateway before them."""
+    """Ray Serve's config of the service: an application for each model, and one for the gateway."""
     keys_folder = KEYS_FOLDER if choices.api_keys_secret is not None else None
     models = [
         {
@@ -109,7 +109,7 @@ def _check_spec(spec: ServeSpec) -> None:
 
 
 def _groups(spec: ServeSpec) -> list[WorkerGroup]:
-    """One for each size of replica, with as many as there may ever be; the smallest also carry the gateway's."""
+    """One group for each size of replica, with the largest number of replicas; the smallest also runs the gateway's."""
     most: Counter[Bundle] = Counter()
     for served in spec.served:
         most[served.bundle] += served.autoscaling.max_replicas
@@ -122,7 +122,7 @@ def _environment() -> tuple[dict[str, Any], ...]:
     plain = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
-        # On a busy node a proxy takes longer than Serve's five seconds to come up, and would be killed for it.
+        # On a busy node a proxy needs more than Serve's default of five seconds to start, and would be killed.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     return tuple(plain_environment(plain))

@@ -1,4 +1,4 @@
-"""From a job file to a job on a cluster: the same file, code and store give the same id, so nothing runs twice."""
+"""From a job file to a job on a cluster. Equal files, code and store give the same id, so that no job runs twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rayloom.submit.package import JobFiles, Package
 from rayloom.submit.resource_requests import DRIVER_CPUS
 
 STOP_GRACE_SECONDS = 120
-"""How long a stopped job may take to save its checkpoint before it is killed. Ray's own default is 3."""
+"""How long a stopped job may take to save its checkpoint before it is killed. Ray's default is 3."""
 RETRIED = ("FAILED", "STOPPED")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Everything that Ray needs to know."""
+    """Everything that Ray needs to run a job."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Submission:
 
     @property
     def base_id(self) -> str:
-        """The same for the same content; attempts after the first get a number behind it."""
+        """The job id of the first attempt, from a digest of the content; later attempts append their number."""
         facts = [self.code.name, self.files.package.name, self.files.file, self.overrides, self.store]
         return f"rayloom-{self.name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
 
@@ -46,7 +46,7 @@ class Submission:
         return {
             "submission_id": attempt_id(self.base_id, attempt),
             "entrypoint": shlex.join(words),
-            # Counted, so that drivers are spread over the nodes and do not crowd the head.
+            # With a CPU request, Ray spreads drivers over the nodes instead of starting all on the head.
             "entrypoint_num_cpus": DRIVER_CPUS,
             "metadata": {
                 "rayloom_name": self.name,
@@ -78,7 +78,7 @@ def base_of(job: ClusterJob) -> str:
 
 
 def submit(api: JobsApi, submission: Submission) -> tuple[ClusterJob, bool]:
-    """The job on the cluster, and whether it was started now (False: it runs, or ran well, already)."""
+    """The job on the cluster, and whether it was started now (False: it runs already, or has succeeded)."""
     earlier = [job for job in api.jobs() if base_of(job) == submission.base_id]
     if earlier and earlier[-1].status not in RETRIED:
         return earlier[-1], False
@@ -91,7 +91,7 @@ def submit(api: JobsApi, submission: Submission) -> tuple[ClusterJob, bool]:
 
 
 def retry(api: JobsApi, job: ClusterJob) -> ClusterJob:
-    """A new attempt of a job that failed or was stopped. Raises InputError for any other."""
+    """A new attempt of a job that failed or was stopped. Raises InputError if it did neither."""
     if job.status not in RETRIED:
         fix = "A job that runs can be stopped first; one that succeeded has its artifact in the store."
         raise InputError(f"{job.id} is {job.status.lower()}: there is nothing to retry", fix=fix)
@@ -115,7 +115,7 @@ def _started(api: JobsApi, job_id: str) -> ClusterJob:
 
 
 def check_store(store: str) -> None:
-    """Raises InputError if a store cannot mean the same place on every node."""
+    """Raises InputError if there is no store, or its path is relative, which differs between nodes."""
     if not store:
         fix = "Set RAYLOOM_STORE, or --store, to a folder on storage that all nodes mount, or to s3://bucket/prefix."
         raise InputError("A submitted job needs a store that the whole cluster sees", fix=fix)
