@@ -39,7 +39,7 @@ def list_jobs(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Prints one job. Returns 0 while it has not failed, else the exit code of its own command."""
+    """Prints one job. Returns 0 if it has not failed, else the exit code of its own command."""
     from rayloom.commands.cluster.submit import exit_code
 
     job = cluster_api(options.address).find(options.job)
@@ -55,7 +55,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> None:
-    """Prints a job's log, and what is added to it when following."""
+    """Prints a job's log, and with `--follow` also what is added until the job ends."""
     api = cluster_api(options.address)
     job = api.find(options.job)
     if options.follow:
@@ -83,7 +83,7 @@ def stop(options: argparse.Namespace) -> None:
 
 
 def retry(options: argparse.Namespace) -> None:
-    """Starts a new attempt, which continues from what the earlier one left in the store."""
+    """Starts a new attempt, which resumes from what the previous one saved in the store."""
     api = cluster_api(options.address)
     started = retry_job(api, api.find(options.job))
     say(f"{started.name}: attempt {started.metadata.get('rayloom_attempt')} submitted as {started.id}")

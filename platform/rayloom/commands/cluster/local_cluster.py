@@ -1,4 +1,4 @@
-"""`rayloom cluster up|down`."""
+"""`rayloom cluster up|down`: starts and stops a Ray cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayloom.submit.local_node import Shape
 
 
 def up(options: argparse.Namespace) -> None:
-    """Starts the cluster and says how to use it."""
+    """Starts the cluster and prints how to use it."""
     with console.status(f"starting {options.nodes} nodes"):
         shape = Shape(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
         networks = own_networks.make(options.nodes) if options.own_networks else None

@@ -24,7 +24,7 @@ from rayloom.submit.submission import check_store
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """YAML without anchors, and with texts of several lines as block scalars."""
+    """Writes YAML without anchors, and texts of several lines as block scalars."""
 
     def ignore_aliases(self, _: object) -> bool:
         return True
@@ -67,7 +67,7 @@ def manifest(options: argparse.Namespace) -> None:
 
 
 def _texts(job: Job, jobs: list[Job]) -> tuple[dict[str, str], str]:
-    """The job files by path relative to their common folder. Raises InputError where they name local data."""
+    """The job files by path relative to their common folder. Raises InputError if they name local data."""
     for one in jobs:
         for path in named_paths(one):
             fix = "Import it into the store first, and name it as artifact:NAME."

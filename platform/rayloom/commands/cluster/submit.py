@@ -1,4 +1,4 @@
-"""`rayloom submit FILE`: the same job file, on a cluster."""
+"""`rayloom submit FILE`: runs a job file on a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 1.0
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Sends the job and, on request, stays until it ends."""
+    """Submits the job and, if asked to, follows it or waits until it ends."""
     job = load_job(options.file, options.set)
     stages = [item.job for item in load_stages(job.spec, job, load_job)] if isinstance(job.spec, PipelineSpec) else []
     store = options.store or os.environ.get("RAYLOOM_STORE", "")
@@ -54,7 +54,7 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def _check_cluster(api: JobsApi, jobs: list[Job]) -> None:
-    """Checks what can be known before anything is sent; the job itself checks the rest before its work."""
+    """Checks what is known before the submission; the job itself checks the rest when it starts."""
     there, here = api.ray_version(), installed_versions().get("ray", "none")
     if there != here:
         fix = "Install the cluster's version here, or this one there; cluster/ has images with the tested set."
@@ -83,7 +83,7 @@ def wait(api: JobsApi, job: ClusterJob) -> ClusterJob:
 
 
 def exit_code(job: ClusterJob) -> int:
-    """The exit code that the job's own command would have had here."""
+    """The exit code of the job's own command on the cluster."""
     if job.status == "STOPPED":
         return INTERRUPTED_EXIT_CODE
     if job.status == "FAILED":

@@ -1,4 +1,4 @@
-"""`rayloom bench URL`: loads an OpenAI-compatible endpoint, and says how fast it answered."""
+"""`rayloom bench URL`: load test of an OpenAI-compatible endpoint: latency and throughput."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def bench(options: argparse.Namespace) -> int:
 def result_of(
     target: LoadTarget, load: str, answers: Sequence[MeasuredAnswer], objectives: LatencyObjectives
 ) -> dict[str, Any]:
-    """All figures as plain values."""
+    """All results as JSON values."""
     figures = summary(answers)
     errors = Counter(answer.error or f"status {answer.status}" for answer in answers if not answer.is_whole)
     head: dict[str, Any] = {"url": target.url, "model": target.model, "load": load, **figures.plain()}

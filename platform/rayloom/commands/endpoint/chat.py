@@ -1,4 +1,4 @@
-"""`rayloom chat URL`: talks to an OpenAI-compatible endpoint, on a terminal or from a pipe."""
+"""`rayloom chat URL`: a chat with an OpenAI-compatible endpoint, on a terminal or from a pipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY_VARIABLE = "RAYLOOM_API_KEY"
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Reads what the person says from standard input, and prints answers to standard output while they arrive."""
+    """Reads messages from standard input, and prints answers to standard output as they arrive."""
     client = open_client(options.url)
     models = served_models(client, options.url)
     model = options.model or models[0]
@@ -70,7 +70,7 @@ def _lines(is_terminal: bool) -> Iterator[str]:
 
 
 def _answer(conversation: ChatSession, client: OpenAI, options: argparse.Namespace) -> None:
-    """Prints the answer while it comes. Ctrl-C ends it; the part until then is kept."""
+    """Prints the answer as it arrives. Ctrl-C stops it; the part that arrived is kept."""
     pieces_shown: list[str] = []
     try:
         with closing(_pieces(client, conversation, options)) as pieces:
@@ -114,7 +114,7 @@ def open_client(url: str) -> OpenAI:
 
 
 def served_models(client: OpenAI, url: str) -> list[str]:
-    """The models that chat; each of the others names the path that it answers at."""
+    """The served models that can chat: the endpoint gives a `path` for each model that cannot."""
     import openai
 
     try:

@@ -11,12 +11,12 @@ HELP = "/model NAME, /system TEXT, /clear, /save FILE, /quit"
 
 @dataclass(frozen=True)
 class Turn:
-    """What the program does about a line."""
+    """What to do after an input line."""
 
     is_question: bool = False
     is_end: bool = False
     note: str = ""
-    """Text to show at once."""
+    """Text to print at once."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ChatSession:
         return before + self.turns
 
     def take(self, line: str) -> Turn:
-        """Takes a line that the person typed: a command or a message."""
+        """Handles a typed line: a command or a message."""
         text = line.strip()
         if not text:
             return Turn()

@@ -1,4 +1,4 @@
-"""`rayloom serve`: changes to running services, requested through the store that they were started from."""
+"""`rayloom serve` and `rayloom keys`: changes to running services of a store, and their API keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.5
 
 
 def update(options: argparse.Namespace) -> int:
-    """Changes a running service to what a job file says now."""
+    """Updates a running service to the present job file."""
     job = load_job(options.file, options.set)
     if not isinstance(job.spec, ServeSpec):
         raise InputError(f"This is a {job.spec.kind} job, not a service", where=str(options.file))
@@ -63,7 +63,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _ask(store: Store, request: control_records.ChangeRequest) -> int:
-    """Asks the service for a change, and waits until it reports success or failure."""
+    """Requests a change through the store, and waits until the service reports success or failure."""
     control_records.running(store, request.service)
     control_records.post(store, request)
     while True:
@@ -79,7 +79,7 @@ def _ask(store: Store, request: control_records.ChangeRequest) -> int:
     return 0
 
 
-# `rayloom keys`: API keys of the services of a store.
+# `rayloom keys`: the API keys of a store's services.
 
 
 def create(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""Whether the engine that will serve a quantised model computes what transformers measured.
+"""Checks that vLLM, which will serve a quantised model, computes the same as transformers, which measured it.
 
-An engine can read the same files otherwise: a layer for which it finds no scale, it computes with zeros. Perplexity in
-transformers does not show that; the log-probabilities of the same tokens in both do.
+An engine can interpret the same files differently, such as use zeros for a layer whose scale it does not find.
+Perplexity in transformers does not show that; comparing log-probabilities of the same tokens does.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NUM_SEQUENCES = 8
 
 @dataclass(frozen=True)
 class EngineDifference:
-    """Nats between two models' log-probabilities of the same tokens."""
+    """Differences in nats between two engines' log-probabilities of the same tokens."""
 
     of_the_mean: float
-    """Between the means over all tokens."""
+    """Difference of the means over all tokens."""
     of_a_token: float
-    """Mean of the differences token by token, which rounding makes larger."""
+    """Mean of the absolute differences per token, which also contains rounding."""
     num_tokens: int
 
     def as_metrics(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ class EngineDifference:
 
 
 def documents_of(rows: SampledRows) -> list[list[int]]:
-    """Documents of the rows, each from its beginning, up to about `MOST_TOKENS` tokens in all."""
+    """Token ids of the rows' documents, each from its beginning, up to about `MOST_TOKENS` tokens in all."""
     documents: list[list[int]] = []
     for index in range(len(rows)):
         row = rows.row(index)
@@ -59,7 +59,7 @@ def documents_of(rows: SampledRows) -> list[list[int]]:
 
 @torch.no_grad()
 def log_probabilities(model: nn.Module, documents: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Of each token of each document but its first, by transformers."""
+    """Log-probability in nats of each token but a document's first, by transformers."""
     device = next(model.parameters()).device
     result = []
     for document in documents:
@@ -70,7 +70,7 @@ def log_probabilities(model: nn.Module, documents: Sequence[Sequence[int]]) -> l
 
 
 def by_engine(model: Path, documents: list[list[int]]) -> list[list[float]]:
-    """The same by vLLM, in a process of its own. Raises ResourceError where it does not load the model."""
+    """The same by vLLM in a process of its own. Raises ResourceError if it does not load the model."""
     num_cores = None if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     longest = max(map(len, documents))
     with EngineProcess(model, EngineLimits(longest + 1, NUM_SEQUENCES, num_cores)) as engine:
@@ -83,7 +83,7 @@ def difference(measured: Sequence[Sequence[float]], served: Sequence[Sequence[fl
 
 
 def check(found: EngineDifference, allowed: float, where: str) -> None:
-    """Raises QualityError where vLLM computes another model."""
+    """Raises QualityError if the difference is larger than allowed or not finite."""
     if math.isfinite(found.of_a_token) and found.of_the_mean <= allowed:
         return
     what = (
@@ -95,7 +95,7 @@ def check(found: EngineDifference, allowed: float, where: str) -> None:
 
 
 def is_runnable(scheme: Any) -> bool:
-    """Whether vLLM can be asked here: FP8 needs a GPU that computes it (compute capability 8.9 or more)."""
+    """Whether vLLM can run the scheme on this machine: FP8 needs a GPU of compute capability 8.9 or more."""
     if scheme.type == "nf4":
         return False
     return scheme.type != "fp8" or (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9))

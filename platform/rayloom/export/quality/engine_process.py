@@ -1,4 +1,4 @@
-"""vLLM's offline engine in a process of its own, with a model that was just written: asked how fast, and how likely."""
+"""vLLM's offline engine in a process of its own, to measure a written model's speed and log-probabilities."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LEAST_FREE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What the engine is made for."""
+    """The limits with which an engine is started."""
 
     length_tokens: int
-    """Of a prompt with its answer."""
+    """Longest prompt with its answer."""
     num_sequences: int
     num_cores: int | None
-    """That compute; None on a GPU, of which all engines share the first."""
+    """CPU cores of the engine; None if all engines share the first GPU."""
 
 
 @dataclass(frozen=True)
 class GenerateTurn:
-    """Answers of a fixed length to made-up prompts; the answer is the seconds that they took."""
+    """A request to generate answers of a fixed length to synthetic prompts; the result is the time in seconds."""
 
     batch_sequences: int
     prompt_tokens: int
@@ -41,13 +41,13 @@ class GenerateTurn:
 
 @dataclass(frozen=True)
 class LikelihoodTurn:
-    """The natural logarithm of the probability of each token of each row but its first, given those before it."""
+    """A request for the natural log-probability of each token given those before it, for all but a row's first."""
 
     rows: list[list[int]]
 
 
 class EngineProcess:
-    """One engine. Raises ResourceError where it does not start, or dies."""
+    """An engine in another process. Raises ResourceError if it does not start, or dies."""
 
     def __init__(self, model: Path, limits: EngineLimits) -> None:
         context = multiprocessing.get_context("spawn")
@@ -74,7 +74,7 @@ class EngineProcess:
         return answer
 
     def stop(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died, which was said
+        with contextlib.suppress(BrokenPipeError):  # it died, which was already reported
             self._turns.send(None)
         self._process.join()
 
@@ -89,23 +89,23 @@ class EngineProcess:
 
 
 def _take_turns(model: str, limits: EngineLimits, turns: Connection) -> None:
-    """In an engine's process: answers each turn until it gets None."""
+    """The main function of an engine's process: answers requests until it receives None."""
     is_cpu = limits.num_cores is not None
     if limits.num_cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.num_cores])
     os.environ |= vllm_environment(limits.num_cores, in_one_process=True)
-    # Engines write to standard output, which belongs to the command.
+    # Engines write to standard output, which is for the command's own output: redirect it to standard error.
     os.dup2(2, 1)
     from vllm import LLM
 
-    # The cache has its size; this is only what must be free, and the other engine is on the same GPU.
+    # The KV cache has a fixed size; this is only the share that must be free, on a GPU with several engines.
     share = {} if is_cpu else {"gpu_memory_utilization": LEAST_FREE_SHARE}
     engine = LLM(
         model=model,
         max_model_len=limits.length_tokens,
         max_num_seqs=limits.num_sequences,
         kv_cache_memory_bytes=CACHE_BYTES,
-        enable_prefix_caching=False,  # a prefix that is found would be a prompt that is not computed
+        enable_prefix_caching=False,  # a cached prefix would skip prompt computation and distort the speed
         enforce_eager=is_cpu,
         **share,
     )
@@ -146,6 +146,6 @@ def _likelihoods(engine: Any, turn: LikelihoodTurn) -> list[list[float]]:
 
 
 def _tokens(turn: int, row: int, num_tokens: int, vocabulary: int) -> list[int]:
-    """Some tokens, others in each turn and row."""
+    """Synthetic token ids, different for each turn and row."""
     first = turn * 7919 + row * 104_729
     return [(first + index * 31) % (vocabulary - 1) for index in range(num_tokens)]

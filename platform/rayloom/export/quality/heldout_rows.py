@@ -1,4 +1,4 @@
-"""The rows on which quality is measured, and those on which ranges and rounding are fitted; never the same ones."""
+"""The rows that measure quality, and those that calibrate ranges and rounding; never the same rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rayloom.specs.export import QuantizeSpec
 from rayloom.text.packed.shards import Row, TokenShards
 
 CALIBRATION_EVERY = 4
-"""Where one job's held-out rows do both, so many of them make one that calibrates."""
+"""If one job's held-out rows serve both purposes, one in this many calibrates."""
 CORPUS_ROW_TOKENS = 512
 
 
 class SampledRows:
-    """At least one and otherwise at most about `max_tokens` tokens' worth of rows, spread evenly over `among`."""
+    """Rows of about `max_tokens` tokens in all, at least one, evenly spaced over `among`."""
 
     def __init__(self, rows: TokenShards, max_tokens: int, among: Sequence[int] | None = None) -> None:
         self.rows = rows
@@ -41,7 +41,7 @@ class SampledRows:
 
 
 class CalibrationRows(Protocol):
-    """Rows that calibrate: read from shards, or written anew for this model."""
+    """Calibration rows: read from shards, or tokenised again for this model."""
 
     def __len__(self) -> int: ...
     def row(self, index: int) -> Row: ...
@@ -50,7 +50,7 @@ class CalibrationRows(Protocol):
 
 
 class RetokenizedRows:
-    """Rows of another tokenizer in this one's ids: each is decoded and encoded again, document by document."""
+    """Rows of another tokenizer, decoded and encoded again with the model's own, document by document."""
 
     def __init__(self, rows: SampledRows, their_tokenizer: Path, our_tokenizer: Path) -> None:
         self._rows, self._theirs, self._ours = rows, their_tokenizer, our_tokenizer
@@ -86,7 +86,7 @@ def _packed(documents: Sequence[Sequence[int]]) -> Row:
 
 
 def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SampledRows, CalibrationRows | None]:
-    """Rows that measure, and rows that calibrate where the scheme does that. Raises InputError where there are none."""
+    """Rows that measure, and calibration rows or None if the scheme needs none. Raises InputError if there are none."""
     heldout = _heldout(parents["rows_of"], "rows_of")
     if not spec.scheme.calibrates:
         return SampledRows(heldout, spec.max_measured_tokens), None
@@ -135,7 +135,7 @@ def _tokenizer_of(artifact: Artifact) -> Path:
 
 
 def check_tokenizer(model: Path, measured: SampledRows) -> None:
-    """Raises InputError where the rows have another tokenizer's ids than the model's."""
+    """Raises InputError if the rows were made with another tokenizer than the model's."""
     from transformers import AutoTokenizer
 
     from rayloom.text.tokenizer_digest import tokenizer_digest

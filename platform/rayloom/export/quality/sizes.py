@@ -1,4 +1,4 @@
-"""What quantising saved: bytes of the layers and files, beside those of the same model in bf16."""
+"""Size in bytes of a quantised model's layers and files, compared with the same model in bf16."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BF16_BYTES = 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a quantised model beside those of the same model in bf16."""
+    """Sizes in bytes of a quantised model and of the same model in bf16."""
 
     linear_bytes: int
-    """Quantised layers with their scales."""
+    """Of the quantised layers with their scales."""
     linear_bf16_bytes: int
     file_bytes: int
-    """All weight files."""
+    """Of all weight files."""
     file_bf16_bytes: int
 
     @property
@@ -39,11 +39,11 @@ class Sizes:
 
 
 def compare_sizes(before: Mapping[str, StoredTensor], folder: Path, layers: Iterable[str]) -> Sizes:
-    """Sizes of the quantised model in `folder`; `layers` names what was quantised, `before` the tensors it was."""
+    """Sizes of the quantised model in `folder`. `layers`: names of quantised ones; `before`: the source's tensors."""
     layers = tuple(layers)
     names = tuple(f"{layer}." for layer in layers)
     after = stored_tensors(folder)
-    # A head that was one tensor with the embeddings did not stand in the file before.
+    # A head that was tied to the embeddings was not in the source's files.
     new = [
         after[name].num_values * BF16_BYTES for name in (f"{layer}.weight" for layer in layers) if name not in before
     ]
@@ -57,5 +57,5 @@ def compare_sizes(before: Mapping[str, StoredTensor], folder: Path, layers: Iter
 
 
 def as_bf16_bytes(tensor: StoredTensor) -> int:
-    """What the tensor takes in a bf16 model, whichever precision it is stored in."""
+    """The tensor's size in a bf16 model, whatever precision it is stored in."""
     return tensor.num_values * BF16_BYTES if tensor.type in FLOAT_TYPES else tensor.num_bytes

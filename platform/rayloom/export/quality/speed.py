@@ -1,7 +1,7 @@
-"""Tokens a second of models on this hardware, by the engine that serves them.
+"""Measures tokens per second of models on this hardware with vLLM, which also serves them.
 
-Each model's engine has a process of its own; all are up at once and take turns, so that whatever else the machine does
-slows all of them alike.
+Each model has an engine in a process of its own. All are started first and then measured in turns, so that other load
+on the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rayloom.specs.export import Speed
 
 
 def tokens_per_second(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> dict[str, float]:
-    """Median of each model. `num_cores`: of each engine; None on a GPU, of which all engines share the first."""
+    """Median tokens per second by model. `num_cores`: cores of each engine; None if all engines share the first GPU."""
     with engines(models, speed, num_cores) as running:
         return {name: statistics.median(rounds) for name, rounds in in_turns(running, speed).items()}
 
 
 def in_turns(running: Mapping[str, EngineProcess], speed: Speed) -> dict[str, list[float]]:
-    """Tokens a second by model and round. Those who go first in one round go last in the next."""
+    """Tokens per second of each round, by model. The order of models is reversed in every second round."""
     measured: dict[str, list[float]] = {name: [] for name in running}
     for number in range(speed.rounds):
         order: Sequence[str] = list(running) if number % 2 == 0 else list(running)[::-1]
@@ -34,7 +34,7 @@ def in_turns(running: Mapping[str, EngineProcess], speed: Speed) -> dict[str, li
 
 @contextlib.contextmanager
 def engines(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> Iterator[dict[str, EngineProcess]]:
-    """Started, and warm."""
+    """Engines by model, started and warmed up with one measurement."""
     limits = EngineLimits(speed.prompt_tokens + speed.new_tokens, speed.batch_sequences, num_cores)
     with contextlib.ExitStack() as running:
         started = {name: running.enter_context(EngineProcess(model, limits)) for name, model in models.items()}

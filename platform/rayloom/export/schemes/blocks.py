@@ -1,4 +1,4 @@
-"""A model taken block by block, so that each block is fitted to inputs that the rounded blocks before it really give.
+"""Fits a model block by block, so that each block is calibrated on the outputs of the quantised blocks before it.
 
 Only one block's activations and products are in memory at a time.
 """
@@ -22,7 +22,7 @@ Fit = Callable[[str, nn.Linear, Tensor], None]
 
 
 def blocks_of(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, nn.Module]:
-    """The repeated blocks that hold the linear layers, by name, in order. Raises InputError where there are none."""
+    """The repeated (transformer) blocks that hold the linear layers, by name, in order. Raises InputError if none."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     counts = {name: sum(layer.startswith(f"{name}.") for layer in layers) for name in lists}
     if not any(counts.values()):
@@ -36,7 +36,7 @@ def blocks_of(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, nn
 def fit_blocks(
     model: Any, layers: Mapping[str, nn.Linear], rows: CalibrationRows, fit: Fit, advance: Callable[[int], None]
 ) -> None:
-    """Calls `fit` for every layer inside the blocks, from the first block to the last. `advance` counts blocks."""
+    """Calls `fit` for each layer of the blocks, from first block to last, and `advance` after each block."""
     blocks = blocks_of(model, layers)
     calls = [_record(model, blocks, batch) for batch in batches(rows)]
     for name, block in blocks.items():
@@ -51,7 +51,7 @@ def fit_blocks(
 
 @dataclass
 class _Call:
-    """One batch on its way through the blocks: what flows, and what each block is given beside it."""
+    """One batch between blocks: its hidden states, and each block's other arguments, by block."""
 
     hidden: Tensor
     rest: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class _Call:
 
 
 def _record(model: Any, blocks: Mapping[str, nn.Module], batch: Any) -> _Call:
-    """Runs the unchanged model once and notes with what its blocks are called: masks and positions differ by block."""
+    """Runs the unchanged model once and records the arguments of its blocks, since masks and positions can differ."""
     call = _Call(torch.empty(0))
     first = next(iter(blocks))
 
@@ -88,14 +88,14 @@ def _record(model: Any, blocks: Mapping[str, nn.Module], batch: Any) -> _Call:
 def _products(
     block: nn.Module, name: str, layers: Mapping[str, nn.Linear], calls: list[_Call]
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Layers that read the same input, and that input's products over all calls."""
+    """For each distinct input: the layers that read it, and its products (I, I) summed over all calls."""
     sums: dict[str, Tensor] = {}
     leaders: dict[str, str] = {}
     last: list[tuple[str, Tensor]] = []
 
     def watch(layer: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # Layers with the same input are computed one after the other.
+            # Layers with the same input run one after the other, so comparing with the last input is enough.
             if last and last[0][1] is inputs[0]:
                 leaders[layer] = last[0][0]
                 return

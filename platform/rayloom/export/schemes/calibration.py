@@ -1,4 +1,4 @@
-"""What flows through a model on real rows: the largest inputs of its linear layers, and the norms that feed them.
+"""Calibration statistics of a model: the largest inputs of its linear layers, and the norms that feed them.
 
 Shapes: B rows, S positions, I inputs of a layer.
 """
@@ -21,16 +21,16 @@ from rayloom.score.batches import Batch, causal_batch
 
 @dataclass
 class Observed:
-    """Inputs of the linear layers over all rows."""
+    """Statistics of the linear layers' inputs over all rows."""
 
     largest: dict[str, Tensor] = field(default_factory=dict)
     """(I,) fp32 largest magnitude of each input, by layer."""
     readers: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The layers that read a norm's output, by norm; only norms whose output nothing else reads."""
+    """The layers that read a norm's output, by norm; only norms whose output is read by nothing else."""
 
 
 def batches(rows: CalibrationRows, advance: Callable[[int], None] = lambda _: None) -> Iterator[Batch]:
-    """The rows as batches for a model's forward pass; one by one, so that no padding is taken for text."""
+    """The rows as batches of one for a model's forward pass, so that there is no padding to distort statistics."""
     for number in range(len(rows)):
         yield causal_batch([rows.row(number)], padding_token=0)
         advance(1)
@@ -40,7 +40,7 @@ def batches(rows: CalibrationRows, advance: Callable[[int], None] = lambda _: No
 def observe(
     model: Any, layers: Mapping[str, nn.Linear], rows: CalibrationRows, advance: Callable[[int], None] = lambda _: None
 ) -> Observed:
-    """Runs the rows through the model, up to its head, and watches what its linear layers read."""
+    """Runs the rows through the model, up to its head, and records the inputs of its linear layers."""
     largest: dict[str, Tensor] = {}
     reads = _Reads()
 
@@ -50,7 +50,7 @@ def observe(
     def watch_layer(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             reads.add_layer(name, inputs[0])
-            with torch._C.DisableTorchFunction():  # what is looked at here does not count as read
+            with torch._C.DisableTorchFunction():  # this hook's own reads are not counted
                 found = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(dim=0).float()
                 largest[name] = torch.maximum(largest[name], found) if name in largest else found
 
@@ -70,16 +70,16 @@ def observe(
 
 
 def is_norm(module: nn.Module) -> bool:
-    """RMSNorm and LayerNorm, as every architecture calls its own."""
+    """Whether it is an RMSNorm or LayerNorm with a weight, by class name, since each architecture has its own class."""
     return type(module).__name__.endswith("Norm") and isinstance(getattr(module, "weight", None), nn.Parameter)
 
 
 class _Reads(TorchFunctionMode):
-    """Which function reads which norm's output. A layer that is watched reads it by one call of `linear`."""
+    """Counts how often torch functions read each norm's output; a linear layer reads it in one call of `linear`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept alive, so that its id is not reused
         self._calls: Counter[str] = Counter()
         self._layer_calls: Counter[str] = Counter()
         self._layers: dict[str, dict[str, None]] = {}
@@ -103,7 +103,7 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in (*args, *(kwargs or {}).values()):
-            # A shape or type that is asked for (`__get__`) is no value that is read.
+            # Access to an attribute such as the shape (`__get__`) does not read values.
             if isinstance(value, Tensor) and id(value) in self._outputs and func.__name__ != "__get__":
                 self._calls[self._outputs[id(value)][0]] += 1
         return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Quantised models in compressed-tensors format, which transformers and vLLM read."""
+"""Writes quantised models in compressed-tensors format, which transformers and vLLM read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 StoredLayer = dict[str, Tensor]
-"""What stands in the file for one layer's weight, by the end of its name: `weight`, `weight_scale`."""
+"""The stored tensors of one layer, by the last part of their names: `weight`, `weight_scale`."""
 
 
 def linear_layers(model: PreTrainedModel, with_head: bool = False) -> dict[str, nn.Linear]:
-    """The layers to quantise, by name: every linear one but a task's head, and the output head only if asked for.
+    """The layers to quantise, by name: all linear ones without a task's head; the output head only if `with_head`.
 
-    That one is usually one tensor with the embeddings, and its rounding goes straight into the next token's choice.
-    Raises InputError where there is none, or where the head is not what the server calls `lm_head`.
+    The output head is usually tied to the embeddings, and its rounding errors change the logits directly. Raises
+    InputError if there is no linear layer, or the head has another name than `lm_head`, which the server expects.
     """
     head = model.get_output_embeddings()
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -52,19 +52,19 @@ def linear_layers(model: PreTrainedModel, with_head: bool = False) -> dict[str, 
 
 
 def num_expert_values(model: nn.Module) -> int:
-    """Numbers in the experts that transformers keeps as one tensor of three dimensions, which are not quantised."""
+    """Number of values in experts that transformers stores as one 3-D tensor, which are not quantised."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)
 
 
 class CompressedWriter:
     """Writes a model with some layers quantised, each layer as soon as it is rounded.
 
-    Everything else is copied from the model's files, one tensor at a time. What transformers keeps otherwise than the
-    files do, such as the experts of a mixture, is written as transformers keeps it: so it reads a quantised model.
+    All other tensors are copied from the model's files, one at a time. Those that transformers names or shapes
+    differently from the files, such as experts, are written in transformers' form, in which it reads a quantised model.
     """
 
     def __init__(self, model: PreTrainedModel, source: Path, directory: Path, layers: Mapping[str, nn.Linear]) -> None:
-        """`layers`: those that will be kept. Raises InputError where a server would not find the head."""
+        """`layers`: those that will be quantised. Raises InputError if the server would not find the output head."""
         self._model, self._source, self._directory = model, source, directory
         self._head = next((name for name, layer in layers.items() if layer is model.get_output_embeddings()), None)
         is_found = self._head is None or model.config.tie_word_embeddings or f"{self._head}.weight" in self._own
@@ -79,16 +79,16 @@ class CompressedWriter:
         return frozenset(stored_tensors(self._source))
 
     def keep(self, name: str, stored: StoredLayer) -> None:
-        """Takes a layer as it stands in the file."""
+        """Writes the stored tensors of one layer."""
         self.names.append(name)
         for end, tensor in stored.items():
             self._writer.add(f"{name}.{end}", tensor)
 
     def finish(self, scheme: QuantizationScheme) -> tuple[str, ...]:
-        """Writes the rest and the configuration; returns the names of the layers."""
+        """Writes all other tensors and the configuration; returns the names of the quantised layers."""
         model, config = self._model, self._model.config
         if self._head is not None:
-            # From here on the embeddings have a tensor of their own.
+            # The quantised head is no longer tied to the embeddings.
             config.tie_word_embeddings = False
         self._write_rest()
         self._writer.close()
@@ -97,7 +97,7 @@ class CompressedWriter:
         return tuple(self.names)
 
     def _write_rest(self) -> None:
-        """From the files where they have it as it is in memory; norms may have been divided by smoothing."""
+        """Copies tensors from the files; 1-D ones (smoothing may have changed norms) and renamed ones from memory."""
         own, state = self._own, self._model.state_dict()
         done = {f"{name}.weight" for name in self.names} | (tied_head(self._model) if self._head is None else set())
         for name, value in state.items():
@@ -119,11 +119,11 @@ def _configuration(model: PreTrainedModel, scheme: QuantizationScheme, layers: l
 
 
 def not_quantised(model: nn.Module, layers: list[str]) -> list[str]:
-    """Names and patterns of all weights that a server could take for quantised layers, and that are not.
+    """Names and patterns of all weights that are not quantised but that a server could treat as quantised layers.
 
-    What is a linear layer for a server need not be one for transformers: routers, and experts that transformers keeps
-    as one tensor. A server that finds no scale for such a layer computes with zeros. So every weight with two
-    dimensions or more counts, except embeddings, and what is kept as one tensor counts with all names below it.
+    A server may use linear layers where transformers does not: for routers, and for experts that transformers stores as
+    one tensor. A server that finds no scale for such a layer computes with zeros. So all weights of two or more
+    dimensions are listed, except embeddings; for a tensor of several experts, all names below it.
     """
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     sizes = {name.rpartition(".")[0]: value.dim() for name, value in model.named_parameters() if value.dim() > 1}

@@ -1,4 +1,4 @@
-"""W8A8 in FP8: weights in E4M3 with a scale for each output, activations scaled by token while running."""
+"""W8A8 in FP8 (E4M3): weights with a scale per output channel, activations with a dynamic scale per token."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def configuration() -> QuantizationScheme:
-    """As compressed-tensors writes it."""
+    """The scheme in compressed-tensors' form."""
     return preset_name_to_scheme("FP8_DYNAMIC", ["Linear"])
 
 
 def fp8_layers(layers: Mapping[str, nn.Linear], keep: Callable[[str, StoredLayer], None]) -> None:
-    """Gives `keep` each layer as it is stored: (O, I) float8 and its (O, 1) scales."""
+    """Quantises each layer and passes it to `keep`: (O, I) float8 values and (O, 1) scales."""
     for name, layer in layers.items():
         weight = layer.weight.detach().float()
         scales = scales_for(weight.abs().amax(dim=1, keepdim=True), LARGEST, layer.weight.dtype)
-        # A scale that bf16 rounded down would push the largest weight over the edge, where E4M3 has only NaN.
+        # If bf16 rounded the scale down, the largest weight would overflow E4M3, which would give NaN.
         values = (weight / scales.float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
         keep(name, {"weight": values, "weight_scale": scales})

@@ -1,8 +1,8 @@
-"""Rounding in groups that makes up for its own errors (GPTQ, Frantar et al. 2022, arXiv:2210.17323).
+"""INT4 rounding in groups with error compensation (GPTQ, Frantar et al. 2022, arXiv:2210.17323).
 
-Weights are rounded input by input; the error that each rounding makes in the layer's output on real text is taken back
-by the weights that are not rounded yet. The most active inputs go first, while most weights are still free; groups stay
-where they are, so that nothing is reordered in the file.
+Weights are rounded input by input; the weights that are not rounded yet are updated to compensate the error in the
+layer's output on calibration rows. Inputs with the largest activations are rounded first (act-order), but groups are
+made of consecutive inputs, so that nothing is reordered in the file.
 
 Shapes: O outputs, I inputs, G groups of inputs.
 """
@@ -17,24 +17,24 @@ from torch import Tensor
 
 INT4_RANGE = (-8, 7)
 DAMPING_SHARE = 0.01
-"""Of the mean diagonal, added to the diagonal so that the matrix can be inverted (the paper's section 4)."""
+"""Share of the mean diagonal that is added to the diagonal, so that the matrix is invertible (section 4)."""
 BLOCK_INPUTS = 128
-"""Errors reach weights outside a block once a block: the same result, in larger products (the paper's section 4)."""
+"""Weights after a block are updated once per block: the same result with larger matrix products (section 4)."""
 SHRINKING = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7)
-"""Scales that are tried: clipping a group's largest weight can serve the others."""
+"""Factors of the largest scale that are tried: clipping a group's largest weight can reduce the total error."""
 
 
 @dataclass(frozen=True)
 class GroupedWeight:
-    """weight ≈ values × scale of the output and group."""
+    """A quantised weight: weight ≈ values × scale, one scale for each output and group."""
 
     values: Tensor
     """(O, I) int8 between −8 and 7."""
     scales: Tensor
-    """(O, G), in the precision of the model."""
+    """(O, G), in the model's precision."""
 
     def restored(self) -> Tensor:
-        """(O, I) fp32."""
+        """The dequantised weight, (O, I) fp32."""
         return self.values.float() * self.scales.float().repeat_interleave(self.group_size, dim=1)
 
     @property
@@ -43,14 +43,14 @@ class GroupedWeight:
 
 
 def round_to_nearest(weight: Tensor, group_size: int, scale_dtype: torch.dtype) -> GroupedWeight:
-    """Each weight to its nearest step; what GPTQ is compared with, and what is left where no text calibrates."""
+    """Round-to-nearest, GPTQ's baseline; used if there are no calibration rows."""
     scales = group_scales(weight, torch.ones(weight.shape[1]), group_size, scale_dtype)
     steps = scales.float().repeat_interleave(group_size, dim=1)
     return GroupedWeight(_rounded(weight.float(), steps).to(torch.int8), scales)
 
 
 def gptq(weight: Tensor, products: Tensor, group_size: int, scale_dtype: torch.dtype) -> GroupedWeight:
-    """`products`: (I, I) fp32, the sum over all positions of the outer product of the layer's input with itself."""
+    """The (O, I) weight quantised by GPTQ. `products`: (I, I) fp32, the sum of x xᵀ over all positions' inputs x."""
     weight = weight.float().clone()
     activity = products.diagonal().clone()
     scales = group_scales(weight, activity, group_size, scale_dtype)
@@ -61,7 +61,7 @@ def gptq(weight: Tensor, products: Tensor, group_size: int, scale_dtype: torch.d
 
 
 def group_scales(weight: Tensor, activity: Tensor, group_size: int, dtype: torch.dtype) -> Tensor:
-    """(O, G) scales with the least squared error, each input weighed by how active it is."""
+    """(O, G) scales with the least squared error, weighted by each input's `activity` (sum of squares)."""
     outputs, inputs = weight.shape
     groups = weight.float().reshape(outputs, inputs // group_size, group_size)
     importance = activity.reshape(1, -1, group_size)
@@ -69,7 +69,7 @@ def group_scales(weight: Tensor, activity: Tensor, group_size: int, dtype: torch
     best_scales = torch.ones_like(largest)
     best_errors = torch.full_like(largest, torch.inf)
     for share in SHRINKING:
-        # 7.5: half a step more is clipped to the outermost value on the positive side, and none on the other.
+        # 7.5 is half the range from -8 to 7: a positive maximum is clipped by half a step, a negative one is not.
         scales = (largest * share / 7.5).to(dtype).float()
         scales = torch.where(scales > 0, scales, torch.ones_like(scales))
         errors = ((_rounded(groups, scales) * scales - groups).square() * importance).sum(dim=2, keepdim=True)
@@ -84,18 +84,18 @@ def _rounded(weight: Tensor, steps: Tensor) -> Tensor:
 
 
 def _inverse_factor(products: Tensor) -> Tensor:
-    """(I, I) upper Cholesky factor of the inverse. Row i says how later weights make up for an error in weight i."""
+    """(I, I) upper Cholesky factor of the damped inverse. Row i: how later weights compensate weight i's error."""
     damped = products.clone()
     diagonal = damped.diagonal()
     diagonal += DAMPING_SHARE * diagonal.mean()
-    diagonal.clamp_(min=torch.finfo(torch.float32).tiny)  # inputs that were always zero, in a layer without any
+    diagonal.clamp_(min=torch.finfo(torch.float32).tiny)  # a layer whose inputs were all zero
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
 
 
 def _rounded_with_feedback(weight: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
-    """(O, I) values; `weight` is used up."""
+    """(O, I) integer values; overwrites `weight`."""
     values = torch.empty_like(weight)
     for begin, end in _blocks(weight.shape[1]):
         inside = factor[begin:end, begin:end]

@@ -1,4 +1,4 @@
-"""W4A16: INT4 weights in groups of inputs, activations in 16 bits."""
+"""W4A16: INT4 weights with a scale per group of inputs, activations in 16 bits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GROUP_SIZES = (128, 64, 32)
-"""The usual ones; small groups cost size, large ones quality."""
+"""Usual group sizes; small groups need more space, large ones reduce quality."""
 SIDE_MULTIPLE = 32
-"""vLLM's kernels want both sides of a layer in multiples of it."""
+"""vLLM's kernels need both dimensions of a layer to be multiples of it."""
 
 
 def configuration(group_size: int) -> QuantizationScheme:
-    """As compressed-tensors writes it."""
+    """The scheme in compressed-tensors' form."""
     found = preset_name_to_scheme("W4A16", ["Linear"])
     assert found.weights is not None
     found.weights.group_size = group_size
@@ -35,9 +35,9 @@ def configuration(group_size: int) -> QuantizationScheme:
 
 
 def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int:
-    """The scheme's own group size, or the largest usual one that divides the inputs of every layer.
+    """The scheme's own group size, or the first of `GROUP_SIZES` that divides the inputs of every layer.
 
-    `shapes`: (O, I) of each layer. Raises InputError where none fits.
+    `shapes`: (outputs, inputs) of each layer. Raises InputError if none fits.
     """
     sides = {side for shape in shapes for side in shape}
     odd = sorted(side for side in sides if side % SIDE_MULTIPLE)
@@ -62,10 +62,10 @@ def int4_layers(
     keep: Callable[[str, StoredLayer], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Gives `keep` each layer as it is stored.
+    """Quantises each layer and passes it to `keep`.
 
-    `rows`: calibration rows, for GPTQ. Blocks are then fitted in order, and those that are done lose their weights: in
-    memory are the model's own tensors, one block in its rounded form, and the products of one layer's inputs.
+    `rows`: calibration rows, for GPTQ. Blocks are then fitted in order, and the weights of each are freed after it: in
+    memory are the rest of the model, one dequantised block, and the products of one layer's inputs.
     """
     group_size = group_size_for(scheme, [tuple(layer.weight.shape) for layer in layers.values()])
     done: set[str] = set()
@@ -75,12 +75,12 @@ def int4_layers(
         rounded = gptq(layer.weight.detach(), products, group_size, layer.weight.dtype)
         keep(name, _stored(rounded))
         done.add(name)
-        # A tensor of its own: the one that is replaced is a part of the model's file.
+        # A new tensor: the old one is memory-mapped from the model's file.
         layer.weight = nn.Parameter(rounded.restored().to(layer.weight.dtype), requires_grad=False)
         in_block.append(layer)
 
     def leave_block(count: int) -> None:
-        for layer in in_block:  # nothing reads them any more
+        for layer in in_block:  # no later block reads them
             layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
         in_block.clear()
         advance(count)
@@ -90,7 +90,7 @@ def int4_layers(
         in_blocks = {name: layer for name, layer in layers.items() if name.startswith(inside)}
         fit_blocks(model, in_blocks, rows, fit, leave_block)
     for name, layer in layers.items():
-        if name not in done:  # no text was asked for, or the layer stands outside the blocks or was never reached
+        if name not in done:  # no calibration, or a layer outside the blocks or that no row reached
             keep(name, _stored(round_to_nearest(layer.weight.detach(), group_size, layer.weight.dtype)))
 
 

@@ -1,4 +1,4 @@
-"""W8A8: INT8 weights by output channel; INT8 activations, scaled by token while running or by layer beforehand."""
+"""W8A8: INT8 weights with a scale per output channel; INT8 activations, dynamic per token or static; SmoothQuant."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LARGEST = 127
 
 
 def configuration(scheme: Int8Scheme) -> QuantizationScheme:
-    """As compressed-tensors writes it."""
-    # vLLM takes its head for a linear layer only where it is named.
+    """The scheme in compressed-tensors' form."""
+    # vLLM does not match its output head as "Linear"; it must be named.
     found = preset_name_to_scheme("W8A8", ["Linear", "re:.*lm_head"] if scheme.head else ["Linear"])
     if scheme.activations == "static":
         found.input_activations = QuantizationArgs(num_bits=8, type="int", strategy="tensor", symmetric=True)
@@ -43,9 +43,9 @@ def int8_layers(
     keep: Callable[[str, StoredLayer], None],
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Gives `keep` each layer as it is stored. Smoothing divides the norms of `model` in place.
+    """Quantises each layer and passes it to `keep`. Smoothing changes the norms of `model` in place.
 
-    `rows`: calibration rows, where the scheme needs them.
+    `rows`: calibration rows, if the scheme needs them.
     """
     factors: dict[str, torch.Tensor] = {}
     largest: dict[str, torch.Tensor] = {}
@@ -65,20 +65,19 @@ def int8_layers(
         keep(name, stored)
 
 
-# Outliers moved from activations, which INT8 cannot hold, into weights, which it can (SmoothQuant, Xiao et al. 2022).
+# SmoothQuant (Xiao et al. 2022): moves outliers from activations, which INT8 represents badly, into weights.
 #
-# A channel of a norm's output is divided by a factor and the same channel of the weights that read it multiplied by
-# it:
-# the model computes what it did, and activations have fewer outliers.
+# A channel of a norm's output is divided by a factor, and the same channel of the weights that read it is multiplied by
+# it. The model's result does not change, and activations have fewer outliers.
 #
 # Shapes: I channels, O outputs.
 
 
 @torch.no_grad()
 def smooth(model: nn.Module, layers: Mapping[str, nn.Linear], seen: Observed, strength: float) -> dict[str, Tensor]:
-    """Divides the norms of the model in place; returns the (I,) factors for the weights of the layers that read them.
+    """Divides the weights of the model's norms in place; returns (I,) factors for the layers that read them, by name.
 
-    `strength`: 0 leaves the activations' range as it is, 1 moves all of it into the weights.
+    `strength`: the paper's alpha; 1 moves all of the activations' range into the weights.
     """
     factors: dict[str, Tensor] = {}
     for name, readers in seen.readers.items():
@@ -98,9 +97,9 @@ def _factors(largest_inputs: Tensor, weights: Sequence[Tensor], strength: float)
 
 
 def _divide(norm: nn.Module, wanted: Tensor) -> Tensor:
-    """Divides the norm's weight (and bias); returns the factors by which that was really done.
+    """Divides the norm's weight (and bias) by `wanted`; returns the factors that were applied after rounding.
 
-    The new weight is rounded to the model's precision first and the factor taken from it, so that no rounding is added.
+    They are computed from the new weight in the model's precision, so that its rounding adds no error.
     """
     weight = norm.weight
     assert isinstance(weight, Tensor)
@@ -117,7 +116,7 @@ def _divide(norm: nn.Module, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scales_with_its_weight(norm: nn.Module) -> bool:
-    """Whether half the weight (and bias) is half the output. Gemma's norms, which add 1 to their weight, are not so."""
+    """Whether halving the weight (and bias) halves the output. Not so for Gemma's norms, which add 1 to the weight."""
     kept = {name: parameter.clone() for name, parameter in norm.named_parameters()}
     size = len(next(iter(kept.values())))
     dtype = next(iter(kept.values())).dtype

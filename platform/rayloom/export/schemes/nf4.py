@@ -1,4 +1,4 @@
-"""NF4 as bitsandbytes makes and stores it, and transformers reads it."""
+"""NF4 quantisation by bitsandbytes, in the form that transformers reads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rayloom.export.schemes.compressed import linear_layers
 from rayloom.models.quantised import load_quantised
 
 BLOCK, SECOND_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share one: bitsandbytes' own."""
+"""Weights per scale, and scales per second-level scale, as in bitsandbytes."""
 TABLES_BYTES = (256 + 16) * 4
-"""What 8-bit scales and 4-bit weights stand for, stored with each layer."""
+"""The code books of the 8-bit scales and the 4-bit weights, stored with each layer."""
 FACTS_BYTES = 140
-"""About what the description of a layer takes, as JSON."""
+"""Approximate size of a layer's description in JSON."""
 
 
 def write_nf4(folder: ModelFolder, directory: Path) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def write_nf4(folder: ModelFolder, directory: Path) -> tuple[str, ...]:
 
 
 def stored_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
-    """About the bytes of layers of these (O, I) shapes."""
+    """Approximate size in bytes of layers of these (outputs, inputs) shapes."""
     total = 0
     for outputs, inputs in shapes:
         blocks = -(-outputs * inputs // BLOCK)

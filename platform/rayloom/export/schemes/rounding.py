@@ -1,4 +1,4 @@
-"""Weights as integers and scales.
+"""Symmetric rounding of weights to integers with scales.
 
 Shapes: O outputs, I inputs, G groups of inputs.
 """
@@ -13,22 +13,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """weight ≈ values × scales."""
+    """A quantised weight: weight ≈ values × scales."""
 
     values: Tensor
     """(O, I) int8."""
     scales: Tensor
-    """(O, 1), in the precision of the model: servers that keep scales in it and those that do not compute the same."""
+    """(O, 1), in the model's precision, so that servers compute the same whether or not they convert scales to it."""
 
     def restored(self) -> Tensor:
-        """(O, I) fp32."""
+        """The dequantised weight, (O, I) fp32."""
         return self.values.float() * self.scales.float()
 
 
 def round_channels(weight: Tensor, scale_dtype: torch.dtype, num_bits: int = 8) -> RoundedWeight:
-    """One symmetric scale for each output, taken from its largest magnitude; nothing is clipped.
+    """Rounds with one symmetric scale per output, from its largest magnitude; nothing is clipped.
 
-    The largest negative value is left out, so that the range is the same on both sides of zero.
+    The lowest integer (such as -128) is not used, so that the range is symmetric.
     """
     largest_value = 2 ** (num_bits - 1) - 1
     scales = scales_for(weight.float().abs().amax(dim=1, keepdim=True), largest_value, scale_dtype)
@@ -37,6 +37,6 @@ def round_channels(weight: Tensor, scale_dtype: torch.dtype, num_bits: int = 8) 
 
 
 def scales_for(largest: Tensor, largest_value: float, dtype: torch.dtype) -> Tensor:
-    """`largest` / `largest_value`, rounded to `dtype` before anything is divided by it; 1 where every weight is 0."""
+    """`largest` / `largest_value`, rounded to `dtype` before weights are divided by it; 1 if all weights are 0."""
     scales = (largest / largest_value).to(dtype)
     return torch.where(scales > 0, scales, torch.ones_like(scales))
