@@ -13,8 +13,8 @@ from rich.table import Table
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.checks.checks import PREDICTIONS_NAME, Limit, check_ready, limits, measure, rows_of_check, shown
-from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.checks.check import Limit, Measured
+from rayloom.evaluate.checks.registry import CHECKS, cases
 from rayloom.models.responders.subject import subjects
 from rayloom.observe.progress import console
 from rayloom.observe.ray_session import connect, is_on_cluster
@@ -23,6 +23,9 @@ from rayloom.specs.evaluate import EvaluateSpec
 
 Results = dict[str, dict[str, Measured]]
 """Check -> role (`model`, `baseline`) -> what was measured."""
+
+PREDICTIONS_NAME = "predictions.jsonl"
+"""One line for each prompt, model by model, in an evaluation's artifact."""
 
 
 def run(spec: EvaluateSpec, build: Build) -> Outcome:
@@ -33,7 +36,7 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     """
     results = _measured(spec, build)
     _write_predictions(results, build.directory / PREDICTIONS_NAME)
-    checked = [limit for check in spec.checks for limit in _limits_of(check.name, spec, results)]
+    checked = [limit for check in spec.checks for limit in CHECKS[check.type].limits(check, results[check.name])]
     console.print(comparison_table(spec, results, checked))
     if is_on_cluster():
         _tell_scores(spec, build, results)
@@ -42,20 +45,19 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     checks = {name: {role: found.metrics for role, found in by_role.items()} for name, by_role in results.items()}
     checks = {name: found | differences(results[name]) for name, found in checks.items()}
     metrics = {**ids, "checks": checks, "limits": [asdict(limit) for limit in checked]}
-    return Outcome("report", metrics, headline=_headline(results))
+    return Outcome("report", metrics, headline=_headline(spec, results))
 
 
 def _measured(spec: EvaluateSpec, build: Build) -> Results:
     """One model after the other, so that only one is in memory."""
     results: Results = {check.name: {} for check in spec.checks}
-    rows_of = [rows_of_check(build.parents, number) for number in range(len(spec.checks))]
     compared = subjects(build.parents, build.store)
     for subject in compared:
-        for check, rows in zip(spec.checks, rows_of, strict=True):
-            check_ready(check, rows, subject)
+        for check, case in cases(spec, build.parents, subject, build.store):
+            check.ready(case)
     for subject in compared:
-        for check, rows in zip(spec.checks, rows_of, strict=True):
-            results[check.name][subject.role] = measure(check, rows, subject, spec.micro_batch_sequences, build.store)
+        for check, case in cases(spec, build.parents, subject, build.store):
+            results[case.spec.name][subject.role] = check.measure(case)
         subject.release()
     return results
 
@@ -67,16 +69,11 @@ def _tell_scores(spec: EvaluateSpec, build: Build, results: Results) -> None:
     connect()
     tell_scores(
         [
-            Score(build.parents[role].id, f"{spec.name}: {check}", *_figure(found.metrics))
-            for check, by_role in results.items()
-            for role, found in by_role.items()
+            Score(build.parents[role].id, f"{spec.name}: {check.name}", *CHECKS[check.type].figure(found.metrics))
+            for check in spec.checks
+            for role, found in results[check.name].items()
         ]
     )
-
-
-def _limits_of(name: str, spec: EvaluateSpec, results: Results) -> list[Limit]:
-    check = next(check for check in spec.checks if check.name == name)
-    return limits(check, results[name]["model"], results[name].get("baseline"))
 
 
 def _write_predictions(results: Results, file: Path) -> None:
@@ -93,10 +90,11 @@ def comparison_table(spec: EvaluateSpec, results: Results, checked: Sequence[Lim
     """Check by check: before, after, and whether the limits are kept."""
     roles = ["baseline", "model"] if spec.baseline else ["model"]
     table = Table("check", *roles, "limit", title=spec.name, title_justify="left")
-    for name, by_role in results.items():
-        of_check = [limit for limit in checked if limit.check == name]
+    for check in spec.checks:
+        shown, by_role = CHECKS[check.type].shown, results[check.name]
+        of_check = [limit for limit in checked if limit.check == check.name]
         kept = ", ".join(f"{item.limit} {item.wanted:g}: {'kept' if item.is_met else 'BROKEN'}" for item in of_check)
-        table.add_row(name, *(shown(by_role[role].metrics) for role in roles), kept or "none")
+        table.add_row(check.name, *(shown(by_role[role].metrics) for role in roles), kept or "none")
     return table
 
 
@@ -118,26 +116,10 @@ def _raise_where_broken(spec: EvaluateSpec, checked: Sequence[Limit], prediction
         raise QualityError(what, where=str(predictions), fix=fix)
 
 
-def _headline(results: Results) -> str:
+def _headline(spec: EvaluateSpec, results: Results) -> str:
     parts = []
-    for name, by_role in results.items():
-        before = f" (baseline {_short(by_role['baseline'].metrics)})" if "baseline" in by_role else ""
-        parts.append(f"{name} {_short(by_role['model'].metrics)}{before}")
+    for check in spec.checks:
+        short, by_role = CHECKS[check.type].short, results[check.name]
+        before = f" (baseline {short(by_role['baseline'].metrics)})" if "baseline" in by_role else ""
+        parts.append(f"{check.name} {short(by_role['model'].metrics)}{before}")
     return ", ".join(parts)
-
-
-def _figure(metrics: Mapping[str, Any]) -> tuple[str, float]:
-    """What the check measures, and how much of it there is."""
-    if "score_name" in metrics:
-        return metrics["score_name"], metrics["score"]
-    if "mean_nats" in metrics:
-        return "nats a token", metrics["mean_nats"]
-    return "share of answers", metrics["count"] / metrics["num_prompts"]
-
-
-def _short(metrics: Mapping[str, Any]) -> str:
-    if "score_name" in metrics:
-        beside = metrics.get("linear_baseline")
-        linear = f", linear {beside['score']:.3f}" if beside else ""
-        return f"{metrics['score_name']} {metrics['score']:.3f}{linear}"
-    return f"{metrics['mean_nats']:.3f}" if "mean_nats" in metrics else f"{metrics['count']}/{metrics['num_prompts']}"

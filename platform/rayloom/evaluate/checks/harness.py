@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.checks.check import Case, Measured, check_goes_on_with_text
+from rayloom.evaluate.checks.scored import ScoreCheck, wrong_texts
 from rayloom.models.responders.subject import Subject
+from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import say
+from rayloom.observe.report_page import Section, table
 from rayloom.score.intervals import Part, of_ratio, ratio
 from rayloom.specs.evaluate import HarnessCheck
 
@@ -36,32 +39,48 @@ def check_harness_ready(check: HarnessCheck) -> None:
         raise InputError(what, where=f"checks {check.name}", fix=fix)
 
 
-def measure_harness(
-    check: HarnessCheck, subject: Subject, task_files: Path | None, micro_batch_sequences: int
-) -> Measured:
-    """Runs the tasks on one model. Raises InputError where one is unknown or its data are not here."""
-    evaluator = importlib.import_module("lm_eval.evaluator")
-    managers = importlib.import_module("lm_eval.tasks")
-    say(f"{check.name}: {subject.artifact_id}, {', '.join(check.tasks)}")
-    # Task files name their data by paths that the harness takes from the folder that the process is in.
-    with contextlib.chdir(task_files or Path.cwd()):
-        try:
-            manager = managers.TaskManager(include_path=None if task_files is None else str(task_files))
-            manager.load(list(check.tasks))
-        except (KeyError, ValueError, OSError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            what = f"A task of {', '.join(check.tasks)} cannot be read: {first_line}"
-            fix = "`lm-eval ls tasks` shows the names; data must be on this machine, or in task_files."
-            raise InputError(what, where=f"checks {check.name}", fix=fix) from error
-        results = evaluator.simple_evaluate(
-            **_model(check, subject, micro_batch_sequences),
-            tasks=list(check.tasks),
-            task_manager=manager,
-            num_fewshot=check.num_fewshot,
-            limit=check.limit_rows,
-            apply_chat_template=check.chat_template,
-        )
-    return as_measured(check.name, results)
+class HarnessScore(ScoreCheck[HarnessCheck]):
+    """The mean over the documents of all tasks of each task's first measure."""
+
+    texts = staticmethod(wrong_texts)
+
+    def ready(self, case: Case[HarnessCheck]) -> None:
+        check_goes_on_with_text(case.spec.name, case.subject)
+        check_harness_ready(case.spec)
+
+    def plan(self, case: Case[HarnessCheck], sheet: PlanSheet) -> None:
+        sheet.add(case.spec.name, f"the harness' {', '.join(case.spec.tasks)}")
+
+    def measure(self, case: Case[HarnessCheck]) -> Measured:
+        spec, subject = case.spec, case.subject
+        task_files = case.rows_of.path if case.rows_of else None
+        evaluator = importlib.import_module("lm_eval.evaluator")
+        managers = importlib.import_module("lm_eval.tasks")
+        say(f"{spec.name}: {subject.artifact_id}, {', '.join(spec.tasks)}")
+        # Task files name their data by paths that the harness takes from the folder that the process is in.
+        with contextlib.chdir(task_files or Path.cwd()):
+            try:
+                manager = managers.TaskManager(include_path=None if task_files is None else str(task_files))
+                manager.load(list(spec.tasks))
+            except (KeyError, ValueError, OSError) as error:
+                first_line = (str(error).splitlines() or [type(error).__name__])[0]
+                what = f"A task of {', '.join(spec.tasks)} cannot be read: {first_line}"
+                fix = "`lm-eval ls tasks` shows the names; data must be on this machine, or in task_files."
+                raise InputError(what, where=f"checks {spec.name}", fix=fix) from error
+            results = evaluator.simple_evaluate(
+                **_model(spec, subject, case.micro_batch_sequences),
+                tasks=list(spec.tasks),
+                task_manager=manager,
+                num_fewshot=spec.num_fewshot,
+                limit=spec.limit_rows,
+                apply_chat_template=spec.chat_template,
+            )
+        return as_measured(spec.name, results)
+
+    def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:
+        rows = [(task, name, value) for task, found in metrics["tasks"].items() for name, value in found.items()]
+        by_task = Section(f"{title}, by task", table(("task", "measure", "value"), rows))
+        return [*super().sections(title, metrics, better), by_task]
 
 
 def _model(check: HarnessCheck, subject: Subject, micro_batch_sequences: int) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
+from rayloom.evaluate.checks.check import Case, Measured
 from rayloom.evaluate.checks.linear import linear_predictions
-from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.checks.scored import ScoreCheck, interval, wrong_texts
 from rayloom.models.responders.responder import Predictor
-from rayloom.models.responders.subject import Subject, heldout_examples
+from rayloom.models.responders.subject import heldout_examples
+from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
+from rayloom.observe.report_page import Section, table
 from rayloom.score.class_scores import Scores, confusion, scores
 from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
 from rayloom.score.text_scores import exact_match, sentence_chrf, text_scores, word_f1
@@ -28,35 +30,68 @@ from rayloom.text.labelled.decoding import Prediction
 from rayloom.text.labelled.examples import Example
 
 
-def check_task_ready(rows_of: Artifact, subject: Subject) -> None:
-    """Raises InputError where the model has no task, or its task is not that of the held-out texts."""
-    if subject.task is None:
-        what = f"{subject.artifact_id} was not trained for a task"
-        raise InputError(what, where="model", fix="Name the result of a `train` job with a task.")
-    examples = heldout_examples(rows_of)
-    known = set(getattr(subject.task[0], "entities", getattr(subject.task[0], "labels", ())))
-    if not isinstance(subject.task[0], QuestionAnswering | SequenceToSequence):
-        strange = sorted(set(_said(subject.task[0], examples)) - known)
-        if strange:
-            what = f"The held-out texts of {rows_of.id} have the label {', '.join(strange)}"
-            raise InputError(what, where="rows_of", fix=f"{subject.artifact_id} knows {', '.join(sorted(known))}.")
+class TaskScore(ScoreCheck[TaskCheck]):
+    """How many labels, entities or answers are right, by class, and beside a linear model."""
 
+    further = ("accuracy", "macro_f1", "micro_f1", "exact_match", "chrf", "bleu", "rouge1", "rouge2", "rouge_l")
+    texts = staticmethod(wrong_texts)
 
-def measure_task(
-    check: TaskCheck, rows_of: Artifact, subject: Subject, store: Store | None, micro_batch_sequences: int
-) -> Measured:
-    """Runs the check on one model."""
-    examples = heldout_examples(rows_of)
-    predictor = Predictor.of(subject)
-    with progress(f"{check.name}: {subject.artifact_id}", len(examples), "texts") as bar:
-        found = predictor.predict(examples, micro_batch_sequences, bar.advance)
-    judged = judge(predictor.task, examples, found)
-    metrics = judged.metrics
-    if check.linear_baseline and subject.role == "model" and store is not None:
-        say(f"{check.name}: training a linear model on the same rows")
-        baseline = judge(predictor.task, examples, linear_predictions(predictor, rows_of, examples, store))
-        metrics["linear_baseline"] = compared(judged, baseline)
-    return Measured(metrics, _readable(check.name, predictor.task, examples, found, judged), judged.parts)
+    def ready(self, case: Case[TaskCheck]) -> None:
+        if case.subject.task is None:
+            what = f"{case.subject.artifact_id} was not trained for a task"
+            raise InputError(what, where="model", fix="Name the result of a `train` job with a task.")
+        task, examples = case.subject.task[0], heldout_examples(case.rows)
+        known = set(getattr(task, "entities", getattr(task, "labels", ())))
+        if not isinstance(task, QuestionAnswering | SequenceToSequence):
+            strange = sorted(set(_said(task, examples)) - known)
+            if strange:
+                what = f"The held-out texts of {case.rows.id} have the label {', '.join(strange)}"
+                fix = f"{case.subject.artifact_id} knows {', '.join(sorted(known))}."
+                raise InputError(what, where="rows_of", fix=fix)
+
+    def plan(self, case: Case[TaskCheck], sheet: PlanSheet) -> None:
+        sheet.add(case.spec.name, f"{len(heldout_examples(case.rows)):,} held-out texts of {case.rows.id}")
+
+    def measure(self, case: Case[TaskCheck]) -> Measured:
+        spec, subject = case.spec, case.subject
+        examples = heldout_examples(case.rows)
+        predictor = Predictor.of(subject)
+        with progress(f"{spec.name}: {subject.artifact_id}", len(examples), "texts") as bar:
+            found = predictor.predict(examples, case.micro_batch_sequences, bar.advance)
+        judged = judge(predictor.task, examples, found)
+        metrics = judged.metrics
+        if spec.linear_baseline and subject.role == "model" and case.store is not None:
+            say(f"{spec.name}: training a linear model on the same rows")
+            baseline = judge(predictor.task, examples, linear_predictions(predictor, case.rows, examples, case.store))
+            metrics["linear_baseline"] = compared(judged, baseline)
+        return Measured(metrics, _readable(spec.name, predictor.task, examples, found, judged), judged.parts)
+
+    def short(self, metrics: Mapping[str, Any]) -> str:
+        linear = metrics.get("linear_baseline")
+        return super().short(metrics) + (f", linear {linear['score']:.3f}" if linear else "")
+
+    def scores(self, metrics: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+        rows = super().scores(metrics)
+        if linear := metrics.get("linear_baseline"):
+            rows.append(("linear model on the same rows", float(linear["score"]), interval(linear["interval"])))
+            rows.append(("better by", float(linear["difference"]), interval(linear["difference_interval"])))
+        return rows
+
+    def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:
+        """Also each class, and which was taken for which, for tasks that have classes and one label for each text."""
+        found = super().sections(title, metrics, better)
+        if "by_class" in metrics:
+            classes = [
+                (label, float(s["precision"]), float(s["recall"]), float(s["f1"]), s["support"])
+                for label, s in metrics["by_class"].items()
+            ]
+            found.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
+        if "confusion" in metrics:
+            labels = metrics["confusion"]["labels"]
+            counts = zip(labels, metrics["confusion"]["counts"], strict=True)
+            body = table(("is / was answered", *labels), [(label, *row) for label, row in counts])
+            found.append(Section(f"{title}, confusion", body))
+        return found
 
 
 @dataclass(frozen=True)

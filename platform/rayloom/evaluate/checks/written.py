@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.evaluate.checks.measured import Measured
+from rayloom.evaluate.checks.check import Case, Measured, check_goes_on_with_text
+from rayloom.evaluate.checks.heldout import check_same_tokenizer, heldout_shards, num_heldout
+from rayloom.evaluate.checks.scored import MOST_TEXTS_SHOWN, TEXT_CHARACTERS, ScoreCheck
 from rayloom.evaluate.offline.adapter import check_offline
 from rayloom.models.responders.responder import TextResponder
-from rayloom.models.responders.subject import Subject
+from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
+from rayloom.observe.report_page import Section, table
 from rayloom.score.answers import greedy_answers
 from rayloom.score.intervals import of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores
@@ -43,44 +47,63 @@ def first_answers(shards: TokenShards) -> Iterator[Asked]:
                 yield Asked(tokens[:begin], tokens[begin:end])
 
 
-def check_written_ready(check: WrittenCheck, shards: TokenShards, subject: Subject) -> None:
-    """Raises InputError where there is nothing to answer, or the engine cannot load the model."""
-    if next(first_answers(shards), None) is None:
-        what = "The held-out rows are no conversations: all of their text is trained, and nothing asks for it"
-        raise InputError(what, where=f"checks {check.name}", fix="Use a check of type heldout_loss.")
-    if check.generation.engine == "vllm":
-        check_offline(subject)
+class WrittenScore(ScoreCheck[WrittenCheck]):
+    """How near what the model writes comes to the answers that stand in the held-out rows, in chrF."""
+
+    further = ("chrf", "bleu", "rouge1", "rouge2", "rouge_l")
+
+    def ready(self, case: Case[WrittenCheck]) -> None:
+        check_goes_on_with_text(case.spec.name, case.subject)
+        spec, shards = case.spec, heldout_shards(case.rows)
+        check_same_tokenizer(shards, case.subject)
+        if next(first_answers(shards), None) is None:
+            what = "The held-out rows are no conversations: all of their text is trained, and nothing asks for it"
+            raise InputError(what, where=f"checks {spec.name}", fix="Use a check of type heldout_loss.")
+        if spec.generation.engine == "vllm":
+            check_offline(case.subject)
+
+    def plan(self, case: Case[WrittenCheck], sheet: PlanSheet) -> None:
+        sheet.add(case.spec.name, num_heldout(case.rows))
+
+    def measure(self, case: Case[WrittenCheck]) -> Measured:
+        spec, subject = case.spec, case.subject
+        asked = list(itertools.islice(first_answers(heldout_shards(case.rows)), spec.limit_rows))
+        responder = TextResponder(subject, spec.generation)
+        expected = [str(responder.answer(one.answer)["answer"]) for one in asked]
+        found = _written(spec, asked, responder, case.micro_batch_sequences)
+        values = sentence_chrf(expected, found)
+        parts = [(value, 1.0) for value in values]
+        decode = subject.renderer.tokenizer.decode
+        predictions = [
+            {
+                "check": spec.name,
+                "origin": f"held-out conversation {number}",
+                "text": str(decode(one.prompt)),
+                "expected": [want],
+                "found": [got],
+                "chrf": round(value, 4),
+            }
+            for number, (one, want, got, value) in enumerate(zip(asked, expected, found, values, strict=True), 1)
+        ]
+        scores = {"score": round(ratio(parts), 6), "interval": of_ratio(parts).as_metrics(), "num_rows": len(asked)}
+        return Measured({"score_name": "chrF"} | text_scores(expected, found) | scores, predictions, parts)
+
+    @staticmethod
+    def texts(predictions: Sequence[Mapping[str, Any]]) -> list[Section]:
+        """The first texts that were written, beside those expected."""
+        rows = []
+        for row in predictions[:MOST_TEXTS_SHOWN]:
+            texts = (text[:TEXT_CHARACTERS] for text in (row["text"], *row["expected"], *row["found"]))
+            rows.append((row["check"], row["role"], *texts, float(row["chrf"])))
+        header = ("check", "by", "prompt", "expected", "written", "chrF")
+        return [Section("What was written", table(header, rows))] if rows else []
 
 
-def measure_written(check: WrittenCheck, shards: TokenShards, subject: Subject, micro_batch_sequences: int) -> Measured:
-    """Runs the check on one model."""
-    asked = list(itertools.islice(first_answers(shards), check.limit_rows))
-    responder = TextResponder(subject, check.generation)
-    expected = [str(responder.answer(one.answer)["answer"]) for one in asked]
-    found = _texts(check, asked, responder, micro_batch_sequences)
-    values = sentence_chrf(expected, found)
-    parts = [(value, 1.0) for value in values]
-    decode = subject.renderer.tokenizer.decode
-    predictions = [
-        {
-            "check": check.name,
-            "origin": f"held-out conversation {number}",
-            "text": str(decode(one.prompt)),
-            "expected": [want],
-            "found": [got],
-            "chrf": round(value, 4),
-        }
-        for number, (one, want, got, value) in enumerate(zip(asked, expected, found, values, strict=True), 1)
-    ]
-    scores = {"score": round(ratio(parts), 6), "interval": of_ratio(parts).as_metrics(), "num_rows": len(asked)}
-    return Measured({"score_name": "chrF"} | text_scores(expected, found) | scores, predictions, parts)
-
-
-def _texts(check: WrittenCheck, asked: list[Asked], responder: TextResponder, micro_batch_sequences: int) -> list[str]:
+def _written(spec: WrittenCheck, asked: list[Asked], responder: TextResponder, micro_batch_sequences: int) -> list[str]:
     subject, prompts = responder.subject, [one.prompt for one in asked]
-    if check.generation.engine == "transformers":
-        with progress(f"{check.name}: {subject.artifact_id}", len(prompts), "answers") as bar:
-            longest, stops = check.generation.max_new_tokens, subject.renderer.stop_tokens
+    if spec.generation.engine == "transformers":
+        with progress(f"{spec.name}: {subject.artifact_id}", len(prompts), "answers") as bar:
+            longest, stops = spec.generation.max_new_tokens, subject.renderer.stop_tokens
             answers = greedy_answers(subject.model, prompts, longest, stops, micro_batch_sequences, bar.advance)
         return [str(responder.answer(tokens)["answer"]) for tokens in answers]
     from rayloom.evaluate.offline.engine import EngineUse
@@ -88,11 +111,11 @@ def _texts(check: WrittenCheck, asked: list[Asked], responder: TextResponder, mi
     from rayloom.observe.ray_session import connect
 
     connect()
-    say(f"{check.name}: {subject.artifact_id} answers {len(prompts)} prompts")
-    use = EngineUse(subject, check.generation, micro_batch_sequences, 1, check.cpus_per_worker, check.gpus_per_worker)
+    say(f"{spec.name}: {subject.artifact_id} answers {len(prompts)} prompts")
+    use = EngineUse(subject, spec.generation, micro_batch_sequences, 1, spec.cpus_per_worker, spec.gpus_per_worker)
     found = written(use, prompts)
     failed = [row["failed"] for row in found if "failed" in row]
     if failed:
         what = f"{len(failed)} of {len(found)} prompts have no answer: {failed[0]}"
-        raise InputError(what, where=f"checks {check.name}", fix="Raise generation.max_length_tokens.")
+        raise InputError(what, where=f"checks {spec.name}", fix="Raise generation.max_length_tokens.")
     return [str(row["answer"]) for row in found]

@@ -17,7 +17,8 @@ from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.store import Artifact
 from rayloom.engine_errors import is_out_of_memory
 from rayloom.errors import InputError, InterruptedJobError, RayloomError, ResourceError
-from rayloom.evaluate.checks.checks import measure
+from rayloom.evaluate.checks.check import Case
+from rayloom.evaluate.checks.registry import CHECKS
 from rayloom.models.responders.subject import Subject
 from rayloom.models.weight_files import stored_tensors
 from rayloom.specs.search.trial_metrics import TrialCheck, check_metrics
@@ -218,7 +219,8 @@ def _checked(task: TrialTask) -> dict[str, float]:
         subject = replace(subject, adapter=job.out)
     found: dict[str, float] = {}
     for check, rows_of in task.checks:
-        metrics = measure(check, rows_of, subject, job.spec.micro_batch_sequences).metrics
+        case = Case(check, subject, rows_of, job.spec.micro_batch_sequences)
+        metrics = CHECKS[check.type].measure(case).metrics
         found |= {name: float(metrics[name.rpartition(".")[2]]) for name in check_metrics([check], job.spec.task)}
     subject.release()
     return found
