@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -32,14 +32,8 @@ class AnswerShare(Check[AnswersCheck]):
         renderer = subject.renderer.with_kwargs(spec.chat_template_kwargs)
         prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in spec.prompts]
         with progress(f"{spec.name}: {subject.artifact_id}", len(prompts), "answers") as bar:
-            answers = greedy_answers(
-                subject.model,
-                prompts,
-                spec.max_new_tokens,
-                renderer.stop_tokens,
-                case.micro_batch_sequences,
-                bar.advance,
-            )
+            longest, stops, size = spec.max_new_tokens, renderer.stop_tokens, case.micro_batch_sequences
+            answers = greedy_answers(subject.model, prompts, longest, stops, size, bar.advance)
         texts = [str(renderer.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
         contains = [spec.contains.casefold() in text.casefold() for text in texts]
         predictions = [
@@ -54,15 +48,11 @@ class AnswerShare(Check[AnswersCheck]):
         metrics = by_role["model"].metrics
         share = metrics["share"]
         sentence = f"{spec.name}: {metrics['count']} of {metrics['num_prompts']} answers contain {spec.contains!r}"
-        wanted: tuple[tuple[str, float | None, Callable[[float], bool]], ...] = (
-            ("min_share", spec.min_share, lambda limit: share >= limit),
-            ("max_share", spec.max_share, lambda limit: share <= limit),
+        wanted = (
+            ("min_share", spec.min_share, spec.min_share is None or share >= spec.min_share),
+            ("max_share", spec.max_share, spec.max_share is None or share <= spec.max_share),
         )
-        return [
-            Limit(spec.name, name, limit, share, is_met(limit), sentence)
-            for name, limit, is_met in wanted
-            if limit is not None
-        ]
+        return [Limit(spec.name, name, limit, share, ok, sentence) for name, limit, ok in wanted if limit is not None]
 
     def shown(self, metrics: Mapping[str, Any]) -> str:
         return f"{metrics['count']} of {metrics['num_prompts']}"

@@ -87,12 +87,12 @@ class Check(ABC, Generic[S]):
         """The result in a few words, for tables."""
 
     @abstractmethod
-    def short(self, metrics: Mapping[str, Any]) -> str:
-        """The result in still fewer, for the artifact's headline."""
-
-    @abstractmethod
     def figure(self, metrics: Mapping[str, Any]) -> tuple[str, float]:
         """What is measured, and how much of it there is, for dashboards."""
+
+    def short(self, metrics: Mapping[str, Any]) -> str:
+        """The result in still fewer words than `shown`, for the artifact's headline."""
+        return f"{self.figure(metrics)[1]:.3f}"
 
     def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:  # noqa: ARG002
         """What the report says of one model. `better`: `difference` and `difference_interval`, if they are known."""

@@ -29,10 +29,9 @@ class Perplexity(Check[HeldoutLoss]):
         sheet.add(case.spec.name, num_heldout(case.rows))
 
     def measure(self, case: Case[HeldoutLoss]) -> Measured:
-        spec, subject = case.spec, case.subject
-        shards = heldout_shards(case.rows)
+        shards, subject = heldout_shards(case.rows), case.subject
         check_same_tokenizer(shards, subject)
-        with progress(f"{spec.name}: {subject.artifact_id}", len(shards)) as bar:
+        with progress(f"{case.spec.name}: {subject.artifact_id}", len(shards)) as bar:
             loss = heldout_loss(subject.model, shards, case.micro_batch_sequences, bar.advance)
         return Measured(loss.as_metrics())
 
@@ -48,9 +47,6 @@ class Perplexity(Check[HeldoutLoss]):
 
     def shown(self, metrics: Mapping[str, Any]) -> str:
         return f"{metrics['mean_nats']:.4f} nats, perplexity {metrics['perplexity']:.2f}"
-
-    def short(self, metrics: Mapping[str, Any]) -> str:
-        return f"{metrics['mean_nats']:.3f}"
 
     def figure(self, metrics: Mapping[str, Any]) -> tuple[str, float]:
         return "nats a token", metrics["mean_nats"]
