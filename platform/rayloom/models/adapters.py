@@ -1,6 +1,6 @@
-"""Adapters put on a model, saved, and loaded again: PEFT's methods by PEFT, bottlenecks and BitFit by ourselves.
+"""Attaches adapters to models, saves and loads them: PEFT's methods, and our bottleneck adapters and BitFit.
 
-`load(model, folder)` is the one call that loads any of them; folders of PEFT's methods load with plain `peft` as well.
+`load(model, folder)` loads all of them. Folders of PEFT's methods can be loaded with plain `peft` too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from rayloom.specs.training.adapters import (
 )
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
-"""PEFT's names for what a model is for; those with a head of their own train and save it too."""
+"""PEFT's task types. For those in HEADED_TASKS the task head is trained and saved with the adapter."""
 
 HEADED_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 OWN_CONFIG = "rayloom_adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier")
-"""What transformers' architectures call the layers of a task head."""
+"""Names of task-head layers in transformers' architectures."""
 
 
 def attach(
@@ -47,9 +47,9 @@ def attach(
 ) -> nn.Module:
     """The model with the adapter's weights trainable and all others frozen.
 
-    `tokenizer`: folder of the tokenizer, for a prompt that begins as words. `fresh`: modules that the base did not
-    bring, which are trained and saved whole beside the adapter, as a frozen one would be another at each loading.
-    Raises InputError where the method does not fit the model.
+    `tokenizer`: folder of the tokenizer, for a prompt initialised from text. `fresh`: modules that the base has no
+    weights for; they are trained and saved with the adapter, as otherwise each loading would initialise them anew.
+    Raises InputError if the method does not fit the model.
     """
     if isinstance(adapter, NoAdapter):
         return model
@@ -61,7 +61,7 @@ def attach(
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with the adapter of a folder, ready for inference. Raises InputError where it does not fit."""
+    """The model with the adapter in a folder, ready for inference. Raises InputError if it does not fit."""
     try:
         if (folder / OWN_CONFIG).exists():
             return _load_own(model, folder).eval()
@@ -76,7 +76,7 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def save(model: nn.Module, adapter: Adapter, weights: Mapping[str, Tensor], out: Path) -> None:
-    """Writes the adapter's folder. `weights`: the trained parameters by their names in the model, on the CPU."""
+    """Writes an adapter's folder. `weights`: the trained parameters by their names in the model, on the CPU."""
     saved: Any = model
     out.mkdir(parents=True, exist_ok=True)
     if not isinstance(adapter, (BottleneckAdapter, BitFit)):
@@ -91,7 +91,7 @@ def save(model: nn.Module, adapter: Adapter, weights: Mapping[str, Tensor], out:
 
 
 def why_not_served(adapter: Adapter, task: TaskType = "CAUSAL_LM") -> str | None:
-    """Why vLLM cannot load this adapter beside its base, or None where it can."""
+    """The reason why vLLM cannot load this adapter beside its base, or None if it can."""
     if isinstance(adapter, (NoAdapter, PartsOnly)):
         return None
     if task in HEADED_TASKS:
@@ -186,7 +186,7 @@ def _peft(
         config = _CONFIGS[type(adapter)](adapter, model, task, tokenizer)
         if below_head:
             config.modules_to_save = [*(config.modules_to_save or ()), *below_head]
-        # Adapters keep the precision that training runs in; the engine holds master weights in fp32.
+        # Adapters keep the precision of training; the engine has fp32 master weights.
         adapted: nn.Module = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         what = f"The adapter {adapter.type} cannot be put on {type(model).__name__}: {error}"
@@ -195,9 +195,9 @@ def _peft(
 
 
 def _check_tied(model: nn.Module, adapter: LoraAdapter) -> None:
-    """Raises InputError where the adapter would change one of two layers that share their matrix.
+    """Raises InputError if the adapter targets only one of two layers with tied weights.
 
-    It could not be merged (the other layer would change as well), and vLLM has one place for the two.
+    It could not be merged, since the other layer would change too, and vLLM stores tied weights once.
     """
     getters = [getattr(model, name, lambda: None) for name in ("get_input_embeddings", "get_output_embeddings")]
     ends: list[Any] = [get() for get in getters]
@@ -220,7 +220,7 @@ def _lora(adapter: LoraAdapter, _: nn.Module, task: TaskType, __: Path | None) -
         lora_alpha=adapter.scale_alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        # A task's head is trained whole; "all-linear" would put LoRA on that of a tagger as well.
+        # A task head is trained in full; "all-linear" would add LoRA to a tagger's head.
         exclude_modules=list(HEADS) if task in HEADED_TASKS else None,
         use_rslora=adapter.rank_stabilised,
         use_dora=adapter.weight_decomposed,
@@ -257,7 +257,7 @@ def _p_tuning(adapter: PTuningAdapter, _: nn.Module, task: TaskType, __: Path | 
 def _ia3(_: Ia3Adapter, model: nn.Module, task: TaskType, __: Path | None) -> Any:
     from peft import IA3Config
 
-    # By full name: PEFT's table for BERT means attention's output as well, by its ending.
+    # Full names: the suffixes in PEFT's table for BERT match attention's output too.
     feed_forward = outputs_of(model, "feed_forward")
     return IA3Config(
         target_modules=keys_and_values(model) + feed_forward, feedforward_modules=feed_forward, task_type=task

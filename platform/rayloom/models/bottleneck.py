@@ -1,7 +1,7 @@
 """Bottleneck adapters (Houlsby et al. 2019, arXiv:1902.00751), which PEFT does not have.
 
-Behind the layer that ends attention or feed-forward, its result h becomes h + W_up · gelu(W_down · h). W_up begins at
-zero, so that training starts from the base model itself.
+The output h of attention or feed-forward becomes h + W_up · gelu(W_down · h). W_up is zero at first, so training starts
+from the base model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rayloom.models.parts import outputs_of
 
 
 class Bottleneck(nn.Module):
-    """A linear layer with a bottleneck behind it."""
+    """A linear layer followed by a bottleneck adapter."""
 
     def __init__(self, layer: nn.Module, width: int, size: int) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class Bottleneck(nn.Module):
 
 
 def add_bottlenecks(model: nn.Module, size: int, places: Collection[Literal["attention", "feed_forward"]]) -> list[str]:
-    """Puts bottlenecks into the model; returns the names of the layers that they stand behind.
+    """Adds bottlenecks to the model; returns the names of the layers that they follow.
 
-    Raises InputError where the model's layers are not recognised.
+    Raises InputError if the model's layers are not recognised.
     """
     names = [name for place in sorted(places) for name in outputs_of(model, place)]
     if not names:

@@ -1,6 +1,6 @@
-"""How many tokens a model reads and writes together, by its config.json, as the vLLM server judges it.
+"""A model's context length (prompt and answer together), derived from its config.json as vLLM does.
 
-Read off vLLM 0.32 (`config/model.py`, `_get_and_verify_max_len`; `transformers_utils/model_arch_config_convertor.py`).
+After vLLM 0.32 (`config/model.py`, `_get_and_verify_max_len`; `transformers_utils/model_arch_config_convertor.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _KEYS = (
     *("max_sequence_length", "max_seq_length", "seq_len"),
 )
 _ALREADY_SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
-"""Scalings of rotary positions whose factor the configuration's own number of positions has in it."""
+"""RoPE scalings whose factor is already part of the configuration's number of positions."""
 
 
 def context_tokens(config: Mapping[str, Any]) -> int | None:
-    """The number of positions, scaled ones included; None where the configuration does not bound them."""
+    """The number of positions, RoPE scaling included; None if the configuration sets no limit."""
     text = config.get("text_config") or config
-    # T5's configuration names positions, but what it has are distances, which reach any length.
+    # T5 sets n_positions, but its relative positions have no limit.
     keys = [key for key in _KEYS if key != "n_positions" or "relative_attention_num_buckets" not in text]
     limits = [text[key] for key in keys if isinstance(text.get(key), int)]
     own = text.get("model_max_length")
@@ -33,12 +33,12 @@ def context_tokens(config: Mapping[str, Any]) -> int | None:
 
 
 def context_tokens_of(folder: Path) -> int | None:
-    """The same for a model's folder."""
+    """`context_tokens` of the model in a folder."""
     return context_tokens(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def _scalings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The settings of rotary positions that stretch the number of positions, of all kinds of layers."""
+    """RoPE settings, by kind of layer, whose factor extends the number of positions."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     by_layer = [value for value in settings.values() if isinstance(value, Mapping)]
     for one in by_layer or [settings]:

@@ -1,8 +1,8 @@
-"""W8A8 linear layers computed as the server computes them, on any device that multiplies INT8 matrices.
+"""W8A8 linear layers in INT8 arithmetic, as the server computes them.
 
-transformers loads such a model, but decompresses it on the first forward pass and then simulates the quantisation of
-activations in floating point. Here the integers themselves are multiplied, as in vLLM's kernels: what is measured is
-what is served, in half the time and memory.
+transformers decompresses such a model at the first forward pass and simulates the quantisation of activations in
+floating point. Here INT8 matrices are multiplied, as in vLLM's kernels. So measurements are of the served model, in
+half the time and memory.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _LARGEST = 127
 class Int8Linear(nn.Module):
     """y = (x_int8 · Wᵀ_int8) × scale of the token × scale of the output channel (+ bias).
 
-    Weights are INT8 with one scale for each output; activations are scaled by each token's largest magnitude, or by one
-    scale that calibration found.
+    Weights are INT8 with one scale for each output channel. Activations are scaled by each token's largest absolute
+    value, or by a fixed scale from calibration.
     """
 
     def __init__(
         self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None = None
     ) -> None:
-        """`weight` (O, I) int8, `weight_scale` (O, 1), `input_scale` (1,) where it is fixed."""
+        """`weight` (O, I) int8, `weight_scale` (O, 1), `input_scale` (1,) if it is fixed."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
@@ -47,7 +47,7 @@ class Int8Linear(nn.Module):
 
 
 def _int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """(M, O) int32. CUDA's kernel wants more than 16 rows."""
+    """(M, O) int32. CUDA's kernel needs more than 16 rows, so fewer are padded."""
     missing = 17 - len(x) if x.is_cuda else 0
     if missing > 0:
         x = nn.functional.pad(x, (0, 0, 0, missing))
@@ -56,7 +56,7 @@ def _int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def use_int8_arithmetic(model: nn.Module) -> int:
-    """Replaces the W8A8 layers of a compressed-tensors model that was just loaded; returns how many there were."""
+    """Replaces the W8A8 layers of a newly loaded compressed-tensors model by Int8Linear; returns their number."""
     replaced = 0
     for name, module in list(model.named_modules()):
         if is_w8a8(module):
@@ -72,7 +72,7 @@ def use_int8_arithmetic(model: nn.Module) -> int:
 
 
 def is_w8a8(module: nn.Module) -> bool:
-    """Whether the layer holds INT8 weights by channel and takes INT8 activations, scaled by token or by one scale."""
+    """Whether a layer has per-channel INT8 weights, and INT8 activations with per-token or fixed per-tensor scales."""
     scheme: Any = getattr(module, "quantization_scheme", None)
     if not isinstance(module, nn.Linear) or scheme is None or scheme.input_activations is None:
         return False

@@ -1,4 +1,4 @@
-"""Models loaded for inference, in the arithmetic in which they are served."""
+"""Loads models for inference, in the same arithmetic as the server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FIX = "Name a folder or artifact with config.json and model.safetensors of a ca
 
 
 def check_causal(model: Path) -> None:
-    """Raises InputError where the folder holds no model that goes on with a text, without loading a weight.
+    """Raises InputError if the folder has no causal language model. No weights are loaded.
 
-    An encoder can be loaded as if it were one, and would then be asked for a next token that it sees already.
+    transformers would load an encoder as a causal model, but without a causal mask it sees the tokens to predict.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -38,10 +38,10 @@ def check_causal(model: Path) -> None:
 
 
 def load(model: Path, adapter: Path | None = None) -> nn.Module:
-    """The causal model in a folder, ready for inference on this process' device: the GPU where there is one.
+    """The causal model in a folder, ready for inference on this process' device: the GPU if there is one.
 
-    Weights stay in the precision that they are stored in; W8A8 layers multiply integers, as the server does; an
-    adapter works beside its base, unmerged. Raises InputError where the folder holds no such model.
+    Weights keep their stored precision, W8A8 layers compute in INT8 like the server, and an adapter is not merged.
+    Raises InputError if the folder has no such model.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar

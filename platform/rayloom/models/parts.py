@@ -1,4 +1,4 @@
-"""Which part of a model a parameter or module belongs to, by the names that transformers' architectures use."""
+"""Finds the part of a model that a parameter or module belongs to, by the names in transformers' architectures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _FEED_FORWARD_OUTPUTS = {"down_proj", "fc2", "fc_out", "wo", "lin2", "c_proj", "
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a module or parameter is in, from the bottom; None outside the layers."""
+    """Index of the layer that a module or parameter is in, from the input; None outside the layers."""
     found = _LAYER.search(name)
     return int(found[1]) if found else None
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer, also as GPT-2 writes it (`Conv1D`) and as quantisers replace it."""
+    """Whether a module is a linear layer: `nn.Linear` and its quantised subclasses, or GPT-2's `Conv1D`."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
@@ -41,19 +41,19 @@ def is_in_attention(name: str) -> bool:
 
 
 def keys_and_values(model: nn.Module) -> list[str]:
-    """Names of the layers that compute attention's keys and values."""
+    """Names of the linear layers that compute keys and values."""
     return [name for name, _ in linear_layers(model) if _leaf(name) in _KEYS | _VALUES]
 
 
 def outputs_of(model: nn.Module, place: Literal["attention", "feed_forward"]) -> list[str]:
-    """Names of the layers whose result is added to the residual stream behind attention or feed-forward."""
+    """Names of the output projections of attention or feed-forward, which write to the residual stream."""
     return [name for name, _ in linear_layers(model) if _writes(name) == place]
 
 
 def _writes(name: str) -> str | None:
     if is_in_attention(name):
         return "attention" if _leaf(name) in _ATTENTION_OUTPUTS else None
-    # BERT calls it `output.dense`, and the layer before it `intermediate.dense`.
+    # In BERT it is `output.dense`; `intermediate.dense` is the layer before.
     is_output = _leaf(name) in _FEED_FORWARD_OUTPUTS or name.endswith(".output.dense")
     return "feed_forward" if is_output else None
 

@@ -1,4 +1,4 @@
-"""Bases held in 4 or 8 bits while an adapter beside them is trained."""
+"""Bases with weights in 4 or 8 bits, for training adapters on them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rayloom.models.adapters import HEADS
 
 Precision = Literal["nf4", "int8"]
 NEVER_QUANTISED = (*HEADS, "pooler.dense")
-"""Beside the output layer: what a base may lack is fresh, and has no weights to quantise."""
+"""Modules that are not quantised, besides the output layer: a base may lack them, so there is nothing to quantise."""
 
 
 def quantising(precision: Precision, compute_dtype: torch.dtype) -> Any:
-    """transformers' configuration that quantises a base while it is loaded.
+    """transformers' configuration for quantising a base while it is loaded.
 
     nf4: 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314). int8: vector-wise 8 bits
     (Dettmers et al. 2022, arXiv:2208.07339). Embeddings, norms and output layer stay as they are.
     """
     from transformers import BitsAndBytesConfig
 
-    # It says so for every layer and step; that is what the method does.
+    # It would warn about its casts for every layer at every step.
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "MatMul8bitLt" not in record.msg)
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -50,18 +50,18 @@ def load_quantised(model_class: Any, folder: Path, precision: Precision, compute
     module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # In evaluation, bitsandbytes repacks the weights, for good, for a kernel without a backward pass: after
-            # the first held-out loss no gradient would come through these layers any more.
+            # In evaluation, bitsandbytes would permanently repack the weights for a kernel without a backward pass:
+            # after the first held-out loss, these layers would pass no gradients.
             module.support_avx512bf16_for_cpu = False
     for parameter in model.parameters():
         if parameter.untyped_storage().nbytes() > parameter.nbytes:
-            # What stays as it was is a view of the whole file, which would stay with it.
+            # An unquantised weight is a view of the whole file, which would stay in memory.
             parameter.data = parameter.data.clone()
     return model
 
 
 def num_quantised(model: nn.Module) -> int:
-    """How many weights `load_quantised` holds in few bits: those of linear layers that are neither head nor trained."""
+    """Number of weights that `load_quantised` quantises: those of frozen linear layers that are not part of a head."""
     output: Any = model.get_output_embeddings()  # type: ignore[operator]
     return sum(
         layer.weight.numel()
@@ -74,7 +74,7 @@ def num_quantised(model: nn.Module) -> int:
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Memory of all weights, with what quantised ones need to be read."""
+    """Bytes of all weights, including the scales and code tables of quantised ones."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(module))
 
 

@@ -1,4 +1,4 @@
-"""Models with a task head: made from a base, kept with what the task is, loaded again with or without an adapter."""
+"""Models with a task head: made from a base, saved with their task, and loaded with or without an adapter."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FIX = "Name a folder or artifact with config.json, model.safetensors and tokeni
 
 
 def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list[str]]:
-    """The base with a head for the task, and the names of the modules that the base does not bring.
+    """The base with a head for the task, and the names of the modules that the base has no weights for.
 
-    Those are fresh, drawn from torch's seed: the head, and in some architectures a layer below it. `settings` go to
-    transformers, such as `quantization_config`. Raises InputError where the base cannot have such a head.
+    These are the head, and in some architectures a layer below it; they are initialised from torch's generator.
+    `settings` go to `from_pretrained`. Raises InputError if the base cannot have such a head.
     """
     import transformers
 
@@ -36,7 +36,7 @@ def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list
     with _refused(base, task):
         config = _config_of(base, task)
         verbosity = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()  # a fresh head is what is meant here
+        transformers.utils.logging.set_verbosity_error()  # a warning about a new head would mislead
         try:
             loaded = _auto_class(task).from_pretrained(
                 base, config=config, use_safetensors=True, output_loading_info=True, **{"dtype": "auto", **settings}
@@ -48,12 +48,12 @@ def task_model(base: Path, task: Task, **settings: Any) -> tuple[nn.Module, list
 
 
 def empty_task_model(base: Path, task: Task) -> tuple[nn.Module, list[str]]:
-    """The same two without memory for any weight, on torch's meta device, for who counts."""
+    """As `task_model`, but on torch's meta device, for counting parameters."""
     with _refused(base, task):
         config = _config_of(base, task)
         with torch.device("meta"):
             model: nn.Module = _auto_class(task).from_config(config)
-    # Transformers' files hold a model with or without its head's prefix ("bert.").
+    # Weight files name parameters with or without the base model's prefix ("bert.").
     known = {part for name in stored_tensors(base) for part in (name, name.partition(".")[2])}
     missing = (name for name, _ in model.named_parameters() if not known & {name, name.partition(".")[2]})
     return model, _modules_of(missing)
@@ -79,7 +79,7 @@ def _config_of(base: Path, task: Task) -> Any:
 
     config = AutoConfig.from_pretrained(base, **_head_settings(task))
     if config.pad_token_id is None:
-        # Decoders are judged at the last token that is no padding, so they must know what padding is.
+        # Decoders classify at the last token before the padding, so they need a padding token.
         tokenizer = AutoTokenizer.from_pretrained(base)
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
     return config
@@ -88,7 +88,7 @@ def _config_of(base: Path, task: Task) -> Any:
 def trained_task_model(
     base: Path, task: Task, adapter: Adapter, tokenizer: Path, compute_dtype: torch.dtype
 ) -> nn.Module:
-    """The base with a head and an adapter, ready to be trained: whatever is fresh is trained and saved whole."""
+    """The base with a head and an adapter, for training. New modules are trained in full and saved."""
     quantised = adapter.quantised_base if isinstance(adapter, LoraAdapter) else None
     if quantised is not None:
         headed = _Headed(task)
@@ -99,9 +99,9 @@ def trained_task_model(
 
 
 class _Headed:
-    """Stands for a class of transformers where a base is quantised while it is loaded; heads stay as they are.
+    """A model class for `load_quantised` that adds a head, and records which modules are new.
 
-    So does BERT's pooler below them, which many bases do not bring: what is fresh has no weights to quantise.
+    Heads are not quantised, nor is BERT's pooler, which many bases lack: new modules have no weights to quantise.
     """
 
     def __init__(self, task: Task) -> None:
@@ -143,13 +143,13 @@ def _head_settings(task: Task) -> dict[str, Any]:
 
 
 def save_task(task: Task, sequence_length_tokens: int, folder: Path) -> None:
-    """Writes what the model in the folder is for."""
+    """Writes the task and row length of the model in the folder."""
     facts = {"task": task.model_dump(mode="json"), "sequence_length_tokens": sequence_length_tokens}
     (folder / TASK_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def task_of(folder: Path) -> tuple[Task, int] | None:
-    """The task and row length of the model or adapter in a folder; None where it goes on with text."""
+    """The task and row length of the model or adapter in a folder; None if it is a causal language model."""
     file = folder / TASK_FILE
     if not file.exists():
         return None
@@ -159,7 +159,7 @@ def task_of(folder: Path) -> tuple[Task, int] | None:
 
 
 def load_task_model(base: Path, adapter: Path | None, task: Task) -> nn.Module:
-    """The model, ready for inference on this process' device. `base`: the model itself where there is no adapter."""
+    """The model, ready for inference on this process' device. `base`: the model itself if there is no adapter."""
     torch.manual_seed(0)
     model, fresh = task_model(base, task)
     if adapter is not None:

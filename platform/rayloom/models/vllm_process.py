@@ -1,4 +1,4 @@
-"""The environment of a process that vLLM runs in."""
+"""Environment variables for a process that runs vLLM."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import shutil
 
 
 def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> dict[str, str]:
-    """Variables to set before vLLM is imported. `num_cores`: that compute; None where GPUs do.
+    """Variables to set before vLLM is imported. `num_cores`: cores for computing; None on GPUs.
 
-    `in_one_process`: on a CPU, one process schedules and computes. vLLM's default there is two, of which the first
-    turns round and round on a core while the second computes; it costs that core, 0.8 GB and seven seconds of start-up.
+    `in_one_process`: on a CPU, schedule and compute in one process. With vLLM's default of two, the first busy-waits
+    while the second computes, which costs a core, 0.8 GB and seven seconds of start-up.
     """
     variables = {
-        # The model is on this disk; nothing about it, or about this run, is asked or told over the network.
+        # The model is on disk: no downloads, and no usage statistics.
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
-        # What it has to say goes to standard error all the same. Its own configuration would close everybody's log
-        # handlers, and Ray Serve 2.60 ends a replica whose handler is closed when the controller comes back.
+        # Its warnings still go to standard error. Its logging configuration would close all existing log handlers, and
+        # Ray Serve 2.60 ends a replica with a closed handler when the controller restarts.
         "VLLM_CONFIGURE_LOGGING": "0",
     }
     if num_cores is None:
         if importlib.util.find_spec("flashinfer_jit_cache") is None and shutil.which("nvcc") is None:
-            # vLLM 0.32 samples with FlashInfer by default, whose wheel has no compiled kernels: an engine dies at its
-            # start unless they are installed or can be compiled. Its other sampler gives the same distribution.
+            # vLLM 0.32 samples with FlashInfer by default, whose wheel has no compiled kernels: the engine fails to
+            # start unless they are installed or can be compiled. The other sampler has the same distribution.
             variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         return variables
-    # Left to itself, vLLM binds every engine of a node to the same cores and keeps one of them free.
+    # By default vLLM binds all engines of a node to the same cores and leaves one core unused.
     variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores)}
     if in_one_process:
-        # vLLM 0.32 cannot read back what it stores ahead of time on a CPU, and compiles again each time.
+        # On a CPU, vLLM 0.32 cannot load its ahead-of-time compilation cache, and would compile each time.
         variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_AOT_COMPILE": "0"}
     return variables

@@ -1,4 +1,4 @@
-"""What the safetensors files of a folder hold, read off their headers: names, types, shapes and bytes."""
+"""The tensors in a folder's safetensors files, from the file headers: names, types, shapes and sizes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from rayloom.errors import InputError
 
 FLOAT_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""torch's names of them."""
+"""torch's names of safetensors' floating-point types."""
 MOST_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Limit of the safetensors format."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, StoredTensor]:
-    """Every tensor of the folder's files by name. Raises InputError where there is no file, or a damaged one."""
+    """Every tensor in the folder's files, by name. Raises InputError if there is no file or one is damaged."""
     files = sorted(folder.glob(pattern))
     if not files:
         fix = "Give a folder with its weights in safetensors format."

@@ -1,6 +1,6 @@
-"""How far two causal models differ on the same tokens: their logits, the tokens they would choose, their answers.
+"""Measures how far two causal models differ: in logits, next tokens and greedy answers on the same tokens.
 
-Two models need not be in memory at once: take the logits of one, change or load the other, take its logits, compare.
+The models need not be in memory together: compute the logits of one, then of the other, and compare.
 
 Shapes: T tokens in a row, V vocabulary.
 """
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Agreement:
-    """Differences over all positions of all rows. Two models with one set of weights give 0, 0 and 1."""
+    """Differences over all positions of all rows. Equal models give 0, 0 and 1."""
 
     max_logit_difference: float
-    """Largest absolute difference of two logits. Not finite where either model's logits are not."""
+    """Largest absolute difference of two logits. Not finite if a logit of either model is not."""
     mean_logit_difference: float
     next_token_share: float
-    """Positions at which both models put the same token first."""
+    """Share of positions at which both models have the same most likely token."""
     num_positions: int
 
     def as_metrics(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Agreement:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """(T, V) fp32 logits of each row, on the CPU. Rows are computed one by one, so that padding changes nothing."""
+    """(T, V) fp32 logits of each row, on the CPU. Rows are computed one by one, without padding."""
     device = next(model.parameters()).device
     found = []
     for row in rows:
@@ -46,7 +46,7 @@ def compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Agreement:
     pairs = list(zip(expected, found, strict=True))
     num_positions = sum(len(logits) for logits in expected)
     differences = [(first - second).abs() for first, second in pairs]
-    # torch's maximum, unlike Python's, does not lose a NaN.
+    # torch's maximum is NaN if a value is; Python's max may not be.
     largest = torch.stack([difference.max() for difference in differences]).max()
     same = sum(int((first.argmax(-1) == second.argmax(-1)).sum()) for first, second in pairs)
     return Agreement(
@@ -59,12 +59,12 @@ def compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Agreement:
 
 @dataclass(frozen=True)
 class AnswerAgreement:
-    """Greedy answers of two models to the same prompts."""
+    """Agreement of two models' greedy answers to the same prompts."""
 
     same_answers_share: float
-    """Answers that are equal to their last token."""
+    """Share of answers that are identical."""
     same_tokens_share: float
-    """Tokens up to the first difference, of the tokens of the longer answer."""
+    """Length of the common prefix, relative to the longer answer, over all answers."""
 
     def as_metrics(self) -> dict[str, Any]:
         return asdict(self)

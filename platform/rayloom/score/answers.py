@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts at once."""
+"""Greedy generation in batches, for decoders and encoder-decoders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def greedy_answers(
     micro_batch_sequences: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[list[int]]:
-    """The most likely next token, again and again, until a stop token (left out) or the length; in the prompts' order.
+    """Token ids of the greedy answer to each prompt, up to a stop token (left out) or `max_new_tokens`, in order.
 
-    Prompts of like length are computed together, the shorter ones behind padding that nobody attends to.
+    Prompts of similar length form a batch; shorter ones have masked padding on the left.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -46,7 +46,7 @@ def _batch(
     for row, prompt in enumerate(prompts):
         tokens[row, width - len(prompt) :] = torch.tensor(list(prompt))
         seen[row, width - len(prompt) :] = 1
-    # A configuration of our own: a model's may ask for sampling, or for penalties that change what is likeliest.
+    # The model's own generation configuration may ask for sampling or for penalties.
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_tokens or None, pad_token_id=padding
     )
@@ -64,7 +64,7 @@ def _until_stop(tokens: list[int], stop_tokens: Collection[int]) -> list[int]:
 def written_texts(
     model: nn.Module, texts: Sequence[Sequence[int]], max_new_tokens: int, micro_batch_sequences: int
 ) -> list[list[int]]:
-    """What an encoder-decoder writes for each text, the likeliest token again and again, in the texts' order."""
+    """Token ids of an encoder-decoder's greedy output for each text, in the texts' order."""
     device = next(model.parameters()).device
     writing: Any = model
     padding = int(writing.config.pad_token_id or 0)

@@ -1,4 +1,4 @@
-"""Packed rows as tensors that a model reads.
+"""Batches of packed rows as tensors.
 
 Shapes: B rows, S positions (the longest row's length).
 """
@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 NO_LABEL = -100
-"""Marks a position that predicts nothing."""
+"""Label of positions without a label (torch's `ignore_index`)."""
 
 
 class PackedRow(Protocol):
-    """What a row must have, wherever it was read from."""
+    """A packed row, from any source."""
 
     @property
     def tokens(self) -> NDArray[np.int64]: ...
@@ -30,23 +30,23 @@ class PackedRow(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of several documents each. A document begins where its position is 0 and must not see its neighbours."""
+    """Rows of several documents each. A document begins at position 0; documents must not attend to each other."""
 
     tokens: torch.Tensor
     """(B, S) token ids."""
     positions: torch.Tensor
-    """(B, S) place inside the document."""
+    """(B, S) position in the document."""
     labels: torch.Tensor
-    """(B, S) the token that this position must predict, or NO_LABEL."""
+    """(B, S) the token to predict at each position, or NO_LABEL."""
     num_tokens: int
-    """Of text, without padding."""
+    """Tokens of text, without padding."""
     decoder_tokens: torch.Tensor | None = None
-    """(B, T) what an encoder-decoder's decoder reads; `labels` are then (B, T) and belong to these."""
+    """(B, T) decoder input of an encoder-decoder; `labels` then have this shape."""
     decoder_positions: torch.Tensor | None = None
-    """(B, T) place inside the document's target; the n-th target of a row belongs to its n-th document."""
+    """(B, T) position in the document's target; the n-th target of a row belongs to its n-th document."""
     known_label_indices: torch.Tensor | None = None
     known_document_lengths: tuple[int, ...] | None = None
-    """Both worked out before the batch moves to a device, so that nothing has to wait for that device later."""
+    """Both are computed before the batch moves to a device, to avoid synchronising with the device later."""
 
     @property
     def num_labels(self) -> int:
@@ -54,14 +54,14 @@ class Batch:
 
     @property
     def label_indices(self) -> torch.Tensor:
-        """(N,) of the positions that have a label, counted through all rows."""
+        """(N,) indices of labelled positions in the flattened batch."""
         if self.known_label_indices is not None:
             return self.known_label_indices
         return torch.nonzero(self.labels.flatten() != NO_LABEL).flatten()
 
     @property
     def document_lengths(self) -> tuple[int, ...]:
-        """Of all rows' documents, row after row; padding counts as one."""
+        """Lengths of all documents, row by row; the padding of a row counts as a document."""
         if self.known_document_lengths is not None:
             return self.known_document_lengths
         begins = self.positions.numpy() == 0
@@ -75,13 +75,13 @@ class Batch:
         return replace(known, **moved(known, device))
 
     def without_labels(self) -> Self:
-        """The same work, from which nothing is learned."""
+        """The same shapes without labels: the same computation, with zero loss and zero gradients."""
         labels = torch.full_like(self.labels, NO_LABEL)
         return replace(self, labels=labels, num_tokens=0, known_label_indices=None)
 
 
 def moved(batch: Any, device: torch.device) -> dict[str, Any]:
-    """A dataclass' tensors on the device, by field; through pinned memory, so that copying needs no waiting."""
+    """A dataclass' tensors on the device, by field. To a GPU they are copied asynchronously from pinned memory."""
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return {
         name: (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
@@ -91,9 +91,9 @@ def moved(batch: Any, device: torch.device) -> dict[str, Any]:
 
 
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
-    """Each position predicts the next token of its row where that token is trained.
+    """A batch in which each position predicts the next token of its row, if that token is trained on.
 
-    Shorter rows are filled up at their end with a document of padding that has no label and that nobody sees.
+    Shorter rows are padded at the end by a document without labels.
     """
     length = max(len(row.tokens) for row in rows)
     tokens = np.full((len(rows), length), padding_token, np.int64)

@@ -1,6 +1,6 @@
-"""How good labels are: accuracy, precision, recall and F1 by class, macro and micro, and the confusion matrix.
+"""Classification metrics: accuracy, precision, recall and F1 by class, macro and micro F1, and the confusion matrix.
 
-Averages are over all the task's classes that occur in the data or among the answers.
+Macro F1 averages over the classes that occur in the data or among the predictions.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class against all others."""
+    """Counts and scores of one class against all others."""
 
     right: int
-    """Answers with this class that are right."""
+    """True positives."""
     found: int
-    """Answers with this class."""
+    """Predictions of this class."""
     support: int
-    """How often it would be right."""
+    """Occurrences of this class in the data."""
 
     @property
     def precision(self) -> float:
@@ -45,11 +45,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of many answers."""
+    """Scores over all examples."""
 
     by_class: dict[str, ClassScore]
     num_right: int
-    """Answers that are right as a whole."""
+    """Examples whose prediction is completely right."""
     num_answers: int
 
     @property
@@ -76,9 +76,9 @@ class Scores:
 
 
 def scores(expected: Sequence[Collection[Any]], found: Sequence[Collection[Any]], classes: Sequence[str]) -> Scores:
-    """Scores of answers that are sets of things, each thing a class or a tuple that ends in its class.
+    """Scores of predictions, each a set of items. An item is a class, or a tuple that ends in its class.
 
-    One label is a set of one; labels are a set of several; entities are a set of (start, end, kind).
+    A single label is a set of one item, several labels are a set of classes, entities a set of (start, end, class).
     """
     pairs = [(set(want), set(got)) for want, got in zip(expected, found, strict=True)]
     by_class = {}
@@ -97,7 +97,7 @@ def _class(thing: Any) -> str:
 
 
 def confusion(expected: Sequence[str], found: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
-    """[row][column]: how often the class of the row was answered with the class of the column."""
+    """The confusion matrix: [expected][predicted] counts, in the order of `classes`."""
     number = {name: place for place, name in enumerate(classes)}
     matrix = [[0] * len(classes) for _ in classes]
     for want, got in zip(expected, found, strict=True):

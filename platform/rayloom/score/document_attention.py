@@ -1,7 +1,7 @@
-"""Attention inside the documents of packed rows, without a mask of row length × row length.
+"""Attention inside the documents of packed rows, without an S × S mask.
 
-A mask rules out the kernels that keep no scores, and computes what it then hides. Here each document is computed by
-itself: on a GPU in one kernel that takes where documents begin, on a CPU one document after the other.
+A mask rules out fused kernels, and scores are computed only to be masked. Here attention is computed for each document
+by itself: on a GPU in one variable-length kernel, on a CPU one document after the other.
 
 Shapes: B rows, S positions, H heads, D head size, T = B · S.
 """
@@ -17,28 +17,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 IMPLEMENTATION = "documents"
-"""The name under which transformers finds this attention."""
+"""Name of this attention in transformers' registry."""
 DECODERS = ("llama", "gpt2", "qwen2", "qwen3", "mistral")
-"""Model types whose packed rows are proven to give the same as with masks (tests/unit/test_document_attention.py)."""
+"""Model types that are tested to give the same result as with masks (tests/unit/test_document_attention.py)."""
 LEAST_POSITIONS = {"cpu": 1024, "cuda": 0}
-"""Shorter rows are as fast with masks."""
+"""Shorter rows use masks, which are as fast there."""
 MOST_PAIRS_SHARE = {"cpu": 0.6, "cuda": 1.0}
-"""Of the pairs of positions of a row, those that lie in one document. With more of them a mask costs less."""
+"""Largest share of position pairs in the same document; with a higher share a mask is faster."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of all rows of a batch, one row after the other."""
+    """The documents of a batch, row by row."""
 
     lengths: tuple[int, ...]
     starts: Tensor | None
-    """(documents + 1,) int32 on the GPU: where each begins among the T positions, and T."""
+    """(documents + 1,) int32 on the GPU: the offset of each document in the T positions, then T. None on a CPU."""
     longest: int
-    """At least the longest one's length; the row's length, so that compiled kernels serve every batch."""
+    """Upper bound of the lengths: the row's length, so that compiled kernels are not specialised for each batch."""
 
 
 def use_documents(model: nn.Module) -> None:
-    """Makes a decoder attend by documents when it is given them. Without them, it computes what it did before."""
+    """Registers this attention for a decoder. It takes effect in calls with `documents`; others are unchanged."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -50,7 +50,7 @@ def use_documents(model: nn.Module) -> None:
 
 
 def documents_for(model: nn.Module, positions: Tensor, lengths: Sequence[int]) -> Documents | None:
-    """What to give the model for a batch, or None if masks are as fast there or the model needs them."""
+    """The `documents` argument for a batch, or None if a mask is faster or the model needs one."""
     config: Any = model.config
     device, (num_rows, num_positions) = positions.device, positions.shape
     if config._attn_implementation != IMPLEMENTATION or num_positions < LEAST_POSITIONS.get(device.type, 1 << 62):
@@ -63,13 +63,13 @@ def documents_for(model: nn.Module, positions: Tensor, lengths: Sequence[int]) -
         return Documents(tuple(lengths), None, num_positions)
     if not _has_kernel(model, device):
         return None
-    # From pinned memory, so that nothing waits for the device.
+    # From pinned memory, so that the copy is asynchronous.
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return Documents(tuple(lengths), ends.pin_memory().to(device, non_blocking=True), num_positions)
 
 
 def _has_kernel(model: nn.Module, device: torch.device) -> bool:
-    """The kernel is for half precision on Ampere and later, and has no dropout."""
+    """Whether the variable-length kernel can be used: half precision, Ampere or later, no dropout."""
     config: Any = model.config
     dropout = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0)
     is_half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
@@ -105,7 +105,7 @@ def attention(
 def _one_after_the_other(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], dropout: float, scaling: float | None
 ) -> Tensor:
-    """(T, H, D)"""
+    """(T, H, D) by scaled dot-product attention for each document."""
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
@@ -121,7 +121,7 @@ def _one_after_the_other(
 def _in_one_kernel(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None
 ) -> Tensor:
-    """(T, H, D)"""
+    """(T, H, D) by torch's variable-length attention."""
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(

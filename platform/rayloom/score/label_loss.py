@@ -1,7 +1,7 @@
-"""The loss of a model's labels, and nothing computed where there is no label.
+"""The cross-entropy of a model's labels, with logits computed at labelled positions only.
 
-The whole model runs up to its output head; hidden states of labelled positions are taken there, and head and
-cross-entropy go over them in chunks, so that no (positions × vocabulary) tensor ever exists.
+The model runs up to its output head. Head and cross-entropy are then computed for the hidden states of labelled
+positions in chunks, so that no (positions × vocabulary) tensor is ever stored.
 
 Shapes: B rows, N labelled positions, D hidden size, V vocabulary, C positions in a chunk.
 """
@@ -19,13 +19,13 @@ from rayloom.score.batches import Batch
 from rayloom.score.model_inputs import model_inputs
 
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
-"""C × V at most, by device. Each chunk reads the head's whole weight and its gradient, so few positions cost dearly."""
+"""Most logits in a chunk (C × V), by device. Each chunk reads the head's weight and gradient: small ones are slow."""
 CHUNK_POSITIONS = {"cpu": 512}
-"""C at most, by device: more gains nothing there and leaves the cache."""
+"""Most positions in a chunk (C), by device: larger chunks do not fit into a CPU's cache."""
 
 
 class LabelLoss(nn.Module):
-    """Wraps a causal, masked or sequence-to-sequence model; calling it with a batch gives the sum of −log p(label)."""
+    """Wraps a causal, masked or sequence-to-sequence model and maps a batch to the sum of −log p(label)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class LabelLoss(nn.Module):
         return self._head_loss(self._hidden_states(batch, indices), batch.labels.take(indices))
 
     def by_row(self, batch: Batch) -> Tensor:
-        """(B,) the same sum for each row by itself."""
+        """(B,) the sum for each row."""
         indices = batch.label_indices
         num_rows, num_positions = batch.labels.shape
         counts = torch.bincount(indices // num_positions, minlength=num_rows).tolist()
@@ -46,11 +46,11 @@ class LabelLoss(nn.Module):
         return torch.stack([self._head_loss(states, batch.labels.take(own)) for states, own in rows])
 
     def _hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
-        """(N, D): what the model would have handed to its head."""
+        """(N, D) the inputs of the output head at labelled positions."""
         taken: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            # Virtual tokens of prompt methods stand before the row's own.
+            # Virtual tokens of prompt methods come before the row's tokens.
             hidden = inputs[0][:, inputs[0].shape[1] - batch.labels.shape[1] :]
             taken.append(hidden.flatten(0, 1).index_select(0, label_indices))
             return (taken[0][:0], *inputs[1:])
@@ -69,7 +69,7 @@ class LabelLoss(nn.Module):
         chunk = chunk_positions(config.vocab_size, hidden.device.type)
         if type(head) is nn.Linear and scale.is_identity:
             return _linear_head_loss(hidden, head.weight, head.bias, labels, chunk)
-        total = hidden.sum(dtype=torch.float32) * 0.0  # without a label there is still a graph to go back through
+        total = hidden.sum(dtype=torch.float32) * 0.0  # a graph for the backward pass even without labels
         for begin in range(0, len(labels), chunk):
             part = slice(begin, begin + chunk)
             total = total + checkpoint(_chunk_loss, head, scale, hidden[part], labels[part], use_reentrant=False)
@@ -91,19 +91,19 @@ def output_head(model: nn.Module) -> nn.Module:
 
 
 def output_head_of(model: nn.Module) -> nn.Module | None:
-    """The same, or None in a model with a task's head."""
+    """The output head, or None if the model has a task head."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     return head if isinstance(head, nn.Module) else None
 
 
 def has_virtual_tokens(model: nn.Module) -> bool:
-    """Whether an adapter puts trained embeddings or keys and values before each row."""
+    """Whether an adapter adds virtual tokens (embeddings, or keys and values) before each row."""
     config: Any = getattr(model, "active_peft_config", None)
     return bool(getattr(config, "is_prompt_learning", False))
 
 
 class LogitScale:
-    """What some architectures do to logits behind the head: a factor, then a soft cap."""
+    """Transformation of logits after the head, in some architectures: a factor, then a soft cap."""
 
     def __init__(self, factor: float, cap: float | None) -> None:
         self.factor, self.cap = factor, cap
@@ -140,9 +140,9 @@ def _linear_head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, label
 
 
 class _LinearHeadLoss(torch.autograd.Function):
-    """Linear head and summed cross-entropy whose gradients are made in the forward pass, chunk by chunk.
+    """Linear head and summed cross-entropy, with gradients computed in the forward pass, chunk by chunk.
 
-    The loss is a sum, so its gradients are known up to the factor that arrives later; nothing of size V is kept.
+    The backward pass only multiplies them by the incoming scalar gradient, so no logits are stored.
     """
 
     @staticmethod
@@ -166,7 +166,7 @@ class _LinearHeadLoss(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad.T, hidden[part])
             elif weight_grad is not None:
                 weight_grad += logits_grad.T @ hidden[part]
-            del log_p, logits_grad  # or they would stay until the next chunk's take their names
+            del log_p, logits_grad  # frees them before the next chunk's are allocated
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = weight.dtype
         return total

@@ -1,6 +1,6 @@
-"""What a linear model reaches on the same rows: TF-IDF and logistic regression for texts, features of words for tags.
+"""Linear baselines for tasks: TF-IDF and logistic regression for texts, word features and logistic regression for tags.
 
-The yardstick that a fine-tuned model has to beat; it takes seconds on one core.
+A fine-tuned model should beat them. They take seconds on one core.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def text_labels(train: Sequence[str], labels: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """The labels of `texts`. Words and pairs of words; in scripts without spaces, one to three characters."""
+    """Predicted labels of `texts`, from word 1- to 2-grams; in scripts without spaces, character 1- to 3-grams."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -29,7 +29,7 @@ def text_labels(train: Sequence[str], labels: Sequence[str], texts: Sequence[str
 def word_tags(
     train: Sequence[Sequence[str]], tags: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]
 ) -> list[list[str]]:
-    """The tag of every word of `texts`, each decided by itself from the word and its neighbours."""
+    """Predicted tag of every word of `texts`, each on its own from the word and its neighbours."""
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
 

@@ -1,4 +1,4 @@
-"""What a model is called with so that documents of a packed row do not see each other, by kind of architecture."""
+"""Model inputs for packed rows, by kind of architecture: masks that keep documents from attending to each other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 PACKED_ENCODERS = ("bert", "modernbert")
 PACKED_ENCODER_DECODERS = ("t5", "mt5")
-"""Model types whose packed rows are proven to give the same as single ones (tests/unit/test_packing.py)."""
+"""Model types that are tested to give the same result for packed and single documents (tests/unit/test_packing.py)."""
 
 
 def kind_of(config: Any) -> Kind:
-    """Raises InputError for an encoder or encoder-decoder whose packing is not proven."""
+    """The model's kind. Raises InputError for an encoder or encoder-decoder that is not tested with packed rows."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if getattr(config, "is_encoder_decoder", False):
@@ -37,7 +37,7 @@ def _proven(config: Any, kind: Kind, types: tuple[str, ...]) -> Kind:
 
 
 def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> dict[str, Any]:
-    """Keyword arguments for the model."""
+    """Keyword arguments of the model for a batch."""
     config: Any = model.config
     kind = kind_of(config)
     if kind == "encoder-decoder":
@@ -48,10 +48,10 @@ def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> di
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
     documents = None if has_virtual_tokens else documents_for(model, batch.positions, batch.document_lengths)
     if documents is not None:
-        # transformers hands a mask of four dimensions on as it is, so that it makes none.
+        # transformers passes a 4-D mask on unchanged, so an empty one stops it from making its own.
         return inputs | {"attention_mask": batch.tokens.new_empty((0, 0, 0, 0)), "documents": documents}
-    # Packing is found from positions only without cache and mask (transformers' masking_utils). Where virtual tokens
-    # stand before the text, rows hold one text each, and its positions follow from its length.
+    # transformers derives packing from positions only without cache and mask (masking_utils). With virtual tokens, rows
+    # hold one text each, and the model counts the positions itself.
     if has_virtual_tokens:
         del inputs["position_ids"]
     return inputs | {"attention_mask": None}
@@ -68,7 +68,7 @@ def _encoder_mask(model: nn.Module, batch: Batch) -> Any:
 
 
 def _encoder_decoder_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """The encoder runs here: transformers would use its mask for the decoder's look at it, where another one is due."""
+    """Inputs with the encoder's output, as transformers would use the encoder's mask for cross-attention too."""
     if batch.decoder_tokens is None or batch.decoder_positions is None:
         raise ValueError("an encoder-decoder needs batches with decoder tokens")
     texts, targets = documents_of(batch.positions), documents_of(batch.decoder_positions)
@@ -88,41 +88,44 @@ def _taken(model: nn.Module, mask: Tensor) -> Tensor:
     return as_attention_takes_it(mask, config._attn_implementation, next(model.parameters()).dtype)
 
 
-# Which positions of packed rows may see which, as masks that models take.
+# Attention masks of packed rows.
 #
-# Decoders find the boundaries in the positions by themselves. Encoders and encoder-decoders do not, so they get masks.
+# Decoders derive document boundaries from positions. Encoders and encoder-decoders do not, so they need masks.
 #
-# Shapes: B rows, Q positions that look, K positions that are looked at.
+# Shapes: B rows, Q query positions, K key positions.
 
 
 def documents_of(positions: Tensor) -> Tensor:
-    """(B, S) number of each position's document in its row; a document begins where its position is 0."""
+    """(B, S) index of each position's document in its row. A document begins at position 0."""
     return (positions == 0).cumsum(dim=1)
 
 
 def same_document(looking: Tensor, seen: Tensor) -> Tensor:
-    """(B, 1, Q, K) whether both lie in the same document, from documents (B, Q) and (B, K).
+    """(B, 1, Q, K) mask that is true if query and key are in the same document. Documents are (B, Q) and (B, K).
 
-    A position whose document has nothing to be seen sees everything: attention over nothing is not a number. Nobody may
-    have a label there, which holds for padding.
+    A query without any key attends to all keys, since softmax over nothing is NaN. Such positions, which are padding,
+    must not have a label.
     """
     mask = looking[:, None, :, None] == seen[:, None, None, :]
     return mask | ~mask.any(dim=-1, keepdim=True)
 
 
 def causal(mask: Tensor) -> Tensor:
-    """The mask without what comes later; (B, 1, S, S)."""
+    """(B, 1, S, S) the mask without keys after the query."""
     return mask.tril()
 
 
 def near(mask: Tensor, positions: Tensor, reach: int) -> Tensor:
-    """The mask without what stands more than `reach` positions away; documents are contiguous, so places count."""
+    """The mask without keys more than `reach` positions away (sliding window)."""
     distance = (positions[:, None, :, None] - positions[:, None, None, :]).abs()
     return mask & (distance <= reach)
 
 
 def as_attention_takes_it(mask: Tensor, implementation: str, dtype: torch.dtype) -> Tensor:
-    """True and False for sdpa; 0 and the lowest number, to be added, for eager. Others take no such masks."""
+    """The mask in the form of an attention implementation: boolean for sdpa, additive (0 or lowest value) for eager.
+
+    Raises ValueError for others, which do not take such masks.
+    """
     if implementation == "sdpa":
         return mask
     if implementation == "eager":

@@ -1,15 +1,15 @@
-"""What counting alone reaches on held-out text: the perplexities that a trained model must beat.
+"""Perplexities of unigram and bigram models on held-out text: baselines for a trained model.
 
 Unigram: add-one smoothing (Laplace). Bigram: Witten & Bell 1991, interpolated with that unigram,
-p(w | h) = (c(h, w) + t(h) · p(w)) / (c(h) + t(h)), where t(h) is how many different tokens followed h.
+p(w | h) = (c(h, w) + t(h) · p(w)) / (c(h) + t(h)), where t(h) is the number of distinct tokens that follow h.
 
-Of a large corpus rows spread over all of it are counted. More counts lower a bigram's perplexity, by less with each
-doubling, so what all of them would give lies between the figure and one from which each further doubling took as much
-as the last one did.
+In a large corpus only evenly spaced rows are counted. More counts lower the bigram perplexity, and each doubling by a
+smaller factor than the last. So the perplexity with all counts is between the measured one and an extrapolation in
+which each further doubling gains the same factor as the last.
 
-Both see exactly the labels that a model is scored on: a token whose row holds the token before it, in one document.
+Both are scored on the same labels as a model: tokens with a token of the same document before them in the row.
 
-Shapes: V tokens in the vocabulary, L labels, D different bigrams.
+Shapes: V tokens in the vocabulary, L labels, D distinct bigrams.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 2048
 MOST_COUNTED_TOKENS = 20_000_000
-"""Seconds on one core; all of a corpus of 147 billion tokens would be days."""
+"""Counting these takes seconds on one core; 147 billion tokens would take days."""
 
 
 class TokenRows(Protocol):
-    """Rows of token ids by number, wherever they are read from."""
+    """Rows of token ids by number, from any source."""
 
     @property
     def directory(self) -> Path: ...
@@ -53,26 +53,26 @@ class NgramPerplexities:
     num_labels: int
     num_counted_tokens: int
     bigram_at_least: float
-    """Below `bigram` if only a sample was counted: all of the text would give one between the two."""
+    """Lower bound of the bigram perplexity with all counts; equal to `bigram` unless only a sample was counted."""
 
 
 @dataclass(frozen=True)
 class BigramCounts:
-    """How often tokens and pairs of tokens occur; pairs are `before · V + token`, sorted."""
+    """Counts of tokens and bigrams."""
 
     vocabulary_size: int
     tokens: NDArray[np.int64]
-    """(V,)"""
+    """(V,) count of each token."""
     pairs: NDArray[np.int64]
-    """(D,)"""
+    """(D,) distinct bigrams as first · V + second, sorted."""
     pair_counts: NDArray[np.int64]
-    """(D,)"""
+    """(D,) count of each bigram."""
 
 
 def ngram_perplexities(
     train: TokenRows, heldout: TokenRows, most_tokens: int = MOST_COUNTED_TOKENS
 ) -> NgramPerplexities:
-    """Counts `train`, or about `most_tokens` of it, and scores `heldout`.
+    """Perplexities on `heldout` with counts from `train`, or from about `most_tokens` of it.
 
     Raises InputError if their vocabularies differ or there is no label.
     """
@@ -92,7 +92,7 @@ def ngram_perplexities(
 
 
 def counted(shards: TokenRows, numbers: Sequence[int]) -> BigramCounts:
-    """Of these rows. Memory: a few times their different bigrams, which grow far slower than their tokens."""
+    """Counts of these rows. Memory is proportional to the distinct bigrams, which grow far slower than the tokens."""
     size = shards.vocabulary_size
     nothing = np.zeros(0, np.int64)
     counts = BigramCounts(size, np.zeros(size, np.int64), nothing, nothing)
@@ -120,7 +120,7 @@ def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
         base = unigram[labels]
         total = occurrences[before] + followers[before]
         seen = _lookup(counts, before * size + labels) + followers[before] * base
-        # A token never seen as a context has no followers: the unigram speaks for it.
+        # After a token that was never seen as a context, the unigram model is used.
         bigram = np.where(total > 0, seen / np.maximum(total, 1), base)
         unigram_nats -= float(np.log(base).sum())
         bigram_nats -= float(np.log(bigram).sum())
@@ -134,7 +134,7 @@ def scored(counts: BigramCounts, shards: TokenRows) -> NgramPerplexities:
 def _blocks(
     shards: TokenRows, numbers: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """(L,) the token before each label, (L,) the labels, and all tokens, of some thousand rows at a time."""
+    """(L,) the token before each label, (L,) the labels, and all tokens, for ROWS_AT_ONCE rows at a time."""
     for begin in range(0, len(numbers), ROWS_AT_ONCE):
         rows = [shards.row(index) for index in numbers[begin : begin + ROWS_AT_ONCE]]
         tokens = np.concatenate([row.tokens for row in rows])
@@ -143,7 +143,7 @@ def _blocks(
 
 
 def _lookup(counts: BigramCounts, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(L,) how often each pair occurred."""
+    """(L,) count of each bigram."""
     if not len(counts.pairs):
         return np.zeros(len(pairs), np.int64)
     places = np.minimum(np.searchsorted(counts.pairs, pairs), len(counts.pairs) - 1)

@@ -1,6 +1,7 @@
-"""The loss of a causal model on packed rows: a sum of nats and a number of tokens, so that parts can be added.
+"""Loss and perplexity of a causal model on packed rows, or on each of many documents.
 
-Works on whatever `models.loading.load` gives: a model, a model with an adapter, a model with INT8 weights.
+Losses are sums of nats with a token count, so they can be added. The model may be any that `models.loading.load` gives,
+also with an adapter or INT8 weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rayloom.score.label_loss import LabelLoss
 
 
 class PackedRows(Protocol):
-    """Packed rows by number, as `text.shards.TokenShards` has them."""
+    """Packed rows by number, such as `text.packed.shards.TokenShards`."""
 
     def __len__(self) -> int: ...
     def row(self, index: int) -> PackedRow: ...
@@ -28,11 +29,11 @@ class PackedRows(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """−log p of labels, summed."""
+    """Sum of −log p over labels."""
 
     nats: float
     num_tokens: int
-    """Labels, not tokens read."""
+    """Number of labels, not of tokens read."""
 
     @property
     def mean_nats(self) -> float:
@@ -57,7 +58,7 @@ class Loss:
 def heldout_loss(
     model: nn.Module, rows: PackedRows, micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
 ) -> Loss:
-    """The loss over all rows. `advance` is told how many rows are done."""
+    """The loss over all rows. `advance` is called with the number of rows of each finished batch."""
     device = next(model.parameters()).device
     was_training = model.training
     loss = LabelLoss(model).eval()
@@ -65,7 +66,7 @@ def heldout_loss(
     try:
         for first in range(0, len(rows), micro_batch_sequences):
             numbers = range(first, min(first + micro_batch_sequences, len(rows)))
-            # Padding has no label and is seen by nobody, so any token will do.
+            # Padding has no label and no other token attends to it, so any token will do.
             batch = causal_batch([rows.row(number) for number in numbers], padding_token=0)
             total += Loss(float(loss(batch.to(device))), batch.num_labels)
             advance(len(numbers))
@@ -74,14 +75,14 @@ def heldout_loss(
     return total
 
 
-# How likely a causal model finds each of many documents.
+# The loss of each of many documents.
 #
 # Shapes: T tokens of a document.
 
 
 @dataclass(frozen=True)
 class _DocumentRow:
-    """One document behind one token of context; every token of it is a label."""
+    """A document after one token of context; each of its tokens is a label."""
 
     tokens: NDArray[np.int64]
 
@@ -98,7 +99,7 @@ class _DocumentRow:
 def document_losses(
     model: nn.Module, documents: Sequence[NDArray[np.int64]], context_token: int, micro_batch_sequences: int
 ) -> list[Loss]:
-    """The loss of each document (T,), in their order. Documents of like length are read together."""
+    """The loss of each document (T,), in order. Documents of similar length form a batch."""
     device = next(model.parameters()).device
     loss = LabelLoss(model).eval()
     order = sorted(range(len(documents)), key=lambda index: (len(documents[index]), index))
@@ -108,7 +109,7 @@ def document_losses(
         if not numbers:
             continue
         rows = [_DocumentRow(np.append(context_token, documents[index]).astype(np.int64)) for index in numbers]
-        # Padding has no label and is seen by nobody, so any token will do.
+        # Padding has no label and no other token attends to it, so any token will do.
         nats = loss.by_row(causal_batch(rows, padding_token=0).to(device)).tolist()
         for index, value in zip(numbers, nats, strict=True):
             found[index] = Loss(float(value), len(documents[index]))

@@ -1,4 +1,4 @@
-"""What a model loses on judged answers: DPO, ORPO, SimPO and KTO, from the log-probabilities of whole answers.
+"""Preference losses from the log-probabilities of whole answers: DPO, ORPO, SimPO and KTO.
 
 Shapes: B rows of two documents each, S positions, N labelled positions.
 """
@@ -24,15 +24,15 @@ Preference = Dpo | Orpo | SimPo | Kto
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """Rows of two documents: chosen and rejected, or for KTO the row's own answer and another row's."""
+    """Rows of two documents: chosen and rejected answer, or for KTO the row's answer and a mismatched one."""
 
     both: Batch
     reference: Tensor
-    """(B, 2) log p of both answers before training."""
+    """(B, 2) log p of both answers by the reference model."""
     is_good: Tensor
-    """(B,) whether the first answer is a good one; true of every pair."""
+    """(B,) whether the first answer is good; always true for pairs."""
     num_labels: int
-    """Rows that count."""
+    """Rows in the loss; 0 if the batch only keeps workers in step."""
 
     @property
     def num_tokens(self) -> int:
@@ -44,7 +44,7 @@ class PreferenceBatch:
         return replace(self, both=self.both.to(device), **moved(self, device))
 
     def without_labels(self) -> Self:
-        """The same work, from which nothing is learned."""
+        """The same computation, with zero loss and zero gradients."""
         return replace(self, num_labels=0)
 
 
@@ -53,9 +53,9 @@ class Answers:
     """Log-probabilities of both answers of each row."""
 
     log_p: Tensor
-    """(B, 2) fp32, summed over the answer's tokens."""
+    """(B, 2) fp32, summed over each answer's tokens."""
     num_tokens: Tensor
-    """(B, 2)"""
+    """(B, 2) tokens of each answer."""
 
     @property
     def mean(self) -> Tensor:
@@ -63,7 +63,7 @@ class Answers:
 
 
 class PreferenceLoss(nn.Module):
-    """Calling it with a batch gives the sum of its rows' losses; `tally` counts rows judged as people did."""
+    """Maps a batch to the sum of its rows' losses. In evaluation `tally` counts rows with a positive margin."""
 
     def __init__(self, model: nn.Module, preference: Preference) -> None:
         super().__init__()
@@ -77,16 +77,16 @@ class PreferenceLoss(nn.Module):
         if not self.model.training and batch.num_labels:
             hits, rows = float((margins > 0).sum()), float(batch.num_labels)
             self.tally += AnswerTally(hits, hits, rows, rows)
-        # Of a batch that does not count there is still a graph to go back through.
+        # A batch without labels still needs a graph for the backward pass.
         return losses.sum() if batch.num_labels else losses.nan_to_num().sum() * 0.0
 
     def answers(self, both: Batch) -> Answers:
-        """The log-probabilities alone."""
+        """The log-probabilities of both answers of each row."""
         return self._answers.of(both)
 
 
 class AnswerLogProbabilities(LabelLoss):
-    """log p of every document's labels, each label computed once and nothing where there is none."""
+    """log p of every document, computed at labelled positions only."""
 
     def of(self, batch: Batch) -> Answers:
         indices = batch.label_indices
@@ -100,7 +100,7 @@ class AnswerLogProbabilities(LabelLoss):
         return Answers(sums.view(-1, 2), counts.view(-1, 2))
 
     def _token_log_p(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """(N,) in chunks, so that no (positions × vocabulary) tensor is kept."""
+        """(N,) log p of each label, in checkpointed chunks, so that no (N, V) tensor is stored."""
         head, scale = output_head(self.model), LogitScale.of(self.model)
         config: Any = self.model.config
         chunk = chunk_positions(config.vocab_size, hidden.device.type)
@@ -114,7 +114,7 @@ def _log_p(head: nn.Module, scale: LogitScale, hidden: Tensor, labels: Tensor) -
 
 
 def losses_of(preference: Preference, answers: Answers, reference: Tensor, is_good: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) losses, and (B,) by how much the model prefers what people did; the equations are in `specs.preferences`."""
+    """(B,) losses, and (B,) margins by which the model agrees with the preference. Equations: `specs.preferences`."""
     if isinstance(preference, Kto):
         return _kto(preference, answers, reference, is_good)
     if isinstance(preference, Dpo):
@@ -134,7 +134,7 @@ def losses_of(preference: Preference, answers: Answers, reference: Tensor, is_go
 
 def _kto(preference: Kto, answers: Answers, reference: Tensor, is_good: Tensor) -> tuple[Tensor, Tensor]:
     moved = answers.log_p - reference
-    # How far the model has moved from the reference in general; never trained through (section 4.1).
+    # The estimate of KL(model ‖ reference), which has no gradient (Ethayarajh et al. 2024, section 4.1).
     general = moved[:, 1].detach().mean().clamp(min=0)
     reward = preference.beta * (moved[:, 0] - general)
     sign = torch.where(is_good, 1.0, -1.0)

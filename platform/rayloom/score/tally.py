@@ -1,7 +1,8 @@
-"""How good a task's answers are, as counts that add up over batches and workers.
+"""Scores of a task's predictions from counts, which can be summed over batches and workers.
 
-The score is 2·right / (given + wanted): accuracy for one label, micro F1 for several, entity F1 for tags (an entity is
-right where both ends and the kind are), the mean F1 of an answer's tokens for questions. A window counts as a text.
+The score is 2 · right / (given + wanted): accuracy for one label, micro F1 for several, entity F1 for tags (both ends
+and the kind must match), mean token F1 for answers. Each window of a long text counts as a text.
+
 Shapes: B rows, S positions, K labels.
 """
 
@@ -18,10 +19,10 @@ from rayloom.score.task_batches import Target
 
 @dataclass(frozen=True)
 class AnswerTally:
-    """Counts of answers."""
+    """Counts of right, given (predicted) and wanted (expected) items."""
 
     hits: float = 0.0
-    """Labels that were the most probable ones, each tag and each end of an answer by itself."""
+    """Labels predicted correctly, counting each tag, and each end of an answer, by itself."""
     right: float = 0.0
     given: float = 0.0
     wanted: float = 0.0
@@ -32,7 +33,7 @@ class AnswerTally:
 
     @property
     def score(self) -> float:
-        """0 to 1; 1 where nothing was wanted and nothing given."""
+        """0 to 1; 1 if nothing was wanted and nothing given."""
         return 2 * self.right / (self.given + self.wanted) if self.given + self.wanted else 1.0
 
     def __add__(self, other: AnswerTally) -> AnswerTally:
@@ -40,7 +41,7 @@ class AnswerTally:
 
 
 def tally_of(logits: Tensor, targets: Tensor, target: Target) -> AnswerTally:
-    """Counts of one batch; what has no label counts nowhere. `logits` as `score.task_loss.task_logits` gives them."""
+    """Counts of one batch, without targets that are NO_LABEL. `logits`: those of `score.task_loss.task_logits`."""
     asked = targets != NO_LABEL
     found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
     hits = float(((found == targets) & asked).sum())
@@ -63,9 +64,9 @@ def _only(tags: Sequence[int], is_asked: Sequence[bool]) -> list[int]:
 
 
 def _entities(tags: Sequence[int]) -> set[tuple[int, int, int]]:
-    """First place, last place and kind. Tags as `specs.tasks.TokenClassification.labels` numbers them: O, B, I, B, I, …
+    """(first position, last position, kind) of each entity. Tags are O, B, I, B, I, … (TokenClassification.labels).
 
-    I that follows another kind, or nothing, begins one, as in `text.tags`.
+    An I after O, or after another kind, begins an entity, as in `text.tags`.
     """
     found: list[tuple[int, int, int]] = []
     before = 0
@@ -80,7 +81,7 @@ def _entities(tags: Sequence[int]) -> set[tuple[int, int, int]]:
 
 
 def _overlap(got: Sequence[int], want: Sequence[int]) -> float:
-    """F1 of the tokens between two pairs of ends; (0, 0), no answer, is a place like any other."""
+    """Token F1 of two answers, each (first, last) position. (0, 0), which means no answer, needs no special case."""
     common = min(got[1], want[1]) - max(got[0], want[0]) + 1
     lengths = got[1] - got[0] + want[1] - want[0] + 2
     return 2 * common / lengths if common > 0 and got[1] >= got[0] else 0.0

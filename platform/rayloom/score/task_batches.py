@@ -1,4 +1,4 @@
-"""Rows of a task as tensors. One text in each row, so that an ordinary attention mask is all that a model needs.
+"""Batches of a task's rows. Each row has one example, so a plain attention mask is enough.
 
 Shapes: B rows, S positions (the longest row's length), K labels.
 """
@@ -17,11 +17,11 @@ from rayloom.score.batches import NO_LABEL, moved
 from rayloom.specs.training.tasks import QuestionAnswering, Task, TextClassification, TokenClassification
 
 Target = Literal["label", "labels", "tags", "answer"]
-"""What a row's targets are: one label, a yes or no for each label, a tag for each token, or the ends of an answer."""
+"""A row's targets: one label, 0 or 1 for each label, a tag for each token, or an answer's first and last token."""
 
 
 class TaskRow(Protocol):
-    """What a row must have, wherever it was read from."""
+    """A row of a task, from any source."""
 
     @property
     def tokens(self) -> NDArray[np.int64]: ...
@@ -33,16 +33,16 @@ class TaskRow(Protocol):
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Rows of a task."""
+    """Rows of a task as tensors."""
 
     tokens: torch.Tensor
     """(B, S) token ids."""
     mask: torch.Tensor
-    """(B, S) 1 where there is a token, 0 where there is padding."""
+    """(B, S) 1 for tokens, 0 for padding."""
     segments: torch.Tensor
     """(B, S) 0 for the first text, 1 for the second."""
     targets: torch.Tensor
-    """(B,) label, (B, K) labels, (B, S) tags or (B, 2) ends of an answer; NO_LABEL where nothing is asked."""
+    """(B,) label, (B, K) labels, (B, S) tags or (B, 2) first and last token of an answer; NO_LABEL if there is none."""
     num_tokens: int
     """Without padding."""
 
@@ -56,12 +56,12 @@ class TaskBatch:
         return replace(self, **moved(self, device))
 
     def without_labels(self) -> Self:
-        """The same work, from which nothing is learned."""
+        """The same shapes without labels: the same computation, with zero loss and zero gradients."""
         return replace(self, targets=torch.full_like(self.targets, NO_LABEL), num_tokens=0)
 
 
 def task_batch(rows: Sequence[TaskRow], target: Target, padding_token: int) -> TaskBatch:
-    """Shorter rows are filled up at their end."""
+    """The rows as one batch, padded at the end to the longest row."""
     length = max(len(row.tokens) for row in rows)
     tokens = np.full((len(rows), length), padding_token, np.int64)
     mask, segments = np.zeros_like(tokens), np.zeros_like(tokens)
@@ -82,7 +82,7 @@ def task_batch(rows: Sequence[TaskRow], target: Target, padding_token: int) -> T
 
 
 def target_of(task: Task) -> Target:
-    """What the targets of the task's rows are."""
+    """The kind of targets that the task's rows have."""
     if isinstance(task, TokenClassification):
         return "tags"
     if isinstance(task, QuestionAnswering):

@@ -1,4 +1,4 @@
-"""What a model with a task head loses on a batch, summed over its labels, and the logits behind it.
+"""The loss of a model with a task head, and its logits for a batch or for many rows.
 
 Shapes: B rows, S positions, K labels.
 """
@@ -20,10 +20,10 @@ from rayloom.score.task_batches import Target, TaskBatch, TaskRow, task_batch
 
 
 class TaskLoss(nn.Module):
-    """Wraps a model with a task head; calling it with a batch gives the sum of −log p of what is asked of its rows.
+    """Wraps a model with a task head and maps a batch to its summed cross-entropy.
 
-    In training, each class counts by its weight and labels are smoothed; in evaluation neither. `tally` counts there,
-    until it is set back, how good the answers are.
+    Class weights and label smoothing apply in training only. In evaluation `tally` accumulates the score's counts until
+    the caller resets it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TaskLoss(nn.Module):
             self.tally += tally_of(logits, batch.targets, self.target)
         if self.target == "labels":
             return _labels_loss(logits, batch.targets, weights)
-        # (…, K) against (…): an answer's two ends are two questions about which of the S tokens it is.
+        # (…, K) against (…); the two ends of an answer are two classifications over the S tokens.
         scores = logits.reshape(-1, logits.shape[-1])
         targets = batch.targets.reshape(-1)
         return functional.cross_entropy(
@@ -52,7 +52,7 @@ class TaskLoss(nn.Module):
 
 
 def task_logits(model: nn.Module, batch: TaskBatch, target: Target) -> Tensor:
-    """fp32: (B, K) for a text, (B, S, K) for tags, (B, 2, S) for the ends of an answer."""
+    """fp32 logits: (B, K) for a text, (B, S, K) for tags, (B, 2, S) for the ends of an answer."""
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "attention_mask": batch.mask}
     config: Any = model.config
     if int(getattr(config, "type_vocab_size", 0) or 0) > 1:
@@ -62,15 +62,15 @@ def task_logits(model: nn.Module, batch: TaskBatch, target: Target) -> Tensor:
     output = model(**_known(model, inputs))
     if target == "answer":
         ends = torch.stack([output.start_logits, output.end_logits], dim=1)[..., -batch.tokens.shape[1] :]
-        # Only tokens can be chosen; padding cannot.
+        # Padding must not be chosen as an end.
         return ends.float().masked_fill(batch.mask[:, None] == 0, torch.finfo(torch.float32).min)
     logits: Tensor = output.logits
-    # Virtual tokens of prompt methods stand before the row's own.
+    # Virtual tokens of prompt methods come before the row's tokens.
     return (logits[:, -batch.tokens.shape[1] :] if target == "tags" else logits).float()
 
 
 def _known(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Without `use_cache` where virtual tokens are given as a cache, or where the model is no decoder."""
+    """The inputs without `use_cache` if virtual tokens are passed as a cache, or if the model is an encoder."""
     peft: Any = getattr(model, "active_peft_config", None)
     is_encoder = not getattr(model.config, "is_decoder", False) and hasattr(model.config, "type_vocab_size")
     if is_encoder or getattr(peft, "is_prompt_learning", False):
@@ -86,7 +86,7 @@ def _labels_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
     return (losses * asked).sum()
 
 
-# A task model's logits for many rows, rows of like length together.
+# A task model's logits for many rows, in batches of similar length.
 #
 # Shapes: S positions of a row, K labels.
 
@@ -100,7 +100,7 @@ def logits_of_rows(
     padding_token: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[NDArray[np.float32]]:
-    """fp32, in the rows' order: (K,) for a text, (S, K) for tags, (2, S) for the ends of an answer."""
+    """fp32 logits of each row, in order: (K,) for a text, (S, K) for tags, (2, S) for the ends of an answer."""
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
     found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)

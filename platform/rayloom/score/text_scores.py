@@ -1,7 +1,8 @@
-"""How close written texts come to those expected: chrF and BLEU (Popović 2015; Papineni et al. 2002) as sacrebleu
-counts them, ROUGE (Lin 2004) as rouge-score does. All from 0 to 1.
+"""Scores of generated texts against references, all from 0 to 1.
 
-chrF compares characters, so it serves every script; ROUGE's words are those of the Latin alphabet.
+chrF (Popović 2015) and BLEU (Papineni et al. 2002) by sacrebleu, ROUGE (Lin 2004) by rouge-score, exact match and word
+F1 of short answers (Rajpurkar et al. 2016). chrF compares characters and works for every script; ROUGE only sees words
+of the Latin alphabet.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def sentence_chrf(expected: Sequence[str], found: Sequence[str]) -> list[float]:
 
 
 def text_scores(expected: Sequence[str], found: Sequence[str]) -> dict[str, float]:
-    """Scores over all texts: chrF and BLEU of the corpus, mean F1 of ROUGE."""
+    """Corpus chrF, corpus BLEU, and ROUGE F1 averaged over the texts."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu import corpus_bleu, corpus_chrf
 
@@ -35,31 +36,29 @@ def text_scores(expected: Sequence[str], found: Sequence[str]) -> dict[str, floa
     return {name: round(value, 6) for name, value in (corpus | means).items()}
 
 
-# How good answers in words are: exact match and F1 of their words (Rajpurkar et al. 2016, arXiv:1606.05250, 6.1).
+# Exact match and word F1 of short answers (SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
 #
-# Upper and lower case, punctuation, English articles and space do not count. In scripts without spaces a character is
-# a
-# word.
+# Case, punctuation, English articles and white space are ignored. In scripts without spaces each character is a word.
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
 
 def words_of(text: str) -> list[str]:
-    """What of an answer counts."""
+    """The normalised words of an answer."""
     kept = "".join(" " if unicodedata.category(c).startswith(("P", "S")) else c for c in text.casefold())
     return _UNSPACED.sub(r" \1 ", _ARTICLES.sub(" ", kept)).split()
 
 
 def exact_match(answers: Sequence[str], found: str) -> float:
-    """1 where the answer is one of those expected, else 0; none expected and none given is a match."""
+    """1 if the answer equals one of those expected, else 0. An empty answer matches if none is expected."""
     if not answers:
         return float(not found)
     return float(any(words_of(answer) == words_of(found) for answer in answers))
 
 
 def word_f1(answers: Sequence[str], found: str) -> float:
-    """The best F1 of the answer's words against any of those expected."""
+    """The highest word F1 of the answer against those expected."""
     if not answers or not found:
         return exact_match(answers, found)
     return max(_f1(words_of(answer), words_of(found)) for answer in answers)

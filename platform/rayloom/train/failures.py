@@ -51,7 +51,7 @@ class Stop:
 
 
 def first_cause(errors: Sequence[BaseException]) -> Failure:
-    """The original error and its cause, told from the errors that it led to on other workers."""
+    """The original error, not those that it led to on other workers, and its cause."""
     flat = [inner for error in errors for inner in reported_by_ray(error)]
     for error in flat:
         if is_ours(error):

@@ -1,4 +1,4 @@
-"""The group of training processes, and the collectives that the loop uses beside those of the engine."""
+"""The group of training processes, and the collectives that the loop uses besides those of the engine."""
 
 from __future__ import annotations
 

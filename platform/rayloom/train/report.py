@@ -42,7 +42,7 @@ def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
-    """Columns beside the loss: accuracy and score of a task, else perplexity."""
+    """Columns besides the loss: accuracy and score of a task, else perplexity."""
     said = [found["after"] for found in metrics["heldout"].values()]
     found = tuple(measure for measure in ("accuracy", "score") if all(measure in after for after in said))
     return found or ("perplexity",)

@@ -106,7 +106,7 @@ def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]
 
 def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following]) -> Failure | None:
     """Runs the loop on Ray Train's workers and shows events; returns the failure, or None if training is done."""
-    # On this process' node: if another node were lost, the mailbox would be lost too, and the run would end.
+    # On this process' node, so that the loss of another node does not take the mailbox with it and end the run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     fit = _Fit(job, build, mailbox, connect())
@@ -152,7 +152,7 @@ class _Fit(threading.Thread):
         super().__init__(name="ray-train", daemon=True)
         self.error: BaseException | None = None
         self.ended = threading.Event()
-        """To wait for instead of `join`: a `join` that Ctrl-C interrupts takes the thread for ended (CPython 3.11)."""
+        """Wait for this instead of `join`, which after Ctrl-C regards the thread as ended (CPython 3.11)."""
         workers = job.spec.workers
         most = most_workers(workers, session)
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
@@ -161,12 +161,12 @@ class _Fit(threading.Thread):
             _train_in_worker,
             train_loop_config={"job": job, "parents": manifests, "mailbox": mailbox},
             scaling_config=ray.train.ScalingConfig(
-                # Checkpoints fit any number of workers, so Ray may give fewer and add some later.
+                # Checkpoints load on any number of workers, so Ray may start fewer and add more later.
                 num_workers=most if most == workers.fewest else (workers.fewest, most),
                 use_gpu=bool(workers.gpus_per_worker),
                 resources_per_worker=resources,
             ),
-            # Ray Train takes up a run of the same name by itself; ours continue at our own checkpoints instead.
+            # Ray Train would restore a run of the same name; ours resume from our own checkpoints.
             run_config=ray.train.RunConfig(
                 name=f"{build.version}-{time.time_ns()}", storage_path=str(job.work / "ray")
             ),

@@ -1,4 +1,4 @@
-"""The state of a run: all that resuming needs beside weights and optimiser state."""
+"""The state of a run: all that resuming needs besides weights and optimiser state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answers rows: a task's model with labels, any other with text. One bad row never costs the others theirs."""
+"""Answers rows with a model: labels from a task model, text from others. A bad row does not affect other rows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Responder(Protocol):
     """Answers rows with one model."""
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Raises ExampleError where the row lacks what the model needs, or is too long for it."""
+        """Raises ExampleError if the row lacks a value that the model needs, or is too long for it."""
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
-        """What is found for each row. Rows have `text`, and where it is needed `pair` or `head` and `tail`."""
+        """The answer to each row. Rows have `text` and, if the task needs them, `pair`, or `head` and `tail`."""
 
 
 def responder_for(subject: Subject, generation: Generation) -> Responder:
-    """Raises InputError where the model cannot answer at all, as without a chat template."""
+    """The responder for a model: a TaskResponder if it has a task, else a TextResponder."""
     if subject.task is not None:
         return TaskResponder(Predictor.of(subject))
     return TextResponder(subject, generation)
@@ -42,7 +42,7 @@ def responder_for(subject: Subject, generation: Generation) -> Responder:
 
 @dataclass(frozen=True)
 class TaskResponder:
-    """Labels, entities or an answer."""
+    """Answers with labels, entities or a span of the text."""
 
     predictor: Predictor
 
@@ -62,14 +62,14 @@ class TaskResponder:
 
 @dataclass(frozen=True)
 class TextResponder:
-    """The likeliest answer to a text as a user's message."""
+    """Answers with the greedy completion of the text as a user message."""
 
     subject: Subject
     generation: Generation
 
     @functools.cached_property
     def renderer(self) -> Renderer:
-        """Raises InputError where there is no chat template, or where it does not read the settings."""
+        """The renderer of prompts. Raises InputError if there is no chat template, or it does not use the settings."""
         return self.subject.renderer.with_kwargs(self.generation.chat_template_kwargs)
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -87,13 +87,13 @@ class TextResponder:
         return [self.answer(tokens) for tokens in answers]
 
     def prompt(self, row: Mapping[str, Any]) -> list[int]:
-        """The ids that the server would compute for the row's text."""
+        """The token ids of the row's prompt, as the server would compute them."""
         said = self.generation.system
         system = [] if said is None else [{"role": "system", "content": said}]
         return self.renderer.prompt([*system, {"role": "user", "content": row["text"]}])
 
     def answer(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Ids up to a stop token as text."""
+        """The answer as text and its number of tokens, up to the first stop token."""
         renderer = self.renderer
         stop = next((place for place, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
         text = str(renderer.tokenizer.decode(list(tokens[:stop]), skip_special_tokens=True))
@@ -103,9 +103,9 @@ class TextResponder:
 def respond_to_each(
     responder: Responder, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int
 ) -> list[dict[str, Any]]:
-    """A mapping for each row: what was found, or `failed` with the reason.
+    """A mapping for each row: its answer, or `failed` with the reason.
 
-    Where a batch fails, its rows are answered one by one, so that only those fail that are the cause.
+    If a batch fails, its rows are answered one by one, so that only the rows that cause the error fail.
     """
     found: list[dict[str, Any]] = [{} for _ in rows]
     good = []
@@ -152,12 +152,12 @@ def _marked(row: Mapping[str, Any]) -> tuple[Span, ...]:
     return tuple(Span(int(m["start"]), int(m["end"]), name) for name, m in marks if isinstance(m, Mapping))
 
 
-# A task model with its tokenizer: from texts to labels, entities or answers, in evaluation and prediction.
+# A task model with its tokenizer, for evaluation and prediction.
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts for one task with one model."""
+    """Predicts labels, entities or answers for texts."""
 
     task: Task
     encoder: TaskEncoder
@@ -165,7 +165,7 @@ class Predictor:
 
     @classmethod
     def of(cls, subject: Subject) -> Predictor:
-        """Raises InputError where the model was not trained for a task."""
+        """The predictor of a subject. Raises InputError if the model was not trained for a task."""
         if subject.task is None:
             what = f"{subject.artifact_id} was not trained for a task"
             raise InputError(what, fix="Name the result of a `train` job with a task.")
@@ -196,7 +196,7 @@ class Predictor:
 
 
 def needs(task: Task) -> str:
-    """What beside a text a prediction needs, in words; empty where the text is enough."""
+    """What a prediction needs besides the text, in words for the user; empty if the text is enough."""
     if isinstance(task, QuestionAnswering):
         return "a question"
     return "two marked entities" if isinstance(task, RelationExtraction) else ""

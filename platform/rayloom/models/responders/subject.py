@@ -1,4 +1,4 @@
-"""What is evaluated: a model, or an adapter on the base that its lineage names."""
+"""The model under evaluation: a whole model, or an adapter on its base; and a task's held-out texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rayloom.text.labelled.examples import Example, read_examples
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of the comparison. Weights are loaded when they are first asked for."""
+    """One model of a comparison. Weights are loaded on first use."""
 
     role: str
     """`model` or `baseline`."""
@@ -32,7 +32,7 @@ class Subject:
 
     @classmethod
     def of(cls, role: str, artifact: Artifact, store: Store) -> Subject:
-        """Raises InputError where an adapter's base is unknown, gone or another one."""
+        """The subject for an artifact. Raises InputError if an adapter's base is unknown, missing or another one."""
         if artifact.manifest.content != "adapter":
             return cls(role, artifact.id, artifact.path)
         base = base_of(artifact, None, store)
@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """An adapter's own tokenizer and template, where it brings them: what it was trained with."""
+        """Folder of tokenizer and chat template: the adapter's if it has them, else the base's."""
         brings_one = self.adapter is not None and (self.adapter / "tokenizer_config.json").exists()
         return self.adapter if brings_one and self.adapter is not None else self.base
 
@@ -50,7 +50,7 @@ class Subject:
 
     @functools.cached_property
     def task(self) -> tuple[Task, int] | None:
-        """What the model was trained to say about texts, and its rows' length; None where it goes on with them."""
+        """The model's task and row length; None if it is a causal language model."""
         return task_of(self.adapter or self.base)
 
     @functools.cached_property
@@ -64,21 +64,21 @@ class Subject:
         return Renderer.of_model(self.tokenizer_folder, generation_config=self.base / "generation_config.json")
 
     def release(self) -> None:
-        """Gives the weights' memory back."""
+        """Frees the memory of the weights."""
         self.__dict__.pop("model", None)
         self.__dict__.pop("task_model", None)
 
 
 def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:
-    """The model, and the baseline where the job names one."""
+    """The model, and the baseline if the job names one."""
     return [Subject.of(role, parents[role], store) for role in ("model", "baseline") if role in parents]
 
 
-# The texts that a training job of a task set aside.
+# Held-out texts of a task's training job.
 
 
 def heldout_examples(rows_of: Artifact) -> list[Example]:
-    """Raises InputError where there are none."""
+    """The held-out texts in an artifact. Raises InputError if there are none."""
     file = rows_of.path / "heldout" / EXAMPLES_NAME
     if not file.exists():
         fix = "Name the model or adapter that a `train` job with a task made."

@@ -1,9 +1,8 @@
-"""The engine without sharding (ZeRO stage 0): every worker holds all weights and optimiser state, in torch alone.
+"""The engine without sharding (ZeRO stage 0): every worker holds all weights and optimiser state.
 
 Trained parameters are views into flat tensors, so that clipping, the update, the conversion and the all-reduce are one
 operation each for all parameters. In half precision, weights and activations are bf16 or fp16; master weights,
-gradients and optimiser state are fp32. The end of the file converts optimiser state to its form in checkpoints and
-back.
+gradients and optimiser state are fp32. The last part converts optimiser state to and from its form in checkpoints.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rayloom.score.batches import NO_LABEL
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
-"""Shares of chosen tokens that become the mask or a random token. The others stay, so any token may be wrong."""
+"""Shares of chosen tokens that become the mask or a random token. The others stay: unmasked tokens have labels too."""
 
 Tokens = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -35,7 +35,7 @@ EXAMPLE_CHARACTERS = 600
 IMBALANCE = 10
 """A label that is this many times rarer than the most frequent one is hardly learned without a class weight."""
 UNEVEN = 4
-"""Most that the total weights of good and bad answers should differ, as a factor (KTO, Ethayarajh et al. 2024, 4.2)."""
+"""Largest ratio of the total weights of good and bad answers without a warning (Ethayarajh et al. 2024, 4.2)."""
 
 
 def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
