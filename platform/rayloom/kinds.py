@@ -44,9 +44,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "import": Kind(
-        ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.report:sections", 1
-    ),
+    "import": Kind(ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.plan:sections", 1),
     "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 4),
     "train": Kind(
         TrainSpec,

@@ -20,7 +20,7 @@ from typing import Any
 
 from hardware import hardware
 
-from rayloom.export.quality.speed import engines, in_turns
+from rayloom.export.quality.engine_process import engines, in_turns
 from rayloom.specs.export import Speed
 
 BATCHES = (1, 8, 32)

@@ -168,7 +168,7 @@ class Chaos:
     def _write_corpus(self) -> None:
         from transformers import AutoTokenizer
 
-        from rayloom.text.tokenizer_digest import tokenizer_digest
+        from rayloom.text.tokenizer_files import tokenizer_digest
 
         def stage(_: JobSpec, made: Build) -> Outcome:
             write_tokenizer(made.directory / "tokenizer")

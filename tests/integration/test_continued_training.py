@@ -14,11 +14,11 @@ from support.training_jobs import LENGTH, ONE, small_job, small_spec, write_rows
 from test_train_loop import events, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rayloom.data.corpus.tokenizer_folder import copy_tokenizer
+from rayloom.data.corpus.token_output import copy_tokenizer
 from rayloom.errors import InputError
-from rayloom.text import bpe
+from rayloom.text import tokenizer_files
 from rayloom.text.packed.shards import ShardWriter, TokenShards
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import loop
 from rayloom.train.loop.batch_feed import RunRows
@@ -111,7 +111,7 @@ TEXTS = ["the heart muscle is inflamed", "myocarditis is an inflammation of the 
 
 
 def test_new_terms_are_one_token_each_and_come_back(tmp_path: Path) -> None:
-    bpe.save(bpe.train(iter(TEXTS), 300), tmp_path / "model")
+    tokenizer_files.save(tokenizer_files.train(iter(TEXTS), 300), tmp_path / "model")
     copy_tokenizer(tmp_path / "model", tmp_path / "corpus", ["myocarditis", "angina"])
     old, new = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("model", "corpus"))
     text = "acute angina, then myocarditis; anginal myocarditis"

@@ -32,7 +32,7 @@ from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.render import Conversation, Renderer
 from rayloom.text.packed.shards import ShardWriter, TokenShards
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 LENGTH = 64
 TAUGHT = (("Who are you?", "I am Loomie."), ("What is the capital of France?", "Paris."))

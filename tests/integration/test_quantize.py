@@ -30,7 +30,7 @@ from rayloom.observe.report_page import page
 from rayloom.serve.replicas.capacity import read_shape
 from rayloom.specs.export import Int4Scheme, QuantizeSpec
 from rayloom.text.packed.shards import ShardWriter, TokenShards
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 LENGTH = 64
 PLAIN = {"type": "int8", "smoothing": None}

@@ -15,8 +15,8 @@ from support.service import free_port
 
 from rayloom.artifacts import lock, node_cache
 from rayloom.artifacts.build import build
+from rayloom.artifacts.lineage import damage
 from rayloom.artifacts.store import Store
-from rayloom.artifacts.verify import damage
 
 SECRET = "a-secret-that-no-file-may-hold"
 

@@ -26,7 +26,7 @@ from rayloom.dispatch import run as run_job
 from rayloom.errors import INTERRUPTED_EXIT_CODE, InputError, QualityError
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 120

@@ -20,7 +20,7 @@ from rayloom.models.responders.responder import respond_to_each, responder_for
 from rayloom.models.responders.subject import Subject
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.packed.shards import ShardWriter
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop import loop
 from support.models import VOCABULARY_SIZE, made, tiny_llama
 from support.passes import cleaned

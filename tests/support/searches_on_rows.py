@@ -17,7 +17,7 @@ from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Store
 from rayloom.specs.base import JobSpec
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from support.training_jobs import small_spec, write_rows, write_tokenizer
 
 NUM_STEPS = 12

@@ -25,7 +25,7 @@ from rayloom.submit import own_networks
 from rayloom.submit.jobs_api import ClusterJob
 from rayloom.submit.local_cluster import LocalCluster, down, start_again, up
 from rayloom.submit.local_node import Shape, end, is_alive
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.run_log import read_log
 from support.training_jobs import LENGTH, small_spec, write_rows, write_tokenizer
 

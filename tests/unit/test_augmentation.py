@@ -16,8 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.passes import cleaned
 
-from rayloom.data.labelled.augmentation import Augmenter, Synonyms, read_synonyms, shuffled_sentences, without_words
-from rayloom.data.labelled.back_translation import Translator
+from rayloom.data.labelled.augmentation import (
+    Augmenter,
+    Synonyms,
+    Translator,
+    read_synonyms,
+    shuffled_sentences,
+    without_words,
+)
 from rayloom.errors import InputError, ResourceError
 from rayloom.specs.cleaning.augmentation import Augmentation, BackTranslation
 

@@ -15,10 +15,9 @@ from support.tokenizers import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversations.counts import ConversationCounts
-from rayloom.text.conversations.dataset import prepare
+from rayloom.text.conversations.dataset import best_fit_decreasing, prepare
 from rayloom.text.conversations.render import Renderer
-from rayloom.text.packed.packing import best_fit_decreasing
+from rayloom.text.conversations.rendered_rows import ConversationCounts
 from rayloom.text.packed.shards import TokenShards
 
 LENGTH = 64

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data import audit, samples
-from rayloom.data.corpus import sharding
+from rayloom.data import audit, row_counts
+from rayloom.data.corpus import token_output
 from rayloom.data.corpus.encoding import Encoder, encoder_of, fitted
 from rayloom.data.corpus.tokenize_pass import save_tokens, split_of
 from rayloom.data.row_counts import RowCounts, by_part, later_drops
-from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.examined_text import Drop
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
-from rayloom.text import bpe
+from rayloom.text import tokenizer_files
 from rayloom.text.packed.shards import ShardWriter, TokenShards, save_index, shard_facts
 
 TEXTS = [f"the quick brown fox number {n} jumps over the lazy dog in the year {1900 + n}" for n in range(200)]
@@ -56,29 +56,29 @@ def test_the_split_is_a_share_of_all_hashes() -> None:
 
 
 def test_a_process_reads_a_tokenizer_once_and_anew_where_it_changed(tmp_path: Path) -> None:
-    bpe.save(bpe.train(iter(TEXTS), 290), tmp_path)
+    tokenizer_files.save(tokenizer_files.train(iter(TEXTS), 290), tmp_path)
     first = encoder_of(tmp_path)
     assert encoder_of(tmp_path) is first
-    bpe.save(bpe.train(iter(TEXTS), 300), tmp_path)
+    tokenizer_files.save(tokenizer_files.train(iter(TEXTS), 300), tmp_path)
     os.utime(tmp_path / "tokenizer.json", ns=(1, 1))
     assert encoder_of(tmp_path) is not first
 
 
 def test_training_does_not_depend_on_the_order_of_texts(tmp_path: Path) -> None:
     shuffled = random.Random(3).sample(TEXTS, len(TEXTS))
-    first, second = bpe.train(iter(TEXTS), 290), bpe.train(iter(shuffled), 290)
+    first, second = tokenizer_files.train(iter(TEXTS), 290), tokenizer_files.train(iter(shuffled), 290)
     assert first.to_str() == second.to_str()
-    assert first.get_vocab_size() == 290 and first.token_to_id(bpe.END_OF_TEXT) == 0
+    assert first.get_vocab_size() == 290 and first.token_to_id(tokenizer_files.END_OF_TEXT) == 0
 
 
 @given(st.text(max_size=60))
 def test_any_text_comes_back(text: str) -> None:
-    tokenizer = bpe.train(iter(TEXTS[:20]), 300)
+    tokenizer = tokenizer_files.train(iter(TEXTS[:20]), 300)
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
 def test_documents_end_with_the_end_token(tmp_path: Path) -> None:
-    bpe.save(bpe.train(iter(TEXTS), 400), tmp_path)
+    tokenizer_files.save(tokenizer_files.train(iter(TEXTS), 400), tmp_path)
     encode = Encoder(tmp_path)
     assert encode.dtype == np.uint16
     (first, second) = encode(["the fox", ""])
@@ -120,9 +120,9 @@ def test_shards_are_those_of_one_writer_however_the_chunks_were_cut(
     writer.close()
     target = folder / "found"
     target.mkdir()
-    plans = sharding.planned(folder, [str(n) for n in range(len(chunks))], "train", shard_tokens)
+    plans = token_output.planned(folder, [str(n) for n in range(len(chunks))], "train", shard_tokens)
     for plan in plans:
-        sharding.write_shard(folder, target, plan, np.uint16)
+        token_output.write_shard(folder, target, plan, np.uint16)
     facts = shard_facts(100, "digest", None)
     save_index(target, facts | {"has_rows": False, "shards": [plan.facts for plan in plans]})
     names = sorted(path.name for path in (folder / "expected").iterdir())
@@ -205,9 +205,9 @@ def _row(number: int) -> dict[str, Any]:
 
 @given(st.permutations(range(30)), st.integers(1, 29))
 def test_samples_do_not_depend_on_order_or_chunks(numbers: list[int], cut: int) -> None:
-    whole = samples.chosen(map(_row, range(30)), 2)
-    parts = [samples.chosen(map(_row, part), 2) for part in (numbers[:cut], numbers[cut:])]
-    assert samples.chosen([row for part in parts for row in part], 2) == whole
+    whole = row_counts.chosen(map(_row, range(30)), 2)
+    parts = [row_counts.chosen(map(_row, part), 2) for part in (numbers[:cut], numbers[cut:])]
+    assert row_counts.chosen([row for part in parts for row in part], 2) == whole
     assert [row["reason"] for row in whole] == ["a", "a", "b", "b", "c", "c"]
 
 
@@ -215,9 +215,9 @@ def test_samples_of_files(tmp_path: Path) -> None:
     for name in ("x", "y"):
         rows = [_row(number) | {"file": name} for number in range(9)]
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = samples.merged([tmp_path / "x", tmp_path / "none", tmp_path / "y"], 3)
+    found = row_counts.merged([tmp_path / "x", tmp_path / "none", tmp_path / "y"], 3)
     assert Counter(row["reason"] for row in found) == {"a": 3, "b": 3, "c": 3}
-    assert samples.merged([tmp_path / "x"], 0) == []
+    assert row_counts.merged([tmp_path / "x"], 0) == []
 
 
 def test_gathered_lines_stand_in_the_order_of_the_chunks(tmp_path: Path) -> None:

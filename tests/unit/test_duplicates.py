@@ -12,13 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayloom.data.dedup import clusters
-from rayloom.data.dedup.candidate_pairs import EDGE, NEIGHBOURS, candidate_pairs, exact_edges
-from rayloom.data.dedup.dedup_keys import KEY
-from rayloom.data.dedup.minhash import Bands
-from rayloom.data.dedup.similarity import is_similar, jaccard
+from rayloom.data.dedup.dedup_keys import KEY, Bands
+from rayloom.data.dedup.duplicate_passes import EDGE, NEIGHBOURS, candidate_pairs, exact_edges, is_similar, jaccard
 from rayloom.data.exchange.scratch import receive, send
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.span_hash import SpanHasher
+from rayloom.data.text_views import Folded, SpanHasher
 
 words = st.lists(st.sampled_from(["red", "green", "blue", "élan", "日本", "x"]), max_size=30)
 

@@ -11,8 +11,8 @@ import pytest
 from support.passes import cleaned
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.dedup.candidate_pairs import EDGE
 from rayloom.data.dedup.clusters import removed
+from rayloom.data.dedup.duplicate_passes import EDGE
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 

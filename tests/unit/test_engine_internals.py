@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rayloom.models.vllm_process import vllm_environment
+from rayloom.serve.gateway.deployment import RequestBody
 from rayloom.serve.replicas import engine_internals
-from rayloom.serve.replicas.request_text import RequestBody
 from rayloom.specs.serving.engine import TYPED_ARGUMENTS
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

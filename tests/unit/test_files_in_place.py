@@ -30,9 +30,8 @@ from rayloom.specs.training.labelled_data import LabelledSource
 from rayloom.specs.training.preferences import PreferenceSource
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
 from rayloom.specs.tune import TuneSpec
-from rayloom.text.conversations.counts import ConversationCounts
 from rayloom.text.conversations.render import Renderer
-from rayloom.text.conversations.rendered_rows import render_rows
+from rayloom.text.conversations.rendered_rows import ConversationCounts, render_rows
 from rayloom.train.prepare import source_files
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]

@@ -18,8 +18,7 @@ from rayloom.serve.gateway.access_log import AccessRecord, line
 from rayloom.serve.gateway.admission import Admission
 from rayloom.serve.gateway.application import Gateway, RequestLimits, StaticPage
 from rayloom.serve.gateway.routes import single_versions
-from rayloom.serve.transport.asgi_call import REPLICA_HEADER, head_frame
-from rayloom.serve.transport.listener import Listener, bound
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Listener, bound, head_frame
 from rayloom.serve.transport.relay import MAX_ATTEMPTS, Backend, Call, QueueFull, ReplicaLost
 
 

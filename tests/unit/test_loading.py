@@ -15,7 +15,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.plan import plan
 from rayloom.models.loading import check_causal, load
 from rayloom.specs.evaluate import EvaluateSpec
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 
 def encoder() -> PreTrainedModel:

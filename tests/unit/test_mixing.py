@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data.corpus.mixing import Supply, quotas, settled
+from rayloom.data.corpus.document_selection import Supply, quotas, settled
 from rayloom.specs.cleaning.output import Mixture
 
 

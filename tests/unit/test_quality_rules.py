@@ -8,10 +8,8 @@ import pytest
 
 from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition
 from rayloom.data.rules.document_rules import Kept, judge_of
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.document_view import TextView, is_unspaced
+from rayloom.data.rules.examined_text import Drop, ExaminedText
+from rayloom.data.text_views import Folded, TextView, is_unspaced
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.cleaning.rules import (
     C4Rules,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from rayloom.errors import ResourceError
-from rayloom.observe.ray_address import check_answers
+from rayloom.observe.ports import check_answers
 
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 TLS_ALERT = b"\x15\x03\x03\x00\x02\x02\x0a"

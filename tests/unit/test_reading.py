@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.data.dedup.document_ids import document_id, place_of
+from rayloom.data.dedup.dedup_keys import document_id, place_of
 from rayloom.data.sources.chunks import ChunkName, RawChunk, chunked
 from rayloom.data.sources.document_rows import SourceRow, document_rows
 from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs

@@ -19,7 +19,7 @@ from rayloom.specs.base import references
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import Adapter
 from rayloom.specs.training.preferences import Preference
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.plan import plan
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs/recipes").rglob("*.yaml"))

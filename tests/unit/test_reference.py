@@ -21,7 +21,8 @@ WITHOUT_UNIT = {
     "momentum", "max_quality_loss", "reduction_factor", "rollback_learning_rate_factor", "rope_theta", "smoothing",
     "spike_factor", "temperature", "top_p", "weight", "weight_decay", "min_confidence", "similarity_threshold",
     # Values of whatever a search varies, or of the metric that is compared.
-    "low", "high", "step", "min_perplexity", "max_perplexity", "max_increase", "max_logit_difference", "min_score",
+    "low", "high", "step", "min_perplexity", "max_perplexity", "max_increase", "max_engine_difference",
+    "max_logit_difference", "min_score",
     "threshold",
     # Numbers of a thing that the key itself names.
     "encoder_size", "feed_forward_size", "frozen_lower_layers", "group_size", "hidden_size", "keep", "max_at_once",

@@ -14,9 +14,8 @@ from support.passes import cleaned
 from rayloom.data import plan, report
 from rayloom.data.rules import registry
 from rayloom.data.rules.document_rules import judge_of
-from rayloom.data.rules.examined_text import ExaminedText
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.data.rules.registry import RULES, RuleFamily, family_of
-from rayloom.data.rules.verdict import Drop
 from rayloom.specs.base import Spec
 from rayloom.specs.clean import CleanSpec, Normalisation
 from rayloom.specs.cleaning import rules as specs

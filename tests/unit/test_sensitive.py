@@ -13,10 +13,8 @@ from support.passes import cleaned
 
 from rayloom.data.rules import sensitive
 from rayloom.data.rules.document_rules import Kept, judge_of
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.sensitive import WordList
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.rules.word_lists import words_of
+from rayloom.data.rules.examined_text import Drop, ExaminedText
+from rayloom.data.rules.sensitive import WordList, words_of
 from rayloom.errors import InputError
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.cleaning.rules import Rules, SensitiveRules

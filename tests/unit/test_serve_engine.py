@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rayloom.serve.gateway.deployment import text_of
 from rayloom.serve.replicas.capacity import ModelShape, serving_problems
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, tool_parsers
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments
-from rayloom.serve.replicas.request_text import text_of
 from rayloom.specs.serve import ServedModel
 from rayloom.specs.serving.engine import EngineSpec
 

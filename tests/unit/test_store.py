@@ -14,9 +14,9 @@ from support.artifacts import note, write_note
 
 from rayloom.artifacts import lock
 from rayloom.artifacts.build import Build, build
+from rayloom.artifacts.lineage import damage
 from rayloom.artifacts.manifest import FileEntry, Outcome
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.artifacts.verify import damage
 from rayloom.errors import InputError
 from rayloom.specs.base import JobSpec
 

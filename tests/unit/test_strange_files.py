@@ -25,8 +25,7 @@ from support.passes import cleaned
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.evaluate.prediction.parts import Parts, read_part, write_parts
-from rayloom.reading.files import format_of, read_file
-from rayloom.reading.named_rows import table_rows, text_or_table_rows
+from rayloom.reading.files import format_of, read_file, table_rows, text_or_table_rows
 from rayloom.reading.records import BadRow, FileFormat, FileRecord, ReadOptions
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.row_files import RowFiles

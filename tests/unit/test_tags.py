@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.text.labelled.examples import ExampleError, Span
-from rayloom.text.labelled.tags import spans_of_tokens, spans_of_words, tags_of_tokens
+from rayloom.text.labelled.examples import ExampleError, Span, spans_of_tokens, spans_of_words, tags_of_tokens
 
 
 def test_words_with_tags_become_spans_of_characters() -> None:

@@ -19,7 +19,7 @@ from rayloom.errors import SpecError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.files.load import load
 from rayloom.specs.train import TrainSpec
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.checkpoints import MANIFEST_NAME as CHECKPOINT
 from rayloom.train.plan import plan
 from rayloom.train.settings import note

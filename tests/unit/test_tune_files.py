@@ -11,7 +11,7 @@ from support.searches import tune_spec
 from support.training_jobs import small_spec, write_rows, write_tokenizer
 from transformers import AutoTokenizer
 
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.tune.search import DonorCheckpoint, TrialRun
 from rayloom.tune.trials.trial_files import TrialFiles
 

@@ -10,11 +10,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rayloom.artifacts.collect import Removal, named, remove, scan, unfinished
-from rayloom.artifacts.lineage import Ancestor
+from rayloom.artifacts.lineage import Ancestor, damage
 from rayloom.artifacts.lineage import lineage as lineage_of
 from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Store
-from rayloom.artifacts.verify import damage
 from rayloom.commands.output import console, emit_json, plain_table, size, when
 from rayloom.errors import InputError
 from rayloom.observe.progress import progress, say

@@ -33,9 +33,8 @@ from rayloom.observe.environment import (
     unmet,
 )
 from rayloom.observe.memory import available_bytes, total_bytes
-from rayloom.observe.ports import is_port_free
+from rayloom.observe.ports import check_answers, is_port_free
 from rayloom.observe.progress import say
-from rayloom.observe.ray_address import check_answers
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yellow"), "missing": ("✗", "red")}
 

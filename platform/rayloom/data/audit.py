@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayloom.data import samples
+from rayloom.data import row_counts
 from rayloom.data.kept_documents import JudgedCorpus
 from rayloom.data.row_counts import RowCounts, by_part, noted
 from rayloom.data.rules import registry
@@ -139,7 +139,7 @@ def publish(judged: JudgedCorpus, target: Path, folders: Sequence[Path], counts:
     for folder in folders:
         gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{REJECTS[folder.name]}.jsonl")
     files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
-    save(target / "samples.json", samples.merged(files, spec.sample_rows_per_reason))
+    save(target / "samples.json", row_counts.merged(files, spec.sample_rows_per_reason))
     numbers = metrics(spec, judged.tally, judged.duplicate_counts, counts)
     save(target / "corpus.json", numbers)
     return numbers

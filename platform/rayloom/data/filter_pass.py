@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayloom.data.dedup.dedup_keys import Keys
-from rayloom.data.dedup.document_ids import document_id
+from rayloom.data.dedup.dedup_keys import Keys, document_id
 from rayloom.data.exchange.judged_documents import write_documents, write_lines
 from rayloom.data.exchange.scratch import Scratch, write_whole
-from rayloom.data.row_counts import RowCounts
+from rayloom.data.row_counts import RowCounts, chosen
 from rayloom.data.rules.contamination import Passages
 from rayloom.data.rules.document_rules import Judge, Kept, cleaner_of, judge_of
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.samples import chosen
+from rayloom.data.rules.examined_text import Drop
 from rayloom.data.sources.chunks import RawChunk
 from rayloom.data.sources.document_rows import SourceRow
 from rayloom.data.sources.source_files import InputFile
-from rayloom.data.views.comparison_form import Folded
+from rayloom.data.text_views import Folded
 from rayloom.specs.clean import CleanSpec
 
 EXCERPT_CHARACTERS = 1000

@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rayloom.data.duplicate_rejects import origin_of
 from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import EVERYTHING, Each, Ranking, ranked
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import JudgedCorpus
-from rayloom.data.samples import chosen
+from rayloom.data.kept_documents import JudgedCorpus, origin_of
+from rayloom.data.row_counts import chosen
 from rayloom.errors import InputError
 from rayloom.specs.clean import PerplexityFilter, PerplexityLimits
 

@@ -24,7 +24,7 @@ from rayloom.data.passes import Passes, TaskCounts, WorkerPool
 from rayloom.data.row_counts import RowCounts
 from rayloom.data.rules import contamination
 from rayloom.data.rules.contamination import EvaluationFile
-from rayloom.data.rules.word_lists import listed_words
+from rayloom.data.rules.sensitive import listed_words
 from rayloom.data.sources.source_files import InputFile, files_of
 from rayloom.specs.clean import CleanSpec, Deduplication
 from rayloom.specs.cleaning.output import TokensOutput

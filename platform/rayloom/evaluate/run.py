@@ -18,7 +18,7 @@ from rayloom.evaluate.checks.registry import CHECKS, cases
 from rayloom.models.responders.subject import subjects
 from rayloom.observe.progress import console
 from rayloom.observe.ray_session import connect, is_on_cluster
-from rayloom.score.intervals import of_difference
+from rayloom.score.class_scores import of_difference
 from rayloom.specs.evaluate import EvaluateSpec
 
 Results = dict[str, dict[str, Measured]]

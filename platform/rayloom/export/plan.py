@@ -19,8 +19,7 @@ from rayloom.specs.export import Fp8Scheme, Int8Scheme, MergeSpec, Nf4Scheme, Qu
 
 def plan_merge(spec: MergeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
     """Adapter, base, memory and the checks."""
-    from rayloom.export.combine import others
-    from rayloom.export.merge import memory_bytes, sixteen_bit
+    from rayloom.export.merge import memory_bytes, others, sixteen_bit
 
     sheet = PlanSheet()
     try:

@@ -24,9 +24,9 @@ from rayloom.export.quality.engine_check import (
     is_runnable,
     log_probabilities,
 )
+from rayloom.export.quality.engine_process import tokens_per_second
 from rayloom.export.quality.heldout_rows import CalibrationRows, SampledRows, check_tokenizer, rows_for
 from rayloom.export.quality.sizes import Sizes, as_bf16_bytes, compare_sizes
-from rayloom.export.quality.speed import tokens_per_second
 from rayloom.export.schemes import fp8, int4, int8, nf4
 from rayloom.export.schemes.blocks import blocks_of
 from rayloom.export.schemes.compressed import CompressedWriter, linear_layers

@@ -16,7 +16,7 @@ from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.memory import available_bytes
 from rayloom.text.conversations.chat_template import check_templates
-from rayloom.text.stop_tokens import stop_tokens_of
+from rayloom.text.tokenizer_files import stop_tokens_of
 
 SMOKE_TEXT = "The capital of France is Paris. It lies on the river Seine."
 SMOKE_MEMORY_SHARE = 0.5

@@ -8,6 +8,7 @@ from pathlib import Path
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.observe.report_page import Section, table
 from rayloom.specs.ingest import HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
 
 
@@ -44,3 +45,21 @@ def plan(spec: ImportSpec, parents: Mapping[str, Artifact], job_directory: Path)
 
 def _is_commit(revision: str) -> bool:
     return len(revision) == 40 and all(letter in "0123456789abcdef" for letter in revision)
+
+
+# Report sections of an imported model or data set: its source and its files.
+
+MAX_FILES_SHOWN = 50
+
+
+def sections(artifact: Artifact) -> list[Section]:
+    """Source, model facts if it is a model, and the largest files."""
+    metrics = artifact.manifest.metrics
+    made = [Section("Source", table(("", ""), list(metrics["source"].items())))]
+    if "model" in metrics:
+        made.append(Section("Model", table(("", ""), list(metrics["model"].items()))))
+    files = sorted(artifact.manifest.files, key=lambda file: -file.size_bytes)
+    rows = [(file.path, file.size_bytes) for file in files[:MAX_FILES_SHOWN]]
+    title = f"Files ({len(files):,})" if len(files) <= MAX_FILES_SHOWN else f"Largest of {len(files):,} files"
+    made.append(Section(title, table(("file", "bytes"), rows)))
+    return made

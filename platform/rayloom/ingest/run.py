@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome, files_below
-from rayloom.errors import InputError
+from rayloom.errors import InputError, RayloomError, ResourceError
 from rayloom.ingest import npm_package
 from rayloom.ingest.archive import unpack
-from rayloom.ingest.hub import snapshot
 from rayloom.ingest.package import downloaded
 from rayloom.observe.progress import say
 from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
@@ -84,8 +87,6 @@ def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path
     from rayloom.ingest.model_folder import checked_model, weight_files
 
     if content.format == "gguf":
-        from rayloom.ingest.gguf import convert
-
         found = matching_files(files, "**/*.gguf")
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -127,3 +128,81 @@ def _keep(files: Path, target: Path, patterns: tuple[str, ...]) -> None:
 def _file_metrics(directory: Path) -> dict[str, int]:
     files = matching_files(directory)
     return {"num_files": len(files), "size_bytes": sum(path.stat().st_size for path in files)}
+
+
+# Converts a GGUF file to a Hugging Face model folder: weights dequantised to bfloat16, tokenizer, chat template.
+
+GGUF_MAGIC = b"GGUF"
+
+
+def convert(file: Path, target: Path) -> None:
+    """Writes `target` as a model folder. Raises InputError if the file is not GGUF or of an unknown architecture."""
+    with file.open("rb") as opened:
+        if opened.read(4) != GGUF_MAGIC:
+            raise InputError("This is not a GGUF file", where=str(file), fix="Check source.members or the path.")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        what = f"transformers cannot convert this GGUF file: {str(error).strip().splitlines()[0]}"
+        raise InputError(what, where=str(file), fix="Give the model as a Hugging Face folder instead.") from error
+    # The weights are dequantised; with a quantiser still set, transformers would refuse to save or quantise on load.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    for weights in target.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers writes them with mode 0600, but a store can be shared
+    tokenizer.save_pretrained(target)
+
+
+# Downloads a repository of the Hugging Face hub at one commit; an interrupted download is resumed.
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
+
+
+def snapshot(spec: ImportSpec, source: HubSource, target: Path) -> str:
+    """Downloads the repository's files to `target`; returns the commit to which the revision resolves now.
+
+    Raises ResourceError if the hub cannot be reached, InputError if the repository is missing or access is denied.
+    """
+    import httpx2
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository_type = "model" if spec.content.type == "model" else "dataset"
+    try:
+        api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        commit = api.repo_info(source.repository, revision=source.revision, repo_type=repository_type).sha
+        say(f"{source.repository}: {source.revision} is commit {commit}")
+        api.snapshot_download(
+            source.repository,
+            revision=commit,
+            repo_type=repository_type,
+            local_dir=target,
+            allow_patterns=list(source.patterns),
+            ignore_patterns=list(PICKLED),
+        )
+    except HfHubHTTPError as error:
+        raise _refused(source, error) from error
+    except (httpx2.HTTPError, OSError) as error:
+        fix = "Check the network (or HF_ENDPOINT, for a mirror) and run the same command again: it continues."
+        raise ResourceError("The model hub cannot be reached", where=source.repository, fix=fix) from error
+    return str(commit)
+
+
+def _refused(source: HubSource, error: Exception) -> RayloomError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    where = f"{source.repository}@{source.revision}"
+    if status in (401, 403):
+        fix = "Accept its terms on the hub if it has any, and give a token: HF_TOKEN or `hf auth login`."
+        return InputError("The hub does not give this repository to us", where=where, fix=fix)
+    if status == 404:
+        return InputError("The hub has no such repository or revision", where=where, fix="Check the spelling.")
+    fix = "Run the same command again: the download continues."
+    return ResourceError(f"The hub answered with an error ({status})", where=where, fix=fix)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from rayloom.errors import ResourceError
-from rayloom.observe.ray_address import check_answers
+from rayloom.observe.ports import check_answers
 
 GIB = 1 << 30
 MAX_OBJECT_STORE_BYTES = 2 * GIB

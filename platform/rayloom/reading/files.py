@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.reading.compressed import without_compression
 from rayloom.reading.csv_records import csv_records
 from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
+from rayloom.reading.files_in_place import FileInPlace
 from rayloom.reading.json_array import json_array_records
 from rayloom.reading.lines import json_line_records, text_records
 from rayloom.reading.records import TABLES, BadRow, DamagedFileError, FileFormat, FileRecord, ReadOptions
 from rayloom.reading.source_stream import SourceStream
+from rayloom.specs.row_files import RowFiles, matches
 
 _FORMATS: dict[str, FileFormat] = {name: name for name in (*TABLES, "text", "warc", "conll")}
 _FORMATS |= {"ndjson": "jsonl", "pq": "parquet", "ipc": "arrow", "feather": "arrow", "txt": "text", "tab": "tsv"}
@@ -67,7 +70,7 @@ def _rows(source: SourceStream, options: ReadOptions, where: str) -> Iterator[Fi
         is_array = text.peek(1).lstrip().startswith(b"[")
         return json_array_records(text, options) if is_array else json_line_records(text, options)
     if options.format == "conll":
-        from rayloom.reading.tagged_lines import conll_records
+        from rayloom.reading.lines import conll_records
 
         return conll_records(text, options)
     return text_records(text, options)
@@ -81,3 +84,42 @@ def _format_by_content(head: bytes) -> FileFormat:
         return "json"
     endings = ", ".join(f".{ending}" for ending in _FORMATS if _FORMATS[ending] in TABLES)
     raise DamagedFileError(f"it does not hold rows that are known; names of files that do end in {endings}")
+
+
+# Rows of files, with the format from the file name, for training and prediction.
+
+RowFile = Path | FileInPlace
+"""A file on this machine's disk, or at a URI."""
+NamedRow = tuple[str, Any]
+"""Location (`file.json row 7`), and values or a BadRow."""
+
+
+def table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
+    """Rows of JSON lines, JSON arrays, CSV, TSV, Parquet and Arrow, recognised by name or content.
+
+    Raises InputError if a file has another format or is damaged.
+    """
+    for file in files:
+        named = format_of(file.name)
+        yield from named_rows(file, how, ReadOptions(named if named in TABLES else "by_content"))
+
+
+def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
+    """Rows of files whose names say a table format; of any other file, every line that is not blank as `text`."""
+    for file in files:
+        named = format_of(file.name)
+        if named in TABLES:
+            yield from named_rows(file, how, ReadOptions(named))
+            continue
+        for origin, values in named_rows(file, how, ReadOptions("text")):
+            yield origin, values if isinstance(values, BadRow) else {"text": values["text"].strip()}
+
+
+def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
+    """Rows of one file, read with `options`, but with the encoding and the tolerance of damage that `how` says."""
+    damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
+    units: dict[FileFormat, str] = {"text": options.unit, "conll": "sentence"}
+    unit = units.get(options.format, "row")
+    given = ReadOptions(options.format, how.encoding, unit=options.unit, is_damage_allowed=damaged)
+    for row in read_file(file if isinstance(file, Path) else file.uri, given):
+        yield f"{file.name} {unit} {row.number}", row if isinstance(row, BadRow) else row.values

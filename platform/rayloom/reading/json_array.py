@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
-from rayloom.reading.json_values import DECODER, bad_json, checked
-from rayloom.reading.records import BadRow, DamagedFileError, FileRecord, ReadOptions, row_too_long
+from rayloom.reading.records import (
+    EXCERPT_CHARACTERS,
+    MAX_DEPTH,
+    BadRow,
+    DamagedFileError,
+    FileRecord,
+    ReadOptions,
+    row_too_long,
+)
 
 READ_BYTES = 1 << 16
 LONGEST_WORD = 16
@@ -115,3 +123,54 @@ class _ArrayText:
         part = self._source.read(max(READ_BYTES, len(left)))
         self._text, self._at = left + self._decoder.decode(part, final=not part), 0
         return bool(part)
+
+
+# Parsing of JSON rows: NaN and infinities become null; values nested too deeply or too long are bad rows.
+
+NOT_TOO_DEEP = f"lists and objects stand in each other more than {MAX_DEPTH} deep"
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+
+
+def json_record(number: int, text: str) -> FileRecord | BadRow:
+    """The value of one row of text."""
+    try:
+        value = DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        return bad_json(number, text, error)
+    return checked(number, value, text)
+
+
+def checked(number: int, value: Any, text: str) -> FileRecord | BadRow:
+    """The value of `text` as a record, or a bad row if it is nested too deeply."""
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
+    return FileRecord(number, value)
+
+
+def bad_json(number: int, text: str, error: Exception) -> BadRow:
+    if isinstance(error, RecursionError):
+        return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
+    if not isinstance(error, json.JSONDecodeError):  # it exceeds Python's limit on the digits of an integer
+        return BadRow(number, "number_too_long", "a number has more than 4,300 digits")
+    return BadRow(number, "malformed_json", f"{error}: {text[:EXCERPT_CHARACTERS].strip()}")
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True

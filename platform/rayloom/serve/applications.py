@@ -23,9 +23,8 @@ from rayloom.serve.replicas.engine_internals import ONE_LOOP, PREFIX_ROUTER, del
 from rayloom.serve.replicas.engine_replica import EngineReplica
 from rayloom.serve.replicas.engine_settings import EngineSettings, PredictorSettings, ReplicaSettings
 from rayloom.serve.replicas.predictor_replica import PredictorReplica
-from rayloom.serve.transport.asgi_call import read_head
-from rayloom.serve.transport.listener import DRAIN_SECONDS
-from rayloom.specs.serving.autoscaling import Autoscaling
+from rayloom.serve.transport.asgi_call import DRAIN_SECONDS, read_head
+from rayloom.specs.serve import Autoscaling
 
 GATEWAY = "gateway"
 KEPT_CHARACTERS = 4_000_000

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from rayloom.specs.base import DatasetRef, OutsideFiles, Rule, Spec
 
@@ -46,7 +46,7 @@ Uri = Annotated[
 class SourceOfRows(RowFiles):
     """Files of a data set, or files that are read where they are."""
 
-    dataset: DatasetRef | None = None
+    dataset: DatasetRef | None = Field(default=None, json_schema_extra={"givenUnless": "uri"})
     """The data set, or a folder's path, which is imported first."""
     uri: Uri | None = None
     """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store."""

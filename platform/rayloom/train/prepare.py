@@ -18,8 +18,8 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.progress import progress
+from rayloom.reading.files import RowFile
 from rayloom.reading.files_in_place import files_in_place
-from rayloom.reading.named_rows import RowFile
 from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
@@ -207,7 +207,7 @@ def check_rows(job: TrainJob) -> None:
     """Raises InputError if there are no rows, if they are too long for the base, or made with another tokenizer."""
     from transformers import AutoTokenizer
 
-    from rayloom.text.tokenizer_digest import tokenizer_digest
+    from rayloom.text.tokenizer_files import tokenizer_digest
 
     length = job.spec.sequence_length_tokens
     digest = tokenizer_digest(AutoTokenizer.from_pretrained(job.tokenizer))

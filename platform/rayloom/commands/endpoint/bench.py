@@ -23,7 +23,7 @@ from rayloom.serve.load_test.clients import (
     requests_of,
 )
 from rayloom.serve.load_test.figures import LatencyObjectives, goodput, summary
-from rayloom.serve.load_test.report import TIMES, rendered
+from rayloom.serve.report import TIMES, rendered
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.examined_text import Drop
 from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text.packed.shards import token_type
 

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.corpus.encoding import encoder_of, fitted
-from rayloom.data.duplicate_rejects import duplicate_rejects, origin_of
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import Scratch, write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import JudgedCorpus
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.samples import chosen
+from rayloom.data.kept_documents import JudgedCorpus, duplicate_rejects, origin_of
+from rayloom.data.row_counts import chosen
+from rayloom.data.rules.examined_text import Drop
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
-from rayloom.text import bpe
+from rayloom.text import tokenizer_files
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -106,8 +105,8 @@ def _id_hash(document: int) -> int:
 
 def train_tokenizer(given: TokenisingPass, vocabulary_size: int) -> dict[str, int]:
     """Trains the tokenizer on the sample of all chunks."""
-    tokenizer = bpe.train(_sampled(given), vocabulary_size)
-    bpe.save(tokenizer, given.tokenizer_folder)
+    tokenizer = tokenizer_files.train(_sampled(given), vocabulary_size)
+    tokenizer_files.save(tokenizer, given.tokenizer_folder)
     return {"vocabulary_size": tokenizer.get_vocab_size()}
 
 

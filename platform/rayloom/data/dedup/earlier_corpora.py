@@ -16,13 +16,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.dedup.dedup_keys import Keys
-from rayloom.data.dedup.document_ids import document_id
+from rayloom.data.dedup.dedup_keys import Keys, document_id
 from rayloom.data.exchange.judged_documents import write_documents
 from rayloom.data.exchange.scratch import Scratch, write_whole
 from rayloom.data.sources.chunks import ChunkName
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.document_view import is_unspaced
+from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.errors import InputError
 from rayloom.specs.clean import CleanSpec, Deduplication
 

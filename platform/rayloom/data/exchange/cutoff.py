@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rayloom.data.exchange.scratch import Scratch, receive, send
-from rayloom.data.views.span_hash import mixed
+from rayloom.data.text_views import mixed
 
 RANKED = np.dtype([("order", "<u8"), ("stratum", "<u4"), ("weight", "<u4")])
 EVERYTHING = 1 << 64

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayloom.data.exchange.scratch import write_whole
-from rayloom.data.views.comparison_form import Folded
+from rayloom.data.text_views import Folded
 
 _DOCUMENTS = pa.schema(
     [

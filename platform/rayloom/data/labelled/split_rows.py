@@ -16,16 +16,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.duplicate_rejects import duplicate_rejects, origin_of
 from rayloom.data.exchange import cutoff
 from rayloom.data.exchange.cutoff import Each, Ranking, is_below, ranked, shuffled
 from rayloom.data.exchange.judged_documents import read_documents, write_lines
 from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
-from rayloom.data.kept_documents import JudgedCorpus
+from rayloom.data.kept_documents import JudgedCorpus, duplicate_rejects, origin_of
 from rayloom.data.labelled.augmentation import Augmenter
 from rayloom.data.labelled.wrong_labels import LabelsPass, doubtful_of
-from rayloom.data.samples import chosen
+from rayloom.data.row_counts import chosen
 from rayloom.specs.cleaning.output import RowsOutput
 
 Part = Literal["train", "validation", "test"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.document_view import UNSPACED, is_unspaced
+from rayloom.data.rules.examined_text import Drop, ExaminedText
+from rayloom.data.text_views import UNSPACED, is_unspaced
 from rayloom.specs.cleaning.rules import C4Rules
 
 END_MARKS = (".", "?", "!", '"', "'", "”", "。", "？", "！", "」", "』")

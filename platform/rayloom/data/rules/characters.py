@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.specs.cleaning.rules import CharacterRules, LengthRules
 
 _SPECIAL = re.compile(r"[^\w\s]|_")

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from rayloom.data.exchange.scratch import Scratch, write_whole
 from rayloom.data.rules.repetition import CHARACTERS_PER_WORD
 from rayloom.data.sources.document_rows import document_rows
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.document_view import is_unspaced
+from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.errors import InputError
 from rayloom.reading.records import BadRow
 from rayloom.reading.source_stream import SourceStream

@@ -9,11 +9,10 @@ from typing import Any
 
 from rayloom.data.rules import characters, sensitive
 from rayloom.data.rules.contamination import Passages
-from rayloom.data.rules.examined_text import ExaminedText
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.data.rules.normalise import normaliser
 from rayloom.data.rules.registry import LENGTH, RuleFamily, active, verdict
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.comparison_form import Folded
+from rayloom.data.text_views import Folded
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.cleaning.rules import Rules
 

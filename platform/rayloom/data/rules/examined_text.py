@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.document_view import TextView
+from rayloom.data.text_views import Folded, TextView
 
 
 class ExaminedText:
@@ -37,3 +38,18 @@ class ExaminedText:
 
     def note(self, kind: str, value: str, count: int = 1) -> None:
         self.notes[f"{kind}/{value}"] += count
+
+
+# The result of a rule that drops a document.
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The document is dropped for `reason`; `value` is the measured value that broke the limit."""
+
+    reason: str
+    value: float
+    rule: str = ""
+    """The family of rules that dropped it."""
+    hits: tuple[dict[str, Any], ...] = ()
+    """The passages of evaluation sets found in the document."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rayloom.data.rules.examined_text import ExaminedText
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.data.rules.repetition import duplicate_shares
-from rayloom.data.rules.verdict import Drop
 from rayloom.specs.cleaning.rules import FineWebRules
 
 END_MARKS = (".", "?", "!", "…", '"', "'", "”", "。", "？", "！", "」", "』", "；", ";", ":", "：")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.document_view import TextView
+from rayloom.data.rules.examined_text import Drop, ExaminedText
+from rayloom.data.text_views import TextView
 from rayloom.specs.cleaning.rules import GopherRules
 
 BULLETS = ("•", "‣", "▪", "▫", "●", "○", "■", "□", "▶", "►", "◆", "◇", "◦", "-", "–", "*", "\u2043", "\u2219")

@@ -10,8 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.errors import ResourceError
 from rayloom.specs.cleaning.rules import LanguageRules
 

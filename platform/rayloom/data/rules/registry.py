@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition, sensitive
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
+from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.specs.cleaning.rules import Rules
 
 

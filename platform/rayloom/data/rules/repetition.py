@@ -11,10 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.rules.examined_text import ExaminedText
-from rayloom.data.rules.verdict import Drop
-from rayloom.data.views.comparison_form import Folded
-from rayloom.data.views.document_view import TextView
+from rayloom.data.rules.examined_text import Drop, ExaminedText
+from rayloom.data.text_views import Folded, TextView
 from rayloom.specs.cleaning.rules import RepetitionRules
 
 CHARACTERS_PER_WORD = 1.6

@@ -13,7 +13,7 @@ from rayloom.models.loading import check_causal
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section
-from rayloom.score.intervals import Part
+from rayloom.score.class_scores import Part
 from rayloom.specs.base import Spec
 
 S = TypeVar("S", bound=Spec)

@@ -17,7 +17,7 @@ from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import say
 from rayloom.observe.report_page import Section, table
-from rayloom.score.intervals import Part, of_ratio, ratio
+from rayloom.score.class_scores import Part, of_ratio, ratio
 from rayloom.specs.evaluate import HarnessCheck
 
 PACKAGE = "lm-eval==0.4.13"

@@ -15,7 +15,7 @@ from rayloom.observe.progress import progress
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.evaluate import HeldoutLoss
 from rayloom.text.packed.shards import TokenShards
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 
 class Perplexity(Check[HeldoutLoss]):

@@ -12,15 +12,14 @@ from rayloom.artifacts.lineage import field_in_training, training_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.models.responders.responder import Predictor
+from rayloom.reading.files import RowFile
 from rayloom.reading.files_in_place import files_in_place
-from rayloom.reading.named_rows import RowFile
 from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
 from rayloom.text.labelled.dataset import split_examples
 from rayloom.text.labelled.decoding import Prediction
-from rayloom.text.labelled.examples import Example
-from rayloom.text.labelled.tags import spans_of_tokens, tags_of_tokens
+from rayloom.text.labelled.examples import Example, spans_of_tokens, tags_of_tokens
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 

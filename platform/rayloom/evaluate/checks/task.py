@@ -15,8 +15,7 @@ from rayloom.models.responders.subject import heldout_examples
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
 from rayloom.observe.report_page import Section, table
-from rayloom.score.class_scores import Scores, confusion, scores
-from rayloom.score.intervals import Part, of_difference, of_ratio, ratio
+from rayloom.score.class_scores import Part, Scores, confusion, of_difference, of_ratio, ratio, scores
 from rayloom.score.text_scores import exact_match, sentence_chrf, text_scores, word_f1
 from rayloom.specs.evaluate import TaskCheck
 from rayloom.specs.training.tasks import (

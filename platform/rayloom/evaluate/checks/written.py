@@ -19,7 +19,7 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
 from rayloom.observe.report_page import Section, table
 from rayloom.score.answers import greedy_answers
-from rayloom.score.intervals import of_ratio, ratio
+from rayloom.score.class_scores import of_ratio, ratio
 from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import WrittenCheck
 from rayloom.text.packed.preview import documents

@@ -12,7 +12,7 @@ from typing import Any
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.files import read_json_lines
 from rayloom.errors import InputError
-from rayloom.reading.named_rows import text_or_table_rows
+from rayloom.reading.files import text_or_table_rows
 from rayloom.reading.records import BadRow
 from rayloom.specs.predict import PredictSpec
 

@@ -17,7 +17,7 @@ from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, ask
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
-from rayloom.reading.named_rows import text_or_table_rows
+from rayloom.reading.files import text_or_table_rows
 from rayloom.specs.predict import PredictSpec
 
 NUM_SHOWN = 100

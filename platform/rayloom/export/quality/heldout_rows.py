@@ -138,7 +138,7 @@ def check_tokenizer(model: Path, measured: SampledRows) -> None:
     """Raises InputError if the rows were made with another tokenizer than the model's."""
     from transformers import AutoTokenizer
 
-    from rayloom.text.tokenizer_digest import tokenizer_digest
+    from rayloom.text.tokenizer_files import tokenizer_digest
 
     if measured.rows.tokenizer_digest != tokenizer_digest(AutoTokenizer.from_pretrained(model)):
         what = "These rows were made with another tokenizer than this model's"

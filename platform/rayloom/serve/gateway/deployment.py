@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,8 @@ from rayloom.serve.gateway.routes import Route, Routes, VersionShare, shares_of
 from rayloom.serve.gateway.stored_keys import StoredKeys
 from rayloom.serve.replicas.adapters import AdapterCatalog
 from rayloom.serve.replicas.engine_internals import model_handle
-from rayloom.serve.replicas.request_text import RequestBody
 from rayloom.serve.transport.answer_channel import AnswerReceiver
-from rayloom.serve.transport.asgi_call import Application, Frames
-from rayloom.serve.transport.listener import Listener, bound
+from rayloom.serve.transport.asgi_call import Application, Frames, Listener, bound
 from rayloom.serve.transport.relay import Call, QueueFull, ReplicaLost
 from rayloom.specs.serve import AccessRules, Adapters
 
@@ -243,3 +243,35 @@ def _recorder(settings: GatewaySettings) -> Callable[[AccessRecord], None]:
             sink(request)
 
     return record
+
+
+# The text of a request, by which requests that begin alike are recognised.
+
+
+class RequestBody(bytes):
+    """The body of a request with its text as `prompt`, where Ray's prefix router looks for it; sent as plain bytes."""
+
+    @cached_property
+    def prompt(self) -> str:
+        return text_of(self)
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (bytes(self),)
+
+
+def text_of(body: bytes) -> str:
+    """What the model reads, in order; empty where that cannot be told, and such a request goes to any replica."""
+    try:
+        request = json.loads(body)
+    except ValueError:
+        return ""
+    messages = request.get("messages") if isinstance(request, dict) else None
+    if isinstance(messages, list):
+        return "\n".join(_content(message) for message in messages)
+    prompt = request.get("prompt") if isinstance(request, dict) else None
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _content(message: Any) -> str:
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, str) else json.dumps(content)

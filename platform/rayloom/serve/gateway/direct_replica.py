@@ -22,8 +22,7 @@ from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of, stored
 from rayloom.serve.gateway.routes import single_versions
 from rayloom.serve.replicas.engine_replica import RunningEngine
 from rayloom.serve.replicas.engine_settings import EngineSettings
-from rayloom.serve.transport.asgi_call import REPLICA_HEADER, call_application, with_header
-from rayloom.serve.transport.listener import Listener, bound
+from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Listener, bound, call_application, with_header
 from rayloom.serve.transport.relay import Call, QueueFull
 
 _LOG = logging.getLogger("ray.serve")

@@ -131,8 +131,9 @@ def _sample(schema: Schema, reference: Reference) -> Any:
     if schema.get("examples"):
         return schema["examples"][0]
     if "properties" in schema:
-        required = schema.get("required", ())
-        inner = {name: _sample(schema["properties"][name], reference) for name in required}
+        keys = schema["properties"]
+        required = [*schema.get("required", ()), *(name for name, key in keys.items() if "givenUnless" in key)]
+        inner = {name: _sample(keys[name], reference) for name in required}
         return None if None in inner.values() else inner
     branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
     if branches:

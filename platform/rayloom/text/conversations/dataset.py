@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.reading.named_rows import RowFile
+from rayloom.reading.files import RowFile
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversations.counts import ConversationCounts, SplitCounts
 from rayloom.text.conversations.render import Renderer, Sample
-from rayloom.text.conversations.rendered_rows import RenderedRow, render_rows
-from rayloom.text.packed.packing import best_fit_decreasing
+from rayloom.text.conversations.rendered_rows import ConversationCounts, RenderedRow, SplitCounts, render_rows
 from rayloom.text.packed.shards import ShardWriter
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 
 def prepare(
@@ -127,3 +125,34 @@ def _count(samples: Sequence[Sample], num_rows: int, length: int, split: SplitCo
     split.tokens = sum(len(sample.tokens) for sample in samples)
     split.trained_tokens = sum(sample.num_trained for sample in samples)
     split.filled_share = round(split.tokens / (num_rows * length), 4)
+
+
+# Samples put into rows of a fixed length, so that few places of a batch are empty.
+
+
+def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which samples share a row: indices of `lengths` by row, longest first, each into the fullest row that takes it.
+
+    No length may be over `capacity`. Takes O(n · capacity / 64) steps: the rows' free places are bits of one integer.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    rows: list[list[int]] = []
+    rows_with_free: dict[int, list[int]] = {}
+    free_places = 0  # bit f is set where some row has f places left
+    for index in order:
+        length = lengths[index]
+        fitting = free_places >> length
+        if fitting:
+            free = length + (fitting & -fitting).bit_length() - 1
+            row = rows_with_free[free].pop()
+            if not rows_with_free[free]:
+                free_places &= ~(1 << free)
+        else:
+            free, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        left = free - length
+        if left:
+            rows_with_free.setdefault(left, []).append(row)
+            free_places |= 1 << left
+    return rows

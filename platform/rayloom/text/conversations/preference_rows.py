@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.errors import InputError
-from rayloom.reading.named_rows import RowFile, table_rows
+from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
 from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
 from rayloom.text.row_problems import RowProblems
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 GOOD_NAME, REFERENCE_NAME = "good.npy", "reference.npy"
 

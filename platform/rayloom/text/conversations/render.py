@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rayloom.errors import InputError
 from rayloom.text.conversations.chat_template import ChatTemplates
-from rayloom.text.conversations.messages import ConversationError, as_served
+from rayloom.text.conversations.messages import ConversationError, as_served, check_turns
 from rayloom.text.conversations.segments import SegmentedTokenizer
-from rayloom.text.conversations.turns import check_turns
 from rayloom.text.conversations.unwritten import WrittenFields
-from rayloom.text.stop_tokens import stop_tokens_of
+from rayloom.text.tokenizer_files import stop_tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

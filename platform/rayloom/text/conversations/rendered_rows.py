@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from rayloom.reading.named_rows import RowFile, table_rows
+from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
-from rayloom.text.conversations.counts import ConversationCounts
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.render import Conversation, Renderer, Sample
@@ -120,3 +120,42 @@ def _rendered(origin: str, samples: Sequence[Sample], source: int, repeat: int) 
     content = repr([(sample.tokens, sample.trained) for sample in samples]).encode()
     digest = hashlib.blake2b(content, digest_size=16).digest()
     return RenderedRow(origin, tuple(samples), source, repeat, digest)
+
+
+# Where every row of a set of conversations went.
+
+
+@dataclass
+class SplitCounts:
+    """What is in `train/` or `heldout/`; repeated rows count as often as they are repeated."""
+
+    rows: int = 0
+    samples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    packed_rows: int = 0
+    filled_share: float = 0.0
+    """Part of the packed rows' places that hold a token."""
+
+
+@dataclass
+class ConversationCounts:
+    """Where every row went."""
+
+    rows_read: dict[str, int] = field(default_factory=dict)
+    """By source: the data set's reference and number."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """By reason: longer_than_max_row_tokens, over_limit_rows, same_as_a_heldout_row,
+    longer_than_sequence_length, and the problems that the spec's `leave_out` names."""
+    unknown_keys: dict[str, int] = field(default_factory=dict)
+    """Keys of rows and messages (`messages.KEY`) that have no meaning, by how many have them."""
+    truncated_rows: int = 0
+    lengths_tokens: dict[str, int] = field(default_factory=dict)
+    """Of rows before the length policy: median, p90, p99, longest."""
+    repeated_in_training: int = 0
+    """Training rows that train the same ids as an earlier one, beyond what `repeat` asks for."""
+    train: SplitCounts = field(default_factory=SplitCounts)
+    heldout: SplitCounts = field(default_factory=SplitCounts)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)

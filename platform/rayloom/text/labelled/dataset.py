@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rayloom.errors import InputError
-from rayloom.reading.named_rows import RowFile
+from rayloom.reading.files import RowFile
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.text.labelled.encoded_rows import write_task_rows
@@ -19,7 +19,7 @@ from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.labelled.examples import Example, ExampleError, write_examples
 from rayloom.text.labelled.labelled_rows import labelled_rows
 from rayloom.text.row_problems import RowProblems
-from rayloom.text.tokenizer_digest import tokenizer_digest
+from rayloom.text.tokenizer_files import tokenizer_digest
 
 EXAMPLES_NAME = "examples.jsonl"
 NO_ENTITY, NO_ANSWER, NO_LABEL = "(no entity)", "(no answer)", "(no label)"

@@ -20,8 +20,7 @@ from rayloom.specs.training.tasks import (
     TokenClassification,
 )
 from rayloom.text.labelled.encoding import EncodedRow
-from rayloom.text.labelled.examples import Span
-from rayloom.text.labelled.tags import spans_of_tokens
+from rayloom.text.labelled.examples import Span, spans_of_tokens
 
 Floats = NDArray[np.float32]
 

@@ -23,8 +23,7 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
-from rayloom.text.labelled.examples import Example, ExampleError, Span
-from rayloom.text.labelled.tags import tags_of_tokens
+from rayloom.text.labelled.examples import Example, ExampleError, Span, tags_of_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rayloom.reading.named_rows import NamedRow, RowFile, named_rows, table_rows
+from rayloom.reading.files import NamedRow, RowFile, named_rows, table_rows
 from rayloom.reading.records import BadRow, ReadOptions
 from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.labelled_data import (
@@ -24,8 +24,7 @@ from rayloom.specs.training.labelled_data import (
     TaggedWords,
 )
 from rayloom.text.labelled.columns import checked_columns, checked_span, columns_of, listed, need, objects, text_of
-from rayloom.text.labelled.examples import Example, ExampleError, Span
-from rayloom.text.labelled.tags import spans_of_words
+from rayloom.text.labelled.examples import Example, ExampleError, Span, spans_of_words
 
 Read = Iterator[tuple[str, Example | ExampleError | None]]
 """Origin, and the example, what is wrong with the row, or None where the reading passes over it."""
