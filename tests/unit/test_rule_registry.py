@@ -16,7 +16,7 @@ from rayloom.data.rules import registry
 from rayloom.data.rules.document_rules import judge_of
 from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.data.rules.registry import RULES, RuleFamily, family_of
-from rayloom.specs.base import Spec
+from rayloom.specs.base import Spec, field_docs
 from rayloom.specs.clean import CleanSpec, Normalisation
 from rayloom.specs.cleaning import rules as specs
 from rayloom.specs.cleaning.rules import Rules
@@ -107,7 +107,7 @@ def test_every_reason_that_a_spec_names_is_its_familys(name: str) -> None:
     (spec,) = [
         kind for kind in (*get_args(annotation), annotation) if isinstance(kind, type) and issubclass(kind, Spec)
     ]
-    words = [field.description or "" for field in spec.model_fields.values()]
+    words = field_docs(spec).values()
     reasons = {
         reason.replace("{n}", "5")
         for reason in re.findall(r"`([a-z]+(?:_(?:[a-z]+|\{n\}))+)`", " ".join(words))
