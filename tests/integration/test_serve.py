@@ -27,7 +27,7 @@ def test_a_question_is_answered(served: Served) -> None:
 
 
 def test_a_stream_comes_in_pieces_and_is_the_same_answer(served: Served) -> None:
-    prompt: dict[str, Any] = {"model": MODEL, "prompt": COUNTING, "temperature": 0, "max_tokens": 11}
+    prompt: dict[str, Any] = {"model": MODEL, "prompt": COUNTING, "temperature": 0, "max_tokens": 12}
     whole = served.client.completions.create(**prompt)
     pieces = [piece.choices[0].text for piece in served.client.completions.create(**prompt, stream=True)]
     assert len(pieces) > 1
