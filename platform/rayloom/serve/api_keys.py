@@ -1,6 +1,6 @@
-"""API keys of a store's services: created and revoked by a command, kept as digests, read by every gateway.
+"""API keys of the services of a store: created and revoked by commands, stored as digests, read by every gateway.
 
-A key is `rl-ID-SECRET`. The secret has 256 random bits, so a plain SHA-256 of it can be kept: none can be guessed.
+A key is `rl-ID-SECRET`. The secret has 256 random bits, so its plain SHA-256 can be stored: it cannot be guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rayloom.serve import records
 
 FOLDER = ".keys"
 READ_SECONDS = 2.0
-"""How often a gateway reads them again."""
+"""Interval at which a gateway reads the keys again."""
 MIN_MOUNTED_CHARACTERS = 32
 _ID = "[0-9a-f]{8}"
 _KEY = re.compile(rf"rl-({_ID})-([\w-]{{43}})")
@@ -28,21 +28,21 @@ _KEY = re.compile(rf"rl-({_ID})-([\w-]{{43}})")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """The record of a key."""
+    """The stored record of a key."""
 
     id: str
     name: str
-    """Its owner, for people."""
+    """The owner's name, for people."""
     secret_sha256: str
     created_at: str
     """UTC, ISO 8601."""
     requests_per_minute: int | None = None
-    """Instead of the service's own limit."""
+    """A limit for this key instead of the service's."""
     revoked_at: str | None = None
 
 
 def create(store: Store, name: str, requests_per_minute: int | None = None) -> tuple[ApiKey, str]:
-    """A new key: its record, and the key itself, which is stored nowhere."""
+    """Creates a key; returns its record, and the key itself, which is not stored."""
     if not re.fullmatch(r"[\w .@-]{1,64}", name):
         fix = "Use up to 64 letters, digits, spaces, `.`, `@`, `_` or `-`."
         raise InputError("This is not a valid name for a key", where=name, fix=fix)
@@ -54,7 +54,7 @@ def create(store: Store, name: str, requests_per_minute: int | None = None) -> t
 
 def revoke(store: Store, key_id: str) -> ApiKey:
     """Makes a key invalid; running gateways refuse it after a few seconds."""
-    # Only its own record is read: another that is damaged must not keep a key from being revoked.
+    # Only this record is read, so that a damaged record of another key does not prevent the revocation.
     record = records.read(store, FOLDER, key_id) if re.fullmatch(_ID, key_id) else None
     if record is None:
         fix = "`rayloom keys list` shows the ids."
@@ -65,12 +65,12 @@ def revoke(store: Store, key_id: str) -> ApiKey:
 
 
 def fail(error: InputError) -> None:
-    """For `listed` and `mounted`: the first key that cannot be used ends the reading."""
+    """The default `reject` of `listed` and `mounted`: raises the error of the first unusable key."""
     raise error
 
 
 def listed(store: Store, reject: Callable[[InputError], None] = fail) -> list[ApiKey]:
-    """Every key, oldest first, also the revoked ones. `reject`: called for a record that is damaged."""
+    """All keys, revoked ones too, oldest first. `reject`: called for each damaged record."""
     keys = []
     for record in records.read_all(store, FOLDER, reject):
         try:
@@ -82,14 +82,14 @@ def listed(store: Store, reject: Callable[[InputError], None] = fail) -> list[Ap
 
 
 def mounted(folder: Path, reject: Callable[[InputError], None] = fail) -> list[ApiKey]:
-    """Keys in files, each named after its owner, as Kubernetes mounts a Secret.
+    """The keys in the files of a folder, each named after its owner, as Kubernetes mounts a Secret.
 
-    `reject`: called for a key that is short enough to be guessed, or is not text.
+    `reject`: called for each key that is too short to be safe or is not text.
     """
     keys = []
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.is_file():
-            continue  # Kubernetes keeps the versions of a Secret in hidden folders beside the files
+            continue  # Kubernetes keeps the versions of a Secret in hidden folders there
         text = file.read_bytes().decode("utf-8", "replace").strip()
         if len(text) < MIN_MOUNTED_CHARACTERS or "\ufffd" in text:
             fix = f"Take {MIN_MOUNTED_CHARACTERS} random characters or more, such as `openssl rand -hex 32` gives."
@@ -102,7 +102,7 @@ def mounted(folder: Path, reject: Callable[[InputError], None] = fail) -> list[A
 
 
 class KeyRing:
-    """Valid keys in memory."""
+    """The valid keys, in memory."""
 
     def __init__(self, keys: Iterable[ApiKey], mounted_keys: Iterable[ApiKey] = ()) -> None:
         self._keys = {key.id: key for key in keys if key.revoked_at is None}

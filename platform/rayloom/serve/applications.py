@@ -1,7 +1,7 @@
-"""The service on Ray Serve: one application for each model, and one for the gateway that all requests enter by.
+"""The Ray Serve applications of a service: one for each model, and one for the gateway that receives all requests.
 
-Models are applications of their own so that each can be added, replaced or removed while the others serve. The gateway
-reaches their replicas through Serve's handles, which queue, balance and count the load that autoscaling follows.
+Each model has its own application, so that it can be added, replaced or removed while the others serve. The gateway
+calls replicas by Serve's handles, which queue requests, balance them, and report the load for autoscaling.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rayloom.specs.serve import Autoscaling
 
 GATEWAY = "gateway"
 KEPT_CHARACTERS = 4_000_000
-"""Of the beginnings of requests that the prefix router knows; the oldest are forgotten above it."""
+"""Characters of request prefixes that the prefix router keeps; beyond that it evicts the oldest."""
 MAX_CONNECTIONS = 4096
-"""Requests that a gateway behind proxies holds at once; how many a model takes is the model's own limit."""
-# Rayloom keeps its own access log; Serve's would write a line at each of three hops.
+"""Concurrent requests of a gateway behind proxies; each model has its own, lower limit."""
+# Rayloom has its own access log; Serve's would have three lines for each request.
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def start_serve() -> bool:
-    """Starts Ray Serve on the connected cluster; False where it ran already. Its proxies are not needed."""
+    """Starts Ray Serve without proxies on the connected cluster; False if it was running already."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     was_running = is_serve_running()
     if not was_running:
@@ -55,7 +55,7 @@ def is_serve_running() -> bool:
 def deploy_models(
     models: Mapping[str, ReplicaSettings], num_gateways: int, drain_seconds: float = DRAIN_SECONDS
 ) -> None:
-    """Asks Serve for an application for each model, by name; `progress_of` says how far they are."""
+    """Deploys an application for each model, by application name, without waiting; see `progress_of`."""
     targets = [
         serve.RunTarget(model_application(model, num_gateways, drain_seconds), name=name, route_prefix=None)
         for name, model in models.items()
@@ -64,7 +64,7 @@ def deploy_models(
 
 
 def deploy_direct(name: str, engine: EngineSettings, gateway: GatewaySettings, host: str, port: int) -> None:
-    """Asks Serve for replicas that listen themselves."""
+    """Deploys replicas that listen on the service's port themselves (`profile: direct`), without waiting."""
     deployment = with_same_code(
         _deployment(DirectReplica, engine, DRAIN_SECONDS), num_replicas=engine.served.autoscaling.min_replicas
     )
@@ -73,9 +73,9 @@ def deploy_direct(name: str, engine: EngineSettings, gateway: GatewaySettings, h
 
 
 def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any], host: str, port: int) -> None:
-    """Asks Serve for the gateway with these routes; where it runs, only they change, at once and without a gap.
+    """Deploys the gateway with these routes, without waiting. If it is running, only its routes change, without a gap.
 
-    It listens on the node of whoever calls this, as the address that is printed says.
+    It runs on the node of the caller, whose address is the one that is printed.
     """
     here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
     deployment = _gateway(ListeningGateway, settings, routes, {"num_cpus": 0, "resources": here})
@@ -84,7 +84,7 @@ def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any], host: s
 
 
 def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], num_cpus: float) -> serve.Application:
-    """The gateway behind Serve's proxies. `num_cpus`: more than none keeps it off a head that offers no CPU."""
+    """The gateway behind Serve's proxies. `num_cpus`: if above 0, it cannot run on a head node without CPUs."""
     return _gateway(serve.ingress()(ProxiedGateway), settings, routes, {"num_cpus": num_cpus}).bind(settings)
 
 
@@ -122,7 +122,7 @@ def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> 
     return serve.deployment(
         replica,
         name=ENGINE,
-        # An engine's replica only talks itself; what computes for it is counted by the bundles.
+        # The replica's own process only handles requests; its bundles reserve the resources of the engine's workers.
         ray_actor_options={"num_cpus": 0, "num_gpus": num_own_gpus, "runtime_env": {"env_vars": ONE_LOOP}},
         placement_group_bundles=bundles,
         placement_group_strategy=_placement(model),
@@ -135,7 +135,7 @@ def _deployment(replica: type, model: ReplicaSettings, drain_seconds: float) -> 
 
 
 def _placement(model: ReplicaSettings) -> str:
-    """GPUs that share each layer are on one node. Stages may be on several, which Ray then fills one after another."""
+    """The placement strategy: all GPUs on one node, unless there are pipeline stages, which can be on several."""
     is_staged = isinstance(model, EngineSettings) and model.served.engine.pipeline_stages > 1
     return "PACK" if is_staged else "STRICT_PACK"
 
@@ -155,13 +155,13 @@ def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
         "max_ongoing_requests": autoscaling.max_ongoing_requests,
         "autoscaling_config": {
             "min_replicas": autoscaling.min_replicas,
-            # A model that may scale to none starts once all the same, so that an error shows at the beginning.
+            # A model that can scale to zero starts with one replica too, so that errors show at the start.
             "initial_replicas": max(1, autoscaling.min_replicas),
             "max_replicas": autoscaling.max_replicas,
             "target_ongoing_requests": autoscaling.target_ongoing_requests,
             "upscale_delay_s": autoscaling.upscale_delay_seconds,
             "downscale_delay_s": autoscaling.downscale_delay_seconds,
-            # With Serve's own ten and thirty seconds, replicas would come after a burst is over.
+            # With Serve's defaults of 10 and 30 s, replicas would start after a burst is over.
             "metrics_interval_s": 1,
             "look_back_period_s": max(2.0, min(30.0, autoscaling.upscale_delay_seconds)),
         },
@@ -170,7 +170,7 @@ def _scaling(autoscaling: Autoscaling) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one application is."""
+    """The state of one application's deployment."""
 
     is_running: bool
     num_replicas: int
@@ -179,7 +179,7 @@ class Progress:
 
 
 def progress_of(applications: Iterable[str]) -> dict[str, Progress]:
-    """Of those applications that Serve knows."""
+    """The progress of each application that Serve knows."""
     known = serve.status().applications
     return {name: _progress(known[name]) for name in applications if name in known}
 
@@ -192,20 +192,20 @@ def _progress(overview: Any) -> Progress:
 
 
 def remove(applications: Iterable[str]) -> None:
-    """Ends applications: each replica finishes what it computes first, for up to DRAIN_SECONDS."""
+    """Deletes applications; each replica first finishes its requests, for up to DRAIN_SECONDS."""
     for name in applications:
         serve.delete(name)
 
 
 def retire(models: Mapping[str, ReplicaSettings], num_gateways: int, drain_seconds: float) -> None:
-    """Lets applications that get no new requests end in their own time, and does not wait for it."""
+    """Deletes applications that get no new requests, without waiting; their requests have `drain_seconds` to finish."""
     deploy_models(models, num_gateways, drain_seconds)
     for name in models:
         delete_later(name)
 
 
 def ask(application: str, path: str, body: bytes) -> tuple[int, bytes]:
-    """Status and body of one request to an application, past the gateway."""
+    """Sends one request to an application directly, without the gateway; returns status and body."""
     handle = serve.get_deployment_handle(ENGINE, app_name=application).options(stream=True)
     head, *frames = handle.http.remote(path, [(b"content-type", b"application/json")], body)
     return read_head(head)[0], b"".join(frames)
@@ -216,6 +216,6 @@ def stop_serve() -> None:
 
 
 def metrics_addresses() -> list[str]:
-    """Where each node of the cluster shows Prometheus its figures, the services' among them."""
+    """The Prometheus endpoint of each node of the cluster, which has the services' metrics too."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]

@@ -1,7 +1,7 @@
-"""How commands talk to a running service: one record in the store for its state, and one for a change asked of it.
+"""Communication of commands with a running service, by two records in the store: its state, and a requested change.
 
-`rayloom run` keeps a service up wherever it runs: on this machine, as a job on a cluster, in a pod. Another command can
-reach the store, but not always that process. The service looks every BEAT_SECONDS.
+The process that runs a service can be on this machine, in a cluster job or in a pod. Other commands can reach the
+store, but not always that process. The service reads its record every BEAT_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rayloom.serve import records
 FOLDER = ".services"
 BEAT_SECONDS = 2.0
 LATE_SECONDS = 30.0
-"""A service whose state is older than this counts as gone."""
+"""A service whose state is older than this is taken as dead."""
 
 T = TypeVar("T")
 Action = Literal["update", "promote", "rollback"]
@@ -28,13 +28,13 @@ Action = Literal["update", "promote", "rollback"]
 
 @dataclass(frozen=True)
 class ChangeRequest:
-    """A change that a command asks of a running service."""
+    """A change that a command requests from a running service."""
 
     service: str
     action: Action
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     spec: dict[str, Any] | None = None
-    """For an update: the whole new spec."""
+    """For an update: the complete new spec."""
     artifacts: dict[str, str] = field(default_factory=dict)
     """For an update: NAME@VERSION of each reference, by dotted path."""
     share: float = 1.0
@@ -52,7 +52,7 @@ class ServiceState:
     models: dict[str, list[dict[str, Any]]]
     """`artifact`, `share` and `replicas` of each version of each model."""
     request_id: str = ""
-    """Of the last change that it began."""
+    """Id of the last change that it began."""
     progress: Literal["", "working", "done", "failed"] = ""
     message: str = ""
 
@@ -71,7 +71,7 @@ def write_state(store: Store, state: ServiceState) -> None:
 
 
 class ControlChannel:
-    """The service's end. While the store cannot be reached the service goes on as it is, and says so once."""
+    """The service's side. While the store cannot be reached, the service keeps running and warns once."""
 
     def __init__(self, store: Store, service: str) -> None:
         self._store, self._service = store, service
@@ -80,7 +80,7 @@ class ControlChannel:
         self._is_failing = False
 
     def next_request(self) -> ChangeRequest | None:
-        """A change that was asked for since the last call."""
+        """The change requested since the last call; None if there is none."""
         request = self._tried(lambda: posted(self._store, self._service))
         if request is None or request.id == self._last_id:
             return None
@@ -93,7 +93,7 @@ class ControlChannel:
     def _tried(self, action: Callable[[], T]) -> T | None:
         try:
             done = action()
-        except Exception as error:  # noqa: BLE001 (each kind of store has its own; a service outlives them all)
+        except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own; none may end a service)
             if not self._is_failing:
                 say(f"warning: the store cannot be used ({error}): no change can be asked for until it can")
             self._is_failing = True
@@ -116,7 +116,7 @@ def state_of(store: Store, service: str) -> ServiceState | None:
 
 
 def states(store: Store) -> list[ServiceState]:
-    """Every service of the store, also those that were killed and left their record."""
+    """The states of all services of the store, including records left by killed ones."""
     return [ServiceState(**record) for record in records.read_all(store, FOLDER) if "beat" in record]
 
 
@@ -125,7 +125,7 @@ def is_up(state: ServiceState) -> bool:
 
 
 def running(store: Store, service: str) -> ServiceState:
-    """The state of a service that is up. Raises ResourceError."""
+    """The state of a running service. Raises ResourceError if it is not running."""
     state = state_of(store, service)
     if state is None or not is_up(state):
         up = ", ".join(state.service for state in states(store) if is_up(state)) or "none"

@@ -1,8 +1,8 @@
-"""The applications of a service as Ray Serve builds them from a config of its own, such as KubeRay's serveConfigV2.
+"""Application builders for Ray Serve config files, such as KubeRay's serveConfigV2.
 
-`rayloom.serve.declarative:model` and `:gateway` are the import paths; `rayloom manifest` writes what they take. Each
-reads the job file and the store that its node sees, so the config holds neither models nor keys. A service that is
-declared so is changed by applying another config, not by `rayloom serve update`.
+Their import paths are `rayloom.serve.declarative:model` and `:gateway`; `rayloom manifest` writes their arguments. Each
+reads the job file and the store on its node, so the config contains neither models nor keys. Such a service is changed
+by applying another config, not by `rayloom serve update`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from rayloom.specs.files.load import load
 from rayloom.specs.serve import ServeSpec
 
 GATEWAY_CPUS = 1.0
-"""It waits more than it computes, but a head that offers no CPU must not get it: requests would end with the head."""
+"""Above 0, so that the gateway is not placed on a head node without CPUs, whose loss would end its requests."""
 
 
 def model(arguments: Mapping[str, Any]) -> Any:
-    """The application of one model. `job`: the job file; `model`: its name there."""
+    """The application of one model. Arguments: `job`, the path of the job file; `model`, its name there."""
     spec, _, versions = _service(arguments["job"])
     return model_application(versions[arguments["model"]].engine, spec.gateway_replicas)
 
 
 def gateway(arguments: Mapping[str, Any]) -> Any:
-    """The application that all requests enter by. `job`: the job file; `keys_folder`: further API keys, or None."""
+    """The gateway's application. Arguments: `job`, the path of the job file; `keys_folder`, more API keys or None."""
     spec, store, versions = _service(arguments["job"])
     routes = routes_to({name: [(made, 1.0)] for name, made in versions.items()})
     settings = dataclasses.replace(gateway_settings(spec, store), keys_folder=arguments.get("keys_folder"))
@@ -39,7 +39,7 @@ def gateway(arguments: Mapping[str, Any]) -> Any:
 
 
 def _service(file: str) -> tuple[ServeSpec, Store, dict[str, Version]]:
-    """The spec, its store, and what to run for each model. Raises InputError where the store lacks one."""
+    """The spec, its store, and the version to run of each model. Raises InputError if the store lacks one."""
     job = load(Path(file), {"serve": ServeSpec})
     assert isinstance(job.spec, ServeSpec)
     store = Store.beside(job.directory)
@@ -51,6 +51,6 @@ def _parents(spec: ServeSpec, store: Store) -> dict[str, Artifact]:
     for reference in references(spec):
         manifest = store.resolve(reference.text)
         check_content(reference, manifest)
-        # Manifests say all that is needed here; the files are fetched by the nodes whose replicas load them.
+        # Only manifests are needed here; the nodes whose replicas load the files fetch them.
         parents[reference.path] = Artifact(manifest, Path(store.location(manifest.name, manifest.version)))
     return parents

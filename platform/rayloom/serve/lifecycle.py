@@ -1,4 +1,4 @@
-"""One service from start to stop: checks before it, waits until it answers, and leaves no process behind."""
+"""Start and stop of a service: checks beforehand, waits until all models answer, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model that runs as an application of its own."""
+    """One version of a model, which runs as a Ray Serve application of its own."""
 
     application: str
     engine: ReplicaSettings
@@ -61,21 +61,21 @@ class Service:
     is_embedded: bool
     started_serve: bool
     versions: dict[str, list[tuple[Version, float]]] = field(default_factory=dict)
-    """The versions of each model, with the share of the requests that each gets."""
+    """The versions of each model, with their shares of the requests."""
     seconds_to_start: float = 0.0
 
     def replicas_by_version(self) -> dict[str, int]:
-        """How many replicas of each version, by its application's name, run now."""
+        """The number of running replicas of each version, by application name."""
         names = [version.application for running in self.versions.values() for version, _ in running]
         return dict.fromkeys(names, 0) | {name: state.num_replicas for name, state in app.progress_of(names).items()}
 
     def replicas(self) -> dict[str, int]:
-        """How many replicas of each model run now."""
+        """The number of running replicas of each model."""
         now = self.replicas_by_version()
         return {model: sum(now[v.application] for v, _ in running) for model, running in self.versions.items()}
 
     def described(self) -> dict[str, list[dict[str, Any]]]:
-        """Each model's versions, for people."""
+        """The versions of each model with artifact, share and replicas, for people."""
         now = self.replicas_by_version()
         return {
             model: [
@@ -90,17 +90,17 @@ class Service:
         }
 
     def applications(self) -> list[str]:
-        """The gateway's first, so that no request comes in for a model that is gone."""
+        """The names of all applications, the gateway's first: it is stopped before the models."""
         models = [v.application for running in self.versions.values() for v, _ in running]
         return models if self.spec.is_direct else [self.spec.name, *models]
 
     def route(self) -> None:
-        """Makes the gateway send requests as `versions` says."""
+        """Gives the gateway the routes of `versions`."""
         settings = gateway_settings(self.spec, self.store)
         app.deploy_gateway(settings, routes_to(self.versions), self.spec.host, self.spec.port)
 
     def stop(self) -> None:
-        """Stops it. Raises ResourceError if a process or its port is still in use after STOP_SECONDS."""
+        """Stops the service. Raises ResourceError if a process lives or the port is in use after STOP_SECONDS."""
         if not self.started_serve:
             app.remove(self.applications())
             return
@@ -128,7 +128,7 @@ def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, 
 
 
 def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, ModelShape]]:
-    """Each model of the spec with what its files say, with its draft model's."""
+    """Each model of the spec with its shape, which includes its draft model's."""
     return [(served, shape_of(parents, index)) for index, served in enumerate(spec.models)]
 
 
@@ -146,7 +146,7 @@ def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
 
 
 def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores: int | None) -> None:
-    """Raises ResourceError for what will fail, as far as it is known before anything starts.
+    """Raises ResourceError for anything that is certain to fail, before anything starts.
 
     `num_cores`: of this machine, if the service will run on it; None on another cluster.
     """
@@ -174,7 +174,7 @@ def start(
     session: Session,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Service | None:
-    """Starts every model and returns when all answer; None if `is_stopped` came first.
+    """Starts every model and returns when all answer; None if `is_stopped` returned True before.
 
     Raises ResourceError with the engine's own error if a model does not start.
     """
@@ -203,7 +203,7 @@ def start(
 def versions_of(
     spec: ServeSpec, parents: Mapping[str, Artifact], store: Store, generation: int = 1
 ) -> dict[str, Version]:
-    """What to run for each model and predictor, by its name. `generation` tells versions of one model apart."""
+    """The version to run of each model and predictor, by name. `generation` distinguishes versions of one model."""
     doors, versions = spec.doors, dict[str, Version]()
     for index, served in enumerate(spec.models):
         artifact, draft = parents[f"models.{index}.model"], draft_of(parents, index)
@@ -220,7 +220,7 @@ def deploy(versions: Iterable[Version], spec: ServeSpec) -> None:
 
 
 def wait_until_running(applications: list[str], is_stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Waits until all have started; False if it was stopped meanwhile. Raises ResourceError with the engine's error."""
+    """Waits until all have started; False if `is_stopped` came first. Raises ResourceError with the engine's error."""
     with progress("starting", len(applications), "parts") as bar:
         while not is_stopped():
             now = app.progress_of(applications)
@@ -257,7 +257,7 @@ def gateway_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
 
 
 def service_processes() -> list[str]:
-    """Engines, replicas, proxies and controllers among the processes that this one started, each as `pid name`."""
+    """The engines, replicas, proxies and controllers among this process' descendants, each as `pid name`."""
     running = []
     for process in psutil.Process().children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""What a service would hold and take, from the model's files and this machine, without starting anything."""
+"""The plan of a service: sizes of models, cache and replicas, from the files and this machine; nothing is started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 
 
 def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
-    """For each model: its size, what its cache holds, what a replica takes, and how many of them fit here."""
+    """For each model: its size, the capacity of its cache, a replica's resources, and how many replicas fit here."""
     sheet = PlanSheet()
     sheet.add("address", f"http://{spec.host}:{spec.port}")
     try:
@@ -62,7 +62,7 @@ def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact
 
     task, subject = task_type(artifact, store), Subject.of("model", artifact, store)
     if task == TEXT_TASK:
-        subject.renderer  # noqa: B018 (raises where the model has no chat template)
+        subject.renderer  # noqa: B018 (raises if the model has no chat template)
     weights_bytes = sum(file.stat().st_size for file in subject.base.glob("*.safetensors"))
     batching, scaling = served.batching, served.autoscaling
     sheet.add("  answers", f"{endpoint_of(task).path} ({task.replace('_', ' ')})")

@@ -1,4 +1,4 @@
-"""Small JSON records that stand in a store beside its artifacts: API keys, and the services that run."""
+"""Small JSON records in a store, in addition to its artifacts: API keys, and the state of services."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayloom.errors import InputError
 
 
 def write(store: Store, folder: str, name: str, record: dict[str, Any]) -> None:
-    """Replaces the record at once: a reader sees the old one or the new one."""
+    """Writes a record atomically: a reader sees the old one or the new one."""
     text, path = json.dumps(record, indent=2), f"{store.root}/{folder}/{name}.json"
     if store.is_local:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def write(store: Store, folder: str, name: str, record: dict[str, Any]) -> None:
 
 
 def read(store: Store, folder: str, name: str) -> dict[str, Any] | None:
-    """The record, or None where there is none. Raises InputError where it is damaged."""
+    """The record, or None if there is none. Raises InputError if it is damaged."""
     path = f"{store.root}/{folder}/{name}.json"
     try:
         record: dict[str, Any] = json.loads(store.filesystem.cat_file(path))
@@ -37,10 +37,10 @@ def read(store: Store, folder: str, name: str) -> dict[str, Any] | None:
 
 
 def read_all(store: Store, folder: str, reject: Callable[[InputError], None] | None = None) -> list[dict[str, Any]]:
-    """Every record of a folder, by name. `reject`: called for a damaged one; without it such a one raises."""
+    """All records of a folder, sorted by name. `reject`: called for each damaged one; if None, it raises InputError."""
     path = f"{store.root}/{folder}"
     store.filesystem.invalidate_cache(path)
-    try:  # not `isdir`, which says False also where the store cannot be reached
+    try:  # not `isdir`, which also returns False if the store cannot be reached
         files = [str(file) for file in store.filesystem.ls(path, detail=False)]
     except FileNotFoundError:
         return []

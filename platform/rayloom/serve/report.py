@@ -1,4 +1,4 @@
-"""A checked service's part of the report: what it answered, how it grew, and how fast it was."""
+"""The report's sections about the check of a service: its answers, the number of replicas over time, and its speed."""
 
 from __future__ import annotations
 

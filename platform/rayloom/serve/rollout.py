@@ -1,7 +1,7 @@
-"""Changes to a running service without a gap: a new version starts beside the old, is tested, then gets requests.
+"""Changes to a running service without a gap (blue-green or canary): new versions are started and tested first.
 
-A new version is an application of its own. The gateway sends it requests only when it runs and has answered a first
-question; the old one then finishes what it computes and ends. A version that fails before that never gets a request.
+A new version is an application of its own. The gateway sends it requests only after it has answered a test question;
+then the old version finishes its requests and ends. A version that fails its test never gets a request.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rayloom.specs.serve import ServeCheck, ServeSpec
 
 Stopped = Callable[[], bool]
 FIXED = ("name", "host", "port", "profile", "chat_page", "gateway_replicas", "doors", "logs")
-"""What the gateway and Ray Serve were started with."""
+"""Fields that cannot change while the service runs: the gateway and Ray Serve were started with them."""
 
 
 @dataclass(frozen=True)
 class Revision:
-    """A spec with the artifacts that it was resolved to."""
+    """A spec with the artifacts that its references were resolved to."""
 
     spec: ServeSpec
     parents: Mapping[str, Artifact]
 
 
 class ServiceChanges:
-    """Makes changes to one service, and can undo the last one."""
+    """Makes changes to one service; the last one can be undone."""
 
     def __init__(self, service: Service, parents: Mapping[str, Artifact]) -> None:
         self.service = service
@@ -52,9 +52,9 @@ class ServiceChanges:
     def update(
         self, spec: ServeSpec, parents: Mapping[str, Artifact], share: float = 1.0, is_stopped: Stopped = lambda: False
     ) -> str:
-        """Updates the service to the spec; returns what was done, for people. `share`: of requests for new versions.
+        """Updates the service to the spec; returns a message. `share`: share of requests for new versions.
 
-        Raises RayloomError, and leaves the service as it was, if a new version does not start or answer.
+        If a new version does not start or answer, raises RayloomError and leaves the service as it was.
         """
         self._check(spec, parents)
         if any(len(running) > 1 for running in self.service.versions.values()):
@@ -74,11 +74,11 @@ class ServiceChanges:
         return _description(fresh, share)
 
     def promote(self) -> str:
-        """Gives the versions on trial all requests."""
+        """Gives all requests to the versions on trial."""
         return self._settle(-1, "promoted")
 
     def rollback(self, is_stopped: Stopped = lambda: False) -> str:
-        """Removes the version on trial, or else undoes the last update."""
+        """Removes the versions on trial; if there are none, undoes the last update."""
         if any(len(running) > 1 for running in self.service.versions.values()):
             assert self._before is not None
             message = self._settle(0, "taken back")
@@ -105,7 +105,7 @@ class ServiceChanges:
         check_models(spec, parents)
 
     def _fresh(self, spec: ServeSpec, parents: Mapping[str, Artifact]) -> dict[str, Version]:
-        """The models whose engine is not the one that runs."""
+        """New versions of the models whose engine settings differ from the running ones."""
         self._generation += 1
         fresh = {}
         for name, wanted in versions_of(spec, parents, self.service.store, self._generation).items():
@@ -139,12 +139,12 @@ class ServiceChanges:
         return f"{', '.join(on_trial)}: the version on trial was {word}"
 
     def _route(self) -> None:
-        """Returns when every gateway sends requests as `versions` says, so that none goes to those that retire."""
+        """Updates the routes and returns when every gateway uses them, so that retired versions get no requests."""
         self.service.route()
         wait_until_running([self.service.spec.name])
 
     def _retire(self, old: Mapping[str, list[tuple[Version, float]]]) -> None:
-        """Ends the versions that get no requests any more, each after its last answer."""
+        """Deletes versions that get no requests any more, each after its last answer."""
         kept = set(self.service.applications())
         gone = {v.application: v.engine for running in old.values() for v, _ in running if v.application not in kept}
         if gone:
@@ -152,7 +152,7 @@ class ServiceChanges:
 
 
 def first_question(model: str, new: Version, check: ServeCheck | None) -> None:
-    """Raises QualityError if a running version does not answer as it should."""
+    """Sends a test question to a running version. Raises QualityError if the answer is not as expected."""
     asked: dict[str, Any] = {"model": model, "max_tokens": 1, "prompt": "Hello"}
     path = "/v1/completions"
     if isinstance(new.engine, PredictorSettings):
@@ -170,7 +170,7 @@ def first_question(model: str, new: Version, check: ServeCheck | None) -> None:
 
 
 def attempt(change: Callable[[], str]) -> tuple[bool, str]:
-    """Whether a change was made, and a message for people. Catches every error, since the service goes on."""
+    """Makes a change; returns whether it succeeded, and a message. Catches every error: the service must continue."""
     try:
         return True, change()
     except RayloomError as error:

@@ -1,4 +1,4 @@
-"""`kind: serve`: stays up until stopped, or, in a pipeline, starts, is checked under load, and shuts down."""
+"""Runs a `kind: serve` job: serves until stopped; in a pipeline, starts the service, checks it under load and stops."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from rayloom.serve.service_check import checked
 from rayloom.specs.serve import ServeSpec
 
 CHECK_REQUESTS_PER_MINUTE = 1_000_000
-"""The check asks as fast as it is answered, whatever others may."""
+"""Rate limit of the check's key: the check sends requests as fast as they are answered."""
 
 
 def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
     """Serves until Ctrl-C or SIGTERM, then leaves no process and no port behind."""
     if "RAY_ADDRESS" not in os.environ:
-        check_port(spec.host, spec.port)  # before anything takes seconds
+        check_port(spec.host, spec.port)  # before any slow step
     session = connect()
     check_before(spec, parents, num_cores=session.num_cores if session.is_embedded else None)
     store = Store.beside(job_directory)
@@ -54,12 +54,12 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
 
 
 def check(spec: ServeSpec, build: Build) -> Outcome:
-    """Starts the service, asks it, loads it until it has grown, and shuts it down."""
+    """Starts the service, checks an answer, loads it until all its replicas run, and stops it."""
     session = connect()
     check_before(spec, build.parents, num_cores=session.num_cores if session.is_embedded else None)
     with _key_of_the_check(spec, build.store) as api_key:
         service = start(spec, build.parents, build.store, session)
-        assert service is not None  # nothing can stop it here but an exception
+        assert service is not None  # only an exception can stop it here
         try:
             return checked(service, build.directory, api_key)
         finally:
@@ -68,7 +68,7 @@ def check(spec: ServeSpec, build: Build) -> Outcome:
 
 @contextmanager
 def _key_of_the_check(spec: ServeSpec, store: Store) -> Iterator[str]:
-    """A key for as long as the check takes, where the service asks for one."""
+    """A key that is valid during the check, if the service requires keys."""
     if not spec.doors.keys_required:
         yield "none"
         return
@@ -93,7 +93,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def _watch(service: Service, changes: ServiceChanges, stopped: threading.Event) -> None:
-    """Says when replicas come and go, keeps the service's state in the store, and makes the changes asked for there."""
+    """Until stopped, reports replica changes, writes the service's state to the store and makes requested changes."""
     channel = control_records.ControlChannel(service.store, service.spec.name)
     shown: dict[str, int] = {}
     state = control_records.ServiceState(service.spec.name, service.url, 0.0, {})
@@ -118,7 +118,7 @@ def _changed(
     channel: control_records.ControlChannel,
     stopped: threading.Event,
 ) -> control_records.ServiceState:
-    """Makes a change; the state that tells how it went."""
+    """Makes a change; returns the state with its outcome."""
     state = control_records.ServiceState(service.spec.name, service.url, time.time(), {}, request.id, "working")
     channel.write(state)
     say(f"asked to {request.action}")
@@ -141,7 +141,7 @@ def _made(
 
 
 def _announce(service: Service) -> None:
-    """Prints where the service is and how to ask it."""
+    """Prints the service's address and examples of requests."""
     spec = service.spec
     say(f"serving {', '.join(served.name for served in spec.served)} at {service.url} (Ctrl-C stops it)")
     if spec.models:

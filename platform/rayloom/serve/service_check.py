@@ -1,4 +1,4 @@
-"""The check of a service in a pipeline: it gives the expected answer, and grows under load while it answers."""
+"""The check of a service in a pipeline: that it gives the expected answer, and scales up under load without errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUM_PROMPTS = 64
 
 
 def checked(service: Service, directory: Path, api_key: str) -> Outcome:
-    """What the check found, with the answers written into `directory`. Raises QualityError where it is not good."""
+    """Checks the service and writes the answers into `directory`. Raises QualityError if the check fails."""
     check = service.spec.check
     metrics: dict[str, Any] = {"seconds_to_start": round(service.seconds_to_start, 1)}
     metrics["predictors"] = {
@@ -70,7 +70,7 @@ def _predictor_answer(service: Service, served: ServedPredictor, api_key: str) -
 
 
 def _first_answer(url: str, model: str, check: ServeCheck, api_key: str) -> dict[str, Any]:
-    """The answer to the check's prompt, by OpenAI's own client."""
+    """The answer to the check's prompt, from OpenAI's own client. Raises QualityError if it is not as expected."""
     import openai
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=check.timeout_seconds)
@@ -92,7 +92,7 @@ def _first_answer(url: str, model: str, check: ServeCheck, api_key: str) -> dict
 def _answers_under_load(
     service: Service, served: ServedModel, check: ServeCheck, api_key: str
 ) -> tuple[list[MeasuredAnswer], list[tuple[float, int]]]:
-    """The answers under load, and the number of running replicas by seconds since it began."""
+    """The answers under load, and the number of running replicas over time, in seconds since the load began."""
     extra = {"ignore_eos": True}
     requests = [LoadRequest(text, check.max_new_tokens, extra) for text in islice(made_up_prompts(), NUM_PROMPTS)]
     target = LoadTarget(service.url, served.name, {"authorization": f"Bearer {api_key}"})
@@ -119,7 +119,7 @@ def _answers_under_load(
         await closed_loop(target, repeated(requests, is_over), check.load_clients, answers.append)
         watching.cancel()
         with suppress(asyncio.CancelledError):
-            await watching  # raises where it failed: the load ends then
+            await watching  # raises if it failed, which also ends the load
 
     asyncio.run(load())
     _raise_unless_good(answers, most, check, service.url)

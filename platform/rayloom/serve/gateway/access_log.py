@@ -1,4 +1,4 @@
-"""The record of each request: a line of JSON in the access log, and the source of metrics. It has no prompts."""
+"""The access log: a line of JSON for each request, without prompts by default; metrics are counted from it too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT_FILES = 5
 
 @dataclass
 class AccessRecord:
-    """One request; its fields are set while it is answered."""
+    """The record of one request; its fields are filled in while it is answered."""
 
     request_id: str
     method: str
@@ -26,18 +26,18 @@ class AccessRecord:
     caller: str = ""
     """Id of the API key."""
     model: str = ""
-    """As the request names it."""
+    """The model as named in the request."""
     served_by: str = ""
-    """The model of the service that answers it (`adapter` is the part after the colon); empty if there is none."""
+    """The model of the service that answers it, without the adapter; empty if there is none."""
     adapter: str = ""
     status: int = 0
-    """0 if the client left before there was one."""
+    """HTTP status; 0 if the client disconnected before there was one."""
     error: str = ""
-    """The refusal's code, `cut_off`, or `client_left`."""
+    """The code of the refusal, `cut_off`, or `client_left`; empty if there was no error."""
     request_bytes: int = 0
     answer_bytes: int = 0
     num_pieces: int = 0
-    """Events of a stream: one for each token, or fewer if the client reads more slowly."""
+    """Events of a stream sent to the client: one for each token, or fewer if the client reads slowly."""
     num_attempts: int = 0
     replica: str = ""
     first_piece_seconds: float | None = None
@@ -62,7 +62,7 @@ def line(record: AccessRecord) -> str:
 
 
 def file_sink(path: Path) -> Callable[[AccessRecord], None]:
-    """Appends lines to a file; a full one is kept under another name, up to KEPT_FILES of them."""
+    """A function that appends records to a file, which is rotated when it is full; KEPT_FILES old ones are kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))

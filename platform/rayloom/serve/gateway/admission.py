@@ -1,4 +1,4 @@
-"""Who may ask, and how often: API keys and rate limits at the gateway."""
+"""Authentication and rate limits at the gateway."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ANYONE = ""
 
 @dataclass
 class _Bucket:
-    """Requests that may still be made, refilled with time."""
+    """A token bucket: the requests left, refilled over time."""
 
     left: float
     at_seconds: float
     full_at_seconds: float
-    """When it is full again if nothing more is taken."""
+    """When it will be full again if nothing more is taken."""
 
 
 class RateLimit:
-    """At most so many requests a minute for each caller, in one burst or spread over it, as a token bucket.
+    """A token bucket for each caller: at most so many requests a minute, in one burst or spread over the minute.
 
-    The limit is of all gateways together: each one grants its share of the burst and of the rate. A limit that is lower
-    than the number of gateways still lets one request through at each of them before its rate holds.
+    The limit holds for all gateways together: each grants its share of the burst and of the rate. If the limit is below
+    the number of gateways, each still lets the first request through.
     """
 
     def __init__(self, num_gateways: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +35,7 @@ class RateLimit:
         self._buckets: dict[str, _Bucket] = {}
 
     def take(self, caller: str, per_minute: int) -> float:
-        """Takes one request; 0 when it was there, else the seconds until it will be."""
+        """Takes one request from the bucket; returns 0, or the seconds to wait if it is empty."""
         now, share = self._clock(), per_minute / self._num_gateways
         size, per_second = max(1.0, share), share / 60
         bucket = self._buckets.get(caller)
@@ -52,13 +52,13 @@ class RateLimit:
         return wait
 
     def _forget(self, now: float) -> None:
-        """A full bucket is as good as a new one: nothing to remember."""
+        """Deletes full buckets, which are equal to new ones."""
         for caller in [caller for caller, bucket in self._buckets.items() if bucket.full_at_seconds <= now]:
             del self._buckets[caller]
 
 
 class Admission:
-    """Lets a request in, or refuses it."""
+    """Checks a request's API key and rate limit."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Admission:
         num_gateways: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keys`: asked at each request; None for a service that everyone may use."""
+        """`keys`: returns the valid keys, called for each request; None for a service without keys."""
         self._keys, self._per_minute = keys, requests_per_minute
         self._limit = RateLimit(num_gateways, clock)
 

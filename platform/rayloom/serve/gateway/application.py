@@ -1,8 +1,8 @@
-"""The endpoint as an ASGI application: admits requests, finds the model that each names, and passes its answer on.
+"""The gateway as an ASGI application: admits each request, finds the model that it names, and relays the answer.
 
-It knows no Ray and no engine: a `Backend` answers one request with byte frames (see `asgi_call`), so a test gives it a
-plain function. The engine reads the bytes that the client sent (but for an adapter's name), and the client gets those
-that the engine wrote.
+It depends on neither Ray nor an engine: a `Backend` answers a request with byte frames (see `asgi_call`), so a test can
+pass a plain function. The engine gets the client's bytes unchanged (except for an adapter's name), and the client gets
+the engine's.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ MAX_NAME_CHARACTERS = 128
 FIELD_TYPES: dict[str, type] = {
     "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
 }  # fmt: skip
-"""Fields that vLLM 0.32 looks into before it has checked what they are; its answer would be a 500."""
+"""Types of fields that vLLM 0.32 reads before it checks them; with a wrong type it would answer 500."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
-"""Answered without a key: for monitoring, and the documentation, which names no model."""
+"""Paths that need no key: for monitoring, and the API documentation, which names no model."""
 
 
 _LOG = logging.getLogger("ray.serve")
@@ -73,7 +73,7 @@ class RequestLimits:
 
 @dataclass(frozen=True)
 class StaticPage:
-    """The page at `/`, which everyone gets: it has to ask for a key itself."""
+    """The page at `/`. It needs no key; the page itself asks for one."""
 
     headers: Headers
     body: bytes
@@ -112,7 +112,7 @@ class Gateway:
         except asyncio.CancelledError:
             record.error = "client_left"
             raise
-        except Exception as error:  # noqa: BLE001 (whatever failed, the client gets an error in OpenAI's form)
+        except Exception as error:  # noqa: BLE001 (for any failure, the client gets an error in OpenAI's form)
             refusal = error if isinstance(error, Refusal) else _defect(record.request_id)
             record.error = refusal.code or ""
             await refuse(request, refusal)
@@ -208,7 +208,7 @@ async def _forward(request: ClientRequest, reply: Reply) -> None:
             await send_response(request, reply.status, [(b"content-type", b"application/json")], body)
             return
         request.record.first_piece_seconds = request.watch.seconds()
-        if request.scope.get("http_version") == "1.0":  # such a client knows no chunks
+        if request.scope.get("http_version") == "1.0":  # HTTP/1.0 has no chunked encoding
             whole = b"".join([reply.first, *[frame async for frame in rest]])
             await send_response(request, reply.status, reply.headers, whole)
             return
@@ -220,13 +220,13 @@ async def _forward(request: ClientRequest, reply: Reply) -> None:
 
 
 def _defect(request_id: str) -> Refusal:
-    """The answer to a request that failed by an exception, which goes to the log."""
+    """The refusal for a request that failed with an unexpected exception; logs the exception."""
     _LOG.exception("request %s failed", request_id)
     return Refusal(500, "The service failed; its log says why.", kind=SERVER, code="internal_error")
 
 
 def _parsed_body(body: bytes) -> dict[str, Any]:
-    """The request, which names a model."""
+    """The request's JSON object. Raises Refusal if it is not one or names no model."""
     try:
         request = json.loads(body)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -244,7 +244,7 @@ def _parsed_body(body: bytes) -> dict[str, Any]:
 
 
 def _num_answers(fields: Mapping[str, Any]) -> int:
-    """How many answers a request wants: prompts times `n`. An `n` that is no number is refused by the engine."""
+    """The number of answers that a request asks for: prompts × `n`. The engine refuses an `n` that is not a number."""
     prompts, each = fields.get("prompt"), fields.get("n")
     num_prompts = 1
     if isinstance(prompts, list) and any(isinstance(prompt, str | list) for prompt in prompts):
@@ -261,7 +261,7 @@ def _require_path(record: AccessRecord, target: RequestTarget) -> None:
 
 
 def _require_text(request: dict[str, Any]) -> None:
-    """Raises Refusal for half of a surrogate pair: it is valid JSON, but engines cannot encode it."""
+    """Raises Refusal for a lone surrogate, which is valid JSON but cannot be encoded as UTF-8."""
     try:
         json.dumps(request, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -286,7 +286,7 @@ def _require_method(method: str, wanted: str) -> None:
 
 
 def _engine_headers(request_id: str) -> Headers:
-    """The headers for the engine. Its request id must be new even if a client sends the same id twice."""
+    """The headers for the engine, with a new request id, because a client can send the same id twice."""
     return [
         (b"content-type", b"application/json"),
         (b"x-request-id", f"{request_id[:64]}-{secrets.token_hex(4)}".encode("latin-1", "replace")),

@@ -1,4 +1,4 @@
-"""The client's side of one request: reads its body and sends its answer, and keeps the access record up to date."""
+"""The client's side of one request: reads its body, sends its answer, and fills in its access record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayloom.serve.transport.relay import Refusal, error_event
 
 @dataclass
 class ClientRequest:
-    """One request that is being answered."""
+    """A request that is being answered."""
 
     scope: Scope
     receive: Receive
@@ -26,11 +26,11 @@ class ClientRequest:
     has_begun: bool = False
     """Whether the head of the answer was sent."""
     has_ended: bool = False
-    """Whether all of it was sent."""
+    """Whether the whole answer was sent."""
 
 
 class ClientLeft(Exception):  # noqa: N818 (no error to show: nobody is there)
-    """The client disconnected before it had its answer."""
+    """The client disconnected before it had its whole answer."""
 
 
 @contextmanager
@@ -100,7 +100,7 @@ async def send_piece(request: ClientRequest, body: bytes, *, more: bool) -> None
 
 
 async def refuse(request: ClientRequest, refusal: Refusal) -> None:
-    """Sends an error as the whole answer, or as the last event of one that has begun."""
+    """Sends an error as the answer, or as the last event of a stream that has begun."""
     record = request.record
     if not request.has_begun:
         await send_response(request, refusal.status, refusal.headers(), refusal.body(record.request_id))

@@ -1,4 +1,4 @@
-"""The gateway's deployment on Ray Serve: handles to the models' replicas, keys from the store, log and metrics."""
+"""The gateway's Ray Serve deployments: handles to the models' replicas, keys from the store, access log and metrics."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from rayloom.specs.serve import AccessRules, Adapters
 ENGINE = "engine"
 MAX_HANDLES = 256
 LAST_FRAME_SECONDS = 5.0
-"""How long the last frame of an answer may come after Serve says that its request is done."""
+"""How long after Serve says that a request is done the last frame of its answer can arrive."""
 _LOST = (RayActorError, ActorDiedError, ActorUnavailableError, AioRpcError, DeploymentUnavailableError)
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """All that a gateway needs besides its routes, which may change while it runs."""
+    """The settings of a gateway, except for its routes, which can change while it runs."""
 
     service: str
     store_uri: str
@@ -51,24 +51,24 @@ class GatewaySettings:
     log_prompts: bool
     has_chat_page: bool
     may_sleep: frozenset[str]
-    """Models that count as ready without a replica: the next request starts one."""
+    """Models that can scale to zero: they count as ready without a replica, which the next request starts."""
     adapters: dict[str, Adapters]
-    """By model, where it serves any."""
+    """Adapter settings by model, for models that serve adapters."""
     keys_folder: str | None = None
     """A folder with further keys as files, beside those of the store (see `api_keys.mounted`)."""
 
 
 @dataclass(frozen=True)
 class ReplicaBackend:
-    """Asks the replicas of one model's application, by Serve's handle; answers come by the answer channel."""
+    """Sends requests to the replicas of one application by Serve's handle; answers come by the answer channel."""
 
     handle: Any
     receiver: AnswerReceiver
     by_adapter: dict[str, Any] = field(default_factory=dict)
     followed: set[asyncio.Task[None]] = field(default_factory=set)
-    """Calls that have not ended; the event loop itself keeps no reference to them."""
+    """Tasks of calls that have not ended; the event loop itself keeps only weak references."""
     unaccepted: set[Frames] = field(default_factory=set)
-    """Of requests that wait for a replica to take them."""
+    """Frames of requests that no replica has accepted yet."""
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
         handle = self.handle if not call.adapter else self._for_adapter(call.adapter)
@@ -86,12 +86,12 @@ class ReplicaBackend:
                 is_whole = True
             finally:
                 self.unaccepted.discard(frames)
-                if not is_whole:  # else Serve's call is about to end by itself, and counts as done, not as cancelled
+                if not is_whole:  # otherwise Serve's call is about to end by itself, as done and not as cancelled
                     following.cancel()
                     answer.cancel()
 
     async def _follow(self, answer: Any, frames: Frames) -> None:
-        """Hears from Serve how a request ends, and takes its frames if the answer channel does not bring them."""
+        """Waits for Serve to end a request, and reads its frames from Serve if they do not use the answer channel."""
         came_by_channel = False
         try:
             async for frame in answer:
@@ -103,7 +103,7 @@ class ReplicaBackend:
             frames.end(QueueFull())
         except _LOST:
             frames.end(ReplicaLost())
-        except Exception as error:  # noqa: BLE001 (it belongs to whoever reads)
+        except Exception as error:  # noqa: BLE001 (raised again in the reader)
             frames.end(error)
         else:
             if not came_by_channel:
@@ -112,13 +112,15 @@ class ReplicaBackend:
                 asyncio.get_running_loop().call_later(LAST_FRAME_SECONDS, frames.end, ReplicaLost())
 
     def retire(self) -> None:
-        """For a version that gets no requests any more. Requests that no replica has taken are asked elsewhere, since
-        Serve would keep them for ever when their application ends; those that are being computed are finished."""
+        """Ends requests that no replica has accepted, so that the relay sends them to another version.
+
+        Serve would keep them for ever after their application is deleted. Requests being computed are finished.
+        """
         for frames in self.unaccepted:
             frames.end(ReplicaLost())
 
     def _for_adapter(self, adapter: str) -> Any:
-        """A handle by which Serve prefers replicas that hold the adapter."""
+        """A handle with which Serve prefers replicas that have the adapter loaded."""
         if adapter not in self.by_adapter:
             if len(self.by_adapter) >= MAX_HANDLES:
                 self.by_adapter.clear()
@@ -131,7 +133,7 @@ class ReplicaBackend:
 
 
 class GatewayReplica:
-    """What both deployments of the gateway share; `reconfigure` gives it its routes."""
+    """The base of both deployments of the gateway; Serve calls `reconfigure` with the routes."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings, self._store = settings, Store(settings.store_uri)
@@ -141,7 +143,7 @@ class GatewayReplica:
         self._gateway = gateway_of(settings, self._keys, Routes({}), self._ready)
 
     async def reconfigure(self, routes: dict[str, Any]) -> None:
-        """`{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
+        """Sets `{"models": {MODEL: {"shares": [[APPLICATION, SHARE], …], "base_digests": […], "path": …}}}`."""
         if self._keys is not None:
             self._keys.watch()
         receiver = self._receiver = self._receiver or await _opened_receiver()
@@ -177,7 +179,7 @@ class ProxiedGateway(GatewayReplica):
 
 
 class ListeningGateway(GatewayReplica):
-    """The gateway that listens itself, which spares requests and answers the way through a proxy."""
+    """The gateway that listens on the service's port itself, without a proxy."""
 
     def __init__(self, settings: GatewaySettings, host: str, port: int) -> None:
         super().__init__(settings)
@@ -199,7 +201,7 @@ class ListeningGateway(GatewayReplica):
 
 
 async def _opened_receiver() -> AnswerReceiver:
-    """Open unless Ray encrypts its own connections: these are not encrypted, so answers then go through Ray Serve."""
+    """The receiver, open unless Ray uses TLS: the channel is not encrypted, so answers then go through Ray Serve."""
     receiver = AnswerReceiver()
     if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
         await receiver.open(ray.util.get_node_ip_address())
@@ -211,7 +213,7 @@ def _is_ready(backend: Any) -> bool:
 
 
 def stored_keys(settings: GatewaySettings) -> StoredKeys | None:
-    """The service's API keys, which the caller lets `watch`; None where requests need none."""
+    """The service's API keys, on which the caller calls `watch`; None if requests need no key."""
     if not settings.doors.keys_required:
         return None
     return StoredKeys(Store(settings.store_uri), Path(settings.keys_folder) if settings.keys_folder else None)

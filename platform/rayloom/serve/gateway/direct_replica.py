@@ -1,9 +1,8 @@
-"""The direct profile: a replica listens itself, and answers from the engine's own process.
+"""`profile: direct`: each replica listens on the service's port and answers from the engine's own process.
 
-No proxy and no second process stand between client and engine, so this is the fastest way in. Keys, limits, log and
-metrics are the gateway's own. What it leaves out: several models and adapters on one endpoint, one queue before several
-replicas (the kernel spreads connections over them), replicas that follow the load, a second try if one is lost, and
-changes without a gap.
+Without a proxy or gateway process between client and engine, this has the lowest latency. Keys, limits, log and metrics
+are the same as the gateway's. Not supported: several models or adapters on one endpoint, a common queue of several
+replicas (the kernel distributes connections), autoscaling, retries after the loss of a replica, and rolling updates.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ _LOG = logging.getLogger("ray.serve")
 
 @dataclass
 class LocalBackend:
-    """Asks the engine of this process."""
+    """Sends requests to the engine of this process."""
 
     engine: RunningEngine
     max_requests: int
-    """Computed or waiting at once; further ones are refused."""
+    """Most requests running or waiting; further ones are refused."""
     num_requests: int = 0
 
     async def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
@@ -53,9 +52,9 @@ class LocalBackend:
 
 
 class DirectReplica:
-    """A Ray Serve deployment that nothing calls: it listens on the service's port.
+    """A Ray Serve deployment that listens on the service's port; it is not called by a handle.
 
-    Engine and server share one event loop in a thread of its own: Ray Serve's loop is Python's, and this one uvloop's.
+    Engine and HTTP server share one uvloop event loop in a thread of its own, because Ray Serve's loop is asyncio's.
     """
 
     async def __init__(self, settings: EngineSettings, gateway: GatewaySettings, host: str, port: int) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -94,7 +93,7 @@ def _in_own_loop(serving: Coroutine[Any, Any, None], is_up: Future[None]) -> Non
 
     try:
         uvloop.run(serving)
-    except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits for the start, or else to the log)
+    except BaseException as error:  # noqa: BLE001 (raised again by the start that waits for it, or else logged)
         if is_up.done():
             _LOG.exception("the replica stopped listening; its next health check fails, and it is started anew")
         else:

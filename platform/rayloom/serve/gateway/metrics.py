@@ -1,7 +1,7 @@
-"""The gateway's figures for Prometheus, by model and adapter; Ray exports them beside its own and the engine's.
+"""Prometheus metrics of the gateway, by model and adapter, exported by Ray, which adds the prefix `ray_`.
 
-Ray puts `ray_` before each name. The engine's (`ray_vllm_…`: cache use and hits, its own queue, tokens) and Ray Serve's
-(`ray_serve_…`: requests that wait in the gateway, replicas) exist already and are not counted again.
+Metrics of the engine (`ray_vllm_…`: cache use and hits, its queue, tokens) and of Ray Serve (`ray_serve_…`: requests
+queued in the gateway, replicas) are exported too and not duplicated here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages of the gateway: the API reference (also as an OpenAPI document), which names no model, and the chat page."""
+"""Web pages of the gateway: the API reference (also as an OpenAPI document; it names no model) and the chat page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS_HEADERS: Headers = (
     (b"content-security-policy", _DOCS_POLICY),
     (b"x-content-type-options", b"nosniff"),
 )
-# Nothing of the page comes from elsewhere, and no other page may frame it.
+# The page may load nothing from other hosts, and no other page may embed it in a frame.
 _CHAT_POLICY = (
     b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
 )
@@ -92,7 +92,7 @@ def _ref(form: type) -> str:
 
 @functools.cache
 def docs_page() -> bytes:
-    """The reference as an HTML page that loads nothing."""
+    """The API reference as one HTML page that loads nothing else."""
     parts = [_section(endpoint) for endpoint in ENDPOINTS.values()]
     errors = "".join(f"<tr><td>{status}</td><td>{html.escape(text)}</td></tr>" for status, text in _ERRORS.items())
     page = f"""<!doctype html>
@@ -130,5 +130,5 @@ def _type_text(schema: dict[str, Any]) -> str:
 
 
 def chat_page() -> bytes:
-    """The page as one file. It asks this service for models and answers, and keeps only the key, for its tab."""
+    """The chat page as one HTML file. It sends requests to this service only, and stores only the key, for its tab."""
     return files("rayloom.serve.gateway").joinpath("chat_page.html").read_bytes()

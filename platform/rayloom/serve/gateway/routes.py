@@ -1,4 +1,4 @@
-"""Which replicas answer a request, by the name in it: models, their versions with their shares, and adapters."""
+"""Routing of requests by model name: to the versions of a model by their shares, and to adapters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rayloom.serve.replicas.adapters import AdapterCatalog, ResolvedAdapter
 from rayloom.serve.transport.relay import Backend, Refusal
 
 REMEMBER_SECONDS = 2.0
-"""How long the store's answer about an adapter is used before it is asked again."""
+"""How long a lookup of an adapter in the store is cached."""
 MAX_REMEMBERED = 1000
 
 
 @dataclass(frozen=True)
 class VersionShare:
-    """One version of a model, and the part of the requests that it gets."""
+    """One version of a model and its share of the requests."""
 
     backend: Backend
     share: float
@@ -27,27 +27,27 @@ class VersionShare:
 
 @dataclass(frozen=True)
 class RequestTarget:
-    """What answers a request."""
+    """The backend that answers a request."""
 
     backend: Backend
     adapter: str = ""
     """The adapter as the engine knows it: `MODEL:ADAPTER@VERSION`."""
     path: str | None = None
-    """Of a predictor, the only path that it answers at; None for a model in vLLM."""
+    """The only path of a predictor; None for a model in vLLM."""
 
 
 @dataclass
 class Route:
-    """One served model."""
+    """The versions and adapters of one served model."""
 
     shares: tuple[VersionShare, ...]
     catalog: AdapterCatalog | None = None
     path: str | None = None
-    """Of a predictor: where it answers."""
+    """The path of a predictor; None for a model in vLLM."""
     _resolved: dict[str, tuple[float, ResolvedAdapter | InputError]] = field(default_factory=dict)
 
     def backend(self, draw: float) -> Backend:
-        """The version that a random number from 0 to 1 selects."""
+        """The version selected by `draw`, a random number from 0 to 1, according to the shares."""
         for share in self.shares:
             draw -= share.share
             if draw < 0:
@@ -55,7 +55,7 @@ class Route:
         return self.shares[-1].backend
 
     async def adapter(self, named: str, clock: Callable[[], float]) -> ResolvedAdapter:
-        """Raises InputError."""
+        """The adapter that a request names. Raises InputError if it cannot be used."""
         assert self.catalog is not None
         known = self._resolved.get(named)
         if known is None or clock() - known[0] > REMEMBER_SECONDS:
@@ -68,7 +68,7 @@ class Route:
 
 
 class Routes:
-    """Every model of the endpoint; replaced as a whole when one changes."""
+    """The routes of all models of the endpoint; replaced as a whole if one changes."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Routes:
         self._draw, self._clock = draw, clock
 
     async def resolve(self, name: str) -> RequestTarget:
-        """What answers requests for this name. Raises Refusal if there is no such model, or no fitting adapter."""
+        """The target of requests for this name. Raises Refusal if there is no such model or usable adapter."""
         model, colon, adapter = name.partition(":")
         route = self.routes.get(model)
         if route is None or (colon and route.catalog is None):
@@ -96,7 +96,7 @@ class Routes:
         return RequestTarget(backend, resolved.engine_name)
 
     async def names(self) -> list[str]:
-        """Models, and `MODEL:ADAPTER` for each adapter that fits."""
+        """The names of models, and `MODEL:ADAPTER` for each usable adapter."""
         names = list(self.routes)
         for route in self.routes.values():
             if route.catalog is not None:

@@ -1,8 +1,7 @@
-"""The API keys that a gateway accepts: read again and again while it runs, so that a revoked one is soon refused.
+"""The API keys that a gateway accepts, read periodically, so that a revoked key is soon refused.
 
-While the store or the folder cannot be read, the keys of the last reading stay valid for KEPT_SECONDS. After that every
-request is refused with 503: a key could have been revoked meanwhile. Reading goes on, and requests are answered again
-as soon as it works.
+If the store or the folder cannot be read, the keys last read stay valid for KEPT_SECONDS. After that every request is
+refused with 503, because a key could have been revoked. Requests are answered again as soon as reading works.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from rayloom.serve.api_keys import READ_SECONDS, KeyRing, listed, mounted
 from rayloom.serve.transport.relay import SERVER, Refusal
 
 KEPT_SECONDS = 60.0
-"""How long keys are accepted after the last time that they could be read."""
+"""How long keys are accepted after they were last read."""
 SLOW_SECONDS = 10.0
-"""A store that takes longer to answer counts as one that cannot be read, until it answers."""
+"""A store that has not answered after this time counts as unreadable until it answers."""
 _LOG = logging.getLogger("ray.serve")
 
 
 class StoredKeys:
-    """The keys of a store, and of a folder where one is given. Raises whatever reading them the first time raises."""
+    """The keys of a store, and of a folder if one is given. Making it reads them, and raises if that fails."""
 
     def __init__(self, store: Store, folder: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._folder, self._clock = store, folder, clock
@@ -36,14 +35,14 @@ class StoredKeys:
         self._watching: asyncio.Task[None] | None = None
 
     def ring(self) -> KeyRing:
-        """The keys that are valid now. Raises Refusal where they were last read too long ago."""
+        """The keys that are valid now. Raises Refusal if they were last read too long ago."""
         if self._clock() - self._read_at > KEPT_SECONDS:
             text = "The service cannot read its API keys at the moment, so it cannot tell which are valid."
             raise Refusal(503, text, kind=SERVER, code="keys_unavailable", retry_after_seconds=READ_SECONDS)
         return self._ring
 
     def watch(self) -> None:
-        """Reads them every READ_SECONDS from now on, in the event loop of the caller."""
+        """Starts to read the keys every READ_SECONDS, in the event loop of the caller."""
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._read_for_ever())
 
@@ -58,7 +57,7 @@ class StoredKeys:
             self._note_failure(f"{type(error).__name__}: {error}" if error is not None else "")
 
     def _read(self) -> None:
-        """A damaged record and a file that is too short are valid for nobody; the other keys are read all the same."""
+        """Reads all keys, without damaged records and files that are too short."""
         began, rejected = self._clock(), list[str]()
         if self._store.is_local and not Path(self._store.root).is_dir():
             raise FileNotFoundError(f"there is no store at {self._store.root}")  # such as a disk that is not mounted
@@ -67,14 +66,14 @@ class StoredKeys:
             rejected.append(str(error))
 
         keys = KeyRing(listed(self._store, reject), mounted(self._folder, reject) if self._folder else ())
-        # From when it began: what was revoked while it was read may not be in it.
+        # The time when reading began: a key revoked during it can still be in the result.
         self._ring, self._read_at = keys, began
         for text in sorted(set(rejected) - set(self._rejected)):
             _LOG.error("an API key is refused from now on: %s", text)
         self._rejected = tuple(rejected)
 
     def _note_failure(self, failure: str) -> None:
-        """Logs when reading begins to fail and when it works again. `failure`: empty where it worked."""
+        """Logs when reading begins to fail and when it works again. `failure`: empty if it worked."""
         if failure and not self._failure:
             text = "the API keys cannot be read (%s): those known are accepted for %.0f s more, then requests get a 503"
             _LOG.error(text, failure, max(0.0, KEPT_SECONDS - (self._clock() - self._read_at)))

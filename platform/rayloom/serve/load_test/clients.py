@@ -1,8 +1,9 @@
-"""Clients that load an endpoint, in a closed loop or by arrivals, and what each of their requests got.
+"""Load generation for an endpoint, closed loop or open loop, with measurements of each request.
 
-In a closed loop each client sends its next request when the last one is answered, so a slow server is asked less. In an
-open loop requests come at random moments (Poisson arrivals) however slow the server is, as in life; only there does a
-queue grow. Time is taken where the bytes arrive, so queueing in the server counts and decoding in the client does not.
+In a closed loop, each client sends its next request after its last answer, so a slow server gets fewer requests. In an
+open loop, requests arrive at random times (a Poisson process) whatever the server's speed, as in production; only there
+can a queue grow. Times are taken when bytes arrive, so they include queueing in the server but not decoding in the
+client. The prompts are made up or read from a file.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from rayloom.errors import InputError
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER
 
 FAILURE_PAUSE_SECONDS = 0.2
-"""Between a client's requests where one failed: a server that refuses is not asked a thousand times a second."""
+"""A client's pause after a failed request, so that a refusing server does not get thousands of requests a second."""
 
 
 @dataclass(frozen=True)
 class MeasuredAnswer:
-    """One request and what came back."""
+    """The measurements of one request."""
 
     started_seconds: float
-    """Of the load's own clock, which begins at 0."""
+    """Seconds since the load began."""
     status: int
     first_token_seconds: float | None
-    """After the request was sent; None where no token came."""
+    """Seconds after the request was sent; None if no token came."""
     total_seconds: float
     num_tokens: int
     replica: str = ""
@@ -48,7 +49,7 @@ class MeasuredAnswer:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a client sends."""
+    """A request to send."""
 
     prompt: str
     max_new_tokens: int
@@ -58,7 +59,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """What is loaded."""
+    """The endpoint and model under load."""
 
     url: str
     model: str
@@ -71,7 +72,7 @@ OnAnswer = Callable[[MeasuredAnswer], None]
 async def closed_loop(
     target: LoadTarget, requests: Iterable[LoadRequest], num_clients: int, on_answer: OnAnswer = lambda _: None
 ) -> list[MeasuredAnswer]:
-    """Each request once: every client sends the next one when it has its answer."""
+    """Sends each request once; every client sends the next one after its last answer."""
     waiting, answers = iter(requests), list[MeasuredAnswer]()
     async with _session(target) as session:
         began = time.perf_counter()
@@ -89,7 +90,7 @@ async def closed_loop(
 
 
 def repeated(requests: Sequence[LoadRequest], is_over: Callable[[], bool]) -> Iterator[LoadRequest]:
-    """The requests over and over, until `is_over` when the next one is due."""
+    """The requests, repeated until `is_over` returns True."""
     for request in cycle(requests):
         if is_over():
             return
@@ -99,7 +100,7 @@ def repeated(requests: Sequence[LoadRequest], is_over: Callable[[], bool]) -> It
 async def open_loop(
     target: LoadTarget, requests: Sequence[LoadRequest], arrivals: Sequence[float], on_answer: OnAnswer = lambda _: None
 ) -> list[MeasuredAnswer]:
-    """Each request once, at its own second, whether the ones before are answered or not."""
+    """Sends each request once, at its arrival time, whether earlier ones are answered or not."""
     async with _session(target) as session:
         began = time.perf_counter()
 
@@ -113,7 +114,7 @@ async def open_loop(
 
 
 def poisson_arrivals(num_requests: int, per_second: float, seed: int) -> list[float]:
-    """Seconds at which requests come: gaps are exponential, so that each moment is as likely as any other."""
+    """Arrival times in seconds of a Poisson process: the gaps are exponentially distributed."""
     generator, now, arrivals = random.Random(seed), 0.0, list[float]()
     for _ in range(num_requests):
         now += generator.expovariate(per_second)
@@ -129,7 +130,7 @@ async def _session(target: LoadTarget) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def ask(session: aiohttp.ClientSession, target: LoadTarget, request: LoadRequest, began: float) -> MeasuredAnswer:
-    """One streamed chat request. `began`: when the load did."""
+    """Sends one streamed chat request and measures it. `began`: the time at which the load began."""
     body = {
         "model": target.model,
         "messages": [{"role": "user", "content": request.prompt}],
@@ -171,7 +172,7 @@ def _message(body: bytes) -> str:
         return body[:200].decode("utf-8", "replace")
 
 
-# What clients ask under load: made-up questions that all differ, or the prompts of a file.
+# The prompts of the load: made-up questions that all differ, or the prompts in a file.
 
 _SUBJECTS = (
     "the sea",
@@ -186,7 +187,7 @@ _SUBJECTS = (
 
 
 def requests_of(file: Path | None, num_requests: int, max_new_tokens: int, extra: dict[str, Any]) -> list[LoadRequest]:
-    """As many requests as asked for: the file's prompts over and over, or made-up questions that all differ."""
+    """`num_requests` requests: with the file's prompts, repeated if needed, or with made-up, different questions."""
     texts = cycle(prompts_in(file)) if file is not None else made_up_prompts()
     return [LoadRequest(text, max_new_tokens, extra) for text in islice(texts, num_requests)]
 
@@ -216,6 +217,6 @@ def _texts(lines: Sequence[str], file: Path) -> Iterator[str]:
 
 
 def made_up_prompts() -> Iterator[str]:
-    """Different questions without end, so that no answer comes out of the prefix cache whole."""
+    """An endless sequence of different questions, so that no prompt is in the prefix cache as a whole."""
     for number in count():
         yield f"Tell me story number {number + 1} about {_SUBJECTS[number % len(_SUBJECTS)]}."

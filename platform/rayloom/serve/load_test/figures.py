@@ -1,4 +1,4 @@
-"""What a load measured: times to first token, per token and of whole answers, rates, and goodput."""
+"""Statistics of a load test: time to first token, time per token, time of whole answers, throughput and goodput."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayloom.serve.load_test.clients import MeasuredAnswer
 
 @dataclass(frozen=True)
 class Percentiles:
-    """In seconds."""
+    """Percentiles of a time in seconds."""
 
     p50: float
     p90: float
@@ -23,7 +23,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the clients saw."""
+    """The statistics of one load test."""
 
     num_requests: int
     num_failed: int
@@ -40,7 +40,7 @@ class Summary:
 
 
 def summary(answers: Sequence[MeasuredAnswer]) -> Summary:
-    """Over whole answers, from the first request sent to the last answer read."""
+    """Statistics over complete answers, from the first request sent to the last answer read."""
     whole = [answer for answer in answers if answer.is_whole]
     seconds = max((a.started_seconds + a.total_seconds for a in whole), default=0.0)
     seconds -= min((a.started_seconds for a in whole), default=0.0)
@@ -76,7 +76,7 @@ def _rate(count: int, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class LatencyObjectives:
-    """What a good answer keeps to; None: whatever it is."""
+    """Upper bounds on the latencies of a good answer; None: no bound."""
 
     first_token_seconds: float | None = None
     per_token_seconds: float | None = None
@@ -94,7 +94,7 @@ class LatencyObjectives:
 
 
 def goodput(answers: Sequence[MeasuredAnswer], objectives: LatencyObjectives, seconds: float) -> dict[str, float]:
-    """Answers that meet the objectives: how many a second, and which part of all."""
+    """The answers that meet the objectives, as a rate per second and as a share of all."""
     good = sum(objectives.are_met_by(answer) for answer in answers)
     return {
         "requests_per_second": round(good / seconds, 3) if seconds else 0.0,

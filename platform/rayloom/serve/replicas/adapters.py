@@ -1,7 +1,7 @@
-"""LoRA adapters of the store that a served model can use, and the name under which the engine knows each.
+"""The LoRA adapters of the store that a served model can use, and the engine's name of each.
 
-A request names one as `MODEL:ADAPTER` or `MODEL:ADAPTER@VERSION`. Names are looked up in the store and never become
-paths. The engine's name always has the version, so that its caches never mix two versions of one adapter.
+A request names one as `MODEL:ADAPTER` or `MODEL:ADAPTER@VERSION`. Names are looked up in the store and never used as
+paths. The engine's name always includes the version, so that its caches do not mix versions of one adapter.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class ResolvedAdapter:
-    """An adapter that requests may name."""
+    """An adapter named by a request, with its version."""
 
     manifest: Manifest
     engine_name: str
-    """`MODEL:ADAPTER@VERSION`, with the whole version."""
+    """`MODEL:ADAPTER@VERSION`, with the full version."""
 
 
 class AdapterCatalog:
@@ -45,7 +45,7 @@ class AdapterCatalog:
         self._store, self._model, self._spec, self._bases = store, model, spec, base_digests
 
     def resolve(self, reference: str) -> ResolvedAdapter:
-        """The adapter that is named after the colon. Raises InputError with the reason if it cannot be used."""
+        """The adapter named by the part after the colon. Raises InputError with the reason if it cannot be used."""
         match = _REFERENCE.fullmatch(reference)
         if match is None or not self._is_allowed(match[1]):
             raise InputError("There is no such adapter", where=f"{self._model}:{reference[:100]}")
@@ -58,11 +58,11 @@ class AdapterCatalog:
         return ResolvedAdapter(manifest, f"{self._model}:{manifest.name}@{manifest.version}")
 
     def names(self) -> list[str]:
-        """`MODEL:ADAPTER` of every adapter that fits."""
+        """`MODEL:ADAPTER` for every usable adapter."""
         return [f"{self._model}:{manifest.name}" for manifest, reason in self._candidates() if reason is None]
 
     def unusable(self) -> dict[str, str]:
-        """Adapters that were trained on this model and cannot be used on it, with the reason."""
+        """The adapters that were trained on this model but cannot be used, with the reason."""
         return {
             manifest.id: reason
             for manifest, reason in self._candidates()
@@ -94,7 +94,7 @@ def base_digests_of(adapter: Manifest) -> frozenset[str]:
 
 
 def compatible_bases(model: Artifact) -> frozenset[str]:
-    """Digests of the models whose adapters this one can use: its own, and that of the model it was quantised from."""
+    """Digests of the models whose adapters fit this one: itself, and the model that it was quantised from."""
     quantised_from = {
         p.digest for p in model.manifest.parents if model.manifest.kind == "quantize" and p.field == "model"
     }
@@ -102,7 +102,7 @@ def compatible_bases(model: Artifact) -> frozenset[str]:
 
 
 def load_problems(config: Mapping[str, Any], max_rank: int) -> list[str]:
-    """Why vLLM would not load an adapter with this `adapter_config.json`; such an adapter can still be merged."""
+    """Reasons why vLLM cannot load an adapter with this `adapter_config.json`; it can still be merged."""
     if config.get("peft_type") != "LORA":
         return [f"it is {config.get('peft_type')}, and vLLM loads LoRA only: merge it, or serve it under `predictors`"]
     reasons = [f"vLLM does not load {name}: merge it" for key, name in _UNSUPPORTED.items() if config.get(key)]

@@ -1,4 +1,4 @@
-"""A replica as the gateway asks it: requests come through Serve's handle, answers go back by the answer channel."""
+"""The base of replicas: requests come by Serve's handle, answers go to the gateway by the answer channel."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Write = Callable[[bytes], None]
 
 
 class AnsweringReplica(ABC):
-    """A Ray Serve deployment: `http` answers one request by frames (see `asgi_call`)."""
+    """A Ray Serve deployment whose method `http` answers one request with frames (see `asgi_call`)."""
 
     def __init__(self) -> None:
         self._connections = GatewayConnections()
 
     @abstractmethod
     async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
-        """Writes an answer's frames. Cancelled when the client is gone."""
+        """Writes an answer's frames. Cancelled if the client disconnects."""
 
     async def http(
         self, path: str, headers: Headers, body: bytes, reply_to: ReplyAddress | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The frames; or a single empty one at the end, if they went by the answer channel."""
+        """The answer's frames; or one empty frame at the end, if they were sent by the answer channel."""
         connection = await self._connections.to(reply_to) if reply_to is not None else None
         if connection is None or reply_to is None:
             async for frame in self._frames(path, headers, body):

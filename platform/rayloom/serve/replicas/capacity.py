@@ -1,4 +1,4 @@
-"""What a replica takes and what its cache holds, from the model's files and the spec alone."""
+"""The memory of a replica and the capacity of its key-value cache, from the model's files and the spec only."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from rayloom.specs.serving.engine import EngineSpec
 
 CPU_BLOCK_TOKENS = 128
 GPU_BLOCK_TOKENS = 16
-"""vLLM allocates the cache in blocks of so many tokens."""
+"""Tokens in a block, the unit in which vLLM allocates the cache."""
 PROCESSES_BYTES = 1_600_000_000
-"""Memory of a replica's processes without weights and cache: measured with vLLM 0.32 on a CPU."""
+"""Memory of a replica's processes without weights and cache, measured with vLLM 0.32 on a CPU."""
 _BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What `config.json` and the weights' sizes say about a model."""
+    """The sizes of a model, from `config.json` and its weight files."""
 
     architecture: str
     max_positions_tokens: int | None
     kv_bytes_per_token: int | None
-    """None where the attention is not one key and one value per head and layer."""
+    """None if the attention does not cache one key and one value per head and layer."""
     weights_bytes: int
     quantization: str | None
     has_chat_template: bool
     vocabulary: int | None = None
     """Rows of the embedding."""
     draft_vocabulary: int | None = None
-    """Of its draft model, whose weights and cache are in the figures; None without one, or if it is not made yet."""
+    """The draft model's, whose weights and cache are included above; None if there is none or it does not exist yet."""
 
     def with_draft(self, draft: ModelShape) -> ModelShape:
-        """With a draft model: both hold their weights in memory, and both cache each token."""
+        """This shape with a draft model's weights and cache added: each token is cached for both models."""
         each = (self.kv_bytes_per_token, draft.kv_bytes_per_token)
         return replace(
             self,
@@ -78,7 +78,7 @@ def _kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     key_value_heads = config.get("num_key_value_heads") or heads
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     precision = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-    # vLLM computes a float32 model in 16 bits unless told otherwise.
+    # By default vLLM runs a float32 model in 16 bits.
     value_bytes = min(2, _BYTES_PER_VALUE.get(precision, 2))
     return int(2 * layers * key_value_heads * head_size * value_bytes)
 
@@ -95,15 +95,15 @@ def _has_chat_template(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class CacheCapacity:
-    """What the key-value cache of one replica holds."""
+    """The capacity of one replica's key-value cache."""
 
     tokens: int
     full_length_requests: float
 
 
 def cache_capacity(shape: ModelShape, engine: EngineSpec) -> CacheCapacity | None:
-    """Tokens in whole blocks, as vLLM counts them; None if the cache's layout is not known here, or its size depends on
-    the GPU."""
+    """The capacity in whole blocks, as vLLM counts it; None if the cache's layout is not known here or its size depends
+    on the GPU."""
     if shape.kv_bytes_per_token is None or engine.cache_bytes is None:
         return None
     usual = GPU_BLOCK_TOKENS if engine.gpus_per_replica else CPU_BLOCK_TOKENS
@@ -115,14 +115,14 @@ def cache_capacity(shape: ModelShape, engine: EngineSpec) -> CacheCapacity | Non
 
 
 def replica_bytes(shape: ModelShape, engine: EngineSpec) -> int:
-    """Memory of the machine that one replica takes: on a CPU all of it, with GPUs the processes only."""
+    """Main memory of one replica: on a CPU including weights and cache, with GPUs the processes only."""
     if engine.gpus_per_replica:
         return PROCESSES_BYTES
     return PROCESSES_BYTES + shape.weights_bytes + (engine.cache_bytes or 0)
 
 
 def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num_cores: int) -> int:
-    """How many replicas one machine has memory and cores for."""
+    """The number of replicas for which one machine has memory and cores."""
     return min(available_bytes // each_bytes, num_cores // each_cpus)
 
 
@@ -133,7 +133,7 @@ def serving_problems(
     known_parsers: frozenset[str] = frozenset(),
     known_arguments: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """Why vLLM would not serve this model with these settings, each a sentence with what to do."""
+    """Reasons why vLLM cannot serve this model with these settings, each with what to do."""
     problems = []
     if known_parsers and engine.tool_parser is not None and engine.tool_parser not in known_parsers:
         names = ", ".join(sorted(known_parsers))

@@ -1,7 +1,7 @@
-"""CPU cores for engines: each replica on a machine holds its own, and they are free again when it ends.
+"""Exclusive CPU cores for engines: each replica on a machine reserves its own, and they are free again when it ends.
 
-A core is held by locking a file named after it. The kernel drops the lock when its holder dies, so nothing has to be
-cleaned up, and replicas of unrelated services on one machine get different cores too.
+A core is reserved by a lock on a file named after it. The kernel releases the lock when the process ends, so no cleanup
+is needed. Replicas of different services on one machine get different cores too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIBLINGS_FILE = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list
 
 @dataclass(frozen=True)
 class CoreLease:
-    """Cores held by this process for as long as it lives, or until `release`."""
+    """Cores reserved by this process until it ends or calls `release`."""
 
     cores: tuple[int, ...]
     locks: tuple[IO[str], ...]
@@ -32,7 +32,7 @@ class CoreLease:
 
     @contextmanager
     def inherited(self) -> Iterator[None]:
-        """Inside, this thread runs on these cores only, and so do the threads and processes that it starts."""
+        """Inside, binds this thread to these cores, and so the threads and processes that it starts."""
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.cores)
         try:
@@ -64,9 +64,9 @@ def lease_cores(num_cores: int, candidates: Iterable[int], directory: Path | Non
 
 
 def bindable_cores() -> tuple[int, ...]:
-    """The cores that this process may bind to, best first; none inside a container with a share of the machine's time.
+    """The cores to which this process can bind, best first; empty in a container with a CPU quota.
 
-    Such a container sees every core, and so does its neighbour: both would choose the same.
+    Such a container sees all cores of the machine, and so do the others: all would choose the same ones.
     """
     allowed = sorted(os.sched_getaffinity(0))
     limit = cpu_limit(CPU_LIMIT_FILE.read_text()) if CPU_LIMIT_FILE.exists() else None
@@ -74,13 +74,13 @@ def bindable_cores() -> tuple[int, ...]:
 
 
 def cpu_limit(text: str) -> float | None:
-    """CPUs that a control group may use at once, of its `cpu.max` (`QUOTA PERIOD` or `max PERIOD`)."""
+    """The number of CPUs that a control group's `cpu.max` (`QUOTA PERIOD` or `max PERIOD`) allows; None: unlimited."""
     quota, period = text.split()
     return None if quota == "max" else int(quota) / int(period)
 
 
 def physical_first(cores: Iterable[int], siblings: Callable[[int], str]) -> tuple[int, ...]:
-    """One hardware thread of each physical core, then the second ones: two of one core share its arithmetic."""
+    """The first hardware thread of each physical core, then the second ones, which share its arithmetic units."""
     return tuple(sorted(cores, key=lambda core: (_thread_index(core, siblings(core)), core)))
 
 

@@ -1,8 +1,7 @@
-"""The only file that touches what Ray Serve, ray.serve.llm and vLLM keep private, each in a function that says what it
-relies on.
+"""All uses of private parts of Ray Serve, ray.serve.llm and vLLM; each function says on what it relies.
 
-`tests/unit/test_engine_internals.py` holds each expectation against the installed versions. Nothing heavy is imported
-before a function is called: `rayloom plan` and the gateway need no vLLM. Written for Ray 2.60 and vLLM 0.32.
+`tests/unit/test_engine_internals.py` checks each assumption against the installed versions. Heavy packages are imported
+only when a function is called: `rayloom plan` and the gateway need no vLLM. Written for Ray 2.60 and vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -27,34 +26,34 @@ if TYPE_CHECKING:
 # -- Ray Serve ---------------------------------------------------------------------------------------------------------
 
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-"""Environment of a replica: Serve and what runs in it share one event loop, uvloop's, so that no message hops between
-two threads. Ray reads both names in `ray.serve._private.constants`."""
+"""Environment of a replica: Serve and the user code share one event loop (uvloop), so that messages do not cross
+threads. Ray reads both names in `ray.serve._private.constants`."""
 
 PROCESS_TITLES = ("VLLM::", "ray::ServeReplica", "ray::ProxyActor", "ray::ServeController")
-"""How the processes of a service name themselves: vLLM's by `set_process_title`, Ray's after the actor's class."""
+"""Beginnings of the process titles of a service: vLLM sets its own, Ray uses the actor's class."""
 
 PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
-"""Sends requests that begin alike to one replica. It takes a request's text from the first argument that has an
-attribute `messages` or `prompt` (see `request_text.RequestBody`)."""
+"""Sends requests with a common prefix to the same replica. It reads a request's text from the first argument that has
+an attribute `messages` or `prompt` (see `request_text.RequestBody`)."""
 
 _SAME_CODE = "1"
 
 
 def with_same_code(deployment: serve.Deployment, **options: Any) -> serve.Deployment:
-    """The deployment with these options and a version that never changes.
+    """The deployment with these options and a fixed code version.
 
-    Without one, Serve takes each deployment for new code and replaces all replicas where only an option changed. It
-    warns of `version` unless `_internal` is set.
+    Without a version, Serve takes each deployment for new code and replaces all replicas if any option changes.
+    `_internal` suppresses its warning about `version`.
     """
     return deployment.options(version=_SAME_CODE, _internal=True, **options)
 
 
 def model_handle(deployment: str, application: str) -> Any:
-    """A handle on a deployment whose streams are frames of bytes; its application may not exist yet.
+    """A handle to a deployment that streams frames of bytes; its application need not exist yet.
 
-    `_check_exists=False`: where Serve builds applications from its own config, a model's may be under construction, and
-    requests wait for it. `_by_reference=False` with these serializations: arguments and frames go over one connection
-    instead of through the object store, and frames as they are.
+    `_check_exists=False`: if Serve builds applications from a config, a model's application can still be missing, and
+    requests wait for it. `_by_reference=False` with these serializations: arguments and frames use one connection
+    instead of the object store, and frames are not serialised.
     """
     from ray import serve
 
@@ -65,7 +64,7 @@ def model_handle(deployment: str, application: str) -> Any:
 
 
 def delete_later(application: str) -> None:
-    """Lets an application end when its replicas have finished what they compute; does not wait (`_blocking`)."""
+    """Deletes an application without waiting (`_blocking`); its replicas finish their requests first."""
     from ray import serve
 
     serve.delete(application, _blocking=False)
@@ -75,9 +74,9 @@ def delete_later(application: str) -> None:
 
 
 def no_download() -> CallbackConfig:
-    """Skips the download step, which would import vLLM in one more process to find nothing to do.
+    """A callback that skips the download step, which would import vLLM in another process and have nothing to download.
 
-    Relies on a callback's `ctx.run_init_node`, which `initialize_node` reads.
+    Relies on `ctx.run_init_node` of callbacks, which `initialize_node` reads.
     """
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 
@@ -90,10 +89,10 @@ def no_download() -> CallbackConfig:
 
 
 def adapter_loader(folder_of: Callable[[str], str]) -> type[LoraModelLoader]:
-    """A loader of adapters from folders of this node; ray.serve.llm's own takes object-store addresses only.
+    """A class that loads adapters from folders of this node; ray.serve.llm's own accepts cloud storage URIs only.
 
-    `folder_of`: from the engine's name of an adapter to its folder; called in a thread. Relies on
-    `load_model_from_config`, which is called with the two names below, and on the fields of `DiskMultiplexConfig`.
+    `folder_of`: maps the engine's name of an adapter to its folder; called in a thread. Relies on
+    `load_model_from_config`, which is called with the two arguments below, and on the fields of `DiskMultiplexConfig`.
     """
     from ray.llm._internal.common.models import global_id_manager
     from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
@@ -113,11 +112,11 @@ def adapter_loader(folder_of: Callable[[str], str]) -> type[LoraModelLoader]:
 
 
 def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> type[VLLMEngine]:
-    """An engine class whose scheduler and model share one process, which is started inside `on_cores()`.
+    """An engine class with scheduler and model in one process, which is started inside `on_cores()`.
 
-    ray.serve.llm insists on vLLM's executor with a process for each worker; with one worker that process only waits.
-    Relies on `_prepare_engine_config` (it gives arguments, frontend arguments and configuration) and on
-    `_start_async_llm_engine` (it starts vLLM's threads); vLLM's executor in the same process is called `uni`.
+    ray.serve.llm always uses vLLM's executor with a process for each worker, which one worker does not need. Relies on
+    `_prepare_engine_config` (returns arguments, frontend arguments and configuration) and `_start_async_llm_engine`
+    (starts vLLM's threads); vLLM's executor in the same process is called `uni`.
     """
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from vllm.usage.usage_lib import UsageContext
@@ -138,7 +137,7 @@ def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> 
 async def started_server(
     config: dict[str, Any], engine: type[VLLMEngine] | None, loader: type[LoraModelLoader], *, skips_download: bool
 ) -> Any:
-    """ray.serve.llm's server with its engine, outside a deployment of its own. `config`: the fields of an LLMConfig.
+    """A started ray.serve.llm server with its engine, outside its own deployment. `config`: the fields of an LLMConfig.
 
     Relies on `sync_init` and `start`, which ray.serve.llm has for its tests.
     """
@@ -152,21 +151,21 @@ async def started_server(
 
 
 async def http_application(server: Any) -> Application:
-    """vLLM's own HTTP application on the server's engine: what Ray calls where a replica answers HTTP itself."""
+    """vLLM's own HTTP application on the server's engine, which Ray uses if a replica serves HTTP itself."""
     application: Application = await server.__serve_build_asgi_app__()
     return application
 
 
 async def load_named_adapter(server: Any) -> None:
-    """Makes the adapter that Serve's request names (its multiplexed model id) ready in the engine.
+    """Loads the adapter that Serve's request names (its multiplexed model id) into the engine.
 
-    The server's methods and its HTTP middleware call the same; there its errors would become a 500.
+    The server's HTTP middleware would do the same, but there errors would become a 500.
     """
     await server._maybe_resolve_lora_from_multiplex()
 
 
 def is_engine_dead(server: Any) -> bool:
-    """Whether the engine failed for good, as vLLM's client knows at once; `check_health` would have to be awaited."""
+    """Whether the engine has failed for good, by a flag of vLLM's client; `check_health` would have to be awaited."""
     return bool(server.engine._engine_client.errored)
 
 
@@ -181,9 +180,9 @@ _NOT_SERVED = ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS")
 
 @functools.cache
 def served_architectures() -> frozenset[str]:
-    """Class names as in `architectures` of config.json; empty where vLLM is not installed on this machine.
+    """The architectures (as in config.json) that vLLM serves; empty if vLLM is not installed on this machine.
 
-    Read off the source, since importing vLLM takes seconds: the keys of the registry's tables
+    Parsed from vLLM's source, because importing it takes seconds: the keys of the registry's tables
     `_…_MODELS = {"Architecture": ("module", "class"), …}`.
     """
     return _table_keys(_REGISTRY, lambda name: name.endswith("_MODELS") and name not in _NOT_SERVED)
@@ -191,13 +190,13 @@ def served_architectures() -> frozenset[str]:
 
 @functools.cache
 def tool_parsers() -> frozenset[str]:
-    """Names for `engine.tool_parser`, read off the tables `…_TO_REGISTER` in the same way."""
+    """Valid names for `engine.tool_parser`, parsed from the tables `…_TO_REGISTER` of vLLM's source."""
     return _table_keys(_TOOL_PARSERS, lambda name: name.endswith("_TO_REGISTER"))
 
 
 @functools.cache
 def engine_arguments_known() -> frozenset[str]:
-    """Names for `engine.extra`, the fields of vLLM's classes of arguments; empty where vLLM is not installed."""
+    """Valid names for `engine.extra`: the fields of vLLM's argument classes; empty if vLLM is not installed."""
     files = {_ARGUMENTS: ("EngineArgs", "AsyncEngineArgs"), _FRONTEND: ("BaseFrontendArgs", "FrontendArgs")}
     return frozenset(
         statement.target.id
@@ -210,14 +209,14 @@ def engine_arguments_known() -> frozenset[str]:
 
 
 def _statements(file: Path) -> list[ast.stmt]:
-    """Of a file of vLLM; none where it is not installed."""
+    """The statements of a source file of vLLM; empty if it is not installed."""
     installed = importlib.util.find_spec("vllm")
     folders = installed.submodule_search_locations if installed else None
     return ast.parse((Path(folders[0]) / file).read_text(encoding="utf-8")).body if folders else []
 
 
 def _table_keys(file: Path, is_table: Callable[[str], bool]) -> frozenset[str]:
-    """The string keys of the dictionaries that a file of vLLM assigns to such names."""
+    """The string keys of the dictionaries that a source file of vLLM assigns to names for which `is_table` is true."""
     keys: set[str] = set()
     for node in _statements(file):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)

@@ -1,7 +1,7 @@
-"""One replica of a model: ray.serve.llm's server around a vLLM engine, asked by plain HTTP requests.
+"""A replica of a language model: ray.serve.llm's server with a vLLM engine.
 
-The engine is imported when a replica starts, not when this file is: the driver that deploys it, and the gateway, need
-no vLLM. Requests go through vLLM's own application, so fields, errors and streams are those of its server.
+The engine is imported when a replica starts, so the driver that deploys it and the gateway need no vLLM. Requests go
+through vLLM's own HTTP application, so fields, errors and streams are those of vLLM's server.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LOG = logging.getLogger("ray.serve")
 
 
 class RunningEngine:
-    """ray.serve.llm's server with its engine, and vLLM's application on it, in this process and event loop."""
+    """ray.serve.llm's server with its engine, and vLLM's HTTP application on it, in this process and event loop."""
 
     def __init__(self, server: Any, application: Application, cores: CoreLease | None) -> None:
         self._server, self.application, self._cores = server, application, cores
@@ -56,7 +56,7 @@ class RunningEngine:
 
     @classmethod
     async def started(cls, settings: EngineSettings) -> RunningEngine:
-        """Raises RuntimeError with the engine's own cause, marked so that it is found in what Serve makes of it."""
+        """Starts the engine. Raises RuntimeError with its error, marked so that it is found in Serve's message."""
         engine = settings.served.engine
         cores = None if engine.gpus_per_replica else _leased_cores(engine.cpus_per_replica)
         os.environ.update(environment(engine))
@@ -72,7 +72,7 @@ class RunningEngine:
         return cls(server, application, cores)
 
     async def load_adapter(self) -> None:
-        """Makes the adapter that Serve's request names ready. Raises RayloomError or ValueError."""
+        """Loads the adapter that Serve's request names. Raises RayloomError or ValueError."""
         await load_named_adapter(self._server)
 
     async def check_health(self) -> None:
@@ -80,8 +80,8 @@ class RunningEngine:
         await self._server.check_health()
 
     def end_where_it_died(self) -> None:
-        """A replica whose engine's process died ends at once: to the gateway it is then a lost replica like any other,
-        which asks another one, where vLLM would answer each request with an error of its own."""
+        """Ends this replica if its engine's process has died: the gateway then sends the request to another replica,
+        while vLLM would answer each request with an error."""
         if is_engine_dead(self._server):
             _LOG.error("the engine's process died; the replica ends and is started anew")
             os._exit(1)
@@ -117,7 +117,7 @@ class EngineReplica(AnsweringReplica):
             running.disconnect()
         failure = running.failure()
         if failure is not None:
-            # Starlette sends its 500 and then raises all the same: the answer is there, the cause belongs in the log.
+            # Starlette sends a 500 and then raises: the answer is complete, so the cause is only logged.
             _LOG.error("a request failed in the engine's application", exc_info=failure)
             if not has_head:
                 write(head_frame(500, _JSON))
@@ -127,7 +127,7 @@ class EngineReplica(AnsweringReplica):
 
 
 def replica_name() -> str:
-    """Of this process, as the answers' header has it."""
+    """The name of this process' replica, as in the answers' header."""
     from ray.serve import get_replica_context
 
     return str(get_replica_context().replica_id.unique_id)
@@ -159,7 +159,7 @@ async def _started(settings: EngineSettings, cores: CoreLease | None) -> Any:
 
 
 def _adapter_folder(store: Store, base_digests: frozenset[str], engine_name: str) -> str:
-    """Where this node has the adapter that the engine knows as `MODEL:ADAPTER@VERSION`. Raises InputError."""
+    """This node's folder of the adapter that the engine calls `MODEL:ADAPTER@VERSION`. Raises InputError."""
     model, _, name = engine_name.partition(":")
     manifest = store.resolve(name)
     if not base_digests & base_digests_of(manifest):
@@ -168,7 +168,7 @@ def _adapter_folder(store: Store, base_digests: frozenset[str], engine_name: str
 
 
 async def _warm_up(application: Application, model: str) -> None:
-    """One answer with log-probabilities: vLLM compiles what ranks them at its first use, in 3 to 18 s on a CPU."""
+    """Requests an answer with log-probabilities: at the first one vLLM compiles a kernel, for 3 to 18 s on a CPU."""
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 2, "temperature": 0, "logprobs": 1}).encode()
     async with aclosing(call_application(application, "/v1/completions", _JSON, body)) as frames:
         status, _ = read_head(await anext(frames))
@@ -184,7 +184,7 @@ def _lora_config(adapters: Adapters | None) -> dict[str, Any] | None:
 
 
 def opened_artifact(store_uri: str, name: str, version: str) -> Artifact:
-    """Raises InputError where this node does not reach it."""
+    """The artifact, with its files on this node. Raises InputError if this node cannot read it."""
     store = Store(store_uri)
     manifest = store.manifest(name, version)
     if manifest is None:
@@ -198,7 +198,7 @@ def _printed_bytes() -> int:
 
 
 def _printed(begin: int) -> str:
-    """What this replica and its engine's processes printed since; Ray keeps it in a file."""
+    """The output of this replica and its engine's processes since offset `begin` of Ray's log file."""
     if not PRINTED_TO.is_file():
         return ""
     with PRINTED_TO.open("rb") as file:

@@ -1,4 +1,4 @@
-"""One replica as plain values: what it loads, the arguments vLLM gets, and the environment it runs in."""
+"""The settings of a replica as plain values: what it loads, vLLM's arguments, and its environment."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rayloom.specs.training.tasks import TASK_FILE
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """All that a replica needs to start on whichever node Ray puts it."""
+    """All that a replica of a model in vLLM needs to start on any node."""
 
     served: ServedModel
     store_uri: str
     artifact_name: str
     artifact_version: str
     base_digests: tuple[str, ...] = ()
-    """Of the models whose adapters it can use."""
+    """Digests of the models whose adapters it can use."""
     max_answer_tokens: int | None = None
     draft: tuple[str, str] | None = None
     """Name and version of the draft model."""
@@ -34,7 +34,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class PredictorSettings:
-    """The same for a replica of a predictor."""
+    """All that a replica of a predictor needs to start on any node."""
 
     served: ServedPredictor
     store_uri: str
@@ -43,16 +43,16 @@ class PredictorSettings:
     task: str
     """The type of the task it was trained for; `text` for a language model."""
     max_texts: int
-    """Of one request."""
+    """Most texts in one request."""
     base_digests: tuple[str, ...] = ()
-    """None: it takes no adapters."""
+    """Always empty: predictors serve no adapters."""
 
 
 ReplicaSettings = EngineSettings | PredictorSettings
 
 
 def application_name(service: str, model: str, generation: int = 1) -> str:
-    """Of the Ray Serve application that runs one version of a model."""
+    """The name of the Ray Serve application of one version of a model."""
     return f"{service}.{model}.{generation}"
 
 
@@ -66,12 +66,12 @@ def settings(
 
 
 def draft_of(parents: Mapping[str, Artifact], index: int) -> Artifact | None:
-    """The draft model of the spec's model of this index."""
+    """The draft model of the spec's model with this index; None if it has none."""
     return parents.get(f"models.{index}.engine.speculation.model")
 
 
 def shape_of(parents: Mapping[str, Artifact], index: int) -> ModelShape:
-    """What the files of the spec's model say, with its draft model's. Raises InputError."""
+    """The shape of the spec's model with this index, with its draft model's added. Raises InputError."""
     shape, draft = read_shape(parents[f"models.{index}.model"].path), draft_of(parents, index)
     return shape if draft is None else shape.with_draft(read_shape(draft.path))
 
@@ -83,7 +83,7 @@ def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store
 
 
 def task_type(artifact: Artifact, store: Store) -> str:
-    """What a model or adapter was trained for, read where it stands: the artifact's files may be elsewhere."""
+    """The type of task for which a model or adapter was trained, read from the store without fetching its files."""
     path = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
     if not store.filesystem.exists(path):
         return TEXT_TASK
@@ -91,8 +91,8 @@ def task_type(artifact: Artifact, store: Store) -> str:
 
 
 def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) -> dict[str, Any]:
-    """vLLM's engine arguments, apart from the model's path and name. `draft_folder`: where this node has the
-    draft model."""
+    """vLLM's engine arguments, without the model's path and name. `draft_folder`: this node's folder of the draft
+    model."""
     engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
@@ -114,7 +114,7 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     }
     arguments |= {name: value for name, value in chosen.items() if value is not None}
     if settings.max_answer_tokens is not None:
-        # vLLM takes the least of this, of what the request asks for, and of what still fits.
+        # vLLM uses the smallest of this, the request's limit, and the tokens left in the context.
         arguments["override_generation_config"] = {"max_new_tokens": settings.max_answer_tokens}
     adapters = settings.served.adapters
     if adapters is not None:
@@ -129,7 +129,7 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     if engine.kv_cache.precision == "fp8":
         arguments["kv_cache_dtype"] = "fp8"
     if engine.tool_parser is not None:
-        # By itself vLLM lets a call's arguments be any JSON where the tool does not say `strict`.
+        # By default vLLM allows any JSON as a call's arguments if the tool does not say `strict`.
         strict = {"tool_strict_level": "parameter"}
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": engine.tool_parser, **strict}
     if engine.speculation is not None:
@@ -148,13 +148,13 @@ def _speculation(engine: EngineSpec, draft_folder: str | None) -> dict[str, Any]
     if isinstance(speculation, NgramSpeculation):
         return common | {"prompt_lookup_max": speculation.longest_match_tokens}
     assert draft_folder is not None
-    # vLLM wants both models spread over the same GPUs.
+    # vLLM requires both models on the same GPUs.
     return common | {"model": draft_folder, "draft_tensor_parallel_size": max(1, engine.gpus_per_stage)}
 
 
 def environment(engine: EngineSpec) -> dict[str, str]:
     """Variables for the replica and its engine's processes, to be set before vLLM is imported."""
     num_cores = None if engine.gpus_per_replica else engine.cpus_per_replica
-    # vLLM's own switch for one process stands here; the executor is chosen in `replica`. Threads stay on the replica's
-    # cores by inheritance (see `cores`).
+    # This is vLLM's own switch for one process; `engine_internals` chooses the executor. Threads inherit the replica's
+    # cores (see `cores`).
     return vllm_environment(num_cores, in_one_process=True)

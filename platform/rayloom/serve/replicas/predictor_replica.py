@@ -1,6 +1,6 @@
-"""One replica of a predictor: texts of different requests are answered together, on a thread beside the event loop.
+"""A replica of a predictor: texts of different requests are answered in batches, in a thread beside the event loop.
 
-What computes is imported when a replica starts: the driver that deploys it needs no torch.
+Torch is imported when a replica starts, so the driver that deploys it needs none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PredictorReplica(AnsweringReplica):
         batching.set_batch_wait_timeout_s(settings.served.batching.wait_seconds)
 
     async def answer(self, path: str, headers: Headers, body: bytes, write: Write) -> None:
-        """`path` and `headers` are not needed: the gateway sends only requests for this model's path."""
+        """Writes an answer's frames. `path` is not used: the gateway sends only requests for this model's path."""
         del path, headers
         try:
             rows = rows_of(self._endpoint, body)
@@ -61,7 +61,7 @@ class PredictorReplica(AnsweringReplica):
         self._write(write, 200, response_body(self._endpoint, self._settings.served.name, responses))
 
     def _check(self, rows: list[dict[str, Any]]) -> None:
-        """Raises BadRequestError for texts that the model cannot take."""
+        """Raises BadRequestError for texts that the model cannot answer."""
         if len(rows) > self._settings.max_texts:
             raise BadRequestError(f"A request may ask about {self._settings.max_texts} texts at most.", "input")
         for number, row in enumerate(rows):
@@ -93,5 +93,5 @@ def _loaded(settings: PredictorSettings) -> Responder:
     subject = Subject.of("model", artifact, Store(settings.store_uri))
     responder = responder_for(subject, settings.served.generation)
     if subject.task is None:
-        subject.model  # noqa: B018 (loaded now; a task's model is already)
+        subject.model  # noqa: B018 (loads a language model now; a task's model is loaded already)
     return responder

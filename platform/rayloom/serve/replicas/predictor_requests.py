@@ -1,6 +1,6 @@
 """The API of predictors: their paths, and the schemas of their requests and answers.
 
-`input` is one text or a list; if more than a text is needed, or may be given, it is an object.
+`input` is one text or a list of texts; if a text needs or can have further fields, it is an object.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 TEXT_TASK = "text"
-"""Stands in place of a task for a language model."""
+"""The task type of a language model, which has no task."""
 
 
 class _Schema(BaseModel):
@@ -37,10 +37,10 @@ class Classified(_Schema):
 
     text: str
     pair: str | None = None
-    """The second text, of a model for pairs."""
+    """The second text, for models of text pairs."""
     head: EntityMark | None = None
     tail: EntityMark | None = None
-    """The two entities, of a model for relations."""
+    """The second entity, for models of relations, as `head` is the first."""
 
     @model_validator(mode="after")
     def _marks_are_in_the_text(self) -> Self:
@@ -91,7 +91,7 @@ class Label(_Schema):
 
     index: int
     labels: list[str]
-    """The most likely one; if a text may have several, all with a probability over 0.5."""
+    """The most likely label; if a text can have several, all with a probability over 0.5."""
     probabilities: dict[str, float]
 
 
@@ -120,7 +120,7 @@ class Answer(_Schema):
     start: int | None = None
     end: int | None = None
     probability: float
-    """That the text has an answer and that it is this one."""
+    """Probability that the text has an answer and that it is this one."""
 
 
 class Written(_Schema):
@@ -132,14 +132,14 @@ class Written(_Schema):
 
 @dataclass(frozen=True)
 class PredictorEndpoint:
-    """One path."""
+    """One path of the API, with its schemas."""
 
     path: str
     summary: str
     request: type[_Request]
     item: type[_Schema]
     example: Any
-    """An `input`."""
+    """An example of `input`."""
 
 
 CLASSIFY = PredictorEndpoint(
@@ -170,7 +170,7 @@ _BY_TASK = {
 
 
 def endpoint_of(task: str) -> PredictorEndpoint:
-    """The path of models for this type of task."""
+    """The endpoint of models for this type of task."""
     return _BY_TASK[task]
 
 
@@ -195,7 +195,7 @@ def rows_of(endpoint: PredictorEndpoint, body: bytes) -> list[dict[str, Any]]:
         request: Any = endpoint.request.model_validate_json(body)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
-        # `input` may have several forms: the error that is deepest in the request belongs to the one that was meant.
+        # `input` can have several forms: the error that is deepest in the request belongs to the intended one.
         best = max(errors, key=lambda one: (len(_field_path(one["loc"])), one["type"] == "value_error"))
         path, message = _field_path(best["loc"]), best["msg"].removeprefix("Value error, ")
         param = ".".join(path)
@@ -205,7 +205,7 @@ def rows_of(endpoint: PredictorEndpoint, body: bytes) -> list[dict[str, Any]]:
 
 
 def _field_path(location: Sequence[int | str]) -> list[str]:
-    """A field's path, without the parts that only name the form of `input` that was tried."""
+    """A field's path, without the parts that pydantic adds for the form of `input` that it tried."""
     return [
         str(part) for part in location if isinstance(part, int) or (part.islower() and part[:4] not in ("str", "list"))
     ]
@@ -220,7 +220,7 @@ def _row(one: Any) -> dict[str, Any]:
 
 
 def response_body(endpoint: PredictorEndpoint, model: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The body of an answer, from what a responder answered for each row."""
+    """The body of an answer, from the responder's answer for each row."""
     data = [{"index": index, **_ITEM_FIELDS[endpoint.path](one)} for index, one in enumerate(answers)]
     return {"object": "list", "model": model, "data": data}
 

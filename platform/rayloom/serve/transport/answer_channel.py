@@ -1,12 +1,11 @@
-"""How answers come back: one TCP connection from each replica to each gateway, which carries the pieces of all answers.
+"""The answer channel: one TCP connection from each replica to each gateway, for the frames of all answers.
 
-A request goes to its replica through Ray Serve, which queues, balances and counts it. Through Serve its answer would be
-one gRPC message for each token of each request, passed through two event loops on either side. Here, what one step of
-the engine gives for all requests is one write and one read. A lost connection also shows at once that its
-replica is gone.
+Requests go to replicas through Ray Serve, which queues, balances and counts them. Answers through Serve would take one
+gRPC message for each token of each request, passed through two event loops on either side. Here, the output of one step
+of the engine for all requests is one write and one read. A lost connection also shows at once that its replica is lost.
 
-On the wire: the gateway's secret; then frames (see `frames`), each after its length in bytes and its request's number.
-An empty frame ends an answer. Like Serve's own connections between nodes, it is not encrypted.
+Wire format: the gateway's secret, then frames (see `asgi_call.Frames`), each after its length in bytes and its
+request's number. An empty frame ends an answer. Like Serve's own connections between nodes, it is not encrypted.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from rayloom.serve.transport.relay import ReplicaLost
 
 SECRET_BYTES = 32
 AUTHENTICATION_SECONDS = 10.0
-"""A connection that sends another secret, or none within this time, is closed."""
+"""A connection is closed if it sends a wrong secret, or none within this time."""
 CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 30.0
-"""After a gateway could not be reached, answers go through Ray Serve for so long before it is tried again."""
+"""If a gateway cannot be reached, answers go through Ray Serve for this time before the next attempt."""
 _FRAME_HEADER = struct.Struct("!IQ")
 _LOG = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
 class ReplyAddress:
-    """Where the gateway expects the answer to one request."""
+    """The gateway's address for the answer to one request."""
 
     host: str
     port: int
@@ -55,11 +54,11 @@ class _PendingAnswer:
 
     frames: Frames
     connection: ReplicaConnection | None = None
-    """The one that it comes by, from its first frame on."""
+    """The connection on which it arrives, known from its first frame on."""
 
 
 class AnswerReceiver:
-    """Accepts the replicas' connections, and gives each frame to the request that it answers."""
+    """The gateway's side: accepts the replicas' connections and passes each frame to its request."""
 
     def __init__(self) -> None:
         self.secret = secrets.token_bytes(SECRET_BYTES)
@@ -86,7 +85,7 @@ class AnswerReceiver:
 
     @contextmanager
     def expect(self) -> Iterator[tuple[ReplyAddress | None, Frames]]:
-        """The address for the answer to a new request (None if this is not open), and the frames that will arrive."""
+        """The address for the answer to a new request (None if this is not open), and the queue of its frames."""
         number, frames = next(self._numbers), Frames()
         self._pending[number] = _PendingAnswer(frames)
         try:
@@ -97,7 +96,7 @@ class AnswerReceiver:
     def deliver(self, number: int, frame: bytes, connection: ReplicaConnection) -> None:
         pending = self._pending.get(number)
         if pending is None:
-            return  # the client left
+            return  # the client disconnected
         pending.connection = connection
         if frame:
             pending.frames.put(frame)
@@ -115,7 +114,7 @@ class AnswerReceiver:
 
 
 class ReplicaConnection(asyncio.Protocol):
-    """A connection that a replica made."""
+    """A connection from a replica."""
 
     def __init__(self, receiver: AnswerReceiver) -> None:
         self._receiver, self._is_authenticated, self._read = receiver, False, bytearray()
@@ -164,14 +163,14 @@ class ReplicaConnection(asyncio.Protocol):
 
 
 class GatewayConnection(asyncio.Protocol):
-    """A connection to a gateway. All that is written in one turn of the event loop is sent as one piece."""
+    """A connection to a gateway. All frames written in one turn of the event loop are sent by one write."""
 
     def __init__(self, secret: bytes) -> None:
         self._unsent = [secret]
         self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses of it
         self._send()
 
     def connection_lost(self, _: Exception | None) -> None:

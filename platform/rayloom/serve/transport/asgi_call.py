@@ -1,7 +1,7 @@
-"""One request through an ASGI application inside this process, answered as byte frames.
+"""Calls of an ASGI application in this process, answered as byte frames, and the queue of an answer's frames.
 
 The first frame is the head as JSON, `{"status": 200, "headers": [["content-type", "…"], …]}`; each further frame is a
-piece of the body, ready to be sent on.
+part of the body, sent on unchanged.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 REPLICA_HEADER = "x-rayloom-replica"
-"""Says which replica answered."""
+"""Header with the name of the replica that answered."""
 DISCONNECT_SECONDS = 5.0
-"""How long an application may go on when its client is gone."""
+"""How long an application can continue after its client has disconnected."""
 
 
 class _Exchange:
@@ -55,14 +55,14 @@ class OngoingCall:
         self.task, self._exchange = task, exchange
 
     def failure(self) -> BaseException | None:
-        """What the application raised, once it is done."""
+        """The exception that the application raised; None if it is running or succeeded."""
         return asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
 
     def disconnect(self) -> None:
-        """Tells the application that the client is gone, and cancels it if it has not ended after DISCONNECT_SECONDS.
+        """Tells the application that the client has disconnected, and cancels it after DISCONNECT_SECONDS.
 
-        Not at once: for an answer that is no stream, vLLM stops computing when it hears of the disconnect, but not when
-        its caller is cancelled.
+        It is not cancelled at once because, for answers that are not streams, vLLM aborts the request on a disconnect,
+        but not if its caller is cancelled.
         """
         self._exchange.disconnected.set()
         if not self.task.done():
@@ -79,7 +79,7 @@ def start_call(
     *,
     method: str = "POST",
 ) -> OngoingCall:
-    """Starts a request; `write` gets the frames of the answer in order."""
+    """Starts a request; `write` is called with each frame of the answer in order."""
     exchange = _Exchange(body, write)
     answer = application(_scope(path, headers, method), exchange.receive, exchange.send)
     return OngoingCall(asyncio.ensure_future(_whole(answer)), exchange)
@@ -92,7 +92,7 @@ async def _whole(answer: Awaitable[None]) -> None:
 async def call_application(
     application: Application, path: str, headers: Headers, body: bytes, *, method: str = "POST"
 ) -> AsyncGenerator[bytes, None]:
-    """The frames of the answer. Closing this iterator early tells the application that the client is gone.
+    """The frames of the answer. Closing this iterator early tells the application that the client has disconnected.
 
     Raises whatever the application raises.
     """
@@ -141,15 +141,14 @@ def _scope(path: str, headers: Headers, method: str) -> Scope:
     }
 
 
-# Frames of one answer, between the code that writes them and the one that reads them.
+# The queue of one answer's frames, between its writer and its reader.
 #
-# The first frame is the answer's head (see `asgi_call`); each further frame is a piece of its body. Pieces that are
-# written while the reader is busy are joined, so a slow reader gets fewer and larger ones, and a fast one each at
-# once.
+# Parts of the body that are written while the reader is busy are joined, so a slow reader gets fewer and larger parts,
+# and a fast one gets each part at once.
 
 
 class Frames:
-    """A queue of frames with an end, which may be a failure."""
+    """A queue of frames that ends, possibly with an exception."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -163,13 +162,13 @@ class Frames:
         self._has_news.set()
 
     def end(self, failure: BaseException | None = None) -> None:
-        """No frame follows; those written before are still read. Only the first call counts."""
+        """Ends the queue; frames written before are still read. Only the first call has an effect."""
         if not self.is_over:
             self.is_over, self._failure = True, failure
             self._has_news.set()
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """The head, then pieces until the end. Raises the failure that the answer ended with."""
+        """The head, then parts of the body until the end. Raises the exception with which the answer ended."""
         has_head = False
         while not self.is_over or self._waiting:
             await self._has_news.wait()

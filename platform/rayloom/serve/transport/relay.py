@@ -1,7 +1,7 @@
-"""One request to a model's replicas: nothing reaches the client before the first piece of the answer is there.
+"""Relays one request to a model's replicas, with retries until the answer begins; and errors in OpenAI's form.
 
-If the replica dies before that, the request is sent again and the client only waits longer. After it, an answer cannot
-start again, and the client is told that it ends early.
+Nothing is sent to the client before the first part of the answer has arrived. If the replica dies before, the request
+is sent again and the client only waits longer. If it dies later, the client is told that the answer is incomplete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rayloom.serve.transport.asgi_call import REPLICA_HEADER, Headers, read_head
 
 MAX_ATTEMPTS = 5
-"""A request that kills each replica that computes it must not be sent for ever."""
+"""Most attempts, so that a request that crashes every replica is not repeated for ever."""
 FIRST_PAUSE_SECONDS = 0.1
 QUEUE_PAUSE_SECONDS = 0.2
 
@@ -30,32 +30,32 @@ class QueueFull(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Call:
-    """What a replica is asked."""
+    """A request to a replica."""
 
     path: str
     headers: Headers
     body: bytes
     adapter: str = ""
-    """As the engine knows it; empty for the model alone."""
+    """The engine's name of the adapter; empty for the model without one."""
 
 
 class Backend(Protocol):
     """Answers requests for one version of a model with frames (see `asgi_call`)."""
 
     def ask(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Raises ReplicaLost or QueueFull. Closing it early ends the computation."""
+        """The frames of the answer. Raises ReplicaLost or QueueFull. Closing it early aborts the request."""
         ...
 
 
 @dataclass
 class Reply:
-    """An answer whose first piece is there."""
+    """An answer whose first part has arrived."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     first: bytes
     rest: AsyncGenerator[bytes, None]
-    """Raises ReplicaLost if it ends early. The caller closes it."""
+    """The rest of the body. Raises ReplicaLost if it ends early. The caller closes it."""
     num_attempts: int
 
     @property
@@ -64,10 +64,10 @@ class Reply:
 
 
 async def begin(choose: Callable[[], Awaitable[Backend]], call: Call) -> Reply:
-    """Sends the request, and again if a replica is lost before the first piece. Raises Refusal.
+    """Sends the request, again if a replica is lost before the first part of its answer. Raises Refusal.
 
-    `choose` is called for each attempt, since the version of the last one may be gone by then. A request that was
-    accepted once waits in the queue again even if that is full: only new requests are refused.
+    `choose` is called for each attempt, because the version of the last one can be gone. A request that was accepted
+    once is queued again even if the queue is full: only new requests are refused.
     """
     num_lost = 0
     while num_lost < MAX_ATTEMPTS:
@@ -89,7 +89,7 @@ async def begin(choose: Callable[[], Awaitable[Backend]], call: Call) -> Reply:
     raise Refusal(503, text, kind=SERVER, code="replica_lost")
 
 
-# Error answers in the form that OpenAI's clients read.
+# Error answers in OpenAI's format.
 
 INVALID, AUTHENTICATION, RATE, SERVER = (
     "invalid_request_error",
@@ -100,7 +100,7 @@ INVALID, AUTHENTICATION, RATE, SERVER = (
 
 
 class Refusal(Exception):  # noqa: N818 (an answer, not a defect)
-    """A request that is answered with an error."""
+    """The error answer to a request."""
 
     def __init__(
         self,
@@ -136,9 +136,9 @@ def error_body(message: str, kind: str, code: str | None, param: str | None, req
 
 
 def as_openai_error(status: int, body: bytes, request_id: str, missing_path: str) -> bytes:
-    """An engine's error in OpenAI's form: vLLM gives the status as `code` and a class name as `type`.
+    """The body of an engine's error in OpenAI's form; vLLM has the status as `code` and a class name as `type`.
 
-    `missing_path`: the message where the engine has no such path, for its own is only "Not Found".
+    `missing_path`: the message if the engine has no such path, because its own is only "Not Found".
     """
     try:
         answer = json.loads(body)
@@ -156,11 +156,11 @@ def as_openai_error(status: int, body: bytes, request_id: str, missing_path: str
 
 
 def error_event(message: str, code: str, request_id: str) -> bytes:
-    """The last event of a stream that cannot go on, so that a client does not take it for a whole answer."""
+    """The last event of a stream that cannot continue, so that a client does not take it for a complete answer."""
     return b"data: " + error_body(message, SERVER, code, None, request_id) + b"\n\n"
 
 
 def header(headers: Headers, name: bytes) -> str | None:
-    """The last value of a header; names are lower case in ASGI."""
+    """The last value of a header (its name in lower case, as in ASGI), or None."""
     values = [value for key, value in headers if key == name]
     return values[-1].decode("latin-1") if values else None
