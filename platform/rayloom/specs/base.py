@@ -1,7 +1,7 @@
-"""What every typed spec shares: strict fields, references to artifacts, and the part that names a result.
+"""The base of all specs: strict fields, references to artifacts, fingerprints, and the descriptions of fields.
 
-A spec is what a job file says and nothing else. Validators check and never rewrite; what follows from several fields is
-a property. Pydantic and YAML only: `rayloom check` must answer in well under half a second.
+A spec holds exactly what a job file says. Validators check values and never change them; values derived from several
+fields are properties. Only Pydantic and YAML are imported: `rayloom check` must take well under half a second.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 Content = Literal["model", "adapter", "corpus", "dataset", "report"]
-"""What an artifact holds, whichever kind of job made it."""
+"""The content of an artifact, whichever kind of job made it."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field's pattern asks for, in words."""
+    """The meaning of a field's pattern, in words."""
 
     text: str
 
@@ -44,13 +44,13 @@ Name = Annotated[
 
 
 class Spec(BaseModel):
-    """A typed piece of a job file. Unknown keys are errors; a spec never changes once read."""
+    """A typed part of a job file. Unknown keys are errors; a spec is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema with the text under each field as its description."""
+        """The schema with the string literal after each field as its description."""
         schema = handler(core)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, text in field_docs(cls).items():
@@ -61,7 +61,7 @@ class Spec(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one worker or replica needs on one node."""
+    """The resources of one worker or replica on one node."""
 
     cpus: float
     gpus: float
@@ -69,7 +69,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OutsideFiles:
-    """Files that a job reads and that no artifact holds."""
+    """Files that a job reads and that are not in an artifact."""
 
     path: str
     """Dotted path of the field that names them."""
@@ -79,7 +79,7 @@ class OutsideFiles:
 
 
 class JobSpec(Spec):
-    """What every kind of job file has: its kind and the name of the artifact that it makes."""
+    """The fields of every kind of job file: the kind, and the name of the artifact that it makes."""
 
     kind: str
     """What kind of job the file describes; it decides which other keys there are."""
@@ -89,15 +89,15 @@ class JobSpec(Spec):
     """A note for people; changing it does not make a new result."""
 
     def bundles(self) -> list[Bundle]:
-        """One for each worker or replica that must run at the same time; empty if any node will do."""
+        """A bundle for each worker or replica that must run at the same time; empty if any node can run the job."""
         return []
 
     def outside_files(self) -> Iterator[OutsideFiles]:
-        """What the job reads that is no artifact. If it changes, the job makes a new result."""
+        """The files that the job reads outside artifacts. If they change, the job makes a new result."""
         yield from ()
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Path and text of problems between models; checked only if every field and model is right by itself."""
+        """Path and text of problems between models; called only if every field and model is valid by itself."""
         yield from ()
 
 
@@ -105,25 +105,25 @@ class JobSpec(Spec):
 class JobFile:
     """Marks a field that holds another job: its keys written out, or the path of its job file.
 
-    The loader replaces the path by the file's content before anything is checked, so that a spec always has the job.
+    The loader replaces the path by the file's content before validation, so a spec always contains the job itself.
     """
 
     overrides: str
     """The field beside it whose `path.to.field=value` lines are applied to that job."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """For editors: also a path."""
+        """The schema of the job, or of a path, for editors."""
         return {"anyOf": [{"type": "string", "description": "path of a job file"}, handler(core)]}
 
 
 @dataclass(frozen=True)
 class RefersTo:
-    """Marks a field that names another artifact, and what that artifact may hold."""
+    """Marks a field that refers to another artifact, with the allowed contents of that artifact."""
 
     contents: tuple[Content, ...]
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema with what the artifact may hold, for readers and editors."""
+        """The schema with the allowed contents, for readers and editors."""
         return handler(core) | {"refersTo": list(self.contents)}
 
 
@@ -143,20 +143,20 @@ _Reference = Annotated[str, AfterValidator(_check_reference)]
 ModelRef = Annotated[_Reference, RefersTo(("model",))]
 """A model: `artifact:NAME[@VERSION]`, `hf://ORGANISATION/MODEL[@REVISION]`, or a folder's path."""
 TunedRef = Annotated[_Reference, RefersTo(("model", "adapter"))]
-"""A model, or an adapter together with the base that it names in its lineage."""
+"""A model, or an adapter with the base that is named in its lineage."""
 AdapterRef = Annotated[_Reference, RefersTo(("adapter",))]
 CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
 CalibrationRef = Annotated[_Reference, RefersTo(("corpus", "model", "adapter"))]
-"""A corpus, or the outcome of a training job, which keeps its held-out rows."""
+"""A corpus, or the result of a training job, which contains its held-out rows."""
 DatasetRef = Annotated[_Reference, RefersTo(("dataset",))]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A part of a whole, from 0 to 1."""
+"""A share of a whole, from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One place in a spec that names another artifact."""
+    """One field of a spec that refers to another artifact."""
 
     path: str
     """Dotted path of the field: `data.sources.0.from`."""
@@ -165,7 +165,7 @@ class Reference:
 
 
 def references(spec: Spec, prefix: str = "") -> Iterator[Reference]:
-    """Every reference in the spec, by dotted path, in the order of the fields."""
+    """All references in the spec, in the order of the fields."""
     for name, field in type(spec).model_fields.items():
         path = f"{prefix}{field.alias or name}"
         marks = [m for m in _metadata(field.annotation, field.metadata) if isinstance(m, RefersTo)]
@@ -186,7 +186,7 @@ def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Ref
 
 
 def _metadata(annotation: Any, found: list[Any]) -> list[Any]:
-    """A field's marks, also where they sit inside `X | None` or `tuple[X, ...]`."""
+    """A field's annotation metadata, including that inside `X | None` or `tuple[X, ...]`."""
     marks = [*found, *getattr(annotation, "__metadata__", ())]
     for inner in get_args(annotation):
         marks += _metadata(inner, [])
@@ -194,16 +194,16 @@ def _metadata(annotation: Any, found: list[Any]) -> list[Any]:
 
 
 def rule_of(field: FieldInfo) -> str | None:
-    """What the field's pattern asks for in words, where its type says so."""
+    """The meaning of the field's pattern in words; None if it has no Rule."""
     rules = [mark.text for mark in _metadata(field.annotation, field.metadata) if isinstance(mark, Rule)]
     return rules[0] if rules else None
 
 
 def fingerprinted(spec: Spec, *, with_defaults: bool = False) -> dict[str, Any]:
-    """The spec as plain values, without what cannot change the result (fields marked "unfingerprinted").
+    """The spec as plain values, without fields that cannot change the result (marked "unfingerprinted").
 
-    Fields at their defaults are left out too, so that a field that is added later changes no fingerprint. A default
-    that changes therefore needs a new version of the kind. `with_defaults` keeps them, for showing.
+    Fields at their defaults are left out too, so that a field added later does not change fingerprints. If a default
+    changes, the kind therefore needs a new version. `with_defaults` keeps these fields, for display.
     """
     plain: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
@@ -216,12 +216,12 @@ def fingerprinted(spec: Spec, *, with_defaults: bool = False) -> dict[str, Any]:
 
 
 def is_variant_name(field: FieldInfo) -> bool:
-    """Whether the field says which variant of a union this is: `type: Literal["lora"]`."""
+    """Whether the field names the variant of a union, such as `type: Literal["lora"]`."""
     return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def default_of(field: FieldInfo) -> Any:
-    """What the field holds if a job file does not name it."""
+    """The value of the field if a job file leaves it out."""
     return field.get_default(call_default_factory=True, validated_data={})
 
 
@@ -235,15 +235,14 @@ def _plain(value: Any, with_defaults: bool) -> Any:
     return value
 
 
-# What stands under each field of a spec: its description, read from the source when a schema is asked for.
+# Descriptions of fields: the string literals after them, parsed from the source when a schema is made.
 #
-# Pydantic would read the source of every class while it is imported (`use_attribute_docstrings`), which takes as long
-# as
-# all else that `rayloom check` does.
+# Pydantic's own option (`use_attribute_docstrings`) parses the source of every class at import, which takes as long as
+# everything else in `rayloom check`.
 
 
 def field_docs(model: type) -> dict[str, str]:
-    """Field name to description, with those of base classes."""
+    """The description of each field by name, including fields of base classes."""
     docs: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if cls.__module__.split(".")[0] not in ("builtins", "pydantic"):

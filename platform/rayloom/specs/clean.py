@@ -15,7 +15,7 @@ from rayloom.specs.row_files import files_at_uris
 
 
 class Normalisation(Spec):
-    """How text is normalised before it is judged and compared. Unicode is always brought to NFC."""
+    """How text is normalised before rules and deduplication. Unicode is always normalised to NFC."""
 
     fix_encoding: bool = True
     """Mends text that was decoded with the wrong encoding, and HTML entities (ftfy)."""
@@ -26,10 +26,10 @@ class Normalisation(Spec):
 
 
 class Deduplication(Spec):
-    """Exact duplicates by normalised text; near duplicates by MinHash candidates verified by exact Jaccard.
+    """Removal of exact duplicates, and of near duplicates: MinHash candidates verified by exact Jaccard similarity.
 
-    Both compare words after case folding and collapsing white space. Of each cluster (single link) the longest document
-    is kept, of equally long ones the first.
+    Words are compared after case folding and collapsing white space. Of each cluster (single linkage) the longest
+    document is kept, of equally long ones the first.
     """
 
     against: tuple[CorpusRef, ...] = ()
@@ -48,11 +48,11 @@ class Deduplication(Spec):
 
 
 class Decontamination(Spec):
-    """Documents that contain a passage of an evaluation set are dropped as `contaminated` (Brown et al. 2020,
-    arXiv:2005.14165, appendix C): a model that has read the questions is not measured by them.
+    """Drops documents that contain a passage of an evaluation set, as `contaminated` (Brown et al. 2020,
+    arXiv:2005.14165, appendix C), because they would raise a model's scores on that set.
 
-    Texts are compared by words, without case and marks; in scripts without spaces, 1.6 characters stand for a word. The
-    passages that were hit are listed in rejects/contamination.jsonl.
+    Texts are compared by words, ignoring case and punctuation; in scripts without spaces, 1.6 characters count as a
+    word. The passages found are listed in rejects/contamination.jsonl.
     """
 
     against: Annotated[tuple[DocumentFiles, ...], Field(min_length=1)]
@@ -86,8 +86,8 @@ class PerplexityLimits(Spec):
 
 
 class PerplexityFilter(Spec):
-    """Documents judged by a causal model after duplicates were removed (Wenzek et al. 2020, CCNet, arXiv:1911.00359;
-    Marion et al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
+    """Limits on the perplexity of documents under a causal model, applied after deduplication (Wenzek et al. 2020,
+    CCNet, arXiv:1911.00359; Marion et al. 2023, arXiv:2309.04564, who keep the middle of the distribution)."""
 
     model: ModelRef
     """The causal model that judges the documents."""
@@ -111,7 +111,7 @@ class PerplexityFilter(Spec):
 
 
 class CleanSpec(JobSpec):
-    """Documents cleaned, deduplicated and split: a tokenised corpus in shards, or a data set of rows."""
+    """Cleans, deduplicates and splits documents into a tokenised corpus in shards, or a data set of rows."""
 
     kind: Literal["clean"]
     sources: Annotated[tuple[TextSource, ...], Field(min_length=1)]

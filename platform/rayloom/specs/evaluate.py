@@ -1,4 +1,4 @@
-"""`kind: evaluate`: what a model or adapter is worth, beside a baseline, with limits that can stop a pipeline."""
+"""`kind: evaluate`: the quality of a model or adapter, beside a baseline, with limits that can stop a pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayloom.specs.training.training_data import TemplateKwargs
 
 
 class HeldoutLoss(Spec):
-    """Mean loss of the held-out rows of the run that trained `rows_of`, over their trained tokens."""
+    """Mean loss over the trained tokens of the held-out rows of the training run that made `rows_of`."""
 
     type: Literal["heldout_loss"]
     name: Name = "heldout"
@@ -24,7 +24,7 @@ class HeldoutLoss(Spec):
 
 
 class AnswersCheck(Spec):
-    """Greedy answers to prompts, and in how many of them a text occurs."""
+    """Greedy answers to prompts; the number of them that contain the expected text."""
 
     type: Literal["answers"]
     name: Name
@@ -44,9 +44,9 @@ class AnswersCheck(Spec):
 
 
 class WrittenCheck(Spec):
-    """What the model writes where a held-out conversation has its first answer, against that answer.
+    """The model's generated first answers in held-out conversations, compared with the reference answers.
 
-    The score is chrF; BLEU and ROUGE stand beside it.
+    The score is chrF; BLEU and ROUGE are reported too.
     """
 
     type: Literal["written"]
@@ -67,10 +67,10 @@ class WrittenCheck(Spec):
 
 
 class TaskCheck(Spec):
-    """Labels, entities or answers for the texts that a task's training held out, and how good they are.
+    """Predictions for the held-out rows of a task's training, compared with their labels, entities or answers.
 
-    The score is accuracy for one label, micro F1 for several, entity F1 (kind and both ends right) for tokens, and the
-    F1 of words for questions, and chrF for written texts.
+    The score is accuracy for one label, micro F1 for several, entity F1 (kind and both ends right) for tokens, word F1
+    for questions, and chrF for generated texts.
     """
 
     type: Literal["task"]
@@ -85,7 +85,7 @@ class TaskCheck(Spec):
 
 
 class Endpoint(Spec):
-    """A server with the OpenAI completions API, such as `kind: serve` runs; the key is read from OPENAI_API_KEY."""
+    """A server with OpenAI's completions API, such as that of `kind: serve`; its key is read from OPENAI_API_KEY."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$")]
     """Address of the server, without `/v1/completions`."""
@@ -96,7 +96,7 @@ class Endpoint(Spec):
 class HarnessCheck(Spec):
     """Tasks of EleutherAI's lm-evaluation-harness, whose package and data must be on this machine.
 
-    The score is the mean over the documents of all tasks of each task's first measure.
+    The score is the mean, over the documents of all tasks, of the first metric of each task.
     """
 
     type: Literal["lm_eval"]
@@ -125,11 +125,11 @@ CHECK_METRICS = {
     "written": ("score", "bleu", "rouge_l"),
     "task": ("score", "accuracy", "macro_f1", "micro_f1", "exact_match"),
 }
-"""The numbers that each type of check gives, by which models can be compared."""
+"""The metrics of each type of check, by which models can be compared."""
 
 
 class EvaluateSpec(JobSpec):
-    """Runs the checks on a model, and on the baseline when one is named; predictions are kept for reading."""
+    """Runs the checks on a model, and on the baseline if one is named; predictions are kept for reading."""
 
     kind: Literal["evaluate"]
     model: TunedRef

@@ -10,7 +10,7 @@ from rayloom.specs.base import AdapterRef, CalibrationRef, JobSpec, ModelRef, Sh
 
 
 class WeightedAdapter(Spec):
-    """One more adapter of the same base."""
+    """Another adapter of the same base, with its weight."""
 
     adapter: AdapterRef
     """The adapter."""
@@ -19,7 +19,7 @@ class WeightedAdapter(Spec):
 
 
 class Combination(Spec):
-    """Further LoRA adapters that are combined with the first one and merged as one."""
+    """Further LoRA adapters that are combined with the first one before the merge."""
 
     method: Literal["sum", "linear", "ties", "dare_linear", "dare_ties"] = "sum"
     """sum: the weighted sum of the updates. The others as PEFT has them, on LoRA's factors, for adapters of one rank:
@@ -44,7 +44,7 @@ class Combination(Spec):
 
 
 class MergeSpec(JobSpec):
-    """Adds an adapter's update to its 16-bit base, compared by logits before anything is published."""
+    """Merges an adapter into its 16-bit base; the logits of both are compared before the model is published."""
 
     kind: Literal["merge"]
     adapter: AdapterRef
@@ -67,7 +67,7 @@ class MergeSpec(JobSpec):
 
 
 class Int8Scheme(Spec):
-    """W8A8: INT8 weights per output channel, INT8 activations."""
+    """W8A8: INT8 weights with a scale per output channel, and INT8 activations."""
 
     type: Literal["int8"]
     activations: Literal["dynamic", "static"] = "dynamic"
@@ -94,7 +94,7 @@ class Int8Scheme(Spec):
 
 
 class Int4Scheme(Spec):
-    """W4A16: INT4 weights in groups of inputs, each group with its scale; activations stay in 16 bits."""
+    """W4A16: INT4 weights with a scale for each group of inputs; activations stay in 16 bits."""
 
     type: Literal["int4"]
     group_size: Literal[32, 64, 128] | None = None
@@ -112,8 +112,8 @@ class Int4Scheme(Spec):
 
 
 class Fp8Scheme(Spec):
-    """W8A8 in FP8 (E4M3; Micikevicius et al. 2022, arXiv:2209.05433): weights scaled by output channel, activations by
-    token while running. For GPUs that compute it: Hopper, Ada and later."""
+    """W8A8 in FP8 (E4M3; Micikevicius et al. 2022, arXiv:2209.05433): weights scaled per output channel, activations
+    per token at run time. For GPUs with FP8: Hopper, Ada and later."""
 
     type: Literal["fp8"]
 
@@ -127,8 +127,8 @@ class Fp8Scheme(Spec):
 
 
 class Nf4Scheme(Spec):
-    """4-bit NormalFloat with double quantisation, by bitsandbytes (Dettmers et al. 2023, arXiv:2305.14314): for
-    transformers only, since the server has no loader for it."""
+    """4-bit NormalFloat with double quantisation, by bitsandbytes (Dettmers et al. 2023, arXiv:2305.14314). For
+    transformers only: `kind: serve` cannot load it."""
 
     type: Literal["nf4"]
 
@@ -145,7 +145,7 @@ Scheme = Int8Scheme | Int4Scheme | Fp8Scheme | Nf4Scheme
 
 
 class Calibration(Spec):
-    """Real text on which ranges and rounding are fitted. What calibrates never measures."""
+    """Text on which ranges and rounding are fitted. It is never used to measure quality."""
 
     rows_of: CalibrationRef | None = None
     """A corpus, or a training job by its held-out rows; text of another tokenizer is encoded again with the model's.
@@ -155,8 +155,8 @@ class Calibration(Spec):
 
 
 class Speed(Spec):
-    """Tokens a second before and after, by vLLM as it serves, in turns on the same hardware. On a CPU both engines take
-    half a minute to start."""
+    """Tokens a second before and after, measured in vLLM in alternating runs on the same hardware. On a CPU both
+    engines take half a minute to start."""
 
     batch_sequences: Annotated[int, Field(ge=1)] = 32
     """Requests that are answered at once."""
@@ -169,7 +169,7 @@ class Speed(Spec):
 
 
 class QuantizeSpec(JobSpec):
-    """Smaller weights, with size and quality measured before and after."""
+    """Quantises a model's weights; size and quality are measured before and after."""
 
     kind: Literal["quantize"]
     model: ModelRef

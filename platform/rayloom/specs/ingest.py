@@ -1,4 +1,4 @@
-"""`kind: import`: brings a model or data set into the store, with a digest, a licence and a place in the lineage."""
+"""`kind: import`: copies a model or data set into the store, with digest, licence and lineage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayloom.specs.base import JobSpec, OutsideFiles, Reference, Rule, Spec
 Sha256 = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Rule("must be a SHA-256: 64 digits of 0-9 and a-f")
 ]
-# Both go to pip in a requirements file, so nothing that means more there than a name or a version may pass.
+# Both are written to a requirements file for pip, so they must not contain other syntax of such files.
 PackageName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"),
@@ -75,7 +75,7 @@ class HubSource(Spec):
 
 
 class FolderSource(Spec):
-    """A folder or file that is already on a disk that this machine sees."""
+    """A folder or file on a disk of this machine."""
 
     type: Literal["folder"]
     path: str
@@ -100,7 +100,7 @@ class DatasetContent(Spec):
 
 
 class ImportSpec(JobSpec):
-    """Brings one model or data set into the store."""
+    """Copies one model or data set into the store."""
 
     kind: Literal["import"]
     source: Source
@@ -116,10 +116,10 @@ class ImportSpec(JobSpec):
 
 
 def import_of(reference: Reference, directory: Path) -> ImportSpec:
-    """The import that a reference to the hub or to a path stands for. Raises InputError if there is no such path.
+    """The import job for a reference to the hub or to a path. Raises InputError if there is no such path.
 
-    Its artifact's name begins with `hub.` or `folder.`, so that it never takes the place of one that a job file named.
-    `directory`: where a relative path begins.
+    The name of its artifact begins with `hub.` or `folder.`, so that it cannot collide with one named in a job file.
+    `directory`: the folder from which a relative path starts.
     """
     content = "dataset" if "dataset" in reference.contents else "model"
     if reference.text.startswith("hf://"):

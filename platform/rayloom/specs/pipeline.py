@@ -1,4 +1,4 @@
-"""`kind: pipeline`: several job files as one graph."""
+"""`kind: pipeline`: several job files as one dependency graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stage(Spec):
 
 
 class PipelineSpec(JobSpec):
-    """Stages and what each needs; a stage whose result is in the store already is not run again."""
+    """Stages with their dependencies; a stage whose result is in the store already is not run again."""
 
     kind: Literal["pipeline"]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -47,7 +47,7 @@ class PipelineSpec(JobSpec):
         return self
 
     def ordered(self) -> tuple[Stage, ...]:
-        """The stages so that each comes after what it needs. Raises ValueError naming a circle."""
+        """The stages in topological order. Raises ValueError with the names in a cycle if there is one."""
         done: list[Stage] = []
         waiting = list(self.stages)
         while waiting:

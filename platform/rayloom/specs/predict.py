@@ -1,4 +1,4 @@
-"""`kind: predict`: what a model says about every row of a data set."""
+"""`kind: predict`: a model's prediction for every row of a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayloom.specs.training.training_data import TemplateKwargs
 
 
 class Generation(Spec):
-    """How a language model answers; a model with a task needs none of it."""
+    """Generation settings of a language model; a model with a task does not use them."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
     """vllm: the offline engine of the server, which computes many texts at once and takes half a minute to start."""
@@ -41,9 +41,9 @@ class Generation(Spec):
 
 
 class PredictSpec(JobSpec, RowFiles):
-    """Labels, entities or answers for rows, in parts of which a finished one is never done again.
+    """Predicts labels, entities or answers for rows, in parts; a resumed job does not repeat finished parts.
 
-    Rows are those of CSV, TSV, JSON, JSON lines, Parquet and Arrow; of any other file, every line is a text.
+    Rows are read from CSV, TSV, JSON, JSON lines, Parquet and Arrow files; in any other file, every line is a text.
     """
 
     kind: Literal["predict"]

@@ -1,4 +1,4 @@
-"""How the files of rows that a job names are read."""
+"""The files of rows that a job names, how they are read, and the glob patterns that select them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Encoding = Annotated[str, AfterValidator(_check_encoding)]
 
 
 class RowFiles(Spec):
-    """Which files of a source are read, and how their bytes are."""
+    """Which files of a source are read, with their format and encoding."""
 
     files: str = "**"
     """Glob pattern of the files to read."""
@@ -44,7 +44,7 @@ Uri = Annotated[
 
 
 class SourceOfRows(RowFiles):
-    """Files of a data set, or files that are read where they are."""
+    """Files of a data set, or files at a URI."""
 
     dataset: DatasetRef | None = Field(default=None, json_schema_extra={"givenUnless": "uri"})
     """The data set, or a folder's path, which is imported first."""
@@ -68,17 +68,17 @@ class SourceOfRows(RowFiles):
 
 
 def files_at_uris(field: str, sources: Sequence[SourceOfRows]) -> Iterator[OutsideFiles]:
-    """What those sources read that is in no artifact; `field`: dotted path of the list of sources."""
+    """The files that these sources read outside artifacts; `field`: dotted path of the list of sources."""
     for number, source in enumerate(sources):
         if source.uri is not None:
             yield OutsideFiles(f"{field}.{number}.uri", source.uri, source.files)
 
 
-# Which files a glob pattern of a job file means, the same everywhere.
+# Glob patterns of job files, with the same meaning everywhere.
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a relative path with forward slashes fits: `*` and `?` stay in one folder, `**` crosses folders."""
+    """Whether a relative path with forward slashes matches: `*` and `?` match within a folder, `**` across folders."""
     return _compiled(pattern).fullmatch(path) is not None
 
 

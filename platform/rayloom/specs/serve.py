@@ -1,4 +1,4 @@
-"""`kind: serve`: models behind one OpenAI-compatible endpoint, each with replicas that follow the load."""
+"""`kind: serve`: models behind one OpenAI-compatible endpoint, each with autoscaled replicas."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Autoscaling(Spec):
 
 
 class Adapters(Spec):
-    """LoRA adapters of the store, which requests name as `MODEL:ADAPTER`; new ones can be used without a restart."""
+    """LoRA adapters in the store, named in requests as `MODEL:ADAPTER`; new ones can be used without a restart."""
 
     allow: tuple[Name, ...] | Literal["all"] = "all"
     """Names of adapters in the store; all: each one that was trained on this model."""
@@ -95,7 +95,7 @@ class ServedModel(Spec):
 
 
 class Batching(Spec):
-    """How texts of different requests are computed together."""
+    """How texts of different requests are batched."""
 
     max_texts: Annotated[int, Field(ge=1)] = 16
     """Most texts that are computed together."""
@@ -105,8 +105,8 @@ class Batching(Spec):
 
 class ServedPredictor(Spec):
     """A model that answers texts with classes (`/v1/classify`), entities (`/v1/tag`), the answer to a question
-    (`/v1/answer`), or another text (`/v1/generate`, also for a decoder with an adapter that vLLM does not load). Which
-    of them follows from the task that it was trained for."""
+    (`/v1/answer`), or another text (`/v1/generate`, also for a decoder with an adapter that vLLM cannot load),
+    depending on the task for which it was trained."""
 
     name: Name
     """The name that requests use."""
@@ -143,7 +143,7 @@ class ServedPredictor(Spec):
 
 
 class AccessRules(Spec):
-    """Who may send requests, and how many."""
+    """API keys, rate limits and limits of a request."""
 
     keys_required: bool = False
     """Only requests with an API key of the store (`rayloom keys create`) are answered. A revoked key is refused within
@@ -161,7 +161,7 @@ class AccessRules(Spec):
 
 
 class Logs(Spec):
-    """What is kept of each request."""
+    """What is logged of each request."""
 
     access: Annotated[bool, "unfingerprinted"] = True
     """One line of JSON for each request; `rayloom run` says where."""
@@ -170,7 +170,7 @@ class Logs(Spec):
 
 
 class ServeCheck(Spec):
-    """The check of a service in a pipeline: a question to the first model, then load. The answers are its artifact."""
+    """The check of a service in a pipeline: a question to the first model, then load. Its artifact has the answers."""
 
     prompt: str
     """What the first model is asked, as a user's message."""
@@ -189,7 +189,7 @@ def _replica(resources: EngineSpec | ServedPredictor) -> Bundle:
 
 
 class ServeSpec(JobSpec):
-    """Models served until stopped; in a pipeline, served, checked and shut down."""
+    """Serves models until stopped; in a pipeline, serves, checks and stops."""
 
     kind: Literal["serve"]
     models: tuple[ServedModel, ...] = ()
@@ -235,7 +235,7 @@ class ServeSpec(JobSpec):
 
     @property
     def num_gateways(self) -> int:
-        """Processes that take requests, each with its share of every limit."""
+        """The number of processes that accept requests, each with its share of every limit."""
         return self.models[0].autoscaling.max_replicas if self.is_direct else self.gateway_replicas
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""`kind: train`: pretraining, continued pretraining and fine-tuning, told apart by values only."""
+"""`kind: train`: pretraining, continued pretraining and fine-tuning, which differ in values only."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class TrainSpec(JobSpec):
 
     @property
     def packs_rows(self) -> bool:
-        """Whether several texts share a row. Virtual tokens stand before the first one only."""
+        """Whether several texts are packed into a row; not with virtual tokens, which would precede only the first."""
         return not isinstance(self.adapter, VIRTUAL_TOKEN_METHODS)
 
     @property

@@ -1,4 +1,4 @@
-"""`kind: tune`: a search over the fields of a training job, within a budget, that hands back a job to rerun."""
+"""`kind: tune`: a hyperparameter search over the fields of a training job, within a budget; it writes the best job."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from rayloom.specs.training.trackers import MlflowRecords
 Goal = Literal["minimise", "maximise"]
 
 CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
-"""Fields that may change while weights are kept, which population-based training does."""
+"""Fields that population-based training can change, because it keeps the weights."""
 
 
 class SearchObjective(Spec):
-    """One metric to make small or large."""
+    """One metric to minimise or maximise."""
 
     metric: str = "heldout_loss"
     """What training reports, or `checks.NAME.share` and the like of a check below."""
@@ -51,13 +51,13 @@ class SearchObjective(Spec):
 
     @property
     def sign(self) -> float:
-        """1 where smaller is better, -1 where larger is: sign × value is then always to be made small."""
+        """1 if smaller is better, -1 if larger is: sign × value is always minimised."""
         goal = self.goal or ("maximise" if is_better_large(self.metric) else "minimise")
         return 1.0 if goal == "minimise" else -1.0
 
 
 class TrialResources(Spec):
-    """What one trial holds. Workers and their CPUs are those of the training job."""
+    """The resources of one trial. Workers and their CPUs are those of the training job."""
 
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
     """A part of one GPU where the job has one worker. Default: workers.gpus_per_worker for each worker."""
@@ -68,7 +68,7 @@ class TrialResources(Spec):
 
 
 class Budget(Spec):
-    """Where the search ends, whichever comes first; what is finished by then is the result."""
+    """Limits of the search; it ends when the first is reached, with the trials finished by then."""
 
     num_trials: Annotated[int, Field(ge=1)] | None = None
     """Trials in all. Default: every combination of a grid, every member of a population; other searchers need it."""
@@ -89,18 +89,18 @@ class Budget(Spec):
 
     @property
     def seconds(self) -> float | None:
-        """Wall time that time and cost together allow."""
+        """Wall time in seconds that `wall_seconds` and `cost` allow; None: no limit."""
         by_cost = self.cost / self.price_per_hour * 3600 if self.cost and self.price_per_hour else None
         limits = [limit for limit in (self.wall_seconds, by_cost) if limit is not None]
         return min(limits, default=None)
 
     def cost_of(self, seconds: float) -> float | None:
-        """What so much wall time costs; None where no price is given."""
+        """The cost of this wall time; None if no price is given."""
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
 
 class TuneSpec(JobSpec):
-    """A search for the values of a training job with which a metric is best."""
+    """Searches for the values of a training job that give the best metric."""
 
     kind: Literal["tune"]
     train: Annotated[TrainSpec, JobFile(overrides="set")]
@@ -129,7 +129,7 @@ class TuneSpec(JobSpec):
     """One parent run for the search and a child for each trial, beside the search's own records."""
 
     def bundles(self) -> list[Bundle]:
-        """Of one trial; the search runs as many at once as fit."""
+        """The bundles of one trial; the search runs as many trials at once as fit."""
         return self.train.bundles()
 
     def outside_files(self) -> Iterator[OutsideFiles]:
@@ -142,7 +142,7 @@ class TuneSpec(JobSpec):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric that a trial reports sooner or later."""
+        """All metrics that a trial reports, during training or at its end."""
         return (*training_metrics(self.train), *RESULT_METRICS, *check_metrics(self.checks, self.train.task))
 
     @property
@@ -153,7 +153,7 @@ class TuneSpec(JobSpec):
 
     @property
     def num_trials(self) -> int | None:
-        """How many trials there may be at most; None where nothing says so."""
+        """The largest number of trials; None if it is not set."""
         if isinstance(self.scheduler, PopulationScheduler):
             return self.scheduler.num_members
         if isinstance(self.searcher, GridSearcher):
@@ -176,7 +176,7 @@ class TuneSpec(JobSpec):
         return self
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """What the training job refuses, and what scheduler, searcher and space ask of each other."""
+        """Values that the training job refuses, and conflicts between scheduler, searcher and space."""
         varied = {path: dimension for path, dimension in self.space.items() if path not in _unvaried(self)}
         for path, reason in _unvaried(self).items():
             yield ("space", path), reason
@@ -193,7 +193,7 @@ class TuneSpec(JobSpec):
 
 
 def _unvaried(spec: TuneSpec) -> dict[str, str]:
-    """Paths of the space that every trial must have in common, and why."""
+    """Paths of the space that must be the same in all trials, with the reason."""
     named = [reference.path for reference in references(spec.train)]
     found = {}
     for path in spec.space:
@@ -215,7 +215,7 @@ def _gpu_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]
 
 
 def num_values(dimension: Any) -> int:
-    """How many values a dimension has; 0 for a range."""
+    """The number of values of a dimension; 0 for a range."""
     if isinstance(dimension, Choice):
         return len(dimension.values)
     if isinstance(dimension, Multiple):

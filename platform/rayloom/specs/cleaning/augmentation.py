@@ -1,4 +1,4 @@
-"""Further training rows made from those of a labelled set."""
+"""Augmentation: changed copies of the training rows of a labelled data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PartOfWords = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SynonymReplacement(Spec):
-    """Words replaced by others of the same meaning (Wei & Zou 2019, EDA, arXiv:1901.11196)."""
+    """Words replaced by synonyms (Wei & Zou 2019, EDA, arXiv:1901.11196)."""
 
     type: Literal["synonyms"]
     words: DatasetRef
@@ -22,13 +22,13 @@ class SynonymReplacement(Spec):
 
 
 class SentenceShuffle(Spec):
-    """The sentences in another order."""
+    """The sentences of the text in random order."""
 
     type: Literal["sentence_shuffle"]
 
 
 class RandomDeletion(Spec):
-    """Words left out (Wei & Zou 2019); in scripts without spaces, characters."""
+    """Random words deleted (Wei & Zou 2019); in scripts without spaces, characters."""
 
     type: Literal["deletion"]
     share: PartOfWords = 0.1
@@ -36,7 +36,7 @@ class RandomDeletion(Spec):
 
 
 class BackTranslation(Spec):
-    """Into another language and back (Sennrich et al. 2016, arXiv:1511.06709), by a chat model."""
+    """The text translated into another language and back by a chat model (Sennrich et al. 2016, arXiv:1511.06709)."""
 
     type: Literal["back_translation"]
     url: Annotated[str, StringConstraints(pattern=r"^https?://"), Rule("must be a URL such as http://host:8000/v1")]

@@ -1,4 +1,4 @@
-"""What a cleaning job makes: a tokenised corpus mixed by tokens, or a data set of rows split into parts."""
+"""`output` of a cleaning job: a tokenised corpus mixed by tokens, or a data set of rows split into parts."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ class ExistingTokenizer(Spec):
 class Mixture(Spec):
     """How much of each source and domain the corpus has, counted in tokens of whole documents.
 
-    Of a source with n tokens and weight w, λ·w·n tokens are taken, but at most its `max_tokens`, with one λ for all.
-    λ is as large as total_tokens, max_domain_share and n allow; where nothing limits it, the sources of the largest
-    weight are taken whole. Which documents are taken is decided by a hash, so that a smaller budget takes a part of
-    what a larger one takes.
+    A source with n tokens and weight w gives λ·w·n tokens, but at most its `max_tokens`, with one λ for all sources. λ
+    is as large as total_tokens, max_domain_share and n allow; if there are no limits, the sources of the largest weight
+    are taken whole. Documents are chosen by a hash, so that a smaller budget takes a subset of a larger one's.
     """
 
     total_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -71,8 +70,8 @@ class TokensOutput(Spec):
 class RowsOutput(Spec):
     """A data set of rows: train.jsonl, validation.jsonl and test.jsonl with `text`, `label` and the kept columns.
 
-    A row's part is decided by a hash of its folded text, label by label, so that each label has its share in each part
-    and identical texts never stand on both sides; near duplicates do not either, as only one of them is kept.
+    The split is stratified: a row's part depends on a hash of its folded text, and each label has its share in each
+    part. Identical texts are never in different parts, and only one of several near duplicates is kept.
     """
 
     type: Literal["rows"]

@@ -1,6 +1,6 @@
-"""Quality rules of text with their published thresholds. A document that breaks one is dropped for the rule's reason.
+"""Quality rules for text with their published thresholds. A document that breaks a rule is dropped for its reason.
 
-Every family can be turned off (`c4: null`) and every threshold set, for all domains and for one.
+Every family can be turned off (`c4: null`) and every threshold set, for all domains or for one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Ratio = Annotated[float, Field(ge=0)]
 
 
 class LengthRules(Spec):
-    """Length in characters, after normalising."""
+    """Limits on the length in characters, after normalisation."""
 
     min_characters: Annotated[int, Field(ge=1)] = 1
     """Documents with fewer characters are dropped, as `too_few_characters`."""
@@ -30,7 +30,7 @@ class LengthRules(Spec):
 class GopherRules(Spec):
     """Gopher's quality filters (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1).
 
-    A word is what stands between white space; in scripts without spaces, one character.
+    Words are separated by white space; in scripts without spaces, a word is one character.
     """
 
     min_words: Count = 50
@@ -86,9 +86,9 @@ class RepetitionRules(Spec):
 
 
 class C4Rules(Spec):
-    """C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2), for text of the web.
+    """C4's filters (Raffel et al. 2020, arXiv:1910.10683, section 2.2), for web text.
 
-    Lines are removed first; then the rest of the document is judged.
+    Lines are filtered first, then the rest of the document.
     """
 
     min_words_per_line: Count = 5
@@ -127,7 +127,7 @@ class FineWebRules(Spec):
 
 
 class CharacterRules(Spec):
-    """Which characters the text consists of."""
+    """Limits on the characters in the text."""
 
     max_special_characters_share: Share = 0.25
     """`too_many_special_characters`: neither letter, digit nor white space. Ordinary prose has 2 to 6 %."""
@@ -149,7 +149,7 @@ Action = Literal["keep", "mask", "drop"]
 
 
 class SensitiveRules(Spec):
-    """Personal data and listed words: `mask` puts the kind in its place, `drop` drops the document (`has_email`, …)."""
+    """Personal data and listed words. `mask` replaces it by its kind; `drop` drops the document (`has_email`, …)."""
 
     email: Action = "mask"
     """E-mail addresses."""

@@ -1,4 +1,4 @@
-"""Where a cleaning job's documents come from: formats of files, and sources with their domain, label and weight."""
+"""The sources of a cleaning job: file formats, and sources with their domain, label and weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rayloom.specs.row_files import SourceOfRows
 
 
 class Columns(Spec):
-    """Which columns of a row are its text."""
+    """The columns of a row that are its text."""
 
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
     """They are joined by line ends; empty ones are left out. A row without one of them, or with null, is unreadable."""
@@ -31,19 +31,19 @@ class Columns(Spec):
 
 
 class JsonLines(Columns):
-    """One JSON object a line."""
+    """JSON lines: one JSON object on each line."""
 
     type: Literal["jsonl"]
 
 
 class JsonArray(Columns):
-    """One JSON array of objects a file."""
+    """Files that are each one JSON array of objects."""
 
     type: Literal["json"]
 
 
 class Csv(Columns):
-    """Comma-separated values with a header; quotation marks set fields apart."""
+    """Comma-separated values with a header; fields can be in quotation marks."""
 
     type: Literal["csv"]
     delimiter: Annotated[str, StringConstraints(pattern=r"^[^\"\r\n]$"), Rule("must be one character")] = ","
@@ -65,13 +65,13 @@ class Parquet(Columns):
 
 
 class Arrow(Columns):
-    """Arrow files, as a stream or with a footer, such as the data files of a saved Hugging Face data set."""
+    """Arrow files in the stream or file format, such as the data files of a saved Hugging Face data set."""
 
     type: Literal["arrow"]
 
 
 class Warc(Spec):
-    """Web archives: the main text of every HTML page that was answered with status 200."""
+    """Web archives (WARC): the main text of every HTML response with status 200."""
 
     type: Literal["warc"]
     main_content_only: bool = True

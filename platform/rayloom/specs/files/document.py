@@ -1,7 +1,7 @@
-"""A job file as plain values, with the line of each key: YAML without its surprises.
+"""A job file as plain values with the line of each key, from a restricted YAML.
 
-The scalars are those of YAML 1.2: `no` and `1:30` are text and `2e-4` is a number, which PyYAML reads otherwise.
-Aliases, merge keys and tags are refused, so that every value is written where it counts.
+Scalars follow YAML 1.2: `no` and `1:30` are text and `2e-4` is a number, unlike in PyYAML. Aliases, merge keys and tags
+are refused, so that every value is written where it is used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ for _name, _pattern in (
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One problem of a job file."""
+    """One problem in a job file."""
 
     line: int
     """0 for `--set`."""
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass
 class Document:
-    """Plain values of a YAML file, the line that each path stands on, and what was wrong with the file as YAML."""
+    """Plain values of a YAML file, the line of each path, and the problems of the YAML itself."""
 
     source: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -68,13 +68,13 @@ class Document:
     """Documents whose values are part of this one, by path; their problems name their own files."""
 
     def include(self, path: Path, other: Document) -> None:
-        """Makes the values of another document the value of the one key that `path` names."""
+        """Sets the top-level key that `path` names to the values of another document."""
         self.values[str(path[0])] = other.values
         self.included[path] = other
         self.problems += other.problems
 
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
-        """A problem at the line of the path, or of the nearest key above it that is in the file."""
+        """A problem at the line of the path, or of its nearest parent that is in the file."""
         for end in range(len(path), -1, -1):
             above = tuple(path[:end])
             if above in self.overrides:
@@ -114,7 +114,7 @@ class Document:
 
 
 def _assign(values: Any, keys: Sequence[str], value: Any) -> tuple[Path, str]:
-    """Sets `value` at the path, making mappings on the way. Returns the path with its indices, and any problem."""
+    """Sets `value` at the path, creating mappings if needed. Returns the path with its indices, and any problem."""
     path: list[str | int] = []
     for depth, key in enumerate(keys):
         part: str | int = key
@@ -137,7 +137,7 @@ def _assign(values: Any, keys: Sequence[str], value: Any) -> tuple[Path, str]:
 
 
 def parse(text: str, source: str) -> Document:
-    """Reads YAML keeping line numbers. Raises SpecError where it is not YAML or not a mapping."""
+    """Reads YAML keeping line numbers. Raises SpecError if it is not YAML or not a mapping."""
     document = Document(source)
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -160,7 +160,7 @@ def parse(text: str, source: str) -> Document:
 
 @dataclass
 class _Reader:
-    """Turns YAML's nodes into plain values, noting lines and problems in the document."""
+    """Converts YAML nodes to plain values, and records lines and problems in the document."""
 
     document: Document
     seen: set[int] = field(default_factory=set)

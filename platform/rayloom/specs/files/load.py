@@ -1,4 +1,4 @@
-"""Job files: YAML in, a typed spec out, or every problem at once with file, line, path, value and rule."""
+"""Loading of job files: a typed spec, or one error with all problems, each with file, line, path, value and rule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kinds = Mapping[str, type[JobSpec]]
 
 @dataclass(frozen=True)
 class Job:
-    """A job file that was read: its spec and where it stood (relative paths in it start there)."""
+    """A loaded job file: its spec, and its folder, from which relative paths in it start."""
 
     spec: JobSpec
     file: Path
@@ -35,9 +35,9 @@ class Job:
 
 
 def load(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
-    """Reads one job file. `overrides` are `--set` arguments, `path.to.field=value`.
+    """Reads one job file. `overrides`: the `--set` arguments, `path.to.field=value`.
 
-    Raises InputError where there is no readable file, SpecError with every problem otherwise.
+    Raises InputError if the file cannot be read, SpecError with all problems if it is not valid.
     """
     document = parse(_read(file), str(file))
     waiting = list(overrides)
@@ -52,13 +52,13 @@ def load(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
 
 
 def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
-    """The fields that hold another job, and how."""
+    """The fields that hold another job, with their JobFile marks."""
     fields = spec.model_fields.items() if spec else ()
     return [(name, mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
 
 
 def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> list[str]:
-    """Applies the overrides of whole keys that say what to include. Returns the other overrides."""
+    """Applies the overrides that replace a whole key of `keys`. Returns the other overrides."""
     chosen = [override for override in overrides if override.partition("=")[0].strip() in keys]
     for override in chosen:
         document.set(override)
@@ -66,9 +66,9 @@ def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> 
 
 
 def _include(document: Document, key: str, mark: JobFile, directory: Path) -> None:
-    """Puts the job file that `key` names in place of its path, and applies the changes beside it.
+    """Replaces the path at `key` by the content of that job file, and applies the changes in the field beside it.
 
-    Relative paths in that file go on starting where it stands.
+    Relative paths in that file still start from its own folder.
     """
     value, changes = document.values.get(key), document.values.get(mark.overrides)
     if isinstance(value, str):
@@ -115,7 +115,7 @@ def _read(file: Path) -> str:
 
 
 def validate(document: Document, kinds: Kinds) -> JobSpec:
-    """The typed spec of a document. Raises SpecError with every problem that it has."""
+    """The typed spec of a document. Raises SpecError with all its problems."""
     spec: JobSpec | None = None
     problems = list(document.problems)
     kind = document.values.get("kind")
@@ -125,7 +125,7 @@ def validate(document: Document, kinds: Kinds) -> JobSpec:
         kind = document.values["kind"] = near[0] if near else None
     if kind is not None:
         try:
-            # As JSON, because strictness then takes lists for tuples and still refuses "12" for 12.
+            # As JSON, because strict mode then accepts lists for tuples and still refuses "12" for 12.
             spec = kinds[kind].model_validate_json(json.dumps(document.values), strict=True)
         except ValidationError as error:
             problems += problems_of(error.errors(include_url=False), document, kinds[kind])

@@ -1,4 +1,7 @@
-"""Pydantic's errors in plain words: dotted path, rule, the value that breaks it, and the nearest valid word."""
+"""All problems of a document in plain words: path, rule, value and the nearest valid word.
+
+They are pydantic's errors, and broken rules between fields, which are checked even if other fields are wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from rayloom.specs.files.schema_walk import Spot, bare, key_of, keys_of, locate,
 Context = Mapping[str, Any]
 
 _CLOSE = 0.8
-"""How similar a word must be to be suggested, if all choices are listed anyway."""
+"""Similarity from which a word is suggested, if all choices are listed anyway."""
 _MOST_KEYS = 12
 
 _RULES: dict[str, Callable[[Context], str]] = {
@@ -45,7 +48,7 @@ _RULES: dict[str, Callable[[Context], str]] = {
 
 
 def problems_of(details: Iterable[ErrorDetails], document: Document, root: type[BaseModel]) -> list[Problem]:
-    """Every problem of a document, in the order of its lines, rules between fields included."""
+    """All problems of a document in the order of its lines, including those of rules between fields."""
     found = [(detail, locate(detail["loc"], root)) for detail in details]
     broken = {_place(detail, spot) for detail, spot in found} | _misspelt(found)
     said = [(spot, _rule(detail, spot), detail) for detail, spot in _without_echoes(found)]
@@ -56,18 +59,18 @@ def problems_of(details: Iterable[ErrorDetails], document: Document, root: type[
 
 
 def nearest(word: object, known: Iterable[str], closeness: float = 0.6) -> str:
-    """`; did you mean X?` if a known word is similar, else nothing."""
+    """`; did you mean X?` if a known word is similar, else an empty text."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=closeness)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(detail: ErrorDetails, spot: Spot) -> Path:
-    """The path of the problem; that of a wrong variant is its key `type`."""
+    """The path of the problem; for an unknown variant of a union, the path of its `type`."""
     return (*spot.path, "type") if detail["type"].startswith("union_tag_") else spot.path
 
 
 def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
-    """The known keys that misspelt ones were meant to be: their values are unknown, not missing."""
+    """The known keys nearest to misspelt ones; these keys are not reported as missing."""
     meant = set()
     for detail, spot in found:
         if detail["type"] == "extra_forbidden" and spot.owner is not None:
@@ -77,10 +80,10 @@ def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
 
 
 def _without_echoes(found: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorDetails, Spot]]:
-    """Leaves out what only follows from another problem.
+    """The problems without those that only follow from others.
 
-    Pydantic calls a list whose entries are wrong "too short" as well. Of a union, only the branches that matched
-    furthest say something useful.
+    Pydantic also calls a list "too short" if its entries are wrong. Of the branches of a union, only those that matched
+    furthest are useful.
     """
     kept = []
     for detail, spot in found:
@@ -175,19 +178,17 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# Rules between fields, checked also if some fields are wrong, so that all problems of a file come at once.
+# Rules between fields, checked even if some fields are wrong, so that all problems of a file are reported at once.
 #
-# Pydantic runs a model's own validators only if every field of it is right, and stops at the first that fails. Here
-# each
-# runs on an object that has the fields that are right and lacks the others. A validator that reads a missing field
-# raises
-# AttributeError and is left out; the problems that the others find are certain.
+# Pydantic runs a model's validators only if all its fields are valid, and stops at the first that fails. Here each runs
+# on an object that has only the valid fields. A validator that reads a missing field raises AttributeError and is
+# skipped; problems that the others find are certain.
 
 
 def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path]) -> list[tuple[Path, str]]:
-    """Path of the model and its validator's message, for every rule between fields that is certainly broken.
+    """Path of the model and message of its validator, for every rule between fields that is certainly broken.
 
-    `broken`: paths of the fields that are wrong by themselves, and of models whose own rules failed.
+    `broken`: paths of fields that are wrong by themselves, and of models whose own rules failed.
     """
     found: list[tuple[Path, str]] = []
     _built(spec, values, (), broken, found)
@@ -195,7 +196,7 @@ def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path
 
 
 def _built(spec: type[BaseModel], values: dict[str, Any], path: Path, broken: set[Path], found: list[Any]) -> BaseModel:
-    """The model with the fields that are right; its validators run if something in it is wrong."""
+    """The model with its valid fields only; its validators are run if something in it is wrong."""
     fields: dict[str, Any] = {}
     missing = set()
     for name, info in spec.model_fields.items():
@@ -237,5 +238,5 @@ def _value(annotation: Any, value: Any, path: Path, broken: set[Path], found: li
 
 
 def _can_be_built(annotation: Any, value: Any) -> bool:
-    """Whether a value that is partly wrong has parts that can be checked."""
+    """Whether the value has parts that can be checked although something in it is wrong."""
     return variant_of(annotation, value) is not None or (isinstance(value, list) and bool(models_of(annotation)))

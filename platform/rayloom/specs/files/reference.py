@@ -1,4 +1,4 @@
-"""The keys of a job file by their dotted paths, found in a kind's JSON schema: what `explain` describes."""
+"""The keys of a job file by dotted path, from the kind's JSON schema, for `rayloom explain`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a job file, as one or several variants of a mapping have it."""
+    """One key of a job file, which one or several variants of a mapping have."""
 
     name: str
     schema: Schema
@@ -31,7 +31,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Model:
-    """What a mapping may hold: one variant of a union, or the only form that there is."""
+    """The fields of a mapping: one variant of a union, or the only form."""
 
     tag: str
     """Value of `type`; empty if the mapping has no `type`."""
@@ -44,7 +44,7 @@ class Model:
 
 
 class Reference:
-    """The JSON schema of one kind of job, with the ways through it."""
+    """The JSON schema of one kind of job, with lookup by path."""
 
     def __init__(self, kind: str, spec: type[BaseModel]) -> None:
         self.kind = kind
@@ -52,9 +52,9 @@ class Reference:
         self.definitions: Schema = self.root.get("$defs", {})
 
     def find(self, path: Sequence[str]) -> list[Key]:
-        """The keys at a path below the kind; several where variants differ. Numbers of list entries may be left out.
+        """The keys at a path; several if variants differ. Indices of list entries can be left out.
 
-        Raises SpecError naming the nearest key.
+        Raises SpecError with the nearest key if there is none.
         """
         found = [Key(self.kind, self.root, is_required=True)]
         for depth, part in enumerate(path):
@@ -62,7 +62,7 @@ class Reference:
         return found
 
     def models(self, schema: Schema) -> list[Model]:
-        """The mappings that may stand at a key, also as entries of a list or under names of the user's own."""
+        """The mappings allowed at a key, also as entries of a list or under names that the user chooses."""
         if "$ref" in schema:
             return self.models(self.resolved(schema))
         if "properties" in schema:
@@ -71,7 +71,7 @@ class Reference:
         return [model for part in inner if isinstance(part, Mapping) for model in self.models(part)]
 
     def named_values(self, schema: Schema) -> Schema | None:
-        """What stands under each name of a mapping whose names the user chooses; None if this is no such mapping."""
+        """The schema of the values of a mapping whose names the user chooses; None if this is not such a mapping."""
         schema = self.resolved(schema)
         branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
         inner = next((found for branch in branches if (found := self.named_values(branch)) is not None), None)
@@ -79,7 +79,7 @@ class Reference:
         return inner if values is False else {} if values is True else values
 
     def resolved(self, schema: Schema) -> Schema:
-        """The schema itself, where it only names a definition."""
+        """The definition that the schema refers to by `$ref`, or the schema itself."""
         if "$ref" not in schema:
             return schema
         return self.definitions[schema["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
@@ -104,7 +104,7 @@ class Reference:
 
 
 def _merged(keys: Iterator[Key]) -> list[Key]:
-    """Keys that are the same in several variants, as one key with all their variants."""
+    """The keys, with those that are equal in several variants merged into one."""
     merged: list[Key] = []
     for key in keys:
         same = [k for k in merged if k.schema == key.schema and k.is_required == key.is_required]

@@ -35,7 +35,7 @@ def first_sentence(text: str) -> str:
 
 
 def unit(key: Key) -> str:
-    """The unit that a number's name carries: `tokens` for `sequence_length_tokens`; empty if it carries none."""
+    """The unit in a number's name: `tokens` for `sequence_length_tokens`; empty if it has none."""
     kinds = {branch.get("type") for branch in (key.schema, *key.schema.get("anyOf", ()))}
     return _unit(key.name) if kinds & {"integer", "number"} else ""
 
@@ -51,14 +51,14 @@ def _unit(name: str) -> str:
 
 
 def default(key: Key) -> str:
-    """The value that is taken if the key is left out."""
+    """The value used if the key is left out."""
     if key.is_required:
         return "none; the key must be given"
     return flow(key.schema["default"]) if "default" in key.schema else "empty"
 
 
 def type_words(schema: Schema, reference: Reference) -> str:
-    """What may stand at a key: `whole number, at least 1, or null`."""
+    """The values allowed at a key, such as `whole number, at least 1, or null`."""
     return ", or ".join(dict.fromkeys(_branches(schema, reference)))
 
 
@@ -110,7 +110,7 @@ def _listed(words: list[str]) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value as it is written on one line of a job file."""
+    """A value as YAML on one line."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, int | None):
@@ -120,7 +120,7 @@ def flow(value: Any) -> str:
 
 
 def sample(key: Key, reference: Reference) -> Any:
-    """A value that may stand at the key, read off its schema; None if the schema does not say enough."""
+    """An example of a valid value, from the key's schema; None if the schema does not say enough."""
     if key.schema.get("default"):
         return key.schema["default"]
     return _sample(key.schema, reference)

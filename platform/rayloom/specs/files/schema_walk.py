@@ -1,4 +1,4 @@
-"""Follows a path of a job file through a spec class, to the model and field that it names."""
+"""Resolution of a path in a job file through the spec classes, to the model and field that it names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = "[key]"
 
 @dataclass(frozen=True)
 class Spot:
-    """What the location of one of pydantic's errors means in the file."""
+    """The place in the file that the location of a pydantic error means."""
 
     path: Path
     """The path in the file, without the tags and branches that pydantic adds for unions."""
@@ -32,7 +32,7 @@ class Spot:
 
 
 def locate(location: tuple[str | int, ...], root: type[BaseModel]) -> Spot:
-    """Follows the location of an error through the classes."""
+    """The place of an error's location, resolved through the spec classes from `root` on."""
     spot = before = Spot((), None, None, root)
     for part in location:
         if part == _KEY and get_origin(bare(before.annotation)) is dict:
@@ -86,7 +86,7 @@ def is_model(annotation: Any) -> bool:
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation names, also inside unions, tuples and marks."""
+    """The models in an annotation, also inside unions, tuples and `Annotated`."""
     annotation = bare(annotation)
     if is_model(annotation):
         return [annotation]
@@ -94,13 +94,13 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def tags_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of its literal fields that must be given, by which a union tells it from others."""
+    """The values of its required literal fields, which identify it in a union."""
     fields = [info for info in model.model_fields.values() if info.is_required()]
     return tuple(v for info in fields if get_origin(info.annotation) is Literal for v in get_args(info.annotation))
 
 
 def variant_of(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The model that a mapping in the file is meant to be, if that can be told."""
+    """The model that a mapping in the file is meant to be; None if that is not clear."""
     models = models_of(annotation)
     if not isinstance(value, dict) or not models:
         return None
@@ -111,7 +111,7 @@ def variant_of(annotation: Any, value: Any) -> type[BaseModel] | None:
 
 
 def key_of(name: str, info: FieldInfo) -> str:
-    """What the field is called in a file."""
+    """The field's key in a job file."""
     return info.alias or name
 
 

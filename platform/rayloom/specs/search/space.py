@@ -1,7 +1,7 @@
-"""What a search may vary: dimensions over the fields of a training job, and the check of every path and value.
+"""The space of a search: dimensions over fields of a training job, and the check of their paths and values.
 
-A point is what a searcher chooses: for each dimension a number, or the index of one of its choices. Its values are what
-then stands in the training job, by dotted path.
+A point is what a searcher proposes: for each dimension a number, or the index of one of its choices. Its values are
+those of the training job's fields, by dotted path.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Scalar = bool | int | float | str | None
 Value = Scalar | tuple[Scalar, ...]
 Number = int | float
 Point = Mapping[str, Number]
-"""A number for each dimension that is free; for choices and multiples the index of the choice."""
+"""A coordinate for each dimension: a number, or the index of the choice for choices and multiples."""
 Values = dict[str, Any]
-"""What stands in the training job, by dotted path."""
+"""Values of the training job's fields, by dotted path."""
 
 MOST_COMBINATIONS_CHECKED = 512
 
@@ -59,7 +59,7 @@ class Uniform(_Range):
 
 
 class LogUniform(_Range):
-    """Any number from low to high, each power of ten alike."""
+    """Any number from low to high, drawn uniformly on a logarithmic scale."""
 
     type: Literal["loguniform"]
     low: Annotated[float, Field(gt=0)]
@@ -87,7 +87,7 @@ class Integer(Spec):
 
 
 class Multiple(Spec):
-    """One of the listed multiples of another field: of its searched value, else of what the training job says.
+    """One of the listed multiples of another field: of its searched value, or else of its value in the training job.
 
     `of` may name the field itself: a learning rate of 0.5, 1 or 2 times the one in the file.
     """
@@ -106,7 +106,7 @@ Space = Annotated[dict[str, Dimension], Field(min_length=1)]
 
 
 def value_at(job: Mapping[str, Any], path: str) -> Any:
-    """What stands at a dotted path of plain values. Raises LookupError where there is nothing."""
+    """The value at a dotted path of plain values. Raises LookupError if there is none."""
     found: Any = job
     for key in path.split("."):
         if isinstance(found, list | tuple) and key.isdecimal() and int(key) < len(found):
@@ -119,7 +119,7 @@ def value_at(job: Mapping[str, Any], path: str) -> Any:
 
 
 def values_of(space: Mapping[str, Any], point: Point, job: Mapping[str, Any]) -> Values:
-    """The values that a point means; multiples come after what they are multiples of."""
+    """The values of a point; multiples come after the fields on which they depend."""
     values: Values = {}
     for path in dependency_order(space):
         dimension = space[path]
@@ -138,12 +138,12 @@ def _product(whole: Any, dimension: Multiple, index: int) -> Number:
     product: float = whole * dimension.times[index]
     if dimension.to_whole:
         return round(product)
-    # 2 × 16 is 32, which also a whole-number field takes; 0.1 × 0.3 is kept from being 0.30000000000000004.
+    # Whole results become integers (2 × 16 is 32); others are rounded, so that 0.1 × 3 is 0.3.
     return int(product) if product == int(product) else float(f"{product:.12g}")
 
 
 def dependency_order(space: Mapping[str, Any]) -> list[str]:
-    """The paths so that each multiple comes after what it is a multiple of. Raises ValueError naming a circle."""
+    """The paths, each multiple after the field on which it depends. Raises ValueError if there is a cycle."""
     done: list[str] = []
     waiting = list(space)
     while waiting:
@@ -162,7 +162,7 @@ def _needs(space: Mapping[str, Any], path: str) -> str | None:
 
 
 def substituted(job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain job with the values put at their dotted paths. Raises LookupError where there is no such place."""
+    """The plain job with the values set at their dotted paths. Raises LookupError if a path does not exist."""
     plain = copy.deepcopy(dict(job))
     for path, value in values.items():
         above, _, last = path.rpartition(".")
@@ -178,7 +178,7 @@ def substituted(job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 
 def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """Why the job refuses the values, in the words of the loader; empty where it takes them."""
+    """The loader's messages about values that the job does not accept; empty if it accepts all."""
     try:
         plain = substituted(job, values)
     except LookupError as error:
@@ -192,11 +192,10 @@ def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, A
 
 
 def space_problems(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Path and reason of each thing in the space that the job would refuse.
+    """Path and reason of each problem of the space that the training job would refuse.
 
-    Every value of a choice or multiple and both ends of a range are tried alone; then they are tried together, because
-    fields also have rules between them (`MOST_COMBINATIONS_CHECKED` combinations, ends standing for ranges, drawn
-    where there are more).
+    Every value of a choice or multiple and both ends of a range are tried alone. Then combinations of them are tried,
+    because there are rules between fields: all, or `MOST_COMBINATIONS_CHECKED` random ones if there are more.
     """
     try:
         dependency_order(space)
@@ -222,13 +221,13 @@ def _refused_alone(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[s
         return
     found = dict.fromkeys(reason for value in tried for reason in refusals(spec, job, {path: value}))
     for reason in found:
-        # A rule between fields may hold again when the others of the space change too.
+        # A rule between fields can be satisfied if other fields of the space change too.
         if reason.startswith(path):
             yield reason.removeprefix(f"{path}: ")
 
 
 def _repeated(job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> Iterator[str]:
-    """A value that two choices or multiples give, so that the same trial would be trained twice."""
+    """Each value that two choices or multiples give: the same trial would be trained twice."""
     dimension = space[path]
     if not isinstance(dimension, Choice | Multiple):
         return
@@ -238,7 +237,7 @@ def _repeated(job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> It
         fixed = dict(zip(others, probes, strict=True))
         try:
             values = [values_of(needed, fixed | {path: probe}, job)[path] for probe in _probes(dimension)]
-        except (LookupError, TypeError):  # said by `_refused_alone`
+        except (LookupError, TypeError):  # reported by `_refused_alone`
             return
         texts = [json.dumps(value) for value in values]
         repeated = next((text for text in texts if texts.count(text) > 1), None)
@@ -268,7 +267,7 @@ def _combinations(probes: list[tuple[Number, ...]]) -> Iterator[tuple[Number, ..
 
 
 def _probes(dimension: Any) -> tuple[Number, ...]:
-    """Coordinates that stand for a dimension: every choice, both ends of a range."""
+    """The coordinates of a dimension that are checked: every choice, or both ends of a range."""
     if isinstance(dimension, Choice):
         return tuple(range(len(dimension.values)))
     if isinstance(dimension, Multiple):
@@ -281,7 +280,7 @@ def _first_of(space: Mapping[str, Any]) -> dict[str, Number]:
 
 
 def _with_what_it_needs(space: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The part of the space that the value at `path` follows from."""
+    """The part of the space on which the value at `path` depends."""
     needed = [path]
     while (other := _needs(space, needed[-1])) is not None:
         needed.append(other)

@@ -1,4 +1,4 @@
-"""How a search chooses its points (searchers) and which trials it lets go on (schedulers)."""
+"""`searcher` and `scheduler` of a search: how points are chosen, and which trials are stopped early."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rayloom.specs.base import Spec, TunedRef
 
 
 class GridSearcher(Spec):
-    """Every combination of the space once. It takes choices, multiples and whole numbers, not ranges."""
+    """Every combination of the space once; for choices, multiples and whole numbers, not for ranges of real numbers."""
 
     type: Literal["grid"]
 
 
 class RandomSearcher(Spec):
-    """Points drawn independently of each other and of results (Bergstra & Bengio 2012)."""
+    """Independent random points (Bergstra & Bengio 2012)."""
 
     type: Literal["random"]
 
 
 class TpeSearcher(Spec):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), as Optuna has it; with two objectives too."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), by Optuna; also for two objectives."""
 
     type: Literal["tpe"]
     random_trials: Annotated[int, Field(ge=1)] = 8
@@ -32,7 +32,7 @@ class TpeSearcher(Spec):
 
 
 class GaussianProcessSearcher(Spec):
-    """Bayesian optimisation with a Gaussian process, as Optuna has it: for few and costly trials."""
+    """Bayesian optimisation with a Gaussian process, by Optuna; for few and expensive trials."""
 
     type: Literal["gaussian_process"]
     random_trials: Annotated[int, Field(ge=1)] = 8
@@ -42,9 +42,9 @@ class GaussianProcessSearcher(Spec):
 
 
 class BohbSearcher(Spec):
-    """A TPE model of the largest step at which enough trials were measured (Falkner et al. 2018).
+    """BOHB: a TPE model of the largest step at which enough trials were measured (Falkner et al. 2018).
 
-    Meant for `asha` and `hyperband`, where few trials come far; part of the trials stays random, as in the paper.
+    Meant for `asha` and `hyperband`, which let few trials run long; a share of the trials is random, as in the paper.
     """
 
     type: Literal["bohb"]
@@ -69,8 +69,8 @@ class NoScheduler(Spec):
 class AshaScheduler(Spec):
     """Asynchronous successive halving (Li et al. 2020), the variant that stops trials rather than promoting them.
 
-    At grace_steps × reduction_factor^k a trial goes on only if it is among the best 1/reduction_factor of those that
-    have come there so far.
+    At grace_steps × reduction_factor^k a trial continues only if it is among the best 1/reduction_factor of the trials
+    that have reached this step so far.
     """
 
     type: Literal["asha"]
@@ -81,10 +81,10 @@ class AshaScheduler(Spec):
 
 
 class HyperbandScheduler(Spec):
-    """Asynchronous Hyperband (Li et al. 2020, section 3.3): ASHA in brackets that begin to stop later and later.
+    """Asynchronous Hyperband (Li et al. 2020, section 3.3): ASHA in several brackets with different first rungs.
 
-    Bracket s begins at grace_steps × reduction_factor^s; trials go to the brackets in the shares of Hyperband (Li et
-    al. 2018), so that a metric that is misleading early cannot spoil the whole search.
+    The first rung of bracket s is grace_steps × reduction_factor^s; trials are assigned to brackets in Hyperband's
+    proportions (Li et al. 2018), so that a metric that misleads at early steps cannot spoil the whole search.
     """
 
     type: Literal["hyperband"]
@@ -109,8 +109,8 @@ class MedianScheduler(Spec):
 class PopulationScheduler(Spec):
     """Population-based training (Jaderberg et al. 2017), synchronous (appendix A.1 there).
 
-    All members train interval_steps; then each of the worst goes on from the weights and optimiser state of one of
-    the best, with changed values. No wall-clock order enters, so that the same seed gives the same search.
+    All members train interval_steps; then each of the worst continues from the weights and optimiser state of one of
+    the best, with changed values. Nothing depends on wall-clock order, so the same seed gives the same search.
     """
 
     type: Literal["population"]

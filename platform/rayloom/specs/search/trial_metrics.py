@@ -1,4 +1,4 @@
-"""What a search's trials report: names of metrics, which are better when large, and which checks fit the job."""
+"""The metrics of a search's trials: their names, for which of them larger is better, and which checks fit the job."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TRAINING_METRICS = (
     "seconds",
 )
 _OF_JUDGED_ROWS = ("heldout_accuracy", "heldout_score")
-"""Part of the held-out labels that were the likeliest, and what an evaluation of the task measures; of preferences, the
-part of the pairs that are judged as people did."""
+"""Accuracy on held-out labels, and the score that an evaluation of the task would give; for preferences, the share of
+pairs in which the model prefers the chosen answer."""
 RESULT_METRICS = ("trainable_parameters",)
-"""What is known of a finished trial only, as are all checks."""
+"""Metrics that are known only of finished trials, as are those of checks."""
 _LARGER_IS_BETTER = ("tokens_per_second", "accuracy", "score", "_f1", ".exact_match", ".share", ".count")
 _WITHOUT_CLASSES = {QuestionAnswering: ("score", "exact_match"), SequenceToSequence: ("score",)}
 _OF_CLASSES = ("score", "accuracy", "macro_f1", "micro_f1")
@@ -36,13 +36,13 @@ def is_better_large(metric: str) -> bool:
 
 
 def training_metrics(train: TrainSpec) -> tuple[str, ...]:
-    """What training reports at each measurement."""
+    """The metrics that training reports at each measurement."""
     counts_hits = train.task is not None or train.preference is not None
     return (*_TRAINING_METRICS, *_OF_JUDGED_ROWS) if counts_hits else _TRAINING_METRICS
 
 
 def check_metrics(checks: Sequence[TrialCheck], task: Task | None) -> tuple[str, ...]:
-    """The numbers of checks, by `checks.NAME.KEY`."""
+    """The metrics of checks, as `checks.NAME.KEY`."""
     return tuple(f"checks.{check.name}.{key}" for check in checks for key in _keys(check, task))
 
 
@@ -53,7 +53,7 @@ def _keys(check: TrialCheck, task: Task | None) -> tuple[str, ...]:
 
 
 def check_problems(checks: Sequence[TrialCheck], train: TrainSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Checks that ask a model for what this job does not teach it, and names that are there twice."""
+    """Path and text of problems: checks that do not fit the job's task, and duplicate names."""
     for number, check in enumerate(checks):
         if isinstance(check, TaskCheck) != (train.task is not None):
             wanted = "a check of type task" if train.task is not None else "heldout_loss or answers"

@@ -36,16 +36,16 @@ TYPED_ARGUMENTS = {
     "max_cpu_loras": "adapters.max_loaded",
     "override_generation_config": "doors.max_answer_tokens",
 }
-"""vLLM's arguments that a field of the spec sets, and the field."""
+"""vLLM's arguments that are set by a field of the spec, with the field's path."""
 FIXED_ARGUMENTS = frozenset(
     {"model", "served_model_name", "tokenizer", "trust_remote_code", "distributed_executor_backend",
      "data_parallel_size", "host", "port", "api_key", "middleware", "lora_modules", "root_path"}
 )  # fmt: skip
-"""vLLM's arguments that replicas depend on."""
+"""vLLM's arguments that cannot be set, because replicas depend on their values."""
 
 
 class KvCache(Spec):
-    """Memory for keys and values of running requests."""
+    """Memory for the key-value cache of running requests."""
 
     size_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
     """Size of the cache of each replica; with GPUs, on each GPU. `rayloom plan` says how many tokens and full-length
@@ -61,7 +61,7 @@ class KvCache(Spec):
 
 
 class NgramSpeculation(Spec):
-    """Proposes the tokens that followed the last ones earlier in the text: faster if answers repeat their prompt."""
+    """Prompt lookup proposes what followed the last tokens earlier in a text. Faster if answers repeat their prompt."""
 
     type: Literal["ngram"]
     num_tokens: Annotated[int, Field(ge=1, le=16)] = 4
@@ -71,7 +71,7 @@ class NgramSpeculation(Spec):
 
 
 class DraftSpeculation(Spec):
-    """A small model proposes the next tokens and the served one checks them in one step: faster if the small one is
+    """A draft model proposes the next tokens and the served one verifies them in one step: faster if the draft model is
     several times cheaper and mostly right (Leviathan et al. 2023, arXiv:2211.17192)."""
 
     type: Literal["draft_model"]
@@ -85,7 +85,7 @@ Speculation = Annotated[NgramSpeculation | DraftSpeculation, Field(discriminator
 
 
 class EngineSpec(Spec):
-    """A replica's vLLM engine, and the resources that it holds."""
+    """The vLLM engine of a replica, and its resources."""
 
     max_model_length_tokens: Annotated[int, Field(ge=16)] = 2048
     """Longest request, prompt and answer together."""
@@ -131,18 +131,18 @@ class EngineSpec(Spec):
 
     @property
     def sequences(self) -> int | None:
-        """The number of max_sequences; None if vLLM decides."""
+        """max_sequences as a number; None if vLLM decides."""
         return CPU_SEQUENCES if self.max_sequences is None and not self.gpus_per_replica else self.max_sequences
 
     @property
     def cache_bytes(self) -> int | None:
-        """The number of kv_cache.size_bytes; None if it is what the weights leave of a GPU's memory."""
+        """kv_cache.size_bytes as a number; None if the cache uses the rest of a GPU's memory."""
         size_bytes = self.kv_cache.size_bytes
         return CPU_CACHE_BYTES if size_bytes is None and not self.gpus_per_replica else size_bytes
 
     @property
     def gpus_per_stage(self) -> int:
-        """GPUs that share each layer."""
+        """The tensor-parallel size: GPUs that share each layer."""
         return self.gpus_per_replica // self.pipeline_stages
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""`adapter` of a training job: all weights, named parts of them, or a few new ones beside frozen weights.
+"""`adapter` of a training job: which weights are trained (all, named parts, or a few new ones added to a frozen model).
 
-Each method's usual learning rate is that of its paper or of PEFT's examples; AdamW throughout.
+The usual learning rate of each method is that of its paper or of PEFT's examples, with AdamW.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NoAdapter(Spec):
 
 
 class PartsOnly(Spec):
-    """Weights of the named parts are trained, all others stay as they are; the result is a whole model."""
+    """The weights of the named parts are trained, all others are frozen; the result is a whole model."""
 
     type: Literal["parts"]
     parts: Annotated[tuple[ModelPart, ...], Field(min_length=1)]
@@ -44,7 +44,7 @@ class PartsOnly(Spec):
 
 
 class LoraAdapter(Spec):
-    """Low-rank matrices beside frozen linear layers (Hu et al. 2021, arXiv:2106.09685)."""
+    """Low-rank updates of frozen linear layers (Hu et al. 2021, arXiv:2106.09685)."""
 
     type: Literal["lora"]
     rank: Rank = 16
@@ -70,7 +70,7 @@ class LoraAdapter(Spec):
 
 
 class BottleneckAdapter(Spec):
-    """Two small layers behind attention and feed-forward (Houlsby et al. 2019, arXiv:1902.00751)."""
+    """Bottleneck layers after attention and feed-forward (Houlsby et al. 2019, arXiv:1902.00751)."""
 
     type: Literal["bottleneck"]
     size: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -104,7 +104,7 @@ class PromptAdapter(Spec):
 
 
 class PTuningAdapter(Spec):
-    """Embeddings before the text that a small network computes (Liu et al. 2021, arXiv:2103.10385)."""
+    """Embeddings before the text, computed by a small trained network (Liu et al. 2021, arXiv:2103.10385)."""
 
     type: Literal["p_tuning"]
     num_virtual_tokens: VirtualTokens = 20
@@ -115,7 +115,7 @@ class PTuningAdapter(Spec):
 
 
 class BitFit(Spec):
-    """Biases alone are trained (Ben Zaken et al. 2021, arXiv:2106.10199); needs a model that has some."""
+    """Only biases are trained (Ben Zaken et al. 2021, arXiv:2106.10199); needs a model that has biases."""
 
     type: Literal["bitfit"]
     usual_learning_rate: ClassVar[float] = 1e-3
@@ -142,9 +142,9 @@ Adapter = Annotated[
 ]
 
 VIRTUAL_TOKEN_METHODS = (PrefixAdapter, PromptAdapter, PTuningAdapter)
-"""They put something before each text, so that rows hold one text each."""
+"""Methods that put virtual tokens before each text, so that a row can hold one text only."""
 
 
 def is_whole_model(adapter: Adapter) -> bool:
-    """Whether training gives a whole model, not an adapter beside its base."""
+    """Whether the result of training is a whole model rather than an adapter."""
     return isinstance(adapter, (NoAdapter, PartsOnly))

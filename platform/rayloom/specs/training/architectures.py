@@ -1,6 +1,6 @@
 """`architecture` of a training job: the shape of a model with fresh weights, through transformers' own classes.
 
-The vocabulary is that of the corpus' tokenizer. Defaults are those of the models that set each family's practice.
+The vocabulary is that of the corpus' tokenizer. Defaults are those of well-known models of each family.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RopeScaling(Spec):
-    """Rotary positions stretched over more tokens than they would reach by themselves."""
+    """Scaling of rotary position embeddings to longer contexts."""
 
     type: Literal["linear", "dynamic", "yarn"]
     """linear: Chen et al. 2023; dynamic: NTK-aware; yarn: Peng et al. 2023."""
@@ -43,7 +43,7 @@ class _Shape(Spec):
 
     @property
     def is_gated(self) -> bool:
-        """Whether the feed-forward has three matrices instead of two."""
+        """Whether the feed-forward is gated: three matrices instead of two."""
         raise TypeError(f"{type(self).__name__} does not say whether its feed-forward is gated")
 
     @property
@@ -95,8 +95,7 @@ class DecoderArchitecture(_Shape):
 class EncoderArchitecture(_Shape):
     """An encoder, for the masked objective: bert (Devlin et al. 2019), or modernbert (Warner et al. 2024).
 
-    modernbert has rotary positions, a gated feed-forward, no biases, and attends to its neighbourhood only in two of
-    three layers.
+    modernbert has rotary positions, a gated feed-forward, no biases, and local attention in two of three layers.
     """
 
     type: Literal["encoder"]
@@ -119,7 +118,7 @@ class EncoderArchitecture(_Shape):
 class EncoderDecoderArchitecture(_Shape):
     """A T5-style encoder and decoder, for the span objective (Raffel et al. 2020; gated as in version 1.1).
 
-    Relative positions reach any length. Embeddings are tied, as transformers has it.
+    Relative positions work for any length. Embeddings are tied, as in transformers.
     """
 
     type: Literal["encoder-decoder"]

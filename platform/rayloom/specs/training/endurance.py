@@ -1,4 +1,4 @@
-"""What a training job runs on, and what it does when something breaks."""
+"""Workers, sharding, checkpoints and fault handling of a training job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TYPED_KEYS = frozenset({
     "fp16", "optimizer", "scheduler", "data_types",
 })  # fmt: skip
 UNCOVERED_KEYS = frozenset({"tensor_parallel", "expert_parallel", "pipeline", "sequence_parallel_size"})
-"""Keys of DeepSpeed's for what `Sharding` says is not covered."""
+"""DeepSpeed's keys for the features that `Sharding` does not cover."""
 TYPED_ZERO_KEYS = frozenset({"stage", "offload_optimizer", "offload_param"})
-"""Keys of DeepSpeed's that follow from the spec's own fields."""
+"""DeepSpeed's keys that are set from the spec's own fields."""
 
 
 class Offload(Spec):
-    """State kept off the device, which then holds larger models, more slowly (Ren et al. 2021, ZeRO-Offload)."""
+    """State kept in main memory, for larger models at lower speed (Ren et al. 2021, ZeRO-Offload)."""
 
     optimizer: bool = False
     """Master weights and optimiser state in the machine's memory, and the update computed there."""
@@ -28,12 +28,12 @@ class Offload(Spec):
 
 
 class Sharding(Spec):
-    """How DeepSpeed spreads state over workers (ZeRO, Rajbhandari et al. 2020).
+    """How DeepSpeed shards state over workers (ZeRO, Rajbhandari et al. 2020).
 
-    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles where it runs; tensor
-    parallelism (AutoTP), which splits weights inside layers, where checkpoints here have no layout; the pipeline, which
-    takes models written as a list of layers, as transformers' are not; and Ulysses' sequence parallelism, which hands
-    attention no mask, so that packed texts would see each other.
+    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles at run time; tensor
+    parallelism (AutoTP), because checkpoints have no layout for split layers; pipeline parallelism, which needs models
+    written as a list of layers, unlike those of transformers; and Ulysses' sequence parallelism, which passes no mask
+    to attention, so that packed texts would attend to each other.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -81,7 +81,7 @@ class Workers(Spec):
 
     @property
     def fewest(self) -> int:
-        """With fewer workers than this nothing is trained."""
+        """The smallest number of workers with which training runs."""
         return self.min_workers or self.num_workers
 
     @model_validator(mode="after")
@@ -92,7 +92,7 @@ class Workers(Spec):
 
 
 class Checkpoints(Spec):
-    """When training saves what it needs to continue exactly where it was."""
+    """When training saves checkpoints, from which it can continue exactly."""
 
     every_steps: Annotated[int, Field(ge=1)] = 1000
     """Optimiser steps between two checkpoints."""
@@ -103,7 +103,7 @@ class Checkpoints(Spec):
 
 
 class Faults(Spec):
-    """What is done when a step's loss or gradient is NaN or infinite, or its loss a spike, and when workers fail."""
+    """What is done if a step's loss or gradient is NaN or infinite, if its loss spikes, and if workers fail."""
 
     spike_factor: Annotated[float, Field(gt=1)] | None = None
     """A loss of more than so many times its running mean is a spike. Default: spikes are trained on."""
@@ -121,7 +121,7 @@ class Faults(Spec):
 
 
 class EarlyStopping(Spec):
-    """Stop when what is measured on held-out rows no longer gets better; the best weights are kept."""
+    """Training stops if the held-out loss or score no longer improves; the best weights are kept."""
 
     by: Literal["loss", "score"] = "loss"
     """score: what evaluations of the task measure (accuracy, micro F1, entity F1, F1 of an answer's tokens), or the

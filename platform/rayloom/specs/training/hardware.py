@@ -1,7 +1,7 @@
-"""`hardware`: a fleet by name, so that its job is planned on a laptop: `8xH100-80GB`, `4x8xH100-80GB` for four nodes.
+"""`hardware`: the name of a fleet, for which a job is planned on any machine: `8xH100-80GB`, or `4x8xH100-80GB`.
 
-Memory and dense half-precision speed are those of the makers' data sheets; what a matrix product really reaches is
-less, and what a training reaches less again. `rayloom plan --probe` measures the machine at hand.
+Memory and dense half-precision speed are from the makers' data sheets; matrix products reach less than that, and
+training less again. `rayloom plan --probe` measures the machine at hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator."""
+    """One type of accelerator."""
 
     name: str
     memory_bytes: int
@@ -45,9 +45,9 @@ DEVICES = {
 
 
 def device_named(driver_name: str) -> Device | None:
-    """The device of the table that a driver calls so (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`), if it is one.
+    """The device with this name of its driver (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`), or None.
 
-    Cards of one chip with other speeds, such as the H100 NVL, are not in the table.
+    Variants of a chip with other speeds, such as the H100 NVL, are not in the table.
     """
     words = set(re.split(r"[\s-]+", driver_name))
     same_chip = [device for device in DEVICES.values() if device.name.partition("-")[0] in words]
@@ -70,7 +70,7 @@ class Fleet:
 
 
 def fleet_of(text: str) -> Fleet:
-    """Raises ValueError where the text names no fleet."""
+    """The fleet that the text names. Raises ValueError if it names none."""
     found = re.fullmatch(r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z]\w*(?:-\w+)+)", text)
     if found is None:
         raise ValueError("must be COUNTxDEVICE or NODESxCOUNTxDEVICE, such as 8xH100-80GB or 4x8xH100-80GB")

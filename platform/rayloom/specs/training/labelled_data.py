@@ -1,4 +1,4 @@
-"""Data for tasks: texts with labels, entities, relations or answers, in the forms in which such sets are published."""
+"""Data for tasks: texts with labels, entities, relations or answers, in the formats usual for such data sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LabelledProblem = Literal[
     "no_tokens",
     "too_long",
 ]
-"""What can be wrong with a row of labelled data."""
+"""The reasons for which a row of labelled data is bad."""
 
 
 class TableRows(Spec):
@@ -73,7 +73,8 @@ class ConllRows(Spec):
 
 
 class TaggedWords(Spec):
-    """Lines of `word/tag`; neighbours with the same tag of `entities` are one entity. No space between words."""
+    """Lines of `word/tag`; adjacent words with the same tag in `entities` are one entity. Words are joined without
+    spaces."""
 
     type: Literal["tagged_words"]
     entities: Annotated[dict[str, str], Field(min_length=1)]
@@ -81,7 +82,7 @@ class TaggedWords(Spec):
 
 
 class SpanRows(Spec):
-    """Rows with a text and a list of `{start, end, label}` in characters, the end not included."""
+    """Rows with a text and a list of `{start, end, label}`: character offsets, `end` exclusive."""
 
     type: Literal["spans"]
     text: str = "text"
@@ -91,7 +92,7 @@ class SpanRows(Spec):
 
 
 class RelationRows(Spec):
-    """Rows with a text, two `{start, end}` in characters, and how they are related."""
+    """Rows with a text, two entities `{start, end}` by character offsets, and the label of their relation."""
 
     type: Literal["relations"]
     text: str = "text"
@@ -105,10 +106,10 @@ class RelationRows(Spec):
 
 
 class QuestionRows(Spec):
-    """Rows with a context, a question, and answers `{text, answer_start}` as in SQuAD; no answers where there is none.
+    """Rows with a context, a question, and answers `{text, answer_start}` as in SQuAD; an empty list if there is none.
 
-    Answers are a list of such objects, or one object with a list under each name. An answer without a place must stand
-    in the context exactly once."""
+    Answers are a list of such objects, or one object with a list under each name. An answer without an offset must
+    occur in the context exactly once."""
 
     type: Literal["questions"]
     context: str = "context"
@@ -120,7 +121,7 @@ class QuestionRows(Spec):
 
 
 class PairRows(Spec):
-    """Rows of CSV, TSV, JSON, JSON lines, Parquet or Arrow with a text and the text that should be written for it."""
+    """Rows of CSV, TSV, JSON, JSON lines, Parquet or Arrow with a text and the text to be generated from it."""
 
     type: Literal["pairs"]
     source: str = "source"
@@ -147,7 +148,7 @@ class LabelledSource(SourceOfRows):
 
 
 class LabelledData(Spec):
-    """Texts with what the task wants to know about them."""
+    """Texts with their labels, for the job's task."""
 
     type: Literal["labelled"]
     sources: Annotated[tuple[LabelledSource, ...], Field(min_length=1)]

@@ -13,15 +13,15 @@ NoiseShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Causal(Spec):
-    """Each token from those before it: decoders."""
+    """Causal language modelling, for decoders: predicts each token from those before it."""
 
     type: Literal["causal"]
 
 
 class Masked(Spec):
-    """Hidden tokens from both sides: encoders (Devlin et al. 2019, section 3.1).
+    """Masked language modelling, for encoders: predicts tokens from both sides (Devlin et al. 2019, section 3.1).
 
-    Of the chosen tokens 80 % become the mask, 10 % another token, 10 % stay as they were.
+    Of the predicted tokens, 80 % are replaced by the mask, 10 % by a random token, and 10 % are unchanged.
     """
 
     type: Literal["masked"]
@@ -32,7 +32,8 @@ class Masked(Spec):
 
 
 class SpanCorruption(Spec):
-    """Spans replaced by sentinels, for which the decoder writes what stood there (Raffel et al. 2020, 3.1.4)."""
+    """Span corruption, for encoder-decoders: spans become sentinels, the decoder generates them (Raffel et al. 2020,
+    section 3.1.4)."""
 
     type: Literal["span"]
     share: NoiseShare = 0.15
@@ -43,7 +44,7 @@ class SpanCorruption(Spec):
     """Sentinel tokens in the vocabulary: the most spans that one text can have."""
 
     def most_spans(self, num_tokens: int) -> int:
-        """Spans in a text of so many tokens."""
+        """The largest number of spans in a text of `num_tokens` tokens."""
         return max(1, math.ceil(num_tokens * self.share / self.mean_span_tokens))
 
 
@@ -54,4 +55,4 @@ OBJECTIVE_OF: dict[str, Causal | Masked | SpanCorruption] = {
     "encoder": Masked(type="masked"),
     "encoder-decoder": SpanCorruption(type="span"),
 }
-"""Each architecture's own objective with its usual numbers."""
+"""The default objective of each architecture."""

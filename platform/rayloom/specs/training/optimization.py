@@ -1,4 +1,4 @@
-"""How a training job moves weights: optimiser, learning rate by step, and the arithmetic that it happens in."""
+"""Optimiser, learning rate schedule and precision of a training job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Schedule(Spec):
 
 
 class AdamW(Spec):
-    """AdamW (Loshchilov & Hutter 2019); norms and biases are never decayed."""
+    """AdamW (Loshchilov & Hutter 2019); norms and biases have no weight decay."""
 
     type: Literal["adamw"]
     beta1: Momentum = 0.9
@@ -39,7 +39,7 @@ class AdamW(Spec):
 
 
 class AdamW8bit(Spec):
-    """AdamW with its two moments in 8 bits by blocks (Dettmers et al. 2022): 2 bytes a weight, not 8. Needs a GPU."""
+    """AdamW with both moments in blockwise 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8. Needs a GPU."""
 
     type: Literal["adamw8bit"]
     beta1: Momentum = 0.9
@@ -55,7 +55,7 @@ class AdamW8bit(Spec):
 class Muon(Spec):
     """Orthogonalised momentum for the matrices inside the layers (Jordan et al. 2024), AdamW for everything else.
 
-    Updates are scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
+    Updates are scaled to AdamW's usual size (Liu et al. 2025), so that both use one learning rate.
     """
 
     type: Literal["muon"]
@@ -74,5 +74,5 @@ class Muon(Spec):
 Optimizer = Annotated[AdamW | AdamW8bit | Muon, Field(discriminator="type")]
 
 Precision = Literal["bf16", "fp16", "fp32"]
-"""Of weights and activations; master weights, sums of gradients and the optimiser are fp32 in any case. With
-fp32, GPUs multiply matrices in TF32."""
+"""Precision of weights and activations; master weights, gradient sums and optimiser state are always fp32. With fp32,
+GPUs multiply matrices in TF32."""

@@ -1,4 +1,4 @@
-"""`preference` of a training job: learning from which of two answers is better, or from whether one is good."""
+"""`preference` of a training job: learning from pairs of a better and a worse answer, or from good and bad answers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Dpo(Spec):
-    """−log σ(β · (how much likelier than before the chosen answer is − the same of the rejected one)).
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7).
 
-    Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, equation 7).
+    Loss: −log σ(β · (log p/p_ref of the chosen answer − log p/p_ref of the rejected one)).
     """
 
     type: Literal["dpo"]
@@ -28,9 +28,9 @@ class Dpo(Spec):
 
 
 class Orpo(Spec):
-    """−log p of the chosen answer by token + λ · −log σ(log odds of chosen − of rejected); no reference.
+    """Odds ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691, equations 6 and 7).
 
-    Odds ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691, equations 6 and 7).
+    Loss: −mean log p of the chosen answer's tokens + λ · −log σ(log odds of chosen − of rejected); no reference model.
     """
 
     type: Literal["orpo"]
@@ -40,9 +40,9 @@ class Orpo(Spec):
 
 
 class SimPo(Spec):
-    """−log σ(β · (mean log p of the chosen answer's tokens − of the rejected one's) − γ); no reference.
+    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734, equation 6).
 
-    Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734, equation 6).
+    Loss: −log σ(β · (mean log p of the chosen answer's tokens − of the rejected one's) − γ); no reference model.
     """
 
     type: Literal["simpo"]
@@ -54,10 +54,11 @@ class SimPo(Spec):
 
 
 class Kto(Spec):
-    """One answer a row, good or bad, weighed as people weigh gains and losses.
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, equation 8): rows with one answer each,
+    good or bad.
 
-    Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, equation 8). Its point of reference is
-    estimated in each micro-batch from answers to other prompts, so give several rows a micro-batch.
+    Its reference point is estimated in each micro-batch from answers to other prompts, so micro-batches need several
+    rows.
     """
 
     type: Literal["kto"]
@@ -87,7 +88,7 @@ class PreferenceSource(SourceOfRows):
 
 
 class PreferenceData(Spec):
-    """Conversations whose last answer was judged. Both answers of a pair stand in one row."""
+    """Conversations with judged last answers. Both answers of a pair are in one row."""
 
     type: Literal["preferences"]
     sources: Annotated[tuple[PreferenceSource, ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""`task` of a training job: what the model learns to say about a text, other than how it goes on."""
+"""`task` of a training job: classification, tagging, question answering or generation of a text from a text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from rayloom.specs.base import Share, Spec
 
 Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False)]
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
-"""How much each class counts in the loss. balanced: rows / (classes × rows of the class), as counted in training."""
+"""Weights of the classes in the loss. balanced: rows / (classes × rows of the class), counted in the training rows."""
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
-"""Part of each label's probability spread over all labels (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
+"""Label smoothing: share of the target probability spread over all labels (Szegedy et al. 2016, arXiv:1512.00567,
+section 7)."""
 TASK_FILE = "task.json"
-"""In the folder of a model or adapter: the task that it was trained for, and how long its rows are."""
+"""File in the folder of a model or adapter with the task for which it was trained and the length of its rows."""
 PeftTask = Literal["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
 
 
 class _Classes(Spec):
-    """What every task with a fixed list of labels has."""
+    """The fields of every task with a fixed list of labels."""
 
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     """In the order of the model's outputs. A label in the data that is not listed is an error."""
@@ -57,10 +58,10 @@ class TextClassification(_Classes):
 
 
 class RelationExtraction(_Classes):
-    """One label for how two marked entities of a text are related.
+    """One label for the relation of two marked entities in a text.
 
-    The first stands between @, the second between #, which every vocabulary has (Zhou & Chen 2022, arXiv:2102.01373,
-    "entity marker, punctuation").
+    The first is marked by @ on both sides, the second by #, which every vocabulary has (Zhou & Chen 2022,
+    arXiv:2102.01373, "entity marker, punctuation").
     """
 
     type: Literal["relation_extraction"]
@@ -68,9 +69,9 @@ class RelationExtraction(_Classes):
 
 
 class TokenClassification(Spec):
-    """Entities in a text. Every token says whether one begins there (B), goes on (I), or neither (O).
+    """Entities in a text, by BIO tags of tokens: an entity begins (B), continues (I), or neither (O).
 
-    Texts longer than the sequence length are read in overlapping windows; nothing is cut off.
+    Texts longer than the sequence length are read in overlapping windows; nothing is truncated.
     """
 
     type: Literal["token_classification"]
@@ -99,7 +100,7 @@ class TokenClassification(Spec):
 
 
 class QuestionAnswering(Spec):
-    """The part of a text that answers a question, or that there is none (Devlin et al. 2019, section 4.2 and 4.3)."""
+    """The span of a text that answers a question, or no answer (Devlin et al. 2019, sections 4.2 and 4.3)."""
 
     type: Literal["question_answering"]
     overlap_tokens: Annotated[int, Field(ge=0)] = 64
@@ -114,9 +115,9 @@ class QuestionAnswering(Spec):
 
 
 class SequenceToSequence(Spec):
-    """Another text for a text, written by an encoder-decoder: a translation, a summary (Raffel et al. 2020, T5).
+    """A text generated from a text by an encoder-decoder, such as a translation or summary (Raffel et al. 2020, T5).
 
-    Decoders learn the same as conversations of type prompt_completion.
+    For decoders, use conversations of type prompt_completion.
     """
 
     type: Literal["sequence_to_sequence"]

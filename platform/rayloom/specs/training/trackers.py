@@ -1,4 +1,4 @@
-"""`trackers` of a training job: where its numbers also go while it runs; the artifact has them all in any case."""
+"""`trackers` of a training job: services to which its metrics are logged too; the artifact always has all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from rayloom.specs.base import Rule, Spec
 
-# Where else a job keeps its records, beside its artifact.
+# Records of a job in MLflow, in addition to its artifact.
 
 TrackingUri = Annotated[
     str,
@@ -36,7 +36,7 @@ class TensorBoard(Spec):
 
 
 class Mlflow(MlflowRecords):
-    """A run in MLflow with the job's settings and its numbers by step; a resumed job goes on in its own."""
+    """A run in MLflow with the job's settings and its metrics by step; a resumed job continues its run."""
 
     type: Literal["mlflow"]
 

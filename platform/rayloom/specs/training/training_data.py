@@ -1,4 +1,4 @@
-"""`data` of a training job: what it reads, and which of it is trained."""
+"""`data` of a training job: what it reads, and on which of its tokens it is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rayloom.specs.row_files import SourceOfRows
 
 
 class CorpusData(Spec):
-    """Packed token shards made by a `clean` job; every token is trained."""
+    """Packed token shards made by a `clean` job; the loss is over every token."""
 
     type: Literal["corpus"]
     corpus: CorpusRef
@@ -36,7 +36,7 @@ RowProblem = Literal[
     "unrenderable",
     "same_answers",
 ]
-"""What can be wrong with a row of conversations."""
+"""The reasons for which a row of conversations is bad."""
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
     (
@@ -45,7 +45,7 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
         *("return_assistant_tokens_mask", "add_special_tokens"),
     )
 )
-"""What the renderer itself gives to a chat template; no job and no row may set it."""
+"""Variables that the renderer passes to a chat template; jobs and rows must not set them."""
 
 
 def _check_template_kwargs(kwargs: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
@@ -56,9 +56,9 @@ def _check_template_kwargs(kwargs: dict[str, bool | int | float | str]) -> dict[
 
 
 TemplateKwargs = Annotated[dict[str, bool | int | float | str], AfterValidator(_check_template_kwargs)]
-"""Settings that a chat template reads, such as `enable_thinking: false`."""
+"""Variables for the chat template, such as `enable_thinking: false`."""
 IgnoredKeys = tuple[str, ...]
-"""Keys of rows and messages that are read as if they were not there."""
+"""Keys of rows and messages that are ignored."""
 
 
 class ConversationSource(SourceOfRows):
@@ -79,7 +79,7 @@ class ConversationSource(SourceOfRows):
 
 
 class ConversationData(Spec):
-    """Conversations rendered with the model's chat template; only what the assistant says is trained."""
+    """Conversations rendered with the model's chat template; the loss is over the assistant's tokens only."""
 
     type: Literal["conversations"]
     sources: Annotated[tuple[ConversationSource, ...], Field(min_length=1)]
@@ -103,7 +103,7 @@ class ConversationData(Spec):
 
 
 class Replay(Spec):
-    """General text mixed into the training on another domain's, against forgetting; both are measured."""
+    """General text mixed into the training on another domain, against forgetting; held-out loss is measured on both."""
 
     corpus: CorpusRef
     """A corpus of general text, made by a job of kind clean with the base's tokenizer."""
