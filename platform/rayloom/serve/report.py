@@ -1,4 +1,4 @@
-"""The report's sections about the check of a service: its answers, the number of replicas over time, and its speed."""
+"""Reports on a service: the sections about its check (answers, replicas over time, speed), and a load test's page."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def _replicas_chart(replicas: list[list[float]]) -> str:
     return chart(figure)
 
 
-# A load's result as one HTML page: figures, and when each answer's first token and end came.
+# The result of a load test as one HTML page: statistics, and a chart of each answer's first token and end.
 
 TIMES = {
     "time_to_first_token": "time to first token",
     "time_per_output_token": "time per output token",
     "latency": "whole answer",
 }
-"""Measured times by their key, as people read them."""
+"""Labels of the measured times, by key."""
 
 
 def rendered(result: dict[str, Any], answers: Sequence[MeasuredAnswer]) -> str:
-    """`result`: as `rayloom bench --json` prints it."""
+    """The HTML page. `result`: what `rayloom bench --json` prints."""
     load = result["load"]
     facts = [
         ("endpoint", result["url"]),

@@ -10,11 +10,11 @@ from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef
 from rayloom.specs.predict import Generation
 from rayloom.specs.serving.engine import EngineSpec
 
-# How many replicas a served model has, and which of them a request goes to.
+# The number of replicas of a served model, and the routing of requests to them.
 
 
 class Autoscaling(Spec):
-    """The number of replicas, by requests in flight."""
+    """Autoscaling of replicas by ongoing requests."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """0: a model without requests stops after downscale_delay_seconds, and the next request waits for its start."""

@@ -247,11 +247,11 @@ def _recorder(settings: GatewaySettings) -> Callable[[AccessRecord], None]:
     return record
 
 
-# The text of a request, by which requests that begin alike are recognised.
+# The text of a request, in which the prefix router finds common prefixes.
 
 
 class RequestBody(bytes):
-    """The body of a request with its text as `prompt`, where Ray's prefix router looks for it; sent as plain bytes."""
+    """The body of a request, with its text as `prompt` for Ray's prefix router; pickled as plain bytes."""
 
     @cached_property
     def prompt(self) -> str:
@@ -262,7 +262,7 @@ class RequestBody(bytes):
 
 
 def text_of(body: bytes) -> str:
-    """What the model reads, in order; empty where that cannot be told, and such a request goes to any replica."""
+    """The text that the model reads, in order; empty if it cannot be determined (any replica then gets the request)."""
     try:
         request = json.loads(body)
     except ValueError:

@@ -34,7 +34,7 @@ PROCESS_TITLES = ("VLLM::", "ray::ServeReplica", "ray::ProxyActor", "ray::ServeC
 
 PREFIX_ROUTER = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
 """Sends requests with a common prefix to the same replica. It reads a request's text from the first argument that has
-an attribute `messages` or `prompt` (see `request_text.RequestBody`)."""
+an attribute `messages` or `prompt` (see `RequestBody` of the gateway)."""
 
 _SAME_CODE = "1"
 

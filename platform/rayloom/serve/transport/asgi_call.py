@@ -1,4 +1,4 @@
-"""Calls of an ASGI application in this process, answered as byte frames, and the queue of an answer's frames.
+"""Calls of an ASGI application in this process, answered as byte frames; their queue; and a replica's HTTP server.
 
 The first frame is the head as JSON, `{"status": 200, "headers": [["content-type", "…"], …]}`; each further frame is a
 part of the body, sent on unchanged.
@@ -183,15 +183,15 @@ class Frames:
             raise self._failure
 
 
-# The HTTP server inside a replica that listens on the service's port.
+# The HTTP server in a replica that listens on the service's port.
 
 BACKLOG = 2048
 DRAIN_SECONDS = 10.0
-"""How long requests that have begun may finish when the service stops."""
+"""Time for running requests to finish when the service stops."""
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket bound so that other replicas on this node can share it: the kernel gives each connection to one."""
+    """A socket whose port other replicas on this node can bind too; the kernel distributes connections."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listening = socket.socket(family, kind)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,7 +201,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """An application that answers on a socket, in the event loop of whoever opened it."""
+    """An HTTP server for an application on a socket, in the event loop of the caller."""
 
     def __init__(self, server: Any, serving: asyncio.Task[None]) -> None:
         self._server, self.serving = server, serving
@@ -227,6 +227,6 @@ class Listener:
         return not self.serving.done()
 
     async def close(self) -> None:
-        """Takes no new requests, and returns when those that have begun are answered or after DRAIN_SECONDS."""
+        """Stops accepting requests, and returns when the running ones are answered or after DRAIN_SECONDS."""
         self._server.should_exit = True
         await asyncio.wait({self.serving})
