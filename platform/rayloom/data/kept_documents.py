@@ -1,4 +1,4 @@
-"""The documents that passed the rules, and which of them later passes removed."""
+"""The documents that passed the rules, which of them later passes removed, and the list of removed duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts of rows by what happened to them, summed over chunks; plain numbers that serialise to JSON."""
+"""Counts of rows by what happened to them, as plain numbers summed over chunks; and samples of rows for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The form in which documents are compared: case folded, white space collapsed, n-grams of units hashed.
+"""Views of a text: the folded form for comparisons, hashes of its byte ranges, and the words and lines for rules.
+
+The folded form has its case folded and white space collapsed; n-grams of its units are hashed.
 
 A unit is a word; in scripts without spaces, a character (collapsed spaces too). Words are separated by exactly one
 space, so every n-gram is a range of bytes.
@@ -94,10 +96,8 @@ def _begins_character(raw: NDArray[np.uint8]) -> NDArray[np.bool_]:
 # Hashes of many overlapping byte ranges of one document in a few array operations.
 #
 # The polynomial hash of any range is a difference of prefix sums of b[j] · p^j modulo 2^64, times p^-start. So each
-# word
-# shingle or n-gram costs a few operations, whatever its length. MurmurHash3's finaliser then mixes the bits, because
-# the
-# low bits of a polynomial modulo 2^64 are weak.
+# word shingle or n-gram costs a few operations, whatever its length. MurmurHash3's finaliser then mixes the bits,
+# because the low bits of a polynomial modulo 2^64 are weak.
 #
 # Shapes: S ranges.
 

@@ -1,4 +1,4 @@
-"""Records of a file of any supported format; every reader of rows goes through here."""
+"""Records of a file of any supported format, and the rows of several files for training and prediction."""
 
 from __future__ import annotations
 

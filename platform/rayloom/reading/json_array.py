@@ -1,4 +1,4 @@
-"""A streaming reader of one JSON array, which holds one element at a time."""
+"""A streaming reader of one JSON array, which holds one element at a time; and the parsing of JSON rows."""
 
 from __future__ import annotations
 

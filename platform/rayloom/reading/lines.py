@@ -1,4 +1,4 @@
-"""Lines, paragraphs and whole texts, and the records of JSON lines."""
+"""Records from lines: lines, paragraphs and whole texts, JSON lines, and CoNLL files."""
 
 from __future__ import annotations
 

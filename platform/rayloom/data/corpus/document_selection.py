@@ -1,4 +1,4 @@
-"""Selection of tokenised documents: each source is cut at its token quota, its documents ordered by hash."""
+"""Selection of tokenised documents: the token quota of each source, at which its documents are cut in order of hash."""
 
 from __future__ import annotations
 
@@ -127,10 +127,9 @@ def _save(path: Any, array: NDArray[Any]) -> None:
 
 # Token quotas of the sources of a corpus, from weights, caps on sources and domains, and a token budget.
 #
-# A source with n tokens, weight w and cap c gives min(n, c, λ·w·n) tokens, with one λ for all sources (water
-# filling). A
-# domain with maximum share r gets at most r·T of the total T. T is the largest solution of
-# T = Σ_domains min(tokens of the domain, r·T) that does not exceed the budget.
+# A source with n tokens, weight w and cap c gives min(n, c, λ·w·n) tokens, with one λ for all sources (water filling).
+# A domain with maximum share r gets at most r·T of the total T. T is the largest solution of T = Σ_domains min(tokens
+# of the domain, r·T) that does not exceed the budget.
 #
 # Documents are taken whole, so a source ends slightly below its quota, and a domain that fills its share of the quotas
 # can exceed its share of the tokens taken. `settled` therefore recomputes the quotas from the tokens taken until every

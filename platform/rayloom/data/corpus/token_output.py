@@ -1,4 +1,7 @@
-"""`output: tokens`: the kept documents are tokenised, mixed by tokens and packed into shards."""
+"""`output: tokens`: tokenises the kept documents, mixes them by tokens and packs them into shards.
+
+The file also has the writing of shards and the copy of an existing tokenizer.
+"""
 
 from __future__ import annotations
 

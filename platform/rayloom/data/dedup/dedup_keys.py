@@ -1,4 +1,4 @@
-"""Keys that duplicates have in common: one exact key for each document, and one for each MinHash band."""
+"""Keys that duplicates have in common (one exact key, one for each MinHash band), and the ids of documents."""
 
 from __future__ import annotations
 
@@ -97,8 +97,7 @@ class Bands:
 # Ids of documents, which depend only on the place of a document in the input, not on the order of processing.
 #
 # An id holds the index of the file in the sorted list of all files (20 bits), the row in the file (34 bits) and the
-# piece
-# of the row (10 bits). The order of ids is the order of reading.
+# piece of the row (10 bits). The order of ids is the order of reading.
 
 MAX_FILES, MAX_ROWS, MAX_PIECES = 1 << 20, 1 << 34, 1 << 10
 

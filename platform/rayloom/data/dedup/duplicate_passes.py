@@ -1,5 +1,7 @@
 """The passes that find duplicates: group by key, fetch the candidates' shingles, verify, cluster.
 
+With the candidate pairs of a bucket and the exact Jaccard similarity of a pair.
+
 Only hashes move between passes, through exchanges on disk. The text is read again for candidates only.
 """
 

@@ -1,4 +1,4 @@
-"""The state that rules share while they examine one text: the text as rewritten so far, and notes about it."""
+"""The state that rules share while they examine one text (the text so far, and notes), and their result, a drop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's Ray Serve deployments: handles to the models' replicas, keys from the store, access log and metrics."""
+"""The gateway's Ray Serve deployments: handles to replicas, keys from the store, access log, and a request's text."""
 
 from __future__ import annotations
 
