@@ -140,7 +140,7 @@ def _few(lines: list[str]) -> str:
 
 
 def torch_build() -> Finding:
-    """A CUDA torchvision beside a CPU torch makes transformers fail with an error that names neither."""
+    """torch and torchvision must be of the same build: otherwise transformers fails without naming either."""
     installed = installed_versions()
     version = installed.get("torch")
     if version is None:

@@ -127,7 +127,7 @@ def end(sessions: Sequence[int]) -> None:
 
 
 def is_alive(session: int) -> bool:
-    """Whether a process of this session is alive; zombies do not count."""
+    """Whether a process of the node's process group is alive; zombies do not count."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(session, os.WNOHANG)
     for folder in Path("/proc").glob("[0-9]*"):

@@ -175,7 +175,7 @@ def _pod(
     return {
         "spec": {
             "terminationGracePeriodSeconds": STOP_GRACE_SECONDS,
-            # `ray start` reaps no orphans: as process 1, stopping a job would take the whole grace period.
+            # `ray start` reaps no orphans: if it were process 1, stopping a job would take the whole grace period.
             "shareProcessNamespace": True,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
             "containers": [described | ({"ports": [dict(port) for port in ports]} if ports else {})],

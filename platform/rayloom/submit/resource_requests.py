@@ -12,7 +12,7 @@ DRIVER_CPUS = 1.0
 
 
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:
-    """Notes for the person. Raises ResourceError if a job can never be placed on these nodes.
+    """Notes for the user. Raises ResourceError if a job can never be placed on these nodes.
 
     `can_grow`: an autoscaler adds nodes, so a shortage is only noted.
     """
