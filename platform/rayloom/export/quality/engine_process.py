@@ -157,8 +157,7 @@ def _tokens(turn: int, row: int, num_tokens: int, vocabulary: int) -> list[int]:
 # Measures tokens per second of models on this hardware with vLLM, which also serves them.
 #
 # Each model has an engine in a process of its own. All are started first and then measured in turns, so that other
-# load
-# on the machine affects all of them equally.
+# load on the machine affects all of them equally.
 
 
 def tokens_per_second(models: Mapping[str, Path], speed: Speed, num_cores: int | None) -> dict[str, float]:

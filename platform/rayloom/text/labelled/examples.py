@@ -66,9 +66,8 @@ def read_examples(file: Path) -> Iterator[Example]:
 
 # BIO tags and the entities that they mean, both ways: for words, and for the sub-words of a tokenizer.
 #
-# A sub-word belongs to an entity where it overlaps it. The first of an entity's sub-words is tagged B, the others I,
-# so
-# that nothing is lost where an entity begins inside a word.
+# A sub-word belongs to an entity if it overlaps it. The first of an entity's sub-words is tagged B, the others I, so
+# that nothing is lost if an entity begins inside a word.
 
 _TAG = re.compile(r"([BI])-(.+)")
 
