@@ -1,32 +1,25 @@
-"""The table of job kinds: the code that runs, plans and reports each of them.
+"""The table of job kinds: the spec, and the code that runs, plans and reports each of them.
 
-Code is named as `module:function` and imported only when it is called, so that reading and checking job files is fast.
+Code is named as `module:name` and imported only when it is used: reading a job file loads the spec of its kind alone.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rayloom.specs.base import JobSpec
-from rayloom.specs.clean import CleanSpec
-from rayloom.specs.evaluate import EvaluateSpec
-from rayloom.specs.export import MergeSpec, QuantizeSpec
-from rayloom.specs.ingest import ImportSpec
-from rayloom.specs.pipeline import PipelineSpec
-from rayloom.specs.predict import PredictSpec
-from rayloom.specs.serve import ServeSpec
-from rayloom.specs.train import TrainSpec
-from rayloom.specs.tune import TuneSpec
+if TYPE_CHECKING:
+    from rayloom.specs.base import JobSpec
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of job."""
 
-    spec: type[JobSpec]
+    spec: str
+    """Class of its job files."""
     stage: str
     """`(spec, Build) -> Outcome`: makes the artifact."""
     planner: str
@@ -44,10 +37,22 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "import": Kind(ImportSpec, "rayloom.ingest.run:run", "rayloom.ingest.plan:plan", "rayloom.ingest.plan:sections", 1),
-    "clean": Kind(CleanSpec, "rayloom.data.run:run", "rayloom.data.plan:plan", "rayloom.data.report:sections", 4),
+    "import": Kind(
+        "rayloom.specs.ingest:ImportSpec",
+        "rayloom.ingest.run:run",
+        "rayloom.ingest.plan:plan",
+        "rayloom.ingest.plan:sections",
+        1,
+    ),
+    "clean": Kind(
+        "rayloom.specs.clean:CleanSpec",
+        "rayloom.data.run:run",
+        "rayloom.data.plan:plan",
+        "rayloom.data.report:sections",
+        4,
+    ),
     "train": Kind(
-        TrainSpec,
+        "rayloom.specs.train:TrainSpec",
         "rayloom.train.run:run",
         "rayloom.train.plan:plan",
         "rayloom.train.report:sections",
@@ -55,29 +60,43 @@ KINDS: dict[str, Kind] = {
         settle="rayloom.tune.results:with_best_values",
         prober="rayloom.train.planning.probe:probe",
     ),
-    "tune": Kind(TuneSpec, "rayloom.tune.run:run", "rayloom.tune.plan:plan", "rayloom.tune.report:sections", 3),
+    "tune": Kind(
+        "rayloom.specs.tune:TuneSpec",
+        "rayloom.tune.run:run",
+        "rayloom.tune.plan:plan",
+        "rayloom.tune.report:sections",
+        3,
+    ),
     "evaluate": Kind(
-        EvaluateSpec, "rayloom.evaluate.run:run", "rayloom.evaluate.plan:plan", "rayloom.evaluate.report:sections", 1
+        "rayloom.specs.evaluate:EvaluateSpec",
+        "rayloom.evaluate.run:run",
+        "rayloom.evaluate.plan:plan",
+        "rayloom.evaluate.report:sections",
+        1,
     ),
     "predict": Kind(
-        PredictSpec,
+        "rayloom.specs.predict:PredictSpec",
         "rayloom.evaluate.prediction.run:run",
         "rayloom.evaluate.prediction.plan:plan",
         "rayloom.evaluate.prediction.plan:sections",
         2,
     ),
     "merge": Kind(
-        MergeSpec, "rayloom.export.merge:run", "rayloom.export.plan:plan_merge", "rayloom.export.report:sections", 2
+        "rayloom.specs.export:MergeSpec",
+        "rayloom.export.merge:run",
+        "rayloom.export.plan:plan_merge",
+        "rayloom.export.report:sections",
+        2,
     ),
     "quantize": Kind(
-        QuantizeSpec,
+        "rayloom.specs.export:QuantizeSpec",
         "rayloom.export.quantize:run",
         "rayloom.export.plan:plan_quantize",
         "rayloom.export.report:sections",
         2,
     ),
     "serve": Kind(
-        ServeSpec,
+        "rayloom.specs.serve:ServeSpec",
         "rayloom.serve.run:check",
         "rayloom.serve.plan:plan",
         "rayloom.serve.report:sections",
@@ -86,10 +105,26 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-SPECS: dict[str, type[JobSpec]] = {name: kind.spec for name, kind in KINDS.items()} | {"pipeline": PipelineSpec}
+
+def imported(code: str) -> Any:
+    """The function or class that `module:name` names."""
+    module, _, name = code.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
-def imported(code: str) -> Callable[..., Any]:
-    """The function that `module:function` names."""
-    module, _, function = code.partition(":")
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+class _Specs(Mapping[str, "type[JobSpec]"]):
+    """The spec of each kind by name, imported when it is asked for."""
+
+    def __getitem__(self, kind: str) -> type[JobSpec]:
+        code = _PIPELINE if kind == "pipeline" else KINDS[kind].spec
+        return imported(code)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*KINDS, "pipeline"))
+
+    def __len__(self) -> int:
+        return len(KINDS) + 1
+
+
+_PIPELINE = "rayloom.specs.pipeline:PipelineSpec"
+SPECS: Mapping[str, type[JobSpec]] = _Specs()

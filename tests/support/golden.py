@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from rayloom.kinds import KINDS
+from rayloom.kinds import KINDS, SPECS
 from rayloom.specs.base import Spec, default_of, fingerprinted, is_variant_name
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -109,7 +109,7 @@ def record(kind: str) -> None:
     from support.golden_jobs import JOBS
 
     version, file = KINDS[kind].version, FOLDER / f"{kind}.json"
-    now: dict[str, Any] = {"version": version, "defaults": json.loads(json.dumps(defaults_of(KINDS[kind].spec)))}
+    now: dict[str, Any] = {"version": version, "defaults": json.loads(json.dumps(defaults_of(SPECS[kind])))}
     with tempfile.TemporaryDirectory() as folder:
         now["result"] = json.loads(json.dumps(JOBS[kind](Path(folder)))) if kind in JOBS else None
     before = recorded(kind) if file.exists() else {"version": None}

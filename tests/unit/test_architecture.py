@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from rayloom.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "platform" / "rayloom"
@@ -193,23 +196,35 @@ def test_platform_is_still_the_standard_librarys() -> None:
     assert str(ROOT / "platform") not in said
 
 
-_PRINT_HEAVY = """
-import sys
+_NAME_MODULES = """
+import json, sys
 from rayloom.cli import main
 try:
-    code = main(sys.argv[2:])
+    code = main(sys.argv[1:])
 except SystemExit as ended:
     code = ended.code
-print("heavy:", *sorted(set(sys.argv[1].split(",")) & {name.split(".")[0] for name in sys.modules}))
+print(json.dumps(sorted(sys.modules)))
 sys.exit(code)
 """
+
+
+def loaded(arguments: list[str], folder: Path) -> set[str]:
+    """The modules that a command has loaded at its end."""
+    command = [sys.executable, "-c", _NAME_MODULES, *arguments]
+    environment = {**os.environ, "RAYLOOM_STORE": str(folder)}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return set(json.loads(ended.stdout.splitlines()[-1]))
+
+
+QUICKSTART = ROOT / "jobs" / "quickstart"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],
-        ["check", *sorted(str(path) for path in (ROOT / "jobs" / "quickstart").glob("*.yaml"))],
+        ["check", *sorted(str(path) for path in QUICKSTART.glob("*.yaml"))],
         ["schema", "train"],
         ["explain", "train.adapter.rank"],
         ["init"],
@@ -219,8 +234,27 @@ sys.exit(code)
     ids=lambda arguments: arguments[0].strip("-"),
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _PRINT_HEAVY, ",".join(HEAVY), *arguments]
-    environment = {**os.environ, "RAYLOOM_STORE": str(tmp_path)}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ended.stdout.splitlines()[-1] == "heavy:", ended.stdout + ended.stderr
-    assert ended.returncode == 0, ended.stderr
+    assert {module.split(".")[0] for module in loaded(arguments, tmp_path)} & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kinds"),
+    [
+        (["check", str(QUICKSTART / "finetune.yaml")], {"train"}),
+        (["check", str(QUICKSTART / "import-web.yaml")], {"ingest"}),
+        (["explain", "clean.sources"], {"clean"}),
+    ],
+    ids=["check train", "check import", "explain clean"],
+)
+def test_check_and_explain_load_one_kind_and_nothing_to_draw_with(
+    arguments: list[str], kinds: set[str], tmp_path: Path
+) -> None:
+    modules = loaded(arguments, tmp_path)
+    specs = {kind.spec.partition(":")[0].rpartition(".")[2] for kind in KINDS.values()}
+    assert {spec for spec in specs if f"rayloom.specs.{spec}" in modules} == kinds
+    assert {"rich", "asyncio", "multiprocessing", "xml", "http.client"} & modules == set()
+
+
+def test_help_loads_only_the_table_of_commands(tmp_path: Path) -> None:
+    modules = loaded(["--help"], tmp_path)
+    assert {"pydantic", "yaml", "rich", "rayloom.kinds", "rayloom.specs", "logging"} & modules == set()

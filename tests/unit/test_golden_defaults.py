@@ -8,14 +8,14 @@ from typing import Literal
 import pytest
 from support.golden import changed_defaults, complaint, defaults_of, recorded
 
-from rayloom.kinds import KINDS
+from rayloom.kinds import KINDS, SPECS
 from rayloom.specs.base import Spec
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_defaults_are_those_of_the_kinds_version(kind: str) -> None:
     version, before = KINDS[kind].version, recorded(kind)
-    now = json.loads(json.dumps(defaults_of(KINDS[kind].spec)))
+    now = json.loads(json.dumps(defaults_of(SPECS[kind])))
     for path, old, new in changed_defaults(before["defaults"], now):
         pytest.fail(complaint(kind, version, f"the default of {path}", old, new))
     unwritten = sorted(set(now) - set(before["defaults"]))

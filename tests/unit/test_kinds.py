@@ -13,7 +13,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
 from rayloom.dispatch import load_job, resolve
 from rayloom.dispatch import run as run_job
-from rayloom.kinds import KINDS, SPECS, Kind
+from rayloom.kinds import KINDS, Kind
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
 from rayloom.specs.base import DatasetRef, JobSpec
@@ -50,9 +50,8 @@ def reported(artifact: Artifact) -> list[Section]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A job of the toy kind, with its data, in a folder in which commands are called."""
-    toy = Kind(TallySpec, f"{__name__}:stage", f"{__name__}:planned", f"{__name__}:reported", 7)
+    toy = Kind(f"{__name__}:TallySpec", f"{__name__}:stage", f"{__name__}:planned", f"{__name__}:reported", 7)
     monkeypatch.setitem(KINDS, "tally", toy)
-    monkeypatch.setitem(SPECS, "tally", TallySpec)
     monkeypatch.setenv("RAYLOOM_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pages").mkdir()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 WIDTH_IN_PIPES = 200
 
 
 def console() -> Console:
     """A console on standard output; wide if that is not a terminal, so that nothing is cut off."""
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_PIPES)
 
 
@@ -23,6 +26,8 @@ def emit_json(value: Any) -> None:
 
 def plain_table(*columns: str) -> Table:
     """A table without frames, so that columns can be copied."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")

@@ -33,14 +33,14 @@ def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
     sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
-    console.print(sheet.rendered())
+    console().print(sheet.rendered())
     prober = KINDS[job.spec.kind].prober
     if is_probing and prober is not None and not sheet.problems:
-        console.print(imported(prober)(resolved.spec, resolved.parents, job.directory).rendered())
+        console().print(imported(prober)(resolved.spec, resolved.parents, job.directory).rendered())
     elif is_probing and prober is None:
-        console.print(Text(f"a {job.spec.kind} job has nothing to probe"))
+        console().print(Text(f"a {job.spec.kind} job has nothing to probe"))
     state = "finished already; running it only finds it" if known else "not made yet"
-    console.print(Text(f"result: {job.spec.name}@{resolved.version}, {state}"))
+    console().print(Text(f"result: {job.spec.name}@{resolved.version}, {state}"))
     return bool(sheet.problems)
 
 
@@ -50,18 +50,18 @@ def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
     width = max(len(item.stage.name) for item in stages)
     for item in stages:
         after = f"after {', '.join(item.stage.needs)}" if item.stage.needs else "at once"
-        console.print(Text(f"{item.stage.name:<{width}}  {item.job.spec.kind:<8}  {after}"))
+        console().print(Text(f"{item.stage.name:<{width}}  {item.job.spec.kind:<8}  {after}"))
     failing = bool(missing_inputs(stages, store))
     for item in stages:
-        console.print(Text(f"\n{item.stage.name} ({item.job.file.name})", style="bold"))
+        console().print(Text(f"\n{item.stage.name} ({item.job.file.name})", style="bold"))
         makers = _unmade(item, stages, store)
         if makers:
-            console.print(Text(f"after {', '.join(makers)}: the artifacts that it needs are not made yet"))
+            console().print(Text(f"after {', '.join(makers)}: the artifacts that it needs are not made yet"))
             continue
         try:
             failing |= _plan_job(item.job, store)
         except InputError as error:
-            console.print(Text(f"problem: {error}", style="red"))
+            console().print(Text(f"problem: {error}", style="red"))
             failing = True
     return PROBLEM_EXIT_CODE if failing else 0
 

@@ -37,7 +37,7 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     results = _measured(spec, build)
     _write_predictions(results, build.directory / PREDICTIONS_NAME)
     checked = [limit for check in spec.checks for limit in CHECKS[check.type].limits(check, results[check.name])]
-    console.print(comparison_table(spec, results, checked))
+    console().print(comparison_table(spec, results, checked))
     if is_on_cluster():
         _tell_scores(spec, build, results)
     _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)

@@ -46,8 +46,8 @@ def engines_to(log: Path) -> Iterator[None]:
         log.open("a", encoding="utf-8", buffering=1) as file,
         os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as terminal,
     ):
-        # `_file` is None if the console follows `sys.stderr`; `console.file` would give the present stream instead.
-        shown, console._file = console._file, terminal
+        # `_file` is None if the console follows `sys.stderr`; its `file` would give the present stream instead.
+        shown, console()._file = console()._file, terminal
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         try:
@@ -64,6 +64,6 @@ def engines_to(log: Path) -> Iterator[None]:
             for descriptor, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
-            console._file = shown
+            console()._file = shown
             if before is None:
                 del os.environ["RAY_LOG_TO_DRIVER"]

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
-# A terminal has its own width. In a file or pipe the console is wide, so that a table's row stays on one line.
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
+
+@functools.cache
+def console() -> Console:
+    """Rich's console on standard error, loaded when more than a plain line is shown."""
+    from rich.console import Console
+
+    # A terminal has its own width. In a file or pipe the console is wide, so that a table's row stays on one line.
+    return Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 240)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes each record to the present standard error."""
+    """Writes each record to the present standard error, or to the console once there is one: it may show a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(record.getMessage(), markup=False)
+        if console.cache_info().currsize:
+            console().print(record.getMessage(), markup=False, emoji=False)
+        else:
+            sys.stderr.write(f"{record.getMessage()}\n")
 
 
 messages = logging.getLogger("rayloom.messages")
@@ -82,9 +94,18 @@ class _LineBar(Bar):
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Bar]:
     """A bar for work that takes over two seconds: `with progress("packing", n) as bar: bar.advance()`."""
-    if not console.is_terminal:
+    if not console().is_terminal:
         yield _LineBar(label, total, unit)
         return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -94,5 +115,5 @@ def progress(label: str, total: int | None = None, unit: str = "rows") -> Iterat
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(*columns, console=console(), transient=True) as display:
         yield _TerminalBar(label, total, unit, display)

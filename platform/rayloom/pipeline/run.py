@@ -45,7 +45,7 @@ def run_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, load_job: Load
     states = {item.stage.name: State() for item in stages}
     runner = _BesideEachOther(store, run_job) if spec.max_parallel_stages > 1 else _OneByOne(store, run_job)
     error = run_stages(stages, states, runner, spec.max_parallel_stages)
-    console.print(status_table(spec.name, stages, states))
+    console().print(status_table(spec.name, stages, states))
     if error is not None:
         say("The same command continues with what is not finished.")
         raise error

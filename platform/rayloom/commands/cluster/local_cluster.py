@@ -11,7 +11,7 @@ from rayloom.submit.local_node import Shape
 
 def up(options: argparse.Namespace) -> None:
     """Starts the cluster and prints how to use it."""
-    with console.status(f"starting {options.nodes} nodes"):
+    with console().status(f"starting {options.nodes} nodes"):
         shape = Shape(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
         networks = own_networks.make(options.nodes) if options.own_networks else None
         cluster = local_cluster.up(shape, networks)

@@ -72,7 +72,7 @@ def follow(api: JobsApi, job: ClusterJob) -> None:
 
 def wait(api: JobsApi, job: ClusterJob) -> ClusterJob:
     """The job once it has ended."""
-    with console.status(f"{job.name} runs on the cluster"):
+    with console().status(f"{job.name} runs on the cluster"):
         while not job.is_finished:
             time.sleep(POLL_SECONDS)
             job = api.find(job.id)

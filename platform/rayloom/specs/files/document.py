@@ -17,6 +17,8 @@ from rayloom.errors import SpecError
 
 Path = tuple[str | int, ...]
 
+_DEEPEST = 100
+"""Most mappings and lists inside each other."""
 _TAG = "tag:yaml.org,2002:"
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+")
 _DECIMAL = re.compile(
@@ -24,7 +26,7 @@ _DECIMAL = re.compile(
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Resolves plain scalars as YAML 1.2's core schema does, with `_` allowed between digits."""
 
     yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's)
@@ -37,6 +39,16 @@ for _name, _pattern in (
     ("float", _DECIMAL),
 ):
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern.pattern})$"), None)
+
+
+def _composed(text: str) -> yaml.Node | None:
+    """The YAML as nodes. Raises RecursionError if it is nested so deeply that libyaml could overflow the stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise RecursionError
+    return yaml.compose(text, Loader=_Loader)
 
 
 @dataclass(frozen=True, order=True)
@@ -94,8 +106,8 @@ class Document:
             return
         try:
             reader = _Reader(Document(""))
-            value = reader.read(yaml.compose(text, Loader=_Loader), ())
-        except (yaml.YAMLError, RecursionError):
+            value = reader.read(_composed(text), ())
+        except (yaml.YAMLError, UnicodeEncodeError, RecursionError):
             self._refuse(override, "the value is not YAML; put it in quotes")
             return
         if reader.document.problems:
@@ -140,7 +152,7 @@ def parse(text: str, source: str) -> Document:
     """Reads YAML keeping line numbers. Raises SpecError if it is not YAML or not a mapping."""
     document = Document(source)
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = _composed(text)
         if not isinstance(node, yaml.MappingNode):
             fix = "Begin with `kind: …`."
             raise SpecError("A job file must be a mapping of keys to values", where=source, fix=fix)
@@ -149,8 +161,9 @@ def parse(text: str, source: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         reason = ", ".join(part for part in (error.context, error.problem) if part) or "it cannot be parsed"
-        raise SpecError(f"This is not YAML: {reason}", where=where, fix="Check the indentation and quotes.") from None
-    except yaml.YAMLError as error:
+        fix = "Check the quotes, and the indentation, which is made of spaces."
+        raise SpecError(f"This is not YAML: {reason}", where=where, fix=fix) from None
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
         reason = getattr(error, "reason", "it cannot be parsed")
         raise SpecError(f"This is not YAML: {reason}", where=source, fix="Save it as plain text.") from None
     except RecursionError:

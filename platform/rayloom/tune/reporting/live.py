@@ -24,8 +24,8 @@ SECONDS_BETWEEN_DRAWINGS = 0.5
 class LiveTable:
     """A table of a search's history; call `show` to update it."""
 
-    def __init__(self, spec: TuneSpec, history: History, output: Console = console) -> None:
-        self._spec, self._history, self._console = spec, history, output
+    def __init__(self, spec: TuneSpec, history: History, output: Console | None = None) -> None:
+        self._spec, self._history, self._console = spec, history, output or console()
         self._ended = len(history.ended)
         self._drawn_at = 0.0
         self._live: Live | None = None
