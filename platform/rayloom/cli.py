@@ -22,6 +22,8 @@ BROKEN_PIPE_EXIT_CODE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (see `rayloom.errors`)."""
     options = parser().parse_args(arguments)
+    # Pydantic looks for plugins in the metadata of every installed package, which takes longer than reading a job file.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _answer(options)

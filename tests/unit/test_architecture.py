@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,8 @@ RAY_FILES = {
 }
 HEAVY = ("torch", "ray", "transformers", "vllm", "numpy", "pandas", "pyarrow", "deepspeed", "datasets", "matplotlib")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
-MOST_LINES = 400
+MOST_LINES = 300
+MOST_FILES = 20
 
 
 @functools.cache
@@ -153,6 +155,11 @@ def test_a_file_is_short_and_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MOST_LINES
     assert not lines or ast.get_docstring(tree(path)), f"{name_of(path)} has no docstring"
+
+
+def test_a_folder_has_few_files() -> None:
+    folders = Counter(path.parent for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert {name_of(folder): count for folder, count in folders.items() if count > MOST_FILES} == {}
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

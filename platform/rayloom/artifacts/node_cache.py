@@ -1,4 +1,4 @@
-"""The node's cache of a remote store's artifacts: its size limit and the eviction of the least recently used copies.
+"""The node's cache of a remote store's artifacts: fetching, and eviction of the least recently used copies.
 
 `RAYLOOM_CACHE_BYTES` limits their total size; without it, all are kept. A copy that a running process uses is never
 removed.
@@ -13,8 +13,49 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from rayloom.artifacts.manifest import MANIFEST_NAME
+import fsspec
+
+from rayloom.artifacts.durable import write_durably
+from rayloom.artifacts.lock import exclusive
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
 from rayloom.errors import InputError
+
+
+def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str, copy: Path) -> None:
+    """Makes `copy` a complete copy of the artifact at `source`, unless it is one; it stays while this process lives.
+
+    Raises InputError if the fetched files are not those of the manifest.
+    """
+    with exclusive(copy.with_suffix(".lock")):
+        keep_while_alive(copy)
+        if (copy / MANIFEST_NAME).exists():
+            return
+        make_room(copy.parent, manifest.size_bytes)
+        missing = [file.path for file in manifest.files if not _is_whole(copy / file.path, file.sha256)]
+        for path in missing:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        if missing:  # in one call, so that fsspec can fetch them in parallel
+            filesystem.get([f"{source}/{path}" for path in missing], [str(copy / path) for path in missing])
+        if file_entries(copy) != manifest.files:
+            shutil.rmtree(copy)
+            fix = "Check it with `rayloom artifacts verify` and run its job again."
+            raise InputError(f"{manifest.id} came damaged out of the store", where=source, fix=fix)
+        write_durably(copy / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+
+
+def keep_built(manifest: Manifest, built: Path, copy: Path) -> None:
+    """Moves the folder in which the artifact was built into the cache, so that it need not be fetched."""
+    with exclusive(copy.with_suffix(".lock")):
+        keep_while_alive(copy)
+        if not copy.exists():
+            make_room(copy.parent, manifest.size_bytes)
+            shutil.rmtree(built / WORK_NAME, ignore_errors=True)
+            built.rename(copy)
+            write_durably(copy / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+
+
+def _is_whole(file: Path, sha256: str) -> bool:
+    return file.is_file() and sha256_of(file) == sha256
 
 
 def limit_bytes() -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from pydantic import ValidationError
 
 from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
-from rayloom.artifacts.node_cache import keep_while_alive, make_room
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest
+from rayloom.artifacts.node_cache import fetch, keep_built
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
@@ -200,35 +199,13 @@ class Store:
         """The artifact with its files on this machine's disk, where those of a remote store are fetched once."""
         if self.is_local:
             return Artifact(manifest, Path(self.location(manifest.name, manifest.version)))
-        target = self._cached(manifest)
-        with exclusive(target.with_suffix(".lock")):
-            keep_while_alive(target)
-            if not (target / MANIFEST_NAME).exists():
-                make_room(target.parent, manifest.size_bytes)
-                self._fetch(manifest, target)
-        return Artifact(manifest, target)
+        copy = self._copy(manifest)
+        fetch(manifest, self.filesystem, self.location(manifest.name, manifest.version), copy)
+        return Artifact(manifest, copy)
 
-    def _cached(self, manifest: Manifest) -> Path:
+    def _copy(self, manifest: Manifest) -> Path:
+        """This node's copy of a remote artifact's files."""
         return self.cache / "artifacts" / manifest.digest
-
-    def _fetch(self, manifest: Manifest, target: Path) -> None:
-        """Fetches the files that are missing or have another digest, then checks all of them."""
-        source = self.location(manifest.name, manifest.version)
-        places = {file.path: target / file.path for file in manifest.files}
-        missing = [
-            file.path
-            for file in manifest.files
-            if not places[file.path].is_file() or sha256_of(places[file.path]) != file.sha256
-        ]
-        for path in missing:
-            places[path].parent.mkdir(parents=True, exist_ok=True)
-        if missing:  # in one call, so that fsspec can fetch them in parallel
-            self.filesystem.get([f"{source}/{path}" for path in missing], [str(places[path]) for path in missing])
-        if file_entries(target) != manifest.files:
-            shutil.rmtree(target)
-            fix = "Check it with `rayloom artifacts verify` and run its job again."
-            raise InputError(f"{manifest.id} came damaged out of the store", where=self.uri, fix=fix)
-        write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -260,19 +237,8 @@ class Store:
             self.filesystem.pipe_file(f"{target}/.{MANIFEST_NAME}", text.encode())
             self.filesystem.mv(f"{target}/.{MANIFEST_NAME}", f"{target}/{MANIFEST_NAME}")
             if len(here) == len(manifest.files):
-                self._keep_here(directory, manifest)
+                keep_built(manifest, directory, self._copy(manifest))
         self.make_current(manifest)
-
-    def _keep_here(self, directory: Path, manifest: Manifest) -> None:
-        """Moves the staging folder into the cache, so that what was built here need not be fetched."""
-        target = self._cached(manifest)
-        with exclusive(target.with_suffix(".lock")):
-            keep_while_alive(target)
-            if not target.exists():
-                make_room(target.parent, manifest.size_bytes)
-                shutil.rmtree(directory / WORK_NAME, ignore_errors=True)
-                directory.rename(target)
-                write_durably(target / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
     def make_current(self, manifest: Manifest) -> None:
         """Makes `artifact:NAME` mean this version."""

@@ -253,7 +253,7 @@ def field_docs(model: type) -> dict[str, str]:
 @functools.cache
 def _by_class(module: str) -> dict[str, dict[str, str]]:
     tree = ast.parse(inspect.getsource(sys.modules[module]))
-    return {node.name: _docs(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    return {node.name: _docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _docs(node: ast.ClassDef) -> dict[str, str]:

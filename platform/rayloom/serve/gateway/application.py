@@ -24,8 +24,11 @@ from rayloom.serve.gateway.client_request import (
     ClientRequest,
     cancelled_without_client,
     forward_piece,
+    num_answers,
+    parsed_body,
     read_body,
     refuse,
+    require_no_encoding,
     send_json,
     send_piece,
     send_response,
@@ -50,10 +53,6 @@ MODEL_PATHS = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize"}
 )
 MAX_NAME_CHARACTERS = 128
-FIELD_TYPES: dict[str, type] = {
-    "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
-}  # fmt: skip
-"""Types of fields that vLLM 0.32 reads before it checks them; with a wrong type it would answer 500."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Paths that need no key: for monitoring, and the API documentation, which names no model."""
 
@@ -162,14 +161,14 @@ class Gateway:
         return card if route is None or route.path is None else card | {"path": route.path}
 
     async def _ask_model(self, request: ClientRequest) -> None:
-        _require_no_encoding(request.scope["headers"])
+        require_no_encoding(request.scope["headers"])
         body = await read_body(request, self._limits.max_request_bytes)
         record = request.record
         record.request_bytes = len(body)
         if self._limits.log_prompts:
             record.prompt = body.decode("utf-8", "replace")
-        fields = _parsed_body(body)
-        if _num_answers(fields) > self._limits.max_answers:
+        fields = parsed_body(body)
+        if num_answers(fields) > self._limits.max_answers:
             text = f"A request may ask for {self._limits.max_answers} answers at most (prompts times `n`)."
             raise Refusal(400, text, code="too_many_answers", param="n")
         record.model = fields["model"][:MAX_NAME_CHARACTERS]
@@ -225,55 +224,12 @@ def _defect(request_id: str) -> Refusal:
     return Refusal(500, "The service failed; its log says why.", kind=SERVER, code="internal_error")
 
 
-def _parsed_body(body: bytes) -> dict[str, Any]:
-    """The request's JSON object. Raises Refusal if it is not one or names no model."""
-    try:
-        request = json.loads(body)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Refusal(400, f"The body is not JSON: {error}.", code="invalid_json") from None
-    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
-        text = "`model` must name a model; GET /v1/models lists them."
-        raise Refusal(400, text, code="missing_model", param="model")
-    if b"\\ud" in body.lower():
-        _require_text(request)
-    for name, kind in FIELD_TYPES.items():
-        if not isinstance(request.get(name), kind | None):
-            wanted = "an object" if kind is dict else "a list"
-            raise Refusal(400, f"`{name}` must be {wanted}.", code="wrong_type", param=name)
-    return request
-
-
-def _num_answers(fields: Mapping[str, Any]) -> int:
-    """The number of answers that a request asks for: prompts × `n`. The engine refuses an `n` that is not a number."""
-    prompts, each = fields.get("prompt"), fields.get("n")
-    num_prompts = 1
-    if isinstance(prompts, list) and any(isinstance(prompt, str | list) for prompt in prompts):
-        num_prompts = len(prompts)
-    return num_prompts * (each if isinstance(each, int) else 1)
-
-
 def _require_path(record: AccessRecord, target: RequestTarget) -> None:
     if target.path is None and record.path in ENDPOINTS:
         text = f"{record.model} is a language model: ask it at /v1/chat/completions or /v1/completions."
         raise Refusal(400, text, code="wrong_path", param="model")
     if target.path is not None and record.path != target.path:
         raise Refusal(400, f"{record.model} answers at {target.path}.", code="wrong_path", param="model")
-
-
-def _require_text(request: dict[str, Any]) -> None:
-    """Raises Refusal for a lone surrogate, which is valid JSON but cannot be encoded as UTF-8."""
-    try:
-        json.dumps(request, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        text = "A string of the request has half of a surrogate pair (such as `\\ud800`), which is no character."
-        raise Refusal(400, text, code="invalid_text") from None
-
-
-def _require_no_encoding(headers: Headers) -> None:
-    encoding = header(headers, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() != "identity":
-        text = f"The body has the content encoding {encoding[:40]}: send it without one."
-        raise Refusal(415, text, code="unsupported_encoding")
 
 
 def _missing_path(record: AccessRecord) -> str:

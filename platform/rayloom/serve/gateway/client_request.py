@@ -1,17 +1,22 @@
-"""The client's side of one request: reads its body, sends its answer, and fills in its access record."""
+"""The client's side of one request: reads and checks its body, sends its answer, and fills in its access record."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.transport.asgi_call import Headers, Receive, Scope, Send
-from rayloom.serve.transport.relay import Refusal, error_event
+from rayloom.serve.transport.relay import Refusal, error_event, header
+
+FIELD_TYPES: dict[str, type] = {
+    "messages": list, "tools": list, "structured_outputs": dict, "response_format": dict, "stream_options": dict,
+}  # fmt: skip
+"""Types of fields that vLLM 0.32 reads before it checks them; with a wrong type it would answer 500."""
 
 
 @dataclass
@@ -70,6 +75,49 @@ async def read_body(request: ClientRequest, max_bytes: int) -> bytes:
             raise Refusal(413, f"The request is larger than {max_bytes} bytes.", code="request_too_large")
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def parsed_body(body: bytes) -> dict[str, Any]:
+    """The request's JSON object. Raises Refusal if it is not one or names no model."""
+    try:
+        request = json.loads(body)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise Refusal(400, f"The body is not JSON: {error}.", code="invalid_json") from None
+    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
+        text = "`model` must name a model; GET /v1/models lists them."
+        raise Refusal(400, text, code="missing_model", param="model")
+    if b"\\ud" in body.lower():
+        _require_text(request)
+    for name, kind in FIELD_TYPES.items():
+        if not isinstance(request.get(name), kind | None):
+            wanted = "an object" if kind is dict else "a list"
+            raise Refusal(400, f"`{name}` must be {wanted}.", code="wrong_type", param=name)
+    return request
+
+
+def num_answers(fields: Mapping[str, Any]) -> int:
+    """The number of answers that a request asks for: prompts × `n`. The engine refuses an `n` that is not a number."""
+    prompts, each = fields.get("prompt"), fields.get("n")
+    num_prompts = 1
+    if isinstance(prompts, list) and any(isinstance(prompt, str | list) for prompt in prompts):
+        num_prompts = len(prompts)
+    return num_prompts * (each if isinstance(each, int) else 1)
+
+
+def _require_text(request: dict[str, Any]) -> None:
+    """Raises Refusal for a lone surrogate, which is valid JSON but cannot be encoded as UTF-8."""
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        text = "A string of the request has half of a surrogate pair (such as `\\ud800`), which is no character."
+        raise Refusal(400, text, code="invalid_text") from None
+
+
+def require_no_encoding(headers: Headers) -> None:
+    encoding = header(headers, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        text = f"The body has the content encoding {encoding[:40]}: send it without one."
+        raise Refusal(415, text, code="unsupported_encoding")
 
 
 async def send_json(request: ClientRequest, status: int, value: Any) -> None:
