@@ -12,7 +12,7 @@ from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
-from rayloom.specs.base import Reference, references
+from rayloom.specs.base import ArtifactReference, references
 from rayloom.specs.files.load import Job, load
 from rayloom.specs.ingest import import_of
 
@@ -57,7 +57,7 @@ def _outside(job: Job) -> dict[str, str]:
     return stamps
 
 
-def _find(reference: Reference, job: Job, store: Store, fetch: bool) -> Artifact:
+def _find(reference: ArtifactReference, job: Job, store: Store, fetch: bool) -> Artifact:
     if reference.text.startswith("artifact:"):
         return store.open(store.resolve(reference.text))
     if "model" not in reference.contents and "dataset" not in reference.contents:

@@ -167,6 +167,12 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert names & FORBIDDEN_NAMES == set()
 
 
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    """So that a name means one thing in the whole package."""
+    names = Counter(node.name for path in MODULES for node in tree(path).body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1 and not name.startswith("_")] == []
+
+
 def _kind_entries() -> Iterator[str]:
     for node in ast.walk(tree(PACKAGE / "kinds.py")):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("rayloom."):

@@ -17,7 +17,7 @@ from rayloom.artifacts.build import Build, build, check_content
 from rayloom.artifacts.manifest import Manifest, Outcome, file_entries, stamp_of_path
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, ResourceError
-from rayloom.specs.base import JobSpec, Reference
+from rayloom.specs.base import ArtifactReference, JobSpec
 
 TESTS = Path(__file__).parents[1]
 
@@ -234,8 +234,8 @@ def test_going_back_to_an_older_spec_makes_its_result_current_again(store: Store
 def test_a_reference_to_the_wrong_content_is_refused(store: Store) -> None:
     artifact, _ = build(note(), store, write_note)
     with pytest.raises(InputError, match=r"base needs a model or adapter, but note@\w+ is a report"):
-        check_content(Reference("base", "artifact:note", ("model", "adapter")), artifact.manifest)
-    check_content(Reference("base", "artifact:note", ("report",)), artifact.manifest)
+        check_content(ArtifactReference("base", "artifact:note", ("model", "adapter")), artifact.manifest)
+    check_content(ArtifactReference("base", "artifact:note", ("report",)), artifact.manifest)
 
 
 def test_the_stamp_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:

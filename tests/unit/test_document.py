@@ -7,10 +7,10 @@ import math
 import pytest
 
 from rayloom.errors import SpecError
-from rayloom.specs.files.document import Document, parse
+from rayloom.specs.files.document import YamlDocument, parse
 
 
-def said(document: Document) -> list[str]:
+def said(document: YamlDocument) -> list[str]:
     return [str(problem) for problem in document.problems]
 
 

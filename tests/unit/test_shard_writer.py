@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from rayloom.export.shard_writer import ShardWriter, copy_tensors, tensors_of
+from rayloom.export.shard_writer import WeightShardWriter, copy_tensors, tensors_of
 
 TENSORS = {
     "b.weight": torch.arange(15, dtype=torch.int8).reshape(3, 5),
@@ -21,7 +21,7 @@ TENSORS = {
 
 def written(folder: Path, shard_bytes: int) -> Path:
     folder.mkdir()
-    writer = ShardWriter(folder, shard_bytes)
+    writer = WeightShardWriter(folder, shard_bytes)
     for name, tensor in TENSORS.items():
         writer.add(name, tensor)
     writer.close()
@@ -54,7 +54,7 @@ def test_large_models_are_several_files_with_an_index(tmp_path: Path) -> None:
 def test_a_copy_leaves_out_what_is_replaced_and_rounds_the_rest(tmp_path: Path) -> None:
     source, target = written(tmp_path / "source", 30), tmp_path / "target"
     target.mkdir()
-    writer = ShardWriter(target)
+    writer = WeightShardWriter(target)
     copy_tensors(source, writer, {"one"}, lambda _: torch.bfloat16)
     writer.close()
     copied = dict(tensors_of(target))

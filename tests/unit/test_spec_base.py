@@ -10,7 +10,16 @@ from pydantic import ValidationError
 from support.golden import classes_in, specs_below
 
 from rayloom.kinds import KINDS, SPECS
-from rayloom.specs.base import JobSpec, ModelRef, Reference, Spec, TunedRef, fingerprinted, is_variant_name, references
+from rayloom.specs.base import (
+    ArtifactReference,
+    JobSpec,
+    ModelRef,
+    Spec,
+    TunedRef,
+    fingerprinted,
+    is_variant_name,
+    references,
+)
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
 
@@ -45,10 +54,10 @@ WHOLE = WholeSpec(
 
 def test_references_are_found_at_every_depth_with_what_they_may_hold() -> None:
     assert list(references(WHOLE)) == [
-        Reference("base", "artifact:one", ("model",)),
-        Reference("parts.0.model", "hf://a/b@main", ("model",)),
-        Reference("parts.1.model", "./folder", ("model",)),
-        Reference("by_name.x", "artifact:two@0123456789ab", ("model", "adapter")),
+        ArtifactReference("base", "artifact:one", ("model",)),
+        ArtifactReference("parts.0.model", "hf://a/b@main", ("model",)),
+        ArtifactReference("parts.1.model", "./folder", ("model",)),
+        ArtifactReference("by_name.x", "artifact:two@0123456789ab", ("model", "adapter")),
     ]
 
 

@@ -24,7 +24,7 @@ from rayloom.artifacts.manifest import (
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError, ResourceError
-from rayloom.specs.base import JobSpec, Reference, fingerprinted
+from rayloom.specs.base import ArtifactReference, JobSpec, fingerprinted
 
 RECORDED_PACKAGES = (
     "accelerate", "bitsandbytes", "compressed-tensors", "datasets", "deepspeed", "numpy", "peft", "ray", "tokenizers",
@@ -76,7 +76,7 @@ class ResolvedJob:
         return fingerprint(self.spec.kind, fingerprinted(self.spec), parents, self.stage_version, self.outside)[:12]
 
 
-def check_content(reference: Reference, manifest: Manifest) -> None:
+def check_content(reference: ArtifactReference, manifest: Manifest) -> None:
     """Raises InputError if a reference names an artifact whose content type its field does not accept."""
     if manifest.content not in reference.contents:
         wanted = " or ".join(reference.contents)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rayloom.export.shard_writer import ShardWriter, copy_tensors, tied_head
+from rayloom.export.shard_writer import WeightShardWriter, copy_tensors, tied_head
 from rayloom.models.weight_files import stored_tensors
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) 
     weights = {f"{name}.{end}" for name, layer in layers.items() for end, _ in layer.base_layer.named_parameters()}
     if not weights <= set(own) or _replaces_modules(model):
         return False
-    writer = ShardWriter(directory)
+    writer = WeightShardWriter(directory)
     for name, layer in layers.items():
         put_back = _to_fp32(layer, is_whole=True)
         try:

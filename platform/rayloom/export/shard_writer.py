@@ -23,7 +23,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-class ShardWriter:
+class WeightShardWriter:
     """Writes safetensors files with their index, or one file if all tensors fit into it.
 
     Each tensor is written to a temporary file as soon as it is added. The format's header holds the offsets of all
@@ -95,7 +95,7 @@ def _copy(source: BinaryIO, begin: int, num_bytes: int, target: BinaryIO) -> Non
 
 
 def copy_tensors(
-    source: Path, writer: ShardWriter, without: Collection[str], dtype_of: Callable[[str], torch.dtype]
+    source: Path, writer: WeightShardWriter, without: Collection[str], dtype_of: Callable[[str], torch.dtype]
 ) -> None:
     """Adds a folder's tensors one at a time, except those in `without`; casts floating-point ones to `dtype_of`."""
     for name, tensor in tensors_of(source):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayloom.errors import RayloomError, SpecError
-from rayloom.specs.base import Reference, references
+from rayloom.specs.base import ArtifactReference, references
 from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec, Stage
 
@@ -64,7 +64,7 @@ def check_graph(stages: Sequence[StageJob], source: str) -> None:
         raise SpecError("The stages do not fit together", where=source, problems=tuple(problems))
 
 
-def outside_references(stages: Sequence[StageJob]) -> list[tuple[StageJob, Reference]]:
+def outside_references(stages: Sequence[StageJob]) -> list[tuple[StageJob, ArtifactReference]]:
     """The artifacts that stages use and no stage makes: they must be in the store before the first stage runs."""
     made = {item.job.spec.name for item in stages}
     return [

@@ -155,7 +155,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
-class Reference:
+class ArtifactReference:
     """One field of a spec that refers to another artifact."""
 
     path: str
@@ -164,7 +164,7 @@ class Reference:
     contents: tuple[Content, ...]
 
 
-def references(spec: Spec, prefix: str = "") -> Iterator[Reference]:
+def references(spec: Spec, prefix: str = "") -> Iterator[ArtifactReference]:
     """All references in the spec, in the order of the fields."""
     for name, field in type(spec).model_fields.items():
         path = f"{prefix}{field.alias or name}"
@@ -172,7 +172,7 @@ def references(spec: Spec, prefix: str = "") -> Iterator[Reference]:
         yield from _references_in(getattr(spec, name), path, marks[0] if marks else None)
 
 
-def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Reference]:
+def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[ArtifactReference]:
     if isinstance(value, Spec):
         yield from references(value, f"{path}.")
     elif isinstance(value, (tuple, list)):
@@ -182,7 +182,7 @@ def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Ref
         for key, item in value.items():
             yield from _references_in(item, f"{path}.{key}", mark)
     elif isinstance(value, str) and mark is not None:
-        yield Reference(path, value, mark.contents)
+        yield ArtifactReference(path, value, mark.contents)
 
 
 def _metadata(annotation: Any, found: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from rayloom.errors import InputError
-from rayloom.specs.base import JobSpec, OutsideFiles, Reference, Rule, Spec
+from rayloom.specs.base import ArtifactReference, JobSpec, OutsideFiles, Rule, Spec
 
 Sha256 = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Rule("must be a SHA-256: 64 digits of 0-9 and a-f")
@@ -115,7 +115,7 @@ class ImportSpec(JobSpec):
             yield OutsideFiles("source.path", self.source.path)
 
 
-def import_of(reference: Reference, directory: Path) -> ImportSpec:
+def import_of(reference: ArtifactReference, directory: Path) -> ImportSpec:
     """The import job for a reference to the hub or to a path. Raises InputError if there is no such path.
 
     The name of its artifact begins with `hub.` or `folder.`, so that it cannot collide with one named in a job file.

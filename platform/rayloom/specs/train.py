@@ -11,7 +11,7 @@ from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, TunedRef
 from rayloom.specs.row_files import files_at_uris
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
-from rayloom.specs.training.endurance import Checkpoints, EarlyStopping, Faults, Sharding, Workers
+from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, Faults, Sharding, Workers
 from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
@@ -76,7 +76,7 @@ class TrainSpec(JobSpec):
     """How many processes train, and the CPUs and GPUs of each."""
     hardware: Annotated[Hardware | None, "unfingerprinted"] = None
     """What `plan` plans for, where that is not the machine at hand; a run takes what its cluster has."""
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: CheckpointSchedule = CheckpointSchedule()
     """When the run saves what it needs to continue after a failure."""
     faults: Faults = Faults()
     """What happens at bad steps, at lack of memory and when workers fail."""

@@ -16,7 +16,7 @@ from compressed_tensors.quantization import (
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.export.shard_writer import ShardWriter, copy_tensors, tied_head, write_configuration
+from rayloom.export.shard_writer import WeightShardWriter, copy_tensors, tied_head, write_configuration
 from rayloom.models.adapters import HEADS
 from rayloom.models.weight_files import stored_tensors
 
@@ -71,7 +71,7 @@ class CompressedWriter:
         if not is_found:
             what = f"{type(model).__name__} stores its output head under another name than {self._head}"
             raise InputError(what, where="scheme.head", fix="Set head: false.")
-        self._writer = ShardWriter(directory)
+        self._writer = WeightShardWriter(directory)
         self.names: list[str] = []
 
     @property

@@ -67,7 +67,7 @@ class Problem:
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """Plain values of a YAML file, the line of each path, and the problems of the YAML itself."""
 
     source: str
@@ -76,10 +76,10 @@ class Document:
     overrides: dict[Path, str] = field(default_factory=dict)
     """The `--set` argument behind each value that one changed, by path."""
     problems: list[Problem] = field(default_factory=list)
-    included: dict[Path, Document] = field(default_factory=dict)
+    included: dict[Path, YamlDocument] = field(default_factory=dict)
     """Documents whose values are part of this one, by path; their problems name their own files."""
 
-    def include(self, path: Path, other: Document) -> None:
+    def include(self, path: Path, other: YamlDocument) -> None:
         """Sets the top-level key that `path` names to the values of another document."""
         self.values[str(path[0])] = other.values
         self.included[path] = other
@@ -105,7 +105,7 @@ class Document:
             self._refuse(override, "must be path.to.field=value")
             return
         try:
-            reader = _Reader(Document(""))
+            reader = _Reader(YamlDocument(""))
             value = reader.read(_composed(text), ())
         except (yaml.YAMLError, UnicodeEncodeError, RecursionError):
             self._refuse(override, "the value is not YAML; put it in quotes")
@@ -148,9 +148,9 @@ def _assign(values: Any, keys: Sequence[str], value: Any) -> tuple[Path, str]:
     return tuple(path), ""
 
 
-def parse(text: str, source: str) -> Document:
+def parse(text: str, source: str) -> YamlDocument:
     """Reads YAML keeping line numbers. Raises SpecError if it is not YAML or not a mapping."""
-    document = Document(source)
+    document = YamlDocument(source)
     try:
         node = _composed(text)
         if not isinstance(node, yaml.MappingNode):
@@ -175,7 +175,7 @@ def parse(text: str, source: str) -> Document:
 class _Reader:
     """Converts YAML nodes to plain values, and records lines and problems in the document."""
 
-    document: Document
+    document: YamlDocument
     seen: set[int] = field(default_factory=set)
 
     def read(self, node: yaml.Node | None, path: Path) -> Any:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rayloom.errors import InputError, SpecError
 from rayloom.specs.base import JobFile, JobSpec
-from rayloom.specs.files.document import Document, Problem, dotted, parse
+from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
 from rayloom.specs.files.problems import nearest, problems_of
 
 Kinds = Mapping[str, type[JobSpec]]
@@ -57,7 +57,7 @@ def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
     return [(name, mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
 
 
-def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> list[str]:
+def _set_only(document: YamlDocument, keys: Sequence[str], overrides: list[str]) -> list[str]:
     """Applies the overrides that replace a whole key of `keys`. Returns the other overrides."""
     chosen = [override for override in overrides if override.partition("=")[0].strip() in keys]
     for override in chosen:
@@ -65,7 +65,7 @@ def _set_only(document: Document, keys: Sequence[str], overrides: list[str]) -> 
     return [override for override in overrides if override not in chosen]
 
 
-def _include(document: Document, key: str, mark: JobFile, directory: Path) -> None:
+def _include(document: YamlDocument, key: str, mark: JobFile, directory: Path) -> None:
     """Replaces the path at `key` by the content of that job file, and applies the changes in the field beside it.
 
     Relative paths in that file still start from its own folder.
@@ -114,7 +114,7 @@ def _read(file: Path) -> str:
         raise InputError(f"The job file cannot be read: {reason}", where=str(file), fix="Check the path.") from None
 
 
-def validate(document: Document, kinds: Kinds) -> JobSpec:
+def validate(document: YamlDocument, kinds: Kinds) -> JobSpec:
     """The typed spec of a document. Raises SpecError with all its problems."""
     spec: JobSpec | None = None
     problems = list(document.problems)
@@ -138,6 +138,6 @@ def validate(document: Document, kinds: Kinds) -> JobSpec:
     return spec
 
 
-def _unknown_kind(kind: object, document: Document, kinds: Kinds) -> Problem:
+def _unknown_kind(kind: object, document: YamlDocument, kinds: Kinds) -> Problem:
     said = "this key is missing" if kind is None else f"{kind!r} is not a kind of job"
     return document.problem(("kind",), f"kind: {said}; the kinds are {', '.join(kinds)}{nearest(kind, kinds)}")

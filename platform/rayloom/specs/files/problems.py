@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from rayloom.specs.base import rule_of
-from rayloom.specs.files.document import Document, Path, Problem, dotted
+from rayloom.specs.files.document import Path, Problem, YamlDocument, dotted
 from rayloom.specs.files.schema_walk import Spot, bare, key_of, keys_of, locate, models_of, tags_of, variant_of
 
 Context = Mapping[str, Any]
@@ -47,7 +47,7 @@ _RULES: dict[str, Callable[[Context], str]] = {
 }
 
 
-def problems_of(details: Iterable[ErrorDetails], document: Document, root: type[BaseModel]) -> list[Problem]:
+def problems_of(details: Iterable[ErrorDetails], document: YamlDocument, root: type[BaseModel]) -> list[Problem]:
     """All problems of a document in the order of its lines, including those of rules between fields."""
     found = [(detail, locate(detail["loc"], root)) for detail in details]
     broken = {_place(detail, spot) for detail, spot in found} | _misspelt(found)

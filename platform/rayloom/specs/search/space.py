@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from rayloom.specs.base import JobSpec, Spec
-from rayloom.specs.files.document import Document
+from rayloom.specs.files.document import YamlDocument
 from rayloom.specs.files.problems import problems_of
 
 Scalar = bool | int | float | str | None
@@ -186,7 +186,7 @@ def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, A
     try:
         spec.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        found = problems_of(error.errors(include_url=False), Document("", plain), spec)
+        found = problems_of(error.errors(include_url=False), YamlDocument("", plain), spec)
         return [problem.text.replace("(the file)", "the training job", 1) for problem in found]
     return []
 

@@ -91,7 +91,7 @@ class Workers(Spec):
         return self
 
 
-class Checkpoints(Spec):
+class CheckpointSchedule(Spec):
     """When training saves checkpoints, from which it can continue exactly."""
 
     every_steps: Annotated[int, Field(ge=1)] = 1000
