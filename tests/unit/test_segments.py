@@ -11,6 +11,7 @@ from support.tokenizers import CHATML, chatml, forgetful, headers, tokenizer_wit
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rayloom.text.bulk_tokenizer import BulkTokenizer
 from rayloom.text.conversations.segments import SegmentedTokenizer
 
 TEXT = ["Hello there. Who are you? I am Loomie.\n\nOne two three four five. 1234 你好 naïve"] * 20
@@ -76,13 +77,13 @@ def test_a_segment_is_tokenised_once_however_many_texts_hold_it(monkeypatch: pyt
     tokenizer = tokenizer_with(CHATML, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
     segmented = SegmentedTokenizer(tokenizer)
     asked: list[str] = []
-    plain = type(tokenizer).__call__
+    plain = BulkTokenizer.flat
 
-    def counted(self: PreTrainedTokenizerFast, texts: list[str], **settings: bool) -> object:
+    def counted(self: BulkTokenizer, texts: list[str]) -> object:
         asked.extend(texts)
-        return plain(self, texts, **settings)
+        return plain(self, texts)
 
-    monkeypatch.setattr(type(tokenizer), "__call__", counted)
+    monkeypatch.setattr(BulkTokenizer, "flat", counted)
     turns = [f"<|im_start|>user\n{number}<|im_end|>\n" for number in range(30)]
     segmented.ids(["".join(turns[:end]) for end in range(31)])
     assert len(asked) == len(set(asked)) == 31

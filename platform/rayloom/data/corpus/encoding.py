@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from rayloom.data.rules.examined_text import Drop
 from rayloom.specs.cleaning.output import TokensOutput
+from rayloom.text.bulk_tokenizer import BulkTokenizer
 from rayloom.text.packed.shards import token_type
 
 
@@ -21,16 +22,16 @@ class Encoder:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._end = self._tokenizer.token_to_id(end_token(folder))
+        self._ids = BulkTokenizer(self._tokenizer, add_special_tokens=True)
         self.dtype = token_type(self._tokenizer.get_vocab_size())
 
     def __call__(self, texts: list[str]) -> list[NDArray[Any]]:
-        return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        ids, ends = self._ids.flat(texts)
+        return [self._ended(one) for one in np.split(ids.astype(self.dtype), ends[:-1])]
 
-    def _ended(self, ids: list[int]) -> NDArray[Any]:
-        return np.asarray(ids if ids[-1:] == [self._end] else [*ids, self._end], self.dtype)
+    def _ended(self, ids: NDArray[Any]) -> NDArray[Any]:
+        return ids if len(ids) and ids[-1] == self._end else np.append(ids, np.asarray(self._end, self.dtype))
 
     def num_bytes(self, tokens: NDArray[Any]) -> int:
         """Bytes of the text that the tokens encode."""
@@ -38,7 +39,7 @@ class Encoder:
 
 
 def encoder_of(folder: Path) -> Encoder:
-    """The folder's encoder, one a process: `tokenizers` never frees the word cache of a tokenizer."""
+    """The folder's encoder, one a process: `tokenizers` never frees word caches, fastokens takes a second."""
     return _encoder_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns)
 
 

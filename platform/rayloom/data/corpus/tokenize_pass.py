@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from rayloom.data.rules.examined_text import Drop
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
 from rayloom.text import tokenizer_files
+from rayloom.text.bulk_tokenizer import use_one_thread
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -128,7 +128,7 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     finished = given.scratch.folder("tokens") / f"{name}.json"
     if finished.exists():
         return dict(json.loads(finished.read_text()))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one core: Ray runs as many tasks as there are cores
+    use_one_thread()  # Ray runs as many tasks as there are cores
     encode = encoder_of(given.tokenizer_folder)
     parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
     about: dict[Split, list[tuple[int, int, int, int]]] = {split: [] for split in SPLITS}

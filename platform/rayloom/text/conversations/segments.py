@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rayloom.text.bulk_tokenizer import BulkTokenizer
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +27,8 @@ class SegmentedTokenizer:
     """A tokenizer without special tokens of its own accord: a chat template writes all that there are."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+        # The template writes every special token itself; a tokenizer that adds its own would double the first.
+        self._whole = BulkTokenizer(tokenizer.backend_tokenizer, add_special_tokens=False)
         self._separators = _separators(tokenizer)
         pattern = "|".join(re.escape(text) for text in sorted(self._separators, key=len, reverse=True))
         self._pattern = re.compile(f"({pattern})") if pattern else None
@@ -49,11 +52,6 @@ class SegmentedTokenizer:
         plain = [segment for segment in plain if segment not in self._separators]
         known = self._separators | dict(zip(plain, self._whole(plain), strict=True))
         return ([token for segment in segments for token in known[segment]] for segments in split)
-
-    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
-        # The template writes every special token itself; a tokenizer that adds its own would double the first.
-        found: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return found
 
 
 def _separators(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
