@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -61,7 +61,7 @@ PYTEST := $(BIN)/python -m pytest
 # Unit tests share the cores; an engine's test wants all of them.
 UNIT   := $(PYTEST) tests/unit -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
-ENGINES := $(PYTEST) tests/integration tests/cluster
+ENGINES := $(PYTEST) tests/integration tests/cluster tests/gpu
 
 test: setup
 	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
@@ -134,6 +134,12 @@ chaos-train: setup
 # networks of their own to cut. FAULTS="node_killed network_cut" tries only these.
 chaos-cluster: setup
 	$(BIN)/python tests/chaos/cluster.py $(if $(FAULTS),--only $(FAULTS))
+
+# What only a GPU can show, in twelve minutes on one H100 or H200; without one, its small form on the CPU. ONLY="lora gptq"
+# runs these steps, SAVE=1 keeps the result. Where there is no network: python tests/gpu/check.py, with any Python that
+# has torch, transformers, pydantic, pyyaml, fsspec, rich and psutil.
+gpu-check: setup
+	$(BIN)/python tests/gpu/check.py $(if $(ONLY),--only "$(ONLY)") $(if $(SAVE),--save)
 
 # Seconds from `rayloom submit` to the job's first line, and of `jobs list` with a hundred jobs; SAVE=1 keeps the result.
 bench-submit: setup

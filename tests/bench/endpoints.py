@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,11 @@ from rayloom.specs.serve import ServeSpec
 MAX_MODEL_LENGTH_TOKENS = 2048
 MAX_SEQUENCES = 32
 KV_CACHE_BYTES = 1 << 30
+LIMITS = (
+    "--max-model-len", str(MAX_MODEL_LENGTH_TOKENS), "--max-num-seqs", str(MAX_SEQUENCES), "--kv-cache-memory-bytes",
+    str(KV_CACHE_BYTES),
+)  # fmt: skip
+"""The same for vLLM's own server."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,12 @@ def _first(model: str) -> bytes:
 
 
 @contextmanager
-def bare_vllm(model: Path, log: Path, *extra: str) -> Iterator[Endpoint]:
+def bare_vllm(model: Path, log: Path, *extra: str, limits: Sequence[str] = LIMITS) -> Iterator[Endpoint]:
     """vLLM's own server in a process of its own, with its own defaults but for what is told."""
     port = free_port()
     arguments = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "m",
-        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(MAX_MODEL_LENGTH_TOKENS),
-        "--max-num-seqs", str(MAX_SEQUENCES), "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), *extra,
+        "--host", "127.0.0.1", "--port", str(port), *limits, *extra,
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # Left to itself it takes as many threads as it finds fit, as it does for whoever starts it by hand.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import shutil
@@ -127,11 +128,17 @@ class Bench:
         """The bare loop knows of one device only."""
         return self.group.num_workers == 1
 
+    @functools.cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """fp32, and bf16 if the processor multiplies it: those that convert every number take minutes for a step."""
+        peaks = [matrix_peak(self.group.device, dtype) for dtype in (torch.float32, torch.bfloat16)]
+        return ("fp32", "bf16") if peaks[1] > peaks[0] / 4 else ("fp32",)
+
     # -- what is measured ------------------------------------------------------------------------------------------
 
     def on_cpu(self) -> dict[str, Any]:
         found: dict[str, Any] = {"threads": torch.get_num_threads(), "model_parameters": self.size().parameters}
-        for precision in ("fp32", "bf16"):
+        for precision in self.precisions:
             found[precision] = self.compared(precision)
             print(f"{precision}: {json.dumps(found[precision])}", flush=True)
         keys = ("tokens_per_second", "ratio_vs_bare", "ratio_vs_hf_trainer", "data_wait_fraction")
@@ -178,8 +185,8 @@ class Bench:
         steps = 4 * CHECKPOINT_EVERY_STEPS - 1  # so that the last checkpoint is written while steps still count
         extra, stalls = [], []
         for _ in range(SIDE_ROUNDS):
-            without = self.ours("bf16", steps=steps)
-            with_them = self.ours("bf16", steps=steps, every=CHECKPOINT_EVERY_STEPS)
+            without = self.ours(self.precisions[-1], steps=steps)
+            with_them = self.ours(self.precisions[-1], steps=steps, every=CHECKPOINT_EVERY_STEPS)
             num_checkpoints = steps // CHECKPOINT_EVERY_STEPS
             extra.append((with_them.seconds - without.seconds) / num_checkpoints)
             stalls.append(with_them.stall_seconds / num_checkpoints)
@@ -192,7 +199,7 @@ class Bench:
     def packed(self) -> dict[str, float]:
         """Rows of several documents, computed document by document, against the same behind masks."""
         ratios = {}
-        for precision in ("fp32", "bf16"):
+        for precision in self.precisions:
             rounds = []
             for _ in range(self.preset["rounds"]):
                 documents = self.ours(precision)

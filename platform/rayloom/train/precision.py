@@ -12,6 +12,14 @@ LEAST_SCALE, MOST_SCALE = 1.0, 2.0**24
 STEPS_BEFORE_GROWTH = 1000
 
 
+def multiplies_bf16() -> bool:
+    """Whether this CPU has vector instructions with which torch multiplies bf16 matrices (AVX-512, AMX, or Arm's).
+
+    Others convert number by number: on an AMD EPYC of the third generation 20 to 150 times slower than fp32.
+    """
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def loss_scale(precision: str, state: TrainState) -> float:
     """The loss scale of the next step; 1 unless in fp16."""
     return state.loss_scale or FIRST_SCALE if precision == "fp16" else 1.0

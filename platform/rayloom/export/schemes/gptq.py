@@ -44,7 +44,7 @@ class GroupedWeight:
 
 def round_to_nearest(weight: Tensor, group_size: int, scale_dtype: torch.dtype) -> GroupedWeight:
     """Round-to-nearest, GPTQ's baseline; used if there are no calibration rows."""
-    scales = group_scales(weight, torch.ones(weight.shape[1]), group_size, scale_dtype)
+    scales = group_scales(weight, torch.ones(weight.shape[1], device=weight.device), group_size, scale_dtype)
     steps = scales.float().repeat_interleave(group_size, dim=1)
     return GroupedWeight(_rounded(weight.float(), steps).to(torch.int8), scales)
 

@@ -27,6 +27,7 @@ from rayloom.specs.training.hardware import device_named
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.job import TrainJob
+from rayloom.train.precision import multiplies_bf16
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
@@ -217,6 +218,8 @@ def check_room(job: TrainJob, size: ModelSize) -> None:
 # Peak speed and peak memory of this process' device.
 
 SIDE = {"cpu": 512, "cuda": 8192}
+SIDE_WHERE_SLOW = 128
+"""On a CPU that converts every bf16 number first, where a product of the other size takes half a second."""
 REPEATS = {"cpu": 5, "cuda": 10}
 
 
@@ -236,7 +239,8 @@ def use_tensor_cores(device: torch.device) -> None:
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Measured FLOP/s of a square matrix product in this type. Takes milliseconds on a CPU, about 0.1 s on a GPU."""
-    side = SIDE.get(device.type, 2048)
+    is_slow = device.type == "cpu" and dtype == torch.bfloat16 and not multiplies_bf16()
+    side = SIDE_WHERE_SLOW if is_slow else SIDE.get(device.type, 2048)
     one = torch.rand(side, side, device=device).to(dtype)
     torch.mm(one, one)
     seconds = [_seconds(one) for _ in range(REPEATS.get(device.type, 5))]
