@@ -18,6 +18,7 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.train.job import TrainJob
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.preflight import add_method, add_rows
+from rayloom.train.precision import computing_precision
 from rayloom.train.prepare import job_of, row_counts, stored_rows
 from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
@@ -49,6 +50,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             sheet.problems.append(str(error))
             return sheet
         _add_model(sheet, spec, size)
+        _add_precision(sheet, spec)
         _add_memory(sheet, spec, size)
         _add_memory_by_method(sheet, job)
         _add_disk(sheet, spec, size, store)
@@ -69,6 +71,12 @@ def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     sheet.add("trained parameters", f"{size.trained:,} ({size.trained / size.parameters:.2%})")
     per_token = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)
     sheet.add("arithmetic", f"{per_token / 1e6:,.1f} MFLOP a token")
+
+
+def _add_precision(sheet: PlanSheet, spec: TrainSpec) -> None:
+    precision = computing_precision(spec, spec.workers.gpus_per_worker > 0)
+    if precision != spec.precision and spec.hardware is None:
+        sheet.add("precision", f"{precision} on a processor like this one, which cannot multiply {spec.precision}")
 
 
 def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:

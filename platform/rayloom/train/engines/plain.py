@@ -21,7 +21,7 @@ from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.objectives.objective import TrainBatch
-from rayloom.train.precision import DTYPES
+from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
 
 ALIGNMENT = 32
@@ -60,7 +60,7 @@ class PlainEngine:
         self.clip_norm = spec.gradient_clip_norm
         self.num_updates = 0
         self.loss_scale = 1.0
-        dtype = DTYPES[spec.precision]
+        dtype = DTYPES[computing_precision(spec, group.device.type == "cuda")]
         groups = parameter_groups(model.model, spec.optimizer)
         sizes = [_layout([p.numel() for p in found.parameters]) for found in groups]
         self._gradients = torch.zeros(sum(total for _, total in sizes), device=group.device)

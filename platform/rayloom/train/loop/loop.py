@@ -27,7 +27,7 @@ from rayloom.train.loop.policies import is_improvement, learning_rate_share
 from rayloom.train.loop.run_log import Tell
 from rayloom.train.loop.run_state import Run, go_to, prepared
 from rayloom.train.objectives.objective import TrainBatch
-from rayloom.train.precision import DTYPES, after_step, loss_scale
+from rayloom.train.precision import DTYPES, after_step, computing_precision, loss_scale
 from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import data_sheet_peak, flops_per_token, matrix_peak, peak_memory_bytes
 from rayloom.train.weights.model import save_model
@@ -63,13 +63,18 @@ def _note_device(run: Run) -> None:
     """Logs what utilisation is computed from: peak FLOP/s, from the data sheet and measured, and FLOPs per token."""
     if run.group.is_first:
         spec, device = run.job.spec, run.group.device
+        precision = computing_precision(spec, device.type == "cuda")
+        if precision != spec.precision:
+            run.log.say(
+                f"this processor cannot multiply {spec.precision}: computing in {precision}, which is faster here"
+            )
         run.log.add(
             "device",
             run.state.step,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu:{torch.get_num_threads()}",
             num_workers=run.group.num_workers,
-            peak_flops=round(matrix_peak(device, DTYPES[spec.precision])),
-            data_sheet_flops=data_sheet_peak(device, DTYPES[spec.precision]),
+            peak_flops=round(matrix_peak(device, DTYPES[precision])),
+            data_sheet_flops=data_sheet_peak(device, DTYPES[precision]),
             flops_per_token=flops_per_token(run.size, spec.sequence_length_tokens, spec.objective_in_use),
         )
 

@@ -17,7 +17,7 @@ from rayloom.train.engines.engine import engine_for
 from rayloom.train.loop.batch_feed import micro_batches
 from rayloom.train.loop.run_state import engine_model, rows_of
 from rayloom.train.planning.fleet import duration
-from rayloom.train.precision import DTYPES
+from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import flops_per_token, matrix_peak, peak_memory_bytes
@@ -54,7 +54,7 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
                 tokens += batch.num_tokens
         size = size_of_job(job)
     speed = tokens / seconds
-    peak = matrix_peak(device, DTYPES[spec.precision])
+    peak = matrix_peak(device, DTYPES[computing_precision(small, device.type == "cuda")])
     flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)
     workers = spec.workers.num_workers
     total = job.num_rows * spec.sequence_length_tokens

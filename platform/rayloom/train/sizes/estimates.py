@@ -27,7 +27,7 @@ from rayloom.specs.training.hardware import device_named
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.job import TrainJob
-from rayloom.train.precision import multiplies_bf16
+from rayloom.train.precision import computing_precision, multiplies_bf16
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
@@ -87,7 +87,7 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed."""
     stage, workers = spec.sharding.zero_stage, spec.workers.num_workers
     state_bytes = MASTER_AND_ADAM_BYTES
-    if spec.precision == "fp32" and not stage:
+    if _computes_in_fp32(spec) and not stage:
         state_bytes -= 4  # in fp32 there is no separate master copy
     if spec.optimizer.type == "adamw8bit":
         state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
@@ -169,8 +169,12 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
 
 
 def _unit(spec: TrainSpec) -> int:
-    """Bytes of a number in the precision of training."""
-    return 4 if spec.precision == "fp32" else 2
+    """Bytes of a number in the precision that the worker computes in."""
+    return 4 if _computes_in_fp32(spec) else 2
+
+
+def _computes_in_fp32(spec: TrainSpec) -> bool:
+    return computing_precision(spec, spec.workers.gpus_per_worker > 0) == "fp32"
 
 
 def checkpoint_bytes(size: ModelSize) -> int:

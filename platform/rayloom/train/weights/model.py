@@ -5,6 +5,7 @@ Also activation checkpointing and compilation of their layers, and noise on thei
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -25,7 +26,7 @@ from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
-from rayloom.train.precision import DTYPES
+from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.weights.architectures import fresh
 from rayloom.train.weights.vocabulary import extend_embeddings
 
@@ -42,7 +43,7 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Modul
     if base is None:
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
-    compute_dtype = DTYPES[spec.precision]
+    compute_dtype = DTYPES[computing_precision(spec, torch.cuda.is_available())]
     if spec.task is not None:
         model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
     else:
@@ -147,20 +148,28 @@ def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
 def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor], tokenizer: Path, out: Path) -> None:
     """Writes a transformers or PEFT folder with the tokenizer's files.
 
-    `weights`: the trained parameters by name. Raises QualityError if an adapter's weights are empty or still zero.
+    `weights`: the trained parameters by name. They are saved in the spec's precision, whichever the worker computed in.
+    Raises QualityError if an adapter's weights are empty or still zero.
     """
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
+    dtype = DTYPES[spec.precision]
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     saved: Any = model
     if isinstance(spec.adapter, NoAdapter):
         saved.save_pretrained(out, state_dict=state)
     elif isinstance(spec.adapter, PartsOnly):
         # Frozen parameters are saved as they are in the base.
-        frozen = {name: p.detach().to("cpu") for name, p in model.named_parameters() if name not in state}
+        frozen = {name: p.detach().to("cpu", dtype) for name, p in model.named_parameters() if name not in state}
         saved.save_pretrained(out, state_dict=frozen | state)
     else:
         _check_adapter(state)
         save(model, spec.adapter, state, out)
+    if (out / "config.json").exists():
+        # transformers notes the precision of the model in memory.
+        config = json.loads((out / "config.json").read_text())
+        (out / "config.json").write_text(
+            json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
+        )
     if spec.task is not None:
         save_task(spec.task, spec.sequence_length_tokens, out)
     copy_files(tokenizer, out)
