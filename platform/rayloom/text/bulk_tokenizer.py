@@ -99,7 +99,14 @@ class BulkTokenizer:
         return fast if np.array_equal(ends, fast_ends) and np.array_equal(ids, fast_ids) else None
 
     def _fastly(self, fast: fastokens.Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        ids, bounds = fast.encode_batch_flat(list(texts), add_special_tokens=self._adds)
+        try:
+            ids, bounds = fast.encode_batch_flat(list(texts), add_special_tokens=self._adds)
+        except ValueError:  # a byte without a token: fastokens refuses the batch, Hugging Face leaves the byte out
+            if len(texts) == 1:
+                return self._slowly(texts)
+            parts = [self._fastly(fast, [text]) for text in texts]
+            lengths = [len(part_ids) for part_ids, _ in parts]
+            return np.concatenate([part_ids for part_ids, _ in parts]), np.cumsum(lengths, dtype=np.int64)
         return np.frombuffer(ids, np.uint32), np.frombuffer(bounds, np.uint64)[1:].astype(np.int64)
 
     def _slowly(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
