@@ -48,10 +48,10 @@ def _outside(job: Job) -> dict[str, str]:
     """Stamps of the job's inputs that are not artifacts, by dotted path: if one changes, the job gets a new version."""
     stamps = {}
     for files in job.spec.outside_files():
-        if "://" in files.place:
-            stamps[files.path] = stamp_of_files(files_in_place(files.place, files.pattern))
+        if "://" in files.location:
+            stamps[files.path] = stamp_of_files(files_in_place(files.location, files.pattern))
             continue
-        path = (job.directory / Path(files.place).expanduser()).resolve()
+        path = (job.directory / Path(files.location).expanduser()).resolve()
         if path.exists():
             stamps[files.path] = stamp_of_path(path)
     return stamps

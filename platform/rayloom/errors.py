@@ -37,9 +37,9 @@ class RayloomError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        place = f" ({self.where})" if self.where else ""
+        where = f" ({self.where})" if self.where else ""
         advice = f" {self.fix}" if self.fix else ""
-        return f"{self.what}{place}.{advice}"
+        return f"{self.what}{where}.{advice}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles errors to send them between processes; keyword-only arguments need this method.

@@ -210,7 +210,7 @@ def test_rows_to_train_on_are_read_at_a_uri(chats: str) -> None:
 def test_a_training_job_or_a_search_is_another_one_where_its_files_changed(chats: str) -> None:
     spec = TrainSpec.model_validate(_training(chats, files="*.gz"))
     (outside,) = spec.outside_files()
-    assert (outside.path, outside.place, outside.pattern) == ("data.sources.0.uri", chats, "*.gz")
+    assert (outside.path, outside.location, outside.pattern) == ("data.sources.0.uri", chats, "*.gz")
     choices = {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-2}}
     search = {
         "kind": "tune",

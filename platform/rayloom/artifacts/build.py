@@ -163,10 +163,10 @@ def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: floa
 
 
 def _packages() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in RECORDED_PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -29,7 +29,7 @@ class Removal:
 
 def named(store: Store, references: Sequence[str], force: bool) -> list[Removal]:
     """The removals for references NAME@VERSION. Raises InputError if one has children that stay, unless `force`."""
-    manifests = [found for _, found in scan(store) if isinstance(found, Manifest)]
+    manifests = [entry for _, entry in scan(store) if isinstance(entry, Manifest)]
     removals = [_named(store, reference) for reference in references]
     going = {removal.id for removal in removals}
     for removal in removals:
@@ -46,16 +46,16 @@ def _named(store: Store, reference: str) -> Removal:
     if not at or not version:
         fix = "`rayloom artifacts list --all` shows the versions."
         raise InputError(f"{reference} names no version; write NAME@VERSION", where=store.uri, fix=fix)
-    found = [folder for folder in store.folders(name) if folder.startswith(version)] if name in store.names() else []
-    if len(found) != 1:
-        what = f"{reference} could be any of {', '.join(found)}" if found else f"There is no artifact {reference}"
+    matching = [folder for folder in store.folders(name) if folder.startswith(version)] if name in store.names() else []
+    if len(matching) != 1:
+        what = f"{reference} could be any of {', '.join(matching)}" if matching else f"There is no artifact {reference}"
         raise InputError(what, where=store.uri, fix="`rayloom artifacts list --all` shows the versions.")
-    return Removal(name, found[0], "named", _size(store, name, found[0]))
+    return Removal(name, matching[0], "named", _size(store, name, matching[0]))
 
 
 def unfinished(store: Store) -> list[Removal]:
     """Unfinished versions that no process is building, in the store and in this machine's staging folder."""
-    found = [
+    removals = [
         Removal(name, version, "unfinished", _size(store, name, version))
         for (name, version), manifest in scan(store)
         if manifest is None and not _in_work(store, name, version)
@@ -64,20 +64,20 @@ def unfinished(store: Store) -> list[Removal]:
         for folder in sorted(store.staging.glob("*/*")):
             if folder.is_dir() and not is_locked(folder.parent / f".{folder.name}.lock"):
                 held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-                found.append(Removal(folder.parent.name, folder.name, "unfinished, on this machine", held))
-    return found
+                removals.append(Removal(folder.parent.name, folder.name, "unfinished, on this machine", held))
+    return removals
 
 
 def scan(store: Store) -> list[tuple[tuple[str, str], Manifest | InputError | None]]:
     """Every version folder with its manifest, the error if that is damaged, or None if the version is not finished."""
-    found: list[tuple[tuple[str, str], Manifest | InputError | None]] = []
+    entries: list[tuple[tuple[str, str], Manifest | InputError | None]] = []
     for name in store.names():
         for version in store.folders(name):
             try:
-                found.append(((name, version), store.manifest(name, version)))
+                entries.append(((name, version), store.manifest(name, version)))
             except InputError as error:
-                found.append(((name, version), error))
-    return found
+                entries.append(((name, version), error))
+    return entries
 
 
 def remove(store: Store, removal: Removal) -> None:

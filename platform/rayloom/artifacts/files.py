@@ -18,11 +18,11 @@ def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
     Raises InputError if none matches.
     """
     relative = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    found = [relative[name] for name in sorted(relative) if _is_content(name) and matches(name, pattern)]
-    if not found:
+    matching = [relative[name] for name in sorted(relative) if _is_content(name) and matches(name, pattern)]
+    if not matching:
         known = ", ".join(sorted(filter(_is_content, relative))[:8]) or "no file at all"
         raise InputError(f"No file fits {pattern!r}", where=str(folder), fix=f"The folder holds: {known}.")
-    return found
+    return matching
 
 
 def _is_content(name: str) -> bool:

@@ -40,10 +40,10 @@ def _parents(store: Store, manifest: Manifest) -> tuple[Ancestor, ...]:
 
 
 def _ancestor(store: Store, parent: Parent) -> Ancestor:
-    found = store.manifest(parent.name, parent.version)
-    parents = _parents(store, found) if found is not None else ()
-    changed = found is not None and found.digest != parent.digest
-    return Ancestor(parent.field, f"{parent.name}@{parent.version}", parent.digest, found, parents, changed)
+    manifest = store.manifest(parent.name, parent.version)
+    parents = _parents(store, manifest) if manifest is not None else ()
+    changed = manifest is not None and manifest.digest != parent.digest
+    return Ancestor(parent.field, f"{parent.name}@{parent.version}", parent.digest, manifest, parents, changed)
 
 
 def children(manifest: Manifest, among: Iterable[Manifest]) -> list[Manifest]:
@@ -116,22 +116,22 @@ def damage(store: Store, manifest: Manifest, on_bytes: Callable[[int], None] = l
 
     `on_bytes` is called with the number of bytes of each read.
     """
-    place = store.location(manifest.name, manifest.version)
-    held = {found.removeprefix(place).lstrip("/"): found for found in store.filesystem.find(place)}
-    said = []
+    location = store.location(manifest.name, manifest.version)
+    held = {stored.removeprefix(location).lstrip("/"): stored for stored in store.filesystem.find(location)}
+    problems = []
     for file in manifest.files:
-        found = held.pop(file.path, None)
-        if found is None:
-            said.append(f"{file.path} is missing")
-        elif (digest := _sha256(store.filesystem, found, on_bytes)) != file.sha256:
-            said.append(f"{file.path} has changed: its SHA-256 is {digest[:12]}…, not {file.sha256[:12]}…")
+        stored = held.pop(file.path, None)
+        if stored is None:
+            problems.append(f"{file.path} is missing")
+        elif (digest := _sha256(store.filesystem, stored, on_bytes)) != file.sha256:
+            problems.append(f"{file.path} has changed: its SHA-256 is {digest[:12]}…, not {file.sha256[:12]}…")
     strangers = [path for path in held if path.partition("/")[0] not in (MANIFEST_NAME, WORK_NAME)]
-    return said + [f"{path} does not belong to it" for path in sorted(strangers)]
+    return problems + [f"{path} does not belong to it" for path in sorted(strangers)]
 
 
-def _sha256(filesystem: fsspec.AbstractFileSystem, place: str, on_bytes: Callable[[int], None]) -> str:
+def _sha256(filesystem: fsspec.AbstractFileSystem, path: str, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with filesystem.open(place, "rb") as file:
+    with filesystem.open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
             on_bytes(len(block))

@@ -73,7 +73,7 @@ class Lease:
     """A lease object and this process's token in it."""
 
     filesystem: fsspec.AbstractFileSystem
-    place: str
+    path: str
     lease_seconds: float
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -82,15 +82,15 @@ class Lease:
 
     def check(self) -> None:
         """Raises ResourceError if the lease object in the store is no longer this process's."""
-        if _token(_read(self.filesystem, self.place)) != self.token:
+        if _token(_read(self.filesystem, self.path)) != self.token:
             what = "Another machine took over making this artifact, because this one could not renew its lease in time"
             fix = "Run the command again: it uses the other's result, or continues from the work kept here."
-            raise ResourceError(what, where=self.place, fix=fix)
+            raise ResourceError(what, where=self.path, fix=fix)
 
     def _write(self, mode: str) -> None:
         self._renewals += 1
         record = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "renewals": self._renewals}
-        self.filesystem.pipe_file(self.place, json.dumps(record).encode(), mode=mode)
+        self.filesystem.pipe_file(self.path, json.dumps(record).encode(), mode=mode)
         self._renewed_at = time.monotonic()
 
     def take(self) -> bool:
@@ -100,13 +100,13 @@ class Lease:
         except FileExistsError:
             return False
         time.sleep(SETTLE_SECONDS)
-        return _token(_read(self.filesystem, self.place)) == self.token
+        return _token(_read(self.filesystem, self.path)) == self.token
 
     def renew_until_ended(self, every_seconds: float) -> None:
         """Renews the lease until `release`; ends without an error if it is lost, which the next `check` reports."""
         while not self._ended.wait(every_seconds):
             try:
-                if _token(_read(self.filesystem, self.place)) != self.token:
+                if _token(_read(self.filesystem, self.path)) != self.token:
                     return
                 self._write("overwrite")
             except OSError:
@@ -116,25 +116,25 @@ class Lease:
 
     def release(self) -> None:
         self._ended.set()
-        if _token(_read(self.filesystem, self.place)) == self.token:
-            self.filesystem.rm_file(self.place)
+        if _token(_read(self.filesystem, self.path)) == self.token:
+            self.filesystem.rm_file(self.path)
 
 
 @contextmanager
 def leased(
     filesystem: fsspec.AbstractFileSystem,
-    place: str,
+    path: str,
     on_wait: Callable[[], None] = lambda: None,
     lease_seconds: float = LEASE_SECONDS,
     renew_seconds: float = RENEW_SECONDS,
 ) -> Iterator[Lease]:
-    """Holds the lease object at `place`; calls `on_wait` once if another machine holds it."""
-    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
-    lease = Lease(filesystem, place, lease_seconds)
+    """Holds the lease object at `path`; calls `on_wait` once if another machine holds it."""
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    lease = Lease(filesystem, path, lease_seconds)
     if not lease.take():
         on_wait()
         while not lease.take():
-            _await_end(filesystem, place, lease_seconds)
+            _await_end(filesystem, path, lease_seconds)
     renewal = threading.Thread(target=lease.renew_until_ended, args=(renew_seconds,), daemon=True)
     renewal.start()
     try:
@@ -144,23 +144,23 @@ def leased(
         renewal.join()
 
 
-def _await_end(filesystem: fsspec.AbstractFileSystem, place: str, lease_seconds: float) -> None:
+def _await_end(filesystem: fsspec.AbstractFileSystem, path: str, lease_seconds: float) -> None:
     """Returns when the lease was released, or removed here because it was not renewed in time."""
-    seen, changed_at = _read(filesystem, place), time.monotonic()
+    seen, changed_at = _read(filesystem, path), time.monotonic()
     while seen is not None:
         time.sleep(min(POLL_SECONDS, lease_seconds / 4))
-        now = _read(filesystem, place)
+        now = _read(filesystem, path)
         if now != seen:
             seen, changed_at = now, time.monotonic()
         elif time.monotonic() - changed_at > lease_seconds:
-            filesystem.rm_file(place)
+            filesystem.rm_file(path)
             return
 
 
-def _read(filesystem: fsspec.AbstractFileSystem, place: str) -> bytes | None:
+def _read(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
     filesystem.invalidate_cache()
     try:
-        return bytes(filesystem.cat_file(place))
+        return bytes(filesystem.cat_file(path))
     except FileNotFoundError:
         return None
 

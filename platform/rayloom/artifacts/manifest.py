@@ -113,12 +113,12 @@ def digest_of(files: Iterable[FileEntry]) -> str:
 
 def file_entries(directory: Path) -> tuple[FileEntry, ...]:
     """Size and digest of every file below `directory` by path, without the manifest and the work folder."""
-    found = []
+    entries = []
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in (MANIFEST_NAME, WORK_NAME):
-            found.append(FileEntry(path=relative.as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)))
-    return tuple(sorted(found, key=lambda file: file.path))
+            entries.append(FileEntry(path=relative.as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)))
+    return tuple(sorted(entries, key=lambda file: file.path))
 
 
 def sha256_of(path: Path) -> str:

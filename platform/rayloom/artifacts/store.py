@@ -126,21 +126,21 @@ class Store:
 
     def manifest(self, name: str, version: str) -> Manifest | None:
         """The manifest of a finished version, or None. Raises InputError if it is damaged."""
-        place = f"{self.location(name, version)}/{MANIFEST_NAME}"
+        path = f"{self.location(name, version)}/{MANIFEST_NAME}"
         try:
-            text = self.filesystem.cat_file(place)
+            text = self.filesystem.cat_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            said = error.errors(include_url=False)[0]["msg"]
+            reason = error.errors(include_url=False)[0]["msg"]
         else:
             if (manifest.name, manifest.version) == (name, version):
                 return manifest
-            said = f"it says that it is {manifest.id}"
+            reason = f"it says that it is {manifest.id}"
         fix = f"Remove it with `rayloom artifacts gc {name}@{version}` and run its job again."
-        raise InputError(f"The manifest of {name}@{version} is damaged: {said}", where=place, fix=fix)
+        raise InputError(f"The manifest of {name}@{version} is damaged: {reason}", where=path, fix=fix)
 
     def names(self) -> list[str]:
         return self._folders(self.root)
@@ -156,8 +156,8 @@ class Store:
 
     def versions(self, name: str) -> list[Manifest]:
         """The finished versions of a name, oldest first."""
-        found = [self.manifest(name, version) for version in self.folders(name)]
-        return sorted((m for m in found if m is not None), key=lambda m: m.created_at)
+        manifests = [self.manifest(name, version) for version in self.folders(name)]
+        return sorted((m for m in manifests if m is not None), key=lambda m: m.created_at)
 
     def resolve(self, reference: str) -> Manifest:
         """The manifest that NAME, NAME@VERSION (or its beginning), with or without `artifact:`, names."""
@@ -177,8 +177,8 @@ class Store:
         return known[-1]
 
     def _beginning_with(self, name: str, version: str, reference: str) -> list[Manifest]:
-        found = [self.manifest(name, folder) for folder in self.folders(name) if folder.startswith(version)]
-        known = [manifest for manifest in found if manifest is not None]
+        manifests = [self.manifest(name, folder) for folder in self.folders(name) if folder.startswith(version)]
+        known = [manifest for manifest in manifests if manifest is not None]
         if len(known) > 1:
             ids = ", ".join(manifest.id for manifest in known)
             raise InputError(f"{reference} could be any of {ids}", where=self.uri, fix="Write more of the version.")
@@ -186,14 +186,14 @@ class Store:
 
     def current_version(self, name: str) -> str | None:
         """The version that `artifact:NAME` means, or None if no job has set one."""
-        place = f"{self.root}/{name}/{CURRENT_NAME}"
+        path = f"{self.root}/{name}/{CURRENT_NAME}"
         try:
-            return str(json.loads(self.filesystem.cat_file(place))["version"])
+            return str(json.loads(self.filesystem.cat_file(path))["version"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             fix = "Remove this file; the next run of the job that makes it writes it anew."
-            raise InputError(f"The pointer to the current {name} is damaged", where=place, fix=fix) from None
+            raise InputError(f"The pointer to the current {name} is damaged", where=path, fix=fix) from None
 
     def open(self, manifest: Manifest) -> Artifact:
         """The artifact with its files on this machine's disk, where those of a remote store are fetched once."""
@@ -242,29 +242,29 @@ class Store:
 
     def make_current(self, manifest: Manifest) -> None:
         """Makes `artifact:NAME` mean this version."""
-        place, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
-        if self.filesystem.exists(place) and self.filesystem.cat_file(place) == text.encode():
+        path, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
+        if self.filesystem.exists(path) and self.filesystem.cat_file(path) == text.encode():
             return
         if self.is_local:
-            write_durably(Path(place), text)
+            write_durably(Path(path), text)
         else:
-            self.filesystem.pipe_file(place, text.encode())
+            self.filesystem.pipe_file(path, text.encode())
 
     def remove(self, name: str, version: str) -> None:
         """Deletes a version, its manifest first, so that a half-deleted one does not count as an artifact."""
-        place = self.location(name, version)
-        if self.filesystem.exists(f"{place}/{MANIFEST_NAME}"):
-            self.filesystem.rm_file(f"{place}/{MANIFEST_NAME}")
-        if self.filesystem.exists(place):
-            self.filesystem.rm(place, recursive=True)
+        folder = self.location(name, version)
+        if self.filesystem.exists(f"{folder}/{MANIFEST_NAME}"):
+            self.filesystem.rm_file(f"{folder}/{MANIFEST_NAME}")
+        if self.filesystem.exists(folder):
+            self.filesystem.rm(folder, recursive=True)
 
     # -- internal --------------------------------------------------------------------------------------------------
 
-    def _folders(self, place: str) -> list[str]:
-        self.filesystem.invalidate_cache(place)
-        if not self.filesystem.isdir(place):
+    def _folders(self, folder: str) -> list[str]:
+        self.filesystem.invalidate_cache(folder)
+        if not self.filesystem.isdir(folder):
             return []
-        entries = self.filesystem.ls(place, detail=True)
+        entries = self.filesystem.ls(folder, detail=True)
         names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"]
         return sorted(name for name in names if not name.startswith("."))
 

@@ -73,8 +73,8 @@ class WorkCopy:
     def sizes(self, path: str) -> dict[str, int]:
         """Size in bytes of each file in the store at or below `path`, deeper files first."""
         self.store.filesystem.invalidate_cache()
-        found = self.store.filesystem.find(f"{self.root}/{path}", detail=True)
-        sizes = {name.split(f"/{WORK_NAME}/", 1)[1]: facts["size"] for name, facts in found.items()}
+        listing = self.store.filesystem.find(f"{self.root}/{path}", detail=True)
+        sizes = {name.split(f"/{WORK_NAME}/", 1)[1]: facts["size"] for name, facts in listing.items()}
         return dict(sorted(sizes.items(), key=lambda file: -file[0].count("/")))
 
     def fetch(self, path: str) -> None:

@@ -30,14 +30,14 @@ def store_here() -> Store:
 def list_all(options: argparse.Namespace) -> int:
     """Prints the current version of every name, or all versions."""
     store = store_here()
-    rows = [(key, found) for key, found in scan(store) if options.name in (None, key[0])]
+    rows = [(key, entry) for key, entry in scan(store) if options.name in (None, key[0])]
     if options.name is not None and not rows:
         store.resolve(options.name)  # raises InputError if there is none
     everything = options.all or options.name is not None
-    finished = [found for _, found in rows if isinstance(found, Manifest)]
+    finished = [entry for _, entry in rows if isinstance(entry, Manifest)]
     current = {m.id for m in finished if store.current_version(m.name) in (m.version, None)}
     shown = sorted((m for m in finished if everything or m.id in current), key=lambda m: (m.name, m.created_at))
-    damaged = [found for _, found in rows if isinstance(found, InputError)]
+    damaged = [entry for _, entry in rows if isinstance(entry, InputError)]
     if options.json:
         emit_json([_summary(manifest) | {"is_current": manifest.id in current} for manifest in shown])
     else:
@@ -154,23 +154,23 @@ def _lineage_values(node: Ancestor) -> dict[str, Any]:
 def verify(options: argparse.Namespace) -> int:
     """Compares every file with its digest in the manifest. Returns 3 if something differs."""
     store = store_here()
-    found: list[Manifest | InputError] = [store.resolve(reference) for reference in options.artifacts]
+    manifests: list[Manifest | InputError] = [store.resolve(reference) for reference in options.artifacts]
     if not options.artifacts:
-        found = [manifest for _, manifest in scan(store) if manifest is not None]
-    said: dict[str, list[str]] = {}
-    total = sum(manifest.size_bytes for manifest in found if isinstance(manifest, Manifest))
+        manifests = [manifest for _, manifest in scan(store) if manifest is not None]
+    damages: dict[str, list[str]] = {}
+    total = sum(manifest.size_bytes for manifest in manifests if isinstance(manifest, Manifest))
     with progress("verifying", total, "bytes") as bar:
-        for manifest in found:
+        for manifest in manifests:
             if isinstance(manifest, InputError):
-                said[manifest.where] = [manifest.what]
+                damages[manifest.where] = [manifest.what]
             else:
-                said[manifest.id] = damage(store, manifest, bar.advance)
+                damages[manifest.id] = damage(store, manifest, bar.advance)
     if options.json:
-        emit_json([{"id": name, "damage": lines} for name, lines in said.items()])
+        emit_json([{"id": name, "damage": lines} for name, lines in damages.items()])
     else:
-        for name, lines in said.items():
+        for name, lines in damages.items():
             console().print(Text(f"{name}: {'; '.join(lines) if lines else 'whole'}", style="red" if lines else ""))
-    return DAMAGED_EXIT_CODE if any(said.values()) else 0
+    return DAMAGED_EXIT_CODE if any(damages.values()) else 0
 
 
 def gc(options: argparse.Namespace) -> None:

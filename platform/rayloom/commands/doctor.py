@@ -112,11 +112,11 @@ class Finding:
 
 
 def python() -> Finding:
-    found = platform.python_version()
+    version = platform.python_version()
     supported = supported_pythons()
-    if found in supported:
-        return Finding("Python", "ok", found)
-    return Finding("Python", "missing", f"{found}, and Rayloom is for {supported}", f"Install a Python {supported}.")
+    if version in supported:
+        return Finding("Python", "ok", version)
+    return Finding("Python", "missing", f"{version}, and Rayloom is for {supported}", f"Install a Python {supported}.")
 
 
 def packages() -> Finding:
@@ -131,8 +131,8 @@ def packages() -> Finding:
     if differences:
         fix = f"They meet what Rayloom asks for, but were not tested together. {_INSTALL}"
         return Finding("packages", "warning", _few(differences), fix)
-    said = f"all {len(locked)} as in the {extra} lock" if locked else f"all that the {extra} extra asks for"
-    return Finding("packages", "ok", said)
+    summary = f"all {len(locked)} as in the {extra} lock" if locked else f"all that the {extra} extra asks for"
+    return Finding("packages", "ok", summary)
 
 
 def _few(lines: list[str]) -> str:
@@ -161,11 +161,11 @@ def processor() -> Finding:
     fast = {"bf16": {"avx512_bf16", "amx_bf16"}, "INT8": {"avx512_vnni", "avx_vnni", "amx_int8"}}
     named = [name for name, wanted in fast.items() if flags & wanted]
     cores = len(os.sched_getaffinity(0))
-    said = f"{cores} cores, fast {' and '.join(named)}" if named else f"{cores} cores"
+    summary = f"{cores} cores, fast {' and '.join(named)}" if named else f"{cores} cores"
     if cores < 2:
         fix = "The quickstart's pretraining wants two workers; ask for one with --set workers.num_workers=1."
-        return Finding("processor", "warning", said, fix)
-    return Finding("processor", "ok", said)
+        return Finding("processor", "warning", summary, fix)
+    return Finding("processor", "ok", summary)
 
 
 def gpus() -> Finding:
@@ -198,13 +198,13 @@ def ray_cluster() -> Finding:
 
 def memory() -> Finding:
     available, total = available_bytes(), total_bytes()
-    said = f"{size(available)} free of {size(total)}"
+    summary = f"{size(available)} free of {size(total)}"
     if total < LEAST_MEMORY_BYTES:
-        return Finding("memory", "missing", said, f"Rayloom's engines need at least {size(LEAST_MEMORY_BYTES)}.")
+        return Finding("memory", "missing", summary, f"Rayloom's engines need at least {size(LEAST_MEMORY_BYTES)}.")
     if available < QUICKSTART_MEMORY_BYTES:
         fix = f"The quickstart takes up to {size(QUICKSTART_MEMORY_BYTES)}: end other programs, or choose smaller jobs."
-        return Finding("memory", "warning", said, fix)
-    return Finding("memory", "ok", said)
+        return Finding("memory", "warning", summary, fix)
+    return Finding("memory", "ok", summary)
 
 
 def shared_memory() -> Finding:
@@ -244,14 +244,14 @@ def store_writable(store: Store) -> Finding:
 
 
 def disk(name: str, folder: Path) -> Finding:
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    said = f"{size(free)} free at {existing}"
+    summary = f"{size(free)} free at {existing}"
     if free < LEAST_DISK_BYTES:
-        return Finding(name, "missing", said, "Free some; `rayloom artifacts gc` shows what can go.")
+        return Finding(name, "missing", summary, "Free some; `rayloom artifacts gc` shows what can go.")
     if free < WANTED_DISK_BYTES:
-        return Finding(name, "warning", said, f"The quickstart wants {size(WANTED_DISK_BYTES)} with its packages.")
-    return Finding(name, "ok", said)
+        return Finding(name, "warning", summary, f"The quickstart wants {size(WANTED_DISK_BYTES)} with its packages.")
+    return Finding(name, "ok", summary)
 
 
 def temporary_disk() -> Finding:
@@ -276,7 +276,7 @@ def hub() -> Finding:
 
 
 def compiler() -> Finding:
-    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if found:
-        return Finding("C++ compiler", "ok", found)
+    program = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if program:
+        return Finding("C++ compiler", "ok", program)
     return Finding("C++ compiler", "note", "none; only serving with `compiled: true` needs one (g++)")

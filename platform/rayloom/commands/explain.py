@@ -48,12 +48,12 @@ def spec_of(kind: str) -> type[JobSpec]:
 
 def wishes() -> list[tuple[str, str, str]]:
     """For each starter: what the user wants to do, the kind of job for it, and the starter's name."""
-    found = []
+    rows = []
     for name, text in templates().items():
         wish = re.search(r"^# Use it if (.*)$", text, re.MULTILINE)
         kind = re.search(r"^kind: (\w+)", text, re.MULTILINE)
-        found += [(wish[1].rstrip("."), kind[1], name)] if wish and kind else []
-    return sorted(found, key=lambda row: list(SPECS).index(row[1]))
+        rows += [(wish[1].rstrip("."), kind[1], name)] if wish and kind else []
+    return sorted(rows, key=lambda row: list(SPECS).index(row[1]))
 
 
 def _kinds() -> Iterator[str]:
@@ -107,9 +107,9 @@ def _usage(key: Key, path: list[str], reference: Reference) -> Iterator[tuple[st
         more = " and others" if len(shown) > _MOST_FILES else ""
         yield "also in", ", ".join(use.file for use in shown[1:_MOST_FILES]) + more
     files = _files_with(key.name, reference.kind)
-    found = f"; `.{key.name}` is read in {', '.join(files[:_MOST_FILES])}" if files else ""
+    readers = f"; `.{key.name}` is read in {', '.join(files[:_MOST_FILES])}" if files else ""
     more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
-    yield "code", f"{_stage(reference.kind)}{found}{more}"
+    yield "code", f"{_stage(reference.kind)}{readers}{more}"
 
 
 def _stage(kind: str) -> str:

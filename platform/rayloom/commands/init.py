@@ -185,8 +185,8 @@ def uses(kind: str, path: Sequence[str], variants: Sequence[str] = ()) -> Iterat
     for name, file in (job_files() | starters).items():
         text = file.read_text(encoding="utf-8")
         if f"kind: {kind}\n" in text and all(key in text for key in keys):
-            found = _values(parse(text, name).values, keys, variants)
-            yield from (Use(name, value) for value in islice(found, 1))
+            values = _values(parse(text, name).values, keys, variants)
+            yield from (Use(name, value) for value in islice(values, 1))
 
 
 def _values(value: Any, path: Sequence[str], variants: Sequence[str], is_chosen: bool = False) -> Iterator[Any]:

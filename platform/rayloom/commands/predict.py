@@ -18,12 +18,12 @@ def predict(options: argparse.Namespace) -> int:
     """Prints labels, entities, or an answer. Returns 3 if a text cannot be answered."""
     rows = _rows(options)
     store = store_here()
-    found = answers(options.artifact, rows, store, options.max_new_tokens)
-    failed = [answer for answer in found if "failed" in answer]
+    answered = answers(options.artifact, rows, store, options.max_new_tokens)
+    failed = [answer for answer in answered if "failed" in answer]
     if options.json:
-        emit_json([{"text": row["text"], **answer} for row, answer in zip(rows, found, strict=True)])
+        emit_json([{"text": row["text"], **answer} for row, answer in zip(rows, answered, strict=True)])
     else:
-        for row, answer in zip(rows, found, strict=True):
+        for row, answer in zip(rows, answered, strict=True):
             _show(row["text"], answer)
     return InputError.exit_code if failed else 0
 
@@ -59,11 +59,11 @@ def _show(text: str, answer: dict[str, Any]) -> None:
         out.print(answer["answer"], markup=False)
     elif answer.get("spans"):
         out.print(text, markup=False)
-        found = plain_table("what", "where it says", "characters")
+        table = plain_table("what", "where it says", "characters")
         for span in answer["spans"]:
-            found.add_row(span["label"], span["text"], f"{span['start']} to {span['end']}")
-        out.print(found)
+            table.add_row(span["label"], span["text"], f"{span['start']} to {span['end']}")
+        out.print(table)
     else:
         shares = answer.get("probabilities") or {}
-        said = ", ".join(f"{label} ({shares[label]:.2f})" if label in shares else label for label in answer["labels"])
-        out.print(f"{said or 'nothing'}\t{text}", markup=False)
+        labels = ", ".join(f"{label} ({shares[label]:.2f})" if label in shares else label for label in answer["labels"])
+        out.print(f"{labels or 'nothing'}\t{text}", markup=False)

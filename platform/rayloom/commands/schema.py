@@ -71,11 +71,11 @@ def _sections(root: Model, reference: Reference) -> Iterator[tuple[str, Key, lis
         above, model = waiting.pop(0)
         for key in model.fields():
             path = f"{above}.{key.name}".lstrip(".")
-            models = [found for found in reference.models(key.schema) if id(found.schema) not in seen]
+            models = [variant for variant in reference.models(key.schema) if id(variant.schema) not in seen]
             if models and models[0].schema.get("title") != _TRAINING_JOB:
-                seen |= {id(found.schema) for found in models}
+                seen |= {id(variant.schema) for variant in models}
                 yield path, key, models
-                waiting += [(f"{path}.{found.tag}" if found.tag else path, found) for found in models]
+                waiting += [(f"{path}.{variant.tag}" if variant.tag else path, variant) for variant in models]
 
 
 def _table(model: Model, reference: Reference) -> list[str]:

@@ -20,8 +20,8 @@ _FEED_FORWARD_OUTPUTS = {"down_proj", "fc2", "fc_out", "wo", "lin2", "c_proj", "
 
 def layer_of(name: str) -> int | None:
     """Index of the layer that a module or parameter is in, from the input; None outside the layers."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -76,5 +76,5 @@ def _leaf(name: str) -> str:
 
 
 def _inside_layer(name: str) -> str:
-    found = _LAYER.search(name)
-    return name[found.end() :] if found else name
+    match = _LAYER.search(name)
+    return name[match.end() :] if match else name

@@ -38,10 +38,10 @@ def stored_tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, St
     if not files:
         fix = "Give a folder with its weights in safetensors format."
         raise InputError(f"There are no weights ({pattern}) here", where=str(folder), fix=fix)
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
-        found |= _header(file)
-    return found
+        tensors |= _header(file)
+    return tensors
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:

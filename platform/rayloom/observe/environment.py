@@ -22,12 +22,12 @@ def supported_pythons() -> SpecifierSet:
 
 def installed_versions() -> dict[str, str]:
     """The version of every installed distribution, by canonical name."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:
-            found.setdefault(canonicalize_name(name), distribution.version)
-    return found
+            versions.setdefault(canonicalize_name(name), distribution.version)
+    return versions
 
 
 def flavour(installed: Mapping[str, str]) -> str:
@@ -57,22 +57,22 @@ def locked_versions(extra: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pins}
 
 
-def unmet(stated: Iterable[Requirement], found: Mapping[str, str]) -> list[str]:
+def unmet(stated: Iterable[Requirement], versions: Mapping[str, str]) -> list[str]:
     """One line for each requirement that the found versions do not meet."""
-    said = []
+    problems = []
     for requirement in stated:
-        version = found.get(canonicalize_name(requirement.name))
+        version = versions.get(canonicalize_name(requirement.name))
         if version is None:
-            said.append(f"{requirement.name} is missing (needs {requirement.specifier or 'any version'})")
+            problems.append(f"{requirement.name} is missing (needs {requirement.specifier or 'any version'})")
         elif not requirement.specifier.contains(Version(version), prereleases=True):
-            said.append(f"{requirement.name} is {version} (needs {requirement.specifier})")
-    return said
+            problems.append(f"{requirement.name} is {version} (needs {requirement.specifier})")
+    return problems
 
 
-def unlike_lock(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+def unlike_lock(locked: Mapping[str, str], versions: Mapping[str, str]) -> list[str]:
     """One line for each package of the lock file that is missing or has another version."""
     return [
-        f"{name} {found[name]} instead of {version}" if name in found else f"{name} {version} is missing"
+        f"{name} {versions[name]} instead of {version}" if name in versions else f"{name} {version} is missing"
         for name, version in locked.items()
-        if found.get(name) != version
+        if versions.get(name) != version
     ]

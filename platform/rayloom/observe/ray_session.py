@@ -83,9 +83,9 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
                 _start_embedded(object_store_bytes or _object_store_share(), dashboard)
             else:
                 _attach(address)
-    found = ray.get_runtime_context().gcs_address
+    gcs_address = ray.get_runtime_context().gcs_address
     cores = _usable_cores() if embedded else _cores_of(ray.cluster_resources())
-    return Session(found, embedded, cores)
+    return Session(gcs_address, embedded, cores)
 
 
 @contextlib.contextmanager

@@ -38,15 +38,15 @@ def stage_command(stage: str, file: Path, overrides: Sequence[str]) -> list[str]
     return [*words, *(word for override in overrides for word in ("--set", override))]
 
 
-def error_of(exit_code: int, said: Sequence[str], name: str) -> RayloomError:
+def error_of(exit_code: int, output: Sequence[str], name: str) -> RayloomError:
     """The error that ended a stage's process, rebuilt from its exit code and output."""
     kind = BY_EXIT_CODE.get(exit_code, RayloomError)
-    first = next((number for number, line in enumerate(said) if line.startswith(_ERROR)), None)
+    first = next((number for number, line in enumerate(output) if line.startswith(_ERROR)), None)
     if first is None:
-        last = said[-1] if said else f"its process ended with {exit_code}"
+        last = output[-1] if output else f"its process ended with {exit_code}"
         return kind(f"stage {name}: {last}")
-    error = kind(said[first].removeprefix(_ERROR).rstrip("."))
-    for line in said[first + 1 :]:
+    error = kind(output[first].removeprefix(_ERROR).rstrip("."))
+    for line in output[first + 1 :]:
         error.add_note(line)
     return error
 
@@ -99,10 +99,10 @@ class Processes:
 
     def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        said = []
+        output = []
         with process.stdout as lines:
             for line in lines:
-                said.append(line.rstrip())
-                say(f"{name}: {said[-1]}")
+                output.append(line.rstrip())
+                say(f"{name}: {output[-1]}")
         code = process.wait()
-        self._ended.put((name, None if code == 0 else error_of(code, said, name)))
+        self._ended.put((name, None if code == 0 else error_of(code, output, name)))

@@ -42,13 +42,15 @@ def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
     """
     try:
         filesystem, root = fsspec.core.url_to_fs(uri)
-        found: dict[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
+        listing: dict[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
         # A listing need not say how large files are (a web server's does not).
-        found = {path: filesystem.info(path) if facts.get("size") is None else facts for path, facts in found.items()}
+        listing = {
+            path: filesystem.info(path) if facts.get("size") is None else facts for path, facts in listing.items()
+        }
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"This place cannot be read: {error}", where=uri, fix=FIX) from None
     root = root.rstrip("/")
-    named = {path: (path.removeprefix(root).strip("/") or path.rsplit("/", 1)[-1], found[path]) for path in found}
+    named = {path: (path.removeprefix(root).strip("/") or path.rsplit("/", 1)[-1], listing[path]) for path in listing}
     fitting = {path: about for path, about in named.items() if path.rstrip("/") == root or matches(about[0], pattern)}
     if not fitting:
         known = ", ".join(sorted(name for name, _ in named.values())[:8]) or "no file at all"

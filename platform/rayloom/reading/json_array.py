@@ -41,9 +41,9 @@ def json_array_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRe
         yield array.element(number)
         mark = array.next_mark()
         if mark not in (",", "]"):
-            said = f"{mark!r} stands behind it" if mark else "the file ends behind it"
+            reason = f"{mark!r} stands behind it" if mark else "the file ends behind it"
             raise DamagedFileError(
-                f"its array is broken at row {number}: {said}, where a comma or the array's end should be"
+                f"its array is broken at row {number}: {reason}, where a comma or the array's end should be"
             )
     if array.next_mark():
         raise DamagedFileError(f"more follows behind its array of {number:,} rows")
@@ -96,15 +96,15 @@ class _ArrayText:
         """Skips an element without holding it in memory; returns `bad`."""
         depth, is_inside_text, at = 0, False, self._at
         while True:
-            found = (_INSIDE_TEXT if is_inside_text else _OUTSIDE_TEXT).search(self._text, at)
-            if found is None:
+            match = (_INSIDE_TEXT if is_inside_text else _OUTSIDE_TEXT).search(self._text, at)
+            if match is None:
                 # An escape cut by the window is kept for the next one.
                 self._at = len(self._text) - (is_inside_text and self._text.endswith("\\", at))
                 if not self._more():
                     raise DamagedFileError(f"its array is broken at row {number}, which does not end")
                 at = self._at
                 continue
-            mark, at = found[0], found.end()
+            mark, at = match[0], match.end()
             if is_inside_text:
                 is_inside_text = mark != '"'
             elif mark == '"':
@@ -112,7 +112,7 @@ class _ArrayText:
             elif mark in "[{":
                 depth += 1
             elif depth == 0:
-                self._at = found.start()
+                self._at = match.start()
                 return bad
             elif mark in "]}":
                 depth -= 1

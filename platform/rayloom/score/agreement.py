@@ -34,16 +34,16 @@ class Agreement:
 def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """(T, V) fp32 logits of each row, on the CPU. Rows are computed one by one, without padding."""
     device = next(model.parameters()).device
-    found = []
+    logits = []
     for row in rows:
         output = model(input_ids=torch.tensor([list(row)], device=device), use_cache=False)
-        found.append(output.logits[0].float().cpu())
-    return found
+        logits.append(output.logits[0].float().cpu())
+    return logits
 
 
-def compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Agreement:
+def compare(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Agreement:
     """The agreement of two models' logits for the same rows."""
-    pairs = list(zip(expected, found, strict=True))
+    pairs = list(zip(expected, actual, strict=True))
     num_positions = sum(len(logits) for logits in expected)
     differences = [(first - second).abs() for first, second in pairs]
     # torch's maximum is NaN if a value is; Python's max may not be.
@@ -70,9 +70,9 @@ class AnswerAgreement:
         return asdict(self)
 
 
-def compare_answers(expected: Sequence[Sequence[int]], found: Sequence[Sequence[int]]) -> AnswerAgreement:
+def compare_answers(expected: Sequence[Sequence[int]], actual: Sequence[Sequence[int]]) -> AnswerAgreement:
     """The agreement of two models' answers. Two empty answers are the same."""
-    pairs = list(zip(expected, found, strict=True))
+    pairs = list(zip(expected, actual, strict=True))
     equal = sum(list(first) == list(second) for first, second in pairs)
     longest = sum(max(len(first), len(second)) for first, second in pairs)
     common = sum(_common(first, second) for first, second in pairs)
@@ -80,7 +80,7 @@ def compare_answers(expected: Sequence[Sequence[int]], found: Sequence[Sequence[
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    for place, (left, right) in enumerate(zip(first, second, strict=False)):
+    for position, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:
-            return place
+            return position
     return min(len(first), len(second))

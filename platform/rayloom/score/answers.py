@@ -26,8 +26,8 @@ def greedy_answers(
     answers: list[list[int]] = [[] for _ in prompts]
     for first in range(0, len(order), micro_batch_sequences):
         numbers = order[first : first + micro_batch_sequences]
-        found = _batch(model, [prompts[number] for number in numbers], max_new_tokens, sorted(stop_tokens))
-        for number, answer in zip(numbers, found, strict=True):
+        batch_answers = _batch(model, [prompts[number] for number in numbers], max_new_tokens, sorted(stop_tokens))
+        for number, answer in zip(numbers, batch_answers, strict=True):
             answers[number] = answer
         advance(len(numbers))
     return answers
@@ -56,7 +56,7 @@ def _batch(
 
 
 def _until_stop(tokens: list[int], stop_tokens: Collection[int]) -> list[int]:
-    end = next((place for place, token in enumerate(tokens) if token in stop_tokens), len(tokens))
+    end = next((position for position, token in enumerate(tokens) if token in stop_tokens), len(tokens))
     return tokens[:end]
 
 
@@ -69,7 +69,7 @@ def written_texts(
     writing: Any = model
     padding = int(writing.config.pad_token_id or 0)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    found: list[list[int]] = [[] for _ in texts]
+    written: list[list[int]] = [[] for _ in texts]
     for first in range(0, len(order), micro_batch_sequences):
         numbers = order[first : first + micro_batch_sequences]
         width = max(len(texts[number]) for number in numbers)
@@ -82,5 +82,5 @@ def written_texts(
             input_ids=tokens.to(device), attention_mask=seen.to(device), max_new_tokens=max_new_tokens, do_sample=False
         )
         for number, answer in zip(numbers, output[:, 1:].tolist(), strict=True):
-            found[number] = answer
-    return found
+            written[number] = answer
+    return written

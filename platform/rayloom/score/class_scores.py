@@ -78,12 +78,12 @@ class Scores:
         )
 
 
-def scores(expected: Sequence[Collection[Any]], found: Sequence[Collection[Any]], classes: Sequence[str]) -> Scores:
+def scores(expected: Sequence[Collection[Any]], predicted: Sequence[Collection[Any]], classes: Sequence[str]) -> Scores:
     """Scores of predictions, each a set of items. An item is a class, or a tuple that ends in its class.
 
     A single label is a set of one item, several labels are a set of classes, entities a set of (start, end, class).
     """
-    pairs = [(set(want), set(got)) for want, got in zip(expected, found, strict=True)]
+    pairs = [(set(want), set(got)) for want, got in zip(expected, predicted, strict=True)]
     by_class = {}
     for name in classes:
         own = [({t for t in want if _class(t) == name}, {t for t in got if _class(t) == name}) for want, got in pairs]
@@ -99,11 +99,11 @@ def _class(thing: Any) -> str:
     return str(thing[-1]) if isinstance(thing, tuple) else str(thing)
 
 
-def confusion(expected: Sequence[str], found: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
+def confusion(expected: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
     """The confusion matrix: [expected][predicted] counts, in the order of `classes`."""
-    number = {name: place for place, name in enumerate(classes)}
+    number = {name: index for index, name in enumerate(classes)}
     matrix = [[0] * len(classes) for _ in classes]
-    for want, got in zip(expected, found, strict=True):
+    for want, got in zip(expected, predicted, strict=True):
         matrix[number[want]][number[got]] += 1
     return matrix
 
@@ -135,9 +135,9 @@ def bootstrap(
 ) -> Interval:
     """The interval of a score. `score` maps (N,) row numbers, drawn with replacement, to a value."""
     random = np.random.default_rng(seed)
-    found = [score(random.integers(0, num_rows, num_rows)) for _ in range(num_resamples)]
+    resampled = [score(random.integers(0, num_rows, num_rows)) for _ in range(num_resamples)]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 

@@ -110,12 +110,12 @@ def _one_after_the_other(
     if shared > 1:
         key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
     parts = zip(*(torch.split(flat, list(lengths)) for flat in (query, key, value)), strict=True)
-    found = []
+    outputs = []
     for of_document in parts:
         q, k, v = (part.transpose(0, 1)[None] for part in of_document)
         attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-        found.append(attended)
-    return torch.cat([out[0].transpose(0, 1) for out in found])
+        outputs.append(attended)
+    return torch.cat([out[0].transpose(0, 1) for out in outputs])
 
 
 def _in_one_kernel(

@@ -44,19 +44,19 @@ def word_tags(
 
 def _features(words: Sequence[str]) -> list[dict[str, Any]]:
     padded = ["<s>", "<s>", *words, "</s>", "</s>"]
-    found = []
-    for place, word in enumerate(words, 2):
-        found.append(
+    features = []
+    for position, word in enumerate(words, 2):
+        features.append(
             {
                 "word": word.casefold(),
                 "shape": re.sub(r"\d", "0", re.sub(r"[a-z]", "x", re.sub(r"[A-Z]", "X", word)))[:8],
                 "prefix": word[:3].casefold(),
                 "suffix": word[-3:].casefold(),
-                **{f"{offset:+d}": padded[place + offset].casefold() for offset in (-2, -1, 1, 2)},
-                "-1 and word": f"{padded[place - 1]} {word}".casefold(),
-                "word and +1": f"{word} {padded[place + 1]}".casefold(),
+                **{f"{offset:+d}": padded[position + offset].casefold() for offset in (-2, -1, 1, 2)},
+                "-1 and word": f"{padded[position - 1]} {word}".casefold(),
+                "word and +1": f"{word} {padded[position + 1]}".casefold(),
                 "is capital": word[:1].isupper(),
                 "bias": 1,
             }
         )
-    return found
+    return features

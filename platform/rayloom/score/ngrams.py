@@ -84,11 +84,13 @@ def ngram_perplexities(
     numbers = [index * num_rows // num_counted for index in range(num_counted)]
     half = counted(train, numbers[::2])
     whole = _both(half, counted(train, numbers[1::2]))
-    found = scored(whole, heldout)
+    perplexities = scored(whole, heldout)
     if num_counted == num_rows:
-        return found
-    gained = found.bigram / scored(half, heldout).bigram
-    return replace(found, bigram_at_least=found.bigram * min(1.0, gained) ** math.log2(num_rows / num_counted))
+        return perplexities
+    gained = perplexities.bigram / scored(half, heldout).bigram
+    return replace(
+        perplexities, bigram_at_least=perplexities.bigram * min(1.0, gained) ** math.log2(num_rows / num_counted)
+    )
 
 
 def counted(shards: TokenRows, numbers: Sequence[int]) -> BigramCounts:

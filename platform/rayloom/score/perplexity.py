@@ -103,7 +103,7 @@ def document_losses(
     device = next(model.parameters()).device
     loss = LabelLoss(model).eval()
     order = sorted(range(len(documents)), key=lambda index: (len(documents[index]), index))
-    found: list[Loss] = [Loss(0.0, 0)] * len(documents)
+    losses: list[Loss] = [Loss(0.0, 0)] * len(documents)
     for first in range(0, len(order), micro_batch_sequences):
         numbers = [index for index in order[first : first + micro_batch_sequences] if len(documents[index])]
         if not numbers:
@@ -112,5 +112,5 @@ def document_losses(
         # Padding has no label and no other token attends to it, so any token will do.
         nats = loss.by_row(causal_batch(rows, padding_token=0).to(device)).tolist()
         for index, value in zip(numbers, nats, strict=True):
-            found[index] = Loss(float(value), len(documents[index]))
-    return found
+            losses[index] = Loss(float(value), len(documents[index]))
+    return losses

@@ -43,14 +43,14 @@ class AnswerTally:
 def tally_of(logits: Tensor, targets: Tensor, target: Target) -> AnswerTally:
     """Counts of one batch, without targets that are NO_LABEL. `logits`: those of `score.task_loss.task_logits`."""
     asked = targets != NO_LABEL
-    found = (logits > 0).long() if target == "labels" else logits.argmax(-1)
-    hits = float(((found == targets) & asked).sum())
+    predicted = (logits > 0).long() if target == "labels" else logits.argmax(-1)
+    hits = float(((predicted == targets) & asked).sum())
     if target == "label":
         return AnswerTally(hits, hits, float(asked.sum()), float(asked.sum()))
     if target == "labels":
-        given, wanted = (found == 1) & asked, (targets == 1) & asked
+        given, wanted = (predicted == 1) & asked, (targets == 1) & asked
         return AnswerTally(hits, float((given & wanted).sum()), float(given.sum()), float(wanted.sum()))
-    rows = zip(found.tolist(), targets.tolist(), asked.tolist(), strict=True)
+    rows = zip(predicted.tolist(), targets.tolist(), asked.tolist(), strict=True)
     if target == "answer":
         overlaps = [_overlap(got, want) for got, want, is_asked in rows if all(is_asked)]
         return AnswerTally(hits, sum(overlaps), len(overlaps), len(overlaps))
@@ -68,16 +68,16 @@ def _entities(tags: Sequence[int]) -> set[tuple[int, int, int]]:
 
     An I after O, or after another kind, begins an entity, as in `text.tags`.
     """
-    found: list[tuple[int, int, int]] = []
+    entities: list[tuple[int, int, int]] = []
     before = 0
-    for place, tag in enumerate(tags):
+    for position, tag in enumerate(tags):
         kind = (tag - 1) // 2
         if tag and tag % 2 == 0 and before and (before - 1) // 2 == kind:
-            found[-1] = (found[-1][0], place, kind)
+            entities[-1] = (entities[-1][0], position, kind)
         elif tag:
-            found.append((place, place, kind))
+            entities.append((position, position, kind))
         before = tag
-    return set(found)
+    return set(entities)
 
 
 def _overlap(got: Sequence[int], want: Sequence[int]) -> float:

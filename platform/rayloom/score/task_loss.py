@@ -103,14 +103,14 @@ def logits_of_rows(
     """fp32 logits of each row, in order: (K,) for a text, (S, K) for tags, (2, S) for the ends of an answer."""
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
-    found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
+    results: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
     for first in range(0, len(order), micro_batch_sequences):
         numbers = order[first : first + micro_batch_sequences]
         batch = task_batch([rows[number] for number in numbers], target, padding_token).to(device)
         logits = task_logits(model, batch, target).cpu().numpy()
-        for place, number in enumerate(numbers):
+        for position, number in enumerate(numbers):
             length = len(rows[number].tokens)
-            own = {"tags": logits[place][:length], "answer": logits[place][..., :length]}
-            found[number] = own.get(target, logits[place]).copy()
+            own = {"tags": logits[position][:length], "answer": logits[position][..., :length]}
+            results[number] = own.get(target, logits[position]).copy()
         advance(len(numbers))
-    return found
+    return results

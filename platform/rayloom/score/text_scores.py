@@ -13,25 +13,27 @@ from collections import Counter
 from collections.abc import Sequence
 
 
-def sentence_chrf(expected: Sequence[str], found: Sequence[str]) -> list[float]:
+def sentence_chrf(expected: Sequence[str], answers: Sequence[str]) -> list[float]:
     """chrF of each text."""
     from sacrebleu import sentence_chrf as scored
 
-    return [scored(got, [want]).score / 100 for want, got in zip(expected, found, strict=True)]
+    return [scored(got, [want]).score / 100 for want, got in zip(expected, answers, strict=True)]
 
 
-def text_scores(expected: Sequence[str], found: Sequence[str]) -> dict[str, float]:
+def text_scores(expected: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
     """Corpus chrF, corpus BLEU, and ROUGE F1 averaged over the texts."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu import corpus_bleu, corpus_chrf
 
     names = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
     scorer = RougeScorer(list(names), use_stemmer=False)
-    rouge = [scorer.score(want, got) for want, got in zip(expected, found, strict=True)]
-    means = {said: sum(score[name].fmeasure for score in rouge) / max(1, len(rouge)) for name, said in names.items()}
+    rouge = [scorer.score(want, got) for want, got in zip(expected, answers, strict=True)]
+    means = {
+        metric: sum(score[name].fmeasure for score in rouge) / max(1, len(rouge)) for name, metric in names.items()
+    }
     corpus = {
-        "chrf": corpus_chrf(list(found), [list(expected)]).score / 100,
-        "bleu": corpus_bleu(list(found), [list(expected)]).score / 100,
+        "chrf": corpus_chrf(list(answers), [list(expected)]).score / 100,
+        "bleu": corpus_bleu(list(answers), [list(expected)]).score / 100,
     }
     return {name: round(value, 6) for name, value in (corpus | means).items()}
 
@@ -50,18 +52,18 @@ def words_of(text: str) -> list[str]:
     return _UNSPACED.sub(r" \1 ", _ARTICLES.sub(" ", kept)).split()
 
 
-def exact_match(answers: Sequence[str], found: str) -> float:
+def exact_match(answers: Sequence[str], predicted: str) -> float:
     """1 if the answer equals one of those expected, else 0. An empty answer matches if none is expected."""
     if not answers:
-        return float(not found)
-    return float(any(words_of(answer) == words_of(found) for answer in answers))
+        return float(not predicted)
+    return float(any(words_of(answer) == words_of(predicted) for answer in answers))
 
 
-def word_f1(answers: Sequence[str], found: str) -> float:
+def word_f1(answers: Sequence[str], predicted: str) -> float:
     """The highest word F1 of the answer against those expected."""
-    if not answers or not found:
-        return exact_match(answers, found)
-    return max(_f1(words_of(answer), words_of(found)) for answer in answers)
+    if not answers or not predicted:
+        return exact_match(answers, predicted)
+    return max(_f1(words_of(answer), words_of(predicted)) for answer in answers)
 
 
 def _f1(want: list[str], got: list[str]) -> float:

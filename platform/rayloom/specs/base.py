@@ -73,7 +73,7 @@ class OutsideFiles:
 
     path: str
     """Dotted path of the field that names them."""
-    place: str
+    location: str
     """A path, which begins at the job file's folder, or a URI."""
     pattern: str = "**"
 
@@ -185,9 +185,9 @@ def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[Art
         yield ArtifactReference(path, value, mark.contents)
 
 
-def _metadata(annotation: Any, found: list[Any]) -> list[Any]:
+def _metadata(annotation: Any, known: list[Any]) -> list[Any]:
     """A field's annotation metadata, including that inside `X | None` or `tuple[X, ...]`."""
-    marks = [*found, *getattr(annotation, "__metadata__", ())]
+    marks = [*known, *getattr(annotation, "__metadata__", ())]
     for inner in get_args(annotation):
         marks += _metadata(inner, [])
     return marks

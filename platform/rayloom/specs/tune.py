@@ -195,15 +195,15 @@ class TuneSpec(JobSpec):
 def _unvaried(spec: TuneSpec) -> dict[str, str]:
     """Paths of the space that must be the same in all trials, with the reason."""
     named = [reference.path for reference in references(spec.train)]
-    found = {}
+    reasons = {}
     for path in spec.space:
         if any(f"{name}.".startswith(f"{path}.") for name in named):
-            found[path] = "names an artifact, and all trials start from the same ones; make a search for each"
+            reasons[path] = "names an artifact, and all trials start from the same ones; make a search for each"
         elif f"{path}.".startswith("workers."):
-            found[path] = "says what a trial holds, which is the same for all; make a search for each"
+            reasons[path] = "says what a trial holds, which is the same for all; make a search for each"
         elif path in ("kind", "name", "description"):
-            found[path] = "changes nothing that is trained"
-    return found
+            reasons[path] = "changes nothing that is trained"
+    return reasons
 
 
 def _gpu_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -226,10 +226,10 @@ def num_values(dimension: Any) -> int:
 def _metric_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for number, objective in enumerate(spec.objectives):
         if objective.metric not in spec.metrics:
-            said = f"{objective.metric!r} is no metric that training or a check reports"
+            message = f"{objective.metric!r} is no metric that training or a check reports"
             yield (
                 ("objectives", number, "metric"),
-                f"{said}{nearest(objective.metric, spec.metrics)}; there are {', '.join(spec.metrics)}",
+                f"{message}{nearest(objective.metric, spec.metrics)}; there are {', '.join(spec.metrics)}",
             )
 
 

@@ -103,8 +103,8 @@ class JobsApi:
 
     def jobs(self) -> list[ClusterJob]:
         """Every submitted job, oldest first; drivers that were not submitted have no job id and are left out."""
-        found = [_job(entry) for entry in self._json("GET", "/api/jobs/") if entry.get("submission_id")]
-        return sorted(found, key=lambda job: job.started_ms)
+        submitted = [_job(entry) for entry in self._json("GET", "/api/jobs/") if entry.get("submission_id")]
+        return sorted(submitted, key=lambda job: job.started_ms)
 
     def job(self, id: str) -> ClusterJob | None:  # noqa: A002 (what Ray calls it)
         try:
@@ -115,11 +115,11 @@ class JobsApi:
     def find(self, name: str) -> ClusterJob:
         """The job with this id, or the newest one with this name. Raises InputError if there is none."""
         jobs = self.jobs()
-        found = [job for job in jobs if job.id == name] or [job for job in jobs if job.name == name]
-        if not found:
+        matching = [job for job in jobs if job.id == name] or [job for job in jobs if job.name == name]
+        if not matching:
             fix = "`rayloom jobs list` shows the names and ids."
             raise InputError(f"There is no job {name!r} on this cluster", where=self.address, fix=fix)
-        return found[-1]
+        return matching[-1]
 
     def submit(self, request: Mapping[str, Any]) -> None:
         self._json("POST", "/api/jobs/", dict(request))
@@ -173,14 +173,14 @@ class JobsApi:
             raise ResourceError(f"No cluster answers: {reason}", where=self.address, fix=fix) from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        said = error.read().decode(errors="replace").strip()
+        answer = error.read().decode(errors="replace").strip()
         if error.code in (401, 403):
             what = "The cluster asks for a token" if self._token is None else "The cluster does not take this token"
             fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
             return ResourceError(what, where=self.address, fix=fix)
         if error.code == 404:
-            return _NotFoundError(said, where=self.address)
-        last = said.splitlines()[-1] if said else error.reason
+            return _NotFoundError(answer, where=self.address)
+        last = answer.splitlines()[-1] if answer else error.reason
         return ResourceError(f"The cluster answered {error.code}: {last}", where=self.address)
 
 

@@ -113,5 +113,5 @@ def _ip(*arguments: str) -> None:
         raise ResourceError("Networks for the nodes need the commands ip, nsenter and unshare", fix=fix)
     ended = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ResourceError(f"This machine does not allow networks of its own for nodes: {said}", fix=fix)
+        reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ResourceError(f"This machine does not allow networks of its own for nodes: {reason}", fix=fix)

@@ -83,7 +83,7 @@ def job_files(jobs: Iterable[Job]) -> set[Path]:
 def named_paths(job: Job) -> Iterable[Path]:
     """The local paths that a spec names. Raises InputError if one does not exist or cannot exist on the cluster."""
     texts = [(r.path, r.text) for r in references(job.spec) if not r.text.startswith(("artifact:", "hf://"))]
-    texts += [(files.path, files.place) for files in job.spec.outside_files() if "://" not in files.place]
+    texts += [(files.path, files.location) for files in job.spec.outside_files() if "://" not in files.location]
     for field, text in texts:
         if text.startswith("~"):
             fix = "Write a path relative to the job file (it is uploaded), or an absolute one on shared storage."

@@ -31,14 +31,14 @@ def _shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str:
     """The shortage in words; empty if all bundles fit on the nodes at once (first-fit decreasing)."""
     free = [[node.resources.get("CPU", 0.0), node.resources.get("GPU", 0.0)] for node in nodes]
     for number, bundle in enumerate(sorted(bundles, key=lambda b: (b.gpus, b.cpus), reverse=True)):
-        place = next((n for n in free if n[0] >= bundle.cpus and n[1] >= bundle.gpus), None)
-        if place is None:
+        chosen = next((n for n in free if n[0] >= bundle.cpus and n[1] >= bundle.gpus), None)
+        if chosen is None:
             has_cpus = sum(node.resources.get("CPU", 0.0) for node in nodes)
             has_gpus = sum(node.resources.get("GPU", 0.0) for node in nodes)
             each = f"{bundle.cpus:g} CPUs" + (f" and {bundle.gpus:g} GPUs" if bundle.gpus else "")
             offer = f"{len(nodes)} nodes with {has_cpus:g} CPUs and {has_gpus:g} GPUs in all"
             workers = "1 worker" if len(bundles) == 1 else f"{len(bundles)} workers"
             return f"it wants {workers} of {each} each, and only {number} find room on {offer}"
-        place[0] -= bundle.cpus
-        place[1] -= bundle.gpus
+        chosen[0] -= bundle.cpus
+        chosen[1] -= bundle.gpus
     return ""

@@ -75,7 +75,7 @@ def local_node() -> list[dict[str, float]]:
 def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
     sheet.add("searcher", f"{spec.searcher.type}, seed {spec.seed}")
     missing = (missing_package(spec), missing_mlflow(spec.mlflow))
-    sheet.problems += [said for said in missing if said is not None]
+    sheet.problems += [problem for problem in missing if problem is not None]
     warm = [artifact for path, artifact in parents.items() if path.startswith("searcher.warm_start.")]
     try:
         earlier = earlier_trials(spec, warm)
@@ -115,16 +115,16 @@ def _add_scheduler(sheet: PlanSheet, spec: TuneSpec) -> None:
     elif isinstance(scheduler, NoScheduler):
         sheet.add("scheduler", "none: every trial runs to its end")
     else:
-        said = f"{scheduler.type}: trials are compared from step {grace_steps(spec)} on"
+        summary = f"{scheduler.type}: trials are compared from step {grace_steps(spec)} on"
         factor = getattr(scheduler, "reduction_factor", None)
         if factor is not None and steps is not None:
-            said += (
+            summary += (
                 f", at steps {', '.join(map(str, _rungs(spec, factor, steps))) or 'beyond the end: none is stopped'}"
             )
         if scheduler.type == "hyperband":
             order = bracket_order(scheduler)
-            said += f"; brackets of {len(order)} trials: {' '.join(map(str, order))}"
-        sheet.add("scheduler", said)
+            summary += f"; brackets of {len(order)} trials: {' '.join(map(str, order))}"
+        sheet.add("scheduler", summary)
     if len(spec.objectives) == 2 and not isinstance(scheduler, NoScheduler):
         metric = spec.objectives[0].metric
         sheet.warnings.append(
@@ -135,11 +135,11 @@ def _add_scheduler(sheet: PlanSheet, spec: TuneSpec) -> None:
 
 
 def _rungs(spec: TuneSpec, factor: int, steps: int) -> list[int]:
-    rung, found = grace_steps(spec), []
+    rung, rungs = grace_steps(spec), []
     while rung < steps:
-        found.append(rung)
+        rungs.append(rung)
         rung *= factor
-    return found
+    return rungs
 
 
 def _add_budget(sheet: PlanSheet, spec: TuneSpec) -> None:

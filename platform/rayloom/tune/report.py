@@ -81,8 +81,8 @@ def _number(value: float) -> float | int:
 
 
 def _end(trial: Trial) -> str:
-    said = (trial.outcome or "").replace("_", " ") + (f": {trial.reason}" if trial.outcome != "finished" else "")
-    return f"{said} (died {trial.crashes}×)" if trial.crashes else said
+    outcome = (trial.outcome or "").replace("_", " ") + (f": {trial.reason}" if trial.outcome != "finished" else "")
+    return f"{outcome} (died {trial.crashes}×)" if trial.crashes else outcome
 
 
 def _short_names(paths: list[str]) -> list[str]:

@@ -86,14 +86,14 @@ def read_trials(artifact: Artifact) -> list[Trial]:
 
 def earlier_trials(spec: TuneSpec, searches: Sequence[Artifact]) -> list[Trial]:
     """The trials of earlier searches whose values are points of this space; the searcher can learn from them."""
-    found = []
+    trials = []
     for artifact in searches:
         for trial in read_trials(artifact):
             point = point_of(spec.space, trial.values, spec.plain_train)
             if point is not None and trial.outcome is not None and trial.outcome != "cut_off":
                 trial.point = point
-                found.append(trial)
-    return found
+                trials.append(trial)
+    return trials
 
 
 def write_trials(directory: Path, history: History) -> None:

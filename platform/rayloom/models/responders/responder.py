@@ -56,8 +56,8 @@ class TaskResponder:
 
     def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
         examples = [Example(row["text"], row.get("pair"), spans=_marked(row)) for row in rows]
-        found = self.predictor.predict(examples, micro_batch_sequences)
-        return [prediction.as_json(row["text"]) for prediction, row in zip(found, rows, strict=True)]
+        predictions = self.predictor.predict(examples, micro_batch_sequences)
+        return [prediction.as_json(row["text"]) for prediction, row in zip(predictions, rows, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class TextResponder:
 
     def prompt(self, row: Mapping[str, Any]) -> list[int]:
         """The token ids of the row's prompt, as the server would compute them."""
-        said = self.generation.system
-        system = [] if said is None else [{"role": "system", "content": said}]
+        text = self.generation.system
+        system = [] if text is None else [{"role": "system", "content": text}]
         return self.renderer.prompt([*system, {"role": "user", "content": row["text"]}])
 
     def answer(self, tokens: Sequence[int]) -> dict[str, Any]:
         """The answer as text and its number of tokens, up to the first stop token."""
         renderer = self.renderer
-        stop = next((place for place, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
+        stop = next((position for position, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
         text = str(renderer.tokenizer.decode(list(tokens[:stop]), skip_special_tokens=True))
         return {"answer": text, "num_tokens": stop}
 
@@ -107,20 +107,20 @@ def respond_to_each(
 
     If a batch fails, its rows are answered one by one, so that only the rows that cause the error fail.
     """
-    found: list[dict[str, Any]] = [{} for _ in rows]
+    answers: list[dict[str, Any]] = [{} for _ in rows]
     good = []
     for number, row in enumerate(rows):
         try:
             responder.check(row)
             good.append(number)
         except ExampleError as error:
-            found[number] = {"failed": f"{error.problem}: {error}"}
+            answers[number] = {"failed": f"{error.problem}: {error}"}
     for first in range(0, len(good), micro_batch_sequences):
         numbers = good[first : first + micro_batch_sequences]
         answered = _answered(responder, [rows[number] for number in numbers], micro_batch_sequences)
         for number, answer in zip(numbers, answered, strict=True):
-            found[number] = answer
-    return found
+            answers[number] = answer
+    return answers
 
 
 def _answered(
@@ -184,9 +184,9 @@ class Predictor:
         padding = int(self.encoder.tokenizer.pad_token_id or 0)
         flat = [row for of_one in rows for row in of_one]
         logits = iter(logits_of_rows(self.model, flat, target_of(self.task), micro_batch_sequences, padding))
-        found = [decoded(self.task, of_one, [next(logits) for _ in of_one]) for of_one in rows]
+        predictions = [decoded(self.task, of_one, [next(logits) for _ in of_one]) for of_one in rows]
         advance(len(examples))
-        return found
+        return predictions
 
     def _written(self, examples: Sequence[Example], task: SequenceToSequence, micro_batch_sequences: int) -> list[str]:
         tokenizer = self.encoder.tokenizer

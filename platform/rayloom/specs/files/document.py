@@ -57,13 +57,13 @@ class Problem:
 
     line: int
     """0 for `--set`."""
-    place: str
+    where: str
     """`file:line`, or the `--set` that brought it."""
     text: str
     """Dotted path, rule and value."""
 
     def __str__(self) -> str:
-        return f"{self.place}  {self.text}"
+        return f"{self.where}  {self.text}"
 
 
 @dataclass
@@ -231,9 +231,9 @@ class _Reader:
         self._note(self.document.lines[path], path, reason)
 
     def _note(self, line: int, path: Path, reason: str) -> None:
-        place = f"{self.document.source}:{line}"
+        where = f"{self.document.source}:{line}"
         text = f"{dotted(path)}: {reason}" if path else reason
-        self.document.problems.append(Problem(line, place, text))
+        self.document.problems.append(Problem(line, where, text))
 
 
 def dotted(path: Sequence[str | int]) -> str:

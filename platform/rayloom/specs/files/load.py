@@ -130,7 +130,9 @@ def validate(document: YamlDocument, kinds: Kinds) -> JobSpec:
         except ValidationError as error:
             problems += problems_of(error.errors(include_url=False), document, kinds[kind])
         else:
-            problems += [document.problem(path, f"{dotted(path)}: {said}") for path, said in spec.further_problems()]
+            problems += [
+                document.problem(path, f"{dotted(path)}: {message}") for path, message in spec.further_problems()
+            ]
     if problems or spec is None:
         lines = tuple(str(problem) for problem in sorted(problems, key=lambda problem: problem.line))
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
@@ -139,5 +141,5 @@ def validate(document: YamlDocument, kinds: Kinds) -> JobSpec:
 
 
 def _unknown_kind(kind: object, document: YamlDocument, kinds: Kinds) -> Problem:
-    said = "this key is missing" if kind is None else f"{kind!r} is not a kind of job"
-    return document.problem(("kind",), f"kind: {said}; the kinds are {', '.join(kinds)}{nearest(kind, kinds)}")
+    message = "this key is missing" if kind is None else f"{kind!r} is not a kind of job"
+    return document.problem(("kind",), f"kind: {message}; the kinds are {', '.join(kinds)}{nearest(kind, kinds)}")

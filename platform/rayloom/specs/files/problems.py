@@ -49,10 +49,10 @@ _RULES: dict[str, Callable[[Context], str]] = {
 
 def problems_of(details: Iterable[ErrorDetails], document: YamlDocument, root: type[BaseModel]) -> list[Problem]:
     """All problems of a document in the order of its lines, including those of rules between fields."""
-    found = [(detail, locate(detail["loc"], root)) for detail in details]
-    broken = {_place(detail, spot) for detail, spot in found} | _misspelt(found)
-    said = [(spot, _rule(detail, spot), detail) for detail, spot in _without_echoes(found)]
-    problems = [document.problem(_place(d, spot), _text(_place(d, spot), rule, d)) for spot, rule, d in _joined(said)]
+    located = [(detail, locate(detail["loc"], root)) for detail in details]
+    broken = {_place(detail, spot) for detail, spot in located} | _misspelt(located)
+    ruled = [(spot, _rule(detail, spot), detail) for detail, spot in _without_echoes(located)]
+    problems = [document.problem(_place(d, spot), _text(_place(d, spot), rule, d)) for spot, rule, d in _joined(ruled)]
     for path, rule in broken_rules(root, document.values, broken):
         problems.append(document.problem(path, f"{dotted(path) or '(the file)'}: {rule}"))
     return list(dict.fromkeys(problems))
@@ -69,25 +69,25 @@ def _place(detail: ErrorDetails, spot: Spot) -> Path:
     return (*spot.path, "type") if detail["type"].startswith("union_tag_") else spot.path
 
 
-def _misspelt(found: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
+def _misspelt(errors: Iterable[tuple[ErrorDetails, Spot]]) -> set[Path]:
     """The known keys nearest to misspelt ones; these keys are not reported as missing."""
     meant = set()
-    for detail, spot in found:
+    for detail, spot in errors:
         if detail["type"] == "extra_forbidden" and spot.owner is not None:
             near = difflib.get_close_matches(str(spot.path[-1]), keys_of(spot.owner), n=1)
             meant |= {(*spot.path[:-1], key) for key in near}
     return meant
 
 
-def _without_echoes(found: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorDetails, Spot]]:
+def _without_echoes(errors: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorDetails, Spot]]:
     """The problems without those that only follow from others.
 
     Pydantic also calls a list "too short" if its entries are wrong. Of the branches of a union, only those that matched
     furthest are useful.
     """
     kept = []
-    for detail, spot in found:
-        deeper = [s.path for _, s in found if s.path[: len(spot.path)] == spot.path and len(s.path) > len(spot.path)]
+    for detail, spot in errors:
+        deeper = [s.path for _, s in errors if s.path[: len(spot.path)] == spot.path and len(s.path) > len(spot.path)]
         is_short_echo = detail["type"] == "too_short" and deeper
         is_branch_echo = spot.union_path == spot.path and deeper
         if not is_short_echo and not is_branch_echo:
@@ -95,10 +95,10 @@ def _without_echoes(found: list[tuple[ErrorDetails, Spot]]) -> list[tuple[ErrorD
     return kept
 
 
-def _joined(said: list[tuple[Spot, str, ErrorDetails]]) -> list[tuple[Spot, str, ErrorDetails]]:
+def _joined(ruled: list[tuple[Spot, str, ErrorDetails]]) -> list[tuple[Spot, str, ErrorDetails]]:
     """The branches of one union as one problem: `must be a list, or must be 'all-linear'`."""
     kept: dict[object, tuple[Spot, str, ErrorDetails]] = {}
-    for number, (spot, rule, detail) in enumerate(said):
+    for number, (spot, rule, detail) in enumerate(ruled):
         key = spot.path if spot.union_path == spot.path else number
         before = f"{kept[key][1]}, or " if key in kept else ""
         kept[key] = (spot, before + rule, detail)
@@ -190,34 +190,36 @@ def broken_rules(spec: type[BaseModel], values: dict[str, Any], broken: set[Path
 
     `broken`: paths of fields that are wrong by themselves, and of models whose own rules failed.
     """
-    found: list[tuple[Path, str]] = []
-    _built(spec, values, (), broken, found)
-    return found
+    violations: list[tuple[Path, str]] = []
+    _built(spec, values, (), broken, violations)
+    return violations
 
 
-def _built(spec: type[BaseModel], values: dict[str, Any], path: Path, broken: set[Path], found: list[Any]) -> BaseModel:
+def _built(
+    spec: type[BaseModel], values: dict[str, Any], path: Path, broken: set[Path], violations: list[Any]
+) -> BaseModel:
     """The model with its valid fields only; its validators are run if something in it is wrong."""
     fields: dict[str, Any] = {}
     missing = set()
     for name, info in spec.model_fields.items():
         key = key_of(name, info)
         here = (*path, key)
-        is_wrong = any(place[: len(here)] == here for place in broken)
+        is_wrong = any(wrong[: len(here)] == here for wrong in broken)
         if is_wrong and not _can_be_built(info.annotation, values.get(key)):
             missing.add(name)
         elif key in values:
-            fields[name] = _value(info.annotation, values[key], here, broken, found)
+            fields[name] = _value(info.annotation, values[key], here, broken, violations)
         elif info.is_required():
             missing.add(name)
     built = spec.model_construct(**fields)
     for name in missing:
         built.__dict__.pop(name, None)
-    if any(place[: len(path)] == path for place in broken):
-        found += [(path, said) for said in _said(spec, built)]
+    if any(wrong[: len(path)] == path for wrong in broken):
+        violations += [(path, message) for message in _failed_rules(spec, built)]
     return built
 
 
-def _said(spec: type[BaseModel], built: BaseModel) -> Iterator[str]:
+def _failed_rules(spec: type[BaseModel], built: BaseModel) -> Iterator[str]:
     for validator in spec.__pydantic_decorators__.model_validators.values():
         if validator.info.mode == "after":
             try:
@@ -228,12 +230,12 @@ def _said(spec: type[BaseModel], built: BaseModel) -> Iterator[str]:
                 continue  # it needs a field that is wrong or missing
 
 
-def _value(annotation: Any, value: Any, path: Path, broken: set[Path], found: list[Any]) -> Any:
+def _value(annotation: Any, value: Any, path: Path, broken: set[Path], violations: list[Any]) -> Any:
     variant = variant_of(annotation, value)
     if variant is not None:
-        return _built(variant, value, path, broken, found)
+        return _built(variant, value, path, broken, violations)
     if isinstance(value, list):
-        return tuple(_value(annotation, item, (*path, index), broken, found) for index, item in enumerate(value))
+        return tuple(_value(annotation, item, (*path, index), broken, violations) for index, item in enumerate(value))
     return value
 
 

@@ -56,10 +56,10 @@ class Reference:
 
         Raises SpecError with the nearest key if there is none.
         """
-        found = [Key(self.kind, self.root, is_required=True)]
+        keys = [Key(self.kind, self.root, is_required=True)]
         for depth, part in enumerate(path):
-            found = self._step(found, part, ".".join((self.kind, *path[:depth])))
-        return found
+            keys = self._step(keys, part, ".".join((self.kind, *path[:depth])))
+        return keys
 
     def models(self, schema: Schema) -> list[Model]:
         """The mappings allowed at a key, also as entries of a list or under names that the user chooses."""
@@ -74,7 +74,7 @@ class Reference:
         """The schema of the values of a mapping whose names the user chooses; None if this is not such a mapping."""
         schema = self.resolved(schema)
         branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
-        inner = next((found for branch in branches if (found := self.named_values(branch)) is not None), None)
+        inner = next((named for branch in branches if (named := self.named_values(branch)) is not None), None)
         values = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties", False))
         return inner if values is False else {} if values is True else values
 
@@ -84,16 +84,16 @@ class Reference:
             return schema
         return self.definitions[schema["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
 
-    def _step(self, found: Sequence[Key], part: str, where: str) -> list[Key]:
-        models = [(key, model) for key in found for model in self.models(key.schema)]
+    def _step(self, above: Sequence[Key], part: str, where: str) -> list[Key]:
+        models = [(key, model) for key in above for model in self.models(key.schema)]
         variants = [(key, model) for key, model in models if model.tag == part and model.schema is not key.schema]
         chosen = [Key(key.name, model.schema, key.is_required, (part,)) for key, model in variants]
         keys = [key for _, model in models for key in model.fields()]
         if chosen or any(key.name == part for key in keys):
             return chosen or _merged(key for key in keys if key.name == part)
         if part.isdecimal():
-            return list(found)
-        values = [inner for key in found if (inner := self.named_values(key.schema)) is not None]
+            return list(above)
+        values = [inner for key in above if (inner := self.named_values(key.schema)) is not None]
         if values:
             return [Key(part, values[0])]
         known = list(dict.fromkeys([key.name for key in keys] + [model.tag for _, model in models if model.tag]))

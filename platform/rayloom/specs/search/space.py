@@ -107,15 +107,15 @@ Space = Annotated[dict[str, Dimension], Field(min_length=1)]
 
 def value_at(job: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of plain values. Raises LookupError if there is none."""
-    found: Any = job
+    value: Any = job
     for key in path.split("."):
-        if isinstance(found, list | tuple) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, Mapping) and key in found:
-            found = found[key]
+        if isinstance(value, list | tuple) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, Mapping) and key in value:
+            value = value[key]
         else:
             raise LookupError(f"{path}: there is no such field in the training job")
-    return found
+    return value
 
 
 def values_of(space: Mapping[str, Any], point: Point, job: Mapping[str, Any]) -> Values:
@@ -166,14 +166,14 @@ def substituted(job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     plain = copy.deepcopy(dict(job))
     for path, value in values.items():
         above, _, last = path.rpartition(".")
-        place = value_at(plain, above) if above else plain
-        if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
-            place[int(last)] = value
-        elif isinstance(place, dict):
-            place[last] = value
+        parent = value_at(plain, above) if above else plain
+        if isinstance(parent, list) and last.isdecimal() and int(last) < len(parent):
+            parent[int(last)] = value
+        elif isinstance(parent, dict):
+            parent[last] = value
         else:
-            said = "empty" if place is None else repr(place)
-            raise LookupError(f"{path}: no such field, because {above} is {said} in the training job")
+            shown = "empty" if parent is None else repr(parent)
+            raise LookupError(f"{path}: no such field, because {above} is {shown} in the training job")
     return plain
 
 
@@ -186,8 +186,8 @@ def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, A
     try:
         spec.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        found = problems_of(error.errors(include_url=False), YamlDocument("", plain), spec)
-        return [problem.text.replace("(the file)", "the training job", 1) for problem in found]
+        problems = problems_of(error.errors(include_url=False), YamlDocument("", plain), spec)
+        return [problem.text.replace("(the file)", "the training job", 1) for problem in problems]
     return []
 
 
@@ -219,8 +219,8 @@ def _refused_alone(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[s
     except TypeError:
         yield f"{space[path].of} is not a number, so that there is no multiple of it"
         return
-    found = dict.fromkeys(reason for value in tried for reason in refusals(spec, job, {path: value}))
-    for reason in found:
+    reasons = dict.fromkeys(reason for value in tried for reason in refusals(spec, job, {path: value}))
+    for reason in reasons:
         # A rule between fields can be satisfied if other fields of the space change too.
         if reason.startswith(path):
             yield reason.removeprefix(f"{path}: ")
@@ -252,8 +252,8 @@ def _refused_together(
     for probes in _combinations([_probes(dimension) for dimension in space.values()]):
         values = values_of(space, dict(zip(space, probes, strict=True)), job)
         for reason in refusals(spec, job, values):
-            said = ", ".join(f"{path} {value!r}" for path, value in values.items())
-            yield next(iter(space)), f"together ({said}) these are refused: {reason}"
+            assigned = ", ".join(f"{path} {value!r}" for path, value in values.items())
+            yield next(iter(space)), f"together ({assigned}) these are refused: {reason}"
             return
 
 

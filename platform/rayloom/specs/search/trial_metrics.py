@@ -57,8 +57,8 @@ def check_problems(checks: Sequence[TrialCheck], train: TrainSpec) -> Iterator[t
     for number, check in enumerate(checks):
         if isinstance(check, TaskCheck) != (train.task is not None):
             wanted = "a check of type task" if train.task is not None else "heldout_loss or answers"
-            said = "learns a task" if train.task is not None else "has no task"
-            yield ("checks", number, "type"), f"the training job {said}: use {wanted}"
+            kind = "learns a task" if train.task is not None else "has no task"
+            yield ("checks", number, "type"), f"the training job {kind}: use {wanted}"
     names = [check.name for check in checks]
     if len(set(names)) < len(names):
         yield ("checks",), "two checks have the same name"

@@ -71,10 +71,10 @@ class Fleet:
 
 def fleet_of(text: str) -> Fleet:
     """The fleet that the text names. Raises ValueError if it names none."""
-    found = re.fullmatch(r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z]\w*(?:-\w+)+)", text)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z]\w*(?:-\w+)+)", text)
+    if match is None:
         raise ValueError("must be COUNTxDEVICE or NODESxCOUNTxDEVICE, such as 8xH100-80GB or 4x8xH100-80GB")
-    first, second, name = found.groups()
+    first, second, name = match.groups()
     by_name = {device.lower(): device for device in DEVICES}
     if name.lower() not in by_name:
         near = difflib.get_close_matches(name.lower(), by_name, 1)

@@ -88,7 +88,7 @@ class TokenClassification(Spec):
     @property
     def labels(self) -> tuple[str, ...]:
         """The tags in the order of the model's outputs."""
-        return ("O", *(f"{place}-{entity}" for entity in self.entities for place in "BI"))
+        return ("O", *(f"{prefix}-{entity}" for entity in self.entities for prefix in "BI"))
 
     @model_validator(mode="after")
     def _entities_are_distinct(self) -> Self:

@@ -109,10 +109,10 @@ def pareto_front(objectives: Sequence[SearchObjective], trials: Sequence[Trial],
     for trial in trials:
         if _is_number(trial.metrics.get(first)) and _is_number(trial.metrics.get(second)):
             is_front = trial.number in numbers
-            place = (trial.metrics[second], trial.metrics[first])
-            axes.scatter(*place, color=BEST if is_front else STOPPED, s=42 if is_front else 24, zorder=3)
+            point = (trial.metrics[second], trial.metrics[first])
+            axes.scatter(*point, color=BEST if is_front else STOPPED, s=42 if is_front else 24, zorder=3)
             if is_front:
-                axes.annotate(str(trial.number), place, xytext=(6, 5), textcoords="offset points", fontsize=9)
+                axes.annotate(str(trial.number), point, xytext=(6, 5), textcoords="offset points", fontsize=9)
     line = sorted((trial.metrics[second], trial.metrics[first]) for trial in front)
     axes.plot(*zip(*line, strict=True), color=BEST, linewidth=1.2, zorder=2, drawstyle="steps-post")
     axes.set_xlabel(second)

@@ -43,10 +43,10 @@ class MlflowRuns:
         self._id = f"{spec.name}@{version}"
         self._mlflow = MlflowExperiment(records, spec.name, job_directory)
         with self._mlflow.required():
-            found = {run.data.tags.get(_TRIAL, ""): run for run in self._mlflow.runs(_SEARCH, self._id)}
-            parent = found.pop("", None)
+            runs = {run.data.tags.get(_TRIAL, ""): run for run in self._mlflow.runs(_SEARCH, self._id)}
+            parent = runs.pop("", None)
             self.parent_id: str = parent.info.run_id if parent else self._created(spec.name, {})
-            self._children = {int(number): self._child_of(run) for number, run in found.items()}
+            self._children = {int(number): self._child_of(run) for number, run in runs.items()}
 
     def record(self) -> None:
         """Logs what is new in the history. If MLflow can no longer be reached, warns once; the search continues."""
@@ -82,8 +82,8 @@ class MlflowRuns:
         if child.is_ended:
             return
         for copy in trial.copies[child.num_copies :]:
-            said = ", ".join(f"{path} {shown(value)}" for path, value in copy.values.items())
-            self._mlflow.client.set_tag(child.run_id, f"rayloom.step_{copy.step}", f"{copy.reason}, with {said}")
+            values = ", ".join(f"{path} {shown(value)}" for path, value in copy.values.items())
+            self._mlflow.client.set_tag(child.run_id, f"rayloom.step_{copy.step}", f"{copy.reason}, with {values}")
         child.num_copies = len(trial.copies)
         new = [metric for step, metrics in trial.reports for metric in _unknown(child, step, metrics)]
         self._mlflow.log(child.run_id, new)

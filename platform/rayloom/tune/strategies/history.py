@@ -45,8 +45,8 @@ class Event:
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
         empty = asdict(Event("session", self.at_seconds))
-        said = {key: value for key, value in asdict(self).items() if value != empty[key]}
-        return {"type": self.type, "at_seconds": self.at_seconds, **said}
+        changed = {key: value for key, value in asdict(self).items() if value != empty[key]}
+        return {"type": self.type, "at_seconds": self.at_seconds, **changed}
 
 
 @dataclass
@@ -83,8 +83,8 @@ class Trial:
 
     def value_at(self, step: int, metric: str) -> float | None:
         """The metric in the first measurement at or after a step; None if there is none yet."""
-        found = (metrics[metric] for at, metrics in self.reports if at >= step and metric in metrics)
-        return next(found, None)
+        values = (metrics[metric] for at, metrics in self.reports if at >= step and metric in metrics)
+        return next(values, None)
 
 
 @dataclass

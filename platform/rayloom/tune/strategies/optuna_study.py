@@ -84,10 +84,10 @@ def _distribution(dimension: Any) -> BaseDistribution:
 
 def _worst_values(spec: TuneSpec, trials: Sequence[Trial]) -> list[float]:
     """The worst finite value measured of each objective."""
-    found = [
+    measured = [
         [as_minimised(t.metrics.get(objective.metric), objective) for t in trials] for objective in spec.objectives
     ]
-    return [max((value for value in values if math.isfinite(value)), default=0.0) for values in found]
+    return [max((value for value in values if math.isfinite(value)), default=0.0) for values in measured]
 
 
 def _known(spec: TuneSpec, trial: Trial, worst: Sequence[float]) -> FrozenTrial:

@@ -18,8 +18,8 @@ def ranked(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
     """
 
     def key(trial: Trial) -> tuple[float, ...]:
-        place = _OUTCOME_ORDER[trial.outcome]
-        return (place, -trial.step if place else 0, *scores(spec, trial), trial.number)
+        rank = _OUTCOME_ORDER[trial.outcome]
+        return (rank, -trial.step if rank else 0, *scores(spec, trial), trial.number)
 
     return sorted(trials, key=key)
 
@@ -43,9 +43,9 @@ def best(spec: TuneSpec, trials: Iterable[Trial]) -> Trial | None:
 
 def front(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
     """The Pareto front of the candidates, best by the first objective first."""
-    found = candidates(trials)
-    chosen = pareto_indices([scores(spec, trial) for trial in found])
-    return ranked(spec, [found[index] for index in chosen])
+    contenders = candidates(trials)
+    chosen = pareto_indices([scores(spec, trial) for trial in contenders])
+    return ranked(spec, [contenders[index] for index in chosen])
 
 
 def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
