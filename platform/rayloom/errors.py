@@ -102,6 +102,10 @@ class DefectError(RayloomError):
     exit_code = 70
 
 
+BY_EXIT_CODE: dict[int, type[RayloomError]] = {kind.exit_code: kind for kind in RayloomError.__subclasses__()}
+"""The error behind the exit code of a `rayloom` process."""
+
+
 def is_ours(error: BaseException) -> bool:
     """Whether it is one of these errors. Ray's copies of them are not: their text holds the worker's traceback."""
     return isinstance(error, RayloomError) and type(error).__module__ == __name__

@@ -138,7 +138,7 @@ def test_a_job_is_stopped_and_tried_again(terminal: Terminal) -> None:
 def test_a_wrong_token_is_one_clear_sentence(terminal: Terminal) -> None:
     ended = terminal.rayloom("jobs", "list", RAY_AUTH_TOKEN="wrong")
     assert ended.returncode == 4
-    assert "does not take this token" in ended.stderr
+    assert "rejects this token" in ended.stderr
     assert "wrong" not in ended.stderr
 
 
@@ -148,7 +148,7 @@ def test_a_wrong_token_of_a_driver_is_one_clear_sentence(terminal: Terminal) -> 
     ended = terminal.rayloom("run", terminal.job("unknown"), **token)
     assert ended.returncode == 4, ended.stderr
     assert ended.stderr.count("error: ") == 1
-    assert "The cluster does not take this token" in ended.stderr
+    assert "The cluster rejects this token" in ended.stderr
 
 
 def test_a_second_cluster_is_not_started_over_the_first(terminal: Terminal) -> None:

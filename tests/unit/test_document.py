@@ -97,7 +97,7 @@ def test_aliases_cannot_grow_a_small_file_into_a_large_one() -> None:
         ("a:\n\t- b", "job.yaml:2"),
         ("a: 'x", "job.yaml:1"),
         ("a: 1\n---\nb: 2", "single document"),
-        ("a: \x00", "special characters"),
+        ("a: \x00", "control characters are not allowed"),
         ("", "must be a mapping"),
         ("- a\n- b", "must be a mapping"),
         ("a: " + "[" * 5000, "nested too deeply"),

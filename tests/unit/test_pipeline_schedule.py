@@ -14,18 +14,10 @@ import pytest
 from rich.console import Console
 from support.artifacts import note, write_note
 
+from rayloom import errors
 from rayloom.artifacts.build import build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
-from rayloom.errors import (
-    DefectError,
-    InputError,
-    InterruptedJobError,
-    QualityError,
-    RayloomError,
-    ResourceError,
-    unwrapped,
-)
 from rayloom.pipeline.graph import StageJob
 from rayloom.pipeline.processes import Processes, error_of, stage_command
 from rayloom.pipeline.run import run_pipeline, run_stages, status_table
@@ -66,19 +58,19 @@ def test_what_needs_nothing_unfinished_starts_while_there_is_room(
 
 
 def test_a_result_that_is_not_good_enough_stops_what_needs_it_and_nothing_else() -> None:
-    decision = decide(STAGES, states(a=DONE, b=after_error(QualityError("3 of 4 limits are broken"))), 4)
+    decision = decide(STAGES, states(a=DONE, b=after_error(errors.QualityError("3 of 4 limits are broken"))), 4)
     assert decision.start == ["c", "f"]
     assert decision.skip == {"d": "needs b, which is not good enough"}
 
 
 def test_any_other_failure_stops_what_needs_it_and_nothing_else() -> None:
-    decision = decide(STAGES, states(a=DONE, b=after_error(ResourceError("The disk is full"))), 4)
+    decision = decide(STAGES, states(a=DONE, b=after_error(errors.ResourceError("The disk is full"))), 4)
     assert decision.start == ["c", "f"]
     assert decision.skip == {"d": "needs b, which failed"}
 
 
 def test_an_interruption_lets_nothing_new_start() -> None:
-    stopped = after_error(InterruptedJobError("Stopped"))
+    stopped = after_error(errors.InterruptedJobError("Stopped"))
     decision = decide(STAGES, states(a=DONE, b=stopped, c=State("running")), 4)
     assert decision.start == []
     assert decision.skip == {
@@ -90,7 +82,7 @@ def test_an_interruption_lets_nothing_new_start() -> None:
 
 def test_what_needs_a_skipped_stage_is_skipped() -> None:
     chain = [Stage(name="x", job="x"), Stage(name="y", job="y", needs=("x",)), Stage(name="z", job="z", needs=("y",))]
-    known = {"x": after_error(QualityError("bad")), "y": State(), "z": State()}
+    known = {"x": after_error(errors.QualityError("bad")), "y": State(), "z": State()}
     assert decide(chain, known, 1).skip == {"y": "needs x, which is not good enough", "z": "needs y, which was skipped"}
 
 
@@ -109,10 +101,10 @@ class Told:
         self.started.append(item.stage.name)
         self.most = max(self.most, len(self.running))
 
-    def ended(self) -> Iterator[tuple[str, RayloomError | None, State]]:
+    def ended(self) -> Iterator[tuple[str, errors.RayloomError | None, State]]:
         name = self.running.pop()
         error = self.errors.get(name)
-        if error is not None and not isinstance(error, RayloomError):
+        if error is not None and not isinstance(error, errors.RayloomError):
             raise error
         yield name, error, after_error(error) if error else State("finished", self.artifact, True)
 
@@ -136,7 +128,7 @@ def test_every_stage_runs_once_after_its_needs(artifact: Artifact, max_parallel:
 
 
 def test_the_table_says_of_each_stage_how_it_ended_and_why(artifact: Artifact) -> None:
-    gate = QualityError("2 of 3 limits of judge are broken", where="predictions.jsonl", fix="Train further.")
+    gate = errors.QualityError("2 of 3 limits of judge are broken", where="predictions.jsonl", fix="Train further.")
     found = states()
     assert run_stages(items(), found, Told(artifact, {"b": gate}), 1) is gate
     console = Console(width=150, record=True, file=io.StringIO())
@@ -159,12 +151,14 @@ def test_what_was_interrupted_stops_the_others_too(artifact: Artifact) -> None:
 
 def test_a_stages_process_ends_with_the_error_that_it_told() -> None:
     said = ["loading", "error: There is no artifact m (/store). Run its job.", "Everything that the engines said: x"]
-    error = error_of(InputError.exit_code, said, "train")
-    assert isinstance(error, InputError)
+    error = error_of(errors.InputError.exit_code, said, "train")
+    assert isinstance(error, errors.InputError)
     assert str(error) == "There is no artifact m (/store). Run its job."
     assert error.__notes__ == ["Everything that the engines said: x"]
     assert "its process ended with -9" in str(error_of(-9, [], "train"))
-    assert isinstance(error_of(70, ["error: KeyError: 'weights' (run.py:7). This is a defect"], "train"), DefectError)
+    assert isinstance(
+        error_of(70, ["error: KeyError: 'weights' (run.py:7). This is a defect"], "train"), errors.DefectError
+    )
     command = stage_command("first", Path("a.yaml"), ("x=1",))
     assert command[2:] == ["rayloom", "run", "a.yaml", "--as-stage", "first", "--set", "x=1"]
 
@@ -178,7 +172,7 @@ def test_processes_are_beside_each_other_and_stop_when_asked(tmp_path: Path) -> 
     processes.start("short", [sys.executable, "-c", wait + "\nprint('error: Full.'); raise SystemExit(4)"])
     ((name, error),) = processes.ended()
     assert (name, str(error)) == ("short", "Full.")
-    assert isinstance(error, ResourceError)
+    assert isinstance(error, errors.ResourceError)
     began = time.monotonic()
     processes.stop()
     ((name, error),) = processes.ended()
@@ -187,7 +181,9 @@ def test_processes_are_beside_each_other_and_stop_when_asked(tmp_path: Path) -> 
     assert time.monotonic() - began < 300
 
 
-@pytest.mark.parametrize("error", [KeyError("weights"), ResourceError("Too little memory"), OSError(28, "No space")])
+@pytest.mark.parametrize(
+    "error", [KeyError("weights"), errors.ResourceError("Too little memory"), OSError(28, "No space")]
+)
 def test_one_by_one_goes_on_with_independent_stages_after_any_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], error: Exception
 ) -> None:
@@ -202,7 +198,7 @@ def test_one_by_one_goes_on_with_independent_stages_after_any_error(
             raise error
         return build(note(name=job.spec.name), store, write_note)
 
-    with pytest.raises(type(unwrapped(error))) as raised:
+    with pytest.raises(type(errors.unwrapped(error))) as raised:
         run_pipeline(spec, Job(spec, tmp_path / "chain.yaml"), store, load_job, run_job)
     assert raised.value is error or raised.value.__cause__ is error
     assert store.names() == ["a", "c", "e", "f"]

@@ -252,7 +252,7 @@ def test_a_job_is_found_by_id_or_by_its_newest_name(tmp_path: Path, cluster: Clu
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(None, "The cluster asks for a token"), ("wrong", "does not take this token")],
+    [(None, "The cluster requires a token"), ("wrong", "rejects this token")],
 )
 def test_a_missing_or_wrong_token_is_said(cluster: Cluster, token: str | None, message: str) -> None:
     with pytest.raises(ResourceError, match=f"{message}.*RAY_AUTH_TOKEN") as caught:
@@ -263,7 +263,7 @@ def test_a_missing_or_wrong_token_is_said(cluster: Cluster, token: str | None, m
 def test_an_address_where_nothing_answers_is_said() -> None:
     with pytest.raises(ResourceError, match=r"No cluster answers: .*refused"):
         JobsApi("http://127.0.0.1:1", None).jobs()
-    with pytest.raises(InputError, match="no address of a cluster's Jobs API"):
+    with pytest.raises(InputError, match="not the address of a cluster's Jobs API"):
         JobsApi("127.0.0.1:8265", None)
 
 

@@ -14,21 +14,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rayloom.errors import (
-    DefectError,
-    InputError,
-    InterruptedJobError,
-    QualityError,
-    RayloomError,
-    ResourceError,
-    SpecError,
-)
+from rayloom.errors import BY_EXIT_CODE, RayloomError
 from rayloom.observe.progress import say
 
-BY_EXIT_CODE: dict[int, type[RayloomError]] = {
-    kind.exit_code: kind
-    for kind in (SpecError, InputError, ResourceError, QualityError, InterruptedJobError, DefectError)
-}
 _ERROR = "error: "
 
 

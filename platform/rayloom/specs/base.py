@@ -11,7 +11,8 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -57,6 +58,13 @@ class Spec(BaseModel):
             if name in cls.model_fields:
                 properties[cls.model_fields[name].alias or name].setdefault("description", text)
         return schema
+
+
+def refuse_repeated(names: Iterable[str], things: str) -> None:
+    """Raises ValueError if a name occurs twice. `things`: what the names are of, in the plural."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"two {things} have the name {', '.join(repeated)}")
 
 
 @dataclass(frozen=True)

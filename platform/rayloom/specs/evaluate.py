@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import DatasetRef, JobSpec, Name, Share, Spec, TunedRef
+from rayloom.specs.base import DatasetRef, JobSpec, Name, Share, Spec, TunedRef, refuse_repeated
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.training_data import TemplateKwargs
 
@@ -151,10 +151,7 @@ class EvaluateSpec(JobSpec):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [check.name for check in self.checks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two checks have the name {', '.join(twice)}")
+        refuse_repeated((check.name for check in self.checks), "checks")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -84,9 +84,7 @@ class Int8Scheme(Spec):
             raise ValueError("head: true needs activations: dynamic")
         return self
 
-    @property
-    def usual_quality_loss(self) -> float:
-        return 1.05
+    usual_quality_loss: ClassVar[float] = 1.05
 
     @property
     def calibrates(self) -> bool:
@@ -102,9 +100,7 @@ class Int4Scheme(Spec):
     rounding: Literal["gptq", "nearest"] = "gptq"
     """gptq: fitted to calibration text (Frantar et al. 2022). nearest: without text, and worse."""
 
-    @property
-    def usual_quality_loss(self) -> float:
-        return 1.25
+    usual_quality_loss: ClassVar[float] = 1.25
 
     @property
     def calibrates(self) -> bool:
@@ -116,14 +112,8 @@ class Fp8Scheme(Spec):
     per token at run time. For GPUs with FP8: Hopper, Ada and later."""
 
     type: Literal["fp8"]
-
-    @property
-    def usual_quality_loss(self) -> float:
-        return 1.05
-
-    @property
-    def calibrates(self) -> bool:
-        return False
+    usual_quality_loss: ClassVar[float] = 1.05
+    calibrates: ClassVar[bool] = False
 
 
 class Nf4Scheme(Spec):
@@ -131,14 +121,8 @@ class Nf4Scheme(Spec):
     transformers only: `kind: serve` cannot load it."""
 
     type: Literal["nf4"]
-
-    @property
-    def usual_quality_loss(self) -> float:
-        return 1.25
-
-    @property
-    def calibrates(self) -> bool:
-        return False
+    usual_quality_loss: ClassVar[float] = 1.25
+    calibrates: ClassVar[bool] = False
 
 
 Scheme = Int8Scheme | Int4Scheme | Fp8Scheme | Nf4Scheme
@@ -177,22 +161,24 @@ class QuantizeSpec(JobSpec):
     scheme: Annotated[Scheme, Field(discriminator="type")]
     """Number format of the result, and how it is fitted."""
     calibration: Calibration = Calibration()
-    """Text for schemes that fit ranges or rounding to activations."""
+    """Text that is run through the model, for schemes that fit ranges or rounding to its activations."""
     rows_of: TunedRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
-    """Largest allowed ratio of the perplexity after to the perplexity before. Default: 1.05 for 8 bits, 1.25 for 4.
-    Of a model with a task: of held-out texts to those whose answers stay the same."""
+    """The job fails if quantising makes the model worse than this. For a language model: held-out perplexity after,
+    divided by that before. For a model with a task: number of held-out texts, divided by the number whose answer stays
+    the same. 1 means no loss. Default: 1.05 for 8 bits, 1.25 for 4."""
     max_engine_difference: Annotated[float, Field(gt=0)] | None = 0.05
     """Largest allowed difference, in nats, between the mean log-probability of held-out tokens by vLLM, which will
     serve the model, and by transformers, which measured it. null: vLLM is not asked, for a model that it will not
     serve. Of NF4, of models with a task, and of FP8 on a machine that cannot compute it, it is not asked either."""
     max_measured_tokens: Annotated[int, Field(ge=256)] = 16_384
-    """Held-out rows are measured up to about so many tokens, spread evenly over all of them."""
+    """About how many tokens are measured, in held-out rows chosen evenly from all."""
     num_compared_answers: Annotated[int, Field(ge=0)] = 4
-    """Held-out rows whose beginnings the model goes on with, before and after, by its likeliest tokens."""
+    """Held-out rows of which the model continues the beginning by greedy decoding, before and after; the report
+    compares the two continuations."""
     num_compared_tokens: Annotated[int, Field(ge=1)] = 16
-    """Tokens that are compared in each of these answers."""
+    """Length of each continuation, in tokens."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Rows computed at once while measuring."""
     speed: Speed | None = None

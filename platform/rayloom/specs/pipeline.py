@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, Name, Spec
+from rayloom.specs.base import JobSpec, Name, Spec, refuse_repeated
 
 
 class Stage(Spec):
@@ -36,9 +36,7 @@ class PipelineSpec(JobSpec):
     @model_validator(mode="after")
     def _is_a_graph(self) -> Self:
         names = [stage.name for stage in self.stages]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two stages have the name {', '.join(twice)}")
+        refuse_repeated(names, "stages")
         for stage in self.stages:
             unknown = sorted(set(stage.needs) - set(names))
             if unknown:

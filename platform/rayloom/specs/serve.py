@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef, refuse_repeated
 from rayloom.specs.predict import Generation
 from rayloom.specs.serving.engine import EngineSpec
 
@@ -17,7 +17,8 @@ class Autoscaling(Spec):
     """Autoscaling of replicas by ongoing requests."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    """0: a model without requests stops after downscale_delay_seconds, and the next request waits for its start."""
+    """Fewest replicas that run. With 0, all are stopped if no request came for downscale_delay_seconds; the next
+    request then waits until one has started."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
     """Most replicas that run at once."""
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16
@@ -31,9 +32,11 @@ class Autoscaling(Spec):
     downscale_delay_seconds: Annotated[float, Field(ge=0)] = 300
     """How long the load must be low before a replica is stopped."""
     routing: Literal["least_busy", "prefix"] = "least_busy"
-    """prefix: requests that begin with the same text go to the same replica, which has it in its cache."""
+    """How a request's replica is chosen. least_busy: the one with the fewest requests. prefix: the one that served a
+    prompt with the same beginning, because its KV cache still holds that beginning."""
     max_imbalance_requests: Annotated[int, Field(ge=1)] = 8
-    """For prefix: if one replica has more requests than another by this number, the less busy one gets the next."""
+    """For prefix: if the numbers of requests of two replicas differ by more than this, the less busy one gets the
+    next."""
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -195,25 +198,26 @@ class ServeSpec(JobSpec):
     models: tuple[ServedModel, ...] = ()
     """Language models, each in vLLM, behind the OpenAI-compatible paths."""
     predictors: tuple[ServedPredictor, ...] = ()
-    """Models that do not chat: classifiers, taggers, question answerers and encoder-decoders."""
+    """Models for tasks: classifiers, taggers, question answerers and encoder-decoders."""
     host: Annotated[str, "unfingerprinted"] = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
     port: Annotated[int, Field(ge=1, le=65535), "unfingerprinted"] = 8000
     """TCP port of the endpoint."""
     profile: Literal["full", "direct"] = "full"
-    """direct: the engine's process listens itself, which is faster. It lacks all that needs a gateway: further models,
-    adapters, replicas that follow the load, a second try if a replica is lost, changes without a gap."""
+    """full: a gateway takes the requests and passes them to the replicas. direct: each replica's engine takes requests
+    itself, which is faster, but there is no second model, adapter or autoscaling, no retry if a replica dies, and no
+    update without an interruption."""
     chat_page: bool = False
     """A page at `/` to chat with the models in a browser; it asks for a key if keys are required."""
     doors: AccessRules = AccessRules()
-    """Who may ask, how often and how much."""
+    """API keys, rate limits, and limits of each request."""
     logs: Logs = Logs()
     """What is written about each request."""
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
     """Processes that take requests. Limits and queues are divided among them. A key whose own limit is lower than their
     number can send one request to each before its limit holds."""
     check: ServeCheck | None = None
-    """What a stage of a pipeline asks the service before it is shut down. Default: that it starts."""
+    """In a pipeline, what the stage asks the service before stopping it. Default: the stage only starts the service."""
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> Self:
@@ -276,8 +280,5 @@ class ServeSpec(JobSpec):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [served.name for served in self.served]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two models have the name {', '.join(twice)}")
+        refuse_repeated((served.name for served in self.served), "models")
         return self

@@ -75,7 +75,8 @@ class TrainSpec(JobSpec):
     workers: Workers = Workers()
     """How many processes train, and the CPUs and GPUs of each."""
     hardware: Annotated[Hardware | None, "unfingerprinted"] = None
-    """What `plan` plans for, where that is not the machine at hand; a run takes what its cluster has."""
+    """GPUs that `rayloom plan` plans for, such as 8xH100-80GB. `rayloom run` ignores it and uses the cluster's.
+    Default: this machine."""
     checkpoints: CheckpointSchedule = CheckpointSchedule()
     """When the run saves what it needs to continue after a failure."""
     faults: Faults = Faults()

@@ -106,13 +106,15 @@ class TuneSpec(JobSpec):
     train: Annotated[TrainSpec, JobFile(overrides="set")]
     """The job whose fields are varied: the path of its file, or the job itself."""
     set: tuple[str, ...] = ()
-    """Changes to that job for every trial, each `path.to.field=value`: such as fewer steps than the final run has."""
+    """Changes to that job for every trial, each `path.to.field=value`, such as fewer steps than the final run."""
     space: Space
-    """What is varied: dotted path into the training job, and the values that it may take."""
+    """What is varied: the dotted path of a key of the training job, and the values that it may take."""
     objectives: Annotated[tuple[SearchObjective, ...], Field(min_length=1, max_length=2)] = (SearchObjective(),)
-    """With two, the result is the Pareto front; the scheduler and `best` go by the first."""
+    """One or two metrics to optimise. With two, the result is the Pareto front: the trials that no other beats in both.
+    The scheduler, and the choice of the best trial, then use the first metric only."""
     checks: tuple[TrialCheck, ...] = ()
-    """Made on each finished trial, as an `evaluate` job would; their numbers can be objectives. Limits do not apply."""
+    """Checks of an `evaluate` job, run on each finished trial. Their results can be objectives; their limits are
+    ignored."""
     searcher: Searcher = TpeSearcher(type="tpe")
     """How the values of the next trial are chosen."""
     scheduler: Scheduler = AshaScheduler(type="asha")
@@ -120,7 +122,7 @@ class TuneSpec(JobSpec):
     budget: Budget = Budget()
     """When the search ends."""
     resources: TrialResources = TrialResources()
-    """What each trial holds, and how many run at once."""
+    """What each trial reserves, and how many run at once."""
     max_crashes_per_trial: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
     seed: int = 0

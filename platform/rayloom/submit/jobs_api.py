@@ -1,4 +1,4 @@
-"""A client of Ray's Jobs API over plain HTTP and a websocket for logs, so that `rayloom jobs list` need not import Ray.
+"""A client of Ray's Jobs API over HTTP, and a websocket for logs, so that `rayloom jobs list` does not import Ray.
 
 Every failure raises one of Rayloom's errors: no answer at the address, a rejected token, an unknown job, another error
 of the cluster.
@@ -27,7 +27,7 @@ FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """One job as the cluster knows it."""
+    """One submitted job, as the Jobs API describes it."""
 
     id: str
     status: str
@@ -46,7 +46,7 @@ class ClusterJob:
 
     @property
     def reason(self) -> str:
-        """Why it failed or is pending, in one line: Rayloom's error if there is one, else Ray's message."""
+        """Why the job failed or is pending, in one line: Rayloom's error if its message has one, else Ray's."""
         if self.status not in ("FAILED", "PENDING"):
             return ""
         lines = self.message.strip().splitlines()
@@ -70,7 +70,7 @@ class Node:
 
 
 def token_here() -> str | None:
-    """The cluster's token, from the places where Ray itself looks for it, or None."""
+    """The cluster's token from the environment variables and file that Ray itself reads, or None."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"].strip()
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
@@ -84,7 +84,7 @@ class JobsApi:
         self.address, self._token = address.rstrip("/"), token
         if not self.address.startswith(("http://", "https://")):
             fix = "Give the dashboard's address, such as http://HEAD:8265 or https://ray.example.org."
-            raise InputError("This is no address of a cluster's Jobs API", where=address, fix=fix)
+            raise InputError("This is not the address of a cluster's Jobs API", where=address, fix=fix)
 
     def ray_version(self) -> str:
         return str(self._json("GET", "/api/version")["ray_version"])
@@ -102,7 +102,7 @@ class JobsApi:
         return bool(report) and not report.get("legacy", False)
 
     def jobs(self) -> list[ClusterJob]:
-        """Every submitted job, oldest first; drivers that were not submitted have no job id and are left out."""
+        """Every submitted job, oldest first, without drivers that were started by hand."""
         submitted = [_job(entry) for entry in self._json("GET", "/api/jobs/") if entry.get("submission_id")]
         return sorted(submitted, key=lambda job: job.started_ms)
 
@@ -143,7 +143,6 @@ class JobsApi:
 
     def follow(self, id: str) -> Iterator[str]:  # noqa: A002
         """The log in pieces, from its beginning and as it grows, until the job ends."""
-
         return log_pieces(self.address, id, self._headers())
 
     def _headers(self) -> dict[str, str]:
@@ -156,7 +155,9 @@ class JobsApi:
             return json.loads(text)
         except ValueError:
             fix = "Check that the address is the one of Ray's dashboard."
-            raise ResourceError("What answers there is not Ray", where=self.address, fix=fix) from None
+            raise ResourceError(
+                "Something other than Ray answers at this address", where=self.address, fix=fix
+            ) from None
 
     def _request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> bytes:
         request = urllib.request.Request(
@@ -175,7 +176,7 @@ class JobsApi:
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         answer = error.read().decode(errors="replace").strip()
         if error.code in (401, 403):
-            what = "The cluster asks for a token" if self._token is None else "The cluster does not take this token"
+            what = "The cluster requires a token" if self._token is None else "The cluster rejects this token"
             fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
             return ResourceError(what, where=self.address, fix=fix)
         if error.code == 404:
@@ -226,7 +227,7 @@ def log_pieces(address: str, job_id: str, headers: Mapping[str, str]) -> Iterato
             except StopAsyncIteration:
                 return
             except aiohttp.ClientError as error:
-                fix = "`rayloom jobs status` says how the job stands; `rayloom jobs logs --follow` begins again."
+                fix = "`rayloom jobs status` shows whether it still runs; `rayloom jobs logs --follow` starts again."
                 raise ResourceError(f"The job's log broke off: {error}", where=address, fix=fix) from None
     finally:
         loop.run_until_complete(pieces.aclose())

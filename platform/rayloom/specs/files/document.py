@@ -159,7 +159,8 @@ def parse(text: str, source: str) -> YamlDocument:
         document.values = _Reader(document).read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}" if mark else source
+        # The end of the text counts as a line of its own.
+        where = f"{source}:{min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark else source
         reason = ", ".join(part for part in (error.context, error.problem) if part) or "it cannot be parsed"
         fix = "Check the quotes, and the indentation, which is made of spaces."
         raise SpecError(f"This is not YAML: {reason}", where=where, fix=fix) from None

@@ -26,9 +26,10 @@ class TpeSearcher(Spec):
 
     type: Literal["tpe"]
     random_trials: Annotated[int, Field(ge=1)] = 8
-    """Trials drawn at random before the model is used, warm-start trials counted."""
+    """Trials, warm-start trials included, before the model chooses values; until then they are drawn at random."""
     warm_start: tuple[TunedRef, ...] = ()
-    """Artifacts of earlier searches over the same paths, whose trials are known from the start."""
+    """Artifacts of earlier searches over the same paths. The searcher learns from their trials before the first new
+    one."""
 
 
 class GaussianProcessSearcher(Spec):
@@ -36,9 +37,10 @@ class GaussianProcessSearcher(Spec):
 
     type: Literal["gaussian_process"]
     random_trials: Annotated[int, Field(ge=1)] = 8
-    """Trials drawn at random before the model is used, warm-start trials counted."""
+    """Trials, warm-start trials included, before the model chooses values; until then they are drawn at random."""
     warm_start: tuple[TunedRef, ...] = ()
-    """Artifacts of earlier searches over the same paths, whose trials are known from the start."""
+    """Artifacts of earlier searches over the same paths. The searcher learns from their trials before the first new
+    one."""
 
 
 class BohbSearcher(Spec):
@@ -77,7 +79,7 @@ class AshaScheduler(Spec):
     grace_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps that every trial may run. Default: evaluate_every_steps of the training job."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One of so many trials goes on at each comparison."""
+    """At each comparison, the best 1/reduction_factor of the trials continue."""
 
 
 class HyperbandScheduler(Spec):
@@ -89,11 +91,12 @@ class HyperbandScheduler(Spec):
 
     type: Literal["hyperband"]
     grace_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps that every trial may run in the most eager bracket. Default: as with asha."""
+    """First step at which trials are compared, in the bracket that compares earliest. Default: as with asha."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One of so many trials goes on at each comparison."""
+    """At each comparison, the best 1/reduction_factor of the trials continue."""
     num_brackets: Annotated[int, Field(ge=2)] = 2
-    """Brackets that trials are spread over."""
+    """Number of brackets. Each compares its own trials only, and each first compares reduction_factor times later than
+    the one before."""
 
 
 class MedianScheduler(Spec):
@@ -103,7 +106,7 @@ class MedianScheduler(Spec):
     grace_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps that every trial may run. Default: evaluate_every_steps of the training job."""
     min_trials: Annotated[int, Field(ge=2)] = 3
-    """Other trials that must have come as far before one is stopped."""
+    """A trial is stopped only if at least this many others were measured at its step."""
 
 
 class PopulationScheduler(Spec):
@@ -115,7 +118,7 @@ class PopulationScheduler(Spec):
 
     type: Literal["population"]
     num_members: Annotated[int, Field(ge=2)] = 4
-    """Trials that the population has."""
+    """Number of trials in the population, all trained at once."""
     interval_steps: Annotated[int, Field(ge=1)]
     """Training steps between two comparisons of the members."""
     exchanged_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25

@@ -33,7 +33,7 @@ class PartsOnly(Spec):
     parts: Annotated[tuple[ModelPart, ...], Field(min_length=1)]
     """attention and feed_forward: the matrices in the layers; head: output layer and task head."""
     frozen_lower_layers: Annotated[int, Field(ge=0)] = 0
-    """So many layers from the bottom stay frozen whatever their part, and the embeddings below them."""
+    """Number of layers, from the input on, that stay frozen together with the embeddings, whatever `parts` says."""
     usual_learning_rate: ClassVar[float] = 5e-5
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ class Sharding(Spec):
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """0: nothing is spread. 1: optimiser state. 2: gradients too. 3: weights too."""
+    """What is split among the workers. 0: nothing. 1: optimiser state. 2: gradients too. 3: weights too."""
     offload: Offload = Offload()
     """What is kept in the machine's memory instead of the device's."""
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -73,7 +73,8 @@ class Workers(Spec):
     num_workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train side by side, each on its part of every batch."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
-    """Training goes on with so few where no more can be had, and takes more as they come. Default: num_workers."""
+    """Fewest workers to train with. If the cluster has no room for num_workers, training runs with fewer, down to this
+    number, and adds workers when there is room. Default: num_workers, so that training waits for all."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPUs that each worker uses."""
     gpus_per_worker: Literal[0, 1] = 0
@@ -97,27 +98,30 @@ class CheckpointSchedule(Spec):
     every_steps: Annotated[int, Field(ge=1)] = 1000
     """Optimiser steps between two checkpoints."""
     every_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Also save so many minutes after the last checkpoint. Default: by steps only."""
+    """Also save when this many minutes have passed since the last checkpoint. Default: by steps only."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """How many of the newest are kept while the job runs; all are gone once its artifact is published."""
+    """How many of the newest checkpoints are kept while the job runs. All are removed when its artifact is
+    published."""
 
 
 class Faults(Spec):
     """What is done if a step's loss or gradient is NaN or infinite, if its loss spikes, and if workers fail."""
 
     spike_factor: Annotated[float, Field(gt=1)] | None = None
-    """A loss of more than so many times its running mean is a spike. Default: spikes are trained on."""
+    """A loss is a spike if it is more than this many times the running mean. Default: no loss counts as a spike."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 3
-    """Bad steps in a row whose batch is skipped."""
+    """How many bad steps in a row are skipped: their batch changes no weight. A bad step has a NaN or infinite loss or
+    gradient, or a spike."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 1
-    """How often the run then goes back to its last checkpoint. After that it stops and names the rows."""
+    """If more steps than that are bad, the run goes back to its last checkpoint, at most this many times. After that it
+    stops, and the error names the rows of the bad batch."""
     rollback_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """What the learning rate is multiplied by when going back."""
+    """The learning rate is multiplied by this each time the run goes back."""
     out_of_memory: Literal["halve_micro_batch", "stop"] = "halve_micro_batch"
     """halve_micro_batch: continue with half the micro batch and more accumulation, so that the global batch stays
     the same."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often workers that died are started again, each time from the last checkpoint."""
+    """How often the workers are restarted from the last checkpoint after one of them died."""
 
 
 class EarlyStopping(Spec):

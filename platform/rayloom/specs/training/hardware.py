@@ -1,4 +1,4 @@
-"""`hardware`: the name of a fleet, for which a job is planned on any machine: `8xH100-80GB`, or `4x8xH100-80GB`.
+"""`hardware`: GPUs by number and name, such as `8xH100-80GB` or `4x8xH100-80GB`, to plan a job for on any machine.
 
 Memory and dense half-precision speed are from the makers' data sheets; matrix products reach less than that, and
 training less again. `rayloom plan --probe` measures the machine at hand.
@@ -21,7 +21,7 @@ class Device:
     name: str
     memory_bytes: int
     peak_flops: float
-    """Dense, in bf16; in fp16 where `has_bf16` is False."""
+    """FLOP/s of dense matrix products in bf16, or in fp16 if `has_bf16` is False."""
     has_bf16: bool = True
 
 
@@ -45,7 +45,7 @@ DEVICES = {
 
 
 def device_named(driver_name: str) -> Device | None:
-    """The device with this name of its driver (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`), or None.
+    """The device that the driver calls by this name (`NVIDIA H100 80GB HBM3`, `NVIDIA A100-SXM4-40GB`), or None.
 
     Variants of a chip with other speeds, such as the H100 NVL, are not in the table.
     """

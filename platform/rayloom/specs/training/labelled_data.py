@@ -39,13 +39,13 @@ class TableRows(Spec):
     text: str = "text"
     """Column of the text."""
     pair: str | None = None
-    """Column of the second text, where the label is about two."""
+    """Column of the second text, if the label is about a pair of texts."""
     label: str = "label"
-    """A value, or a list of them where the task takes several."""
+    """Column of the label, or of a list of labels if a text can have several."""
     names: dict[str, str] = Field(default_factory=dict)
-    """What a value in the data means: `"0": negative`. Others are labels as they stand."""
+    """Label for each value of the column, such as `"0": negative`. A value that is not listed is itself the label."""
     only: dict[str, str] = Field(default_factory=dict)
-    """Rows whose column has this value; all others are passed over and counted."""
+    """Column and value, such as `split: train`: only rows with this value are read; the others are counted."""
 
 
 class LineRows(Spec):
@@ -69,7 +69,7 @@ class ConllRows(Spec):
 
     type: Literal["conll"]
     names: dict[str, str] = Field(default_factory=dict)
-    """What an entity of the data is called in the task. Others are entities as they stand."""
+    """The task's entity for each one in the files, such as `PER: person`. One that is not listed keeps its name."""
 
 
 class TaggedWords(Spec):
@@ -78,7 +78,7 @@ class TaggedWords(Spec):
 
     type: Literal["tagged_words"]
     entities: Annotated[dict[str, str], Field(min_length=1)]
-    """Entity by tag: `nr: person`. All other tags are no entity."""
+    """The entity for each tag, such as `nr: person`. Words with any other tag are no entity."""
 
 
 class SpanRows(Spec):
@@ -113,7 +113,7 @@ class QuestionRows(Spec):
 
     type: Literal["questions"]
     context: str = "context"
-    """Column of the text that is asked about."""
+    """Column of the text that the question is about."""
     question: str = "question"
     """Column of the question."""
     answers: str = "answers"
@@ -140,9 +140,9 @@ class LabelledSource(SourceOfRows):
     """Rows of a data set."""
 
     read: Reading
-    """In which form texts and labels stand in the files."""
+    """How texts and labels are written in the files."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, chosen by the seed."""
+    """Most rows taken, chosen by the seed. Default: all."""
     ignore_keys: IgnoredKeys = ()
     """Columns to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
@@ -154,11 +154,12 @@ class LabelledData(Spec):
     sources: Annotated[tuple[LabelledSource, ...], Field(min_length=1)]
     """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 100
-    """Rows never trained on, nor any row with the same text; the same rows for the same seed."""
+    """Rows kept for evaluation. Neither they nor rows with the same text are trained on; a seed always gives the same
+    rows."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many of the other rows, chosen by the seed. Default: all."""
+    """Most rows trained on, chosen by the seed from the others. Default: all."""
     length_policy: Literal["error", "drop", "truncate"] = "error"
-    """What to do with a text longer than sequence_length_tokens, where the task does not read in windows."""
+    """What to do with a text longer than sequence_length_tokens, unless the task reads long texts in windows."""
     max_length_policy_share: Share = 0.01
     """Part of the rows that `drop` or `truncate` may change; the job fails if there are more."""
     leave_out: tuple[LabelledProblem, ...] = ()

@@ -26,9 +26,9 @@ class Masked(Spec):
 
     type: Literal["masked"]
     share: NoiseShare = 0.15
-    """Part of a row's tokens that is chosen, anew each time the row is read."""
+    """Share of a row's tokens to predict, chosen anew each time the row is read."""
     whole_words: bool = False
-    """All pieces of a word are chosen together, or none (Cui et al. 2021)."""
+    """Choose whole words: all tokens of a word or none (Cui et al. 2021)."""
 
 
 class SpanCorruption(Spec):
@@ -37,7 +37,7 @@ class SpanCorruption(Spec):
 
     type: Literal["span"]
     share: NoiseShare = 0.15
-    """Part of each text that is replaced, anew each time it is read."""
+    """Share of each text's tokens to replace, chosen anew each time the text is read."""
     mean_span_tokens: Annotated[float, Field(ge=1)] = 3.0
     """Mean length of a replaced span, in tokens."""
     num_sentinels: Annotated[int, Field(ge=1)] = 100

@@ -21,7 +21,7 @@ class Schedule(Spec):
     final_share: Share = 0.1
     """The rate at the last step, as a share of the peak."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Of wsd: the part of all steps in which the rate falls (Hägele et al. 2024)."""
+    """For wsd: share of all steps, at the end, in which the rate falls (Hägele et al. 2024)."""
 
 
 class AdamW(Spec):
@@ -35,7 +35,7 @@ class AdamW(Spec):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Weights shrink by learning rate × this, at each step."""
+    """At each step, weights shrink by the learning rate times this."""
 
 
 class AdamW8bit(Spec):
@@ -49,7 +49,7 @@ class AdamW8bit(Spec):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Weights shrink by learning rate × this, at each step."""
+    """At each step, weights shrink by the learning rate times this."""
 
 
 class Muon(Spec):
@@ -68,7 +68,7 @@ class Muon(Spec):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to AdamW's denominator, so that it is never 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Weights shrink by learning rate × this, at each step."""
+    """At each step, weights shrink by the learning rate times this."""
 
 
 Optimizer = Annotated[AdamW | AdamW8bit | Muon, Field(discriminator="type")]

@@ -21,9 +21,9 @@ class Dpo(Spec):
 
     type: Literal["dpo"]
     beta: Positive = 0.1
-    """How closely the model stays with what it was."""
+    """β: how strongly the model is held to the model it started from; more allows less change."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Part of the pairs that may be the wrong way round (Mitchell 2023, conservative DPO)."""
+    """Assumed share of pairs with chosen and rejected swapped by mistake (Mitchell 2023, conservative DPO)."""
     needs_reference: ClassVar[bool] = True
 
 
@@ -63,7 +63,7 @@ class Kto(Spec):
 
     type: Literal["kto"]
     beta: Positive = 0.1
-    """How closely the model stays with what it was."""
+    """β: how strongly the model is held to the model it started from; more allows less change."""
     good_weight: Positive = 1.0
     """Weight of rows with a good answer."""
     bad_weight: Positive = 1.0
@@ -82,7 +82,7 @@ class PreferenceSource(SourceOfRows):
     sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or
     `prompt` and `completion`), and `label` true or false, for kto."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, chosen by the seed. Default: all."""
+    """Most rows taken, chosen by the seed. Default: all."""
     ignore_keys: IgnoredKeys = ()
     """Keys of rows and messages to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
@@ -94,9 +94,10 @@ class PreferenceData(Spec):
     sources: Annotated[tuple[PreferenceSource, ...], Field(min_length=1)]
     """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 50
-    """Rows that are measured and never trained on; the same rows for the same seed."""
+    """Rows kept for evaluation and never trained on; a seed always gives the same rows."""
     length_policy: Literal["error", "drop"] = "error"
-    """What to do with a pair longer than sequence_length_tokens. Cutting answers would judge what nobody saw."""
+    """What to do with a pair longer than sequence_length_tokens. Answers are never cut, because the judgement is about
+    whole answers."""
     max_length_policy_share: Share = 0.01
     """Part of the rows that `drop` may leave out; the job fails if there are more."""
     leave_out: tuple[RowProblem, ...] = ()

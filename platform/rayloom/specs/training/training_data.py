@@ -65,15 +65,15 @@ class ConversationSource(SourceOfRows):
     """Rows of a data set read as conversations."""
 
     format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
-    """In which form the conversations stand in the files."""
+    """How conversations are written in the files."""
     fill: dict[str, str] = Field(default_factory=dict)
-    """Text put in for `{{key}}` in every row, such as name and author of an identity set."""
+    """Text that replaces `{{key}}` in every row, such as the name and author in an identity set."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, chosen by the seed."""
+    """Most rows taken, chosen by the seed. Default: all."""
     max_row_tokens: Annotated[int, Field(ge=8)] | None = None
-    """Rows longer than this are left out before limit_rows is applied, and counted."""
+    """Rows longer than this are left out and counted, before limit_rows is applied."""
     repeat: Annotated[int, Field(ge=1)] = 1
-    """How often each row stands in an epoch."""
+    """How often each row is used in an epoch."""
     ignore_keys: IgnoredKeys = ()
     """Keys of rows and messages to read as if they were not there; jobs/reference/rows.md says what each key means."""
 
@@ -85,7 +85,8 @@ class ConversationData(Spec):
     sources: Annotated[tuple[ConversationSource, ...], Field(min_length=1)]
     """Data sets whose rows are read one after the other."""
     heldout_rows: Annotated[int, Field(ge=1)] = 100
-    """Rows taken from the sources that are not repeated, never trained on; the same rows for the same seed."""
+    """Rows kept for evaluation and never trained on, from sources that are not repeated; a seed always gives the same
+    rows."""
     length_policy: Literal["error", "drop", "truncate"] = "error"
     """What to do with a conversation longer than sequence_length_tokens."""
     max_length_policy_share: Share = 0.01
@@ -93,9 +94,9 @@ class ConversationData(Spec):
     leave_out: tuple[RowProblem, ...] = ()
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     template: Literal["chatml", "gemma", "llama3", "zephyr"] | None = None
-    """Chat template for a base that brings none. Tokens that it needs are added and trained."""
+    """Chat template for a base model without one. Tokens that it needs are added to the vocabulary and trained."""
     system: str | None = None
-    """System message for rows that bring none. Default: whatever the chat template does by itself."""
+    """System message for rows without one. Default: what the chat template writes by itself."""
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them.
 
@@ -108,4 +109,4 @@ class Replay(Spec):
     corpus: CorpusRef
     """A corpus of general text, made by a job of kind clean with the base's tokenizer."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Part of all tokens. 0.1 to 0.2 keeps most of what was known (Ibrahim et al. 2024)."""
+    """Share of all tokens. 0.1 to 0.2 keeps most of what the model knew (Ibrahim et al. 2024)."""
