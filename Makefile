@@ -77,7 +77,7 @@ test-cluster: setup
 	$(PYTEST) tests/cluster
 
 test-full: setup
-	@unit=0; $(UNIT) -m "not gpu" || unit=$$?; $(ENGINES) -m "not gpu" && exit $$unit
+	@unit=0; $(UNIT) -m "not gpu" --hypothesis-profile=full || unit=$$?; $(ENGINES) -m "not gpu" && exit $$unit
 
 # Rayloom's wheel without the engines, in an environment of its own: what checks and explains job files needs none.
 BASE := .venv-base

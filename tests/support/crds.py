@@ -26,7 +26,7 @@ def validator(kind: str) -> Draft202012Validator:
     file = FOLDER / f"ray.io_{PLURALS[kind]}.yaml.gz"
     if not file.is_file():
         pytest.skip(f"KubeRay's schemas are not in {FOLDER}; see {__name__} for how to get them")
-    definition = yaml.safe_load(gzip.decompress(file.read_bytes()))
+    definition = yaml.load(gzip.decompress(file.read_bytes()), Loader=yaml.CSafeLoader)
     version = next(entry for entry in definition["spec"]["versions"] if entry["name"] == "v1")
     schema = _closed(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}  # Kubernetes' own, which a definition leaves open

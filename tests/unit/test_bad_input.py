@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.cli import main
+
 IMPORT = "kind: import\nname: pages\nsource: {type: folder, path: %s}\ncontent: {type: dataset}\nlicence: MIT\n"
 TRAIN = (
     "kind: train\nname: tuned\nbase: %s\ndata: {type: corpus, corpus: 'artifact:c'}\n"
@@ -59,14 +61,25 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_one_clear_error(folder: Path, case: str) -> None:
+def test_bad_input_is_one_clear_error(
+    folder: Path, case: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     command, argument, code, message = CASES[case]
-    ended = rayloom(folder, *command.split(), argument)
-    assert message in ended.stderr
-    assert ended.stderr.startswith("error: ")
-    assert "Traceback" not in ended.stderr
-    assert ended.returncode == code
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RAYLOOM_STORE", str(folder / "store"))
+    assert main([*command.split(), argument]) == code
+    said = capfd.readouterr().err
+    assert message in said
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
     assert not any((folder / "store").glob("*/*/manifest.json"))
+
+
+def test_a_process_ends_with_the_code_of_its_error(folder: Path) -> None:
+    ended = rayloom(folder, "run", "missing.yaml")
+    assert ended.stderr.startswith("error: There is no such job file (missing.yaml)")
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 3
 
 
 def test_no_command_and_unknown_ones_show_the_usage(folder: Path) -> None:

@@ -282,15 +282,19 @@ def test_check_of_a_pipeline_checks_its_files_too(folder: Path, capfd: pytest.Ca
     assert "import.yaml: ok (import pages)" in said
 
 
-def test_the_doctor_looks_at_everything_and_leaves_nothing_behind(
-    folder: Path, capfd: pytest.CaptureFixture[str]
+def test_the_doctor_looks_at_everything_shows_no_token_and_leaves_nothing_behind(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    findings = {finding["name"]: finding for finding in json.loads(answer(capfd, "doctor", "--json"))}
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    said = answer(capfd, "doctor", "--json")
+    findings = {finding["name"]: finding for finding in json.loads(said)}
     assert findings["Python"]["state"] == "ok"
     assert findings["Ray"]["state"] == "ok"
     assert findings["store"]["state"] == "ok"
     assert not (folder / "store").exists()
     assert set(findings) >= {"packages", "torch", "memory", "disk of the store", "ports", "model hub", "C++ compiler"}
+    assert "with a token" in said
+    assert "hf_secret" not in said
     assert "Everything that Rayloom needs is here" in complaint(capfd, "doctor", code=0)
 
 
@@ -304,15 +308,6 @@ def test_the_doctor_fails_where_something_needed_is_missing(
     missing = {finding["name"]: finding for finding in findings if finding["state"] == "missing"}
     assert set(missing) == {"Ray", "store"}
     assert all(finding["fix"] for finding in missing.values())
-
-
-def test_the_doctor_never_shows_the_hubs_token(
-    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    said = answer(capfd, "doctor", "--json")
-    assert "with a token" in said
-    assert "hf_secret" not in said
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path, imported: Artifact) -> None:

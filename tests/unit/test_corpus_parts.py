@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from rayloom.data import audit, row_counts
 from rayloom.data.corpus import token_output
@@ -71,9 +73,14 @@ def test_training_does_not_depend_on_the_order_of_texts(tmp_path: Path) -> None:
     assert first.get_vocab_size() == 290 and first.token_to_id(tokenizer_files.END_OF_TEXT) == 0
 
 
+@functools.cache
+def small_tokenizer() -> Tokenizer:
+    return tokenizer_files.train(iter(TEXTS[:20]), 300)
+
+
 @given(st.text(max_size=60))
 def test_any_text_comes_back(text: str) -> None:
-    tokenizer = tokenizer_files.train(iter(TEXTS[:20]), 300)
+    tokenizer = small_tokenizer()
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 

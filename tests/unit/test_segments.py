@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.tokenizers import CHATML, chatml, forgetful, headers, tokenizer_with
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -42,6 +43,11 @@ def sentencepiece(scheme: str, normalizer: normalizers.Normalizer | None = None)
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", chat_template=CHATML)
 
 
+@functools.cache
+def once(made: Callable[[], PreTrainedTokenizerFast]) -> PreTrainedTokenizerFast:
+    return made()
+
+
 def with_greedy_token() -> PreTrainedTokenizerFast:
     tokenizer = chatml()
     tokenizer.add_tokens([AddedToken("<mask>", lstrip=True)])
@@ -60,12 +66,11 @@ def with_greedy_token() -> PreTrainedTokenizerFast:
         (with_greedy_token, False),
     ],
 )
-@settings(max_examples=60, deadline=None)
 @given(parts=st.lists(st.lists(st.sampled_from(PARTS), max_size=8), max_size=4))
 def test_ids_are_those_of_whole_texts(
     made: Callable[[], PreTrainedTokenizerFast], is_segmented: bool, parts: list[list[str]]
 ) -> None:
-    tokenizer = made()
+    tokenizer = once(made)
     segmented = SegmentedTokenizer(tokenizer)
     texts = ["".join(part) for part in parts]
     whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

@@ -7,9 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome, files_below
@@ -137,6 +134,9 @@ GGUF_MAGIC = b"GGUF"
 
 def convert(file: Path, target: Path) -> None:
     """Writes `target` as a model folder. Raises InputError if the file is not GGUF or of an unknown architecture."""
+    import torch  # and transformers: a data set needs neither
+    import transformers
+
     with file.open("rb") as opened:
         if opened.read(4) != GGUF_MAGIC:
             raise InputError("This is not a GGUF file", where=str(file), fix="Check source.members or the path.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ def supported_pythons() -> SpecifierSet:
     return SpecifierSet(importlib.metadata.metadata("rayloom")["Requires-Python"])
 
 
+@functools.cache
 def installed_versions() -> dict[str, str]:
     """The version of every installed distribution, by canonical name."""
     versions: dict[str, str] = {}
