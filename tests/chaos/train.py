@@ -26,13 +26,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.training_jobs import small_spec, write_rows, write_tokenizer
+from support.training_jobs import made_up_corpus, small_spec
 
-from rayloom.artifacts.build import Build, ResolvedJob, build
-from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Store
-from rayloom.specs.base import JobSpec
-from rayloom.specs.clean import CleanSpec
 from rayloom.train.loop.run_log import read_log
 
 PLATFORM = Path(__file__).parents[2] / "platform"
@@ -70,7 +66,7 @@ class Chaos:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = Store(str(folder / "store"))
-        self._write_corpus()
+        made_up_corpus(self.store)
 
     def losses(self, name: str) -> dict[int, float]:
         """Runs the job to its end, where it is not there yet."""
@@ -164,23 +160,6 @@ class Chaos:
     def _last_step(self, name: str) -> int:
         logs = (Path(self.store.root) / name).glob("*/.work/metrics.jsonl")
         return max((event["step"] for log in logs for event in read_log(log)), default=0)
-
-    def _write_corpus(self) -> None:
-        from transformers import AutoTokenizer
-
-        from rayloom.text.tokenizer_files import tokenizer_digest
-
-        def stage(_: JobSpec, made: Build) -> Outcome:
-            write_tokenizer(made.directory / "tokenizer")
-            digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
-            write_rows(made.directory / "train", 400, seed=1, digest=digest)
-            write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
-            return Outcome("corpus")
-
-        source = {"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}
-        output = {"type": "tokens", "tokenizer": {"type": "train"}}
-        values = {"kind": "clean", "name": "made-up", "sources": [source], "output": output}
-        build(ResolvedJob(CleanSpec.model_validate(values), 1, {}, Path.cwd()), self.store, stage)
 
 
 def _end(running: subprocess.Popen[str], name: str) -> None:

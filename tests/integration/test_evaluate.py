@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.models import small_config
 from support.tokenizers import chatml, headers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
@@ -77,15 +78,7 @@ def train_spec(name: str) -> TrainSpec:
 def tiny_model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     vocabulary_size = len(chatml())
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(small_config(vocabulary_size, intermediate_size=96, max_position_embeddings=128))
 
 
 def write_shards(directory: Path, tokenizer: Any = None) -> TokenShards:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import write_model
+from support.models import small_config, write_model
 from support.preferences import BAD, GOOD, Folder, spec_of, write
 from support.tasks import FILLERS, write_encoder, write_jsonl
 from support.training_jobs import ONE, VOCABULARY, small_job, small_spec
 from torch.profiler import ProfilerActivity, profile
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
@@ -80,15 +80,8 @@ def measured(job: TrainJob) -> int:
 
 
 def llama(folder: Path, vocabulary_size: int = VOCABULARY) -> None:
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_key_value_heads": 2}
+    config = small_config(vocabulary_size, **sizes, max_position_embeddings=256)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 

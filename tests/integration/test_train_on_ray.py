@@ -16,17 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from support.training_jobs import small_spec, write_rows, write_tokenizer
+from support.training_jobs import made_up_corpus, small_spec
 
-from rayloom.artifacts.build import Build, ResolvedJob, build
-from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job
 from rayloom.dispatch import run as run_job
 from rayloom.errors import INTERRUPTED_EXIT_CODE, InputError, QualityError
-from rayloom.specs.base import JobSpec
-from rayloom.specs.clean import CleanSpec
-from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 120
@@ -36,26 +31,7 @@ NUM_STEPS = 120
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with a small corpus of made-up rows."""
     store = Store(str(tmp_path_factory.mktemp("train-store")))
-    source = {"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}
-    spec = CleanSpec.model_validate(
-        {
-            "kind": "clean",
-            "name": "made-up",
-            "sources": [source],
-            "output": {"type": "tokens", "tokenizer": {"type": "train"}},
-        }
-    )
-
-    def stage(_: JobSpec, made: Build) -> Outcome:
-        from transformers import AutoTokenizer
-
-        write_tokenizer(made.directory / "tokenizer")
-        digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
-        write_rows(made.directory / "train", 400, seed=1, digest=digest)
-        write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
-        return Outcome("corpus")
-
-    build(ResolvedJob(spec, 1, {}, Path.cwd()), store, stage)
+    made_up_corpus(store)
     return store
 
 

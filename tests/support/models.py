@@ -46,6 +46,12 @@ def made(
     return build(ResolvedJob(MadeSpec(name=name, **spec), 1, parents or {}, Path.cwd()), store, stage)[0]
 
 
+def small_config(vocabulary_size: int, **changes: Any) -> LlamaConfig:
+    """Two layers of 64."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaConfig(**({"vocab_size": vocabulary_size, "max_position_embeddings": 64} | sizes | changes))
+
+
 def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """Two layers of 64 with tied embeddings; random weights, larger than usual, so that logits differ clearly."""
     settings: dict[str, Any] = {

@@ -15,19 +15,14 @@ from pathlib import Path
 import psutil
 import yaml
 
-from rayloom.artifacts.build import Build, ResolvedJob, build
-from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
-from rayloom.specs.base import JobSpec
-from rayloom.specs.clean import CleanSpec
 from rayloom.submit import own_networks
 from rayloom.submit.jobs_api import ClusterJob
 from rayloom.submit.local_cluster import LocalCluster, down, start_again, up
 from rayloom.submit.local_node import Shape, end, is_alive
-from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.run_log import read_log
-from support.training_jobs import LENGTH, small_spec, write_rows, write_tokenizer
+from support.training_jobs import LENGTH, made_up_corpus, small_spec
 
 NUM_NODES = 3
 # Long enough for a notice to come and be heard before the end.
@@ -35,12 +30,6 @@ NUM_STEPS, EVERY_STEPS, SEQUENCES_PER_STEP = 1500, 50, 16
 ENDS_WITHIN_SECONDS = 400.0
 # Two CPUs a worker on nodes of two CPUs: each worker has a node to itself. The head's third is the driver's.
 WORKERS = {"num_workers": 2, "cpus_per_worker": 2}
-CORPUS = {
-    "kind": "clean",
-    "name": "made-up",
-    "sources": [{"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}],
-    "output": {"type": "tokens", "tokenizer": {"type": "train"}},
-}
 
 
 @dataclass
@@ -163,7 +152,7 @@ class TrainingCluster:
 def training_cluster(folder: Path, port: int, dashboard_port: int) -> Iterator[TrainingCluster]:
     """Nothing of it is left afterwards."""
     store = Store(str(folder / "store"))
-    build(ResolvedJob(CleanSpec.model_validate(CORPUS), 1, {}, folder), store, _corpus)
+    made_up_corpus(store)
     shape = Shape(NUM_NODES, 2, port, dashboard_port, head_cpus=3)
     with own_cache(folder / "cache"):
         try:
@@ -190,13 +179,3 @@ def networks_if_allowed(num_nodes: int) -> own_networks.OwnNetworks | None:
         return own_networks.make(num_nodes)
     except ResourceError:
         return None
-
-
-def _corpus(_: JobSpec, made: Build) -> Outcome:
-    from transformers import AutoTokenizer
-
-    write_tokenizer(made.directory / "tokenizer")
-    digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
-    write_rows(made.directory / "train", 400, seed=1, digest=digest)
-    write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
-    return Outcome("corpus")

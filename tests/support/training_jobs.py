@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayloom.artifacts.build import Build, ResolvedJob, build
+from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.store import Store
+from rayloom.specs.base import JobSpec
+from rayloom.specs.clean import CleanSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.text.packed.shards import ShardWriter, TokenShards
+from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.process_group import Group
 from rayloom.train.weights.vocabulary import tokenizer_for
@@ -63,6 +69,23 @@ def write_tokenizer(folder: Path) -> Path:
         folder
     )
     return folder
+
+
+def made_up_corpus(store: Store) -> None:
+    """Publishes the corpus `made-up`: 400 rows to train on and 20 held out, with their tokenizer."""
+    from transformers import AutoTokenizer
+
+    def stage(_: JobSpec, made: Build) -> Outcome:
+        write_tokenizer(made.directory / "tokenizer")
+        digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
+        write_rows(made.directory / "train", 400, seed=1, digest=digest)
+        write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
+        return Outcome("corpus")
+
+    source = {"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}
+    output = {"type": "tokens", "tokenizer": {"type": "train"}}
+    values = {"kind": "clean", "name": "made-up", "sources": [source], "output": output}
+    build(ResolvedJob(CleanSpec.model_validate(values), 1, {}, Path.cwd()), store, stage)
 
 
 def small_job(folder: Path, **changes: Any) -> TrainJob:

@@ -14,6 +14,7 @@ from compressed_tensors.quantization import QuantizationConfig, apply_quantizati
 from compressed_tensors.quantization.utils import calculate_qparams
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
+from support.models import small_config
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -23,15 +24,7 @@ from rayloom.models.loading import load
 from rayloom.score.perplexity import Loss, heldout_loss
 
 VOCABULARY = 64
-CONFIG = LlamaConfig(
-    vocab_size=VOCABULARY,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
+CONFIG = small_config(VOCABULARY, intermediate_size=96, num_key_value_heads=2)
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from rich.text import Text
+from support.models import small_config
 from support.tokenizers import chatml
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
@@ -51,14 +52,8 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     def model(directory: Path) -> None:
         torch.manual_seed(0)
         tokenizer = chatml()
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=1,
-            max_position_embeddings=256,
-        )
+        sizes = {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = small_config(len(tokenizer), **sizes, max_position_embeddings=256)
         LlamaForCausalLM(config).save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.models import small_config
 from support.training_jobs import LENGTH, ONE, VOCABULARY, small_job, small_spec
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -39,15 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base that has learned nothing yet, so that every adapter finds something to do."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base")
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(small_config(VOCABULARY)).save_pretrained(folder)
     return folder
 
 
