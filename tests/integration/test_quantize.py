@@ -24,8 +24,8 @@ from rayloom.export.plan import plan_quantize
 from rayloom.export.quality.heldout_rows import SampledRows, rows_for
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
+from rayloom.export.schemes.compressed import round_channels
 from rayloom.export.schemes.int4 import group_size_for
-from rayloom.export.schemes.rounding import round_channels
 from rayloom.observe.report_page import page
 from rayloom.serve.replicas.capacity import read_shape
 from rayloom.specs.export import Int4Scheme, QuantizeSpec

@@ -27,7 +27,7 @@ from rayloom.errors import InputError, QualityError
 from rayloom.export.plan import plan_quantize
 from rayloom.export.quantize import run
 from rayloom.export.report import sections
-from rayloom.export.schemes.rounding import round_channels
+from rayloom.export.schemes.compressed import round_channels
 from rayloom.models.int8_linear import Int8Linear
 from rayloom.models.task_models import load_task_model, task_of
 from rayloom.observe.report_page import page

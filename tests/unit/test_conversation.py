@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands.endpoint.conversation import ChatSession
+from rayloom.commands.endpoint.chat import ChatSession
 
 
 def conversation(**changes: str) -> ChatSession:

@@ -13,8 +13,7 @@ from rayloom.commands.explain import wishes
 from rayloom.commands.init import uses
 from rayloom.kinds import SPECS
 from rayloom.specs.base import Spec, field_docs
-from rayloom.specs.files.reference import Key, Model, Reference
-from rayloom.specs.files.reference_words import first_sentence, sample, type_words, unit
+from rayloom.specs.files.reference import Key, Model, Reference, first_sentence, sample, type_words, unit
 from rayloom.specs.files.schema_walk import models_of
 
 KINDS = list(SPECS)

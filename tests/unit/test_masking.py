@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayloom.score.batches import NO_LABEL
-from rayloom.train.objectives.masked_tokens import Vocabulary, begins_word, masked_row
+from rayloom.train.objectives.corruption import Vocabulary, begins_word, masked_row
 
 MASK, SPECIAL = 99, 0
 

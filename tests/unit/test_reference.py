@@ -10,8 +10,7 @@ import pytest
 from rayloom.cli import main
 from rayloom.commands.schema import page
 from rayloom.kinds import SPECS
-from rayloom.specs.files.reference import Key, Reference
-from rayloom.specs.files.reference_words import unit
+from rayloom.specs.files.reference import Key, Reference, unit
 
 PAGES = Path(__file__).parents[2] / "jobs" / "reference"
 WITHOUT_UNIT = {

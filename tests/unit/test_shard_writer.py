@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rayloom.errors import InputError
 from rayloom.export.shard_writer import WeightShardWriter, copy_tensors, tensors_of
+from rayloom.models.weight_files import stored_tensors
 
 TENSORS = {
     "b.weight": torch.arange(15, dtype=torch.int8).reshape(3, 5),
@@ -61,3 +64,15 @@ def test_a_copy_leaves_out_what_is_replaced_and_rounds_the_rest(tmp_path: Path) 
     assert copied.keys() == TENSORS.keys() - {"one"}
     assert copied["c.weight"].dtype == torch.bfloat16
     assert copied["b.weight"].dtype == torch.int8
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, 60, -1])
+def test_a_damaged_weight_file_is_refused_by_its_header(tmp_path: Path, kept_bytes: int) -> None:
+    file = written(tmp_path / "cut", 1 << 20) / "model.safetensors"
+    assert {name: tensor.num_bytes for name, tensor in stored_tensors(file.parent).items()} == {
+        name: tensor.nbytes for name, tensor in TENSORS.items()
+    }
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    with pytest.raises(InputError, match="The weight file is damaged") as raised:
+        stored_tensors(file.parent)
+    assert raised.value.where == str(file)

@@ -8,8 +8,8 @@ import pytest
 from rayloom.score.batches import NO_LABEL
 from rayloom.specs.training.objectives import SpanCorruption
 from rayloom.text.packed.shards import Row
+from rayloom.train.objectives.corruption import Corruption, corrupted, corruption_of
 from rayloom.train.objectives.denoising import CorruptedSpans
-from rayloom.train.objectives.span_corruption import Corruption, corrupted, corruption_of
 
 SENTINELS = np.array([900, 901, 902, 903])
 END, START = 1, 0

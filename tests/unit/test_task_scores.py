@@ -7,8 +7,8 @@ import pytest
 from seqeval.metrics import f1_score
 from sklearn.metrics import f1_score as sklearn_f1
 
+from rayloom.evaluate.checks.linear import text_labels, word_tags
 from rayloom.score.class_scores import confusion, of_difference, of_ratio, ratio, scores
-from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.score.text_scores import exact_match, sentence_chrf, text_scores, word_f1
 from rayloom.text.labelled.examples import spans_of_tokens
 

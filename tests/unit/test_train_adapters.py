@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pytest
 import torch
-from pydantic import ValidationError
+from peft import LoHaConfig
+from pydantic import Field, ValidationError
 from support.models import small_config
 from support.training_jobs import LENGTH, ONE, VOCABULARY, small_job, small_spec
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rayloom.models import adapters
 from rayloom.models.loading import load
 from rayloom.models.quantised import load_quantised, stored_bytes
 from rayloom.score.perplexity import heldout_loss
+from rayloom.specs.base import Spec
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import Adapter
 from rayloom.text.packed.shards import ShardWriter, TokenShards
 from rayloom.train.loop.loop import train
+from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.sizes.model_size import size_of_base
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": {"type": "lora", "rank": 4},
@@ -81,6 +89,45 @@ def test_every_adapter_is_trained_by_the_loop_and_loaded_again(name: str, base: 
     tuned = load(job.out) if name == "parts" else load(base, job.out)
     before, after = heldout_loss(load(base), heldout, 4), heldout_loss(tuned, heldout, 4)
     assert after.mean_nats < before.mean_nats - 0.01
+
+
+# -- a new adapter is a spec, a function and a line: CONTRIBUTING ------------------------------------------------------
+
+
+class LohaAdapter(Spec):
+    """Products of two low-rank updates (Hyeon-Woo et al. 2022, arXiv:2108.06098)."""
+
+    type: Literal["loha"]
+    rank: int = 4
+    """Rank of each of the two updates."""
+    usual_learning_rate: ClassVar[float] = 0.02
+
+
+class TrainSpecWithToy(TrainSpec):
+    """A training job that also takes the toy."""
+
+    adapter: Annotated[get_args(Adapter)[0] | LohaAdapter, Field(discriminator="type")]  # type: ignore[valid-type]
+
+
+def loha(adapter: LohaAdapter, *_: object) -> LoHaConfig:
+    return LoHaConfig(r=adapter.rank, alpha=adapter.rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def test_a_new_adapter_is_planned_trained_and_loaded_again(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(adapters._CONFIGS, LohaAdapter, loha)
+    values = small_spec(architecture=None, base=str(base), num_steps=STEPS).model_dump(mode="json", exclude_none=True)
+    spec = TrainSpecWithToy.model_validate_json(json.dumps(values | {"adapter": {"type": "loha"}}), strict=True)
+    size = size_of_base(spec, base)
+    assert size.trained == 2 * 2 * 4 * 4 * 64  # two layers, two matrices each, four factors of rank 4 and width 64
+    assert 0 < memory_per_device(spec, size).optimizer < memory_per_device(small_spec(), size).weights
+    assert adapters.why_not_served(spec.adapter) == "vLLM loads LoRA only: merge it"
+    job = small_job(tmp_path)
+    train(replace(job, spec=spec, base=base, num_rows=STEPS * spec.global_batch_sequences), ONE, lambda event: None)
+    heldout = TokenShards(next(iter(job.heldout.values())), LENGTH)
+    before, after = heldout_loss(load(base), heldout, 4), heldout_loss(load(base, job.out), heldout, 4)
+    assert after.mean_nats < before.mean_nats
 
 
 def test_quantised_bases_take_the_memory_that_they_promise(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from rayloom.errors import SpecError
 from rayloom.kinds import KINDS, SPECS
 from rayloom.specs.base import JobSpec
 from rayloom.specs.files.problems import nearest
-from rayloom.specs.files.reference import Key, Model, Reference
-from rayloom.specs.files.reference_words import default, first_sentence, flow, sample, type_words, unit
+from rayloom.specs.files.reference import Key, Model, Reference, default, first_sentence, flow, sample, type_words, unit
 
 _PACKAGE = Path(rayloom.__file__).parent
 _MOST_FILES = 3

@@ -19,7 +19,7 @@ from rayloom.specs.base import references
 from rayloom.specs.files.document import parse
 from rayloom.specs.files.load import load
 from rayloom.specs.files.problems import nearest
-from rayloom.specs.files.reference_words import first_sentence
+from rayloom.specs.files.reference import first_sentence
 
 _FOLDER_OF_JOBS = re.compile(r"\bjobs/(?=(quickstart|recipes)/)")
 """Commands in the comments of shipped job files give paths from the root of a checkout."""

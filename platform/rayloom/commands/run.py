@@ -11,8 +11,7 @@ from rayloom.dispatch import load_job, resolve
 from rayloom.dispatch import run as run_job
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, imported
-from rayloom.observe.engine_output import engines_to, new_log
-from rayloom.observe.job_log import logged_to
+from rayloom.observe.job_log import engines_to, logged_to, new_log
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import disconnect, is_on_cluster
 from rayloom.pipeline.graph import load_stages

@@ -12,8 +12,7 @@ from rayloom.commands.init import starters_of
 from rayloom.kinds import SPECS
 from rayloom.observe.progress import say
 from rayloom.specs.base import JobSpec
-from rayloom.specs.files.reference import Key, Model, Reference
-from rayloom.specs.files.reference_words import default, flow, type_words, unit
+from rayloom.specs.files.reference import Key, Model, Reference, default, flow, type_words, unit
 
 
 def schema(options: argparse.Namespace) -> None:

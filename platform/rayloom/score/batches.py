@@ -90,6 +90,14 @@ def moved(batch: Any, device: torch.device) -> dict[str, Any]:
     }
 
 
+def stacked(rows: Sequence[NDArray[np.int64]], filler: int) -> torch.Tensor:
+    """(rows, longest row), padded at the end. Position 0 as padding makes each padding token a document of its own."""
+    out = np.full((len(rows), max(len(row) for row in rows)), filler, np.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return torch.from_numpy(out)
+
+
 def causal_batch(rows: Sequence[PackedRow], padding_token: int) -> Batch:
     """A batch in which each position predicts the next token of its row, if that token is trained on.
 

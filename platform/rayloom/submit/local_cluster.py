@@ -19,7 +19,7 @@ from pathlib import Path
 from rayloom.errors import InputError, ResourceError
 from rayloom.observe.ports import check_port
 from rayloom.submit import local_node
-from rayloom.submit.jobs_api import JobsApi
+from rayloom.submit.jobs_api import DEFAULT_ADDRESS, JobsApi, token_here
 from rayloom.submit.local_node import LOOPBACK, Shape
 from rayloom.submit.own_networks import OwnNetworks
 
@@ -170,3 +170,15 @@ def _await_node(cluster: LocalCluster, number: int) -> str:
         time.sleep(0.3)
     fix = f"The logs stand in {cluster.folder}; `rayloom doctor` shows what is short."
     raise ResourceError(f"Node {number} had not joined after {START_SECONDS:.0f} s", fix=fix)
+
+
+# The cluster that a command uses: the one named, else the environment's, else the local one.
+
+
+def cluster_api(address: str | None) -> JobsApi:
+    """The Jobs API of a cluster."""
+    named = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    local = read_state()
+    if local is not None and named in (None, local.dashboard):
+        return JobsApi(local.dashboard, token_here() or local.token())
+    return JobsApi(named or DEFAULT_ADDRESS, token_here())

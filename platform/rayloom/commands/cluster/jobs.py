@@ -13,8 +13,8 @@ from rich.text import Text
 from rayloom.commands.output import console, emit_json, plain_table
 from rayloom.errors import ResourceError
 from rayloom.observe.progress import say
-from rayloom.submit.cluster_address import cluster_api
 from rayloom.submit.jobs_api import ClusterJob
+from rayloom.submit.local_cluster import cluster_api
 from rayloom.submit.submission import STOP_GRACE_SECONDS
 from rayloom.submit.submission import retry as retry_job
 

@@ -14,8 +14,8 @@ from rayloom.observe.progress import console, say
 from rayloom.pipeline.graph import load_stages
 from rayloom.specs.files.load import Job
 from rayloom.specs.pipeline import PipelineSpec
-from rayloom.submit.cluster_address import cluster_api
 from rayloom.submit.jobs_api import ClusterJob, JobsApi
+from rayloom.submit.local_cluster import cluster_api
 from rayloom.submit.package import code_package, job_package
 from rayloom.submit.resource_requests import check_fits
 from rayloom.submit.submission import Submission, check_store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -14,7 +15,6 @@ from rayloom.errors import InputError
 from rayloom.models.responders.responder import Predictor
 from rayloom.reading.files import RowFile
 from rayloom.reading.files_in_place import files_in_place
-from rayloom.score.linear_baseline import text_labels, word_tags
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
 from rayloom.text.labelled.dataset import split_examples
@@ -27,7 +27,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff
 def linear_predictions(
     predictor: Predictor, rows_of: Artifact, examples: Sequence[Example], store: Store
 ) -> list[Prediction]:
-    """What a linear model says about the texts. Raises InputError where the task has none."""
+    """What a linear model says about the texts. Raises InputError if there is none for the task."""
     task = predictor.task
     if isinstance(task, QuestionAnswering | SequenceToSequence) or (
         isinstance(task, TextClassification) and task.multiple
@@ -75,3 +75,61 @@ def _entities(train: Sequence[Example], examples: Sequence[Example]) -> list[Pre
         Prediction(spans=tuple(spans_of_tokens(offsets, said)))
         for offsets, said in zip(places[len(train) :], found, strict=True)
     ]
+
+
+# The models: TF-IDF and logistic regression for texts, word features and logistic regression for tags.
+#
+# They take seconds on one core.
+
+
+MAX_ITERATIONS = 1000
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def text_labels(train: Sequence[str], labels: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Predicted labels of `texts`, from word 1- to 2-grams; in scripts without spaces, character 1- to 3-grams."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    unspaced = sum(bool(_UNSPACED.search(text)) for text in train) > len(train) / 2
+    settings: dict[str, Any] = {"analyzer": "char", "ngram_range": (1, 3)} if unspaced else {"ngram_range": (1, 2)}
+    vectors = TfidfVectorizer(sublinear_tf=True, min_df=2, **settings)
+    model = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS)
+    model.fit(vectors.fit_transform(train), list(labels))
+    return [str(label) for label in model.predict(vectors.transform(texts))]
+
+
+def word_tags(
+    train: Sequence[Sequence[str]], tags: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """Predicted tag of every word of `texts`, each on its own from the word and its neighbours."""
+    from sklearn.feature_extraction import DictVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectors = DictVectorizer()
+    seen = vectors.fit_transform([features for words in train for features in _features(words)])
+    model = LogisticRegression(C=10.0, max_iter=MAX_ITERATIONS)
+    model.fit(seen, [tag for of_text in tags for tag in of_text])
+    return [
+        [str(tag) for tag in model.predict(vectors.transform(_features(words)))] if words else [] for words in texts
+    ]
+
+
+def _features(words: Sequence[str]) -> list[dict[str, Any]]:
+    padded = ["<s>", "<s>", *words, "</s>", "</s>"]
+    features = []
+    for position, word in enumerate(words, 2):
+        features.append(
+            {
+                "word": word.casefold(),
+                "shape": re.sub(r"\d", "0", re.sub(r"[a-z]", "x", re.sub(r"[A-Z]", "X", word)))[:8],
+                "prefix": word[:3].casefold(),
+                "suffix": word[-3:].casefold(),
+                **{f"{offset:+d}": padded[position + offset].casefold() for offset in (-2, -1, 1, 2)},
+                "-1 and word": f"{padded[position - 1]} {word}".casefold(),
+                "word and +1": f"{word} {padded[position + 1]}".casefold(),
+                "is capital": word[:1].isupper(),
+                "bias": 1,
+            }
+        )
+    return features

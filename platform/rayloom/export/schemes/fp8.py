@@ -8,8 +8,7 @@ import torch
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
 from torch import nn
 
-from rayloom.export.schemes.compressed import StoredLayer
-from rayloom.export.schemes.rounding import scales_for
+from rayloom.export.schemes.compressed import StoredLayer, scales_for
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import observe
-from rayloom.export.schemes.compressed import StoredLayer
-from rayloom.export.schemes.rounding import round_channels
+from rayloom.export.schemes.compressed import StoredLayer, round_channels
 from rayloom.specs.export import Int8Scheme
 
 if TYPE_CHECKING:

@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rayloom.score.batches import NO_LABEL, Batch, PackedRow
+from rayloom.score.batches import NO_LABEL, Batch, PackedRow, stacked
 from rayloom.score.label_loss import LabelLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.text.packed.shards import TokenShards
-from rayloom.train.objectives.masked_tokens import Vocabulary, begins_word, masked_row
+from rayloom.train.objectives.corruption import Vocabulary, begins_word, corrupted, corruption_of, masked_row
 from rayloom.train.objectives.objective import Draw, NextToken, Objective
-from rayloom.train.objectives.span_corruption import corrupted, corruption_of
 from rayloom.train.weights.vocabulary import sentinel_tokens
 
 Tokens = NDArray[np.int64]
@@ -51,9 +49,9 @@ class MaskedTokens:
             read.append(found[0])
             labels.append(found[1])
         return Batch(
-            tokens=_stacked(read, self.padding_token),
-            positions=_stacked([row.positions for row in rows], 0),
-            labels=_stacked(labels, NO_LABEL),
+            tokens=stacked(read, self.padding_token),
+            positions=stacked([row.positions for row in rows], 0),
+            labels=stacked(labels, NO_LABEL),
             num_tokens=sum(len(row.tokens) for row in rows),
         )
 
@@ -80,12 +78,12 @@ class CorruptedSpans:
         texts, targets = [row[0] for row in made], [row[1] for row in made]
         read = [np.concatenate([self._shifted(target) for target in row]) for row in targets]
         return Batch(
-            tokens=_stacked([np.concatenate(row) for row in texts], self.start_token),
-            positions=_stacked([_places(row) for row in texts], 0),
-            labels=_stacked([np.concatenate(row) for row in targets], NO_LABEL),
+            tokens=stacked([np.concatenate(row) for row in texts], self.start_token),
+            positions=stacked([_places(row) for row in texts], 0),
+            labels=stacked([np.concatenate(row) for row in targets], NO_LABEL),
             num_tokens=sum(len(row.tokens) for row in rows),
-            decoder_tokens=_stacked(read, self.start_token),
-            decoder_positions=_stacked([_places(row) for row in targets], 0),
+            decoder_tokens=stacked(read, self.start_token),
+            decoder_positions=stacked([_places(row) for row in targets], 0),
         )
 
     def _row(self, row: PackedRow, random: np.random.Generator) -> tuple[list[Tokens], list[Tokens]]:
@@ -131,12 +129,3 @@ def pretraining_objective(job: TrainSpec, folder: Path) -> Objective:
 
 def _places(documents: Sequence[Tokens]) -> Tokens:
     return np.concatenate([np.arange(len(document)) for document in documents])
-
-
-def _stacked(rows: Sequence[Tokens], filler: int) -> torch.Tensor:
-    """(rows, longest row), padded at the end. Position 0 as padding makes each padding token a document of its own."""
-    length = max(len(row) for row in rows)
-    out = np.full((len(rows), length), filler, np.int64)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = row
-    return torch.from_numpy(out)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from rayloom.score.batches import NO_LABEL, Batch
+from rayloom.score.batches import NO_LABEL, Batch, stacked
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.task_batches import TaskBatch, target_of, task_batch
 from rayloom.score.task_loss import TaskLoss
@@ -62,24 +61,16 @@ class WrittenText:
         targets = [row.targets for row in rows]
         read = [np.concatenate([[self.start_token], target[:-1]]) for target in targets]
         return Batch(
-            tokens=_stacked([row.tokens for row in rows], self.start_token),
-            positions=_stacked([np.arange(len(row.tokens)) for row in rows], 0),
-            labels=_stacked(targets, NO_LABEL),
+            tokens=stacked([row.tokens for row in rows], self.start_token),
+            positions=stacked([np.arange(len(row.tokens)) for row in rows], 0),
+            labels=stacked(targets, NO_LABEL),
             num_tokens=sum(len(row.tokens) + len(row.targets) for row in rows),
-            decoder_tokens=_stacked(read, self.start_token),
-            decoder_positions=_stacked([np.arange(len(row)) for row in read], 0),
+            decoder_tokens=stacked(read, self.start_token),
+            decoder_positions=stacked([np.arange(len(row)) for row in read], 0),
         )
 
     def loss_of(self, model: nn.Module) -> LabelLoss:
         return LabelLoss(model)
-
-
-def _stacked(rows: Sequence[Any], filler: int) -> torch.Tensor:
-    """(rows, longest row), padded at the end. Position 0 as padding makes each padding token a document of its own."""
-    out = np.full((len(rows), max(len(row) for row in rows)), filler, np.int64)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = row
-    return torch.from_numpy(out)
 
 
 def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | None:

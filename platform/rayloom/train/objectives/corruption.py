@@ -1,5 +1,6 @@
-"""Masked language modelling: chooses tokens and masks them (Devlin et al. 2019, section 3.1 and appendix A.1).
+"""The tokens that a denoising model reads and predicts: masked tokens, or spans replaced by sentinels.
 
+Masking: Devlin et al. 2019, section 3.1 and appendix A.1. Span corruption: Raffel et al. 2020, section 3.1.4.
 Shapes: T tokens of a row, V vocabulary.
 """
 
@@ -71,3 +72,47 @@ def begins_word(pieces: Sequence[str]) -> Flags:
     if any(piece.startswith("##") for piece in pieces):
         return np.array([not (len(piece) > 2 and piece.startswith("##")) for piece in pieces], np.bool_)
     return np.array([not piece[:1].isalpha() or piece[0] in "ĠĊĉ" for piece in pieces], np.bool_)
+
+
+# Span corruption.
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Lengths of alternating kept and replaced spans, starting and ending with a kept one, which may be empty."""
+
+    kept: Tokens
+    replaced: Tokens
+
+
+def corruption_of(
+    num_tokens: int, share: float, mean_span_tokens: float, most_spans: int, random: np.random.Generator
+) -> Corruption:
+    """Random spans for a text of at least two tokens. Their number is fixed; positions and lengths are random."""
+    num_replaced = min(max(round(num_tokens * share), 1), num_tokens - 1)
+    spans = round(num_replaced / mean_span_tokens)
+    num_kept = num_tokens - num_replaced
+    spans = min(max(spans, 1), num_replaced, num_kept + 1, most_spans)
+    kept = _cut(num_kept + 2, spans + 1, random)
+    kept[[0, -1]] -= 1
+    return Corruption(kept, _cut(num_replaced, spans, random))
+
+
+def _cut(num_tokens: int, num_spans: int, random: np.random.Generator) -> Tokens:
+    """Lengths of `num_spans` non-empty spans that sum to `num_tokens`; all partitions are equally likely."""
+    cuts = np.sort(random.choice(num_tokens - 1, num_spans - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], cuts, [num_tokens]])).astype(np.int64)
+
+
+def corrupted(tokens: Tokens, corruption: Corruption, sentinels: Tokens, end_token: int) -> tuple[Tokens, Tokens]:
+    """The encoder's input, and the decoder's target."""
+    read: list[Tokens] = []
+    written: list[Tokens] = []
+    begin = 0
+    for number, (kept, replaced) in enumerate(zip(corruption.kept, corruption.replaced, strict=False)):
+        sentinel = sentinels[number : number + 1]
+        read += [tokens[begin : begin + kept], sentinel]
+        written += [sentinel, tokens[begin + kept : begin + kept + replaced]]
+        begin += kept + replaced
+    end = np.array([end_token], np.int64)
+    return np.concatenate([*read, tokens[begin:], end]), np.concatenate([*written, end])
