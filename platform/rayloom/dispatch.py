@@ -14,7 +14,7 @@ from rayloom.observe.progress import say
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
 from rayloom.specs.base import ArtifactReference, references
 from rayloom.specs.files.load import Job, load
-from rayloom.specs.ingest import import_of
+from rayloom.specs.ingest import HubSource, import_of, source_of
 
 
 def load_job(file: Path, overrides: Sequence[str] = ()) -> Job:
@@ -49,7 +49,8 @@ def _outside(job: Job) -> dict[str, str]:
     stamps = {}
     for files in job.spec.outside_files():
         if "://" in files.location:
-            stamps[files.path] = stamp_of_files(files_in_place(files.location, files.pattern))
+            found = files_in_place(files.location, files.pattern, files.subset, files.split)
+            stamps[files.path] = stamp_of_files(found)
             continue
         path = (job.directory / Path(files.location).expanduser()).resolve()
         if path.exists():
@@ -60,14 +61,35 @@ def _outside(job: Job) -> dict[str, str]:
 def _find(reference: ArtifactReference, job: Job, store: Store, fetch: bool) -> Artifact:
     if reference.text.startswith("artifact:"):
         return store.open(store.resolve(reference.text))
-    if "model" not in reference.contents and "dataset" not in reference.contents:
+    if not {"model", "adapter", "dataset"} & set(reference.contents):
         what = f"{reference.path} must name an artifact ({' or '.join(reference.contents)})"
         raise InputError(what, where=reference.text, fix="Write artifact:NAME.")
-    imported_job = Job(import_of(reference, job.directory), job.file)
+    source, base = source_of(reference, job.directory), None
+    if isinstance(source, HubSource):
+        found = _imported_before(reference, job, source, store)
+        if found is not None:
+            return found
+    if "adapter" in reference.contents and (fetch or not isinstance(source, HubSource)):
+        from rayloom.ingest.adapter_folder import base_named
+
+        base = base_named(source, reference.path)
+    import_job = Job(import_of(reference, job.directory, base), job.file)
     if fetch:
-        return run(imported_job, store)[0]
-    known = store.manifest(imported_job.spec.name, resolve(imported_job, store).version)
+        return run(import_job, store)[0]
+    known = store.manifest(import_job.spec.name, resolve(import_job, store, fetch=False).version)
     if known is None:
         fix = "`rayloom run` on this job fetches it first; an import job for it does so alone."
         raise InputError(f"{reference.path} is not in the store yet", where=reference.text, fix=fix)
     return store.open(known)
+
+
+def _imported_before(reference: ArtifactReference, job: Job, source: HubSource, store: Store) -> Artifact | None:
+    """The artifact that an earlier job imported for the same reference, found without asking the hub again."""
+    written, version = source.model_dump(mode="json"), KINDS["import"].version
+    same = [
+        manifest
+        for manifest in store.versions(import_of(reference, job.directory).name)
+        if (manifest.kind, manifest.stage_version, manifest.spec.get("source")) == ("import", version, written)
+        and manifest.content in reference.contents
+    ]
+    return store.open(same[-1]) if same else None

@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.ingest.run:run",
         "rayloom.ingest.plan:plan",
         "rayloom.ingest.plan:sections",
-        1,
+        2,
     ),
     "clean": Kind(
         "rayloom.specs.clean:CleanSpec",

@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.hub import LoopbackHub, loopback_hub
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.dispatch import load_job, run
-from rayloom.errors import InputError, RayloomError, ResourceError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from rayloom.dispatch import load_job, resolve, run
+from rayloom.errors import InputError, ResourceError
 
 
 @pytest.fixture(scope="module")
@@ -273,57 +272,13 @@ def test_no_network(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # -- the hub -----------------------------------------------------------------------------------------------------------
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a snapshot needs: a repository at a commit, its tree, its files."""
-
-    files: dict[str, bytes]
-    broken_after_bytes: int | None = None
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path.startswith(("/api/datasets/them/secret", "/api/models/them/secret")):
-            self._answer(401, b"{}", {"X-Error-Code": "GatedRepo"})
-        elif "/tree/" in path:
-            tree = [{"type": "file", "path": n, "size": len(c), "oid": _etag(c)} for n, c in self.files.items()]
-            self._answer(200, json.dumps(tree).encode())
-        elif path.startswith("/api/") and "them/texts" in path:
-            facts = {"id": "them/texts", "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
-            self._answer(200, json.dumps(facts).encode())
-        elif "/resolve/" in path and path.rpartition(f"{COMMIT}/")[2] in self.files:
-            self._file(self.files[path.rpartition(f"{COMMIT}/")[2]])
-        else:
-            self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    do_HEAD = do_GET  # noqa: N815 - the name that the server calls
-
-    def _file(self, content: bytes) -> None:
-        self._answer(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in ((headers or {}) | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """The test's output is not the place for an access log."""
-
-
-def _etag(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    _Hub.files = {"data/train.jsonl": b'{"text": "One."}\n', "README.md": b"Texts.", "weights.bin": b"a pickle"}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
+    with loopback_hub(monkeypatch, tmp_path / "hf") as running:
+        running.add(
+            "them/texts", {"data/train.jsonl": b'{"text": "One."}\n', "README.md": b"Texts.", "weights.bin": b"a"}
+        )
+        yield running
 
 
 def _import_hub(store: Store, tmp_path: Path, repository: str) -> Artifact:
@@ -331,24 +286,143 @@ def _import_hub(store: Store, tmp_path: Path, repository: str) -> Artifact:
     return _import(store, tmp_path, f"source: {source}\ncontent: {{type: dataset}}\n")
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_repository_comes_in_with_its_commit_and_without_pickles(store: Store, tmp_path: Path) -> None:
+def test_a_repository_comes_in_with_its_commit_and_without_pickles(
+    hub: LoopbackHub, store: Store, tmp_path: Path
+) -> None:
     artifact = _import_hub(store, tmp_path, "them/texts")
-    assert artifact.manifest.metrics["source"] == {"commit": COMMIT}
+    commit = hub.repositories["dataset", "them/texts"].branches["main"]
+    assert artifact.manifest.metrics["source"] == {"commit": commit}
     assert sorted(file.path for file in artifact.manifest.files) == ["README.md", "data/train.jsonl"]
 
 
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    ("repository", "message"), [("them/nothing", "no such repository"), ("them/secret", "does not give")]
-)
-def test_a_repository_that_we_do_not_get(store: Store, tmp_path: Path, repository: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        _import_hub(store, tmp_path, repository)
+def test_a_model_of_the_hub_with_its_licence_and_without_the_same_weights_twice(
+    hub: LoopbackHub, store: Store, tmp_path: Path, model: Path
+) -> None:
+    made = hub.add_folder("them/tiny", model)
+    files = dict(made.files("main")[1])
+    card = b"---\nlicense: other\nlicense_name: tiny-licence\n---\nA tiny model.\n"
+    double = {"consolidated.safetensors": b"x" * 100, "onnx/model.json": b"{}", "pytorch_model.bin": b"x"}
+    made.commit(files | double | {"README.md": card, "manifest.json": b"{}"})
+    source = "source: {type: hub, repository: them/tiny}\ncontent: {type: model}\n"
+    artifact = _import(store, tmp_path, source)
+    assert {file.path for file in artifact.manifest.files} == {*files, "README.md"}
+    # The job names a licence; without one, the card's counts.
+    assert artifact.manifest.licences == ("CC0-1.0",)
+    implicit = _resolved(store, tmp_path, "model: hf://them/tiny")["model"]
+    assert implicit.manifest.licences == ("tiny-licence",) and implicit.manifest.digest == artifact.manifest.digest
 
 
-def test_a_hub_that_cannot_be_reached(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# -- adapters made elsewhere -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter as PEFT saves it, on the tiny model as the hub names it."""
+    folder = tmp_path_factory.mktemp("tiny-adapter")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model)
+    tuned = peft.get_peft_model(loaded, peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 0.5)
+    tuned.save_pretrained(folder)
+    _rewritten(folder, base_model_name_or_path="them/tiny")
+    return folder
+
+
+def _resolved(store: Store, folder: Path, fields: str, *, fetch: bool = True) -> Mapping[str, Artifact]:
+    """What a job's references resolve to."""
+    job = folder / "evaluate.yaml"
+    job.write_text(
+        f"kind: evaluate\nname: measured\n{fields}\nchecks: [{{type: answers, name: a, prompts: [Hi], contains: a}}]\n"
+    )
+    return resolve(load_job(job), store, fetch=fetch).parents
+
+
+def test_an_adapter_of_the_hub_comes_with_its_base_and_is_then_found_without_the_hub(
+    hub: LoopbackHub, store: Store, tmp_path: Path, model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_folder("them/tiny", model)
+    hub.add_folder("me/tuned", adapter)
+    fields = "model: hf://me/tuned\nbaseline: hf://them/tiny"
+    with pytest.raises(InputError, match=r"model is not in the store yet.*`rayloom run`"):
+        _resolved(store, tmp_path, fields, fetch=False)
+    parents = _resolved(store, tmp_path, fields)
+    imported = parents["model"].manifest
+    assert imported.content == "adapter" and imported.metrics["adapter"]["rank"] == 4
+    assert base_of(parents["model"], None, store).id == parents["baseline"].id
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(RayloomError, match="hub cannot be reached") as caught:
-        _import_hub(store, tmp_path, "them/texts")
-    assert "continues" in caught.value.fix
+    again = _resolved(store, tmp_path, fields, fetch=False)
+    assert {field: found.id for field, found in again.items()} == {field: found.id for field, found in parents.items()}
+
+
+def test_an_adapter_in_a_folder_finds_its_base_beside_it(
+    store: Store, tmp_path: Path, model: Path, adapter: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "adapter")
+    shutil.copytree(model, tmp_path / "base")
+    _rewritten(tmp_path / "adapter", base_model_name_or_path="../base")
+    parents = _resolved(store, tmp_path, "model: ./adapter")
+    assert parents["model"].manifest.content == "adapter"
+    _rewritten(tmp_path / "adapter", base_model_name_or_path="/home/someone/llama")
+    with pytest.raises(
+        InputError, match=r"base is '/home/someone/llama'.*content: \{type: adapter, base: artifact:NAME"
+    ):
+        _resolved(store, tmp_path, "model: ./adapter")
+
+
+def _rewritten(folder: Path, **values: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def _import_adapter(store: Store, tmp_path: Path, folder: Path, base: Path) -> Artifact:
+    content = f"content: {{type: adapter, base: {base}}}\n"
+    return _import(store, tmp_path, f"source: {{type: folder, path: {folder}}}\n{content}")
+
+
+def test_an_adapter_of_another_base_is_refused_by_shapes(
+    store: Store, tmp_path: Path, model: Path, adapter: Path
+) -> None:
+    assert _import_adapter(store, tmp_path, adapter, model).manifest.content == "adapter"
+    shutil.copytree(model, tmp_path / "wide")
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    with pytest.raises(InputError, match=r"2 of its tensors have other shapes.*trained on them/tiny"):
+        _import_adapter(store, tmp_path, adapter, tmp_path / "wide")
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    with pytest.raises(InputError, match=r"it lacks 2 tensors, such as .*layers\.1"):
+        _import_adapter(store, tmp_path, adapter, tmp_path / "wide")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task_type": "SEQ_CLS"}, r"brings a task head \(SEQ_CLS\)"),
+        ({"target_modules": ["no_such_layer"]}, "cannot be put on this base"),
+        ({"peft_type": "SOMETHING"}, "cannot be put on this base"),
+    ],
+)
+def test_adapters_that_cannot_be_used(
+    store: Store, tmp_path: Path, model: Path, adapter: Path, values: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(adapter, tmp_path / "odd")
+    _rewritten(tmp_path / "odd", **values)
+    with pytest.raises(InputError, match=message):
+        _import_adapter(store, tmp_path, tmp_path / "odd", model)
+
+
+def test_an_adapter_with_pickled_weights_and_one_where_a_model_is_needed(
+    hub: LoopbackHub, store: Store, tmp_path: Path, model: Path, adapter: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "odd")
+    (tmp_path / "odd/adapter_model.safetensors").rename(tmp_path / "odd/adapter_model.bin")
+    with pytest.raises(InputError, match="adapter's weights are pickled"):
+        _import_adapter(store, tmp_path, tmp_path / "odd", model)
+    hub.add_folder("me/tuned", adapter)
+    with pytest.raises(InputError, match=r"holds an adapter, not a model.*content: \{type: adapter"):
+        _import(store, tmp_path, "source: {type: hub, repository: me/tuned}\ncontent: {type: model}\n")

@@ -28,10 +28,10 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("tune", "pipeline", "submit"), 4),
     **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),
 }
-# `errors` is for everyone, `specs` among them, and `text` makes token ids of what `reading` reads; above, only the top
-# floor has rooms that call each other, in this order.
+# `errors` is for everyone, `specs` among them; `reading` opens what `artifacts` hold, and `text` makes token ids of it;
+# above, only the top floor has rooms that call each other, in this order.
 MAY_MEET = {
-    ("specs", "errors"), ("errors", "engine_errors"), ("text", "reading"),
+    ("specs", "errors"), ("errors", "engine_errors"), ("reading", "artifacts"), ("text", "reading"),
     ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
     ("__main__", "cli"),
 }  # fmt: skip

@@ -66,8 +66,9 @@ def training_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def field_in_training(field: str) -> str:
-    """The path of a reference in the training spec: a search's `train.base` is its trials' `base`."""
-    return field.removeprefix("train.")
+    """The path of a reference in the training spec: a search's `train.base` is its trials' `base`, and so is the base
+    that the import of an adapter names."""
+    return field.removeprefix("train.") if field != "content.base" else "base"
 
 
 # The base model of an adapter, as its training job recorded it.

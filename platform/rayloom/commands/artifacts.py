@@ -133,7 +133,10 @@ def _source(manifest: Manifest) -> str:
     if source.get("type") in ("package", "npm"):
         return f"package {source.get('package')} {source.get('version')}"
     if source.get("type") == "hub":
-        return f"hf://{source.get('repository')}@{source.get('revision')}"
+        fetched = manifest.metrics.get("source", {})
+        commit = fetched.get("commit") or source.get("revision")
+        part = "/".join(fetched[name] for name in ("subset", "split") if fetched.get(name))
+        return f"hf://{source.get('repository')}@{commit}" + (f" ({part})" if part else "")
     return str(source.get("path", ""))
 
 

@@ -62,7 +62,7 @@ def _evaluation(spec: CleanSpec, build: Build, scratch: Scratch, passes: Passes)
     files = []
     for number, one in enumerate(wanted.against):
         there = files_of(one, build.parents.get(f"decontamination.against.{number}.dataset"))
-        files += [EvaluationFile(number, path, name) for path, name, _ in there]
+        files += [EvaluationFile(number, file.uri, file.name) for file in there]
 
     def work() -> list[TaskCounts]:
         return passes.each("reading evaluation sets", [0], lambda _: contamination.build(wanted, files, scratch))

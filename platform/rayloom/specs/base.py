@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
@@ -84,6 +84,8 @@ class OutsideFiles:
     location: str
     """A path, which begins at the job file's folder, or a URI."""
     pattern: str = "**"
+    subset: str | None = None
+    split: str | None = None
 
 
 class JobSpec(Spec):
@@ -129,6 +131,8 @@ class RefersTo:
     """Marks a field that refers to another artifact, with the allowed contents of that artifact."""
 
     contents: tuple[Content, ...]
+    has_parts: bool = False
+    """Whether fields `subset` and `split` beside it say which part of a data set of the hub is meant."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The schema with the allowed contents, for readers and editors."""
@@ -139,6 +143,8 @@ def _check_reference(text: str) -> str:
     if text.startswith("artifact:"):
         if not re.fullmatch(r"artifact:[a-z0-9][a-z0-9._-]{0,62}(@[0-9a-f]{6,64})?", text):
             raise ValueError("must be artifact:NAME or artifact:NAME@VERSION, as `rayloom artifacts list` shows them")
+    elif text.startswith("hf://datasets/"):
+        raise ValueError("must be hf://ORGANISATION/NAME: `datasets/` is written in a `uri` only")
     elif text.startswith("hf://"):
         if not re.fullmatch(r"hf://[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
             raise ValueError("must be hf://ORGANISATION/MODEL or hf://ORGANISATION/MODEL@REVISION")
@@ -157,6 +163,8 @@ CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
 CalibrationRef = Annotated[_Reference, RefersTo(("corpus", "model", "adapter"))]
 """A corpus, or the result of a training job, which contains its held-out rows."""
 DatasetRef = Annotated[_Reference, RefersTo(("dataset",))]
+RowsRef = Annotated[_Reference, RefersTo(("dataset",), has_parts=True)]
+"""A data set whose rows are read; of one of the hub, the subset and split that stand beside it."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share of a whole, from 0 to 1."""
@@ -170,6 +178,8 @@ class ArtifactReference:
     """Dotted path of the field: `data.sources.0.from`."""
     text: str
     contents: tuple[Content, ...]
+    subset: str | None = None
+    split: str | None = None
 
 
 def references(spec: Spec, prefix: str = "") -> Iterator[ArtifactReference]:
@@ -177,7 +187,9 @@ def references(spec: Spec, prefix: str = "") -> Iterator[ArtifactReference]:
     for name, field in type(spec).model_fields.items():
         path = f"{prefix}{field.alias or name}"
         marks = [m for m in _metadata(field.annotation, field.metadata) if isinstance(m, RefersTo)]
-        yield from _references_in(getattr(spec, name), path, marks[0] if marks else None)
+        for found in _references_in(getattr(spec, name), path, marks[0] if marks else None):
+            parts = ("subset", "split") if marks and marks[0].has_parts else ()
+            yield replace(found, **{part: getattr(spec, part) for part in parts})
 
 
 def _references_in(value: Any, path: str, mark: RefersTo | None) -> Iterator[ArtifactReference]:

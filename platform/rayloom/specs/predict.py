@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import DatasetRef, JobSpec, Share, Spec, TunedRef
+from rayloom.specs.base import JobSpec, RowsRef, Share, Spec, TunedRef
 from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.training_data import TemplateKwargs
 
@@ -49,7 +49,7 @@ class PredictSpec(JobSpec, RowFiles):
     kind: Literal["predict"]
     model: TunedRef
     """The model or adapter that answers."""
-    data: DatasetRef
+    data: RowsRef
     """The data set whose rows are answered."""
     text: str = "text"
     """Column of the text; of a question, of what it is asked about."""
@@ -73,3 +73,8 @@ class PredictSpec(JobSpec, RowFiles):
     """GPUs that each worker uses; 0 computes on the CPU."""
     max_failed_share: Share = 0.1
     """Part of the rows that may fail, each kept with its reason; the job fails if there are more."""
+
+    @model_validator(mode="after")
+    def _the_part_is_the_hubs(self) -> Self:
+        self.check_part(self.data)
+        return self

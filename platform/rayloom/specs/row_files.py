@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from rayloom.specs.base import DatasetRef, OutsideFiles, Rule, Spec
+from rayloom.specs.base import OutsideFiles, RowsRef, Rule, Spec
 
 
 def _check_encoding(name: str) -> str:
@@ -36,6 +36,22 @@ class RowFiles(Spec):
     damaged_files: tuple[str, ...] = ()
     """Names (glob patterns) of files that may be damaged: what can be read of them is taken. Any other damaged file
     stops the job."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns under other names: `{prompt: question}` reads the column `question` as `prompt`. A dot reaches into an
+    object: `{source: translation.en}`."""
+    subset: str | None = None
+    """Of a data set of the hub: one of the subsets (configurations) that its card names. Default: the card's own
+    default, or the only one."""
+    split: str | None = None
+    """Of a data set of the hub: `train`, `test` or another split that it has. Default: `train`, or the only one."""
+
+    def check_part(self, location: str | None) -> None:
+        """Raises ValueError if a subset or split is named of files that are not a whole data set of the hub."""
+        named = [name for name in ("subset", "split") if getattr(self, name) is not None]
+        if named and not (location or "").startswith("hf://"):
+            raise ValueError(
+                f"{named[0]} is for data sets of the hub (hf://ORGANISATION/NAME); choose with `files` here"
+            )
 
 
 Uri = Annotated[
@@ -46,10 +62,11 @@ Uri = Annotated[
 class SourceOfRows(RowFiles):
     """Files of a data set, or files at a URI."""
 
-    dataset: DatasetRef | None = Field(default=None, json_schema_extra={"givenUnless": "uri"})
+    dataset: RowsRef | None = Field(default=None, json_schema_extra={"givenUnless": "uri"})
     """The data set, or a folder's path, which is imported first."""
     uri: Uri | None = None
-    """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store."""
+    """Instead of `dataset`: a file or folder on any file system that fsspec knows, read without a copy in the store;
+    `hf://datasets/ORGANISATION/NAME@REVISION` is a data set of the hub."""
     licence: str | None = None
     """Licence of the files at `uri`; a data set has its own."""
 
@@ -64,6 +81,7 @@ class SourceOfRows(RowFiles):
             raise ValueError("needs either a dataset or a uri")
         if self.dataset is not None and self.licence is not None:
             raise ValueError("a data set has its own licence; give one only with uri")
+        self.check_part(self.location)
         return self
 
 
@@ -71,7 +89,7 @@ def files_at_uris(field: str, sources: Sequence[SourceOfRows]) -> Iterator[Outsi
     """The files that these sources read outside artifacts; `field`: dotted path of the list of sources."""
     for number, source in enumerate(sources):
         if source.uri is not None:
-            yield OutsideFiles(f"{field}.{number}.uri", source.uri, source.files)
+            yield OutsideFiles(f"{field}.{number}.uri", source.uri, source.files, source.subset, source.split)
 
 
 # Glob patterns of job files, with the same meaning everywhere.

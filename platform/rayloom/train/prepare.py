@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Artifact
@@ -19,7 +18,7 @@ from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.progress import progress
 from rayloom.reading.files import RowFile
-from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.sources import row_files
 from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
@@ -177,14 +176,8 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
 
 def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact]) -> dict[str, list[RowFile]]:
     """The files of each source, from a data set or a URI, by the dotted path of its reference in the spec."""
-    files: dict[str, list[RowFile]] = {}
-    for number, source in enumerate(sources):
-        field = f"data.sources.{number}.dataset"
-        if source.uri is not None:
-            files[field] = [*files_in_place(source.uri, source.files)]
-        else:
-            files[field] = [*matching_files(parents[field].path, source.files)]
-    return files
+    fields = [f"data.sources.{number}.dataset" for number in range(len(sources))]
+    return {field: row_files(source, parents.get(field)) for field, source in zip(fields, sources, strict=True)}
 
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:

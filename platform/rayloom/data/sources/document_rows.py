@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayloom.reading.files import read_stream
+from rayloom.reading.hub_datasets import ClassNames
 from rayloom.reading.records import EXCERPT_CHARACTERS, BadRow, FileRecord, ReadOptions, row_too_long
 from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.cleaning.text_sources import Columns, Csv, DocumentFiles, PlainText, TextSource, Tsv, Warc
@@ -27,7 +28,7 @@ class SourceRow:
 
 
 def document_rows(
-    source: DocumentFiles, opened: SourceStream, name: str, max_row_bytes: int
+    source: DocumentFiles, opened: SourceStream, name: str, max_row_bytes: int, class_names: ClassNames | None = None
 ) -> Iterator[SourceRow | BadRow]:
     """Every row of a file, in order; `name` is its path relative to its source.
 
@@ -35,7 +36,8 @@ def document_rows(
     """
     row = None
     where = f"{source.name}: {name}"
-    for row in read_stream(opened, read_options(source, name, max_row_bytes), where):
+    options = replace(read_options(source, name, max_row_bytes), class_names=class_names or {})
+    for row in read_stream(opened, options, where):
         yield row if isinstance(row, BadRow) else _source_row(source, row, max_row_bytes)
     if row is None:
         yield BadRow(0, "empty_file", "the file has no rows")
@@ -56,6 +58,7 @@ def read_options(source: DocumentFiles, name: str, max_row_bytes: int) -> ReadOp
         is_quoted=spec.quoted if isinstance(spec, Tsv) else None,
         main_content_only=isinstance(spec, Warc) and spec.main_content_only,
         is_damage_allowed=any(matches(name, pattern) for pattern in source.damaged_files),
+        columns=source.columns,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact
 from rayloom.data.sources.chunks import RawChunk, chunked
 from rayloom.data.sources.document_rows import SourceRow, document_rows
-from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.files_in_place import FileInPlace, files_in_place
+from rayloom.reading.hub_datasets import ClassNames
 from rayloom.reading.records import BadRow
 from rayloom.reading.source_stream import SourceStream
+from rayloom.reading.sources import class_names
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
 
@@ -26,6 +28,7 @@ class InputFile:
     name: str
     """Path relative to its data set, for messages."""
     size_bytes: int
+    class_names: ClassNames = field(default_factory=dict)
 
 
 def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[InputFile, ...]:
@@ -35,19 +38,20 @@ def input_files(spec: CleanSpec, parents: Mapping[str, Artifact]) -> tuple[Input
     """
     found: list[InputFile] = []
     for index, source in enumerate(spec.sources):
-        for path, name, size_bytes in files_of(source, parents.get(f"sources.{index}.dataset")):
-            found.append(InputFile(len(found), index, path, name, size_bytes))
+        for file in files_of(source, parents.get(f"sources.{index}.dataset")):
+            found.append(InputFile(len(found), index, file.uri, file.name, file.size_bytes, file.class_names))
     return tuple(found)
 
 
-def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[tuple[str, str, int]]:
-    """Path or URI, name and size in bytes of each file, sorted by name."""
+def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[FileInPlace]:
+    """The files of a source, sorted by name."""
     if source.uri is not None:
-        for file in files_in_place(source.uri, source.files):
-            yield file.uri, file.name, file.size_bytes
+        yield from files_in_place(source.uri, source.files, source.subset, source.split)
     elif dataset is not None:
+        names = class_names(dataset)
         for path in matching_files(dataset.path, source.files):
-            yield str(path), path.relative_to(dataset.path).as_posix(), path.stat().st_size
+            name = path.relative_to(dataset.path).as_posix()
+            yield FileInPlace(str(path), name, path.stat().st_size, "", names)
 
 
 def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
@@ -99,7 +103,7 @@ class _Reading:
             opened = SourceStream(file.path)
             self._opened = opened, file
             try:
-                for row in document_rows(self._source, opened, file.name, self._spec.max_row_bytes):
+                for row in document_rows(self._source, opened, file.name, self._spec.max_row_bytes, file.class_names):
                     yield file.number, row
             finally:
                 self._finished_bytes, self._opened = self.num_bytes, None

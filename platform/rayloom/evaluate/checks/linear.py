@@ -8,13 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.lineage import field_in_training, training_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.models.responders.responder import Predictor
-from rayloom.reading.files import RowFile
-from rayloom.reading.files_in_place import files_in_place
+from rayloom.reading.sources import row_files
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TextClassification, TokenClassification
 from rayloom.text.labelled.dataset import split_examples
@@ -48,11 +46,7 @@ def training_examples(predictor: Predictor, rows_of: Artifact, store: Store) -> 
     """The texts that a training job was trained on, read and split again as it did."""
     training = training_of(rows_of.manifest)
     data = TypeAdapter(LabelledData).validate_python(training["data"])
-    files: dict[str, list[RowFile]] = {
-        f"data.sources.{number}.dataset": [*files_in_place(source.uri, source.files)]
-        for number, source in enumerate(data.sources)
-        if source.uri is not None
-    }
+    datasets: dict[str, Artifact] = {}
     for parent in rows_of.manifest.parents:
         field = field_in_training(parent.field)
         if field.startswith("data.sources."):
@@ -60,8 +54,9 @@ def training_examples(predictor: Predictor, rows_of: Artifact, store: Store) -> 
             if manifest is None:
                 what = f"The data of {rows_of.id}, {parent.name}@{parent.version}, is no longer in the store"
                 raise InputError(what, where=store.uri, fix="Run the job that makes it, or leave linear_baseline out.")
-            pattern = data.sources[int(field.split(".")[2])].files
-            files[field] = [*matching_files(store.open(manifest).path, pattern)]
+            datasets[field] = store.open(manifest)
+    fields = [f"data.sources.{number}.dataset" for number in range(len(data.sources))]
+    files = {field: row_files(source, datasets.get(field)) for field, source in zip(fields, data.sources, strict=True)}
     return split_examples(data, files, predictor.encoder, int(training["seed"]))[0]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.files import read_json_lines
 from rayloom.errors import InputError
-from rayloom.reading.files import text_or_table_rows
+from rayloom.reading.files import RowFile, text_or_table_rows
 from rayloom.reading.records import BadRow
 from rayloom.specs.predict import PredictSpec
 
@@ -39,7 +39,7 @@ class Parts:
         return [number for number in range(num_parts) if not self.answers(number).exists()]
 
 
-def write_parts(spec: PredictSpec, files: Sequence[Path], parts: Parts) -> int:
+def write_parts(spec: PredictSpec, files: Sequence[RowFile], parts: Parts) -> int:
     """Cuts the rows into parts on disk; how many rows there are. Raises InputError where there is none."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     total, part = 0, []

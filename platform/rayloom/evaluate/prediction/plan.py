@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.offline.adapter import check_offline, goes_offline
@@ -18,6 +17,7 @@ from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
 from rayloom.reading.files import text_or_table_rows
+from rayloom.reading.sources import row_files
 from rayloom.specs.predict import PredictSpec
 
 NUM_SHOWN = 100
@@ -32,7 +32,7 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
             subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         if goes_offline(spec, subject):
             check_offline(subject)
-        files = matching_files(parents["data"].path, spec.files)
+        files = row_files(spec, parents.get("data"))
         first = next(iter(text_or_table_rows(files, spec)), None)
     except RayloomError as error:
         sheet.problems.append(str(error))

@@ -13,7 +13,6 @@ import ray
 import ray.data
 
 from rayloom.artifacts.build import Build
-from rayloom.artifacts.files import matching_files
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
 from rayloom.evaluate.offline.adapter import check_offline, goes_offline
@@ -23,6 +22,7 @@ from rayloom.models.responders.responder import TextResponder, respond_to_each, 
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
+from rayloom.reading.sources import row_files
 from rayloom.specs.predict import PredictSpec
 from rayloom.text.labelled.examples import ExampleError
 
@@ -63,7 +63,7 @@ def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
     file = build.work / ROWS_NAME
     if file.exists():
         return int(json.loads(file.read_text())["num_rows"])
-    num_rows = write_parts(spec, matching_files(build.parents["data"].path, spec.files), parts)
+    num_rows = write_parts(spec, row_files(spec, build.parents.get("data")), parts)
     file.write_text(json.dumps({"num_rows": num_rows}))
     return num_rows
 
