@@ -15,6 +15,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.process_group import Group
+from rayloom.train.weights.sharded import ShardedWeights
 
 
 class Engine(Protocol):
@@ -55,12 +56,15 @@ class Engine(Protocol):
         """Undoes what the engine changed in the process."""
 
 
-def engine_for(spec: TrainSpec, loss: nn.Module, group: Group) -> Engine:
-    """The engine for the spec's ZeRO stage, around a loss module (see `Objective.loss_of`)."""
+def engine_for(spec: TrainSpec, loss: nn.Module, group: Group, weights: ShardedWeights | None = None) -> Engine:
+    """The engine for the spec's ZeRO stage, around a loss module (see `Objective.loss_of`).
+
+    `weights`: those of a model that is still on the meta device, for stage 3.
+    """
     if spec.sharding.zero_stage == 0:
         from rayloom.train.engines.plain import PlainEngine
 
         return PlainEngine(spec, loss, group)
     from rayloom.train.engines.zero import ZeroEngine
 
-    return ZeroEngine(spec, loss, group)
+    return ZeroEngine(spec, loss, group, weights)

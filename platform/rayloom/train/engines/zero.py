@@ -22,10 +22,13 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
+from rayloom.train.engines.zero_loading import fill_in_shards
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
+from rayloom.train.precision import DTYPES
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
+from rayloom.train.weights.sharded import ShardedWeights
 
 
 def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:
@@ -79,15 +82,17 @@ def merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 class ZeroEngine:
     """Engine for ZeRO stages 1, 2 and 3."""
 
-    def __init__(self, spec: TrainSpec, model: Any, group: Group) -> None:
+    def __init__(self, spec: TrainSpec, model: Any, group: Group, weights: ShardedWeights | None = None) -> None:
         _quieten()
         _ensure_process_group(group)
         self.model, self.group = model, group
         self.is_fp16, self.loss_scale = spec.precision == "fp16", 1.0
         groups = parameter_groups(model.model, spec.optimizer)
-        optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         num_trained = sum(p.numel() for found in groups for p in found.parameters)
         config = deepspeed_config(spec, group.num_workers, num_trained, group.device.type == "cuda")
+        if weights is not None:
+            fill_in_shards(model.model, weights, config, DTYPES[spec.precision], group)
+        optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )

@@ -27,7 +27,8 @@ from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
-from rayloom.train.weights.model import build_model, prepare_layers, save_model
+from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
+from rayloom.train.weights.sharded import ShardedWeights
 
 ASKING_SECONDS = 5.0
 """Between two checks for a preemption notice; clouds give notice at least 30 seconds before."""
@@ -147,10 +148,10 @@ def prepared(
         job.checkpoints, spec.checkpoints.keep, group, lambda text: _tell_text(tell, group, text), job.copy
     )
     newest = checkpoints.newest_sound()
-    model, loss = engine_model(job, objective, group.device)
+    model, loss, weights = engine_model(job, objective, group.device)
     size = size_of_model(model)
     use_tensor_cores(group.device)
-    engine = engine_for(spec, loss, group)
+    engine = engine_for(spec, loss, group, weights)
     copy_of_first = job.copy if group.is_first else None
     if copy_of_first is not None:
         copy_of_first.replace(job.log.name)
@@ -199,15 +200,24 @@ def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
     )
 
 
-def engine_model(job: TrainJob, objective: Objective, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The model in training mode, and the loss module around it, which the engine takes."""
-    model = build_model(job.spec, job.base, job.tokenizer)
+def engine_model(
+    job: TrainJob, objective: Objective, device: torch.device
+) -> tuple[torch.nn.Module, torch.nn.Module, ShardedWeights | None]:
+    """The model in training mode, and the loss module around it, which the engine takes.
+
+    With ZeRO-3 the model is without weights, where the engine can give each worker its part of them: the third result.
+    """
+    model, weights = None, None
+    if job.spec.sharding.zero_stage == 3:
+        model, weights = sharded_model(job.spec, job.base, job.tokenizer)
+    if model is None or weights is None:
+        model = build_model(job.spec, job.base, job.tokenizer, device)
     prepare_layers(model, job.spec, device)
     # On a CPU, attention by documents would recompile for each batch's document lengths.
     if not (job.spec.compile and device.type == "cpu"):
         use_documents(model)
     model.train()
-    return model, objective.loss_of(model)
+    return model, objective.loss_of(model), weights
 
 
 def go_to(run: Run, checkpoint: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
         job = job_of(spec, parents, Path(folder), Path(folder) / "result")
         rows = rows_of(job, small)
         group = Group(0, 1, device)
-        model, loss = engine_model(job, rows.objective, device)
+        model, loss, _ = engine_model(replace(job, spec=small), rows.objective, device)
         engine = engine_for(small, loss, group)
         model.train()
         tokens, seconds = 0, 0.0

@@ -28,18 +28,24 @@ from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, P
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.weights.architectures import fresh
+from rayloom.train.weights.sharded import ShardedWeights, sharded_weights
 from rayloom.train.weights.vocabulary import extend_embeddings
 
 KIND_OF: dict[str, Kind] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
 """The kind of model that each objective trains."""
+CPU = torch.device("cpu")
 NAMES = {"causal": "causal language model", "masked": "masked language model", "span": "sequence-to-sequence model"}
 
 
-def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path) -> nn.Module:
-    """The spec's model on the CPU, in fp32 or the base's precision, with the same weights on every worker."""
+def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path, device: torch.device = CPU) -> nn.Module:
+    """The spec's model, in fp32 or the base's precision, with the same weights on every worker.
+
+    Fresh weights are drawn on the device, those of a base are on the CPU.
+    """
     torch.manual_seed(spec.seed)
     if spec.architecture is not None:
-        return fresh(spec.architecture, tokenizer)
+        with device:
+            return fresh(spec.architecture, tokenizer)
     if base is None:
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
@@ -73,9 +79,44 @@ def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
         return attach(model, adapter, spec.task.peft_task, fresh=fresh)
 
 
+def sharded_model(
+    spec: TrainSpec, base: Path | None, tokenizer: Path
+) -> tuple[nn.Module | None, ShardedWeights | None]:
+    """The model of `build_model` without weights, and these, of which a worker can take its part; or two None.
+
+    Not for tasks, for bases that get new tokens, and for models and adapters that `sharded_weights` does not know.
+    """
+    if spec.task is not None or (base is not None and _has_other_tokenizer(tokenizer, base)):
+        return None, None
+    if base is not None:
+        model = empty_model(spec, base)
+        _take_generation_settings(model, base)
+    elif spec.architecture is not None:
+        with torch.device("meta"):
+            model = fresh(spec.architecture, tokenizer)
+    weights = sharded_weights(spec, model, base)
+    if weights is None:
+        return None, None
+    if spec.embedding_noise is not None:
+        add_embedding_noise(model, spec.embedding_noise)
+    return model, weights
+
+
+def _take_generation_settings(model: Any, base: Path) -> None:
+    from transformers import GenerationConfig
+
+    if (base / "generation_config.json").exists():
+        served = model.get_base_model() if hasattr(model, "get_base_model") else model
+        served.generation_config = GenerationConfig.from_pretrained(base)
+
+
+def _has_other_tokenizer(tokenizer: Path, base: Path) -> bool:
+    return tokenizer != base and any(True for pattern in TOKENIZER_FILES for _ in base.glob(pattern))
+
+
 def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> None:
     """Adds embeddings for tokens that the base's tokenizer does not have. Raises InputError if an adapter cannot."""
-    if tokenizer == base or not any(next(base.glob(pattern), None) for pattern in TOKENIZER_FILES):
+    if not _has_other_tokenizer(tokenizer, base):
         return
     from transformers import AutoTokenizer
 
