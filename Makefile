@@ -58,8 +58,8 @@ export MKL_ENABLE_INSTRUCTIONS := $(if $(findstring AVX512,$(ISA)),AVX512,AVX2)
 export ATEN_CPU_CAPABILITY     := $(if $(findstring AVX512,$(ISA)),avx512,avx2)
 endif
 PYTEST := $(BIN)/python -m pytest
-# Unit tests share the cores; an engine's test wants all of them.
-UNIT   := $(PYTEST) tests/unit -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
+# Unit tests share the cores, each worker of them with one thread; an engine's test wants all of them.
+UNIT   := OMP_NUM_THREADS=1 $(PYTEST) tests/unit --dist worksteal -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
 ENGINES := $(PYTEST) tests/integration tests/cluster tests/gpu
 

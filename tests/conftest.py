@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import logging
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # Machines are shared and noisy: a slow example is no failure, and a failure must come again for whoever looks into it.
@@ -17,13 +21,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The engines' modules are objects that stay. A full collection that goes through them takes 0.4 s, two fifths of a
 # small trial, and collections are a tenth of the time of importing them.
 gc.disable()
+atexit.register(gc.unfreeze)  # else libraries that count what they made take it for lost
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the gateway has logged until now, with its tracebacks."""
+    heard: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("ray.serve")
+    handler.emit = lambda record: heard.append(handler.format(record))  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    yield heard
+    logger.removeHandler(handler)
 
 
 def pytest_collection_finish() -> None:
     """What was imported until now is left out of collections from here on."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # else libraries that count what they made take it for lost

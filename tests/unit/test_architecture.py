@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,18 +65,42 @@ def tree(path: Path) -> ast.Module:
 @functools.cache
 def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, also inside functions."""
-    return tuple(_imports(path))
+    return tuple(_names(ast.walk(tree(path))))
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(tree(path)):
+def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.level == 0, "imports are absolute"
             assert node.module is not None
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _at_import(body: Sequence[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports of a file that are done when it is imported: outside functions."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            yield from _at_import(node.orelse if is_for_types else list(ast.iter_child_nodes(node)))  # type: ignore[attr-defined]
+
+
+def loaded_with(module: str) -> set[str]:
+    """The module, all of the package that its import loads, and what these import of other packages."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        path = PACKAGE.parent / f"{name.replace('.', '/')}.py"
+        if path.is_file():
+            waiting += _names(_at_import(tree(path).body))
+    return found
 
 
 def room(module: str) -> str | None:
@@ -120,6 +144,13 @@ def test_ray_is_imported_at_the_edge_only() -> None:
 def test_the_files_that_may_import_ray_exist_or_are_struck_from_the_list() -> None:
     for file in RAY_FILES & {name_of(path) for path in MODULES}:
         assert any(module.split(".")[0] == "ray" for module in imports(PACKAGE / file))
+
+
+def test_a_training_run_loads_no_planner_and_no_engine() -> None:
+    loaded = loaded_with("rayloom.train.run")
+    assert {"rayloom.train.publish", "rayloom.train.sizes.estimates", "ray", "torch"} <= loaded
+    heavy = ("rayloom.train.plan", "transformers", "deepspeed", "peft", "matplotlib", "vllm")
+    assert [name for name in loaded if name.startswith(heavy)] == []
 
 
 INTERNALS = "serve/replicas/engine_internals.py"

@@ -198,7 +198,9 @@ def test_waste_is_a_warning(changes: dict[str, Any], said: str) -> None:
     assert any(said in warning for warning in warnings(spec, size, fleet_of(spec.hardware)))
 
 
+@pytest.mark.full
 def test_a_run_loads_no_planner_and_no_engine() -> None:
+    """Also not through Ray and torch; test_architecture.py reads it off our own imports."""
     code = "import sys, rayloom.train.run; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "rayloom.train.publish" in loaded
