@@ -181,6 +181,8 @@ def test_a_version_without_a_manifest_is_no_artifact(store: Store) -> None:
     store.filesystem.rm_file(place(store, artifact, "manifest.json"))
     assert store.versions("note") == []
     assert store.folders("note") == [artifact.manifest.version]
+    with pytest.raises(InputError, match="holds: nothing yet"):
+        store.resolve("note")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a\\..\\x"])

@@ -171,10 +171,14 @@ class Store:
             pointed_at = self.manifest(name, current) if current else None
             known = [pointed_at] if pointed_at else self.versions(name)
         if not known:
-            names = ", ".join(self.names()) or "nothing yet"
+            names = ", ".join(name for name in self.names() if self._is_made(name)) or "nothing yet"
             fix = f"Run the job that makes it first, or check the name; the store holds: {names}."
             raise InputError(f"There is no artifact {reference.removeprefix('artifact:')}", where=self.uri, fix=fix)
         return known[-1]
+
+    def _is_made(self, name: str) -> bool:
+        """Whether a version of this name is finished."""
+        return any(self.filesystem.exists(f"{self.location(name, v)}/{MANIFEST_NAME}") for v in self.folders(name))
 
     def _beginning_with(self, name: str, version: str, reference: str) -> list[Manifest]:
         manifests = [self.manifest(name, folder) for folder in self.folders(name) if folder.startswith(version)]
