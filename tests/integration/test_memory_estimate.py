@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.artifacts import Folder
 from support.models import small_config, write_model
-from support.preferences import BAD, GOOD, Folder, spec_of, write
+from support.preferences import BAD, GOOD, spec_of, write
 from support.tasks import FILLERS, write_encoder, write_jsonl
 from support.training_jobs import ONE, VOCABULARY, small_job, small_spec
 from torch.profiler import ProfilerActivity, profile

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.artifacts import Folder
 from support.models import write_model
-from support.preferences import Folder
 from support.training_jobs import ONE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.artifacts import Folder
 from support.models import write_model
-from support.preferences import LENGTH, Folder, judged, pairs, spec_of, write
+from support.preferences import LENGTH, judged, pairs, spec_of, write
 from support.training_jobs import ONE
 
 from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows

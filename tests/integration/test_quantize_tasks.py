@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.artifacts import Folder
 from support.models import made
 from support.tasks import (
     entity_rows,
@@ -44,13 +45,6 @@ ROWS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "sequence_to_sequence": (translation_rows, {"type": "pairs"}, {"max_target_tokens": 8}),
 }
 """Made-up rows of each task, how they are read, and what the task is."""
-
-
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
 
 def trained(store: Store, folder: Path, task: str) -> Artifact:

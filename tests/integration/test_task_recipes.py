@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.artifacts import Folder
 from support.tasks import (
     entity_rows,
     question_rows,
@@ -42,13 +42,6 @@ SMALL = (
 def task_recipes() -> list[Path]:
     jobs = {file: load_job(file).spec for file in sorted(RECIPES.rglob("*.yaml"))}
     return [file for file, spec in jobs.items() if isinstance(spec, TrainSpec) and spec.task is not None]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    path: Path
 
 
 @pytest.fixture(scope="module")

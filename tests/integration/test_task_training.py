@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from support.artifacts import Folder
 from support.tasks import (
     entity_rows,
     question_rows,
@@ -46,13 +46,6 @@ ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
     "question_answering": (question_rows, {"type": "questions"}),
     "sequence_to_sequence": (translation_rows, {"type": "pairs"}),
 }
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    path: Path
 
 
 @pytest.fixture(scope="module")

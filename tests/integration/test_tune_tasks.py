@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from support import preferences
+from support.artifacts import Folder
 from support.models import write_model
-from support.preferences import Folder, pairs, write
+from support.preferences import pairs, write
 from support.tasks import review_rows, write_encoder, write_jsonl
 
 from rayloom.specs.train import TrainSpec

@@ -1,14 +1,24 @@
-"""A small kind of job and its stage, for tests of the store and of building."""
+"""A small kind of job and its stage, for tests of the store and of building; a folder in place of an artifact."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 from rayloom.artifacts.build import Build, ResolvedJob
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact
 from rayloom.specs.base import JobSpec
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Stands for an artifact of which only the files are looked at, and what its import noted: nothing."""
+
+    path: Path
+    manifest: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(metrics={}))
 
 
 class NoteSpec(JobSpec):

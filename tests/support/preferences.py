@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,6 @@ from rayloom.specs.train import TrainSpec
 
 LENGTH = 128
 GOOD, BAD = "Paris. Good morning!", "nine ten six"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Stands for an artifact: only its path is looked at."""
-
-    path: Path
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
