@@ -55,10 +55,11 @@ class Case:
 
 CORE = [Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case(2, "bf16", "muon")]
 RECOMPUTED = (("activation_checkpointing", True),)
+SENT_IN_BF16 = (("sharding", {"reduce_precision": "bf16"}),)
 REST = [
     Case(2, "fp32", offload=True), Case(3, "fp32", offload=True), Case(3, "fp32", changed=RECOMPUTED),
     Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"),
-    Case(0, "bf16", "muon"),
+    Case(0, "bf16", "muon"), Case(0, "fp32", changed=SENT_IN_BF16),
 ]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]

@@ -15,7 +15,7 @@ from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, 
 from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
-from rayloom.specs.training.optimization import AdamW, Optimizer, Precision, Schedule
+from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.training.preferences import Kto, Preference, PreferenceData
 from rayloom.specs.training.tasks import SequenceToSequence, Task
 from rayloom.specs.training.trackers import Tracker
@@ -65,9 +65,9 @@ class TrainSpec(JobSpec):
     """Gradients of a larger norm are scaled down to it. null: never."""
     precision: Precision = "bf16"
     """Number format of weights and activations while computing; master weights are fp32 in any case."""
-    activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again (Chen et al. 2016): less memory,
-    about a third more time."""
+    activation_checkpointing: bool | ActivationCheckpointing = False
+    """true: keep only each layer's input for the backward pass and compute the rest again (Chen et al. 2016): less
+    memory, about a third more time. Or `{every_layers: 2}`, `{keep: products}` for some of both."""
     compile: bool = False
     """Compile each layer with torch.compile. Needs a C++ compiler on a CPU, Triton on a GPU."""
     sharding: Sharding = Sharding()
@@ -98,6 +98,13 @@ class TrainSpec(JobSpec):
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:
         return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]
+
+    @property
+    def recomputed(self) -> ActivationCheckpointing | None:
+        """Which activations are computed again; None if all are kept."""
+        if isinstance(self.activation_checkpointing, bool):
+            return ActivationCheckpointing() if self.activation_checkpointing else None
+        return self.activation_checkpointing
 
     @property
     def peak_learning_rate(self) -> float:
@@ -235,7 +242,12 @@ class TrainSpec(JobSpec):
             raise ValueError(
                 "compile does not see through zero_stage 3's gathering of weights: use stage 2, or not compile"
             )
-        if self.activation_checkpointing and self.adapter.type == "prefix":
+        if self.recomputed is not None and self.recomputed.keep == "products" and self.compile:
+            raise ValueError(
+                "activation_checkpointing.keep: products sees no operations inside compiled layers: "
+                "use every_layers, or not compile"
+            )
+        if self.recomputed is not None and self.adapter.type == "prefix":
             raise ValueError("activation_checkpointing computes layers again without the prefix: use lora")
         return self
 

@@ -39,6 +39,10 @@ class Group:
             dist.all_reduce(tensor)
         return tensor
 
+    def sum_in_background(self, tensor: Tensor) -> Any:
+        """Begins to sum the tensor over all processes in place; `wait()` of the result ends it."""
+        return dist.all_reduce(tensor, async_op=True)
+
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
         if self.num_workers == 1:

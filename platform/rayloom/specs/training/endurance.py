@@ -10,7 +10,7 @@ from rayloom.specs.base import Spec
 
 TYPED_KEYS = frozenset({
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16",
-    "fp16", "optimizer", "scheduler", "data_types",
+    "fp16", "optimizer", "scheduler", "data_types", "communication_data_type",
 })  # fmt: skip
 UNCOVERED_KEYS = frozenset({"tensor_parallel", "expert_parallel", "pipeline", "sequence_parallel_size"})
 """DeepSpeed's keys for the features that `Sharding` does not cover."""
@@ -40,6 +40,8 @@ class Sharding(Spec):
     """What is split among the workers. 0: nothing. 1: optimiser state. 2: gradients too. 3: weights too."""
     offload: Offload = Offload()
     """What is kept in the machine's memory instead of the device's."""
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are summed over workers. bf16 sends half the bytes and rounds each sum."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further keys of DeepSpeed's own configuration; keys that other fields of the spec decide are refused."""
 

@@ -24,6 +24,16 @@ class Schedule(Spec):
     """For wsd: share of all steps, at the end, in which the rate falls (Hägele et al. 2024)."""
 
 
+class ActivationCheckpointing(Spec):
+    """Activations that are not kept for the backward pass but computed again (Chen et al. 2016, arXiv:1604.06174)."""
+
+    every_layers: Annotated[int, Field(ge=1)] = 1
+    """In each n-th layer only; the other layers keep all of theirs."""
+    keep: Literal["inputs", "products"] = "inputs"
+    """inputs: only what a layer reads. products: also the results of matrix products and attention, which take most of
+    the time, so that only cheap operations are repeated (Korthikanti et al. 2022, arXiv:2205.05198)."""
+
+
 class AdamW(Spec):
     """AdamW (Loshchilov & Hutter 2019); norms and biases have no weight decay."""
 

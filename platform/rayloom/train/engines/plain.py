@@ -20,6 +20,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
+from rayloom.train.engines.reduction import GradientSums, Place
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
@@ -79,6 +80,7 @@ class PlainEngine:
             for _, parameter, view in flat.views(flat.weights):
                 parameter.data = view.view(parameter.shape)
         self._collect_gradients()
+        self._sums = self._sums_of_gradients(spec) if group.num_workers > 1 else None
         self.optimizer = optimizer_over(groups, [flat.pieces for flat in self._flats], spec.optimizer)
         for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
             cut = torch.split(flat.gradients, len(flat.pieces[0]))
@@ -92,9 +94,12 @@ class PlainEngine:
         return self.model(batch)  # type: ignore[no-any-return]
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
+        sums = self._sums if is_last else None
+        if sums is not None:
+            sums.begin()
         (scaled_loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
-        if is_last:
-            self.group.summed(self._gradients)
+        if sums is not None:
+            sums.finish()
 
     def step(self, learning_rate: float) -> float:
         norm = float(torch.linalg.vector_norm(self._gradients)) / self.loss_scale
@@ -167,6 +172,16 @@ class PlainEngine:
                     parameter.grad = shaped
                 else:
                     parameter.register_post_accumulate_grad_hook(_adding_to(shaped))  # type: ignore[no-untyped-call]
+
+    def _sums_of_gradients(self, spec: TrainSpec) -> GradientSums:
+        begins = {
+            parameter: int(view.storage_offset() - self._gradients.storage_offset())
+            for flat in self._flats
+            for _, parameter, view in flat.views(flat.gradients)
+        }
+        places = [Place(parameter, begins[parameter]) for parameter in self.model.parameters() if parameter in begins]
+        dtype = DTYPES[spec.sharding.reduce_precision]
+        return GradientSums(self._gradients, places, self.group.sum_in_background, dtype)
 
 
 def _adding_to(gradients: Tensor) -> Callable[[Tensor], None]:

@@ -43,9 +43,9 @@ def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cud
         "bf16": {"enabled": spec.precision == "bf16"},
         # The loop sets the loss scale (train/precision.py), so that it is part of every checkpoint.
         "fp16": {"enabled": spec.precision == "fp16", "loss_scale": 1.0},
-        # Sums over micro-batches and workers are in fp32, since bf16 would lose precision.
+        # Sums over micro-batches are in fp32, since bf16 would lose precision.
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
+        "communication_data_type": spec.sharding.reduce_precision,
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": is_cuda,

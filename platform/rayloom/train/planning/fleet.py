@@ -67,7 +67,7 @@ def warnings(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
         yield "precision fp32 leaves the matrix units for half precision unused: set precision: bf16"
     if spec.sharding.offload.optimizer and fits(_without_offload(spec), size, fleet):
         yield "sharding.offload makes every step slower, and all fits without it"
-    if spec.activation_checkpointing and fits(spec.model_copy(update={"activation_checkpointing": False}), size, fleet):
+    if spec.recomputed is not None and fits(spec.model_copy(update={"activation_checkpointing": False}), size, fleet):
         yield "activation_checkpointing takes about a third more time, and all fits without it"
 
 

@@ -95,6 +95,8 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
     weights = _weights(spec, size) // (workers if stage == 3 else 1)
     gradients = size.trained * 4 // (workers if stage >= 2 else 1)
+    if stage == 0 and workers > 1 and spec.sharding.reduce_precision == "bf16":
+        gradients += size.trained * 2  # what is sent
     if stage == 3:
         gradients += 4 * min(size.trained, MAX_BUCKET_ELEMENTS)  # the bucket that is being reduced
     optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
@@ -119,13 +121,22 @@ def _activations(spec: TrainSpec, size: ModelSize) -> int:
         length += spec.adapter.num_virtual_tokens
     per_layer = _kept_by_a_layer(spec, size, length)
     layers = float(size.num_layers * per_layer)
-    if spec.activation_checkpointing:
-        layers = per_layer + size.num_layers * unit * size.hidden_size  # one whole layer, and the inputs of all
+    if spec.recomputed is not None:
+        # One whole layer at a time, what the others keep of theirs, and the layers that keep everything.
+        fewer = -(-size.num_layers // spec.recomputed.every_layers)
+        kept = unit * size.hidden_size + (_products_of_a_layer(spec, size) if spec.recomputed.keep == "products" else 0)
+        layers = per_layer + fewer * kept + (size.num_layers - fewer) * per_layer
     if size.multiplied_in_decoder:
         # The decoder has as many layers, over the target; a task's target may be as long as its input.
         objective = spec.objective_in_use if spec.task is None else None
         layers *= 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
     return int(spec.micro_batch_sequences * length * (layers + unit * 2 * size.hidden_size))
+
+
+def _products_of_a_layer(spec: TrainSpec, size: ModelSize) -> int:
+    """Bytes for each token of the results of a layer's matrix products and of attention."""
+    attention = 4 * size.hidden_size + 2 * size.hidden_size * size.num_key_value_heads // size.num_heads
+    return _unit(spec) * (attention + (2 if size.is_gated else 1) * size.feed_forward_size)
 
 
 def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:

@@ -11,11 +11,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from rayloom.errors import InputError, QualityError, ResourceError
 from rayloom.models.adapters import attach, save
@@ -25,6 +27,7 @@ from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
+from rayloom.specs.training.optimization import ActivationCheckpointing
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.weights.architectures import fresh
@@ -230,14 +233,31 @@ def _check_adapter(weights: Mapping[str, Tensor]) -> None:
 
 def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> None:
     """Turns on activation checkpointing and compilation as the spec says. Parameter names do not change."""
-    if spec.activation_checkpointing:
-        recompute: Any = model
-        # The reentrant variant needs inputs with gradients, which frozen embeddings do not have.
-        recompute.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.recomputed is not None:
+        recompute(model, spec.recomputed)
     if spec.compile:
         _check_compiler(device)
         for layer in layers_of(model):
             layer.compile()
+
+
+def recompute(model: Any, settings: ActivationCheckpointing) -> None:
+    """Lets layers compute activations again in the backward pass."""
+    # The reentrant variant needs inputs with gradients, which frozen embeddings do not have.
+    how: dict[str, Any] = {"use_reentrant": False}
+    if settings.keep == "products":
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, _kept_if_product)
+    layers = {} if settings.every_layers == 1 else {"every_n_layers": settings.every_layers}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how, **layers)
+
+
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "_varlen_attn")
+"""Beginnings of the names of operations whose results are worth keeping."""
+
+
+def _kept_if_product(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    name = operation.name().partition("::")[2]
+    return CheckpointPolicy.MUST_SAVE if name.startswith(PRODUCTS) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def layers_of(model: nn.Module) -> Iterator[nn.Module]:
