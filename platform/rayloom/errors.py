@@ -119,7 +119,7 @@ def unwrapped(error: BaseException) -> RayloomError:
     for inner in causes(error):
         if isinstance(inner, RayloomError) and is_ours(inner):
             return inner
-    translated = next((found for inner in causes(error) if (found := _translated(inner))), None) or _defect(error)
+    translated = next(filter(None, map(_translated, causes(error))), None) or _defect(error)
     translated.__cause__ = error
     return translated
 

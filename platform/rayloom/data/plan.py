@@ -77,5 +77,7 @@ def _duplicates(spec: Deduplication | None) -> str:
     if not spec.near_duplicates:
         return "exact ones removed"
     bands, rows, threshold = spec.num_bands, spec.rows_per_band, spec.similarity_threshold
-    found = 1 - (1 - threshold**rows) ** bands
-    return f"removed from similarity {threshold} on; a pair of that similarity is found with probability {found:.4f}"
+    probability = 1 - (1 - threshold**rows) ** bands
+    return (
+        f"removed from similarity {threshold} on; a pair of that similarity is found with probability {probability:.4f}"
+    )

@@ -80,11 +80,11 @@ class Folded:
 
     def shingles(self, length: int) -> NDArray[np.uint64]:
         """The sorted set of n-gram hashes; for a document shorter than one shingle, the hash of its whole text."""
-        found = self.ngrams(length)
-        if not len(found) and self.content:
+        hashes = self.ngrams(length)
+        if not len(hashes) and self.content:
             whole = np.zeros(1, np.int64)
-            found = self._hasher.spans(whole, whole + len(self.content))
-        return np.unique(found)
+            hashes = self._hasher.spans(whole, whole + len(self.content))
+        return np.unique(hashes)
 
 
 def _begins_character(raw: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ def sections(artifact: Artifact) -> list[Section]:
         (name, *(checks[name].shown(by_role[role]) for role in roles)) for name, by_role in metrics["checks"].items()
     ]
     header = ("check", *(f"{role}: {metrics[role]}" for role in roles))
-    found = [Section("Checks", table(header, rows))]
+    made = [Section("Checks", table(header, rows))]
     if metrics["limits"]:
         limits = [
             (
@@ -29,13 +29,13 @@ def sections(artifact: Artifact) -> list[Section]:
             )
             for item in metrics["limits"]
         ]
-        found.append(Section("Limits", table(("check", "limit", "wanted", "found", "kept"), limits)))
+        made.append(Section("Limits", table(("check", "limit", "wanted", "found", "kept"), limits)))
     for name, by_role in metrics["checks"].items():
         better = {key: value for key, value in by_role.items() if key not in roles}
         for role in reversed(roles):
             title = f"{name}: {metrics[role]}"
-            found += checks[name].sections(title, by_role[role], better if role == "model" else {})
-    said = list(read_json_lines(artifact.path / PREDICTIONS_NAME))
+            made += checks[name].sections(title, by_role[role], better if role == "model" else {})
+    predictions = list(read_json_lines(artifact.path / PREDICTIONS_NAME))
     for texts in dict.fromkeys(check.texts for check in CHECKS.values()):
-        found += texts([row for row in said if checks[row["check"]].texts is texts])
-    return found
+        made += texts([row for row in predictions if checks[row["check"]].texts is texts])
+    return made

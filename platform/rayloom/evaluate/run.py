@@ -42,8 +42,8 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
         _tell_scores(spec, build, results)
     _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)
     ids = {role: build.parents[role].id for role in ("model", "baseline") if role in build.parents}
-    checks = {name: {role: found.metrics for role, found in by_role.items()} for name, by_role in results.items()}
-    checks = {name: found | differences(results[name]) for name, found in checks.items()}
+    checks = {name: {role: measured.metrics for role, measured in by_role.items()} for name, by_role in results.items()}
+    checks = {name: measured | differences(results[name]) for name, measured in checks.items()}
     metrics = {**ids, "checks": checks, "limits": [asdict(limit) for limit in checked]}
     return Outcome("report", metrics, headline=_headline(spec, results))
 
@@ -69,9 +69,9 @@ def _tell_scores(spec: EvaluateSpec, build: Build, results: Results) -> None:
     connect()
     tell_scores(
         [
-            Score(build.parents[role].id, f"{spec.name}: {check.name}", *CHECKS[check.type].figure(found.metrics))
+            Score(build.parents[role].id, f"{spec.name}: {check.name}", *CHECKS[check.type].figure(measured.metrics))
             for check in spec.checks
-            for role, found in results[check.name].items()
+            for role, measured in results[check.name].items()
         ]
     )
 
@@ -80,8 +80,8 @@ def _write_predictions(results: Results, file: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"role": role, **prediction}
         for by_role in results.values()
-        for role, found in by_role.items()
-        for prediction in found.predictions
+        for role, measured in by_role.items()
+        for prediction in measured.predictions
     ]
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
@@ -110,8 +110,8 @@ def differences(by_role: Mapping[str, Measured]) -> dict[str, Any]:
 def _raise_where_broken(spec: EvaluateSpec, checked: Sequence[Limit], predictions: Path) -> None:
     broken = [limit for limit in checked if not limit.is_met]
     if broken:
-        said = "; ".join(f"{limit.sentence}, and {limit.limit} is {limit.wanted:g}" for limit in broken)
-        what = f"{len(broken)} of {len(checked)} limits of {spec.name} are broken: {said}"
+        sentences = "; ".join(f"{limit.sentence}, and {limit.limit} is {limit.wanted:g}" for limit in broken)
+        what = f"{len(broken)} of {len(checked)} limits of {spec.name} are broken: {sentences}"
         fix = "Read what the model said there; then train further, or change the limit."
         raise QualityError(what, where=str(predictions), fix=fix)
 

@@ -181,12 +181,12 @@ def attach(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         what = f"The adapter does not fit this base: {first_line(error)}"
         raise InputError(what, where=str(adapter.path), fix=fix) from None
-    for said, names in (
+    for problem, names in (
         ("belong to no layer of this base", loaded.unexpected_keys),
         ("are missing", loaded.missing_keys),
     ):
         if names:
-            what = f"{len(names)} tensors of this adapter {said}, such as {min(names)}"
+            what = f"{len(names)} tensors of this adapter {problem}, such as {min(names)}"
             raise InputError(what, where=str(adapter.path), fix=fix)
     return tuned.eval()
 
@@ -248,10 +248,10 @@ _PEFTS_NAMES = {"sum": "cat"}
 
 def others(combination: Combination, parents: Mapping[str, Artifact], base: Artifact, store: Store) -> list[Artifact]:
     """The other adapters to combine. Raises InputError if one was trained on another base."""
-    found = [parents[f"combine.others.{number}.adapter"] for number in range(len(combination.others))]
-    for artifact in found:
+    adapters = [parents[f"combine.others.{number}.adapter"] for number in range(len(combination.others))]
+    for artifact in adapters:
         base_of(artifact, base, store)
-    return found
+    return adapters
 
 
 def add_others(tuned: Any, combination: Combination, first: AdapterFolder, further: list[Artifact]) -> None:

@@ -101,11 +101,11 @@ class ModelFolder:
         """The class of the architecture in transformers. Raises InputError if there is none."""
         import transformers
 
-        found = getattr(transformers, self.architecture, None)
-        if found is None:
+        model_type = getattr(transformers, self.architecture, None)
+        if model_type is None:
             what = f"transformers {transformers.__version__} has no {self.architecture}"
             raise InputError(what, where=str(self.path), fix="Use a model whose architecture transformers has.")
-        return found
+        return model_type
 
     def copy_companions(self, target: Path) -> None:
         """Copies tokenizer, chat template, generation defaults and licence unchanged; overwrites existing files."""

@@ -146,8 +146,8 @@ def measure(model: nn.Module, rows: SampledRows, spec: QuantizeSpec, when: str) 
 
 def _speeds(before: Path, after: Path, speed: Speed) -> dict[str, Any]:
     num_cores = None if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-    found = tokens_per_second({"before": before, "after": after}, speed, num_cores)
-    return found | {"batch_sequences": speed.batch_sequences, "cores": num_cores}
+    speeds = tokens_per_second({"before": before, "after": after}, speed, num_cores)
+    return speeds | {"batch_sequences": speed.batch_sequences, "cores": num_cores}
 
 
 def check_quality(before: Loss, after: Loss, spec: QuantizeSpec, source: Artifact) -> None:

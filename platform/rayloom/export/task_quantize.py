@@ -121,6 +121,6 @@ def _answered(spec: QuantizeSpec, source: Artifact, folder: Path, examples: Sequ
     predictor = Predictor.of(Subject("model", f"{source.id} {when}", folder))
     with progress(f"{spec.name}: answers {when}", len(examples), "texts") as bar:
         began = time.monotonic()
-        found = predictor.predict(examples, spec.micro_batch_sequences, bar.advance)
+        predictions = predictor.predict(examples, spec.micro_batch_sequences, bar.advance)
         seconds = time.monotonic() - began
-    return Answered([(one.labels, one.spans) for one in found], round(len(examples) / seconds, 2))
+    return Answered([(one.labels, one.spans) for one in predictions], round(len(examples) / seconds, 2))

@@ -102,9 +102,9 @@ def _expected(folder: Path, base: Path, task: str) -> dict[str, tuple[int, ...]]
             adapted = get_peft_model(model, settings)
         state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         fix = "Name the model that it was trained on as content.base."
-        raise InputError(f"The adapter cannot be put on this base: {said}", where=str(folder), fix=fix) from error
+        raise InputError(f"The adapter cannot be put on this base: {reason}", where=str(folder), fix=fix) from error
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

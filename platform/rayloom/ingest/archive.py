@@ -97,16 +97,16 @@ def _shared_folder(names: Sequence[str]) -> str:
     return "".join(f"{part}/" for part in shared)
 
 
-def _place(member: Member, place: Path) -> list[Path]:
+def _place(member: Member, target: Path) -> list[Path]:
     """Writes the member as a file, or the files inside it if it is a .zip."""
-    _write(member, place)
-    if place.suffix != ".zip":
-        return [place]
-    with opened(place) as members:
-        inner = [(member, place.parent / member.name) for member in members]
+    _write(member, target)
+    if target.suffix != ".zip":
+        return [target]
+    with opened(target) as members:
+        inner = [(member, target.parent / member.name) for member in members]
         for inside, path in inner:
             _write(inside, path)
-    place.unlink()
+    target.unlink()
     return [path for _, path in inner]
 
 

@@ -127,12 +127,12 @@ def fetch(spec: ImportSpec, source: HubSource, target: Path) -> HubFiles:
 
 
 def _fetched(file: Any, source: HubSource, kind: HubKind, commit: str, target: Path) -> None:
-    place = Path(
+    file_path = Path(
         hub_api().hf_hub_download(source.repository, file.path, revision=commit, repo_type=kind, local_dir=target)
     )
-    expected, found = (file.lfs.sha256, sha256_of(place)) if file.lfs else (file.blob_id, _blob_id(place))
-    if place.stat().st_size != file.size or expected != found:
-        place.unlink()
+    expected, actual = (file.lfs.sha256, sha256_of(file_path)) if file.lfs else (file.blob_id, _blob_id(file_path))
+    if file_path.stat().st_size != file.size or expected != actual:
+        file_path.unlink()
         what = f"{file.path} came with other bytes than the hub says it has"
         raise ResourceError(what, where=source.repository, fix="Run the same command again: it is fetched anew.")
 

@@ -112,8 +112,8 @@ def _names_in(index: Path) -> list[str]:
         values = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"The index of weights is not JSON: {error}", where=str(index), fix=_AGAIN) from None
-    found = values.get("weight_map") if isinstance(values, dict) else None
-    names = list(found.values()) if isinstance(found, dict) else []
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         what = "The index of weights has no `weight_map` from tensors to files"
         raise InputError(what, where=str(index), fix=_AGAIN)

@@ -51,24 +51,24 @@ def _packed(source: NpmSource, staging: Path) -> Path:
         "--ignore-scripts",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=staging)
-    found = sorted(staging.glob("*.tgz"))
-    if done.returncode or len(found) != 1:
+    archives = sorted(staging.glob("*.tgz"))
+    if done.returncode or len(archives) != 1:
         raise _problem(source, done.stderr)
-    digest = sha256_of(found[0])
+    digest = sha256_of(archives[0])
     if digest != source.sha256:
         what = f"The registry offers another file than the pinned one: SHA-256 {digest}, not {source.sha256}"
         raise InputError(what, where=_title(source), fix="Find out which is right before changing source.sha256.")
-    return found[0]
+    return archives[0]
 
 
-def _problem(source: NpmSource, said: str) -> RayloomError:
-    if re.search(r"E404|ETARGET|No matching version", said):
+def _problem(source: NpmSource, output: str) -> RayloomError:
+    if re.search(r"E404|ETARGET|No matching version", output):
         what = "The configured npm registry has no such package or version"
         return InputError(what, where=_title(source), fix="Check package and version in the job file.")
-    if _UNREACHABLE.search(said):
+    if _UNREACHABLE.search(output):
         fix = "Check the network and npm's settings (`npm config list`), then run the same command again."
         return ResourceError("The npm registry cannot be reached", where=_title(source), fix=fix)
-    last = [line for line in said.splitlines() if line.strip()][-1:] or ["nothing"]
+    last = [line for line in output.splitlines() if line.strip()][-1:] or ["nothing"]
     fix = "Run `npm pack` of the same version by hand to see all that it says."
     return ResourceError(f"npm could not fetch the package; it said: {last[0]}", where=_title(source), fix=fix)
 

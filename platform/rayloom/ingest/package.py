@@ -35,13 +35,13 @@ def downloaded(source: PackageSource, cache: Path) -> Path:
     """
     folder = cache / "packages" / source.sha256
     with exclusive(folder.with_suffix(".lock"), lambda: say(f"{_title(source)}: another process is downloading it")):
-        found = _in_cache(folder, source.sha256)
-        if found is None:
+        archive_here = _in_cache(folder, source.sha256)
+        if archive_here is None:
             with tempfile.TemporaryDirectory(dir=folder.parent) as staging:
                 archive = _download(source, Path(staging))
                 folder.mkdir(exist_ok=True)
-                found = archive.replace(folder / archive.name)
-    return found
+                archive_here = archive.replace(folder / archive.name)
+    return archive_here
 
 
 def _in_cache(folder: Path, sha256: str) -> Path | None:
@@ -58,13 +58,13 @@ def _download(source: PackageSource, staging: Path) -> Path:
     only = "--only-binary" if source.archive == "wheel" else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", only, ":all:"]
     command += ["--resume-retries", str(RESUME_RETRIES), "--progress-bar", "raw", "--disable-pip-version-check"]
-    said = _run_pip([*command, "--dest", str(target), "--requirement", str(wanted)], _title(source))
-    found = list(target.glob("*")) if target.is_dir() else []
-    if len(found) != 1:
-        raise _problem(source, said)
-    if sha256_of(found[0]) != source.sha256:
-        raise _another_digest(source, sha256_of(found[0]))
-    return found[0]
+    output = _run_pip([*command, "--dest", str(target), "--requirement", str(wanted)], _title(source))
+    archives = list(target.glob("*")) if target.is_dir() else []
+    if len(archives) != 1:
+        raise _problem(source, output)
+    if sha256_of(archives[0]) != source.sha256:
+        raise _another_digest(source, sha256_of(archives[0]))
+    return archives[0]
 
 
 def _run_pip(command: list[str], label: str) -> str:
@@ -85,27 +85,27 @@ def _run_pip(command: list[str], label: str) -> str:
     return "".join(lines)
 
 
-def _problem(source: PackageSource, said: str) -> RayloomError:
+def _problem(source: PackageSource, output: str) -> RayloomError:
     """pip's failure as an error that says what to change in the job file or environment."""
-    other = re.search(r"Got\s+([0-9a-f]{64})", said)
+    other = re.search(r"Got\s+([0-9a-f]{64})", output)
     if other:
         return _another_digest(source, other[1])
-    if "No module named pip" in said:
+    if "No module named pip" in output:
         fix = f"Install it: {sys.executable} -m ensurepip."
         return ResourceError("This Python has no pip, which fetches packages", where=sys.executable, fix=fix)
-    if _UNREACHABLE.search(said):
+    if _UNREACHABLE.search(output):
         fix = "Check the network and pip's index settings (`pip config list`), then run the same command again."
         return ResourceError("The package index cannot be reached", where=_title(source), fix=fix)
-    if "No matching distribution" in said:
+    if "No matching distribution" in output:
         what = f"The configured package index has no {source.archive} of this version"
         return InputError(what, where=_title(source), fix="Check package, version and archive in the job file.")
-    last = [line for line in said.splitlines() if line.strip()][-1:] or ["nothing"]
+    last = [line for line in output.splitlines() if line.strip()][-1:] or ["nothing"]
     fix = "Run `pip download` of the same version by hand to see all that it says."
     return ResourceError(f"pip could not download the package; it said: {last[0]}", where=_title(source), fix=fix)
 
 
-def _another_digest(source: PackageSource, found: str) -> InputError:
-    what = f"The index offers another file than the pinned one: SHA-256 {found}, not {source.sha256}"
+def _another_digest(source: PackageSource, digest: str) -> InputError:
+    what = f"The index offers another file than the pinned one: SHA-256 {digest}, not {source.sha256}"
     return InputError(what, where=_title(source), fix="Find out which is right before changing source.sha256.")
 
 

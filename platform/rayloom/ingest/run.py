@@ -66,9 +66,9 @@ def _fetch(spec: ImportSpec, build: Build, target: Path) -> tuple[dict[str, Any]
     for file in files_below(path, without=(WORK_NAME,)):
         # If the folder is itself an artifact, its manifest is left out: this one gets its own.
         if file != folder / MANIFEST_NAME:
-            place = target / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            copy = target / file.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     target.mkdir(parents=True, exist_ok=True)
     return {"source": {"path": str(path)}}, spec.licence
 
@@ -95,12 +95,12 @@ def _as_model(
     from rayloom.ingest.model_folder import checked_model, weight_files
 
     if content.format == "gguf":
-        found = matching_files(files, "**/*.gguf")
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
+        gguf_files = matching_files(files, "**/*.gguf")
+        if len(gguf_files) > 1:
+            names = ", ".join(path.name for path in gguf_files)
             raise InputError(f"The source has several GGUF files: {names}", fix="Name one with source.members.")
-        say(f"{spec.name}: converting {found[0].name} to safetensors")
-        convert(found[0], build.directory)
+        say(f"{spec.name}: converting {gguf_files[0].name} to safetensors")
+        convert(gguf_files[0], build.directory)
     else:
         root = _model_root(files)
         weight_files(root)
@@ -142,9 +142,9 @@ def _keep(files: Path, target: Path, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         for path in sorted(files.glob(pattern) if pattern != "**" else files.rglob("*")):
             if path.is_file():
-                place = target / path.relative_to(files)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+                destination = target / path.relative_to(files)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(destination)
 
 
 def _file_metrics(directory: Path) -> dict[str, int]:

@@ -38,7 +38,7 @@ def add_bottlenecks(model: nn.Module, size: int, places: Collection[Literal["att
 
     Raises InputError if the model's layers are not recognised.
     """
-    names = [name for place in sorted(places) for name in outputs_of(model, place)]
+    names = [name for part in sorted(places) for name in outputs_of(model, part)]
     if not names:
         what = f"No layer behind {' or '.join(sorted(places))} was recognised in {type(model).__name__}"
         raise InputError(what, fix="Use LoRA, which works on any linear layer.")

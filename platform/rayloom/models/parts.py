@@ -45,9 +45,9 @@ def keys_and_values(model: nn.Module) -> list[str]:
     return [name for name, _ in linear_layers(model) if _leaf(name) in _KEYS | _VALUES]
 
 
-def outputs_of(model: nn.Module, place: Literal["attention", "feed_forward"]) -> list[str]:
+def outputs_of(model: nn.Module, part: Literal["attention", "feed_forward"]) -> list[str]:
     """Names of the output projections of attention or feed-forward, which write to the residual stream."""
-    return [name for name, _ in linear_layers(model) if _writes(name) == place]
+    return [name for name, _ in linear_layers(model) if _writes(name) == part]
 
 
 def _writes(name: str) -> str | None:

@@ -72,19 +72,19 @@ def hub_errors(where: str) -> Iterator[None]:
         if inner is not None:
             raise _refused(where, inner) from error
         fix = "Check the network (or HF_ENDPOINT, for a mirror) and run the same command again: it continues."
-        said = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise ResourceError(f"The hub cannot be reached: {said}", where=where, fix=fix) from error
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise ResourceError(f"The hub cannot be reached: {reason}", where=where, fix=fix) from error
 
 
 def _refused(where: str, error: Any) -> RayloomError:
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
     status = error.response.status_code
-    said = error.response.headers.get("X-Error-Message") or ""
+    message = error.response.headers.get("X-Error-Message") or ""
     if isinstance(error, GatedRepoError):
         fix = f"Accept its terms at {_page(error)}, and give the token of that account: HF_TOKEN or `hf auth login`."
         return InputError("The hub gives this repository only to those who accepted its terms", where=where, fix=fix)
-    if status == 401 and "Invalid credentials" in said:
+    if status == 401 and "Invalid credentials" in message:
         fix = "Correct HF_TOKEN, or leave it out for what is public; `hf auth login` writes a new one."
         return InputError("The hub does not know this token", where=where, fix=fix)
     if isinstance(error, EntryNotFoundError):
@@ -94,7 +94,7 @@ def _refused(where: str, error: Any) -> RayloomError:
         return InputError("The hub has no such repository", where=where, fix=fix)
     if status == 403:
         fix = "Give a token that may do this (HF_TOKEN); fine-grained ones list their repositories."
-        return InputError(f"The hub forbids this: {said or 'no reason given'}", where=where, fix=fix)
+        return InputError(f"The hub forbids this: {message or 'no reason given'}", where=where, fix=fix)
     if status == 429:
         fix = (
             "Wait some minutes, or give a token (HF_TOKEN), which has a higher limit; then run the same command again."

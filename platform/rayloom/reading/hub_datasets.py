@@ -74,13 +74,13 @@ def _splits(config: Any, module: Any, where: str) -> dict[str, list[str]]:
     from datasets import DownloadConfig
     from datasets.data_files import DataFilesPatternsDict
 
-    found = config.data_files
-    if isinstance(found, DataFilesPatternsDict):
+    patterns = config.data_files
+    if isinstance(patterns, DataFilesPatternsDict):
         try:
-            found = found.resolve(module.builder_kwargs["base_path"], DownloadConfig())
+            patterns = patterns.resolve(module.builder_kwargs["base_path"], DownloadConfig())
         except FileNotFoundError as error:
             raise _no_files(error, where) from error
-    return {str(split): [str(file) for file in files] for split, files in found.items()}
+    return {str(split): [str(file) for file in files] for split, files in patterns.items()}
 
 
 def _one_of(asked: str | None, known: list[str], what: str, where: str, usual: str | None) -> str:
@@ -125,18 +125,18 @@ def _no_files(error: FileNotFoundError, where: str) -> InputError:
 
 
 def _bad_card(error: Exception, where: str) -> InputError:
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     fix = "Import the files that you need by source.patterns, without the card."
-    return InputError(f"The data set's card cannot be used: {said}", where=where, fix=fix)
+    return InputError(f"The data set's card cannot be used: {reason}", where=where, fix=fix)
 
 
 def _inside(file: str, repository: str, commit: str, where: str) -> str:
     """The path inside the repository. A card can name any address; files elsewhere are not taken."""
-    found = _PINNED.fullmatch(file.rpartition("::")[2])
-    if found is None or (found[1], found[2]) != (repository, commit):
+    match = _PINNED.fullmatch(file.rpartition("::")[2])
+    if match is None or (match[1], match[2]) != (repository, commit):
         what = f"The card names a file outside the repository: {file}"
         raise InputError(what, where=where, fix="Name that file by a `uri` of its own, if you trust it.")
-    return found[3]
+    return match[3]
 
 
 def _licence(repository: str, commit: str) -> str | None:
@@ -178,13 +178,13 @@ def _features_in(repository: str, commit: str, path: str) -> Mapping[str, Any]:
 
 def class_names_of(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The names of classes by column, where a column is a ClassLabel of `datasets`, or a list of them."""
-    found = {}
+    names_by_column = {}
     for column, feature in features.items():
         inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)
         names = getattr(inner, "names", None)
         if names:
-            found[column] = tuple(str(name) for name in names)
-    return found
+            names_by_column[column] = tuple(str(name) for name in names)
+    return names_by_column
 
 
 def hub_uri_parts(uri: str) -> tuple[str, str, str]:
@@ -192,8 +192,8 @@ def hub_uri_parts(uri: str) -> tuple[str, str, str]:
 
     Raises InputError for another form.
     """
-    found = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@(refs/(?:convert|pr)/[\w.-]+|[^/]+))?(?:/(.*))?", uri)
-    if found is None:
+    match = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@(refs/(?:convert|pr)/[\w.-]+|[^/]+))?(?:/(.*))?", uri)
+    if match is None:
         fix = "Write hf://datasets/ORGANISATION/NAME, with @REVISION and /PATH behind it if needed."
         raise InputError("This is no address of a data set of the hub", where=uri, fix=fix)
-    return found[1], (found[2] or "main").replace("%2F", "/"), (found[3] or "").strip("/")
+    return match[1], (match[2] or "main").replace("%2F", "/"), (match[3] or "").strip("/")

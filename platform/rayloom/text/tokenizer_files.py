@@ -27,9 +27,9 @@ def copy_files(source: Path, target: Path, patterns: tuple[str, ...] = TOKENIZER
     """Copies what fits a pattern, to the same place below `target`."""
     for pattern in patterns:
         for file in filter(Path.is_file, source.glob(pattern)):
-            place = target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 # A digest by which two tokenizers are known to give the same ids.

@@ -88,8 +88,8 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
         "activations": memory.activations,
         "loss": memory.loss,
     }
-    said = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
-    sheet.add("memory per device", f"{_amount(memory.total)} ({said}; ZeRO stage {spec.sharding.zero_stage})")
+    parts_text = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
+    sheet.add("memory per device", f"{_amount(memory.total)} ({parts_text}; ZeRO stage {spec.sharding.zero_stage})")
     sheet.add("checkpoint", f"{_amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")
 
 
@@ -97,12 +97,12 @@ def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
     """Adds the memory that usual methods need for this base, to choose one that fits."""
     if job.base is None:
         return
-    said = []
+    methods = []
     for name, adapter in USUAL_METHODS.items():
         with contextlib.suppress(ValidationError, InputError):  # a method that does not fit this job or this model
             other = TrainSpec.model_validate(job.spec.model_dump() | {"adapter": adapter})
-            said.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, job.base)).total)}")
-    sheet.add("memory by method", ", ".join(said))
+            methods.append(f"{name} {_amount(memory_per_device(other, size_of_base(other, job.base)).total)}")
+    sheet.add("memory by method", ", ".join(methods))
 
 
 def _warn_about_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:

@@ -34,18 +34,18 @@ def sections(artifact: Artifact) -> list[Section]:
 
 def _heldout(metrics: dict[str, Any]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
-    for name, found in metrics["heldout"].items():
-        after = found["after"]
+    for name, measured in metrics["heldout"].items():
+        after = measured["after"]
         measures = (after[measure] for measure in _measures(metrics))
-        rows.append((name, found["before"]["loss"], after["loss"], *measures, found["labels"]))
+        rows.append((name, measured["before"]["loss"], after["loss"], *measures, measured["labels"]))
     return rows
 
 
 def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
     """Columns besides the loss: accuracy and score of a task, else perplexity."""
-    said = [found["after"] for found in metrics["heldout"].values()]
-    found = tuple(measure for measure in ("accuracy", "score") if all(measure in after for after in said))
-    return found or ("perplexity",)
+    measured = [names["after"] for names in metrics["heldout"].values()]
+    names = tuple(measure for measure in ("accuracy", "score") if all(measure in after for after in measured))
+    return names or ("perplexity",)
 
 
 def _curve(events: list[dict[str, Any]]) -> str:

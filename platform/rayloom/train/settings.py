@@ -44,10 +44,10 @@ def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
         if not changed or newest is None or (noted.parents[1] / MANIFEST_NAME).exists():
             continue
         pairs = [(path, had.get(path, "absent"), wished.get(path, "absent")) for path in changed[:MAX_SHOWN]]
-        said = "; ".join(f"{path}: {before} there, {here} here" for path, before, here in pairs)
+        differences = "; ".join(f"{path}: {before} there, {here} here" for path, before, here in pairs)
         more = f" and {len(changed) - MAX_SHOWN} more" if len(changed) > MAX_SHOWN else ""
         other = f"{spec.name}@{noted.parents[1].name}"
         yield (
-            f"{other} stands unfinished at step {step_of(newest)} with other settings ({said}{more}); "
+            f"{other} stands unfinished at step {step_of(newest)} with other settings ({differences}{more}); "
             "this job begins anew beside it: take the change back to continue that one"
         )

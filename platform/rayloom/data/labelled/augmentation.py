@@ -65,9 +65,9 @@ class Synonyms:
         folded = text.casefold()
         if len(folded) != len(text):  # case folding changed the length (Turkish dotted I): offsets would be wrong
             return
-        found = [(last - length + 1, last + 1) for last, length in self._automaton.iter(folded)]
+        spans = [(last - length + 1, last + 1) for last, length in self._automaton.iter(folded)]
         reached = 0
-        for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
+        for begin, end in sorted(spans, key=lambda span: (span[0], -span[1])):
             if begin >= reached and is_whole_word(folded, begin, end):
                 yield begin, end
                 reached = end

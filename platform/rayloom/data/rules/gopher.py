@@ -59,11 +59,11 @@ def _language(view: TextView, rules: GopherRules) -> Drop | None:
     # Words of letters only are fast to count, and usually enough in prose.
     if (
         sum(map(str.isalpha, view.words)) < min_alphabetic_words
-        and (found := sum(map(_has_letter, view.words))) < min_alphabetic_words
+        and (count := sum(map(_has_letter, view.words))) < min_alphabetic_words
     ):
-        return Drop("too_few_alphabetic_words", found / len(view.words))
-    found = num_stop_words(view, rules)
-    return Drop("too_few_stop_words", found) if found < rules.min_stop_words else None
+        return Drop("too_few_alphabetic_words", count / len(view.words))
+    count = num_stop_words(view, rules)
+    return Drop("too_few_stop_words", count) if count < rules.min_stop_words else None
 
 
 def _has_letter(word: str) -> bool:
@@ -75,7 +75,7 @@ def num_stop_words(view: TextView, rules: GopherRules) -> int:
     if view.is_unspaced:
         return sum(character in view.text for character in rules.stop_characters)
     stop_words = set(rules.stop_words)
-    found = stop_words.intersection(view.words)
-    if len(found) < rules.min_stop_words:
-        found = stop_words.intersection(word.strip(_EDGES).casefold() for word in view.words)
-    return len(found)
+    occurring = stop_words.intersection(view.words)
+    if len(occurring) < rules.min_stop_words:
+        occurring = stop_words.intersection(word.strip(_EDGES).casefold() for word in view.words)
+    return len(occurring)

@@ -40,7 +40,7 @@ def normaliser(spec: Normalisation) -> Callable[[str], str]:
     unwanted = re.compile(r"\r\n|[" + "".join(re.escape(chr(code)) for code in by_code) + "]")
 
     def characters(text: str) -> str:
-        return unwanted.sub(lambda found: replaced[found[0]], text)
+        return unwanted.sub(lambda match: replaced[match[0]], text)
 
     def once(text: str) -> str:
         text = _mended(text) if spec.fix_encoding else text

@@ -114,10 +114,10 @@ def masked(text: str, rules: SensitiveRules) -> str:
 def _without(kind: str, text: str) -> tuple[str, int]:
     """The text with one kind masked, and the number of matches."""
     pattern, check = KINDS[kind]
-    found = [match for match in pattern.finditer(text) if check(match[0])] if _may_hold(kind, text) else []
-    for match in reversed(found):
+    matches = [match for match in pattern.finditer(text) if check(match[0])] if _may_hold(kind, text) else []
+    for match in reversed(matches):
         text = f"{text[: match.start()]}[{kind.upper()}]{text[match.end() :]}"
-    return text, len(found)
+    return text, len(matches)
 
 
 def _may_hold(kind: str, text: str) -> bool:
@@ -161,12 +161,12 @@ def is_whole_word(text: str, begin: int, end: int) -> bool:
 
 def listed_words(spec: CleanSpec, parents: Mapping[str, Artifact]) -> dict[str, tuple[str, ...]]:
     """The words from files for each domain."""
-    found = {}
+    by_domain = {}
     for source in spec.sources:
         own = source.domain in spec.domain_rules
         path = f"domain_rules.{source.domain}" if own else "rules"
-        found[source.domain] = tuple(dict.fromkeys(_words(spec.rules_of(source.domain), path, parents)))
-    return found
+        by_domain[source.domain] = tuple(dict.fromkeys(_words(spec.rules_of(source.domain), path, parents)))
+    return by_domain
 
 
 def _words(rules: Rules, path: str, parents: Mapping[str, Artifact]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class HarnessScore(ScoreCheck[HarnessCheck]):
         return as_measured(spec.name, results)
 
     def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:
-        rows = [(task, name, value) for task, found in metrics["tasks"].items() for name, value in found.items()]
+        rows = [(task, name, value) for task, scores in metrics["tasks"].items() for name, value in scores.items()]
         by_task = Section(f"{title}, by task", table(("task", "measure", "value"), rows))
         return [*super().sections(title, metrics, better), by_task]
 

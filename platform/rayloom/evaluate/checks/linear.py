@@ -67,8 +67,8 @@ def _entities(train: Sequence[Example], examples: Sequence[Example]) -> list[Pre
     tags = [tags_of_tokens(found, example.spans) for example, found in zip(train, places, strict=False)]
     found = word_tags(words[: len(train)], tags, words[len(train) :])
     return [
-        Prediction(spans=tuple(spans_of_tokens(offsets, said)))
-        for offsets, said in zip(places[len(train) :], found, strict=True)
+        Prediction(spans=tuple(spans_of_tokens(offsets, tags_of_text)))
+        for offsets, tags_of_text in zip(places[len(train) :], found, strict=True)
     ]
 
 

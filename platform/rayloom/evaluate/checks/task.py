@@ -56,14 +56,14 @@ class TaskScore(ScoreCheck[TaskCheck]):
         examples = heldout_examples(case.rows)
         predictor = Predictor.of(subject)
         with progress(f"{spec.name}: {subject.artifact_id}", len(examples), "texts") as bar:
-            found = predictor.predict(examples, case.micro_batch_sequences, bar.advance)
-        judged = judge(predictor.task, examples, found)
+            predictions = predictor.predict(examples, case.micro_batch_sequences, bar.advance)
+        judged = judge(predictor.task, examples, predictions)
         metrics = judged.metrics
         if spec.linear_baseline and subject.role == "model" and case.store is not None:
             say(f"{spec.name}: training a linear model on the same rows")
             baseline = judge(predictor.task, examples, linear_predictions(predictor, case.rows, examples, case.store))
             metrics["linear_baseline"] = compared(judged, baseline)
-        return Measured(metrics, _readable(spec.name, predictor.task, examples, found, judged), judged.parts)
+        return Measured(metrics, _readable(spec.name, predictor.task, examples, predictions, judged), judged.parts)
 
     def short(self, metrics: Mapping[str, Any]) -> str:
         linear = metrics.get("linear_baseline")
@@ -78,19 +78,19 @@ class TaskScore(ScoreCheck[TaskCheck]):
 
     def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:
         """Also each class, and which was taken for which, for tasks that have classes and one label for each text."""
-        found = super().sections(title, metrics, better)
+        parts = super().sections(title, metrics, better)
         if "by_class" in metrics:
             classes = [
                 (label, float(s["precision"]), float(s["recall"]), float(s["f1"]), s["support"])
                 for label, s in metrics["by_class"].items()
             ]
-            found.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
+            parts.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
         if "confusion" in metrics:
             labels = metrics["confusion"]["labels"]
             counts = zip(labels, metrics["confusion"]["counts"], strict=True)
             body = table(("is / was answered", *labels), [(label, *row) for label, row in counts])
-            found.append(Section(f"{title}, confusion", body))
-        return found
+            parts.append(Section(f"{title}, confusion", body))
+        return parts
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,18 @@ class Judged:
     is_right: list[bool]
 
 
-def judge(task: Task, examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+def judge(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
     """Scores of the predictions with a 95 % interval."""
     if isinstance(task, QuestionAnswering):
-        judged = _answers(examples, found)
+        judged = _answers(examples, predictions)
     elif isinstance(task, SequenceToSequence):
-        judged = _texts(examples, found)
+        judged = _texts(examples, predictions)
     elif isinstance(task, TokenClassification):
         want = [_entities(example.spans) for example in examples]
-        got = [_entities(prediction.spans) for prediction in found]
+        got = [_entities(prediction.spans) for prediction in predictions]
         judged = _classes("entity F1", scores(want, got, task.entities), _f1_parts(want, got), want, got)
     else:
-        judged = _labels(task, examples, found)
+        judged = _labels(task, examples, predictions)
     metrics = {"score": round(ratio(judged.parts), 6), "interval": of_ratio(judged.parts).as_metrics()}
     return Judged(judged.metrics | metrics | {"num_rows": len(examples)}, judged.parts, judged.is_right)
 
@@ -128,32 +128,32 @@ def compared(one: Judged, other: Judged) -> dict[str, Any]:
     }
 
 
-def _labels(task: Task, examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
-    want, got = [set(e.labels) for e in examples], [set(p.labels) for p in found]
+def _labels(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
+    want, got = [set(e.labels) for e in examples], [set(p.labels) for p in predictions]
     labels = task.labels  # type: ignore[union-attr]
     if isinstance(task, TextClassification) and task.multiple:
         return _classes("micro F1", scores(want, got, labels), _f1_parts(want, got), want, got)
     parts = [(float(w == g), 1.0) for w, g in zip(want, got, strict=True)]
     judged = _classes("accuracy", scores(want, got, labels), parts, want, got)
-    counts = confusion([e.labels[0] for e in examples], [p.labels[0] for p in found], labels)
+    counts = confusion([e.labels[0] for e in examples], [p.labels[0] for p in predictions], labels)
     return Judged(judged.metrics | {"confusion": {"labels": list(labels), "counts": counts}}, parts, judged.is_right)
 
 
-def _classes(name: str, found: Scores, parts: list[Part], want: Sequence[Any], got: Sequence[Any]) -> Judged:
+def _classes(name: str, scored: Scores, parts: list[Part], want: Sequence[Any], got: Sequence[Any]) -> Judged:
     metrics = {
         "score_name": name,
-        "accuracy": round(found.accuracy, 6),
-        "macro_f1": round(found.macro_f1, 6),
-        "micro_f1": round(found.micro_f1, 6),
-        "by_class": {label: score.as_metrics() for label, score in found.by_class.items()},
+        "accuracy": round(scored.accuracy, 6),
+        "macro_f1": round(scored.macro_f1, 6),
+        "micro_f1": round(scored.micro_f1, 6),
+        "by_class": {label: score.as_metrics() for label, score in scored.by_class.items()},
     }
     return Judged(metrics, parts, [w == g for w, g in zip(want, got, strict=True)])
 
 
-def _answers(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
+def _answers(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
     pairs = [
         ([example.text[s.start : s.end] for s in example.spans], _words(example, prediction))
-        for example, prediction in zip(examples, found, strict=True)
+        for example, prediction in zip(examples, predictions, strict=True)
     ]
     exact = [exact_match(answers, words) for answers, words in pairs]
     f1 = [word_f1(answers, words) for answers, words in pairs]
@@ -161,8 +161,8 @@ def _answers(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged
     return Judged(metrics, [(value, 1.0) for value in f1], [bool(value) for value in exact])
 
 
-def _texts(examples: Sequence[Example], found: Sequence[Prediction]) -> Judged:
-    want, got = [example.labels[0] for example in examples], [prediction.labels[0] for prediction in found]
+def _texts(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
+    want, got = [example.labels[0] for example in examples], [prediction.labels[0] for prediction in predictions]
     values = sentence_chrf(want, got)
     metrics = {"score_name": "chrF"} | text_scores(want, got)
     return Judged(metrics, [(value, 1.0) for value in values], [w == g for w, g in zip(want, got, strict=True)])
@@ -187,7 +187,7 @@ def _said(task: Task, examples: Sequence[Example]) -> list[str]:
 
 
 def _readable(
-    name: str, task: Task, examples: Sequence[Example], found: Sequence[Prediction], judged: Judged
+    name: str, task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], judged: Judged
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -200,7 +200,7 @@ def _readable(
             "is_right": is_right,
             **({"probabilities": prediction.probabilities} if prediction.probabilities is not None else {}),
         }
-        for example, prediction, is_right in zip(examples, found, judged.is_right, strict=True)
+        for example, prediction, is_right in zip(examples, predictions, judged.is_right, strict=True)
     ]
 
 

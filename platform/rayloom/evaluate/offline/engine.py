@@ -36,7 +36,7 @@ class EngineUse:
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
 
-    def asked(self, prompt: Sequence[int], stop_tokens: Sequence[int], **place: int) -> Row:
+    def asked(self, prompt: Sequence[int], stop_tokens: Sequence[int], **position: int) -> Row:
         """A prompt as the engine takes it; `place` comes back with its answer."""
         generation, adapter = self.generation, self.subject.adapter
         sampling = {
@@ -48,17 +48,17 @@ class EngineUse:
             "detokenize": False,
         }
         named = {} if adapter is None else {"model": str(adapter)}
-        return {**place, **named, "tokenized_prompt": list(prompt), "sampling_params": sampling}
+        return {**position, **named, "tokenized_prompt": list(prompt), "sampling_params": sampling}
 
 
 def answers(use: EngineUse, prompts: Sequence[Sequence[int]]) -> list[Row]:
     """For each prompt `answer` and `num_tokens`, or `failed` with the reason."""
     stop_tokens = sorted(use.subject.renderer.stop_tokens)
     asked = [use.asked(prompt, stop_tokens, row=number) for number, prompt in enumerate(prompts)]
-    found: list[Row] = [{} for _ in prompts]
+    answers_in_order: list[Row] = [{} for _ in prompts]
     for answer in answered(use, asked):
-        found[answer.pop("row")] = answer
-    return found
+        answers_in_order[answer.pop("row")] = answer
+    return answers_in_order
 
 
 def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[Row]] | None = None) -> Iterator[Row]:
@@ -121,13 +121,13 @@ class _Answer:
 
     def __call__(self, row: Row) -> Row:
         responder = TextResponder(self.use.subject, self.use.generation)
-        place = {name: row[name] for name in ("part", "row") if name in row}
-        return place | responder.answer([int(token) for token in row["generated_tokens"]])
+        position = {name: row[name] for name in ("part", "row") if name in row}
+        return position | responder.answer([int(token) for token in row["generated_tokens"]])
 
 
 def _plain(row: Mapping[str, Any]) -> Row:
-    place = {name: int(row[name]) for name in ("part", "row") if row.get(name) is not None}
+    position = {name: int(row[name]) for name in ("part", "row") if row.get(name) is not None}
     failed = row.get(_FAILED) or ""
     if failed:
-        return place | {"failed": str(failed).splitlines()[0]}
-    return place | {"answer": str(row["answer"]), "num_tokens": int(row["num_tokens"])}
+        return position | {"failed": str(failed).splitlines()[0]}
+    return position | {"answer": str(row["answer"]), "num_tokens": int(row["num_tokens"])}

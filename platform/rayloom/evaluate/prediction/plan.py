@@ -56,11 +56,11 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
 
 def sections(artifact: Artifact) -> list[Section]:
     """The first predictions, and what failed."""
-    found = []
+    made = []
     for title, name in (("Predictions", PREDICTIONS_FILE), ("Failed rows", FAILED_FILE)):
         with (artifact.path / name).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in itertools.islice(lines, NUM_SHOWN)]
         if rows:
             shown = [(r.pop("origin"), r.pop("text"), json.dumps(r, ensure_ascii=False)) for r in rows]
-            found.append(Section(title, table(("row", "text", "found"), shown)))
-    return found
+            made.append(Section(title, table(("row", "text", "found"), shown)))
+    return made

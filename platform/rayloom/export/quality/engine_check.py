@@ -82,13 +82,13 @@ def difference(measured: Sequence[Sequence[float]], served: Sequence[Sequence[fl
     return EngineDifference(float(abs(ours.mean() - theirs.mean())), float(abs(ours - theirs).mean()), len(ours))
 
 
-def check(found: EngineDifference, allowed: float, where: str) -> None:
+def check(difference: EngineDifference, allowed: float, where: str) -> None:
     """Raises QualityError if the difference is larger than allowed or not finite."""
-    if math.isfinite(found.of_a_token) and found.of_the_mean <= allowed:
+    if math.isfinite(difference.of_a_token) and difference.of_the_mean <= allowed:
         return
     what = (
-        f"vLLM serves another model than was measured: the mean log-probability of {found.num_tokens:,} held-out "
-        f"tokens differs by {found.of_the_mean:.3g} nats from transformers', and {allowed:g} is allowed"
+        f"vLLM serves another model than was measured: the mean log-probability of {difference.num_tokens:,} held-out "
+        f"tokens differs by {difference.of_the_mean:.3g} nats from transformers', and {allowed:g} is allowed"
     )
     fix = "Choose another scheme; if this model will not be served by vLLM, set max_engine_difference: null."
     raise QualityError(what, where=where, fix=fix)

@@ -59,8 +59,8 @@ class _Call:
     def run(self, block: nn.Module, name: str) -> Tensor:
         arguments, named = self.rest[name]
         output = block(self.hidden, *arguments, **named)
-        found: Tensor = output[0] if isinstance(output, tuple) else output
-        return found
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
 
 
 def _record(model: Any, blocks: Mapping[str, nn.Module], batch: Any) -> _Call:

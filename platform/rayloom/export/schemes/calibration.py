@@ -51,8 +51,8 @@ def observe(
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             reads.add_layer(name, inputs[0])
             with torch._C.DisableTorchFunction():  # this hook's own reads are not counted
-                found = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(dim=0).float()
-                largest[name] = torch.maximum(largest[name], found) if name in largest else found
+                magnitudes = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(dim=0).float()
+                largest[name] = torch.maximum(largest[name], magnitudes) if name in largest else magnitudes
 
         return hook
 

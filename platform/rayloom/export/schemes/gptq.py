@@ -100,13 +100,13 @@ def _rounded_with_feedback(weight: Tensor, steps: Tensor, factor: Tensor) -> Ten
     for begin, end in _blocks(weight.shape[1]):
         inside = factor[begin:end, begin:end]
         errors = torch.empty_like(weight[:, begin:end])
-        for place in range(end - begin):
-            column, step = weight[:, begin + place], steps[:, begin + place]
+        for column_index in range(end - begin):
+            column, step = weight[:, begin + column_index], steps[:, begin + column_index]
             value = _rounded(column, step)
-            values[:, begin + place] = value
-            error = (column - value * step) / inside[place, place]
-            weight[:, begin + place : end] -= error[:, None] * inside[place, place:]
-            errors[:, place] = error
+            values[:, begin + column_index] = value
+            error = (column - value * step) / inside[column_index, column_index]
+            weight[:, begin + column_index : end] -= error[:, None] * inside[column_index, column_index:]
+            errors[:, column_index] = error
         weight[:, end:] -= errors @ factor[begin:end, end:]
     return values
 

@@ -28,10 +28,10 @@ SIDE_MULTIPLE = 32
 
 def configuration(group_size: int) -> QuantizationScheme:
     """The scheme in compressed-tensors' form."""
-    found = preset_name_to_scheme("W4A16", ["Linear"])
-    assert found.weights is not None
-    found.weights.group_size = group_size
-    return found
+    preset = preset_name_to_scheme("W4A16", ["Linear"])
+    assert preset.weights is not None
+    preset.weights.group_size = group_size
+    return preset
 
 
 def group_size_for(scheme: Int4Scheme, shapes: Iterable[tuple[int, ...]]) -> int:

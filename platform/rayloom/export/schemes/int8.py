@@ -28,10 +28,10 @@ LARGEST = 127
 def configuration(scheme: Int8Scheme) -> QuantizationScheme:
     """The scheme in compressed-tensors' form."""
     # vLLM does not match its output head as "Linear"; it must be named.
-    found = preset_name_to_scheme("W8A8", ["Linear", "re:.*lm_head"] if scheme.head else ["Linear"])
+    preset = preset_name_to_scheme("W8A8", ["Linear", "re:.*lm_head"] if scheme.head else ["Linear"])
     if scheme.activations == "static":
-        found.input_activations = QuantizationArgs(num_bits=8, type="int", strategy="tensor", symmetric=True)
-    return found
+        preset.input_activations = QuantizationArgs(num_bits=8, type="int", strategy="tensor", symmetric=True)
+    return preset
 
 
 def int8_layers(

@@ -81,8 +81,8 @@ def unknown_keys(
             continue
         for meaning in _REFUSED:
             if (is_conversation or not meaning.only_of_conversations) and meaning.names.fullmatch(str(key).lower()):
-                said = f"{where + ' ' if where else ''}has the key `{key}`, which is not read: {meaning.why}"
-                raise ConversationError("unsupported_key", said)
+                message = f"{where + ' ' if where else ''}has the key `{key}`, which is not read: {meaning.why}"
+                raise ConversationError("unsupported_key", message)
         yield str(key)
 
 
@@ -113,8 +113,8 @@ def only_value(values: Mapping[str, Any], keys: Iterable[str], where: str) -> An
 
     Raises ConversationError where two of them hold different values.
     """
-    found = {key: values[key] for key in keys if says_something(values.get(key))}
-    first = next(iter(found.values()), None)
-    if any(value != first for value in found.values()):
-        raise ConversationError("not_a_conversation", f"{where} has different values in {' and '.join(found)}")
+    given_values = {key: values[key] for key in keys if says_something(values.get(key))}
+    first = next(iter(given_values.values()), None)
+    if any(value != first for value in given_values.values()):
+        raise ConversationError("not_a_conversation", f"{where} has different values in {' and '.join(given_values)}")
     return first

@@ -84,15 +84,15 @@ def _role(values: Mapping[str, Any], where: str) -> tuple[str, str]:
     written = [str(values[key]) for key in ("role", "from") if key in values]
     if not written:
         keys = ", ".join(map(str, values)) or "none"
-        said = f"{where} has neither `role` nor `from`; its keys are {keys}"
-        raise ConversationError("roles_out_of_order", said)
+        problem = f"{where} has neither `role` nor `from`; its keys are {keys}"
+        raise ConversationError("roles_out_of_order", problem)
     roles = {_ROLES.get(name) for name in written}
     if len(roles) > 1:
         raise ConversationError("roles_out_of_order", f"{where} is from {written[0]} and from {written[1]}")
     role = roles.pop()
     if role is None:
-        said = f"{where} is from {written[0]!r}, which has no meaning; roles are {', '.join(_ROLES)}"
-        raise ConversationError("roles_out_of_order", said)
+        problem = f"{where} is from {written[0]!r}, which has no meaning; roles are {', '.join(_ROLES)}"
+        raise ConversationError("roles_out_of_order", problem)
     return written[0], role
 
 
@@ -104,17 +104,19 @@ def _check_content(content: Any, where: str) -> None:
         raise ConversationError("not_text", f"{where}: the content is not text but {type(content).__name__}")
     for part in content:
         if not isinstance(part, Mapping):
-            said = f"{where}: the content is a list that holds {type(part).__name__}; give one text, or parts with type"
-            raise ConversationError("not_text", said)
+            problem = (
+                f"{where}: the content is a list that holds {type(part).__name__}; give one text, or parts with type"
+            )
+            raise ConversationError("not_text", problem)
         values = given(part)
         kind = values.get("type")
         text = values.get("thinking" if kind == "thinking" else "text")
         if not isinstance(text, str):
-            said = f"{where}: a part of the content of type {kind!r} has no text; only text is supported"
-            raise ConversationError("not_text", said)
+            problem = f"{where}: a part of the content of type {kind!r} has no text; only text is supported"
+            raise ConversationError("not_text", problem)
         for key in unknown_keys(values, _KNOWN_OF_PART, f"{where}: a part of the content"):
-            said = f"{where}: a part of the content has the key `{key}`, which would be lost"
-            raise ConversationError("unsupported_key", said)
+            problem = f"{where}: a part of the content has the key `{key}`, which would be lost"
+            raise ConversationError("unsupported_key", problem)
 
 
 def _add_what_answers_say(message: Message, values: Mapping[str, Any], calls: list[Any], where: str) -> None:
@@ -125,8 +127,10 @@ def _add_what_answers_say(message: Message, values: Mapping[str, Any], calls: li
         message |= {key: value for key, value in (("tool_calls", calls), ("reasoning", reasoning)) if value}
         return
     if calls or reasoning:
-        said = f"{where} is from {message['role']} and has {'calls' if calls else 'reasoning'}, which only answers have"
-        raise ConversationError("bad_tool" if calls else "unsupported_key", said)
+        problem = (
+            f"{where} is from {message['role']} and has {'calls' if calls else 'reasoning'}, which only answers have"
+        )
+        raise ConversationError("bad_tool" if calls else "unsupported_key", problem)
 
 
 def _calls(values: Mapping[str, Any], where: str) -> list[Any]:

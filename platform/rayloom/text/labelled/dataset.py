@@ -133,7 +133,7 @@ def _read(
     kept: list[Example] = []
     unknown = Counter[str]()
     for number, source in enumerate(data.sources):
-        found: list[Example] = []
+        examples: list[Example] = []
         for origin, row in labelled_rows(
             files[f"data.sources.{number}.dataset"], source.read, source, source.ignore_keys, unknown
         ):
@@ -145,13 +145,13 @@ def _read(
             elif (problem := _problem(row, encoder)) is not None:
                 problems.add(origin, problem)
             else:
-                found.append(row)
-        counts.rows_read[f"{number} {source.location}"] = len(found)
-        if source.limit_rows is not None and len(found) > source.limit_rows:
-            left_out["over_limit_rows"] += len(found) - source.limit_rows
-            chosen = np.random.default_rng([seed, number]).permutation(len(found))[: source.limit_rows]
-            found = [found[index] for index in sorted(chosen)]
-        kept += found
+                examples.append(row)
+        counts.rows_read[f"{number} {source.location}"] = len(examples)
+        if source.limit_rows is not None and len(examples) > source.limit_rows:
+            left_out["over_limit_rows"] += len(examples) - source.limit_rows
+            chosen = np.random.default_rng([seed, number]).permutation(len(examples))[: source.limit_rows]
+            examples = [examples[index] for index in sorted(chosen)]
+        kept += examples
     problems.raise_any()
     counts.unknown_keys = dict(unknown)
     return kept
@@ -170,9 +170,9 @@ def _within_length(
 ) -> list[Example]:
     lengths = encoder.lengths(examples) if examples else []
     if lengths:
-        found = np.percentile(lengths, [50, 90, 99, 100], method="higher")
+        percentiles = np.percentile(lengths, [50, 90, 99, 100], method="higher")
         names = ("median", "p90", "p99", "longest")
-        counts.lengths_tokens = dict(zip(names, (int(length) for length in found), strict=True))
+        counts.lengths_tokens = dict(zip(names, (int(length) for length in percentiles), strict=True))
     limit = encoder.max_tokens
     too_long = [number for number, length in enumerate(lengths) if length > limit]
     if not too_long or encoder.reads_windows:

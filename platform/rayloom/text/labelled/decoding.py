@@ -38,12 +38,12 @@ class Prediction:
     def as_json(self, text: str) -> dict[str, Any]:
         """For people and files: places together with the words that stand there."""
         spans = [asdict(span) | {"text": text[span.start : span.end]} for span in self.spans]
-        found: dict[str, Any] = {"labels": list(self.labels)} if self.labels or not spans else {}
+        values: dict[str, Any] = {"labels": list(self.labels)} if self.labels or not spans else {}
         if spans:
-            found["spans"] = spans
+            values["spans"] = spans
         if self.probabilities is not None:
-            found["probabilities"] = {name: round(p, 4) for name, p in self.probabilities.items()}
-        return found
+            values["probabilities"] = {name: round(p, 4) for name, p in self.probabilities.items()}
+        return values
 
 
 def decoded(task: Task, rows: Sequence[EncodedRow], logits: Sequence[Floats]) -> Prediction:
@@ -73,9 +73,9 @@ def _entities(task: TokenClassification, rows: Sequence[EncodedRow], logits: Seq
     offsets, tags = [], []
     for row, scores in zip(rows, logits, strict=True):
         judged = row.is_judged if row.is_judged is not None else np.ones(len(row.tokens), np.bool_)
-        for place in np.flatnonzero(judged):
-            offsets.append(row.offsets[place])
-            tags.append(task.labels[int(scores[place].argmax())])
+        for position in np.flatnonzero(judged):
+            offsets.append(row.offsets[position])
+            tags.append(task.labels[int(scores[position].argmax())])
     order = sorted(range(len(offsets)), key=lambda number: offsets[number])
     return tuple(spans_of_tokens([offsets[n] for n in order], [tags[n] for n in order]))
 
@@ -85,9 +85,9 @@ def _answer(task: QuestionAnswering, rows: Sequence[EncodedRow], logits: Sequenc
     best, best_score, none_score = None, -np.inf, np.inf
     for row, (starts, ends) in zip(rows, logits, strict=True):
         none_score = min(none_score, float(starts[0] + ends[0]))
-        found = best_span(starts, ends, row.offsets, task.max_answer_tokens)
-        if found is not None and found[2] > best_score:
-            best, best_score = Span(row.offsets[found[0]][0], row.offsets[found[1]][1], "answer"), found[2]
+        span = best_span(starts, ends, row.offsets, task.max_answer_tokens)
+        if span is not None and span[2] > best_score:
+            best, best_score = Span(row.offsets[span[0]][0], row.offsets[span[1]][1], "answer"), span[2]
     # Of the two outcomes, each scored by the sum of its ends' logits.
     share = 1 / (1 + float(np.exp(np.clip(none_score - best_score, -50, 50)))) if best is not None else 0.0
     is_given = best is not None and share >= max(0.5, task.min_answer_share)

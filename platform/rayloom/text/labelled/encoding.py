@@ -78,12 +78,12 @@ class TaskEncoder:
     def lengths(self, examples: Sequence[Example]) -> list[int]:
         """Tokens of each example uncut, with special tokens; over `max_tokens` also where the target is too long."""
         encoded = self._tokenised(examples, truncation=False)
-        found = [len(ids) for ids in encoded["input_ids"]]
+        num_tokens = [len(ids) for ids in encoded["input_ids"]]
         if isinstance(self.task, SequenceToSequence):
             spare = self.max_tokens - self.task.max_target_tokens
             targets = (len(self._target(example)) for example in examples)
-            found = [max(length, target + spare) for length, target in zip(found, targets, strict=True)]
-        return found
+            num_tokens = [max(length, target + spare) for length, target in zip(num_tokens, targets, strict=True)]
+        return num_tokens
 
     def cut(self, examples: Sequence[Example]) -> list[str]:
         """What the model reads of each text, with a second text behind it."""
@@ -91,15 +91,15 @@ class TaskEncoder:
             offsets = self._tokenised(examples, truncation=False)["offset_mapping"]
             return [self._ends_of(example.text, covered) for example, covered in zip(examples, offsets, strict=True)]
         encoded = self._tokenised(examples, truncation=True, max_length=self.max_tokens)
-        found = []
+        shortened = []
         for number, example in enumerate(examples):
             ends = [0, 0]
             for side, (_, end) in zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True):
                 if side is not None:
                     ends[side] = max(ends[side], end)
             first, second = self._texts(example)
-            found.append(f"{first[: ends[0]]} {(second or '')[: ends[1]]}".strip())
-        return found
+            shortened.append(f"{first[: ends[0]]} {(second or '')[: ends[1]]}".strip())
+        return shortened
 
     def rows(self, examples: Sequence[Example]) -> list[list[EncodedRow]]:
         """The rows of each example: one, or one for each window. What is longer than a row and not windowed is cut."""
@@ -286,11 +286,11 @@ def most_context(windows: Sequence[Sequence[tuple[int, int]]]) -> list[NDArray[n
     """For each window, which tokens are judged there: those further from its ends than in any other."""
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for number, offsets in enumerate(windows):
-        places = [place for place, (start, end) in enumerate(offsets) if start < end]
-        for place in places:
-            context = min(place - places[0], places[-1] - place)
-            if offsets[place] not in best or context > best[offsets[place]][0]:
-                best[offsets[place]] = (context, number)
+        places = [index for index, (start, end) in enumerate(offsets) if start < end]
+        for index in places:
+            context = min(index - places[0], places[-1] - index)
+            if offsets[index] not in best or context > best[offsets[index]][0]:
+                best[offsets[index]] = (context, number)
     return [
         np.asarray([s < e and best[s, e][1] == number for s, e in offsets], np.bool_)
         for number, offsets in enumerate(windows)

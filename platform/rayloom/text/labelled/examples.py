@@ -18,8 +18,8 @@ from rayloom.specs.training.labelled_data import LabelledProblem
 class ExampleError(ValueError):
     """What is wrong with one row. Whoever reads the rows adds which one it is."""
 
-    def __init__(self, problem: LabelledProblem, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, problem: LabelledProblem, message: str) -> None:
+        super().__init__(message)
         self.problem = problem
 
 
@@ -84,11 +84,11 @@ def spans_of_words(
     for word, tag in zip(words, tags, strict=True):
         end = start + len(word)
         if tag != "O":
-            found = _TAG.fullmatch(tag)
-            if found is None:
+            match = _TAG.fullmatch(tag)
+            if match is None:
                 raise ExampleError("bad_tag", f"{word!r} is tagged {tag!r}, which is not O, B-… or I-…")
-            place, entity = found[1], names.get(found[2], found[2])
-            if place == "B":
+            prefix, entity = match[1], names.get(match[2], match[2])
+            if prefix == "B":
                 spans.append(Span(start, end, entity))
             elif before == "O" or before[2:] != tag[2:]:
                 raise ExampleError("bad_tag", f"{word!r} is tagged {tag} after {before}: an entity begins with B")

@@ -22,13 +22,13 @@ MAX_TOKENS = 400
 
 def examples(shards: TokenShards, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Text]:
     """The first documents of the shards: context dim, trained tokens bold and green."""
-    found: list[Text] = []
+    shown: list[Text] = []
     for row in (shards.row(index) for index in range(len(shards))):
         for part in documents(row):
-            if len(found) == count:
-                return found
-            found.append(marked(row, part, tokenizer))
-    return found
+            if len(shown) == count:
+                return shown
+            shown.append(marked(row, part, tokenizer))
+    return shown
 
 
 def documents(row: Row) -> Iterator[slice]:

@@ -47,13 +47,13 @@ def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[Paramete
     decayed = [(n, p) for n, p in trained if p.ndim >= 2 and id(p) not in taken]
     plain = [(n, p) for n, p in trained if p.ndim < 2]
     groups = []
-    for found, decay, orthogonal in (
+    for named, decay, orthogonal in (
         (inner, spec.weight_decay, True),
         (decayed, spec.weight_decay, False),
         (plain, 0.0, False),
     ):
-        if found:
-            names, parameters = zip(*found, strict=True)
+        if named:
+            names, parameters = zip(*named, strict=True)
             groups.append(ParameterGroup(names, parameters, decay, orthogonal, spec.type == "adamw8bit"))
     return groups
 

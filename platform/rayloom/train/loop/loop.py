@@ -215,10 +215,10 @@ def _measure(run: Run) -> None:
     }
     run.model.train()
     state, stopping = run.state, run.job.spec.early_stopping
-    for name, found in measured.items():
-        numbers = {"loss": found.loss, "perplexity": found.perplexity, "labels": found.num_labels}
-        if found.accuracy is not None and found.score is not None:
-            numbers |= {"accuracy": found.accuracy, "score": found.score}
+    for name, measure in measured.items():
+        numbers = {"loss": measure.loss, "perplexity": measure.perplexity, "labels": measure.num_labels}
+        if measure.accuracy is not None and measure.score is not None:
+            numbers |= {"accuracy": measure.accuracy, "score": measure.score}
         run.log.add("heldout", state.step, name=name, **numbers)
     if stopping is None or state.step == 0:
         return

@@ -70,9 +70,9 @@ def learning_rate_share(schedule: Schedule, step: int, num_steps: int) -> float:
 # Early stopping.
 
 
-def is_improvement(stopping: EarlyStopping, state: TrainState, found: HeldoutMeasure) -> bool:
+def is_improvement(stopping: EarlyStopping, state: TrainState, measured: HeldoutMeasure) -> bool:
     """Whether a measurement beats the best so far by more than the threshold. The first does; a later NaN does not."""
     if stopping.by == "score":
-        score = found.score or 0.0
+        score = measured.score or 0.0
         return state.best_score is None or score > state.best_score + stopping.threshold
-    return state.best_loss is None or found.loss < state.best_loss - stopping.threshold
+    return state.best_loss is None or measured.loss < state.best_loss - stopping.threshold

@@ -39,11 +39,11 @@ def located(positions: Integers, sources: Sequence[Source], seed: int) -> tuple[
     for number, source in enumerate(sources):
         here = chosen == number
         epochs, indices = np.divmod(counts[here], source.num_rows)
-        found = np.empty_like(indices)
+        rows_of_source = np.empty_like(indices)
         for epoch in np.unique(epochs):
             part = epochs == epoch
-            found[part] = permuted(indices[part], source.num_rows, seed, int(epoch), number)
-        rows[here] = found
+            rows_of_source[part] = permuted(indices[part], source.num_rows, seed, int(epoch), number)
+        rows[here] = rows_of_source
     return chosen, rows
 
 

@@ -45,9 +45,9 @@ class MaskedTokens:
         read, labels = [], []
         for row, draw in zip(rows, draws, strict=True):
             random = np.random.default_rng(draw)
-            found = masked_row(row.tokens, row.positions, self.spec.share, self.vocabulary, random)
-            read.append(found[0])
-            labels.append(found[1])
+            masked = masked_row(row.tokens, row.positions, self.spec.share, self.vocabulary, random)
+            read.append(masked[0])
+            labels.append(masked[1])
         return Batch(
             tokens=stacked(read, self.padding_token),
             positions=stacked([row.positions for row in rows], 0),

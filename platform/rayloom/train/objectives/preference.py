@@ -53,18 +53,18 @@ def add_reference(rows: Any, loss: Any, micro_batch_sequences: int, group: Group
     if not file.exists():
         was_training = loss.model.training
         loss.model.eval()
-        found = np.zeros((len(rows), 2), np.float64)
+        log_p_of_all = np.zeros((len(rows), 2), np.float64)
         starts = range(0, len(rows), micro_batch_sequences)
         # Sharded weights are gathered collectively, so all workers must run equally many batches.
         for turn in range(-(-len(starts) // group.num_workers)):
-            place = turn * group.num_workers + group.rank
-            numbers = _numbers(starts, place if place < len(starts) else 0, len(rows))
+            own = turn * group.num_workers + group.rank
+            numbers = _numbers(starts, own if own < len(starts) else 0, len(rows))
             batch = causal_batch([rows.row(number).row for number in numbers], padding_token=0)
             log_p = loss.answers(batch.to(group.device)).log_p.cpu().numpy()
-            if place < len(starts):
-                found[numbers.start : numbers.stop] = log_p
+            if own < len(starts):
+                log_p_of_all[numbers.start : numbers.stop] = log_p
         loss.model.train(was_training)
-        summed = np.asarray(group.agreed(*found.reshape(-1).tolist())).reshape(-1, 2)
+        summed = np.asarray(group.agreed(*log_p_of_all.reshape(-1).tolist())).reshape(-1, 2)
         if group.is_first:
             _write(summed, file)
         group.wait_for_all()
@@ -80,5 +80,5 @@ def _write(log_p: NDArray[np.float64], file: Path) -> None:
         np.save(opened, log_p.astype(np.float32), allow_pickle=False)
 
 
-def _numbers(starts: range, place: int, num_rows: int) -> range:
-    return range(starts[place], min(starts[place] + starts.step, num_rows))
+def _numbers(starts: range, own: int, num_rows: int) -> range:
+    return range(starts[own], min(starts[own] + starts.step, num_rows))

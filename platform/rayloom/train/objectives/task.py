@@ -105,9 +105,9 @@ def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective
 def label_counts(task: Task, rows: TaskRows) -> dict[str, int]:
     """How often each label occurs among the rows' targets."""
     labels: tuple[str, ...] = getattr(task, "labels", ())
-    found = np.zeros(len(labels), np.int64)
+    counts = np.zeros(len(labels), np.int64)
     is_multiple = target_of(task) == "labels"
     for index in range(len(rows)):
         targets = rows.row(index).targets
-        found += targets if is_multiple else np.bincount(targets[targets >= 0], minlength=len(labels))
-    return dict(zip(labels, found.tolist(), strict=True))
+        counts += targets if is_multiple else np.bincount(targets[targets >= 0], minlength=len(labels))
+    return dict(zip(labels, counts.tolist(), strict=True))

@@ -105,8 +105,8 @@ def _shown(example: Example) -> Text:
         text.stylize(TRAINED, span.start, min(span.end, EXAMPLE_CHARACTERS))
     if example.pair is not None:
         text.append(f"\n{example.pair[:EXAMPLE_CHARACTERS]}", style=CONTEXT)
-    said = example.labels or tuple(dict.fromkeys(span.label for span in example.spans))
-    return text.append(f"\n→ {', '.join(said) or 'nothing'}", style=TRAINED)
+    labels = example.labels or tuple(dict.fromkeys(span.label for span in example.spans))
+    return text.append(f"\n→ {', '.join(labels) or 'nothing'}", style=TRAINED)
 
 
 def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
@@ -121,8 +121,8 @@ def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) 
     missing = [label for label in wanted if not train["labels"].get(label)]
     if missing:
         sheet.problems.append(f"no training row has the label {', '.join(missing)}: it cannot be learned")
-    found = {label: train["labels"][label] for label in wanted if train["labels"].get(label)}
-    rare = [label for label, n in found.items() if n * IMBALANCE < max(found.values())]
+    occurring = {label: train["labels"][label] for label in wanted if train["labels"].get(label)}
+    rare = [label for label, n in occurring.items() if n * IMBALANCE < max(occurring.values())]
     if rare and task.class_weights is None:
         sheet.warnings.append(
             f"{', '.join(rare)} is over {IMBALANCE} times rarer than the most frequent label: task.class_weights helps"

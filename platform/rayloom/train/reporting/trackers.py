@@ -68,8 +68,8 @@ def opened(run: TrackedRun) -> Iterator[list[Following]]:
 
 def missing_trackers(spec: TrainSpec) -> list[str]:
     """One sentence for each tracker whose package is not installed here: what is missing and what to do."""
-    found = [_missing(tracker) for tracker in spec.trackers]
-    return [said for said in found if said is not None]
+    problems = [_missing(tracker) for tracker in spec.trackers]
+    return [said for said in problems if said is not None]
 
 
 def _missing(tracker: Tracker) -> str | None:
@@ -138,8 +138,8 @@ class _MlflowRun:
         self._mlflow.wished(lambda: self._mlflow.client.set_terminated(self._id, status), "the training")
 
     def add(self, event: dict[str, Any]) -> None:
-        found = scalars(event)
-        for metric in mlflow_metrics(found, event["step"]) if found else ():
+        values = scalars(event)
+        for metric in mlflow_metrics(values, event["step"]) if values else ():
             if metric.step > self._before.get(metric.key, (-1, 0.0))[0]:
                 self._waiting.append(metric)
         if time.monotonic() - self._sent_at > MLFLOW_SECONDS or len(self._waiting) > MAX_METRICS:
@@ -178,16 +178,16 @@ class _WandbRun:
         self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def add(self, event: dict[str, Any]) -> None:
-        found = scalars(event)
-        if found:
-            self._wandb.log({"step": event["step"], **found})
+        values = scalars(event)
+        if values:
+            self._wandb.log({"step": event["step"], **values})
 
 
 def scalars(event: dict[str, Any]) -> dict[str, float]:
     """The values of an event to plot over steps, by name: `train/loss`, `heldout/perplexity`."""
     if event["event"] == "step":
-        found = {f"train/{name}": float(event[name]) for name in STEP_SCALARS}
-        return found | {"train/tokens_per_second": event["tokens"] / event["seconds"]}
+        values = {f"train/{name}": float(event[name]) for name in STEP_SCALARS}
+        return values | {"train/tokens_per_second": event["tokens"] / event["seconds"]}
     if event["event"] == "heldout":
         return {f"{event['name']}/{name}": float(event[name]) for name in MEASURES if name in event}
     return {}

@@ -122,7 +122,7 @@ def _is_gated(shapes: Sequence[tuple[int, ...]], hidden_size: int, feed_forward_
 def _drops(layer: Any) -> bool:
     import torch
 
-    return any(isinstance(found, torch.nn.Dropout) for found in layer.lora_dropout.values())
+    return any(isinstance(module, torch.nn.Dropout) for module in layer.lora_dropout.values())
 
 
 def size_of_base(spec: TrainSpec, base: Path) -> ModelSize:

@@ -52,11 +52,11 @@ class LiveTable:
     def _say_ends(self) -> None:
         ended = sorted(self._history.ended, key=lambda trial: trial.ended_at_seconds or 0.0)
         for trial in ended[self._ended :]:
-            said = f": {trial.reason}" if trial.reason and trial.outcome != "finished" else ""
+            reason = f": {trial.reason}" if trial.reason and trial.outcome != "finished" else ""
             of = self._spec.num_trials or len(self._history.trials)
             metric = self._spec.objectives[0].metric
             value = _number(trial.metrics.get(metric))
-            say(f"trial {trial.number} of {of} {_state(trial)}, {metric} {value}, {_values(trial)}{said}")
+            say(f"trial {trial.number} of {of} {_state(trial)}, {metric} {value}, {_values(trial)}{reason}")
         self._ended = len(ended)
 
 

@@ -120,8 +120,10 @@ def gpu_memory_problems(spec: TuneSpec, parents: Mapping[str, Artifact], gpu_byt
     needed, room = memory_per_device(spec.train, size).total, gpu_bytes * part
     if needed <= room:
         return []
-    said = f"A trial needs about {needed / 1e9:,.2g} GB of GPU memory, and {part:g} of a GPU has {room / 1e9:,.2g} GB"
-    return [f"{said}: raise resources.gpus_per_trial, or lower the training job's micro_batch_sequences"]
+    problem = (
+        f"A trial needs about {needed / 1e9:,.2g} GB of GPU memory, and {part:g} of a GPU has {room / 1e9:,.2g} GB"
+    )
+    return [f"{problem}: raise resources.gpus_per_trial, or lower the training job's micro_batch_sequences"]
 
 
 def _size(spec: TuneSpec, parents: Mapping[str, Artifact]) -> ModelSize | None:
