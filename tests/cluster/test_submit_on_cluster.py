@@ -110,7 +110,7 @@ def test_a_store_that_the_nodes_do_not_share_is_found_out_by_the_job(terminal: T
     """Every process has its own memory, as every machine has its own disk."""
     ended = terminal.rayloom("submit", terminal.job("alone"), "--wait", "--store", "memory://store")
     assert ended.returncode == 4
-    assert "error: The store is not shared" in ended.stderr
+    assert "error: Not every node has the store" in ended.stderr
 
 
 def test_a_job_is_stopped_and_tried_again(terminal: Terminal) -> None:
@@ -161,7 +161,7 @@ def test_a_second_cluster_is_not_started_over_the_first(terminal: Terminal) -> N
     ("workers", "wanted"),
     [
         ("num_workers: 64", "64 workers of 1 CPUs each"),
-        ("gpus_per_worker: 1", "1 worker of 1 CPUs and 1 GPUs each, and only 0 find room on 2 nodes"),
+        ("gpus_per_worker: 1", "1 worker with 1 CPUs and 1 GPUs each, and there is room for 0 on 2 nodes"),
     ],
 )
 def test_a_job_that_does_not_fit_is_refused_before_it_is_sent(terminal: Terminal, workers: str, wanted: str) -> None:

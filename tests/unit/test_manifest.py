@@ -137,7 +137,7 @@ def test_nothing_secret_stands_in_it_and_the_cluster_asks_for_a_token(printed) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("merge.yaml",), "needs a store that the whole cluster sees"),
+        (("merge.yaml",), "needs a store that every node of the cluster can read"),
         (("merge.yaml", "--store", "s3://b", "--store-claim", "c"), "A volume claim needs a store that is a path"),
         (("merge.yaml", "--store", "/s", "--spot", "true"), "--spot must be LABEL=VALUE"),
         (("merge.yaml", "--store", "/s", "--api-keys", "k"), "--api-keys is for services"),

@@ -298,7 +298,7 @@ def test_a_job_that_no_nodes_can_hold_is_refused_before_it_is_sent(tmp_path: Pat
     assert check_fits([spec], [node(6)], False) == []
     assert check_fits([spec], [node(4), node(4)], False) == []
     with pytest.raises(
-        ResourceError, match="wants 2 workers of 3 CPUs each, and only 1 find room on 2 nodes with 7 CPUs"
+        ResourceError, match="needs 2 workers with 3 CPUs each, and there is room for 1 on 2 nodes with 7 CPUs"
     ):
         check_fits([spec], [node(5), node(2)], False)
     (note,) = check_fits([spec], [node(2)], True)
@@ -336,7 +336,7 @@ def test_the_command_says_what_is_wrong_before_sending(
     job = job_at(tmp_path)
     command = ["submit", str(job.file), "--address", cluster.address]
     assert main(command) == 3
-    assert "needs a store that the whole cluster sees" in capsys.readouterr().err
+    assert "needs a store that every node of the cluster can read" in capsys.readouterr().err
     cluster.ray_version = "2.9.0"
     assert main([*command, "--store", "/shared"]) == 4
     assert "The cluster runs Ray 2.9.0, and here is 2." in capsys.readouterr().err

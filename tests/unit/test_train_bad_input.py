@@ -143,7 +143,7 @@ def test_an_unfinished_run_with_other_settings_is_named(planner: Planner) -> Non
     (checkpoint / CHECKPOINT).touch()
     changed = small_spec(learning_rate=0.02, checkpoints={"every_steps": 2})
     (said,) = [line for line in planner(changed).warnings if "unfinished" in line]
-    assert "small@0123456789ab stands unfinished at step 8" in said
+    assert "small@0123456789ab is unfinished at step 8" in said
     assert "(checkpoints.every_steps: 4 there, 2 here; learning_rate: 0.01 there, 0.02 here)" in said
     assert not [line for line in planner(small_spec()).warnings if "unfinished" in line]
 

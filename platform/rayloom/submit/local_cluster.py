@@ -162,13 +162,15 @@ def _await_node(cluster: LocalCluster, number: int) -> str:
         if not local_node.is_alive(cluster.sessions[number]):
             log = (Path(cluster.folder) / f"node-{number}.log").read_text(errors="replace")
             last = log.strip().splitlines()[-1:] or ["it said nothing"]
-            raise ResourceError(f"Node {number} ended: {last[0]}", where=cluster.folder, fix="Its logs stand there.")
+            raise ResourceError(
+                f"Node {number} ended: {last[0]}", where=cluster.folder, fix="Its logs are in that folder."
+            )
         with contextlib.suppress(ResourceError, InputError):
             nodes = api.nodes()
             if any(node.labels.get("rayloom.io/node") == label for node in nodes):
                 return next(node.address for node in nodes if node.is_head)
         time.sleep(0.3)
-    fix = f"The logs stand in {cluster.folder}; `rayloom doctor` shows what is short."
+    fix = f"Its logs are in {cluster.folder}; `rayloom doctor` shows what this machine lacks."
     raise ResourceError(f"Node {number} had not joined after {START_SECONDS:.0f} s", fix=fix)
 
 

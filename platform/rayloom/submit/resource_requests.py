@@ -22,7 +22,7 @@ def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) 
         if short and can_grow:
             notes.append(f"{spec.name}: {short}; the cluster's autoscaler must add nodes")
         elif short:
-            fix = "Ask for less in the job file, or start more or larger nodes."
+            fix = "Request less in the job file, or add nodes or larger ones."
             raise ResourceError(f"{spec.name} does not fit on this cluster: {short}", fix=fix)
     return notes
 
@@ -38,7 +38,7 @@ def _shortage(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str:
             each = f"{bundle.cpus:g} CPUs" + (f" and {bundle.gpus:g} GPUs" if bundle.gpus else "")
             offer = f"{len(nodes)} nodes with {has_cpus:g} CPUs and {has_gpus:g} GPUs in all"
             workers = "1 worker" if len(bundles) == 1 else f"{len(bundles)} workers"
-            return f"it wants {workers} of {each} each, and only {number} find room on {offer}"
+            return f"it needs {workers} with {each} each, and there is room for {number} on {offer}"
         chosen[0] -= bundle.cpus
         chosen[1] -= bundle.gpus
     return ""

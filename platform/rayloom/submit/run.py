@@ -58,7 +58,9 @@ def check_store_is_shared(store: Store) -> None:
     blind = [name for name, answer in zip(asked, answers, strict=True) if not answer]
     if blind:
         fix = "Name a folder on storage that all nodes mount, or a URI such as s3://bucket/prefix, with RAYLOOM_STORE."
-        raise ResourceError(f"The store is not shared: {', '.join(blind)} cannot see it", where=store.uri, fix=fix)
+        raise ResourceError(
+            f"Not every node has the store: {', '.join(blind)} cannot reach it", where=store.uri, fix=fix
+        )
 
 
 def _sees(uri: str, probe: str) -> bool:

@@ -98,10 +98,14 @@ def serve_config(spec: ServeSpec, file: str, choices: KubernetesChoices) -> dict
 def _check_spec(spec: ServeSpec) -> None:
     if not spec.doors.keys_required:
         fix = "Set doors.keys_required: true, and make keys with `rayloom keys create`, or name a Secret by --api-keys."
-        raise InputError("On Kubernetes other pods can reach a service, and this one requires no API keys", fix=fix)
+        raise InputError(
+            "Other pods of the Kubernetes cluster could use this service, because it requires no API keys", fix=fix
+        )
     if spec.is_direct:
         fix = "Set profile: full."
-        raise InputError("profile: direct listens by itself, past the proxies that KubeRay watches", fix=fix)
+        raise InputError(
+            "With profile: direct the engine listens itself, and KubeRay watches Ray Serve's proxies only", fix=fix
+        )
     elsewhere = [reference.text for reference in references(spec) if not reference.text.startswith("artifact:")]
     if elsewhere:
         fix = "Import it into the store first, and name it as artifact:NAME."

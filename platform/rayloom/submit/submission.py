@@ -118,7 +118,9 @@ def check_store(store: str) -> None:
     """Raises InputError if there is no store, or its path is relative, which differs between nodes."""
     if not store:
         fix = "Set RAYLOOM_STORE, or --store, to a folder on storage that all nodes mount, or to s3://bucket/prefix."
-        raise InputError("A submitted job needs a store that the whole cluster sees", fix=fix)
+        raise InputError("A submitted job needs a store that every node of the cluster can read and write", fix=fix)
     if "://" not in store and not store.startswith("/"):
-        fix = "Write it absolute, as every node sees it."
-        raise InputError("The store's path is relative, which means another place on each node", where=store, fix=fix)
+        fix = "Give an absolute path that is the same on every node."
+        raise InputError(
+            "The store's path is relative, so that each node would look in a folder of its own", where=store, fix=fix
+        )

@@ -35,19 +35,19 @@ def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
     """A line for each unfinished run of this name that the job will not continue: which settings differ."""
     from rayloom.train.loop.checkpoints import newest_first, step_of
 
-    wished = dict(by_path(fingerprinted(spec, with_defaults=True)))
+    requested = dict(by_path(fingerprinted(spec, with_defaults=True)))
     folder = store.building_directory(spec.name, "any").parent
     for noted in sorted(folder.glob(f"*/{WORK_NAME}/{SETTINGS_NAME}")):
-        had = json.loads(noted.read_text())
+        earlier = json.loads(noted.read_text())
         newest = next(newest_first(noted.parent / "checkpoints"), None)
-        changed = [path for path in sorted({*had, *wished}) if had.get(path) != wished.get(path)]
+        changed = [path for path in sorted({*earlier, *requested}) if earlier.get(path) != requested.get(path)]
         if not changed or newest is None or (noted.parents[1] / MANIFEST_NAME).exists():
             continue
-        pairs = [(path, had.get(path, "absent"), wished.get(path, "absent")) for path in changed[:MAX_SHOWN]]
+        pairs = [(path, earlier.get(path, "absent"), requested.get(path, "absent")) for path in changed[:MAX_SHOWN]]
         differences = "; ".join(f"{path}: {before} there, {here} here" for path, before, here in pairs)
         more = f" and {len(changed) - MAX_SHOWN} more" if len(changed) > MAX_SHOWN else ""
         other = f"{spec.name}@{noted.parents[1].name}"
         yield (
-            f"{other} stands unfinished at step {step_of(newest)} with other settings ({differences}{more}); "
-            "this job begins anew beside it: take the change back to continue that one"
+            f"{other} is unfinished at step {step_of(newest)} with other settings ({differences}{more}); "
+            "this job starts from the beginning beside it. Undo the change to continue the earlier run"
         )
