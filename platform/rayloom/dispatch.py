@@ -69,7 +69,8 @@ def _find(reference: ArtifactReference, job: Job, store: Store, fetch: bool) -> 
         found = _imported_before(reference, job, source, store)
         if found is not None:
             return found
-    if "adapter" in reference.contents and (fetch or not isinstance(source, HubSource)):
+    may_be_adapter = "adapter" in reference.contents and "dataset" not in reference.contents
+    if may_be_adapter and (fetch or not isinstance(source, HubSource)):
         from rayloom.ingest.adapter_folder import base_named
 
         base = base_named(source, reference.path)

@@ -174,6 +174,29 @@ def test_a_corpus_of_another_tokenizer_is_written_in_the_models_ids(
         rows_for(spec, parents | {"calibration.rows_of": small})
 
 
+def test_a_model_that_was_never_trained_here_is_measured_on_texts_or_conversations(
+    store: Store, model: Artifact
+) -> None:
+    texts = [f"Line {n} about the harbour and {n * n} boats.\n\n" for n in range(300)]
+    plain = made(store, "plain", "dataset", lambda folder: (folder / "a.txt").write_text("".join(texts)))
+    chat = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]} for text in texts]
+    lines = "".join(json.dumps(row) + "\n" for row in chat)
+    talked = made(store, "talked", "dataset", lambda folder: (folder / "a.jsonl").write_text(lines))
+    for data in (plain, talked):
+        parents = {"model": model, "rows_of": data}
+        measured, calibrating = rows_for(spec_of(model, data, max_measured_tokens=2048), parents)
+        assert 1024 < measured.num_tokens <= 2048 + 512 and calibrating is not None
+        made_of = AutoTokenizer.from_pretrained(model.path).decode(measured.row(0).tokens)
+        assert texts[0].strip() in made_of
+    # Of a conversation, only the answer is measured.
+    row = rows_for(spec_of(model, talked), {"model": model, "rows_of": talked})[0].row(0)
+    assert 0.2 < row.trained.mean() < 0.95
+    assert quantize(store, model, plain, max_quality_loss=3.0).manifest.metrics["num_layers"] == 14
+    odd = made(store, "odd", "dataset", lambda folder: (folder / "a.jsonl").write_text('{"a": 1}\n'))
+    with pytest.raises(InputError, match=r"neither a text nor a conversation.*of no known format"):
+        rows_for(spec_of(model, odd), {"model": model, "rows_of": odd})
+
+
 def test_one_heldout_row_cannot_do_both(store: Store, model: Artifact) -> None:
     trained = made(store, "trained", "adapter", lambda folder: write_rows(folder, num_rows=1))
     assert "cannot both calibrate and measure" in str(refusal(store, model, trained))

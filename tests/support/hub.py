@@ -98,6 +98,7 @@ def loopback_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Loop
         "HF_HUB_CACHE": str(folder / "hub"),
         "HF_TOKEN_PATH": str(folder / "token"),
         "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,  # uploads go by LFS, which is the protocol of this hub
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
@@ -315,6 +316,14 @@ class _Handler(BaseHTTPRequestHandler):
         made.commit({".gitattributes": b""})
         self._json({"url": address, "name": name, "id": name})
 
+    def branch(self, kind: str, name: str, branch: str) -> None:
+        made = self._writer(kind, name)
+        if branch in made.branches:
+            self._send(409, b"{}")
+            return
+        made.branches[branch] = made.branches["main"]
+        self._json({})
+
     def validate(self) -> None:
         self._json({"errors": [], "warnings": []})
 
@@ -406,6 +415,7 @@ _ROUTES: tuple[tuple[tuple[str, ...], str, Callable[..., None]], ...] = (
     (_READ, r"/lfs/(\w+)", _Handler.lfs),
     (("POST",), rf"{_KIND}{_NAME}/paths-info/([^/]+)", _Handler.paths_info),
     (("POST",), r"/api/repos/create", _Handler.create),
+    (("POST",), rf"{_KIND}{_NAME}/branch/([^/]+)", _Handler.branch),
     (("POST",), r"/api/validate-yaml", _Handler.validate),
     (("POST",), rf"{_KIND}{_NAME}/preupload/([^/]+)", _Handler.preupload),
     (("POST",), rf"(/datasets)?{_NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),

@@ -24,7 +24,13 @@ from rayloom.reading.files import table_rows
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
 from rayloom.reading.hub_datasets import hub_uri_parts
 from rayloom.reading.sources import row_files
+from rayloom.specs.training.labelled_data import LabelledSource
 from rayloom.specs.training.training_data import ConversationSource
+from rayloom.text.conversations.formats import conversation
+from rayloom.text.conversations.judged_rows import judged_row
+from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.labelled.examples import Example
+from rayloom.text.labelled.labelled_rows import labelled_rows
 
 CARD = """---
 license: apache-2.0
@@ -44,9 +50,8 @@ dataset_info:
 ---
 A data set.
 """
-CHAT = [
-    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"Hello {n}"}]} for n in (1, 2)
-]
+ASKED = {"role": "user", "content": "Hi"}
+CHAT = [{"messages": [ASKED, {"role": "assistant", "content": f"Hello {n}"}]} for n in (1, 2)]
 
 
 def parquet(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> bytes:
@@ -320,4 +325,72 @@ def test_shards_whose_columns_differ_are_read_row_by_row(hub: LoopbackHub) -> No
     hub.add("org/mixed", {"train-0.parquet": parquet(CHAT), "train-1.parquet": parquet(older)})
     assert [sorted(row) for row in rows({"uri": "hf://datasets/org/mixed"})] == [
         ["messages"], ["messages"], ["messages", "source"],
+    ]  # fmt: skip
+
+
+# -- shapes of known sets ----------------------------------------------------------------------------------------------
+
+
+HH = "\n\nHuman: Hi\n\nAssistant: "
+ANSWERED = [ASKED, {"role": "assistant", "content": "good"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Hi", "input": "", "output": "good"},
+        {"messages": ANSWERED, "prompt": "Hi", "prompt_id": "1"},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "good"}]},
+        {"prompt": "Hi", "completion": "good"},
+    ],
+)
+def test_the_form_of_conversations_is_known_by_their_columns(row: dict[str, Any]) -> None:
+    assert [(m["role"], m["content"]) for m in conversation(row, None, {}, "row 1").messages] == [
+        ("user", "Hi"), ("assistant", "good"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "is_paired"),
+    [
+        ({"chosen": f"{HH}good", "rejected": f"{HH}bad"}, True),
+        ({"prompt": "Hi", "chosen": ANSWERED, "rejected": [ASKED, {"role": "assistant", "content": "bad"}]}, True),
+        ({"prompt": "Hi", "completion": "good", "label": True}, False),
+        ({"conversations": [{"from": "human", "value": "Hi"}], "chosen": "good", "rejected": "bad"}, True),
+    ],
+)
+def test_the_form_of_judged_answers_is_known_by_their_columns(row: dict[str, Any], is_paired: bool) -> None:
+    read = judged_row(row, None, "row 1")
+    read.check(is_paired)
+    assert read.prompt[-1]["content"] == "Hi" and read.better[-1]["content"] == "good"
+
+
+def test_columns_of_no_known_form_are_named() -> None:
+    with pytest.raises(ConversationError, match=r"columns question, answer, which are of no known format.*`columns`"):
+        conversation({"question": "Hi", "answer": "good"}, None, {}, "row 1")
+
+
+def test_words_and_tags_of_the_hub_are_entities(hub: LoopbackHub) -> None:
+    card = (
+        "---\ndataset_info:\n  features:\n  - {name: tokens, list: string}\n"
+        "  - name: ner_tags\n    list: {class_label: {names: {'0': O, '1': B-PER, '2': I-PER}}}\n---\n"
+    )
+    row = {"id": "0", "tokens": ["Ada", "Lovelace", "wrote"], "ner_tags": [1, 2, 0]}
+    hub.add("org/conll", {"README.md": card, "train.jsonl": json_lines([row, row | {"ner_tags": [1, 2]}])})
+    source = {"uri": "hf://datasets/org/conll", "read": {"type": "tokens", "names": {"PER": "person"}}}
+    spec = TypeAdapter(LabelledSource).validate_python(source)
+    first, second = (found for _, found in labelled_rows(row_files(spec, None), spec.read, spec))
+    assert isinstance(first, Example) and first.text == "Ada Lovelace wrote"
+    assert [(span.start, span.end, span.label) for span in first.spans] == [(0, 12, "person")]
+    assert str(second) == "has 3 words and 2 tags"
+
+
+def test_numbers_of_labels_are_their_names_and_hidden_ones_no_label(hub: LoopbackHub) -> None:
+    add_card(hub)
+    read = {"type": "table", "text": "question"}
+    source = {"uri": "hf://datasets/org/two", "subset": "en", "read": read}
+    spec = TypeAdapter(LabelledSource).validate_python(source)
+    found = [row for _, row in labelled_rows(row_files(spec, None), spec.read, spec)]
+    assert [row.labels if isinstance(row, Example) else str(row) for row in found] == [
+        ("positive",), ("negative",), "has no column label; its columns are question, label",
     ]  # fmt: skip

@@ -65,3 +65,11 @@ JOB = argument("job", metavar="JOB", help="name or id, as `rayloom jobs list` sh
 SERVICE = argument("service", metavar="SERVICE", help="the name in its job file; `rayloom serve status` lists them")
 URL = argument("url", metavar="URL", help="http://HOST:PORT of the endpoint")
 MODEL = argument("--model", metavar="NAME", help="default: the first that the endpoint lists")
+
+PUSH_OPTIONS = (
+    ARTIFACT,
+    argument("target", metavar="TARGET", help="hf://ORGANISATION/NAME[@BRANCH] (needs HF_TOKEN), or a new folder"),
+    flag("--private", "make the repository private"),
+    argument("--licence", metavar="NAME", help="what you publish it under; default: the licences of its lineage"),
+    flag("--dry-run", "only show the card and the files"),
+)

@@ -15,6 +15,7 @@ from rayloom.commands.options import (
     JOB,
     JSON,
     MODEL,
+    PUSH_OPTIONS,
     SERVICE,
     SET,
     URL,
@@ -29,6 +30,7 @@ from rayloom.commands.options import (
 _ARTIFACTS = "rayloom.commands.artifacts"
 _JOBS = "rayloom.commands.cluster.jobs"
 _SERVICES = "rayloom.commands.endpoint.service"
+_PUSH = "rayloom.commands.push:push"
 _KEYS = "rayloom.commands.endpoint.service"
 
 COMMANDS: tuple[Command, ...] = (
@@ -137,6 +139,7 @@ COMMANDS: tuple[Command, ...] = (
             Command("down", "stop the cluster", "rayloom.commands.cluster.local_cluster:down"),
         ),
     ),
+    Command("push", "publish an artifact with its card, on the Hugging Face hub or in a folder", _PUSH, PUSH_OPTIONS),
     Command(
         "artifacts",
         "list, show, trace, verify and remove what the store holds",

@@ -160,8 +160,9 @@ TunedRef = Annotated[_Reference, RefersTo(("model", "adapter"))]
 """A model, or an adapter with the base that is named in its lineage."""
 AdapterRef = Annotated[_Reference, RefersTo(("adapter",))]
 CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
-CalibrationRef = Annotated[_Reference, RefersTo(("corpus", "model", "adapter"))]
-"""A corpus, or the result of a training job, which contains its held-out rows."""
+MeasuredRowsRef = Annotated[_Reference, RefersTo(("model", "adapter", "corpus", "dataset"))]
+"""The result of a training job, which contains its held-out rows; a corpus; or a data set of texts or conversations,
+also `hf://ORGANISATION/NAME` and the path of a folder or text file."""
 DatasetRef = Annotated[_Reference, RefersTo(("dataset",))]
 RowsRef = Annotated[_Reference, RefersTo(("dataset",), has_parts=True)]
 """A data set whose rows are read; of one of the hub, the subset and split that stand beside it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import DatasetRef, JobSpec, Name, Share, Spec, TunedRef, refuse_repeated
+from rayloom.specs.base import DatasetRef, JobSpec, MeasuredRowsRef, Name, Share, Spec, TunedRef, refuse_repeated
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.training_data import TemplateKwargs
 
@@ -17,7 +17,7 @@ class HeldoutLoss(Spec):
     type: Literal["heldout_loss"]
     name: Name = "heldout"
     """Name in the report and in `metrics`; different for each check."""
-    rows_of: TunedRef
+    rows_of: MeasuredRowsRef
     """The adapter or model whose training job set the held-out rows aside."""
     max_increase: Annotated[float, Field(ge=0)] | None = None
     """Nats per token by which the model's loss may be higher than the baseline's; the job fails if it is more."""
@@ -52,7 +52,7 @@ class WrittenCheck(Spec):
     type: Literal["written"]
     name: Name = "written"
     """Name in the report and in `metrics`; different for each check."""
-    rows_of: TunedRef
+    rows_of: MeasuredRowsRef
     """The adapter or model whose training job set the conversations aside."""
     limit_rows: Annotated[int, Field(ge=1)] = 100
     """At most so many rows, the first ones."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import AdapterRef, CalibrationRef, JobSpec, ModelRef, Share, Spec, TunedRef
+from rayloom.specs.base import AdapterRef, JobSpec, MeasuredRowsRef, ModelRef, Share, Spec
 
 
 class WeightedAdapter(Spec):
@@ -131,7 +131,7 @@ Scheme = Int8Scheme | Int4Scheme | Fp8Scheme | Nf4Scheme
 class Calibration(Spec):
     """Text on which ranges and rounding are fitted. It is never used to measure quality."""
 
-    rows_of: CalibrationRef | None = None
+    rows_of: MeasuredRowsRef | None = None
     """A corpus, or a training job by its held-out rows; text of another tokenizer is encoded again with the model's.
     Default: every fourth held-out row of the job that measures."""
     max_tokens: Annotated[int, Field(ge=128)] = 4096
@@ -162,7 +162,7 @@ class QuantizeSpec(JobSpec):
     """Number format of the result, and how it is fitted."""
     calibration: Calibration = Calibration()
     """Text that is run through the model, for schemes that fit ranges or rounding to its activations."""
-    rows_of: TunedRef
+    rows_of: MeasuredRowsRef
     """The training job whose held-out rows measure the quality."""
     max_quality_loss: Annotated[float, Field(gt=1)] | None = None
     """The job fails if quantising makes the model worse than this. For a language model: held-out perplexity after,

@@ -12,10 +12,16 @@ from rayloom.evaluate.checks.check import Case, Check, Limit, Measured, check_go
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress
+from rayloom.reading.sources import row_files
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.evaluate import HeldoutLoss
+from rayloom.specs.row_files import RowFiles
 from rayloom.text.packed.shards import TokenShards
+from rayloom.text.packed.text_rows import TextRows, text_rows
 from rayloom.text.tokenizer_files import tokenizer_digest
+
+MAX_DATASET_TOKENS = 65_536
+CORPUS_ROW_TOKENS = 512
 
 
 class Perplexity(Check[HeldoutLoss]):
@@ -23,13 +29,13 @@ class Perplexity(Check[HeldoutLoss]):
 
     def ready(self, case: Case[HeldoutLoss]) -> None:
         check_goes_on_with_text(case.spec.name, case.subject)
-        check_same_tokenizer(heldout_shards(case.rows), case.subject)
+        check_same_tokenizer(heldout_rows(case.rows, case.subject), case.subject)
 
     def plan(self, case: Case[HeldoutLoss], sheet: PlanSheet) -> None:
-        sheet.add(case.spec.name, num_heldout(case.rows))
+        sheet.add(case.spec.name, num_heldout(case.rows, case.subject))
 
     def measure(self, case: Case[HeldoutLoss]) -> Measured:
-        shards, subject = heldout_shards(case.rows), case.subject
+        shards, subject = heldout_rows(case.rows, case.subject), case.subject
         check_same_tokenizer(shards, subject)
         with progress(f"{case.spec.name}: {subject.artifact_id}", len(shards)) as bar:
             loss = heldout_loss(subject.model, shards, case.micro_batch_sequences, bar.advance)
@@ -38,6 +44,10 @@ class Perplexity(Check[HeldoutLoss]):
     def limits(self, spec: HeldoutLoss, by_role: Mapping[str, Measured]) -> list[Limit]:
         if spec.max_increase is None or "baseline" not in by_role:
             return []
+        counts = {role: measured.metrics["num_tokens"] for role, measured in by_role.items()}
+        if len(set(counts.values())) > 1:
+            what = f"The losses of {spec.name} are over other tokens: {counts}"
+            raise InputError(what, where="max_increase", fix="Compare models that share a tokenizer.")
         model, before = by_role["model"].metrics["mean_nats"], by_role["baseline"].metrics["mean_nats"]
         increase = round(model - before, 6)
         sentence = f"{spec.name}: {model:.4f} nats per token against the baseline's {before:.4f}"
@@ -52,9 +62,15 @@ class Perplexity(Check[HeldoutLoss]):
         return "nats a token", metrics["mean_nats"]
 
 
-def heldout_shards(rows_of: Artifact) -> TokenShards:
-    """The held-out rows of a training artifact. Raises InputError where it has none."""
+def heldout_rows(rows_of: Artifact, subject: Subject) -> TokenShards | TextRows:
+    """The held-out rows of a training artifact or a corpus, or the first rows of a data set in the model's tokens.
+
+    Raises InputError where it has none."""
+    if rows_of.manifest.content == "dataset":
+        return text_rows(row_files(RowFiles(), rows_of), subject.tokenizer_folder, MAX_DATASET_TOKENS, rows_of.path)
     directory = rows_of.path / "heldout"
+    if rows_of.manifest.content == "corpus":
+        return TokenShards(directory, CORPUS_ROW_TOKENS)
     training = training_of(rows_of.manifest)
     length = training.get("sequence_length_tokens")
     if training.get("task") is not None:
@@ -71,13 +87,13 @@ def heldout_shards(rows_of: Artifact) -> TokenShards:
     return TokenShards(directory, int(length))
 
 
-def num_heldout(rows_of: Artifact) -> str:
+def num_heldout(rows_of: Artifact, subject: Subject) -> str:
     """Tokens and rows, in words."""
-    shards = heldout_shards(rows_of)
+    shards = heldout_rows(rows_of, subject)
     return f"{shards.num_tokens:,} held-out tokens of {rows_of.id} in {len(shards):,} rows"
 
 
-def check_same_tokenizer(shards: TokenShards, subject: Subject) -> None:
+def check_same_tokenizer(shards: TokenShards | TextRows, subject: Subject) -> None:
     """Raises InputError where the rows' ids mean other text to the model than to the one that they were made for."""
     from transformers import AutoTokenizer
 

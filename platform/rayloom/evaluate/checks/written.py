@@ -11,7 +11,7 @@ import numpy as np
 
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.check import Case, Measured, check_goes_on_with_text
-from rayloom.evaluate.checks.heldout import check_same_tokenizer, heldout_shards, num_heldout
+from rayloom.evaluate.checks.heldout import check_same_tokenizer, heldout_rows, num_heldout
 from rayloom.evaluate.checks.scored import MOST_TEXTS_SHOWN, TEXT_CHARACTERS, ScoreCheck
 from rayloom.evaluate.offline.adapter import check_offline
 from rayloom.models.responders.responder import TextResponder
@@ -24,6 +24,7 @@ from rayloom.score.text_scores import sentence_chrf, text_scores
 from rayloom.specs.evaluate import WrittenCheck
 from rayloom.text.packed.preview import documents
 from rayloom.text.packed.shards import TokenShards
+from rayloom.text.packed.text_rows import TextRows
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Asked:
     answer: list[int]
 
 
-def first_answers(shards: TokenShards) -> Iterator[Asked]:
+def first_answers(shards: TokenShards | TextRows) -> Iterator[Asked]:
     """One for each conversation that begins with something to answer."""
     for row in (shards.row(index) for index in range(len(shards))):
         for part in documents(row):
@@ -54,7 +55,7 @@ class WrittenScore(ScoreCheck[WrittenCheck]):
 
     def ready(self, case: Case[WrittenCheck]) -> None:
         check_goes_on_with_text(case.spec.name, case.subject)
-        spec, shards = case.spec, heldout_shards(case.rows)
+        spec, shards = case.spec, heldout_rows(case.rows, case.subject)
         check_same_tokenizer(shards, case.subject)
         if next(first_answers(shards), None) is None:
             what = "The held-out rows are no conversations: all of their text is trained, and nothing asks for it"
@@ -63,11 +64,11 @@ class WrittenScore(ScoreCheck[WrittenCheck]):
             check_offline(case.subject)
 
     def plan(self, case: Case[WrittenCheck], sheet: PlanSheet) -> None:
-        sheet.add(case.spec.name, num_heldout(case.rows))
+        sheet.add(case.spec.name, num_heldout(case.rows, case.subject))
 
     def measure(self, case: Case[WrittenCheck]) -> Measured:
         spec, subject = case.spec, case.subject
-        asked = list(itertools.islice(first_answers(heldout_shards(case.rows)), spec.limit_rows))
+        asked = list(itertools.islice(first_answers(heldout_rows(case.rows, case.subject)), spec.limit_rows))
         responder = TextResponder(subject, spec.generation)
         expected = [str(responder.answer(one.answer)["answer"]) for one in asked]
         found = _written(spec, asked, responder, case.micro_batch_sequences)

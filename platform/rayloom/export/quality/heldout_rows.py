@@ -12,8 +12,11 @@ import numpy as np
 from rayloom.artifacts.lineage import training_of
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.reading.sources import row_files
 from rayloom.specs.export import QuantizeSpec
+from rayloom.specs.row_files import RowFiles
 from rayloom.text.packed.shards import Row, TokenShards
+from rayloom.text.packed.text_rows import TextRows, text_rows
 
 CALIBRATION_EVERY = 4
 """If one job's held-out rows serve both purposes, one in this many calibrates."""
@@ -23,7 +26,7 @@ CORPUS_ROW_TOKENS = 512
 class SampledRows:
     """Rows of about `max_tokens` tokens in all, at least one, evenly spaced over `among`."""
 
-    def __init__(self, rows: TokenShards, max_tokens: int, among: Sequence[int] | None = None) -> None:
+    def __init__(self, rows: TokenShards | TextRows, max_tokens: int, among: Sequence[int] | None = None) -> None:
         self.rows = rows
         choice = range(len(rows)) if among is None else among
         wanted = max(1, min(len(choice), max_tokens * len(rows) // max(1, rows.num_tokens)))
@@ -87,12 +90,13 @@ def _packed(documents: Sequence[Sequence[int]]) -> Row:
 
 def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[SampledRows, CalibrationRows | None]:
     """Rows that measure, and calibration rows or None if the scheme needs none. Raises InputError if there are none."""
-    heldout = _heldout(parents["rows_of"], "rows_of")
+    num_tokens = spec.max_measured_tokens + spec.calibration.max_tokens
+    heldout = _heldout(parents["rows_of"], "rows_of", parents, num_tokens)
     if not spec.scheme.calibrates:
         return SampledRows(heldout, spec.max_measured_tokens), None
     other = parents.get("calibration.rows_of")
     if other is not None and other.manifest.digest != parents["rows_of"].manifest.digest:
-        shards = _rows_to_calibrate_on(other)
+        shards = _rows_to_calibrate_on(other, parents, spec.calibration.max_tokens)
         chosen = SampledRows(shards, spec.calibration.max_tokens)
         calibrating: CalibrationRows = chosen
         if shards.tokenizer_digest != heldout.tokenizer_digest:
@@ -108,21 +112,28 @@ def rows_for(spec: QuantizeSpec, parents: Mapping[str, Artifact]) -> tuple[Sampl
     return measured, SampledRows(heldout, spec.calibration.max_tokens, spared)
 
 
-def _heldout(trained: Artifact, field: str) -> TokenShards:
-    length = training_of(trained.manifest).get("sequence_length_tokens")
+def _heldout(trained: Artifact, field: str, parents: Mapping[str, Artifact], max_tokens: int) -> TokenShards | TextRows:
+    """Held-out rows of a training job or a corpus, or rows of a data set in the model's tokens."""
+    if trained.manifest.content == "dataset":
+        return text_rows(row_files(RowFiles(), trained), parents["model"].path, max_tokens, trained.path)
+    is_corpus = trained.manifest.content == "corpus"
+    length = CORPUS_ROW_TOKENS if is_corpus else training_of(trained.manifest).get("sequence_length_tokens")
     if not isinstance(length, int) or not (trained.path / "heldout").is_dir():
         what = f"{trained.id} has no held-out rows"
-        raise InputError(what, where=field, fix="Name the artifact of a `train` job.")
+        fix = "Name the artifact of a `train` job, a corpus, or a data set of texts or conversations."
+        raise InputError(what, where=field, fix=fix)
     rows = TokenShards(trained.path / "heldout", length)
     if not len(rows):
         what = f"The held-out rows of {trained.id} are empty"
-        raise InputError(what, where=str(rows.directory), fix="Raise data.heldout_rows and train again.")
+        raise InputError(what, where=str(rows.directory), fix="Hold out more rows, and make it again.")
     return rows
 
 
-def _rows_to_calibrate_on(artifact: Artifact) -> TokenShards:
+def _rows_to_calibrate_on(
+    artifact: Artifact, parents: Mapping[str, Artifact], max_tokens: int
+) -> TokenShards | TextRows:
     if artifact.manifest.content != "corpus":
-        return _heldout(artifact, "calibration.rows_of")
+        return _heldout(artifact, "calibration.rows_of", parents, max_tokens)
     rows = TokenShards(artifact.path / "train", CORPUS_ROW_TOKENS)
     if not len(rows):
         what = f"{artifact.id} is too small to calibrate on: it has less than {CORPUS_ROW_TOKENS} tokens"

@@ -72,6 +72,18 @@ class ConllRows(Spec):
     """The task's entity for each one in the files, such as `PER: person`. One that is not listed keeps its name."""
 
 
+class WordRows(Spec):
+    """Rows with a list of words and a list of their BIO tags, as data sets of the hub have them."""
+
+    type: Literal["tokens"]
+    words: str = "tokens"
+    """Column of the words, which are joined by spaces."""
+    tags: str = "ner_tags"
+    """Column of the tags: texts, or numbers whose names the data set of the hub says."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """What an entity of the data is called in the task. Others are entities as they stand."""
+
+
 class TaggedWords(Spec):
     """Lines of `word/tag`; adjacent words with the same tag in `entities` are one entity. Words are joined without
     spaces."""
@@ -131,7 +143,16 @@ class PairRows(Spec):
 
 
 Reading = Annotated[
-    TableRows | LineRows | DocumentRows | ConllRows | TaggedWords | SpanRows | RelationRows | QuestionRows | PairRows,
+    TableRows
+    | LineRows
+    | DocumentRows
+    | ConllRows
+    | WordRows
+    | TaggedWords
+    | SpanRows
+    | RelationRows
+    | QuestionRows
+    | PairRows,
     Field(discriminator="type"),
 ]
 

@@ -77,10 +77,10 @@ Preference = Annotated[Dpo | Orpo | SimPo | Kto, Field(discriminator="type")]
 class PreferenceSource(SourceOfRows):
     """Rows of a data set."""
 
-    format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"]
+    format: Literal["prompt_chosen_rejected", "sharegpt", "messages_label"] | None = None
     """prompt_chosen_rejected: texts or lists of messages; without `prompt`, what both begin with is the prompt.
     sharegpt: `conversations` with `chosen` and `rejected`. messages_label: `messages` that end with an answer (or
-    `prompt` and `completion`), and `label` true or false, for kto."""
+    `prompt` and `completion`), and `label` true or false, for kto. Default: the form whose columns a row has."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
     """Most rows taken, chosen by the seed. Default: all."""
     ignore_keys: IgnoredKeys = ()

@@ -64,8 +64,8 @@ IgnoredKeys = tuple[str, ...]
 class ConversationSource(SourceOfRows):
     """Rows of a data set read as conversations."""
 
-    format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"]
-    """How conversations are written in the files."""
+    format: Literal["alpaca", "messages", "sharegpt", "prompt_completion"] | None = None
+    """How conversations are written in the files. Default: the form whose columns a row has."""
     fill: dict[str, str] = Field(default_factory=dict)
     """Text that replaces `{{key}}` in every row, such as the name and author in an identity set."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None

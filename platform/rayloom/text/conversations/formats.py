@@ -28,18 +28,31 @@ COMMON_KEYS = (*SYSTEM_KEYS, *TRAIN_MARKS, "tools", "functions", "chat_template_
 
 
 def conversation(
-    row: Any, format_name: str, fill: Mapping[str, str], origin: str, ignored: Collection[str] = ()
+    row: Any, format_name: str | None, fill: Mapping[str, str], origin: str, ignored: Collection[str] = ()
 ) -> Conversation:
     """One row as a conversation, `{{key}}` in its texts replaced. Raises ConversationError saying what it lacks.
 
-    `ignored`: keys of rows and messages that are read as if they were not there.
+    `format_name`: None if the row's columns say it. `ignored`: keys of rows and messages that are read as if they were
+    not there.
     """
     values = row_values(row, ignored, fill)
-    columns, read = _FORMATS[format_name]
+    columns, read = _FORMATS[format_name or recognised(values, {name: one[0][:2] for name, one in _FORMATS.items()})]
     need(values, *columns[:2])
     unknown: list[str] = []
     messages = read(values, ignored, unknown)
     return with_row_keys(values, columns, messages, origin, unknown)
+
+
+def recognised(values: Mapping[str, Any], formats: Mapping[str, Collection[str]]) -> str:
+    """The first format whose columns the row has. Raises ConversationError if there is none, naming them all."""
+    for name, columns in formats.items():
+        if all(values.get(column) is not None for column in columns):
+            return name
+    known = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in formats.items())
+    said = (
+        f"has the columns {', '.join(map(str, values))}, which are of no known format ({known}): map them by `columns`"
+    )
+    raise ConversationError("missing_column", said)
 
 
 def row_values(row: Any, ignored: Collection[str], fill: Mapping[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayloom.text.conversations.formats import messages_of, need, row_values, with_row_keys
+from rayloom.text.conversations.formats import messages_of, need, recognised, row_values, with_row_keys
 from rayloom.text.conversations.messages import ConversationError, Message
 from rayloom.text.conversations.render import Conversation
 from rayloom.text.conversations.row_messages import read_messages
@@ -47,10 +47,19 @@ class JudgedRow:
                 raise ConversationError("no_trained_token", "the judged answer is marked as not to be trained")
 
 
-def judged_row(row: Any, format_name: str, origin: str, ignored: Collection[str] = ()) -> JudgedRow:
+_COLUMNS = {
+    "sharegpt": ("conversations", "chosen", "rejected"),
+    "prompt_chosen_rejected": ("chosen", "rejected"),
+    "messages_label": ("label",),
+}
+"""The columns by which a row's format is known."""
+
+
+def judged_row(row: Any, format_name: str | None, origin: str, ignored: Collection[str] = ()) -> JudgedRow:
     """One row. Raises ConversationError saying what it lacks."""
     values = row_values(row, ignored, {})
     unknown: list[str] = []
+    format_name = format_name or recognised(values, _COLUMNS)
     if format_name == "messages_label":
         return _single(values, origin, ignored, unknown)
     if format_name == "sharegpt":

@@ -6,7 +6,15 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rayloom.specs.training.labelled_data import PairRows, QuestionRows, Reading, RelationRows, SpanRows, TableRows
+from rayloom.specs.training.labelled_data import (
+    PairRows,
+    QuestionRows,
+    Reading,
+    RelationRows,
+    SpanRows,
+    TableRows,
+    WordRows,
+)
 from rayloom.text.conversations.formats import check_characters
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.row_keys import TRAIN_MARKS, given, train_mark, unknown_keys
@@ -19,6 +27,8 @@ def columns_of(reading: Reading) -> tuple[str, ...]:
         return (reading.text, reading.label, *([reading.pair] if reading.pair else []), *reading.only)
     if isinstance(reading, QuestionRows):
         return (reading.context, reading.question, reading.answers, "is_impossible")
+    if isinstance(reading, WordRows):
+        return (reading.words, reading.tags)
     if isinstance(reading, SpanRows):
         return (reading.text, reading.entities)
     if isinstance(reading, RelationRows):

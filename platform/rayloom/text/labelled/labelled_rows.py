@@ -22,6 +22,7 @@ from rayloom.specs.training.labelled_data import (
     SpanRows,
     TableRows,
     TaggedWords,
+    WordRows,
 )
 from rayloom.text.labelled.columns import checked_columns, checked_span, columns_of, listed, need, objects, text_of
 from rayloom.text.labelled.examples import Example, ExampleError, Span, spans_of_words
@@ -104,6 +105,18 @@ def _one_text(row: Any, reading: LineRows | DocumentRows) -> Example:
 
 def _bio(row: Any, reading: ConllRows) -> Example:
     words, tags = row["words"], row["tags"]
+    return Example(" ".join(words), spans=spans_of_words(words, tags, " ", reading.names))
+
+
+def _tokens(row: Any, reading: WordRows) -> Example:
+    need(row, reading.words, reading.tags)
+    for column in (reading.words, reading.tags):
+        if not isinstance(row[column], list) or not all(isinstance(value, str) for value in row[column]):
+            said = f"`{column}` is no list of texts (numbers of tags are named by a data set of the hub only)"
+            raise ExampleError("bad_tag", said)
+    words, tags = row[reading.words], row[reading.tags]
+    if len(words) != len(tags):
+        raise ExampleError("bad_tag", f"has {len(words)} words and {len(tags)} tags")
     return Example(" ".join(words), spans=spans_of_words(words, tags, " ", reading.names))
 
 
@@ -198,6 +211,7 @@ _READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[RowFi
     LineRows: (_one_text, _lines),
     DocumentRows: (_one_text, _whole),
     ConllRows: (_bio, _sentences),
+    WordRows: (_tokens, _table),
     TaggedWords: (_tagged_words, _lines),
     SpanRows: (_spans, _table),
     RelationRows: (_relations, _table),
