@@ -24,6 +24,7 @@ from rayloom.observe.ray_metrics import TrainingMetrics
 from rayloom.observe.ray_session import Session, connect
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
+from rayloom.train.driver_mailbox import Mailbox
 from rayloom.train.failures import (
     Attempts,
     Cause,
@@ -200,26 +201,6 @@ def _train_in_worker(config: dict[str, Any]) -> None:
 def _has_notice() -> bool:
     """Whether a node of this training is about to be preempted. All workers must call it together."""
     return ray.train.get_preemption_info() is not None
-
-
-class Mailbox:
-    """An actor that passes events from the workers to the driver, and the request to stop to the workers."""
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-        self._is_stopping = False
-
-    def put(self, events: Sequence[dict[str, Any]]) -> bool:
-        """Adds events; returns whether training is asked to stop."""
-        self._events += events
-        return self._is_stopping
-
-    def take(self) -> list[dict[str, Any]]:
-        events, self._events = self._events, []
-        return events
-
-    def ask_to_stop(self) -> None:
-        self._is_stopping = True
 
 
 class _Post:
