@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,14 @@ FRESH: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FRESH)
+def some_now(names: Iterable[str], *now: str) -> list[Any]:
+    """The names, of which `make test` tries those that differ most in what they hold, and `make test-full` all."""
+    return [name if name in now else pytest.param(name, marks=pytest.mark.full) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", some_now(FRESH, "decoder in bf16", "decoder, recomputed", "decoder, ZeRO 3", "encoder", "encoder-decoder")
+)
 def test_a_fresh_model_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
     changes = {"architecture": {"type": "decoder", **SIZES}} | ROWS | FRESH[name]
     changes.pop("data")
@@ -125,7 +132,7 @@ METHODS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some_now(METHODS, "lora", "nf4", "prompt", "large vocabulary"))
 def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
     write, changes = METHODS[name]
     base = tmp_path / "base"
@@ -144,7 +151,7 @@ def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
     assert memory_per_device(spec, size).total == pytest.approx(measured(job), rel=0.15)
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", "bitfit", "bottleneck"])
+@pytest.mark.parametrize("adapter", some_now(("none", "lora", "bitfit", "bottleneck"), "none"))
 def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     sizes = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
     base = write_encoder(tmp_path / "base", **sizes)
@@ -178,7 +185,7 @@ def test_a_task_takes_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     assert memory_per_device(job.spec, size).total == pytest.approx(measured(job), rel=0.15)
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("adapter", some_now(("none", "lora"), "lora"))
 def test_preferences_take_what_the_plan_says(tmp_path: Path, adapter: str) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 32768}
     write_model(tmp_path / "base", **sizes)

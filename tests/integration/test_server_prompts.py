@@ -187,10 +187,20 @@ def model(smollm2: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def model_with_two(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, which brings a template for tools beside its default one."""
+    folder = tmp_path_factory.mktemp("two") / "model"
+    shutil.copytree(model, folder)
+    copy_files(CASES / "templates" / "two-templates", folder, ("chat_template.jinja", "additional_chat_templates/*"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model_with_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its own templates are used only where a request names none."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
     arguments = ("--max-model-len", "4096", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with served("vllm.entrypoints.launchers.render.entry", model, log, *arguments) as running:
+    with served("vllm.entrypoints.launchers.render.entry", model_with_two, log, *arguments) as running:
         yield running
 
 
@@ -264,21 +274,8 @@ def test_settings_of_the_template_and_reasoning_are_the_servers(
     assert check_conversation(Renderer(tokenizer), server, messages, **settings) == 3
 
 
-@pytest.fixture(scope="module")
-def server_of_two(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """A server of a model that brings a template for tools beside its default one."""
-    folder = tmp_path_factory.mktemp("two") / "model"
-    shutil.copytree(model, folder)
-    copy_files(CASES / "templates" / "two-templates", folder, ("chat_template.jinja", "additional_chat_templates/*"))
-    log = tmp_path_factory.mktemp("server-of-two") / "log.txt"
-    arguments = ("--max-model-len", "4096", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with served("vllm.entrypoints.launchers.render.entry", folder, log, *arguments) as running:
-        yield running, folder
-
-
-def test_of_several_templates_training_takes_the_servers(server_of_two: tuple[Server, Path]) -> None:
-    server, folder = server_of_two
-    renderer = Renderer.of_model(folder)
+def test_of_several_templates_training_takes_the_servers(server: Server, model_with_two: Path) -> None:
+    renderer = Renderer.of_model(model_with_two)
     assert check_conversation(renderer, server, PLAIN["one turn"], its_own=True) == 1
     assert check_conversation(renderer, server, PLAIN["system and several turns"], its_own=True) == 3
     assert check_conversation(renderer, server, TOOLS, [WEATHER], its_own=True) == 2
