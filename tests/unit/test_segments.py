@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +75,9 @@ def test_ids_are_those_of_whole_texts(
     segmented = SegmentedTokenizer(tokenizer)
     texts = ["".join(part) for part in parts]
     whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    assert list(segmented.ids(texts)) == whole
+    grouped = [ids for (ids,) in segmented.ids([[text] for text in texts])]
+    assert [np.frombuffer(ids, "<u4").tolist() for ids in grouped] == whole
+    assert list(segmented.ids([texts])) == [grouped]
     assert segmented.is_segmented is is_segmented
 
 
@@ -90,5 +93,5 @@ def test_a_segment_is_tokenised_once_however_many_texts_hold_it(monkeypatch: pyt
 
     monkeypatch.setattr(BulkTokenizer, "flat", counted)
     turns = [f"<|im_start|>user\n{number}<|im_end|>\n" for number in range(30)]
-    segmented.ids(["".join(turns[:end]) for end in range(31)])
+    list(segmented.ids([["".join(turns[:end]) for end in range(31)]]))
     assert len(asked) == len(set(asked)) == 31

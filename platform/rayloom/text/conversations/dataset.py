@@ -46,7 +46,7 @@ def prepare(
         repeated = [row for row in part for _ in range(row.repeat if name == "train" else 1)]
         split.rows = len(repeated)
         samples = [sample for row in repeated for sample in row.samples]
-        lengths = [len(sample.tokens) for sample in samples]
+        lengths = [sample.num_tokens for sample in samples]
         alone = [[index] for index in range(len(samples))]
         together = best_fit_decreasing(lengths, sequence_length_tokens) if packs_rows else alone
         _write(samples, together, seed, writer)
@@ -85,7 +85,7 @@ def _apply_length_policy(
 
 
 def _truncated(row: RenderedRow, limit: int) -> RenderedRow:
-    samples = tuple(Sample(sample.tokens[:limit], sample.trained[:limit]) for sample in row.samples)
+    samples = tuple(sample.shortened(limit) for sample in row.samples)
     if not all(sample.num_trained for sample in samples):
         fix = "Raise sequence_length_tokens, or drop such rows with length_policy: drop."
         raise InputError(f"No trained token is left of {row.origin} after truncation to {limit} tokens", fix=fix)
@@ -122,7 +122,7 @@ def _write(samples: Sequence[Sample], rows: Sequence[Sequence[int]], seed: int, 
 
 def _count(samples: Sequence[Sample], num_rows: int, length: int, split: SplitCounts) -> None:
     split.samples, split.packed_rows = len(samples), num_rows
-    split.tokens = sum(len(sample.tokens) for sample in samples)
+    split.tokens = sum(sample.num_tokens for sample in samples)
     split.trained_tokens = sum(sample.num_trained for sample in samples)
     split.filled_share = round(split.tokens / (num_rows * length), 4)
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import Template, nodes
 
 from rayloom.specs.training.training_data import RowProblem
 
@@ -163,11 +163,16 @@ def loops_over_parts(template: str) -> bool:
 
 
 def parsed_template(template: str) -> nodes.Template:
-    # transformers' own environment, so that tags such as {% generation %} parse.
+    parsed: nodes.Template = compiled_template(template).environment.parse(template)
+    return parsed
+
+
+def compiled_template(template: str) -> Template:
+    """The template in transformers' own sandbox, with its filters and tags such as {% generation %}; kept."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    parsed: nodes.Template = _compile_jinja_template(template).environment.parse(template)
-    return parsed
+    compiled: Template = _compile_jinja_template(template)
+    return compiled
 
 
 def _names_of_messages(root: nodes.Template) -> set[str]:

@@ -130,7 +130,7 @@ class _Pair:
 
     @property
     def length_tokens(self) -> int:
-        return sum(len(sample.tokens) for sample in self.samples)
+        return sum(sample.num_tokens for sample in self.samples)
 
 
 def _read(
@@ -227,7 +227,7 @@ def _counted(rows: Sequence[_Pair]) -> dict[str, int]:
     samples = [sample for row in rows for sample in row.samples]
     return {
         "rows": len(rows),
-        "tokens": sum(len(sample.tokens) for sample in samples),
+        "tokens": sum(sample.num_tokens for sample in samples),
         "trained_tokens": sum(sample.num_trained for sample in samples),
         "good": sum(row.judged.is_good for row in rows),
     }

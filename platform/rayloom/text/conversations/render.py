@@ -11,16 +11,19 @@ a new sample, in which earlier answers are context only. Every answer is trained
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from rayloom.errors import InputError
 from rayloom.text.conversations.chat_template import ChatTemplates
-from rayloom.text.conversations.messages import ConversationError, as_served, check_turns
-from rayloom.text.conversations.segments import SegmentedTokenizer
+from rayloom.text.conversations.messages import ConversationError, Message, as_served, check_turns
+from rayloom.text.conversations.segments import ID_BYTES, SegmentedTokenizer
 from rayloom.text.conversations.unwritten import WrittenFields
 from rayloom.text.tokenizer_files import stop_tokens_of
 
@@ -50,12 +53,36 @@ class Conversation:
 class Sample:
     """Token ids to train on, and which of them are labels."""
 
-    tokens: list[int]
-    trained: list[bool]
+    ids: bytes
+    """Little-endian uint32, one after the other."""
+    spans: tuple[tuple[int, int], ...]
+    """Where the labels are: first place, and the place behind the last."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids) // ID_BYTES
 
     @property
     def num_trained(self) -> int:
-        return sum(self.trained)
+        return sum(end - begin for begin, end in self.spans)
+
+    @functools.cached_property
+    def tokens(self) -> list[int]:
+        """The ids as numbers."""
+        return _numbers(self.ids)
+
+    @functools.cached_property
+    def trained(self) -> list[bool]:
+        """Whether each token is a label."""
+        labels = np.zeros(self.num_tokens, np.bool_)
+        for begin, end in self.spans:
+            labels[begin:end] = True
+        return list(labels.tolist())
+
+    def shortened(self, num_tokens: int) -> Sample:
+        """The beginning of the sample."""
+        spans = tuple((begin, min(end, num_tokens)) for begin, end in self.spans if begin < num_tokens)
+        return Sample(self.ids[: num_tokens * ID_BYTES], spans)
 
 
 class Renderer:
@@ -82,6 +109,9 @@ class Renderer:
         self.templates = ChatTemplates(tokenizer, where, template_kwargs)
         self._written = WrittenFields(self.templates)
         self._tokens = SegmentedTokenizer(tokenizer)
+        self._stop_ids = [_packed(token) for token in sorted(self.stop_tokens)]
+        begin = tokenizer.bos_token_id
+        self._two_beginnings = None if begin is None else 2 * _packed(begin)
         self._probe()
 
     @classmethod
@@ -123,7 +153,8 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The ids that the server computes for these messages."""
-        return next(self._tokens.ids([self.prompt_text(messages, tools, template_kwargs)]))
+        ((ids,),) = self._tokens.ids([[self.prompt_text(messages, tools, template_kwargs)]])
+        return _numbers(ids)
 
     # -- samples to train on ---------------------------------------------------------------------------------------
 
@@ -138,28 +169,29 @@ class Renderer:
         return found
 
     def samples_of_each(self, conversations: Sequence[Conversation]) -> list[list[Sample] | ConversationError]:
-        """The samples of each conversation, or what is wrong with it: many are tokenised at once, on all cores."""
+        """The samples of each conversation, or what is wrong with it: all are tokenised at once."""
         turns = [_kept_error(self._turns, conversation) for conversation in conversations]
-        texts = [text for found in turns if not isinstance(found, ConversationError) for text in _texts_of(found)]
-        ids = self._tokens.ids(texts)
+        ids = self._tokens.ids([_texts_of(found) for found in turns if not isinstance(found, ConversationError)])
         return [
-            found
-            if isinstance(found, ConversationError)
-            else _kept_error(self._joined, conversation, found, [next(ids) for _ in _texts_of(found)])
+            found if isinstance(found, ConversationError) else _kept_error(self._joined, conversation, found, next(ids))
             for conversation, found in zip(conversations, turns, strict=True)
         ]
 
     def _turns(self, conversation: Conversation) -> list[tuple[str, str]]:
         """The prompt before each answer, and the text of its turn."""
-        check_turns(conversation.messages)
-        self._check_answers(conversation.messages)
-        self.templates.check_kwargs(conversation.template_kwargs, self.templates.chosen(conversation.tools))
-        pairs = [self._prompt_and_turn(conversation, index + 1) for index in _answers_in(conversation)]
-        self._check_written(conversation, _answers_in(conversation), pairs)
+        messages, tools, kwargs = conversation.messages, conversation.tools, conversation.template_kwargs
+        check_turns(messages)
+        self._check_answers(messages)
+        template = self.templates.chosen(tools)
+        self.templates.check_kwargs(kwargs, template)
+        # Of the roles that the server edits across messages, check_turns lets one stand, at the beginning.
+        served, answers = as_served(messages, template), _answers_in(conversation)
+        pairs = [self._prompt_and_turn(served[: index + 1], tools, kwargs, template) for index in answers]
+        self._written.check(messages, tools, kwargs, answers, pairs)
         return pairs
 
     def _joined(
-        self, conversation: Conversation, turns: Sequence[tuple[str, str]], ids: Sequence[list[int]]
+        self, conversation: Conversation, turns: Sequence[tuple[str, str]], ids: Sequence[bytes]
     ) -> list[Sample]:
         """`ids`: those of each prompt, and of that prompt with its turn."""
         joined = _Joined()
@@ -167,83 +199,69 @@ class Renderer:
             prompt, whole = ids[2 * number : 2 * number + 2]
             is_trained = bool(conversation.messages[index].get("train", True))
             joined.add(prompt, self._answer(prompt, whole, turn), is_trained)
-        samples = [sample for sample in joined.finished() if sample.num_trained]
+        samples = [sample for sample in joined.finished() if sample.spans]
         if not samples:
             said = "no token is trained: every answer is marked as not to be trained (weight: 0, train: false)"
             raise ConversationError("no_trained_token", said)
-        self._check_beginning(samples[0].tokens)
+        if self._two_beginnings is not None and samples[0].ids.startswith(self._two_beginnings):
+            raise ConversationError("unrenderable", f"the text begins with {self.tokenizer.bos_token} twice")
         return samples
 
-    def _prompt_and_turn(self, conversation: Conversation, end: int) -> tuple[str, str]:
-        """The prompt before the last of `end` messages, and the text that the template adds for that message."""
-        tools, kwargs = conversation.tools, conversation.template_kwargs
-        template = self.templates.chosen(tools)
-        served = as_served(conversation.messages[:end], template)
-        prompt, whole = (
-            self.templates.rendered(part, tools, kwargs, is_open, template)
-            for part, is_open in ((served[:-1], True), (served, False))
-        )
+    def _prompt_and_turn(
+        self,
+        served: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any] | None,
+        template: str,
+    ) -> tuple[str, str]:
+        """The prompt before the last message, and the text that the template adds for that message."""
+        prompt = self.templates.rendered(served[:-1], tools, kwargs, True, template)
+        whole = self.templates.rendered(served, tools, kwargs, False, template)
         if not whole.startswith(prompt):
             opening = _differing(prompt, whole)
             raise ConversationError(
                 "unrenderable",
-                f"message {end}: the chat template opens the answer with {opening!r} in a prompt, but writes "
+                f"message {len(served)}: the chat template opens the answer with {opening!r} in a prompt, but writes "
                 "the finished turn otherwise, so that the server would never see what is trained here",
             )
         return prompt, whole[len(prompt) :]
 
-    def _check_written(self, conversation: Conversation, turns: list[int], pairs: list[tuple[str, str]]) -> None:
-        messages, tools, kwargs = conversation.messages, conversation.tools, conversation.template_kwargs
-        seen = 0
-        for index, (prompt, turn) in zip(turns, pairs, strict=True):
-            self._written.check_turn(messages[: index + 1], tools, kwargs, prompt, turn, seen)
-            seen = index + 1
-        if tools:
-            self._written.check_tools(messages, tools, kwargs, "".join(pairs[-1]))
-
-    def _answer(self, prompt: list[int], whole: list[int], turn: str) -> list[int]:
+    def _answer(self, prompt: bytes, whole: bytes, turn: str) -> bytes:
         """The answer's ids up to its stop token."""
         # In context where the prompt's ids stay as they are (a tokenizer may put a space before a text that begins),
         # by itself where a token would span the seam: the server's prompt ends at the seam whatever follows.
-        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else next(self._tokens.ids([turn]))
-        for place, token in enumerate(rest):
-            if token in self.stop_tokens:
-                answer = rest[: place + 1]
-                break
-        else:
+        is_seam_kept = whole.startswith(prompt)
+        rest = whole[len(prompt) :] if is_seam_kept else next(self._tokens.ids([[turn]]))[0]
+        ends = [place for stop in self._stop_ids if (place := _place(stop, rest)) >= 0]
+        if not ends:
             said = f"the chat template ends the turn without a stop token ({self._named_stops()})"
             raise ConversationError("unrenderable", said)
-        if not self._same_text(prompt + rest, whole):
+        if not is_seam_kept and self._decoded(prompt + rest) != self._decoded(whole):
             raise ConversationError("unrenderable", "the tokenizer cannot split the text between prompt and answer")
-        return answer
+        return rest[: min(ends) + ID_BYTES]
 
-    def _same_text(self, left: list[int], right: list[int]) -> bool:
-        return left == right or self._decoded(left) == self._decoded(right)
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    def _decoded(self, ids: bytes) -> str:
+        return str(self.tokenizer.decode(_numbers(ids), clean_up_tokenization_spaces=False))
 
     def _check_answers(self, messages: Sequence[Mapping[str, Any]]) -> None:
         for number, message in enumerate(messages, 1):
             if message["role"] != "assistant":
                 continue
-            answer = json.dumps([message.get(key) for key in ("content", "tool_calls")], ensure_ascii=False)
+            answer = message.get("content")
+            if not isinstance(answer, str) or message.get("tool_calls"):
+                answer = json.dumps([message.get(key) for key in ("content", "tool_calls")], ensure_ascii=False)
             for text in self._stop_texts:
                 if text in answer:
                     said = f"message {number}: the answer contains the stop token {text}"
                     raise ConversationError("stop_token_in_answer", said)
 
-    def _check_beginning(self, tokens: list[int]) -> None:
-        begin = self.tokenizer.bos_token_id
-        if begin is not None and tokens[:2] == [begin, begin]:
-            raise ConversationError("unrenderable", f"the text begins with {self.tokenizer.bos_token} twice")
-
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
         try:
-            prompt, turn = self._prompt_and_turn(Conversation(_PROBE), len(_PROBE))
-            before, whole = self._tokens.ids([prompt, prompt + turn])
+            template = self.templates.chosen(())
+            prompt, turn = self._prompt_and_turn(as_served(_PROBE, template), (), None, template)
+            ((before, whole),) = self._tokens.ids([[prompt, prompt + turn]])
             self._answer(before, whole, turn)
         except ConversationError as error:
             fix = "Correct the template, or eos_token_id in generation_config.json."
@@ -259,20 +277,35 @@ class _Joined:
 
     def __init__(self) -> None:
         self._samples: list[Sample] = []
-        self._tokens: list[int] = []
-        self._trained: list[bool] = []
+        self._ids = b""
+        self._spans: list[tuple[int, int]] = []
 
-    def add(self, prompt: list[int], answer: list[int], is_trained: bool) -> None:
-        if prompt[: len(self._tokens)] == self._tokens:
-            self._trained += [False] * (len(prompt) - len(self._tokens))
-        else:
-            self._samples.append(Sample(self._tokens, self._trained))
-            self._trained = [False] * len(prompt)
-        self._tokens = prompt + answer
-        self._trained += [is_trained] * len(answer)
+    def add(self, prompt: bytes, answer: bytes, is_trained: bool) -> None:
+        if not prompt.startswith(self._ids):
+            self._samples.append(Sample(self._ids, tuple(self._spans)))
+            self._spans = []
+        self._ids = prompt + answer
+        if is_trained:
+            self._spans.append((len(prompt) // ID_BYTES, len(self._ids) // ID_BYTES))
 
     def finished(self) -> list[Sample]:
-        return [*self._samples, Sample(self._tokens, self._trained)]
+        return [*self._samples, Sample(self._ids, tuple(self._spans))]
+
+
+def _packed(token: int) -> bytes:
+    return int(token).to_bytes(ID_BYTES, "little")
+
+
+def _numbers(ids: bytes) -> list[int]:
+    return list(np.frombuffer(ids, "<u4").tolist())
+
+
+def _place(token: bytes, ids: bytes) -> int:
+    """Where the bytes of a token begin in those of many; -1 if it is not among them."""
+    place = ids.find(token)
+    while place % ID_BYTES and place >= 0:
+        place = ids.find(token, place + 1)
+    return place
 
 
 def _answers_in(conversation: Conversation) -> list[int]:

@@ -34,7 +34,7 @@ class RenderedRow:
 
     @property
     def length_tokens(self) -> int:
-        return max(len(sample.tokens) for sample in self.samples)
+        return max(sample.num_tokens for sample in self.samples)
 
 
 def render_rows(
@@ -117,9 +117,11 @@ def _samples(
 
 
 def _rendered(origin: str, samples: Sequence[Sample], source: int, repeat: int) -> RenderedRow:
-    content = repr([(sample.tokens, sample.trained) for sample in samples]).encode()
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    return RenderedRow(origin, tuple(samples), source, repeat, digest)
+    content = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        content.update(repr((len(sample.ids), sample.spans)).encode())
+        content.update(sample.ids)
+    return RenderedRow(origin, tuple(samples), source, repeat, content.digest())
 
 
 # Where every row of a set of conversations went.

@@ -29,19 +29,42 @@ class WrittenFields:
         self._templates = templates
         self._known: set[tuple[Any, ...]] = set()
 
-    def check_turn(
-        self, messages: Messages, tools: Messages, kwargs: Mapping[str, Any], prompt: str, turn: str, seen: int
+    def check(
+        self,
+        messages: Messages,
+        tools: Messages,
+        kwargs: Mapping[str, Any],
+        answers: Sequence[int],
+        turns: Sequence[tuple[str, str]],
     ) -> None:
-        """Raises ConversationError where the last message, or one from `seen` on, is not written as a whole.
+        """Raises ConversationError where a message or a tool is not written as a whole.
 
-        `prompt`: the rendering up to the last message; `turn`: what the template adds for that message.
+        `answers`: the places of the answers; `turns`: for each the rendering up to it, and what the template adds.
         """
+        shapes = tuple((message["role"], *sorted(key for key in message if message[key])) for message in messages)
+        seen = 0
+        for index, (prompt, turn) in zip(answers, turns, strict=True):
+            self._check_turn(messages[: index + 1], tools, kwargs, prompt, turn, seen, shapes[: index + 1])
+            seen = index + 1
+        if tools:
+            self._check_tools(messages, tools, kwargs, "".join(turns[-1]))
+
+    def _check_turn(
+        self,
+        messages: Messages,
+        tools: Messages,
+        kwargs: Mapping[str, Any],
+        prompt: str,
+        turn: str,
+        seen: int,
+        shape: tuple[Any, ...],
+    ) -> None:
         template = self._templates.chosen(tools)
 
         def changes(other: Messages) -> bool:
             return self._changes(prompt + turn, other, tools, kwargs, template)
 
-        if any(_letters(text) not in _letters(turn) for text in _texts(messages[-1])):
+        if any(text not in turn and _letters(text) not in _letters(turn) for text in _texts(messages[-1])):
             raise _unwritten(f"message {len(messages)}: the chat template does not write its text as it stands")
         if messages[-1].get("tool_calls"):
             _check_calls(messages, changes)
@@ -49,10 +72,11 @@ class WrittenFields:
             for key in _extra_keys(messages[place]):
                 if not changes(_without(messages, place, key)):
                     raise _unwritten(f"message {place + 1}: the chat template does not write `{key}`")
-        self._check_context(messages, template, prompt, seen, changes)
+        self._check_context(messages, template, prompt, seen, changes, shape)
 
-    def _check_context(self, messages: Messages, template: str, prompt: str, seen: int, changes: Changes) -> None:
-        shape = tuple((message["role"], *sorted(key for key in message if message[key])) for message in messages)
+    def _check_context(
+        self, messages: Messages, template: str, prompt: str, seen: int, changes: Changes, shape: tuple[Any, ...]
+    ) -> None:
         for place in range(seen, len(messages) - 1):
             message, key = messages[place], (template, place, shape)
             texts = _texts(message)
@@ -63,8 +87,7 @@ class WrittenFields:
                 raise _unwritten(said)
             self._known.add(key)
 
-    def check_tools(self, messages: Messages, tools: Messages, kwargs: Mapping[str, Any], whole: str) -> None:
-        """Raises ConversationError where one of the tools is not written in the whole conversation's rendering."""
+    def _check_tools(self, messages: Messages, tools: Messages, kwargs: Mapping[str, Any], whole: str) -> None:
         template = self._templates.chosen(tools)
         if not self._changes(whole, messages, (), kwargs, template):
             raise _unwritten("the chat template does not write `tools`")
