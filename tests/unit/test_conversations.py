@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +16,10 @@ from support.tokenizers import chatml
 
 from rayloom.errors import InputError
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversations.dataset import best_fit_decreasing, prepare
+from rayloom.text.conversations.dataset import prepare
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.conversations.rendered_rows import ConversationCounts
+from rayloom.text.packed.packing import best_fit_decreasing
 from rayloom.text.packed.shards import TokenShards
 
 LENGTH = 64
@@ -171,7 +173,8 @@ def test_a_system_message_is_added_where_a_row_brings_none(dataset: Path, tmp_pa
 
 @given(st.lists(st.integers(1, 50), max_size=60))
 def test_packing_places_each_sample_once_and_overfills_no_row(lengths: list[int]) -> None:
-    rows = best_fit_decreasing(lengths, 50)
+    order, begins = best_fit_decreasing(np.asarray(lengths, np.int64), 50)
+    rows = [part.tolist() for part in np.split(order, begins[1:])] if lengths else []
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     sums = [sum(lengths[index] for index in row) for row in rows]
     assert all(0 < total <= 50 for total in sums)

@@ -30,8 +30,10 @@ from rayloom.specs.training.labelled_data import LabelledSource
 from rayloom.specs.training.preferences import PreferenceSource
 from rayloom.specs.training.training_data import ConversationData, ConversationSource
 from rayloom.specs.tune import TuneSpec
+from rayloom.text.conversations.block_results import BlockResults
 from rayloom.text.conversations.render import Renderer
-from rayloom.text.conversations.rendered_rows import ConversationCounts, render_rows
+from rayloom.text.conversations.rendered_rows import ConversationCounts
+from rayloom.text.row_workers import RowProcesses
 from rayloom.train.prepare import source_files
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]
@@ -195,16 +197,18 @@ def _training(uri: str, **changes: Any) -> dict[str, Any]:
     } | LENGTHS
 
 
-def test_rows_to_train_on_are_read_at_a_uri(chats: str) -> None:
+def test_rows_to_train_on_are_read_at_a_uri(chats: str, tmp_path: Path) -> None:
     spec = TrainSpec.model_validate(_training(chats))
     assert isinstance(spec.data, ConversationData)
     counts = ConversationCounts()
-    rows = render_rows(spec.data, source_files(spec.data.sources, {}), Renderer(chatml()), 0, counts)
-    assert [row.origin for row in rows] == [
+    files = source_files(spec.data.sources, {})
+    with BlockResults(spec.data, files, Renderer(chatml()), 0, tmp_path, RowProcesses(1), lambda *_: None) as results:
+        rows = results.read(counts)
+    assert [rows.origin(row) for row in range(len(rows.table))] == [
         *(f"one.parquet row {n}" for n in range(1, 9)), *(f"two.jsonl.gz row {n}" for n in range(1, 9)),
     ]  # fmt: skip
     assert counts.rows_read == {f"0 {chats}": 16}
-    assert len({row.digest for row in rows}) == 8
+    assert len(set(rows.contents.tolist())) == 8
 
 
 def test_a_training_job_or_a_search_is_another_one_where_its_files_changed(chats: str) -> None:

@@ -88,7 +88,8 @@ class _LineBar(Bar):
             self._said = now
             of_total = f"/{self.total}" if self.total else ""
             rate = self.done / (now - self._started)
-            say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s {self.note}".rstrip())
+            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done < self.total else ""
+            say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s{left} {self.note}".rstrip())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from rayloom.reading.csv_records import csv_records
 from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
 from rayloom.reading.files_in_place import FileInPlace
 from rayloom.reading.json_array import json_array_records
-from rayloom.reading.lines import json_line_records, text_records
+from rayloom.reading.lines import json_line_records, parsed_line, text_records
 from rayloom.reading.records import TABLES, BadRow, DamagedFileError, FileFormat, FileRecord, ReadOptions
 from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.row_files import RowFiles, matches
@@ -102,8 +102,12 @@ def table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
     Raises InputError if a file has another format or is damaged.
     """
     for file in files:
-        named = format_of(file.name)
-        yield from named_rows(file, how, ReadOptions(named if named in TABLES else "by_content"))
+        yield from named_rows(file, how, ReadOptions(_table_format(file)))
+
+
+def _table_format(file: RowFile) -> FileFormat:
+    named = format_of(file.name)
+    return named if named in TABLES else "by_content"
 
 
 def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
@@ -119,16 +123,69 @@ def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[Name
 
 def named_rows(file: RowFile, how: RowFiles, options: ReadOptions) -> Iterator[NamedRow]:
     """Rows of one file, read with `options`, but with the encoding and the tolerance of damage that `how` says."""
-    damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
     units: dict[FileFormat, str] = {"text": options.unit, "conll": "sentence"}
     unit = units.get(options.format, "row")
-    given = ReadOptions(
-        options.format,
-        how.encoding,
-        unit=options.unit,
-        is_damage_allowed=damaged,
-        columns=how.columns,
-        class_names={} if isinstance(file, Path) else file.class_names,
-    )
-    for row in read_file(file if isinstance(file, Path) else file.uri, given):
+    for row in read_file(_place(file), _as_given(file, how, options)):
         yield f"{file.name} {unit} {row.number}", row if isinstance(row, BadRow) else row.values
+
+
+def _as_given(file: RowFile, how: RowFiles, options: ReadOptions) -> ReadOptions:
+    damaged = any(matches(file.name, pattern) for pattern in how.damaged_files)
+    names = {} if isinstance(file, Path) else file.class_names
+    return replace(options, encoding=how.encoding, is_damage_allowed=damaged, columns=how.columns, class_names=names)
+
+
+def _place(file: RowFile) -> str | Path:
+    return file if isinstance(file, Path) else file.uri
+
+
+# The same rows in blocks, of which each can be read on by another process.
+
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows of a file that follow each other; JSON lines are not parsed yet, which takes longer than to find them."""
+
+    file: str
+    """The file's name."""
+    rows: tuple[tuple[int, Any] | BadRow, ...]
+    """The number of each row in its file, and its values or its line."""
+    bytes_read: int
+    """Of the file as it lies there, since the block before it."""
+    options: ReadOptions
+
+    def named(self) -> Iterator[NamedRow]:
+        """The rows as `table_rows` gives them."""
+        columns = RenamedColumns(self.options)
+        for found in self.rows:
+            if isinstance(found, BadRow):
+                yield f"{self.file} row {found.number}", found
+                continue
+            number, values = found
+            is_line = isinstance(values, bytes)
+            row = columns.renamed(parsed_line(number, values)) if is_line else FileRecord(number, values)
+            yield f"{self.file} row {number}", row if isinstance(row, BadRow) else row.values
+
+
+def table_blocks(files: Sequence[RowFile], how: RowFiles) -> Iterator[RowBlock]:
+    """The rows of `table_rows` in blocks of at most BLOCK_ROWS, and of lines of about BLOCK_BYTES in all.
+
+    Raises InputError as `table_rows` does.
+    """
+    for file in files:
+        with closing(SourceStream(_place(file))) as source:
+            options = _as_given(file, how, ReadOptions(_table_format(file), is_parsed=False))
+            rows: list[tuple[int, Any] | BadRow] = []
+            size, before = 0, 0
+            for row in read_stream(source, options, str(_place(file))):
+                is_line = isinstance(row, FileRecord) and isinstance(row.values, bytes)
+                rows.append(row if isinstance(row, BadRow) else (row.number, row.values))
+                size += len(row.values) if is_line else BLOCK_BYTES // BLOCK_ROWS  # type: ignore[union-attr]
+                if size >= BLOCK_BYTES:
+                    yield RowBlock(file.name, tuple(rows), source.bytes_read - before, options)
+                    rows, size, before = [], 0, source.bytes_read
+            if rows:
+                yield RowBlock(file.name, tuple(rows), source.bytes_read - before, options)

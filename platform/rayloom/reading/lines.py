@@ -30,8 +30,12 @@ def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRec
         if line is None:
             yield row_too_long(number, options.max_row_bytes)
         elif line.strip():
-            decoded = decoded_row(number, line)
-            yield json_record(number, decoded) if isinstance(decoded, str) else decoded
+            yield parsed_line(number, line) if options.is_parsed else FileRecord(number, line)
+
+
+def parsed_line(number: int, line: bytes) -> FileRecord | BadRow:
+    decoded = decoded_row(number, line)
+    return json_record(number, decoded) if isinstance(decoded, str) else decoded
 
 
 def text_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:

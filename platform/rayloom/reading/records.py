@@ -58,6 +58,8 @@ class ReadOptions:
     """Whether fields can be in quotation marks. None: yes in CSV, no in TSV, where quotation marks are text."""
     main_content_only: bool = True
     """Whether web pages are read without navigation and footers."""
+    is_parsed: bool = True
+    """Whether JSON lines become values; otherwise they stay `bytes`, for another process to parse."""
     is_damage_allowed: bool = False
     """Whether a damaged file ends with a BadRow (`damaged_file`) instead of an error."""
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import fastokens
 import numpy as np
@@ -82,6 +83,9 @@ class BulkTokenizer:
             if self._characters_left <= 0:
                 self._fast = self._proven_fast(texts)
         return self._slowly(texts) if self._fast is None else self._fastly(self._fast, texts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None, "_characters_left": CHARACTERS_BEFORE_FAST}
 
     @property
     def is_fast(self) -> bool:

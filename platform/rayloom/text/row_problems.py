@@ -36,11 +36,15 @@ class RowProblems:
     """Where each of them is, and which it is: `file.json row 7`, `empty_answer`."""
 
     def add(self, origin: str, error: RowError) -> None:
-        if error.problem in self.leave_out:
-            self.left_out[error.problem] += 1
+        self.add_said(origin, error.problem, str(error))
+
+    def add_said(self, origin: str, problem: str, said: str) -> None:
+        """The same for an error of which another process told."""
+        if problem in self.leave_out:
+            self.left_out[problem] += 1
         else:
-            self.places.append((origin, error.problem))
-            self.said.append(f"{origin} ({error.problem}): {error}")
+            self.places.append((origin, problem))
+            self.said.append(f"{origin} ({problem}): {said}")
 
     def raise_any(self) -> None:
         """Raises InputError with every row that is wrong by its number, the first of them in full."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
-from rayloom.observe.progress import progress
+from rayloom.observe.progress import Bar, progress
 from rayloom.reading.files import RowFile
 from rayloom.reading.sources import row_files
 from rayloom.specs.row_files import SourceOfRows
@@ -28,6 +29,7 @@ from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.packed.shards import TokenShards
+from rayloom.text.row_workers import RowWorkers
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
@@ -38,15 +40,17 @@ DATA_NAME = "data"
 AnyRows = TokenShards | TaskRows | PreferenceRows
 
 
-def job_of(spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path) -> TrainJob:
-    """The job, with its rows prepared in `work` if that is not done yet.
+def job_of(
+    spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path, workers: RowWorkers | None = None
+) -> TrainJob:
+    """The job, with its rows prepared in `work` if that is not done yet; by other processes here, or by `workers`.
 
     Raises InputError if rows, base and tokenizer do not fit together.
     """
     base = parents["base"].path if "base" in parents else None
     if isinstance(spec.data, ConversationData):
         tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
-        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer)
+        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers)
     elif isinstance(spec.data, LabelledData):
         data = labelled_task_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
@@ -114,7 +118,13 @@ def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
     return work / "tokenizer"
 
 
-def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path, tokenizer: Path) -> Path:
+def conversation_rows(
+    spec: TrainSpec,
+    parents: Mapping[str, Artifact],
+    folder: Path,
+    tokenizer: Path,
+    workers: RowWorkers | None = None,
+) -> Path:
     """Folder with `train/`, `heldout/` and row counts, rendered from conversations unless it is complete already."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
@@ -126,7 +136,11 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
         raise InputError("Conversations need a base with a chat template", fix="Give base.")
     files = source_files(data.sources, parents)
     renderer = Renderer.of_model(tokenizer, template_kwargs=data.chat_template_kwargs)
+    total_bytes = sum(
+        file.stat().st_size if isinstance(file, Path) else file.size_bytes for file in chain(*files.values())
+    )
     with progress("rendering conversations", unit="rows") as bar:
+        estimate = _Estimate(bar, total_bytes)
         counts = prepare(
             data,
             files,
@@ -134,11 +148,25 @@ def conversation_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: 
             spec.sequence_length_tokens,
             spec.seed,
             folder,
-            bar.advance,
+            estimate.advance,
             packs_rows=spec.packs_rows,
+            workers=workers,
         )
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder
+
+
+class _Estimate:
+    """Shows how many rows there will be, by the bytes that the rows so far took."""
+
+    def __init__(self, bar: Bar, total_bytes: int) -> None:
+        self._bar, self._total_bytes, self._bytes = bar, total_bytes, 0
+
+    def advance(self, num_rows: int, num_bytes: int) -> None:
+        self._bytes += num_bytes
+        if self._bytes and self._total_bytes:
+            self._bar.total = max(1, round((self._bar.done + num_rows) * self._total_bytes / self._bytes))
+        self._bar.advance(num_rows)
 
 
 def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:

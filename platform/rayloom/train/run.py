@@ -21,7 +21,7 @@ from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_metrics import TrainingMetrics
-from rayloom.observe.ray_session import Session, connect
+from rayloom.observe.ray_session import Session, connect, is_on_cluster
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
 from rayloom.train.driver_mailbox import Mailbox
@@ -39,6 +39,7 @@ from rayloom.train.job import TrainJob
 from rayloom.train.prepare import DATA_NAME, job_of
 from rayloom.train.publish import publish
 from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
+from rayloom.train.row_tasks import RayTasks
 from rayloom.train.settings import note, runs_with_other_settings
 from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
@@ -53,7 +54,8 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
     for name in (DATA_NAME, "finished", "metrics.jsonl"):
         copy.fetch(name)
     is_prepared = (build.work / DATA_NAME).exists()
-    job = job_of(spec, build.parents, build.work, build.work / RESULT_NAME)
+    workers = RayTasks(connect().num_cores) if is_on_cluster() else None
+    job = job_of(spec, build.parents, build.work, build.work / RESULT_NAME, workers)
     if copy.is_needed:
         job = replace(job, copy=copy)
         if not is_prepared:

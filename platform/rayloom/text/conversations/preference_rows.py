@@ -21,7 +21,8 @@ from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
-from rayloom.text.conversations.render import Conversation, Renderer, Sample
+from rayloom.text.conversations.render import Conversation, Renderer
+from rayloom.text.conversations.samples import Sample
 from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
 from rayloom.text.row_problems import RowProblems
 from rayloom.text.tokenizer_files import tokenizer_digest

@@ -11,18 +11,16 @@ a new sample, in which earlier answers are context only. Every answer is trained
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import numpy as np
-
 from rayloom.errors import InputError
 from rayloom.text.conversations.chat_template import ChatTemplates
 from rayloom.text.conversations.messages import ConversationError, Message, as_served, check_turns
+from rayloom.text.conversations.samples import JoinedTurns, Sample, numbers_of, packed_id, place_of
 from rayloom.text.conversations.segments import ID_BYTES, SegmentedTokenizer
 from rayloom.text.conversations.unwritten import WrittenFields
 from rayloom.text.tokenizer_files import stop_tokens_of
@@ -49,42 +47,6 @@ class Conversation:
     """Keys of the row and of its messages that have no meaning."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Token ids to train on, and which of them are labels."""
-
-    ids: bytes
-    """Little-endian uint32, one after the other."""
-    spans: tuple[tuple[int, int], ...]
-    """Where the labels are: first place, and the place behind the last."""
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.ids) // ID_BYTES
-
-    @property
-    def num_trained(self) -> int:
-        return sum(end - begin for begin, end in self.spans)
-
-    @functools.cached_property
-    def tokens(self) -> list[int]:
-        """The ids as numbers."""
-        return _numbers(self.ids)
-
-    @functools.cached_property
-    def trained(self) -> list[bool]:
-        """Whether each token is a label."""
-        labels = np.zeros(self.num_tokens, np.bool_)
-        for begin, end in self.spans:
-            labels[begin:end] = True
-        return list(labels.tolist())
-
-    def shortened(self, num_tokens: int) -> Sample:
-        """The beginning of the sample."""
-        spans = tuple((begin, min(end, num_tokens)) for begin, end in self.spans if begin < num_tokens)
-        return Sample(self.ids[: num_tokens * ID_BYTES], spans)
-
-
 class Renderer:
     """One model's tokenizer, chat template and stop tokens.
 
@@ -109,9 +71,9 @@ class Renderer:
         self.templates = ChatTemplates(tokenizer, where, template_kwargs)
         self._written = WrittenFields(self.templates)
         self._tokens = SegmentedTokenizer(tokenizer)
-        self._stop_ids = [_packed(token) for token in sorted(self.stop_tokens)]
+        self._stop_ids = [packed_id(token) for token in sorted(self.stop_tokens)]
         begin = tokenizer.bos_token_id
-        self._two_beginnings = None if begin is None else 2 * _packed(begin)
+        self._two_beginnings = None if begin is None else 2 * packed_id(begin)
         self._probe()
 
     @classmethod
@@ -154,7 +116,7 @@ class Renderer:
     ) -> list[int]:
         """The ids that the server computes for these messages."""
         ((ids,),) = self._tokens.ids([[self.prompt_text(messages, tools, template_kwargs)]])
-        return _numbers(ids)
+        return numbers_of(ids)
 
     # -- samples to train on ---------------------------------------------------------------------------------------
 
@@ -194,7 +156,7 @@ class Renderer:
         self, conversation: Conversation, turns: Sequence[tuple[str, str]], ids: Sequence[bytes]
     ) -> list[Sample]:
         """`ids`: those of each prompt, and of that prompt with its turn."""
-        joined = _Joined()
+        joined = JoinedTurns()
         for number, (index, (_, turn)) in enumerate(zip(_answers_in(conversation), turns, strict=True)):
             prompt, whole = ids[2 * number : 2 * number + 2]
             is_trained = bool(conversation.messages[index].get("train", True))
@@ -232,7 +194,7 @@ class Renderer:
         # by itself where a token would span the seam: the server's prompt ends at the seam whatever follows.
         is_seam_kept = whole.startswith(prompt)
         rest = whole[len(prompt) :] if is_seam_kept else next(self._tokens.ids([[turn]]))[0]
-        ends = [place for stop in self._stop_ids if (place := _place(stop, rest)) >= 0]
+        ends = [place for stop in self._stop_ids if (place := place_of(stop, rest)) >= 0]
         if not ends:
             said = f"the chat template ends the turn without a stop token ({self._named_stops()})"
             raise ConversationError("unrenderable", said)
@@ -241,7 +203,7 @@ class Renderer:
         return rest[: min(ends) + ID_BYTES]
 
     def _decoded(self, ids: bytes) -> str:
-        return str(self.tokenizer.decode(_numbers(ids), clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(numbers_of(ids), clean_up_tokenization_spaces=False))
 
     def _check_answers(self, messages: Sequence[Mapping[str, Any]]) -> None:
         for number, message in enumerate(messages, 1):
@@ -270,42 +232,6 @@ class Renderer:
 
     def _named_stops(self) -> str:
         return ", ".join(self._stop_texts) or "this model has none"
-
-
-class _Joined:
-    """Turns put together into as few samples as their prompts allow."""
-
-    def __init__(self) -> None:
-        self._samples: list[Sample] = []
-        self._ids = b""
-        self._spans: list[tuple[int, int]] = []
-
-    def add(self, prompt: bytes, answer: bytes, is_trained: bool) -> None:
-        if not prompt.startswith(self._ids):
-            self._samples.append(Sample(self._ids, tuple(self._spans)))
-            self._spans = []
-        self._ids = prompt + answer
-        if is_trained:
-            self._spans.append((len(prompt) // ID_BYTES, len(self._ids) // ID_BYTES))
-
-    def finished(self) -> list[Sample]:
-        return [*self._samples, Sample(self._ids, tuple(self._spans))]
-
-
-def _packed(token: int) -> bytes:
-    return int(token).to_bytes(ID_BYTES, "little")
-
-
-def _numbers(ids: bytes) -> list[int]:
-    return list(np.frombuffer(ids, "<u4").tolist())
-
-
-def _place(token: bytes, ids: bytes) -> int:
-    """Where the bytes of a token begin in those of many; -1 if it is not among them."""
-    place = ids.find(token)
-    while place % ID_BYTES and place >= 0:
-        place = ids.find(token, place + 1)
-    return place
 
 
 def _answers_in(conversation: Conversation) -> list[int]:

@@ -1,93 +1,115 @@
-"""Rows of data sets rendered for training: filters and limits applied, every bad row named."""
+"""Rows of data sets rendered for training, block by block: filters applied, every bad row named."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rayloom.reading.files import RowFile, table_rows
-from rayloom.specs.training.training_data import ConversationData, ConversationSource
+from rayloom.reading.files import RowBlock
+from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.messages import ConversationError
-from rayloom.text.conversations.render import Conversation, Renderer, Sample
-from rayloom.text.row_problems import RowProblems
+from rayloom.text.conversations.render import Conversation, Renderer
+from rayloom.text.conversations.samples import Sample
+from rayloom.text.packed.shards import token_type
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 256
 """So many rows are tokenised together."""
+ROW = np.dtype(
+    [("number", "<i8"), ("digest", "<u8", 2), ("file", "<i4"), ("source", "<i4"), ("samples", "<i4"), ("length", "<i4")]
+)
+"""A rendered row: its number in its file; a digest, equal for rows that train the same ids; the places of its file and
+its source; its samples, and the tokens of the longest."""
+SAMPLE = np.dtype([("length", "<i4"), ("labels", "<i4")])
+
+
+class RowsToRender(NamedTuple):
+    """A block of rows of a source."""
+
+    source: int
+    file: int
+    """The place of the block's file among all files."""
+    block: RowBlock
+    chosen: frozenset[int] | None = None
+    """Which of the block's conversations are rendered, by number; None: all."""
 
 
 @dataclass(frozen=True)
-class RenderedRow:
-    """One row of a data set, ready for training."""
+class RenderedBlock:
+    """What became of a block."""
 
-    origin: str
-    samples: tuple[Sample, ...]
-    source: int
-    repeat: int
-    digest: bytes
-    """Equal for rows that would train the same ids."""
+    num_read: int
+    num_conversations: int
+    """Rows that could be read as conversations."""
+    arrays: dict[str, NDArray[Any]]
+    """`tokens` and `labels` of all samples, and the tables `rows` and `samples`."""
+    unreadable: list[tuple[str, str, str]]
+    """Rows that could not: where, which problem, and in words."""
+    problems: list[tuple[str, str, str]]
+    """Conversations that could not be rendered."""
+    left_out: Counter[str]
+    unknown_keys: Counter[str]
+    bytes_read: int
 
-    @property
-    def length_tokens(self) -> int:
-        return max(sample.num_tokens for sample in self.samples)
-
-
-def render_rows(
-    data: ConversationData,
-    files: Mapping[str, Sequence[RowFile]],
-    renderer: Renderer,
-    seed: int,
-    counts: ConversationCounts,
-    advance: Callable[[int], None] = lambda _: None,
-) -> list[RenderedRow]:
-    """The rows of all sources after their filters and limits, in order. Raises InputError naming every bad row.
-
-    `files`: as in `conversations.prepare`. `advance` is told of every row that is dealt with.
-    """
-    left_out, unknown = Counter[str](), Counter[str]()
-    problems = RowProblems(data.leave_out, left_out)
-    rendered: list[RenderedRow] = []
-    for number, source in enumerate(data.sources):
-        read = [*table_rows(files[f"data.sources.{number}.dataset"], source)]
-        counts.rows_read[f"{number} {source.location}"] = len(read)
-        rows = [
-            _with_system(found, data.system)
-            for origin, row in read
-            if (found := _conversation(row, source, origin, problems)) is not None
-        ]
-        unknown.update(key for row in rows for key in row.unknown_keys)
-        # In an order of its own, so that a limit takes rows from everywhere; then in the files' order again.
-        order = [int(index) for index in np.random.default_rng([seed, number]).permutation(len(rows))]
-        kept: dict[int, RenderedRow] = {}
-        for index, samples in _samples(rows, order, renderer, kept, source.limit_rows):
-            advance(1)
-            if samples is None:
-                left_out["over_limit_rows"] += 1
-            elif isinstance(samples, ConversationError):
-                problems.add(rows[index].origin, samples)
-            else:
-                row = _rendered(rows[index].origin, samples, number, source.repeat)
-                if source.max_row_tokens is not None and row.length_tokens > source.max_row_tokens:
-                    left_out["longer_than_max_row_tokens"] += 1
-                else:
-                    kept[index] = row
-        rendered += [kept[index] for index in sorted(kept)]
-    problems.raise_any()
-    counts.left_out, counts.unknown_keys = dict(left_out), dict(unknown)
-    return rendered
+    def said(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "arrays"}
+        return values | {"num_kept": len(self.arrays["rows"])}
 
 
-def _conversation(row: object, source: ConversationSource, origin: str, problems: RowProblems) -> Conversation | None:
-    try:
-        return conversation(row, source.format, source.fill, origin, source.ignore_keys)
-    except ConversationError as error:
-        problems.add(origin, error)
-        return None
+class BlockRenderer:
+    """Renders blocks of rows, in any process."""
+
+    def __init__(self, data: ConversationData, renderer: Renderer) -> None:
+        self.data, self.renderer = data, renderer
+        self.token_type = np.dtype(token_type(len(renderer.tokenizer)))
+
+    def __call__(self, asked: RowsToRender) -> RenderedBlock:
+        found = RenderedBlock(0, 0, {}, [], [], Counter(), Counter(), asked.block.bytes_read)
+        source, read, num_read = self.data.sources[asked.source], list[Conversation](), 0
+        for origin, row in asked.block.named():
+            num_read += 1
+            try:
+                one = conversation(row, source.format, source.fill, origin, source.ignore_keys)
+                read.append(_with_system(one, self.data.system))
+            except ConversationError as error:
+                found.unreadable.append((origin, error.problem, str(error)))
+        found.unknown_keys.update(key for row in read for key in row.unknown_keys)
+        numbers = [n for n in range(len(read)) if asked.chosen is None or n in asked.chosen]
+        rows: list[tuple[Any, ...]] = []
+        samples: list[Sample] = []
+        for begin in range(0, len(numbers), ROWS_AT_ONCE):
+            some = numbers[begin : begin + ROWS_AT_ONCE]
+            rendered = self.renderer.samples_of_each([read[number] for number in some])
+            for number, of_one in zip(some, rendered, strict=True):
+                if isinstance(of_one, ConversationError):
+                    found.problems.append((read[number].origin, of_one.problem, str(of_one)))
+                    continue
+                length = max(sample.num_tokens for sample in of_one)
+                if source.max_row_tokens is not None and length > source.max_row_tokens:
+                    found.left_out["longer_than_max_row_tokens"] += 1
+                    continue
+                place = int(read[number].origin.rpartition(" ")[2])
+                rows.append((place, _digest(of_one), asked.file, asked.source, len(of_one), length))
+                samples += of_one
+        found.arrays.update(self._arrays(rows, samples))
+        return replace(found, num_read=num_read, num_conversations=len(read))
+
+    def _arrays(self, rows: Sequence[tuple[Any, ...]], samples: Sequence[Sample]) -> dict[str, NDArray[Any]]:
+        tokens = np.frombuffer(b"".join([sample.ids for sample in samples]), "<u4").astype(self.token_type)
+        labels, begin = np.zeros(len(tokens), np.bool_), 0
+        for sample in samples:
+            for first, last in sample.spans:
+                labels[begin + first : begin + last] = True
+            begin += sample.num_tokens
+        table = np.asarray([(sample.num_tokens, sample.num_trained) for sample in samples], SAMPLE)
+        return {"tokens": tokens, "labels": labels, "rows": np.asarray(rows, ROW), "samples": table}
 
 
 def _with_system(read: Conversation, system: str | None) -> Conversation:
@@ -97,31 +119,13 @@ def _with_system(read: Conversation, system: str | None) -> Conversation:
     return replace(read, messages=({"role": "system", "content": system}, *read.messages))
 
 
-def _samples(
-    rows: Sequence[Conversation],
-    order: Sequence[int],
-    renderer: Renderer,
-    kept: Mapping[int, RenderedRow],
-    limit: int | None,
-) -> Iterator[tuple[int, list[Sample] | ConversationError | None]]:
-    """By number of the row, its samples or what is wrong with it; None from where as many as the limit are kept."""
-
-    def is_full() -> bool:
-        return limit is not None and len(kept) >= limit
-
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        numbers = order[start : start + ROWS_AT_ONCE]
-        found = renderer.samples_of_each([rows[number] for number in numbers]) if not is_full() else numbers
-        for number, samples in zip(numbers, found, strict=True):
-            yield number, None if is_full() or isinstance(samples, int) else samples
-
-
-def _rendered(origin: str, samples: Sequence[Sample], source: int, repeat: int) -> RenderedRow:
+def _digest(samples: Sequence[Sample]) -> tuple[int, int]:
     content = hashlib.blake2b(digest_size=16)
     for sample in samples:
         content.update(repr((len(sample.ids), sample.spans)).encode())
         content.update(sample.ids)
-    return RenderedRow(origin, tuple(samples), source, repeat, content.digest())
+    digest = content.digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 # Where every row of a set of conversations went.

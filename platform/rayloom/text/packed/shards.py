@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from rayloom.errors import InputError
 
-INDEX_NAME = "index.json"
+INDEX_NAME, ROWS_NAME = "index.json", "rows.npy"
+SHARD_TOKENS = 50_000_000
+"""A shard ends with the document that reaches so many."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ShardWriter:
         directory: Path,
         vocabulary_size: int,
         tokenizer_digest: str,
-        shard_tokens: int = 50_000_000,
+        shard_tokens: int = SHARD_TOKENS,
         sequence_length_tokens: int | None = None,
     ) -> None:
         """`sequence_length_tokens`: the row length that `start_row` calls keep to; None for rows cut anywhere."""
@@ -93,7 +95,7 @@ class ShardWriter:
         """Writes what is left, and the index."""
         self._flush()
         if self._rows:
-            np.save(self.directory / "rows.npy", np.asarray(self._rows, np.int64), allow_pickle=False)
+            np.save(self.directory / ROWS_NAME, np.asarray(self._rows, np.int64), allow_pickle=False)
         save_index(self.directory, self.facts | {"has_rows": bool(self._rows), "shards": self._shards})
 
 
@@ -119,11 +121,14 @@ def save_shard(
     trained: NDArray[np.bool_] | None = None,
 ) -> None:
     """One shard's arrays; `trained` None trains every token. Shards may be written side by side, the index last."""
-    stem = directory / f"{number:05d}"
-    np.save(f"{stem}.tokens.npy", tokens, allow_pickle=False)
-    np.save(f"{stem}.documents.npy", starts, allow_pickle=False)
+    np.save(shard_file(directory, number, "tokens"), tokens, allow_pickle=False)
+    np.save(shard_file(directory, number, "documents"), starts, allow_pickle=False)
     if trained is not None:
-        np.save(f"{stem}.trained.npy", trained, allow_pickle=False)
+        np.save(shard_file(directory, number, "trained"), trained, allow_pickle=False)
+
+
+def shard_file(directory: Path, number: int, array: str) -> Path:
+    return directory / f"{number:05d}.{array}.npy"
 
 
 def save_index(directory: Path, index: dict[str, Any]) -> None:
@@ -160,7 +165,7 @@ class TokenShards:
         self._first_tokens = np.asarray([shard.first_token for shard in self._shards])
         self._rows: NDArray[np.int64] | None = None
         if index["has_rows"]:
-            self._rows = np.append(np.load(directory / "rows.npy", allow_pickle=False), self.num_tokens)
+            self._rows = np.append(np.load(directory / ROWS_NAME, allow_pickle=False), self.num_tokens)
 
     def __len__(self) -> int:
         """Number of rows; a last piece shorter than a row is left out where rows are cut anywhere."""
@@ -215,13 +220,12 @@ def _read_index(directory: Path) -> dict[str, Any]:
 def _open_shards(directory: Path, shards: list[dict[str, int]]) -> Iterator[_Shard]:
     first = 0
     for number, facts in enumerate(shards):
-        stem = str(directory / f"{number:05d}")
-        trained = Path(f"{stem}.trained.npy")
+        trained = shard_file(directory, number, "trained")
         yield _Shard(
             first,
             facts["num_tokens"],
-            np.load(f"{stem}.tokens.npy", mmap_mode="r", allow_pickle=False),
-            np.load(f"{stem}.documents.npy", mmap_mode="r", allow_pickle=False),
+            np.load(shard_file(directory, number, "tokens"), mmap_mode="r", allow_pickle=False),
+            np.load(shard_file(directory, number, "documents"), mmap_mode="r", allow_pickle=False),
             np.load(trained, mmap_mode="r", allow_pickle=False) if trained.exists() else None,
         )
         first += facts["num_tokens"]
