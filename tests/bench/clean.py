@@ -1,7 +1,8 @@
 """The data engine measured: `make bench-clean`.
 
-Duplicates found among planted ones, speed beside datatrove's on the same files, memory at 100 MB and 1 GB, and how much
-of a second core arrives. Prints, last, one JSON object. With --save, also writes it to results/.
+Duplicates found among planted ones, speed beside datatrove's on the same files, memory at 100 MB and 1 GB, how much of
+a second core arrives, and requests to a bucket at two sizes. Prints, last, one JSON object. With --save, also writes it
+to results/.
 
 `--peer` names the Python of an environment of its own that has datatrove; without it, speed stands alone.
 """
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clean_requests import request_growth
 from planted import judged, planted
 from process_memory import PeakMemory
 from real_text import ROOT, real_documents, recombined, write_jsonl
@@ -48,8 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--parts", default="duplicates,speed,memory,cores")
+    parser.add_argument("--parts", default="duplicates,speed,memory,cores,requests")
     parser.add_argument("--memory-megabytes", type=int, nargs=2, default=(100, 1000), metavar=("SMALL", "LARGE"))
+    parser.add_argument("--request-bytes", type=int, default=4_000_000, help="the smaller of two texts ten times apart")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -64,6 +67,8 @@ def main() -> None:
             found |= bench.memory(*(megabytes * 1_000_000 for megabytes in options.memory_megabytes))
         if "cores" in parts:
             found |= bench.cores()
+        if "requests" in parts:
+            found |= request_growth(bench.texts, Path(folder), options.request_bytes)
     if options.save:
         today = datetime.datetime.now(datetime.UTC).date()
         result = RESULTS / f"clean-{today}-{platform.machine()}-{CORES}cores.json"

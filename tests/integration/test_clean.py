@@ -207,10 +207,10 @@ def test_killed_and_run_again_it_continues_and_loses_nothing(corpus: Artifact, s
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = kept | {"RAYLOOM_STORE": str(tmp_path / "store")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as first:
-        _wait_for(lambda: list(tmp_path.glob("store/corpus/*/.work/*/judged/*.json")), first)
+        _wait_for(lambda: list(tmp_path.glob("store/corpus/*/.work/*/judged/[0-9]*")), first)
         os.killpg(first.pid, signal.SIGKILL)
     work = next(tmp_path.glob("store/corpus/*/.work/*/judged"))
-    before = {path: path.stat().st_mtime_ns for path in work.glob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in work.glob("[0-9]*")}
     assert before and not list(Store(str(tmp_path / "store")).versions("corpus"))
     again = _clean(tmp_path, sources, "store", chunk_bytes=65536)
     assert again.manifest.digest == corpus.manifest.digest

@@ -40,6 +40,7 @@ RAY_FILES = {
     "evaluate/offline/engine.py",
     "evaluate/prediction/run.py",
     "observe/ray_session.py",
+    "data/ray_exchange.py",
     "data/ray_passes.py",
     "observe/ray_metrics.py",
     "serve/applications.py",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from support.passes import cleaned
 
-from rayloom.data.exchange.scratch import Scratch
 from rayloom.data.rules.contamination import EvaluationFile, Passages, build
 from rayloom.errors import InputError
 from rayloom.specs.clean import Decontamination
@@ -33,9 +32,9 @@ def _spec(**changes: Any) -> Decontamination:
 def _passages(folder: Path, rows: list[dict[str, str]] = ROWS, **changes: Any) -> tuple[Passages, dict[str, Any]]:
     path = folder / "quiz.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scratch = Scratch(folder / "scratch")
-    counts = build(_spec(**changes), [EvaluationFile(0, str(path), path.name)], scratch)
-    return Passages.load(scratch), counts["quiz"]
+    (folder / "passages").mkdir(exist_ok=True)
+    counts = build(_spec(**changes), [EvaluationFile(0, str(path), path.name)], folder / "passages")
+    return Passages.load(folder / "passages"), counts["quiz"]
 
 
 def test_what_a_set_has(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import random
@@ -14,14 +15,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.passes import work_files
 from tokenizers import Tokenizer
 
-from rayloom.data import audit, row_counts
+from rayloom.data import audit, reject_files, row_counts
 from rayloom.data.corpus import token_output
 from rayloom.data.corpus.encoding import Encoder, encoder_of, fitted
-from rayloom.data.corpus.tokenize_pass import save_tokens, split_of
+from rayloom.data.corpus.token_output import PackingPass
+from rayloom.data.corpus.tokenize_pass import TokenisingPass, split_of, tokens_of
+from rayloom.data.exchange.result_files import ResultFiles
+from rayloom.data.kept_documents import JudgedCorpus
+from rayloom.data.reject_files import line_files
 from rayloom.data.row_counts import RowCounts, by_part, later_drops
 from rayloom.data.rules.examined_text import Drop
+from rayloom.data.sources.chunk_table import CHUNK, ChunkTable
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import TokensOutput
@@ -119,19 +126,24 @@ def test_shards_are_those_of_one_writer_however_the_chunks_were_cut(
     folder = tmp_path_factory.mktemp("shards")
     documents = iter(range(10_000))
     writer = ShardWriter(folder / "expected", 100, "digest", shard_tokens)
+    work, table = work_files(folder / "store"), ChunkTable(np.zeros(len(chunks), CHUNK))
+    table.chunks["number"] = np.arange(len(chunks))
     for number, sizes in enumerate(chunks):
         arrays = [np.full(size, next(documents) % 100, np.uint16) for size in sizes]
-        save_tokens(folder / f"{number}.train", arrays, np.uint16)
+        work.write_parts(f"tokens/{table.name(number)}", tokens_of("train", arrays, np.uint16))
         for array in arrays:
             writer.add(array)
     writer.close()
-    target = folder / "found"
-    target.mkdir()
-    plans = token_output.planned(folder, [str(n) for n in range(len(chunks))], "train", shard_tokens)
-    for plan in plans:
-        token_output.write_shard(folder, target, plan, np.uint16)
-    facts = shard_facts(100, "digest", None)
-    save_index(target, facts | {"has_rows": False, "shards": [plan.facts for plan in plans]})
+    judged = JudgedCorpus(_spec(), (), work, table, 1, RowCounts())
+    packing = PackingPass(TokenisingPass(judged), "tokens", "train", np.uint16, ResultFiles(work.copy))
+    bounds = token_output.shard_bounds([sum(sizes) for sizes in chunks], packing.sizes, shard_tokens)
+    shards = [
+        token_output.write_shard(packing, number, *places)["shards"][0]
+        for number, places in enumerate(itertools.pairwise(bounds))
+    ]
+    target = work.copy.folder.parent / "train"
+    target.mkdir(parents=True, exist_ok=True)
+    save_index(target, shard_facts(100, "digest", None) | {"has_rows": False, "shards": shards})
     names = sorted(path.name for path in (folder / "expected").iterdir())
     assert sorted(path.name for path in target.iterdir()) == names
     for name in names:
@@ -218,19 +230,23 @@ def test_samples_do_not_depend_on_order_or_chunks(numbers: list[int], cut: int) 
     assert [row["reason"] for row in whole] == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_samples_of_files(tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        rows = [_row(number) | {"file": name} for number in range(9)]
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = row_counts.merged([tmp_path / "x", tmp_path / "none", tmp_path / "y"], 3)
-    assert Counter(row["reason"] for row in found) == {"a": 3, "b": 3, "c": 3}
-    assert row_counts.merged([tmp_path / "x"], 0) == []
-
-
-def test_gathered_lines_stand_in_the_order_of_the_chunks(tmp_path: Path) -> None:
-    (tmp_path / "1.rejects.jsonl").write_text("b\n")
-    (tmp_path / "0.rejects.jsonl").write_text("a\n")
-    audit.gather(tmp_path, ["0", "1", "2"], "rejects.jsonl", tmp_path / "out" / "all.jsonl")
-    assert (tmp_path / "out" / "all.jsonl").read_text() == "a\nb\n"
-    audit.gather(tmp_path, ["0"], "quarantine.jsonl", tmp_path / "out" / "none.jsonl")
-    assert not (tmp_path / "out" / "none.jsonl").exists()
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=5), max_size=30), st.randoms())
+def test_files_of_lines_are_cut_by_their_lines_whatever_the_groups(lines: list[str], dice: random.Random) -> None:
+    """Each part has the whole lines that begin in its bytes; joined, the parts are the file."""
+    groups = [[line for line in lines if dice.random() < 0.5] for _ in range(4)]
+    contents = ["".join(f"{line}\n" for line in group).encode() for group in groups]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reject_files, "PART_BYTES", 7)
+        files = line_files({"judged": {"rejects": [len(content) for content in contents]}})
+        parts: dict[int, bytes] = {}
+        for number, content in enumerate(contents):
+            for file in files:
+                for part, found in reject_files._parts_of(content, file, number):
+                    parts[part] = parts.get(part, b"") + found.tobytes()
+    whole, begin = b"".join(contents), 0
+    assert b"".join(parts[part] for part in sorted(parts)) == whole
+    expected: dict[int, bytes] = {}
+    for line in whole.splitlines(keepends=True) if not set(whole) & set(b"\r") else []:
+        expected[begin // 7] = expected.get(begin // 7, b"") + line
+        begin += len(line)
+    assert parts == expected or b"\r" in whole

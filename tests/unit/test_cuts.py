@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.passes import InProcess
 
-from rayloom.data.exchange.cutoff import EVERYTHING, Ranking, cut_in_bucket, cuts, is_below, ranked, shuffled, weighed
-from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.exchange.cutoff import (
+    EVERYTHING,
+    RANKING,
+    Ranking,
+    cut_in_bucket,
+    is_below,
+    ranked,
+    send_ranked,
+    shuffled,
+)
+from rayloom.data.exchange.mail import Mail
+
+
+def _ranking(chunks: list[Any], num_strata: int, num_buckets: int) -> Ranking:
+    def send(chunk: int, mail: Mail) -> dict[str, Any]:
+        send_ranked(mail, chunks[chunk], num_buckets)
+        return {}
+
+    passes = InProcess()
+    _, sent = passes.exchange("ranking", range(len(chunks)), send, writes={RANKING: num_buckets})
+    return Ranking(sent[RANKING], num_strata, num_buckets, passes)
 
 
 def _expected(order: np.ndarray, weight: np.ndarray, target: int) -> tuple[set[int], int]:
@@ -34,7 +53,6 @@ def _expected(order: np.ndarray, weight: np.ndarray, target: int) -> tuple[set[i
     st.lists(st.integers(0, 120), min_size=3, max_size=3),
 )
 def test_cuts_are_exact_whatever_holds_the_documents(
-    tmp_path_factory: pytest.TempPathFactory,
     documents: list[tuple[int, int, int]],
     num_buckets: int,
     num_chunks: int,
@@ -43,13 +61,9 @@ def test_cuts_are_exact_whatever_holds_the_documents(
     order = np.asarray([place for place, _, _ in documents], np.uint64) * np.uint64((1 << 64) // 41)
     stratum = np.asarray([s for _, s, _ in documents], np.int64)
     weight = np.asarray([w for _, _, w in documents], np.int64)
-    ranking = Ranking(Scratch(tmp_path_factory.mktemp("cuts")), "r", 3, num_buckets)
-    names = [f"c{number}" for number in range(num_chunks)]
-    for number, name in enumerate(names):
-        part = slice(number, None, num_chunks)
-        ranking.send(name, ranked(order[part], stratum[part], weight[part]))
-    weights = weighed(ranking, names, InProcess().each)
-    found = cuts(ranking, names, weights, list(enumerate(targets)), InProcess().each)
+    records = ranked(order, stratum, weight)
+    ranking = _ranking([records[number::num_chunks] for number in range(num_chunks)], 3, num_buckets)
+    found = ranking.cuts(ranking.weights(), list(enumerate(targets)))
     for cut, target in zip(found, targets, strict=True):
         mine = stratum == cut.stratum
         places, total = _expected(order[mine], weight[mine], target)
@@ -57,12 +71,10 @@ def test_cuts_are_exact_whatever_holds_the_documents(
         assert set(below.tolist()) == places and cut.weight == total
 
 
-def test_several_targets_in_one_stratum(tmp_path: Path) -> None:
-    ranking = Ranking(Scratch(tmp_path), "r", 1, 3)
+def test_several_targets_in_one_stratum() -> None:
     order = np.arange(100, dtype=np.uint64) * np.uint64(1 << 57)
-    ranking.send("c", ranked(order, 0, 1))
-    weights = weighed(ranking, ["c"], InProcess().each)
-    found = cuts(ranking, ["c"], weights, [(0, 10), (0, 20), (0, 100), (0, 0)], InProcess().each)
+    ranking = _ranking([ranked(order, 0, 1)], 1, 3)
+    found = ranking.cuts(ranking.weights(), [(0, 10), (0, 20), (0, 100), (0, 0)])
     assert [cut.weight for cut in found] == [10, 20, 100, 0]
     assert [int(is_below(order, cut.below).sum()) for cut in found] == [10, 20, 100, 0]
     assert found[2].below == EVERYTHING

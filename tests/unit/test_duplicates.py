@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayloom.data.dedup import clusters
+from rayloom.data.dedup.clusters import EDGE, labelled, removed_members
 from rayloom.data.dedup.dedup_keys import KEY, Bands
-from rayloom.data.dedup.duplicate_passes import EDGE, NEIGHBOURS, candidate_pairs, exact_edges, is_similar, jaccard
-from rayloom.data.exchange.scratch import receive, send
+from rayloom.data.dedup.duplicate_passes import NEIGHBOURS, candidate_pairs, exact_edges, is_similar, jaccard
 from rayloom.data.text_views import Folded, SpanHasher
 
 words = st.lists(st.sampled_from(["red", "green", "blue", "élan", "日本", "x"]), max_size=30)
@@ -163,23 +162,27 @@ def _edges(pairs: list[tuple[int, int]], characters: dict[int, int], exact: dict
     return np.asarray([(a, b, exact.get(a, a), exact.get(b, b), characters[a], characters[b]) for a, b in pairs], EDGE)
 
 
+def _removed(edges: Any) -> Any:
+    return removed_members(labelled(edges))
+
+
 def test_chains_are_one_cluster_and_the_longest_stays() -> None:
     characters = {1: 10, 2: 30, 3: 20, 4: 30, 8: 5, 9: 5}
-    gone = clusters.removed(_edges([(1, 2), (2, 3), (3, 4), (8, 9)], characters))
+    gone = _removed(_edges([(1, 2), (2, 3), (3, 4), (8, 9)], characters))
     assert [(int(row["id"]), int(row["kept"])) for row in gone] == [(1, 2), (3, 2), (4, 2), (9, 8)]
     assert not gone["is_exact"].any()
 
 
 def test_exact_duplicates_are_told_from_near_ones() -> None:
     # 1 and 2 are identical, 3 is near and longer, 4 is identical to 3.
-    gone = clusters.removed(_edges([(1, 2), (1, 3), (3, 4)], {1: 10, 2: 10, 3: 12, 4: 12}, {1: 7, 2: 7, 3: 8, 4: 8}))
+    gone = _removed(_edges([(1, 2), (1, 3), (3, 4)], {1: 10, 2: 10, 3: 12, 4: 12}, {1: 7, 2: 7, 3: 8, 4: 8}))
     assert [(int(row["id"]), int(row["kept"]), bool(row["is_exact"])) for row in gone] == [
         (1, 3, False), (2, 3, True), (4, 3, True),
     ]  # fmt: skip
 
 
 def test_no_edges_no_clusters() -> None:
-    assert len(clusters.removed(np.zeros(0, EDGE))) == 0
+    assert len(_removed(np.zeros(0, EDGE))) == 0
 
 
 pairs_of_numbers = st.lists(
@@ -190,7 +193,7 @@ pairs_of_numbers = st.lists(
 @given(pairs_of_numbers, st.randoms())
 def test_every_cluster_keeps_exactly_one(pairs: list[tuple[int, int]], random: Any) -> None:
     characters = {number: (number * 7) % 5 for number in range(16)}
-    gone = clusters.removed(_edges(pairs, characters)) if pairs else np.zeros(0, clusters.REMOVED)
+    gone = _removed(_edges(pairs, characters)) if pairs else np.zeros(0, clusters.REMOVED)
     cluster = {number: {number} for pair in pairs for number in pair}
     for a, b in pairs:
         cluster[a] |= cluster[b]
@@ -201,19 +204,5 @@ def test_every_cluster_keeps_exactly_one(pairs: list[tuple[int, int]], random: A
         assert {int(row["id"]) for row in gone if int(row["id"]) in members} == members - {best}
     shuffled = list(pairs)
     random.shuffle(shuffled)
-    again = clusters.removed(_edges(shuffled, characters)) if pairs else gone
+    again = _removed(_edges(shuffled, characters)) if pairs else gone
     assert again.tolist() == gone.tolist()
-
-
-# -- exchanges ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_exchange_hands_every_record_to_its_bucket_once(tmp_path: Path) -> None:
-    records = {name: np.arange(begin, begin + 100, dtype=np.uint64) for name, begin in (("a", 0), ("b", 1000))}
-    for name, values in records.items():
-        send(tmp_path, name, values, (values % np.uint64(7)).astype(np.int64), 7)
-    for bucket in range(7):
-        found = receive(tmp_path, ["a", "b"], bucket, 7, np.uint64)
-        assert found.tolist() == [n for values in records.values() for n in values.tolist() if n % 7 == bucket]
-    send(tmp_path, "empty", np.zeros(0, np.uint64), np.zeros(0, np.int64), 7)
-    assert len(receive(tmp_path, ["empty"], 3, 7, np.uint64)) == 0

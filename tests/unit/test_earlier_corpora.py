@@ -11,8 +11,7 @@ import pytest
 from support.passes import cleaned
 
 from rayloom.artifacts.store import Artifact
-from rayloom.data.dedup.clusters import removed
-from rayloom.data.dedup.duplicate_passes import EDGE
+from rayloom.data.dedup.clusters import EDGE, labelled, removed_members
 
 WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 
@@ -90,7 +89,7 @@ def test_an_earlier_document_stays_though_a_new_one_is_longer() -> None:
     edges = np.zeros(2, EDGE)
     edges["first"], edges["second"] = [1, 5], [1000, 1000]
     edges["first_characters"], edges["second_characters"] = [90, 70], [10, 10]
-    gone = removed(edges, first_earlier_id=1000)
+    gone = removed_members(labelled(edges), first_earlier_id=1000)
     assert gone["id"].tolist() == [1, 5] and gone["kept"].tolist() == [1000, 1000]
-    both_earlier = removed(edges, first_earlier_id=5)
+    both_earlier = removed_members(labelled(edges), first_earlier_id=5)
     assert both_earlier["id"].tolist() == [1] and both_earlier["kept"].tolist() == [5]

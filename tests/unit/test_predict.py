@@ -120,7 +120,7 @@ def test_a_job_whose_parts_are_all_done_needs_no_worker_and_too_many_failures_st
         stage.run(spec(), build)
     outcome = stage.run(spec(max_failed_share=0.5), build)
     assert (outcome.metrics["num_failed"], outcome.metrics["failed"]) == (2, {"empty_text": 2})
-    shown = sections(Artifact(store.open(tagger.manifest).manifest, tmp_path))
+    shown = sections(made(store, "answered", "dataset", lambda folder: joined(parts, 2, folder)))
     assert [section.title for section in shown] == ["Predictions", "Failed rows"]
 
 

@@ -112,7 +112,7 @@ def test_an_interrupted_fetch_continues_and_damage_is_noticed(remote: Store, tmp
     third = Store(remote.uri, cache=tmp_path / "third-cache")
     for _ in range(2):
         with pytest.raises(InputError, match="came damaged out of the store"):
-            third.open(artifact.manifest)
+            third.folder_of(artifact.manifest)
 
 
 def test_what_others_may_read_they_can_read(store: Store) -> None:

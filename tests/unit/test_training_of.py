@@ -8,7 +8,7 @@ from support.searches import tune_spec
 
 from rayloom.artifacts.lineage import recorded_base, training_of
 from rayloom.artifacts.manifest import Manifest, Parent
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 
 
 def manifest(kind: str, spec: dict[str, Any], metrics: dict[str, Any], field: str) -> Manifest:
@@ -28,6 +28,6 @@ def test_a_search_stands_for_its_best_trials_training(tmp_path: Any) -> None:
     trained = manifest("train", spec.plain_train, {}, "base")
     assert training_of(trained) == spec.plain_train
     for each in (searched, trained):
-        base = recorded_base(Artifact(each, tmp_path))
+        base = recorded_base(Artifact(each, Store(str(tmp_path))))
         assert base is not None
         assert base.name == "small"

@@ -47,11 +47,6 @@ class Build:
     """The job file's folder; relative paths in the spec start here."""
     version: str
 
-    @property
-    def is_resumed(self) -> bool:
-        """Whether an earlier run of the same job left something to continue from."""
-        return any(self.work.iterdir())
-
 
 @dataclass(frozen=True)
 class ResolvedJob:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, FileEntry, Manifest
 from rayloom.errors import InputError
 from rayloom.specs.row_files import matches
+
+
+def matching_entries(manifest: Manifest, pattern: str = "**") -> list[FileEntry]:
+    """The files of an artifact that match, sorted by path, without fetching any. Raises InputError if none matches."""
+    matching = sorted((file for file in manifest.files if matches(file.path, pattern)), key=lambda file: file.path)
+    if not matching:
+        raise _no_match(pattern, manifest.id, [file.path for file in manifest.files])
+    return matching
 
 
 def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
@@ -20,9 +28,13 @@ def matching_files(folder: Path, pattern: str = "**") -> list[Path]:
     relative = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     matching = [relative[name] for name in sorted(relative) if _is_content(name) and matches(name, pattern)]
     if not matching:
-        known = ", ".join(sorted(filter(_is_content, relative))[:8]) or "no file at all"
-        raise InputError(f"No file fits {pattern!r}", where=str(folder), fix=f"The folder holds: {known}.")
+        raise _no_match(pattern, str(folder), filter(_is_content, relative))
     return matching
+
+
+def _no_match(pattern: str, where: str, names: Iterable[str]) -> InputError:
+    known = ", ".join(sorted(names)[:8]) or "no file at all"
+    return InputError(f"No file fits {pattern!r}", where=where, fix=f"The folder holds: {known}.")
 
 
 def _is_content(name: str) -> bool:

@@ -11,34 +11,51 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import fsspec
 from pydantic import ValidationError
 
 from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest
 from rayloom.artifacts.node_cache import fetch, keep_built
+from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
-_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 RESULT_NAME = "result"
 """The folder in a work folder to which workers on other nodes write files of the artifact."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact and the local folder that holds its files."""
+    """A finished artifact in its store. Sent to another node, it has that node's copy of the files."""
 
     manifest: Manifest
-    path: Path
+    store: Store = field(compare=False)
 
     @property
     def id(self) -> str:
         return self.manifest.id
+
+    @cached_property
+    def path(self) -> Path:
+        """The local folder with the files. Those of a remote store are fetched at first use, once per node.
+
+        Raises InputError if they came damaged out of the store.
+        """
+        return self.store.folder_of(self.manifest)
+
+    @property
+    def place(self) -> str:
+        """Where it is in the store, for people."""
+        return f"{self.store.uri}/{self.manifest.name}/{self.manifest.version}"
+
+    def __reduce__(self) -> tuple[type[Artifact], tuple[Manifest, Store]]:
+        """Pickles without the path, which is another one on another node."""
+        return Artifact, (self.manifest, self.store)
 
 
 class Store:
@@ -49,11 +66,15 @@ class Store:
     """
 
     def __init__(self, uri: str, cache: Path | None = None) -> None:
-        self.filesystem, root = _filesystem(uri)
-        self.is_local = "file" in _protocols(self.filesystem)
+        self.filesystem, root = filesystem_of(uri)
+        self.is_local = "file" in protocols(self.filesystem)
         self.root = str(Path(root).resolve()) if self.is_local else root.rstrip("/")
         self.uri = self.root if self.is_local else uri.rstrip("/")
         self.cache = cache or Path(os.environ.get("RAYLOOM_CACHE", "~/.cache/rayloom")).expanduser()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        """Pickles the address only: each node has its own cache."""
+        return Store, (self.uri,)
 
     @classmethod
     def beside(cls, directory: Path) -> Store:
@@ -61,25 +82,12 @@ class Store:
         named = os.environ.get("RAYLOOM_STORE")
         if named:
             store = cls(named)
-            store.check_bucket()
+            check_bucket(store.filesystem, store.root, store.uri)
             return store
         for folder in (directory, *directory.parents):
             if (folder / ".rayloom").is_dir():
                 return cls(str(folder / ".rayloom"))
         return cls(str(directory / ".rayloom"))
-
-    def check_bucket(self) -> None:
-        """Raises InputError if the store is in a bucket that does not exist; folders in it are created when needed."""
-        bucket = self.root.partition("/")[0]
-        if not bucket or not set(_protocols(self.filesystem)) & _WITH_BUCKETS:
-            return
-        try:
-            self.filesystem.invalidate_cache()
-            self.filesystem.ls(self.root)
-        except FileNotFoundError:
-            if bucket == self.root or not self.filesystem.exists(bucket):
-                fix = "Make it, or correct RAYLOOM_STORE (and for S3 AWS_ENDPOINT_URL and AWS_DEFAULT_REGION)."
-                raise InputError(f"There is no bucket {bucket}", where=self.uri, fix=fix) from None
 
     # -- locations -------------------------------------------------------------------------------------------------
 
@@ -200,12 +208,16 @@ class Store:
             raise InputError(f"The pointer to the current {name} is damaged", where=path, fix=fix) from None
 
     def open(self, manifest: Manifest) -> Artifact:
-        """The artifact with its files on this machine's disk, where those of a remote store are fetched once."""
+        """The artifact; its files are fetched when its path is first used."""
+        return Artifact(manifest, self)
+
+    def folder_of(self, manifest: Manifest) -> Path:
+        """The artifact's files on this machine's disk, where those of a remote store are fetched once."""
         if self.is_local:
-            return Artifact(manifest, Path(self.location(manifest.name, manifest.version)))
+            return Path(self.location(manifest.name, manifest.version))
         copy = self._copy(manifest)
         fetch(manifest, self.filesystem, self.location(manifest.name, manifest.version), copy)
-        return Artifact(manifest, copy)
+        return copy
 
     def _copy(self, manifest: Manifest) -> Path:
         """This node's copy of a remote artifact's files."""
@@ -273,22 +285,5 @@ class Store:
         return sorted(name for name in names if not name.startswith("."))
 
 
-def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
 def _safe(uri: str) -> str:
     return re.sub(r"[^\w.-]+", "-", uri)
-
-
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    fix = "RAYLOOM_STORE takes a folder or a URI such as s3://bucket/prefix."
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        what = f"This store needs a package that is not installed: {error}"
-        raise InputError(what, where=uri, fix="Install it beside Rayloom.") from None
-    except ValueError as error:
-        raise InputError(f"This is no place for a store: {error}", where=uri, fix=fix) from None
-    return filesystem, root

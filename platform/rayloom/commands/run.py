@@ -49,7 +49,7 @@ def _run(job: Job, store: Store, is_stage: bool) -> int:
         imported(foreground)(job.spec, resolve(job, store).parents, job.directory)
         return 0
     artifact, made = run_job(job, store)
-    say(f"{artifact.id} {'made' if made else 'was finished already'}: {artifact.path}")
+    say(f"{artifact.id} {'made' if made else 'was finished already'}: {artifact.place}")
     if artifact.manifest.headline:
         say(artifact.manifest.headline)
     return 0

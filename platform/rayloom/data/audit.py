@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayloom.data import row_counts
 from rayloom.data.kept_documents import JudgedCorpus
+from rayloom.data.passes import Passes
+from rayloom.data.reject_files import Written, gather
 from rayloom.data.row_counts import RowCounts, by_part, noted
 from rayloom.data.rules import registry
 from rayloom.errors import InputError, QualityError
 from rayloom.specs.base import Content
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
-
-REJECTS = {"judged": "rules", "tokens": "duplicates", "rows": "rows", "selected": "mixture", "sifted": "perplexity"}
-"""File name (without ending) of the rejects of each pass, by the pass' scratch folder."""
 
 
 def check_readable(spec: CleanSpec, tally: RowCounts, first_bad: Sequence[str]) -> None:
@@ -127,55 +124,28 @@ def _source_metrics(
     }
 
 
-def publish(judged: JudgedCorpus, target: Path, folders: Sequence[Path], counts: Counter[str]) -> dict[str, Any]:
-    """Writes rejects, unreadable rows, samples and counts into the artifact; returns the counts.
+def publish(
+    judged: JudgedCorpus,
+    target: Path,
+    passes: Passes,
+    written: Written,
+    counts: Counter[str],
+    stored: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Writes rejects, unreadable rows, samples and counts into the artifact; returns the counts, and all of `stored`.
 
-    `folders`: scratch folders of the passes that wrote rejects and samples, the judging pass first.
+    `written`: what the passes wrote, the judging pass first. `stored`: entries of files that are in the bucket.
     """
-    spec, chunks = judged.spec, judged.chunks
-    gather(folders[0], chunks, "quarantine.jsonl", target / "rejects" / "unreadable.jsonl")
     if judged.num_unlikely is not None:
-        folders = [*folders, judged.scratch.folder("sifted")]
-    for folder in folders:
-        gather(folder, chunks, "rejects.jsonl", target / "rejects" / f"{REJECTS[folder.name]}.jsonl")
-    files = [folder / f"{chunk}.samples.jsonl" for folder in folders for chunk in chunks]
-    save(target / "samples.json", row_counts.merged(files, spec.sample_rows_per_reason))
-    numbers = metrics(spec, judged.tally, judged.duplicate_counts, counts)
+        written = {**written, "sifted": {"rejects": judged.sifted_bytes}}
+    gathered = gather(judged, passes, written)
+    save(target / "samples.json", gathered["samples"])
+    numbers = metrics(judged.spec, judged.tally, judged.duplicate_counts, counts)
     save(target / "corpus.json", numbers)
-    return numbers
-
-
-def contamination(
-    judged: JudgedCorpus, target: Path, evaluation: dict[str, dict[str, int]]
-) -> dict[str, dict[str, int]]:
-    """Writes rejects/contamination.jsonl; returns for each evaluation set how many of its rows occur in documents, and
-    in how many documents."""
-    path = target / "rejects" / "contamination.jsonl"
-    gather(judged.scratch.folder("judged"), judged.chunks, "hits.jsonl", path)
-    rows: dict[str, set[int]] = {name: set() for name in evaluation}
-    documents: Counter[str] = Counter()
-    if path.exists():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                hit = json.loads(line)
-                rows[hit["evaluation_set"]].add(hit["evaluation_row"])
-                documents[hit["evaluation_set"]] += 1
-    return {name: facts | {"rows_hit": len(rows[name]), "hits": documents[name]} for name, facts in evaluation.items()}
-
-
-# -- rows to read ------------------------------------------------------------------------------------------------------
-
-
-def gather(folder: Path, chunks: Sequence[str], ending: str, target: Path) -> None:
-    """Joins the chunks' JSON lines into one file; writes no file if there are no lines."""
-    parts = [path for chunk in chunks if (path := folder / f"{chunk}.{ending}").exists()]
-    if not parts:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as whole:
-        for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, whole, 1 << 20)
+    hits = gathered.get("hits", {})
+    if hits:
+        numbers["hits"] = {name: {"rows_hit": len(set(one["rows"])), "hits": one["hits"]} for name, one in hits.items()}
+    return numbers | {"stored": [*stored, *gathered["stored"]]}
 
 
 def save(path: Path, value: Any) -> None:

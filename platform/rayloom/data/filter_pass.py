@@ -1,16 +1,18 @@
-"""The first pass over the text: normalises every row, applies the rules, and sends the dedup keys of what is kept."""
+"""The first pass over the text: normalises every row, applies the rules, and makes the dedup keys of what is kept.
+
+Of each chunk it leaves `documents/CHUNK`, `keys/CHUNK` and, last, `judged/CHUNK` with counts and what is for people.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rayloom.data.dedup.dedup_keys import Keys, document_id
-from rayloom.data.exchange.judged_documents import write_documents, write_lines
-from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.exchange.judged_documents import as_lines, documents_file
+from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.row_counts import RowCounts, chosen
 from rayloom.data.rules.contamination import Passages
 from rayloom.data.rules.document_rules import Judge, Kept, cleaner_of, judge_of
@@ -30,8 +32,9 @@ class JudgingPass:
 
     spec: CleanSpec
     files: tuple[InputFile, ...]
-    scratch: Scratch
-    num_buckets: int
+    work: WorkFiles
+    is_resumed: bool = False
+    """Whether an earlier run may have left finished chunks."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Word lists from files, by domain."""
 
@@ -50,30 +53,28 @@ class Judging:
     def __init__(self, given: JudgingPass) -> None:
         self.given = given
         spec = given.spec
-        passages = Passages.load(given.scratch) if spec.decontamination else None
+        passages = Passages.load(given.work.here("evaluation")) if spec.decontamination else None
         self._domains = {}
         for domain in {source.domain for source in spec.sources}:
             normalisation, rules = spec.normalisation_of(domain), spec.rules_of(domain)
             judge = judge_of(normalisation, rules, given.words.get(domain, ()), passages)
             self._domains[domain] = _Domain(judge, cleaner_of(normalisation, rules))
-        self._keys = Keys(given.scratch, spec.deduplication, given.num_buckets) if spec.deduplication else None
+        self._keys = Keys(spec.deduplication) if spec.deduplication else None
 
     def __call__(self, chunk: RawChunk) -> dict[str, Any]:
-        """Writes the chunk's files to the scratch folder; returns its counts."""
-        folder = self.given.scratch.folder("judged")
-        finished = folder / f"{chunk.name}.json"
-        if finished.exists():
-            return dict(json.loads(finished.read_text()))
+        """Writes the chunk's files to the work folder; returns its counts."""
+        work = self.given.work
+        finished = work.found_parts(f"judged/{chunk.name}") if self.given.is_resumed else None
+        if finished is not None:
+            return dict(json.loads(bytes(finished["record"])))
         result = _Result(self.given, chunk)
         domain = self._domains[result.source.domain]
         for file, row in chunk.rows:
             result.judge_row(file, row, domain)
         if self._keys is not None:
-            self._keys.send(str(chunk.name), result.ids, [kept.text for kept in result.kept], result.folded)
-        result.write(folder)
-        record = result.record()
-        write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
-        return record
+            keys = self._keys.of(result.ids, [kept.text for kept in result.kept], result.folded)
+            work.write_parts(f"keys/{chunk.name}", {kind: records.tobytes() for kind, records in keys.items()})
+        return result.write(work)
 
 
 class _Result:
@@ -122,29 +123,32 @@ class _Result:
     def folded(self) -> list[Folded]:
         return [kept.folded for kept in self.kept]
 
-    def write(self, folder: Path) -> None:
+    def write(self, work: WorkFiles) -> dict[str, Any]:
+        """Writes documents, counts, rejects and samples; returns the counts."""
         texts = [kept.text for kept in self.kept]
-        write_documents(folder / f"{self.chunk.name}.arrow", self.ids, texts, self.folded, self.labels, self.columns)
-        write_lines(folder / f"{self.chunk.name}.rejects.jsonl", self.rejects)
-        write_lines(folder / f"{self.chunk.name}.hits.jsonl", self.hits)
-        write_lines(folder / f"{self.chunk.name}.samples.jsonl", chosen(self.rejects, self.samples_per_reason))
+        documents = documents_file(self.ids, texts, self.folded, self.labels, self.columns)
+        work.write(f"documents/{self.chunk.name}", documents)
+        for _, row in self.chunk.bad_rows:
+            self.tally.bad_rows[f"{self.source.name}/{row.reason}"] += 1
         bad = [
             self._origin(file, row.number) | {"reason": row.reason, "detail": row.detail}
             for file, row in self.chunk.bad_rows
         ]
-        for _, row in self.chunk.bad_rows:
-            self.tally.bad_rows[f"{self.source.name}/{row.reason}"] += 1
-        write_lines(folder / f"{self.chunk.name}.quarantine.jsonl", bad)
+        samples = chosen(self.rejects, self.samples_per_reason)
+        read = {"rejects": self.rejects, "hits": self.hits, "unreadable": bad, "samples": samples}
+        lines = {name: as_lines(rows) for name, rows in read.items()}
+        record = self.record() | {f"{name}_bytes": len(lines[name]) for name in ("rejects", "hits", "unreadable")}
+        work.write_parts(f"judged/{self.chunk.name}", {"record": json.dumps(record).encode(), **lines})
+        return record
 
     def record(self) -> dict[str, Any]:
         first_bad = self.chunk.bad_rows[:1]
         firsts = [(file, row.number) for file, row in self.chunk.rows[:1]]
         firsts += [(file, row.number) for file, row in first_bad]
         return {
-            "chunk": str(self.chunk.name),
+            "chunk": [self.chunk.name.file, self.chunk.name.number],
             "first_id": document_id(*min(firsts)),
             "tally": self.tally.as_json(),
-            "num_kept": len(self.kept),
             "first_bad": [
                 f"{self.files[file].name} row {row.number}: {row.reason}, {row.detail}" for file, row in first_bad
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +13,12 @@ from rayloom.data.dedup.dedup_keys import place_of
 from rayloom.data.dedup.duplicate_passes import DuplicatesPass, removed_of
 from rayloom.data.dedup.earlier_corpora import EarlierPiece
 from rayloom.data.exchange.judged_documents import read_documents
-from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import WorkFiles, array_of
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
+from rayloom.data.passes import Exchange, Passes, TaskCounts, Work, summed
 from rayloom.data.row_counts import RowCounts
-from rayloom.data.sources.chunks import ChunkName
+from rayloom.data.sources.chunk_table import ChunkTable
 from rayloom.data.sources.source_files import InputFile
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.text_sources import TextSource
@@ -27,11 +30,8 @@ class JudgedCorpus:
 
     spec: CleanSpec
     files: tuple[InputFile, ...]
-    scratch: Scratch
-    chunks: tuple[str, ...]
-    """Names of all chunks, in the order of their documents' ids."""
-    first_ids: NDArray[np.uint64]
-    """The smallest id that can be in each chunk."""
+    work: WorkFiles
+    chunks: ChunkTable
     num_buckets: int
     tally: RowCounts
     duplicates: DuplicatesPass | None = None
@@ -42,6 +42,10 @@ class JudgedCorpus:
     """Documents of earlier corpora, with which the new ones are compared."""
     num_unlikely: int | None = None
     """Documents outside the limits of perplexity; None if there is no limit."""
+    sifted_bytes: tuple[int, ...] = ()
+    """Bytes of the rejects of the perplexity limits, by group of chunks."""
+    is_resumed: bool = False
+    """Whether an earlier run may have left files of chunks in an unfinished pass."""
 
     @property
     def num_left(self) -> int:
@@ -51,18 +55,60 @@ class JudgedCorpus:
 
     def source_of(self, chunk: int) -> TextSource:
         """The source of a chunk; every chunk has one source only."""
-        return self.spec.sources[self.files[ChunkName.of(self.chunks[chunk]).file].source]
+        return self.spec.sources[self.files[self.chunks.file(chunk)].source]
 
     def without(self, duplicates: DuplicatesPass, counts: dict[str, int]) -> JudgedCorpus:
         return replace(self, duplicates=duplicates, duplicate_counts=counts)
 
     def removed_ids(self, chunk: int) -> NDArray[Any]:
         """Ids of the chunk's documents that are removed as duplicates or by their perplexity."""
-        ids: NDArray[Any] = removed_of(self.duplicates, chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
+        ids: NDArray[Any] = self.duplicates_in(chunk)["id"] if self.duplicates else np.zeros(0, np.uint64)
         if self.num_unlikely is None:
             return ids
-        unlikely = np.fromfile(self.scratch.folder("sifted") / self.chunks[chunk], np.uint64)
+        unlikely = array_of(self.work.read_parts(f"sifted/{self.chunks.name(chunk)}")["removed"], np.uint64)
         return np.concatenate([ids, unlikely])
+
+    def duplicates_in(self, chunk: int) -> NDArray[Any]:
+        """The chunk's documents that are removed as duplicates, sorted by id."""
+        assert self.duplicates is not None
+        found = removed_of(self.duplicates, self.chunks.group_of(chunk))
+        return found[slice(*np.searchsorted(found["id"], np.asarray(self.chunks.id_range(chunk), np.uint64)))]
+
+    @property
+    def judged_bytes(self) -> dict[str, list[int]]:
+        """Bytes that judging wrote about the rows of each group of chunks, by kind."""
+        kinds = ("rejects", "hits", "unreadable")
+        records = self.chunks.chunks
+        return {k: [int(records[k][g.start : g.stop].sum(dtype=np.int64)) for g in self.chunks.groups] for k in kinds}
+
+    def documents(self, chunk: int, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """Batches of the documents that passed the rules; see `read_documents`."""
+        return read_documents(self.work.read(f"documents/{self.chunks.name(chunk)}"), further)
+
+    def each(self, passes: Passes, label: str, work: Work) -> list[TaskCounts]:
+        """Runs a function on every chunk; returns the summed counts of each group of chunks."""
+        groups = self.chunks.groups
+
+        def run(group: int) -> TaskCounts:
+            return summed(work(chunk) for chunk in groups[group])
+
+        return passes.each(label, range(len(groups)), run)
+
+    def exchanged(
+        self, passes: Passes, label: str, work: Callable[[int, Mail], TaskCounts], name: str, num_destinations: int
+    ) -> Exchange:
+        """Runs a function that sends records through one exchange on every chunk."""
+        groups = self.chunks.groups
+
+        def run(group: int, mail: Mail) -> TaskCounts:
+            return summed(work(chunk, mail) for chunk in groups[group])
+
+        return passes.exchange(label, range(len(groups)), run, writes={name: num_destinations})[1][name]
+
+
+def group_records(records: Sequence[TaskCounts]) -> TaskCounts:
+    """The records of all groups of chunks summed, but `rejects_bytes` by group."""
+    return summed(record | {"rejects_bytes": [record["rejects_bytes"]]} for record in records)
 
 
 # The list of removed duplicates for people to read, each with the origin of the document kept instead.
@@ -73,7 +119,7 @@ def origin_of(judged: JudgedCorpus, document: int) -> dict[str, Any]:
     file, row, piece = place_of(document)
     if file >= len(judged.files):
         shard = next(one for one in judged.earlier if one.name.file == file)
-        return {"source": shard.corpus, "file": f"{shard.split}/{shard.shard:05d}", "row": row}
+        return {"source": shard.corpus.id, "file": f"{shard.split}/{shard.shard:05d}", "row": row}
     about = judged.files[file]
     origin = {"source": judged.spec.sources[about.source].name, "file": about.name, "row": row}
     return origin | {"piece": piece} if piece else origin
@@ -83,10 +129,9 @@ def duplicate_rejects(judged: JudgedCorpus, chunk: int) -> list[dict[str, Any]]:
     """The chunk's removed duplicates, each with the document that was kept instead."""
     if judged.duplicates is None:
         return []
-    removed = {int(row["id"]): row for row in removed_of(judged.duplicates, chunk)}
+    removed = {int(row["id"]): row for row in judged.duplicates_in(chunk)}
     rejects = []
-    path = judged.scratch.folder("judged") / f"{judged.chunks[chunk]}.arrow"
-    for batch in read_documents(path) if removed else ():
+    for batch in judged.documents(chunk) if removed else ():
         for index in np.flatnonzero(np.isin(batch["id"], np.fromiter(removed, np.uint64, len(removed)))):
             row = removed[int(batch["id"][index])]
             about: dict[str, Any] = {"reason": "exact_duplicate" if row["is_exact"] else "near_duplicate"}

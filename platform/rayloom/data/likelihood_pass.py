@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rayloom.data.exchange import cutoff
-from rayloom.data.exchange.cutoff import EVERYTHING, Each, Ranking, ranked
-from rayloom.data.exchange.judged_documents import read_documents, write_lines
-from rayloom.data.exchange.scratch import write_whole
+from rayloom.artifacts.store import Artifact
+from rayloom.data.exchange.cutoff import EVERYTHING, RANKING, Ranking, ranked, send_ranked
+from rayloom.data.exchange.judged_documents import as_lines
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import array_of
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
 from rayloom.data.kept_documents import JudgedCorpus, origin_of
+from rayloom.data.passes import Passes, TaskCounts
 from rayloom.data.row_counts import chosen
 from rayloom.errors import InputError
 from rayloom.specs.clean import PerplexityFilter, PerplexityLimits
@@ -41,7 +43,7 @@ class ScoringPass:
     """Inputs of every task of these passes."""
 
     judged: JudgedCorpus
-    model: Path
+    model: Artifact
 
     @property
     def spec(self) -> PerplexityFilter:
@@ -55,12 +57,9 @@ class ScoringPass:
     def domain_of(self, chunk: int) -> int:
         return self.domains.index(self.judged.source_of(chunk).domain)
 
-    @property
-    def ranking(self) -> Ranking:
-        return Ranking(self.judged.scratch, "likelihood", len(self.domains), self.judged.num_buckets)
-
     def scores(self, chunk: int) -> NDArray[Any]:
-        return np.fromfile(self.judged.scratch.folder("scored") / f"{self.judged.chunks[chunk]}.scores", SCORED)
+        parts = self.judged.work.read_parts(f"scored/{self.judged.chunks.name(chunk)}")
+        return array_of(parts["scores"], SCORED)
 
 
 class Scorer:
@@ -70,24 +69,30 @@ class Scorer:
         from rayloom.models.loading import load
 
         self.given = given
-        self._model = load(given.model)
-        place = given.model / "tokenizer.json"
+        model = given.model.path
+        self._model = load(model)
+        place = model / "tokenizer.json"
         if not place.exists():
             fix = "Load it with transformers.AutoTokenizer and save it again: that writes tokenizer.json."
-            raise InputError("The model has no fast tokenizer (tokenizer.json)", where=str(given.model), fix=fix)
+            raise InputError("The model has no fast tokenizer (tokenizer.json)", where=str(model), fix=fix)
         self._tokenizer = Tokenizer.from_file(str(place))
         self._tokenizer.enable_truncation(given.spec.max_tokens)
         self._tokenizer.no_padding()
-        self._context = context_token(given.model, self._tokenizer)
+        self._context = context_token(model, self._tokenizer)
 
-    def __call__(self, chunk: int) -> dict[str, Any]:
-        """Writes the chunk's scores to the scratch folder; returns counts."""
+    def __call__(self, group: int) -> TaskCounts:
+        """Writes the scores of a group's chunks to the work folder."""
+        for chunk in self.given.judged.chunks.groups[group]:
+            self._score(chunk)
+        return {}
+
+    def _score(self, chunk: int) -> None:
         from rayloom.score.perplexity import document_losses
 
         judged, spec = self.given.judged, self.given.spec
-        place = judged.scratch.folder("scored") / f"{judged.chunks[chunk]}.scores"
-        if place.exists():
-            return {}
+        place = f"scored/{judged.chunks.name(chunk)}"
+        if judged.is_resumed and judged.work.found_parts(place) is not None:
+            return
         found: list[tuple[int, float]] = []
         for ids, texts in _remaining(judged, chunk):
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -97,8 +102,7 @@ class Scorer:
                 (document, round(min(loss.mean_nats, MAX_NATS), NATS_DIGITS))
                 for document, loss in zip(ids, losses, strict=True)
             ]
-        write_whole(place, lambda file: file.write(np.asarray(found, SCORED).tobytes()))
-        return {}
+        judged.work.write_parts(place, {"scores": np.asarray(found, SCORED).tobytes()})
 
 
 def context_token(model: Path, tokenizer: Tokenizer) -> int:
@@ -115,7 +119,7 @@ def context_token(model: Path, tokenizer: Tokenizer) -> int:
 
 def _remaining(judged: JudgedCorpus, chunk: int) -> Iterator[tuple[list[int], list[str]]]:
     removed = judged.removed_ids(chunk)
-    for batch in read_documents(judged.scratch.folder("judged") / f"{judged.chunks[chunk]}.arrow"):
+    for batch in judged.documents(chunk):
         places = np.flatnonzero(~np.isin(batch["id"], removed))
         if len(places):
             yield batch["id"][places].tolist(), [batch["text"][place] for place in places]
@@ -131,16 +135,18 @@ def order_of(nats: NDArray[np.float64]) -> NDArray[np.uint64]:
     return steps
 
 
-def order_limits(given: ScoringPass, each: Each) -> list[tuple[int, int]]:
+def order_limits(given: ScoringPass, passes: Passes) -> list[tuple[int, int]]:
     """For each domain, the range of positions that are kept."""
-    chunks = given.judged.chunks
+    num_buckets = given.judged.num_buckets
 
-    def rank(chunk: int) -> dict[str, Any]:
-        given.ranking.send(chunks[chunk], ranked(order_of(given.scores(chunk)["nats"]), given.domain_of(chunk), 1))
+    def rank(chunk: int, mail: Mail) -> TaskCounts:
+        order = order_of(given.scores(chunk)["nats"])
+        send_ranked(mail, ranked(order, given.domain_of(chunk), 1), num_buckets)
         return {}
 
-    each("ranking", range(len(chunks)), rank)
-    weights = cutoff.weighed(given.ranking, chunks, each)
+    documents = given.judged.exchanged(passes, "ranking", rank, RANKING, num_buckets)
+    ranking = Ranking(documents, len(given.domains), num_buckets, passes)
+    weights = ranking.weights()
     sizes = weights.sum(axis=0).tolist()
     limits = [given.spec.limits_of(domain) for domain in given.domains]
     targets = [
@@ -149,7 +155,7 @@ def order_limits(given: ScoringPass, each: Each) -> list[tuple[int, int]]:
         for domain, size in enumerate(sizes)
         for percentile in (_or(getattr(limits[domain], wanted), default),)
     ]
-    below = [cut.below for cut in cutoff.cuts(given.ranking, chunks, weights, targets, each)]
+    below = [cut.below for cut in ranking.cuts(weights, targets)]
     lowest, highest = below[: len(limits)], below[len(limits) :]
     return [_combined(*three) for three in zip(limits, lowest, highest, strict=True)]
 
@@ -174,7 +180,7 @@ def _order_of_perplexity(perplexity: float) -> int:
 
 def sift(given: ScoringPass, limits: list[tuple[int, int]], chunk: int) -> dict[str, Any]:
     """Writes the ids of the chunk's documents outside their domain's limits; returns counts."""
-    judged, name = given.judged, given.judged.chunks[chunk]
+    judged, name = given.judged, given.judged.chunks.name(chunk)
     low, high = limits[given.domain_of(chunk)]
     scores = given.scores(chunk)
     reasons = {}
@@ -189,10 +195,9 @@ def sift(given: ScoringPass, limits: list[tuple[int, int]], chunk: int) -> dict[
         for document, text in zip(ids, texts, strict=True)
         if document in reasons
     ]
-    folder = judged.scratch.folder("sifted")
-    write_lines(folder / f"{name}.rejects.jsonl", rejects)
-    write_lines(folder / f"{name}.samples.jsonl", chosen(rejects, judged.spec.sample_rows_per_reason))
+    lines = {"rejects": as_lines(rejects)}
+    lines["samples"] = as_lines(chosen(rejects, judged.spec.sample_rows_per_reason))
     removed = np.asarray(sorted(reasons), np.uint64)
-    write_whole(folder / name, lambda file: file.write(removed.tobytes()))
+    judged.work.write_parts(f"sifted/{name}", {"removed": removed.tobytes()} | lines)
     counts = Counter(f"{row['source']}/{row['reason']}" for row in rejects)
-    return {"dropped": dict(counts), "documents": len(scores), "nats": float(scores["nats"].sum())}
+    return {"dropped": dict(counts), "rejects_bytes": len(lines["rejects"])}

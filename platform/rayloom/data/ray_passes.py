@@ -1,7 +1,7 @@
-"""Passes on Ray Data: raw chunks stream from reading tasks to judging tasks; later passes map over chunk numbers.
+"""Passes on Ray: chunks stream from reading to judging tasks through Ray Data; later passes are tasks that exchange.
 
-The work of the tasks is in the other files of this folder and needs no Ray. Results are files named by chunk or bucket,
-so they do not depend on the number of CPUs or the order in which tasks finish.
+The work of the tasks is in the other files of this folder and needs no Ray. What a pass leaves are files named by chunk
+or group, so they do not depend on the number of CPUs or the order in which tasks finish.
 """
 
 from __future__ import annotations
@@ -10,28 +10,32 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.data
 
-from rayloom import errors
-from rayloom.data.exchange.scratch import Scratch
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.filter_pass import Judging, JudgingPass
-from rayloom.data.passes import TaskCounts, Work, WorkerPool
+from rayloom.data.passes import Exchange, MailedWork, TaskCounts, Work, WorkerPool
+from rayloom.data.ray_exchange import RayExchange, pack_error, raise_packed, send_and_receive
 from rayloom.data.row_counts import RowCounts, by_part, later_drops
 from rayloom.data.sources.chunks import ChunkName, RawChunk
 from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs
 from rayloom.errors import RayloomError
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_metrics import DataMetrics
+from rayloom.observe.ray_session import Session
 from rayloom.specs.clean import CleanSpec
 
-MAX_TASKS = 1024
-"""Most tasks of one pass; if there are more chunks or buckets, a task does several."""
+MAX_BLOCKS = 1024
+"""Most blocks in which Ray Data is given lists of files, or groups to score."""
+TASKS_PER_CPU = 4
+"""Tasks that are submitted for each CPU of a cluster and not finished, so that none waits for the driver."""
 READER_CPUS = 0.1
 """A reading task mostly waits for judging tasks. A different request also keeps Ray Data from fusing the two."""
 
@@ -56,61 +60,88 @@ def ray_data(block_bytes: int) -> Iterator[None]:
 class RayPasses:
     """The passes of one job on the cluster; `seconds`: the duration of each."""
 
-    def __init__(self, name: str, scratch: Scratch, num_cores: int) -> None:
-        self.name, self.scratch, self.num_cores = name, scratch, num_cores
+    def __init__(self, name: str, files: WorkFiles, session: Session) -> None:
+        self.name, self.files, self.session = name, files, session
         self.seconds: dict[str, float] = {}
         self._metrics = DataMetrics(name)
+        self._works: list[ray.ObjectRef] = []
+        """The functions of all stages: a lost object is computed again with them."""
 
-    def once(self, name: str, work: Callable[[], list[TaskCounts]]) -> list[TaskCounts]:
+    @property
+    def _window(self) -> int:
+        """Tasks to submit at once. An embedded cluster has more CPUs than cores; another may have grown meanwhile."""
+        if self.session.is_embedded:
+            return self.session.num_cores
+        return TASKS_PER_CPU * max(self.session.num_cores, int(ray.cluster_resources().get("CPU", 0)))
+
+    def once(self, name: str, work: Callable[[], TaskCounts]) -> TaskCounts:
         started = time.monotonic()
-        records = self.scratch.load_json(name)
-        if records is None:
-            records = work()
-            self.scratch.save_json(name, records)
+        record = self.files.load_json(name)
+        if record is None:
+            record = work()
+            self.files.save_json(name, record)
         self.seconds[name] = round(time.monotonic() - started, 2)
-        return list(records)
+        return dict(record)
 
     def each(self, label: str, items: Sequence[int], work: Work) -> list[TaskCounts]:
-        if not items:
-            return []
-        workers = min(self.num_cores, len(items))
-        return self._collected(
-            label, items, _numbers(items).map(functools.partial(_work, work), num_cpus=1, concurrency=workers)
-        )
+        return self.exchange(label, items, functools.partial(_without_mail, work))[0]
+
+    def exchange(
+        self,
+        label: str,
+        items: Sequence[int],
+        work: MailedWork,
+        *,
+        reads: Sequence[Exchange] = (),
+        writes: Mapping[str, int] | None = None,
+    ) -> tuple[list[TaskCounts], dict[str, Exchange]]:
+        found: dict[int, TaskCounts] = {}
+        with progress(f"{self.name}: {label}", len(items), "parts") as bar:
+
+            def keep(place: int, record: TaskCounts) -> None:
+                found[place] = record
+                self._metrics.count(0, 0, later_drops(record), {})
+                bar.advance()
+
+            self._works.append(ray.put(work))
+            read = cast("Sequence[RayExchange]", reads)
+            made = send_and_receive(items, self._works[-1], read, writes or {}, self._window, keep)
+        return [found[place] for place in range(len(items))], dict(made)
 
     def each_by(
         self, label: str, items: Sequence[int], make: Callable[[], Work], workers: WorkerPool
     ) -> list[TaskCounts]:
         pool = ray.data.ActorPoolStrategy(size=min(workers.count, len(items)))
         given = {"fn_constructor_args": (make,), "compute": pool, "num_cpus": workers.cpus, "num_gpus": workers.gpus}
-        return self._collected(label, items, _numbers(items).map(_Worker, **given))
-
-    def _collected(self, label: str, items: Sequence[int], dataset: ray.data.Dataset) -> list[TaskCounts]:
+        dataset = ray.data.from_items(
+            [{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS)
+        )
         found: dict[int, TaskCounts] = {}
         with progress(f"{self.name}: {label}", len(items), "parts") as bar:
-            for record in _results(dataset):
+            for record in _results(dataset.map(_Worker, **given)):
                 found[record["item"]] = record
-                self._metrics.count(0, 0, later_drops(record), {})
                 bar.advance()
         return [found[item] for item in items]
 
-    def judge(self, given: JudgingPass) -> list[TaskCounts]:
+    def judge(self, given: JudgingPass) -> Iterator[TaskCounts]:
         """Reads all files and judges their rows."""
         jobs = reading_jobs(given.spec, given.files)
+        # On other clusters Ray Data takes the CPUs that there are, also those that an autoscaler adds.
+        most = self.session.num_cores if self.session.is_embedded else None
         dataset = (
             ray.data.from_items(
-                [{"files": json.dumps([asdict(f) for f in files])} for files in jobs], override_num_blocks=len(jobs)
+                [{"files": json.dumps([asdict(f) for f in files])} for files in jobs],
+                override_num_blocks=min(len(jobs), MAX_BLOCKS),
             )
             .flat_map(
-                functools.partial(_read, given.spec), num_cpus=READER_CPUS, concurrency=min(self.num_cores, len(jobs))
+                functools.partial(_read, given.spec), num_cpus=READER_CPUS, concurrency=most and min(most, len(jobs))
             )
-            .map(functools.partial(_judge, given), num_cpus=1, concurrency=self.num_cores)
+            .map(functools.partial(_judge, given), num_cpus=1, concurrency=most)
         )
         size_bytes = sum(file.size_bytes for file in given.files)
-        records, rows, started = [], 0, time.monotonic()
+        rows, started = 0, time.monotonic()
         with progress(f"{self.name}: reading and judging", size_bytes, "bytes") as bar:
             for record in _results(dataset):
-                records.append(record)
                 tally = RowCounts.from_json(record["tally"])
                 rows += tally.rows_in.total()
                 self._metrics.count(
@@ -118,16 +149,14 @@ class RayPasses:
                 )
                 rate = (bar.done + record["bytes_read"]) / (time.monotonic() - started) / 1e6
                 bar.advance(record["bytes_read"], f"{rows:,} rows, {rate:.1f} MB/s")
-        return records
+                yield record
 
 
 # -- what Ray runs; an error for a person comes back as a row, for Ray would bury it in one of its own -----------------
 
 
-def _numbers(items: Sequence[int]) -> ray.data.Dataset:
-    # A corpus of many small files has many small chunks: a task for each would take longer than its work.
-    num_blocks = min(len(items), MAX_TASKS)
-    return ray.data.from_items([{"item": item} for item in items], override_num_blocks=num_blocks)
+def _without_mail(work: Work, item: int, _: Mail) -> TaskCounts:
+    return work(item)
 
 
 class _Worker:
@@ -138,10 +167,13 @@ class _Worker:
         try:
             self._work = make()
         except RayloomError as error:
-            self._failed = _packed(error)
+            self._failed = pack_error(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"record": "", "error": self._failed} if self._work is None else _work(self._work, row)
+        work, item = self._work, int(row["item"])
+        if work is None:
+            return {"record": "", "error": self._failed}
+        return _guarded(lambda: work(item) | {"item": item})
 
 
 def _read(spec: CleanSpec, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -149,7 +181,7 @@ def _read(spec: CleanSpec, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for chunk in read_chunks(spec, [InputFile(**file) for file in json.loads(row["files"])]):
             yield chunk.as_ray_row() | {"error": ""}
     except RayloomError as error:
-        yield RawChunk(ChunkName(0, 0)).as_ray_row() | {"error": _packed(error)}
+        yield RawChunk(ChunkName(0, 0)).as_ray_row() | {"error": pack_error(error)}
 
 
 def _judge(given: JudgingPass, row: dict[str, Any]) -> dict[str, Any]:
@@ -159,25 +191,14 @@ def _judge(given: JudgingPass, row: dict[str, Any]) -> dict[str, Any]:
     return _guarded(lambda: Judging(given)(chunk) | {"bytes_read": chunk.bytes_read})
 
 
-def _work(work: Callable[[int], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    item = int(row["item"])
-    return _guarded(lambda: work(item) | {"item": item})
-
-
 def _guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"record": json.dumps(work()), "error": ""}
     except RayloomError as error:
-        return {"record": "", "error": _packed(error)}
-
-
-def _packed(error: RayloomError) -> str:
-    return json.dumps([type(error).__name__, error.what, error.where, error.fix])
+        return {"record": "", "error": pack_error(error)}
 
 
 def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     for row in dataset.iter_rows():
-        if row["error"]:
-            name, what, where, fix = json.loads(row["error"])
-            raise getattr(errors, name)(what, where=where, fix=fix)
+        raise_packed(row["error"])
         yield dict(json.loads(row["record"]))

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from rayloom.artifacts.files import read_json_lines
 
 
 @dataclass
@@ -83,15 +80,6 @@ def chosen(rows: Iterable[dict[str, Any]], per_reason: int) -> list[dict[str, An
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)
     return [row for _, group in sorted(by_reason.items()) for row in heapq.nsmallest(per_reason, group, _order)]
-
-
-def merged(files: Sequence[Path], per_reason: int) -> list[dict[str, Any]]:
-    """The samples of all files, chosen from the samples of each."""
-    found: list[dict[str, Any]] = []
-    for path in files:
-        if path.exists():
-            found = chosen([*found, *read_json_lines(path)], per_reason)
-    return found
 
 
 def _order(row: dict[str, Any]) -> str:

@@ -52,5 +52,5 @@ def _parents(spec: ServeSpec, store: Store) -> dict[str, Artifact]:
         manifest = store.resolve(reference.text)
         check_content(reference, manifest)
         # Only manifests are needed here; the nodes whose replicas load the files fetch them.
-        parents[reference.path] = Artifact(manifest, Path(store.location(manifest.name, manifest.version)))
+        parents[reference.path] = store.open(manifest)
     return parents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.corpus.tokenize_pass import SPLITS, TOKENISED, Split, TokenisingPass, count
-from rayloom.data.exchange import cutoff
-from rayloom.data.exchange.cutoff import Cut, Each, Ranking, is_below, ranked, shuffled
-from rayloom.data.exchange.judged_documents import write_lines
-from rayloom.data.exchange.scratch import write_whole
+from rayloom.data.corpus.tokenize_pass import SPLITS, TOKENISED, TokenisingPass, count
+from rayloom.data.exchange.cutoff import RANKING, Cut, Ranking, is_below, ranked, send_ranked, shuffled
+from rayloom.data.exchange.judged_documents import as_lines
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import array_of
 from rayloom.data.kept_documents import origin_of
-from rayloom.data.sources.chunks import ChunkName
+from rayloom.data.passes import Passes, TaskCounts
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.cleaning.output import Mixture, TokensOutput
 
@@ -42,39 +42,34 @@ class SelectingPass:
     dtype: Any
     """Of the token ids."""
 
-    @property
-    def ranking(self) -> Ranking:
-        return Ranking(self.tokens.scratch, "mixture", len(self.tokens.spec.sources), self.num_buckets)
-
-    def documents(self, chunk: int, split: Split) -> NDArray[Any]:
-        return np.fromfile(
-            self.tokens.scratch.folder("tokens") / f"{self.tokens.chunks[chunk]}.{split}.documents", TOKENISED
-        )
-
     def source_of(self, chunk: int) -> int:
-        return self.tokens.judged.files[ChunkName.of(self.tokens.chunks[chunk]).file].source
+        judged = self.tokens.judged
+        return judged.files[judged.chunks.file(chunk)].source
 
     def order(self, documents: NDArray[Any]) -> NDArray[np.uint64]:
         return shuffled(documents["hash"], self.tokens.output.mixture.seed)
 
 
-def rank(given: SelectingPass, chunk: int) -> dict[str, Any]:
+def rank(given: SelectingPass, chunk: int, mail: Mail) -> TaskCounts:
     """Sends the hash and token count of each of the chunk's documents to the exchange."""
-    documents = np.concatenate([given.documents(chunk, split) for split in SPLITS])
+    parts = given.tokens.work.read_parts(f"tokens/{given.tokens.name(chunk)}")
+    documents = np.concatenate([array_of(parts[f"{split}.documents"], TOKENISED) for split in SPLITS])
     records = ranked(given.order(documents), given.source_of(chunk), documents["tokens"])
-    given.ranking.send(given.tokens.chunks[chunk], records)
+    send_ranked(mail, records, given.num_buckets)
     return {}
 
 
-def source_cuts(given: SelectingPass, each: Each) -> list[Cut]:
+def source_cuts(given: SelectingPass, passes: Passes) -> list[Cut]:
     """The cut of each source, in order of the sources."""
-    spec, chunks = given.tokens.spec, given.tokens.chunks
-    each("ranking", range(len(chunks)), lambda chunk: rank(given, chunk))
-    weights = cutoff.weighed(given.ranking, chunks, each)
+    spec = given.tokens.spec
+    work = functools.partial(rank, given)
+    documents = given.tokens.judged.exchanged(passes, "ranking", work, RANKING, given.num_buckets)
+    ranking = Ranking(documents, len(spec.sources), given.num_buckets, passes)
+    weights = ranking.weights()
     cuts: list[Cut] = []
 
     def take(quotas: list[int]) -> list[int]:
-        cuts[:] = cutoff.cuts(given.ranking, chunks, weights, list(enumerate(quotas)), each)
+        cuts[:] = ranking.cuts(weights, list(enumerate(quotas)))
         return [cut.weight for cut in cuts]
 
     totals = [int(value) for value in weights.sum(axis=0)]
@@ -88,41 +83,33 @@ def source_cuts(given: SelectingPass, each: Each) -> list[Cut]:
 
 def select(given: SelectingPass, below: list[int], chunk: int) -> dict[str, Any]:
     """Writes those of the chunk's documents that lie below its source's cut; returns counts like `tokenise`."""
-    tokens, name = given.tokens, given.tokens.chunks[chunk]
-    tokens_folder, selected_folder = tokens.scratch.folder("tokens"), tokens.scratch.folder("selected")
-    finished = selected_folder / f"{name}.json"
-    if finished.exists():
-        return dict(json.loads(finished.read_text()))
+    tokens, name = given.tokens, given.tokens.name(chunk)
+    parts = tokens.work.read_parts(f"tokens/{name}")
+    files: dict[str, bytes] = {}
+    num_tokens = []
     source = given.source_of(chunk)
     counts: Counter[str] = Counter()
     rejects: list[dict[str, Any]] = []
     for split in SPLITS:
-        documents = given.documents(chunk, split)
+        documents = array_of(parts[f"{split}.documents"], TOKENISED)
         taken = is_below(given.order(documents), below[source])
-        content = np.fromfile(tokens_folder / f"{name}.{split}.tokens", given.dtype)[
-            np.repeat(taken, documents["tokens"])
-        ]
+        content = array_of(parts[f"{split}.tokens"], given.dtype)[np.repeat(taken, documents["tokens"])]
         mine = documents[taken]
-        _save(selected_folder / f"{name}.{split}.tokens", content)
-        _save(selected_folder / f"{name}.{split}.sizes", mine["tokens"].astype(np.int64))
+        files[f"{split}.tokens"] = content.tobytes()
+        files[f"{split}.sizes"] = mine["tokens"].astype(np.int64).tobytes()
+        num_tokens.append(len(content))
         where = f"{tokens.spec.sources[source].name}/{split}"
         count(counts, where, len(mine), int(mine["tokens"].sum()), int(mine["bytes"].sum()))
         rejects += [
             origin_of(tokens.judged, int(row["id"])) | {"reason": REASON, "tokens": int(row["tokens"])}
             for row in documents[~taken]
         ]
-    write_lines(
-        selected_folder / f"{name}.rejects.jsonl", sorted(rejects, key=lambda row: (row["row"], row.get("piece", 0)))
-    )
+    files["rejects"] = as_lines(sorted(rejects, key=lambda row: (row["row"], row.get("piece", 0))))
+    tokens.work.write_parts(f"selected/{name}", files)
     source_name = tokens.spec.sources[source].name
     record = {"counts": dict(counts), "dropped": {f"{source_name}/{REASON}": len(rejects)} if rejects else {}}
     record |= {"documents": {split: counts[f"{source_name}/{split}/documents"] for split in SPLITS}}
-    write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
-    return record
-
-
-def _save(path: Any, array: NDArray[Any]) -> None:
-    write_whole(path, lambda file: file.write(array.tobytes()))
+    return record | {"rejects_bytes": len(files["rejects"]), "chunks": [num_tokens]}
 
 
 # Token quotas of the sources of a corpus, from weights, caps on sources and domains, and a token budget.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,58 +23,74 @@ from rayloom.data.corpus import document_selection, tokenize_pass
 from rayloom.data.corpus.document_selection import SelectingPass
 from rayloom.data.corpus.encoding import encoder_of
 from rayloom.data.corpus.tokenize_pass import SPLITS, Split, TokenisingPass
-from rayloom.data.kept_documents import JudgedCorpus
-from rayloom.data.passes import Passes, TaskCounts
+from rayloom.data.exchange.result_files import ResultFiles
+from rayloom.data.exchange.work_files import array_of
+from rayloom.data.kept_documents import JudgedCorpus, group_records
+from rayloom.data.passes import Passes, TaskCounts, summed
 from rayloom.errors import InputError
 from rayloom.specs.cleaning.output import TrainTokenizer
 from rayloom.text.packed.shards import save_index, save_shard, shard_facts
 from rayloom.text.tokenizer_files import copy_files, tokenizer_digest
 
 
-def make(judged: JudgedCorpus, build: Build, passes: Passes) -> dict[str, Any]:
-    """Writes the corpus into the artifact; returns all counts about it."""
+def make(judged: JudgedCorpus, build: Build, passes: Passes) -> TaskCounts:
+    """Writes the corpus into the artifact; returns all counts about it, and as `stored` the files in the bucket."""
     given = TokenisingPass(judged)
-    every = range(len(judged.chunks))
     _prepare_tokenizer(given, build, passes)
-    work = functools.partial(tokenize_pass.tokenise, given)
-    records = passes.once("tokens", lambda: passes.each("tokenising", every, work))
-    folders = [judged.scratch.folder("judged"), judged.scratch.folder("tokens")]
-    counts = audit.added(judged.tally, records)
+    tokenise = functools.partial(tokenize_pass.tokenise, given)
+    record = passes.once("tokens", lambda: group_records(judged.each(passes, "tokenising", tokenise)))
+    written = {"judged": judged.judged_bytes, "tokenised": {"rejects": record["rejects_bytes"]}}
+    counts = audit.added(judged.tally, [record])
+    folder = "tokens"
     if document_selection.is_wanted(judged.spec):
-        records = _mixed(given, passes)
-        counts = audit.added(judged.tally, records)
-        folders.append(judged.scratch.folder("selected"))
-    audit.check_both_splits(judged.spec, {s: sum(record["documents"][s] for record in records) for s in SPLITS})
-    _write_shards(given, folders[-1], build, passes)
-    return audit.publish(judged, build.directory, folders, counts)
+        record = _mixed(given, passes)
+        counts = audit.added(judged.tally, [record])
+        written["selected"] = {"rejects": record["rejects_bytes"]}
+        folder = "selected"
+    audit.check_both_splits(judged.spec, record["documents"])
+    stored = _write_shards(given, folder, record["chunks"], build, passes)
+    return audit.publish(judged, build.directory, passes, written, counts, stored)
 
 
 def _prepare_tokenizer(given: TokenisingPass, build: Build, passes: Passes) -> None:
-    wanted = given.output.tokenizer
+    wanted, judged = given.output.tokenizer, given.judged
     if not isinstance(wanted, TrainTokenizer):
         model = build.parents["output.tokenizer.model"].path
-        copy_tokenizer(model, given.tokenizer_folder, wanted.new_terms)
+
+        def copy() -> TaskCounts:
+            with tempfile.TemporaryDirectory(prefix="rayloom-") as folder:
+                copy_tokenizer(model, Path(folder), wanted.new_terms)
+                given.work.put_folder("tokenizer", Path(folder))
+            return {}
+
+        passes.once("tokenizer", copy)
         return
 
-    def work() -> list[TaskCounts]:
-        choose = functools.partial(tokenize_pass.sample, given, sample_documents=wanted.sample_documents)
-        passes.each("sampling for the tokenizer", range(len(given.chunks)), choose)
-        size = wanted.vocabulary_size
-        return passes.each("training the tokenizer", [0], lambda _: tokenize_pass.train_tokenizer(given, size))
+    def work() -> TaskCounts:
+        choose = functools.partial(tokenize_pass.sample, given, wanted.sample_documents)
+        texts = judged.exchanged(passes, "sampling for the tokenizer", choose, "sample", 1)
+        train = functools.partial(tokenize_pass.train_tokenizer, given, wanted.vocabulary_size)
+        return passes.exchange("training the tokenizer", [0], train, reads=[texts])[0][0]
 
     passes.once("tokenizer", work)
 
 
-def _mixed(given: TokenisingPass, passes: Passes) -> list[TaskCounts]:
+def _mixed(given: TokenisingPass, passes: Passes) -> TaskCounts:
     selection = SelectingPass(given, given.judged.num_buckets, encoder_of(given.tokenizer_folder).dtype)
     found = passes.once(
-        "mixture", lambda: [{"below": cut.below} for cut in document_selection.source_cuts(selection, passes.each)]
+        "mixture", lambda: {"below": [cut.below for cut in document_selection.source_cuts(selection, passes)]}
     )
-    select = functools.partial(document_selection.select, selection, [record["below"] for record in found])
-    return passes.once("selected", lambda: passes.each("selecting", range(len(given.chunks)), select))
+    select = functools.partial(document_selection.select, selection, found["below"])
+    return passes.once("selected", lambda: group_records(given.judged.each(passes, "selecting", select)))
 
 
-def _write_shards(given: TokenisingPass, folder: Path, build: Build, passes: Passes) -> None:
+def _write_shards(
+    given: TokenisingPass, folder: str, tokens: list[list[int]], build: Build, passes: Passes
+) -> list[dict[str, Any]]:
+    """Writes tokenizer, shards and indices; returns the entries of the files that are in the bucket.
+
+    `tokens`: for each chunk, its tokens in each split.
+    """
     import transformers
 
     tokenizer_folder = build.directory / "tokenizer"
@@ -81,86 +98,97 @@ def _write_shards(given: TokenisingPass, folder: Path, build: Build, passes: Pas
     dtype = encoder_of(tokenizer_folder).dtype
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
     facts = shard_facts(len(tokenizer), tokenizer_digest(tokenizer), None)
-    for split in SPLITS:
-        target = build.directory / split
-        target.mkdir(exist_ok=True)
-        plans = planned(folder, given.chunks, split, given.output.shard_tokens)
-        write = functools.partial(_write_shard, folder, target, plans, dtype)
-        passes.each(f"packing {split}", range(len(plans)), write)
-        save_index(target, facts | {"has_rows": False, "shards": [plan.facts for plan in plans]})
-
-
-def _write_shard(folder: Path, target: Path, plans: list[ShardPlan], dtype: Any, number: int) -> dict[str, Any]:
-    write_shard(folder, target, plans[number], dtype)
-    return {}
+    result, stored = ResultFiles(given.work.copy), []
+    for number, split in enumerate(SPLITS):
+        packing = PackingPass(given, folder, split, dtype, result)
+        totals = [chunk[number] for chunk in tokens]
+        pack = functools.partial(_packed, packing, totals, passes)
+        # In a local store, a run that begins again removes what was in the artifact's folder.
+        record = passes.once(f"packed-{split}", pack) if result.in_bucket else pack()
+        (build.directory / split).mkdir(exist_ok=True)
+        save_index(build.directory / split, facts | {"has_rows": False, "shards": record["shards"]})
+        stored += record["stored"]
+    return stored
 
 
 # Shards of the corpus, put together from the chunks' tokens, cut between documents and written in parallel.
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive documents of one chunk."""
+class PackingPass:
+    """Inputs of every task of the pass."""
 
-    chunk: str
-    first_document: int
-    num_documents: int
-    first_token: int
-    num_tokens: int
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """The pieces of chunks that make up one shard."""
-
+    tokens: TokenisingPass
+    folder: str
+    """Of the work files that have the tokens."""
     split: Split
-    number: int
-    pieces: tuple[Piece, ...]
+    dtype: Any
+    result: ResultFiles
 
-    @property
-    def facts(self) -> dict[str, int]:
-        tokens = sum(piece.num_tokens for piece in self.pieces)
-        return {"num_tokens": tokens, "num_documents": sum(piece.num_documents for piece in self.pieces)}
+    def sizes(self, chunk: int) -> NDArray[np.int64]:
+        return self.tokens_and_sizes(chunk)[1]
+
+    def tokens_and_sizes(self, chunk: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        parts = self.tokens.work.read_parts(f"{self.folder}/{self.tokens.name(chunk)}")
+        return array_of(parts[f"{self.split}.tokens"], self.dtype), array_of(parts[f"{self.split}.sizes"], np.int64)
 
 
-def planned(folder: Path, chunks: Sequence[str], split: Split, shard_tokens: int) -> list[ShardPlan]:
-    """Shards in the order of the documents; each ends with the document that brings it to `shard_tokens`."""
-    plans: list[ShardPlan] = []
-    pieces: list[Piece] = []
+Place = tuple[int, int]
+"""A chunk, and a token in it."""
+
+
+def _packed(given: PackingPass, totals: list[int], passes: Passes) -> TaskCounts:
+    shard_tokens = given.tokens.output.shard_tokens
+
+    def plan(_: int) -> TaskCounts:
+        return {"bounds": shard_bounds(totals, given.sizes, shard_tokens)}
+
+    bounds = [(chunk, token) for chunk, token in passes.each("planning shards", [0], plan)[0]["bounds"]]
+
+    def write(number: int) -> TaskCounts:
+        return write_shard(given, number, bounds[number], bounds[number + 1])
+
+    empty: TaskCounts = {"shards": [], "stored": []}
+    return summed([empty, *passes.each(f"packing {given.split}", range(len(bounds) - 1), write)])
+
+
+def shard_bounds(totals: Sequence[int], sizes_of: Callable[[int], NDArray[np.int64]], shard_tokens: int) -> list[Place]:
+    """Where each shard begins, in the order of the documents, and where the last one ends.
+
+    Each ends with the document that brings it to `shard_tokens`. `totals`: tokens of each chunk. The sizes of documents
+    are read only for chunks in which a shard ends.
+    """
+    bounds: list[Place] = [(0, 0)]
     filled = 0
-    for chunk in chunks:
-        ends = np.cumsum(_sizes(folder, chunk, split))
-        begin = 0
-        while begin < len(ends):
-            base = int(ends[begin - 1]) if begin else 0
-            # The first document at whose end the shard has all its tokens.
-            last = min(int(np.searchsorted(ends, base + shard_tokens - filled)), len(ends) - 1)
-            tokens = int(ends[last]) - base
-            pieces.append(Piece(chunk, begin, last + 1 - begin, base, tokens))
-            filled += tokens
-            begin = last + 1
-            if filled >= shard_tokens:
-                plans.append(ShardPlan(split, len(plans), tuple(pieces)))
-                pieces, filled = [], 0
-    return [*plans, ShardPlan(split, len(plans), tuple(pieces))] if pieces else plans
+    for chunk, total in enumerate(totals):
+        if filled + total < shard_tokens:
+            filled += total
+            continue
+        ends, base = np.cumsum(sizes_of(chunk)), 0
+        while (last := int(np.searchsorted(ends, base + shard_tokens - filled))) < len(ends):
+            base, filled = int(ends[last]), 0
+            bounds.append((chunk, base))
+        filled += total - base
+    return [*bounds, (len(totals), 0)] if filled else bounds
 
 
-def write_shard(folder: Path, target: Path, plan: ShardPlan, dtype: Any) -> None:
-    """Writes one shard from the chunks' files."""
-    tokens = [_tokens(folder, piece, plan.split, dtype) for piece in plan.pieces]
-    sizes = [_sizes(folder, p.chunk, plan.split)[p.first_document :][: p.num_documents] for p in plan.pieces]
-    starts = np.append(0, np.cumsum(np.concatenate(sizes))[:-1])
-    save_shard(target, plan.number, np.concatenate(tokens), starts.astype(np.int64))
+def write_shard(given: PackingPass, number: int, begin: Place, end: Place) -> TaskCounts:
+    """Writes one shard; returns what the index says about it."""
+    tokens, sizes = [], []
+    for chunk in range(begin[0], end[0] + (end[1] > 0)):
+        first, last = begin[1] if chunk == begin[0] else 0, end[1] if chunk == end[0] else None
+        its_tokens, its_sizes = given.tokens_and_sizes(chunk)
+        ends = np.cumsum(its_sizes)
+        tokens.append(its_tokens[first:last])
+        sizes.append(its_sizes[(ends > first) & (ends <= (len(its_tokens) if last is None else last))])
+    together = np.concatenate(sizes)
+    starts = np.append(0, np.cumsum(together)[:-1]).astype(np.int64)
 
+    def save(folder: Path) -> None:
+        (folder / given.split).mkdir(exist_ok=True)
+        save_shard(folder / given.split, number, np.concatenate(tokens), starts)
 
-def _sizes(folder: Path, chunk: str, split: Split) -> NDArray[np.int64]:
-    return np.fromfile(folder / f"{chunk}.{split}.sizes", np.int64)
-
-
-def _tokens(folder: Path, piece: Piece, split: Split, dtype: Any) -> NDArray[Any]:
-    kind = np.dtype(dtype)
-    path = folder / f"{piece.chunk}.{split}.tokens"
-    return np.fromfile(path, kind, count=piece.num_tokens, offset=piece.first_token * kind.itemsize)
+    return given.result.write(save) | {"shards": [{"num_tokens": int(together.sum()), "num_documents": len(together)}]}
 
 
 # The corpus' own copy of an existing model's tokenizer.

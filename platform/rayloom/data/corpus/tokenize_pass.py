@@ -1,23 +1,28 @@
-"""The second pass over the text: drops duplicates, splits the rest into train and heldout, and tokenises it."""
+"""The second pass over the text: drops duplicates, splits the rest into train and heldout, and tokenises it.
+
+Of each chunk it leaves `tokens/CHUNK` and, last, `tokenised/CHUNK` with counts and what is for people.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.corpus.encoding import encoder_of, fitted
-from rayloom.data.exchange.judged_documents import read_documents, write_lines
-from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.exchange.judged_documents import as_lines
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
 from rayloom.data.kept_documents import JudgedCorpus, duplicate_rejects, origin_of
+from rayloom.data.passes import TaskCounts
 from rayloom.data.row_counts import chosen
 from rayloom.data.rules.examined_text import Drop
 from rayloom.specs.clean import CleanSpec
@@ -41,12 +46,11 @@ class TokenisingPass:
         return self.judged.spec
 
     @property
-    def scratch(self) -> Scratch:
-        return self.judged.scratch
+    def work(self) -> WorkFiles:
+        return self.judged.work
 
-    @property
-    def chunks(self) -> tuple[str, ...]:
-        return self.judged.chunks
+    def name(self, chunk: int) -> str:
+        return self.judged.chunks.name(chunk)
 
     @property
     def output(self) -> TokensOutput:
@@ -55,7 +59,8 @@ class TokenisingPass:
 
     @property
     def tokenizer_folder(self) -> Path:
-        return self.scratch.folder("tokenizer")
+        """On this node's disk."""
+        return self.work.here("tokenizer")
 
 
 TOKENISED = np.dtype([("id", "<u8"), ("hash", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
@@ -80,7 +85,7 @@ def split_of(split_hash: int, heldout_share: float) -> Split:
 def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
     """The chunk's documents that were not dropped, in order."""
     removed = given.judged.removed_ids(chunk)
-    for batch in read_documents(given.scratch.folder("judged") / f"{given.chunks[chunk]}.arrow"):
+    for batch in given.judged.documents(chunk):
         stays = ~np.isin(batch["id"], removed)
         for index in np.flatnonzero(stays):
             split_hash = int(batch["split_hash"][index])
@@ -91,32 +96,26 @@ def documents_of(given: TokenisingPass, chunk: int) -> Iterator[Document]:
 # -- the tokenizer's sample --------------------------------------------------------------------------------------------
 
 
-def sample(given: TokenisingPass, chunk: int, sample_documents: int) -> dict[str, int]:
-    """Writes the chunk's part of a sample of about `sample_documents` training documents, chosen by hash of the id."""
+def sample(given: TokenisingPass, sample_documents: int, chunk: int, mail: Mail) -> TaskCounts:
+    """Sends the chunk's part of a sample of about `sample_documents` training documents, chosen by hash of the id."""
     limit = min(1.0, sample_documents / max(1, given.judged.num_left)) * 2.0**64
     texts = [d.text for d in documents_of(given, chunk) if d.split == "train" and _id_hash(d.id) < limit]
-    write_lines(given.scratch.folder("sample") / f"{given.chunks[chunk]}.jsonl", [{"text": text} for text in texts])
-    return {"sampled_documents": len(texts)}
+    mail.send("sample", "texts", np.frombuffer(as_lines([{"text": text} for text in texts]), np.uint8), 0)
+    return {}
 
 
 def _id_hash(document: int) -> int:
     return document * 0x9E3779B97F4A7C15 % (1 << 64)
 
 
-def train_tokenizer(given: TokenisingPass, vocabulary_size: int) -> dict[str, int]:
-    """Trains the tokenizer on the sample of all chunks."""
-    tokenizer = tokenizer_files.train(_sampled(given), vocabulary_size)
-    tokenizer_files.save(tokenizer, given.tokenizer_folder)
+def train_tokenizer(given: TokenisingPass, vocabulary_size: int, _: int, mail: Mail) -> TaskCounts:
+    """Trains the tokenizer on the sample, in one task: it holds the sample's text."""
+    lines = mail.take("texts", np.uint8).tobytes().splitlines()
+    tokenizer = tokenizer_files.train((json.loads(line)["text"] for line in lines), vocabulary_size)
+    with tempfile.TemporaryDirectory(prefix="rayloom-") as folder:
+        tokenizer_files.save(tokenizer, Path(folder))
+        given.work.put_folder("tokenizer", Path(folder))
     return {"vocabulary_size": tokenizer.get_vocab_size()}
-
-
-def _sampled(given: TokenisingPass) -> Iterator[str]:
-    for chunk in given.chunks:
-        place = given.scratch.folder("sample") / f"{chunk}.jsonl"
-        if place.exists():
-            with place.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield json.loads(line)["text"]
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -124,10 +123,10 @@ def _sampled(given: TokenisingPass) -> Iterator[str]:
 
 def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
     """Writes the chunk's tokens by split; returns the counts of documents, tokens and bytes."""
-    name = given.chunks[chunk]
-    finished = given.scratch.folder("tokens") / f"{name}.json"
-    if finished.exists():
-        return dict(json.loads(finished.read_text()))
+    name, work = given.name(chunk), given.work
+    finished = work.found_parts(f"tokenised/{name}") if given.judged.is_resumed else None
+    if finished is not None:
+        return dict(json.loads(bytes(finished["record"])))
     use_one_thread()  # Ray runs as many tasks as there are cores
     encode = encoder_of(given.tokenizer_folder)
     parts: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
@@ -155,23 +154,19 @@ def tokenise(given: TokenisingPass, chunk: int) -> dict[str, Any]:
                 count(counts, f"{place['source']}/{document.split}", 1, len(piece), num_bytes)
             kept.append(place | {"reason": "kept"} | excerpt)
         kept = chosen(kept, given.spec.sample_rows_per_reason)
+    files: dict[str, bytes] = {}
     for split, arrays in parts.items():
-        stem = given.scratch.folder("tokens") / f"{name}.{split}"
-        save_tokens(stem, arrays, encode.dtype)
-        records = np.asarray(about[split], TOKENISED)
-        write_whole(stem.with_name(f"{stem.name}.documents"), functools.partial(_write, records))
-    per_reason = given.spec.sample_rows_per_reason
-    write_lines(given.scratch.folder("tokens") / f"{name}.rejects.jsonl", rejects)
-    write_lines(given.scratch.folder("tokens") / f"{name}.samples.jsonl", chosen([*rejects, *kept], per_reason))
-    record = {"counts": dict(counts), "tokens": {s: int(sum(map(len, a))) for s, a in parts.items()}}
+        files |= tokens_of(split, arrays, encode.dtype)
+        files[f"{split}.documents"] = np.asarray(about[split], TOKENISED).tobytes()
+    work.write_parts(f"tokens/{name}", files)
+    samples = chosen([*rejects, *kept], given.spec.sample_rows_per_reason)
+    lines = {"rejects": as_lines(rejects), "samples": as_lines(samples)}
+    record = {"counts": dict(counts), "rejects_bytes": len(lines["rejects"])}
     record |= {"documents": {split: len(arrays) for split, arrays in parts.items()}}
     record |= {"dropped": dict(dropped), "shortened": dict(+shortened)}
-    write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
+    record |= {"chunks": [[sum(map(len, parts[split])) for split in SPLITS]]}
+    work.write_parts(f"tokenised/{name}", {"record": json.dumps(record).encode(), **lines})
     return record
-
-
-def _write(records: NDArray[Any], file: IO[bytes]) -> None:
-    file.write(records.tobytes())
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -185,11 +180,11 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def save_tokens(stem: Path, arrays: list[NDArray[Any]], dtype: Any) -> None:
+def tokens_of(split: Split, arrays: list[NDArray[Any]], dtype: Any) -> dict[str, bytes]:
+    """The documents of a split as parts of a file: their tokens one after the other, and their sizes."""
     sizes = np.asarray([len(array) for array in arrays], np.int64)
     tokens = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-    write_whole(stem.with_name(f"{stem.name}.sizes"), lambda file: file.write(sizes.tobytes()))
-    write_whole(stem.with_name(f"{stem.name}.tokens"), lambda file: file.write(tokens.tobytes()))
+    return {f"{split}.sizes": sizes.tobytes(), f"{split}.tokens": tokens.tobytes()}
 
 
 def count(counts: Counter[str], where: str, documents: int, tokens: int, num_bytes: int) -> None:

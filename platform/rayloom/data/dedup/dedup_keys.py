@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.exchange.scratch import Scratch, send
 from rayloom.data.text_views import Folded, mixed
 from rayloom.errors import InputError
 from rayloom.specs.clean import Deduplication
@@ -18,29 +17,24 @@ KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", 
 
 
 class Keys:
-    """Sends the keys of documents to the buckets in which they are grouped."""
+    """The keys of documents, under which duplicates meet."""
 
-    def __init__(self, scratch: Scratch, spec: Deduplication, num_buckets: int) -> None:
-        self._scratch, self._spec, self._num_buckets = scratch, spec, num_buckets
+    def __init__(self, spec: Deduplication) -> None:
+        self._spec = spec
         self._bands = Bands(spec.num_bands, spec.rows_per_band) if spec.near_duplicates else None
 
-    def send(self, writer: str, ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folded]) -> None:
-        """Sends the keys of the documents of one chunk, `writer`."""
+    def of(self, ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folded]) -> dict[str, NDArray[Any]]:
+        """The records under exact keys (`exact`) and band keys (`bands`) of the documents of one chunk."""
         exact = _exact_keys(ids, texts, folded)
-        self._send("exact", writer, exact)
         if self._bands is None:
-            return
+            return {"exact": exact}
         keys = np.zeros((len(exact), self._bands.num_bands), KEY)
         for index, one in enumerate(folded):
             shingles = one.shingles(self._spec.shingle_words)
             keys[index] = exact[index]
             keys[index]["key"] = self._bands.keys(shingles)
             keys[index]["shingles"] = len(shingles)
-        self._send("bands", writer, keys.reshape(-1))
-
-    def _send(self, kind: str, writer: str, records: NDArray[Any]) -> None:
-        buckets = (records["key"] % np.uint64(self._num_buckets)).astype(np.int64)
-        send(self._scratch.folder(kind), writer, records, buckets, self._num_buckets)
+        return {"exact": exact, "bands": keys.reshape(-1)}
 
 
 def _exact_keys(ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folded]) -> NDArray[Any]:

@@ -1,24 +1,28 @@
-"""The passes that find duplicates: group by key, fetch the candidates' shingles, verify, cluster.
+"""The passes that find duplicates: collect and group by key, fetch the candidates' shingles, verify, cluster.
 
 With the candidate pairs of a bucket and the exact Jaccard similarity of a pair.
 
-Only hashes move between passes, through exchanges on disk. The text is read again for candidates only.
+Only hashes move between tasks. The text is read again for candidates only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.dedup import clusters
+from rayloom.data.dedup.clusters import REMOVED, edges_between
 from rayloom.data.dedup.dedup_keys import KEY
 from rayloom.data.exchange.judged_documents import read_documents
-from rayloom.data.exchange.scratch import Scratch, receive, send, write_whole
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import WorkFiles, array_of
+from rayloom.data.passes import Passes, TaskCounts, summed
+from rayloom.data.sources.chunk_table import ChunkTable
 from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.specs.clean import Deduplication
 
@@ -27,16 +31,16 @@ REQUEST = np.dtype([("id", "<u8"), ("bucket", "<u8")])
 FETCHED = np.dtype([("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DuplicatesPass:
     """Inputs of every task of these passes."""
 
     spec: Deduplication
-    scratch: Scratch
-    chunks: tuple[str, ...]
-    """Names of all chunks, in the order of their documents' ids."""
-    first_ids: NDArray[np.uint64]
-    """The smallest id that can be in each chunk."""
+    work: WorkFiles
+    chunks: ChunkTable
+    """The new chunks, followed by those of earlier corpora."""
+    groups: tuple[range, ...]
+    """Groups of the new chunks, followed by those of earlier ones."""
     num_buckets: int
     first_earlier_id: int = 1 << 63
     """Documents with ids from here on are of earlier corpora and are never removed."""
@@ -45,56 +49,94 @@ class DuplicatesPass:
     def has_earlier(self) -> bool:
         return self.first_earlier_id < 1 << 63
 
-    @property
-    def buckets(self) -> tuple[str, ...]:
-        return tuple(f"{bucket:06d}" for bucket in range(self.num_buckets))
+    @functools.cached_property
+    def _first_ids(self) -> NDArray[np.uint64]:
+        return np.asarray([self.chunks.id_range(group[0])[0] for group in self.groups], np.uint64)
 
-    def chunk_of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return np.searchsorted(self.first_ids, ids, side="right") - 1
+    def group_of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._first_ids, ids, side="right") - 1
+
+    def bucket_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return (keys % np.uint64(self.num_buckets)).astype(np.int64)
 
 
-def group(given: DuplicatesPass, bucket: int) -> dict[str, int]:
-    """Writes edges between exact duplicates of a bucket, and requests the shingles of every candidate."""
-    name, scratch = given.buckets[bucket], given.scratch
-    exact = receive(scratch.folder("exact"), given.chunks, bucket, given.num_buckets, KEY)
-    edges = exact_edges(exact)
-    _save(scratch.folder("edges") / f"exact-{name}", edges)
+def find_duplicates(given: DuplicatesPass, passes: Passes) -> TaskCounts:
+    """Writes the removed documents of each group of chunks to the work folder; returns counts."""
+    groups, buckets = range(len(given.groups)), range(given.num_buckets)
+    to_buckets, to_groups = given.num_buckets, len(given.groups)
+    part = functools.partial
+
+    _, sent = passes.exchange("collecting keys", groups, part(collect, given), writes={"keys": to_buckets})
+    writes = {"exact": to_buckets, "pairs": to_buckets, "requests": to_groups}
+    found, sent = passes.exchange("grouping", buckets, part(group, given), reads=[sent["keys"]], writes=writes)
+    edges = [sent["exact"]]
     if given.spec.near_duplicates:
-        keys = receive(scratch.folder("bands"), given.chunks, bucket, given.num_buckets, KEY)
-        pairs = candidate_pairs(keys, given.spec.similarity_threshold)
-        homes = (pairs["first"] % np.uint64(given.num_buckets)).astype(np.int64)
-        send(scratch.folder("pairs"), name, pairs, homes, given.num_buckets)
+        pairs, reads = sent["pairs"], [sent["requests"]]
+        _, sent = passes.exchange("fetching", groups, part(fetch, given), reads=reads, writes={"fetched": to_buckets})
+        reads = [pairs, sent["fetched"]]
+        verified, sent = passes.exchange(
+            "verifying", buckets, part(verify, given), reads=reads, writes={"near": to_buckets}
+        )
+        found += verified
+        edges.append(sent["near"])
+    counts = summed(found)
+    clustered, removed = clusters.cluster(passes, edges, counts.pop("edges", 0), given)
+    passes.exchange("marking", groups, part(mark, given), reads=[removed])
+    return counts | summed(clustered)
+
+
+def collect(given: DuplicatesPass, group: int, mail: Mail) -> TaskCounts:
+    """Sends the keys of a group's documents to the buckets in which they are grouped."""
+    for chunk in given.groups[group]:
+        for kind, part in given.work.read_parts(f"keys/{given.chunks.name(chunk)}").items():
+            records = array_of(part, KEY)
+            mail.send("keys", kind, records, given.bucket_of(records["key"]))
+    return {}
+
+
+def group(given: DuplicatesPass, _: int, mail: Mail) -> TaskCounts:
+    """Sends edges between exact duplicates of a bucket, candidate pairs, and requests for the candidates' shingles."""
+    edges = exact_edges(mail.take("exact", KEY))
+    mail.send("exact", "edges", edges, given.bucket_of(edges["first"]))
+    if given.spec.near_duplicates:
+        pairs = candidate_pairs(mail.take("bands", KEY), given.spec.similarity_threshold)
+        homes = given.bucket_of(pairs["first"])
+        mail.send("pairs", "pairs", pairs, homes)
         requests = np.zeros(2 * len(pairs), REQUEST)
         requests["id"] = np.concatenate([pairs["first"], pairs["second"]])
         requests["bucket"] = np.concatenate([homes, homes])
         requests = np.unique(requests)
-        send(scratch.folder("requests"), name, requests, given.chunk_of(requests["id"]), len(given.chunks))
-    return {}
+        mail.send("requests", "requests", requests, given.group_of(requests["id"]))
+    return {"edges": len(edges)}
 
 
-def fetch(given: DuplicatesPass, chunk: int) -> dict[str, int]:
-    """Reads the chunk's candidates again and sends their shingles to the buckets that requested them."""
-    scratch, name = given.scratch, given.chunks[chunk]
-    requests = np.unique(receive(scratch.folder("requests"), given.buckets, chunk, len(given.chunks), REQUEST))
-    ids = np.unique(requests["id"])
-    shingles, about = _shingles(given, scratch.folder("judged") / f"{name}.arrow", ids)
-    indices = np.searchsorted(ids, requests["id"])
-    homes = requests["bucket"].astype(np.int64)
-    send(scratch.folder("fetched"), f"{name}.documents", about[indices], homes, given.num_buckets)
-    sent = [shingles[index] for index in indices]
-    sizes = [len(array) for array in sent]
-    hashes = np.concatenate(sent) if sent else np.zeros(0, np.uint64)
-    send(scratch.folder("fetched"), f"{name}.shingles", hashes, np.repeat(homes, sizes), given.num_buckets)
+def fetch(given: DuplicatesPass, group: int, mail: Mail) -> TaskCounts:
+    """Reads the group's candidates again and sends their shingles to the buckets that requested them."""
+    every = np.unique(mail.take("requests", REQUEST))
+    for chunk in given.groups[group]:
+        low, high = given.chunks.id_range(chunk)
+        requests = every[slice(*np.searchsorted(every["id"], np.asarray([low, high], np.uint64)))]
+        if not len(requests):
+            continue
+        ids = np.unique(requests["id"])
+        content = given.work.read(f"documents/{given.chunks.name(chunk)}")
+        shingles, about = _shingles(given, content, ids)
+        indices = np.searchsorted(ids, requests["id"])
+        homes = requests["bucket"].astype(np.int64)
+        mail.send("fetched", "documents", about[indices], homes)
+        sent = [shingles[index] for index in indices]
+        sizes = [len(array) for array in sent]
+        mail.send("fetched", "shingles", np.concatenate(sent), np.repeat(homes, sizes))
     return {}
 
 
 def _shingles(
-    given: DuplicatesPass, path: Path, ids: NDArray[np.uint64]
+    given: DuplicatesPass, content: bytes, ids: NDArray[np.uint64]
 ) -> tuple[list[NDArray[np.uint64]], NDArray[Any]]:
     """Sets of shingles and the records (exact key, size) of the documents `ids` (sorted) of one chunk."""
     sets: list[NDArray[np.uint64]] = []
     about = np.zeros(len(ids), FETCHED)
-    for batch in read_documents(path) if len(ids) else ():
+    for batch in read_documents(content):
         for index in np.flatnonzero(np.isin(batch["id"], ids)):
             text = batch["text"][index]
             found = Folded(text, is_unspaced(text)).shingles(given.spec.shingle_words)
@@ -103,13 +145,10 @@ def _shingles(
     return sets, about
 
 
-def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
-    """Keeps the pairs whose exact similarity reaches the threshold."""
-    scratch = given.scratch
-    pairs = np.unique(receive(scratch.folder("pairs"), given.buckets, bucket, given.num_buckets, PAIR))
-    folder, count = scratch.folder("fetched"), given.num_buckets
-    about = receive(folder, [f"{name}.documents" for name in given.chunks], bucket, count, FETCHED)
-    hashes = receive(folder, [f"{name}.shingles" for name in given.chunks], bucket, count, np.uint64)
+def verify(given: DuplicatesPass, _: int, mail: Mail) -> TaskCounts:
+    """Sends the pairs whose exact similarity reaches the threshold, as edges."""
+    pairs = np.unique(mail.take("pairs", PAIR))
+    about, hashes = mail.take("documents", FETCHED), mail.take("shingles", np.uint64)
     ends = np.cumsum(about["shingles"], dtype=np.int64)
     order = np.argsort(about["id"])
     firsts = order[np.searchsorted(about["id"], pairs["first"], sorter=order)]
@@ -122,40 +161,26 @@ def verify(given: DuplicatesPass, bucket: int) -> dict[str, int]:
 
     kept = np.fromiter(map(similar, firsts, seconds), np.bool_, len(pairs))
     edges = edges_between(about[firsts[kept]], about[seconds[kept]])
-    _save(scratch.folder("edges") / f"near-{given.buckets[bucket]}", edges)
-    return {"candidate_pairs": len(pairs), "verified_pairs": len(edges)}
+    mail.send("near", "edges", edges, given.bucket_of(edges["first"]))
+    return {"candidate_pairs": len(pairs), "verified_pairs": len(edges), "edges": len(edges)}
 
 
-def cluster(given: DuplicatesPass) -> dict[str, int]:
-    """Chooses the document of each cluster to keep; writes the others to `removed`, by chunk."""
-    edges = _load_edges(given.scratch.folder("edges"), given.buckets)
-    removed = clusters.removed(edges, given.first_earlier_id)
-    send(given.scratch.folder("removed"), "all", removed, given.chunk_of(removed["id"]), len(given.chunks))
-    keepers = np.unique(removed["kept"])
-    send(given.scratch.folder("keepers"), "all", keepers, given.chunk_of(keepers), len(given.chunks))
-    exact = int(removed["is_exact"].sum())
-    return {"clusters": len(keepers), "exact_duplicates": exact, "near_duplicates": len(removed) - exact} | (
-        {"duplicates_of_earlier": int((removed["kept"] >= given.first_earlier_id).sum())} if given.has_earlier else {}
-    )
+def mark(given: DuplicatesPass, group: int, mail: Mail) -> TaskCounts:
+    """Writes the group's documents that are removed, and those that were kept instead of others, each sorted by id."""
+    removed, keepers = np.sort(mail.take("removed", REMOVED), order="id"), np.unique(mail.take("keepers", np.uint64))
+    given.work.write_parts(f"removed/{group:06d}", {"removed": removed.tobytes(), "keepers": keepers.tobytes()})
+    return {}
 
 
-def removed_of(given: DuplicatesPass, chunk: int) -> NDArray[Any]:
-    """The removed documents of one chunk, sorted by id."""
-    return receive(given.scratch.folder("removed"), ["all"], chunk, len(given.chunks), clusters.REMOVED)
+@functools.lru_cache(maxsize=2)
+def removed_of(given: DuplicatesPass, group: int) -> NDArray[Any]:
+    """The removed documents of one group of chunks, sorted by id."""
+    return array_of(given.work.read_parts(f"removed/{group:06d}")["removed"], REMOVED)
 
 
-def keepers_of(given: DuplicatesPass, chunk: int) -> NDArray[np.uint64]:
-    """Ids of the documents of one chunk that were kept instead of duplicates."""
-    return receive(given.scratch.folder("keepers"), ["all"], chunk, len(given.chunks), np.uint64)
-
-
-def _load_edges(folder: Path, buckets: Sequence[str]) -> NDArray[Any]:
-    files = [folder / f"{kind}-{name}" for kind in ("exact", "near") for name in buckets]
-    return np.concatenate([np.fromfile(file, EDGE) for file in files if file.exists()])
-
-
-def _save(path: Path, records: NDArray[Any]) -> None:
-    write_whole(path, lambda file: file.write(records.tobytes()))
+def keepers_of(given: DuplicatesPass, group: int) -> NDArray[np.uint64]:
+    """Ids of the documents of one group of chunks that were kept instead of duplicates, sorted."""
+    return array_of(given.work.read_parts(f"removed/{group:06d}")["keepers"], np.uint64)
 
 
 # Pairs of documents from their keys: edges between exact duplicates, and candidate pairs of near duplicates.
@@ -164,13 +189,6 @@ def _save(path: Path, records: NDArray[Any]) -> None:
 
 PAIR = np.dtype([("first", "<u8"), ("second", "<u8")])
 """Two documents, the smaller id first."""
-EDGE = np.dtype(
-    [
-        ("first", "<u8"), ("second", "<u8"), ("first_exact", "<u8"), ("second_exact", "<u8"),
-        ("first_characters", "<u4"), ("second_characters", "<u4"),
-    ]
-)  # fmt: skip
-"""Two documents that are duplicates, with their exact keys and lengths."""
 NEIGHBOURS = 64
 """Each document of a group is paired with this many next ones in order of size. So groups of up to 65 documents are
 compared in full; in a larger one, similar documents are still linked through others of about their size."""
@@ -207,16 +225,6 @@ def _neighbour_pairs(records: NDArray[Any], threshold: float) -> Iterator[NDArra
         pairs["first"] = np.minimum(ids[near], ids[near + distance])
         pairs["second"] = np.maximum(ids[near], ids[near + distance])
         yield pairs
-
-
-def edges_between(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Edges between `first[i]` and `second[i]`: records with the fields `id`, `exact` and `characters`."""
-    edges = np.zeros(len(first), EDGE)
-    for side, records in (("first", first), ("second", second)):
-        edges[side] = records["id"]
-        edges[f"{side}_exact"] = records["exact"]
-        edges[f"{side}_characters"] = records["characters"]
-    return edges
 
 
 def _same_as_before(records: NDArray[Any], name: str) -> NDArray[np.bool_]:

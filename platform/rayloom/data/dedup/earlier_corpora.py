@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from rayloom.artifacts.store import Artifact
 from rayloom.data.dedup.dedup_keys import Keys, document_id
-from rayloom.data.exchange.judged_documents import write_documents
-from rayloom.data.exchange.scratch import Scratch, write_whole
+from rayloom.data.exchange.judged_documents import documents_file
+from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.sources.chunks import ChunkName
 from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.errors import InputError
@@ -34,9 +34,7 @@ class EarlierPiece:
 
     name: ChunkName
     """Its `file` number continues after the job's own files, one number for each shard."""
-    corpus: str
-    """Name and version, for messages."""
-    folder: str
+    corpus: Artifact
     split: str
     shard: int
     first_document: int
@@ -54,10 +52,10 @@ def earlier_pieces(spec: CleanSpec, parents: Mapping[str, Artifact], num_files: 
         artifact = parents[f"deduplication.against.{number}"]
         for split in SPLITS:
             for shard, starts in _shards(artifact.path / split):
-                file = num_files + len({(one.folder, one.split, one.shard) for one in found})
+                file = num_files + len({(one.corpus.id, one.split, one.shard) for one in found})
                 for piece, (first, count) in enumerate(_cut(starts)):
                     name = ChunkName(file, piece)
-                    found.append(EarlierPiece(name, artifact.id, str(artifact.path), split, shard, first, count))
+                    found.append(EarlierPiece(name, artifact, split, shard, first, count))
     return tuple(found)
 
 
@@ -83,22 +81,20 @@ def _cut(starts: Any) -> Iterator[tuple[int, int]]:
         first = end
 
 
-def read_back(spec: Deduplication, scratch: Scratch, num_buckets: int, piece: EarlierPiece) -> dict[str, Any]:
-    """Writes a piece's documents and keys to the scratch folder in the form in which the judging pass writes chunks."""
-    finished = scratch.folder("judged") / f"{piece.name}.earlier"
-    if not finished.exists():
-        texts = list(_texts(piece))
-        folded = [Folded(text, is_unspaced(text)) for text in texts]
-        ids = [document_id(piece.name.file, piece.first_document + number + 1) for number in range(len(texts))]
-        Keys(scratch, spec, num_buckets).send(str(piece.name), ids, texts, folded)
-        nothing = [""] * len(texts)
-        write_documents(scratch.folder("judged") / f"{piece.name}.arrow", ids, texts, folded, nothing, nothing)
-        write_whole(finished, lambda file: file.write(b""))
+def read_back(spec: Deduplication, work: WorkFiles, piece: EarlierPiece) -> dict[str, Any]:
+    """Writes a piece's documents and keys to the work folder in the form in which the judging pass writes chunks."""
+    texts = list(_texts(piece))
+    folded = [Folded(text, is_unspaced(text)) for text in texts]
+    ids = [document_id(piece.name.file, piece.first_document + number + 1) for number in range(len(texts))]
+    keys = Keys(spec).of(ids, texts, folded)
+    work.write_parts(f"keys/{piece.name}", {kind: records.tobytes() for kind, records in keys.items()})
+    nothing = [""] * len(texts)
+    work.write(f"documents/{piece.name}", documents_file(ids, texts, folded, nothing, nothing))
     return {"earlier_documents": piece.num_documents}
 
 
 def _texts(piece: EarlierPiece) -> Iterator[str]:
-    folder = Path(piece.folder)
+    folder = piece.corpus.path
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     stem = folder / piece.split / f"{piece.shard:05d}"
     tokens = np.load(f"{stem}.tokens.npy", mmap_mode="r", allow_pickle=False)

@@ -9,7 +9,7 @@ Shapes: R records of a bucket, K strata, B buckets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from rayloom.data.exchange.scratch import Scratch, receive, send
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.passes import Exchange, Passes
 from rayloom.data.text_views import mixed
 
 RANKED = np.dtype([("order", "<u8"), ("stratum", "<u4"), ("weight", "<u4")])
+RANKING = "ranking"
 EVERYTHING = 1 << 64
 """A cut above every position in the order."""
 
@@ -34,23 +36,47 @@ class Cut:
     weight: int
 
 
+def send_ranked(mail: Mail, records: NDArray[Any], num_buckets: int) -> None:
+    """Sends documents with stratum, position and weight through the exchange `RANKING`."""
+    half = records["order"] >> np.uint64(1)  # the range of a single bucket would not fit into 64 bits
+    mail.send(RANKING, "ranked", records, half // np.uint64((1 << 63) // num_buckets + 1))
+
+
 @dataclass(frozen=True)
 class Ranking:
-    """The exchange `name`, whose records are documents with stratum, position and weight."""
+    """Documents with stratum, position and weight, in buckets that are ranges of positions."""
 
-    scratch: Scratch
-    name: str
+    documents: Exchange
     num_strata: int
     num_buckets: int
+    passes: Passes
 
-    def send(self, writer: str, records: NDArray[Any]) -> None:
-        """Sends the documents of one chunk."""
-        half = records["order"] >> np.uint64(1)  # the range of a single bucket would not fit into 64 bits
-        buckets = (half // np.uint64((1 << 63) // self.num_buckets + 1)).astype(np.int64)
-        send(self.scratch.folder(self.name), writer, records, buckets, self.num_buckets)
+    def weights(self) -> NDArray[np.int64]:
+        """(B, K) the weight of each stratum in each bucket."""
+        num_strata = self.num_strata
 
-    def receive(self, writers: Sequence[str], bucket: int) -> NDArray[Any]:
-        return receive(self.scratch.folder(self.name), writers, bucket, self.num_buckets, RANKED)
+        def weigh(_: int, mail: Mail) -> dict[str, Any]:
+            return {"totals": totals(mail.take("ranked", RANKED), num_strata)}
+
+        records, _ = self.passes.exchange("counting", range(self.num_buckets), weigh, reads=[self.documents])
+        return np.asarray([record["totals"] for record in records], np.int64).reshape(-1, num_strata)
+
+    def cuts(self, weights: NDArray[np.int64], targets: Sequence[tuple[int, int]]) -> list[Cut]:
+        """The cut of each target (stratum, weight)."""
+        found, with_cuts = located(weights, targets)
+
+        def look(bucket: int, mail: Mail) -> dict[str, Any]:
+            records = mail.take("ranked", RANKED)
+            inside = [(number, cut_in_bucket(records, stratum, rest)) for number, stratum, rest in with_cuts[bucket]]
+            return {"cuts": [[number, cut.below, cut.weight] for number, cut in inside]}
+
+        looked, _ = self.passes.exchange("cutting", sorted(with_cuts), look, reads=[self.documents])
+        for record, (_, targets_there) in zip(looked, sorted(with_cuts.items()), strict=True):
+            rests = {number: rest for number, _, rest in targets_there}
+            for number, below, weight in record["cuts"]:
+                stratum, target = targets[number]
+                found[number] = Cut(stratum, below, target - rests[number] + weight)
+        return [cut for cut in found if cut is not None]
 
 
 def ranked(order: NDArray[np.uint64], stratum: Any, weight: Any) -> NDArray[Any]:
@@ -107,45 +133,6 @@ def shuffled(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """A pseudo-random order of documents that depends on the seed and is independent of the order of `hashes`."""
     salt = np.frombuffer(xxhash.xxh3_64_digest(f"sampling {seed}".encode()), "<u8")
     return mixed(hashes ^ salt)
-
-
-Each = Callable[[str, Sequence[int], Callable[[int], dict[str, Any]]], list[dict[str, Any]]]
-"""Calls a function on every number, on any node, and returns the results in order; see `Passes.each`."""
-
-
-def weighed(ranking: Ranking, writers: Sequence[str], each: Each) -> NDArray[np.int64]:
-    """(B, K) the weight of each stratum in each bucket."""
-
-    def weigh(bucket: int) -> dict[str, Any]:
-        return {"totals": totals(ranking.receive(writers, bucket), ranking.num_strata)}
-
-    records = each("counting", range(ranking.num_buckets), weigh)
-    return np.asarray([record["totals"] for record in records], np.int64).reshape(-1, ranking.num_strata)
-
-
-def cuts(
-    ranking: Ranking,
-    writers: Sequence[str],
-    weights: NDArray[np.int64],
-    targets: Sequence[tuple[int, int]],
-    each: Each,
-) -> list[Cut]:
-    """The cut of each target (stratum, weight)."""
-    found, with_cuts = located(weights, targets)
-
-    def look(bucket: int) -> dict[str, Any]:
-        records = ranking.receive(writers, bucket)
-        inside = [(number, cut_in_bucket(records, stratum, rest)) for number, stratum, rest in with_cuts[bucket]]
-        return {"cuts": [[number, cut.below, cut.weight] for number, cut in inside]}
-
-    for record, (_, targets_there) in zip(
-        each("cutting", sorted(with_cuts), look), sorted(with_cuts.items()), strict=True
-    ):
-        rests = {number: rest for number, _, rest in targets_there}
-        for number, below, weight in record["cuts"]:
-            stratum, target = targets[number]
-            found[number] = Cut(stratum, below, target - rests[number] + weight)
-    return [cut for cut in found if cut is not None]
 
 
 def is_below(order: NDArray[np.uint64], below: int) -> NDArray[np.bool_]:

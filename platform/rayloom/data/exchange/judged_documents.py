@@ -1,16 +1,14 @@
-"""Arrow files of judged documents, which passes read in small batches; and JSON lines for people."""
+"""Judged documents as Arrow files, which passes read in small batches; and JSON lines for people."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rayloom.data.exchange.scratch import write_whole
 from rayloom.data.text_views import Folded
 
 _DOCUMENTS = pa.schema(
@@ -21,34 +19,29 @@ _DOCUMENTS = pa.schema(
 )  # fmt: skip
 
 
-def write_documents(
-    path: Path,
+def documents_file(
     ids: Sequence[int],
     texts: Sequence[str],
     folded: Sequence[Folded],
     labels: Sequence[str],
     columns: Sequence[str],
-) -> None:
-    """Writes one file of documents. `columns`: each document's kept columns as JSON, or an empty text."""
+) -> bytes:
+    """A compressed Arrow file of documents, in small batches so that a reader needs little memory.
+
+    `columns`: each document's kept columns as JSON, or an empty text.
+    """
     hashes = np.frombuffer(b"".join(one.exact_key for one in folded), "<u8").reshape(-1, 2)[:, 1]
     values = (ids, texts, hashes, labels, columns)
-    _write_table(path, pa.table(dict(zip(_DOCUMENTS.names, values, strict=True)), schema=_DOCUMENTS))
+    table = pa.table(dict(zip(_DOCUMENTS.names, values, strict=True)), schema=_DOCUMENTS)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table, max_chunksize=1024)
+    return bytes(sink.getvalue())
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
-    """Writes one compressed Arrow file, in small batches so that a reader needs little memory."""
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-
-    def write(file: Any) -> None:
-        with pa.ipc.new_file(file, table.schema, options=options) as writer:
-            writer.write_table(table, max_chunksize=1024)
-
-    write_whole(path, write)
-
-
-def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def read_documents(content: bytes, further: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Batches of the columns `id`, `text`, `split_hash` and `further` (`label`, `columns`)."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+    with pa.ipc.open_file(pa.py_buffer(content)) as reader:
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)
             yield {
@@ -59,8 +52,7 @@ def read_documents(path: Path, further: Sequence[str] = ()) -> Iterator[dict[str
             }
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes JSON lines; writes no file if there are no rows."""
-    if rows:
-        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+def as_lines(rows: list[dict[str, Any]]) -> bytes:
+    """The rows as JSON lines."""
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    return text.encode("utf-8", "replace")

@@ -10,20 +10,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.exchange import cutoff
-from rayloom.data.exchange.cutoff import Each, Ranking, is_below, ranked, shuffled
-from rayloom.data.exchange.judged_documents import read_documents, write_lines
-from rayloom.data.exchange.scratch import write_whole
+from rayloom.artifacts.store import Artifact
+from rayloom.data.exchange.cutoff import EVERYTHING, RANKING, Ranking, is_below, ranked, send_ranked, shuffled
+from rayloom.data.exchange.judged_documents import as_lines
+from rayloom.data.exchange.mail import Mail
 from rayloom.data.filter_pass import EXCERPT_CHARACTERS
 from rayloom.data.kept_documents import JudgedCorpus, duplicate_rejects, origin_of
 from rayloom.data.labelled.augmentation import Augmenter
-from rayloom.data.labelled.wrong_labels import LabelsPass, doubtful_of
+from rayloom.data.labelled.wrong_labels import MEMBER, LabelsPass, doubtful_of
+from rayloom.data.passes import Passes, TaskCounts
 from rayloom.data.row_counts import chosen
 from rayloom.specs.cleaning.output import RowsOutput
 
@@ -39,12 +39,8 @@ class RowsPass:
     judged: JudgedCorpus
     labels: tuple[str, ...]
     """All labels, sorted; one empty label if rows have none."""
-    synonym_folders: Mapping[int, Path] = field(default_factory=dict)
-    """The folder of synonyms of each augmentation method that has one, by the method's index."""
-
-    @property
-    def chunks(self) -> tuple[str, ...]:
-        return self.judged.chunks
+    synonyms: Mapping[int, Artifact] = field(default_factory=dict)
+    """The synonyms of each augmentation method that has some, by the method's index."""
 
     @property
     def output(self) -> RowsOutput:
@@ -55,13 +51,18 @@ class RowsPass:
     def doubt(self) -> LabelsPass | None:
         """Inputs of the search for conflicting labels; None if labels cannot conflict."""
         duplicates = self.judged.duplicates
-        return LabelsPass(duplicates, self.labels) if duplicates is not None and len(self.labels) > 1 else None
+        return (
+            LabelsPass(duplicates, self.labels, len(self.judged.chunks.groups))
+            if duplicates is not None and len(self.labels) > 1
+            else None
+        )
 
-    def documents(self, chunk: int) -> Path:
-        return self.judged.scratch.folder("judged") / f"{self.chunks[chunk]}.arrow"
-
-    def ranking(self, name: str) -> Ranking:
-        return Ranking(self.judged.scratch, name, len(self.labels), self.judged.num_buckets)
+    def doubtful(self, chunk: int) -> NDArray[Any]:
+        """The chunk's documents whose cluster has several labels, by id; none if labels cannot conflict."""
+        if self.doubt is None:
+            return np.zeros(0, MEMBER)
+        found, chunks = doubtful_of(self.doubt, self.judged.chunks.group_of(chunk)), self.judged.chunks
+        return found[slice(*np.searchsorted(found["id"], np.asarray(chunks.id_range(chunk), np.uint64)))]
 
     def number_of(self, labels: list[str]) -> NDArray[np.int64]:
         places = {label: place for place, label in enumerate(self.labels)}
@@ -87,8 +88,8 @@ def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
     """Batches of the chunk's documents that are not removed, as duplicates or (if the job says so) for their label."""
     removed = given.judged.removed_ids(chunk)
     if given.doubt is not None and given.output.conflicting_labels == "drop":
-        removed = np.concatenate([removed, doubtful_of(given.doubt, chunk)["id"]])
-    for batch in read_documents(given.documents(chunk), ("label", "columns")):
+        removed = np.concatenate([removed, given.doubtful(chunk)["id"]])
+    for batch in given.judged.documents(chunk, ("label", "columns")):
         places = np.flatnonzero(~np.isin(batch["id"], removed))
         if len(places):
             yield {
@@ -97,46 +98,46 @@ def staying(given: RowsPass, chunk: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def part_cuts(given: RowsPass, each: Each) -> PartCuts:
+def part_cuts(given: RowsPass, passes: Passes) -> PartCuts:
     """The exact bounds of the parts, by label."""
-    chunks, every = given.chunks, range(len(given.chunks))
-    by_hash = given.ranking("split")
+    judged = given.judged
 
-    def rank(chunk: int) -> dict[str, Any]:
-        found = [ranked(b["split_hash"], given.number_of(b["label"]), 1) for b in staying(given, chunk)]
-        by_hash.send(chunks[chunk], np.concatenate([ranked(np.zeros(0, np.uint64), 0, 1), *found]))
+    def rank(chunk: int, mail: Mail) -> TaskCounts:
+        for batch in staying(given, chunk):
+            send_ranked(mail, ranked(batch["split_hash"], given.number_of(batch["label"]), 1), judged.num_buckets)
         return {}
 
-    each("ranking", every, rank)
-    weights = cutoff.weighed(by_hash, chunks, each)
+    documents = judged.exchanged(passes, "ranking", rank, RANKING, judged.num_buckets)
+    by_hash = Ranking(documents, len(given.labels), judged.num_buckets, passes)
+    weights = by_hash.weights()
     sizes = [int(value) for value in weights.sum(axis=0)]
     first, second = given.output.test_share, given.output.test_share + given.output.validation_share
     wanted = [(label, int(share * size + 0.5)) for share in (first, second) for label, size in enumerate(sizes)]
-    found = [cut.below for cut in cutoff.cuts(by_hash, chunks, weights, wanted, each)]
-    split = PartCuts(tuple(found[: len(sizes)]), tuple(found[len(sizes) :]), (cutoff.EVERYTHING,) * len(sizes))
+    found = [cut.below for cut in by_hash.cuts(weights, wanted)]
+    split = PartCuts(tuple(found[: len(sizes)]), tuple(found[len(sizes) :]), (EVERYTHING,) * len(sizes))
     if given.output.max_label_ratio is None:
         return split
-    return PartCuts(split.test, split.validation, _balanced(given, split, given.output.max_label_ratio, each))
+    return PartCuts(split.test, split.validation, _balanced(given, split, given.output.max_label_ratio, passes))
 
 
-def _balanced(given: RowsPass, split: PartCuts, max_ratio: float, each: Each) -> tuple[int, ...]:
-    chunks, ranking = given.chunks, given.ranking("balance")
+def _balanced(given: RowsPass, split: PartCuts, max_ratio: float, passes: Passes) -> tuple[int, ...]:
+    judged = given.judged
 
-    def rank(chunk: int) -> dict[str, Any]:
-        found = [ranked(np.zeros(0, np.uint64), 0, 1)]
+    def rank(chunk: int, mail: Mail) -> TaskCounts:
         for batch in staying(given, chunk):
             labels, hashes = given.number_of(batch["label"]), batch["split_hash"]
             pairs = zip(labels.tolist(), hashes.tolist(), strict=True)
             trained = np.asarray([split.part(*pair) == "train" for pair in pairs])
-            found.append(ranked(shuffled(hashes[trained], given.output.seed), labels[trained], 1))
-        ranking.send(chunks[chunk], np.concatenate(found))
+            records = ranked(shuffled(hashes[trained], given.output.seed), labels[trained], 1)
+            send_ranked(mail, records, judged.num_buckets)
         return {}
 
-    each("ranking by label", range(len(chunks)), rank)
-    weights = cutoff.weighed(ranking, chunks, each)
+    documents = judged.exchanged(passes, "ranking by label", rank, RANKING, judged.num_buckets)
+    ranking = Ranking(documents, len(given.labels), judged.num_buckets, passes)
+    weights = ranking.weights()
     limit = int(max_ratio * int(weights.sum(axis=0).min()))
     targets = [(label, limit) for label in range(len(given.labels))]
-    return tuple(cut.below for cut in cutoff.cuts(ranking, chunks, weights, targets, each))
+    return tuple(cut.below for cut in ranking.cuts(weights, targets))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -144,10 +145,10 @@ def _balanced(given: RowsPass, split: PartCuts, max_ratio: float, each: Each) ->
 
 def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
     """Writes the chunk's rows by part, and the rejected rows with their reasons; returns counts."""
-    place, name = given.judged.scratch.folder("rows"), given.chunks[chunk]
-    finished = place / f"{name}.json"
-    if finished.exists():
-        return dict(json.loads(finished.read_text()))
+    place = f"rows/{given.judged.chunks.name(chunk)}"
+    finished = given.judged.work.found_parts(place) if given.judged.is_resumed else None
+    if finished is not None:
+        return dict(json.loads(bytes(finished["record"])))
     rows: dict[Part, list[dict[str, Any]]] = {part: [] for part in PARTS}
     rejects = duplicate_rejects(given.judged, chunk)
     in_doubt, dropped = _doubtful_rows(given, chunk)
@@ -157,7 +158,11 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     augmented: Counter[str] = Counter()
     wanted = given.output.augmentation
-    augmenter = Augmenter(wanted, given.synonym_folders) if wanted is not None else None
+    augmenter = (
+        Augmenter(wanted, {number: words.path for number, words in given.synonyms.items()})
+        if wanted is not None
+        else None
+    )
     for row, document, key, part, stays in _judged_rows(given, where, chunk):
         about = origin_of(given.judged, document)
         excerpt = {"text": row["text"][:EXCERPT_CHARACTERS]} | ({"label": row["label"]} if "label" in row else {})
@@ -177,17 +182,15 @@ def write(given: RowsPass, where: PartCuts, chunk: int) -> dict[str, Any]:
         kept.append(about | {"reason": "kept"} | excerpt)
         if len(kept) == ROWS_AT_ONCE:
             kept = chosen(kept, given.judged.spec.sample_rows_per_reason)
-    for part in PARTS:
-        write_lines(place / f"{name}.{part}.jsonl", rows[part])
-    write_lines(place / f"{name}.rejects.jsonl", rejects)
-    write_lines(place / f"{name}.doubt.jsonl", in_doubt)
-    write_lines(place / f"{name}.samples.jsonl", chosen([*rejects, *kept], given.judged.spec.sample_rows_per_reason))
+    samples = chosen([*rejects, *kept], given.judged.spec.sample_rows_per_reason)
+    lines: dict[str, bytes] = {part: as_lines(its_rows) for part, its_rows in rows.items()}
+    lines |= {"rejects": as_lines(rejects), "doubt": as_lines(in_doubt), "samples": as_lines(samples)}
     further = Counter(row["source"] + "/" + row["reason"] for row in rejects if "duplicate" not in row["reason"])
     record: dict[str, Any] = {"counts": dict(counts), "labels": dict(labels), "dropped": dict(further)}
     record |= {"augmented": dict(augmented)}
     num_rows = {part: sum(n for key, n in counts.items() if key.endswith(f"/{part}/documents")) for part in PARTS}
-    record |= {"documents": num_rows}
-    write_whole(finished, lambda file: file.write(json.dumps(record).encode()))
+    record |= {"documents": num_rows, "rejects_bytes": len(lines["rejects"])}
+    given.judged.work.write_parts(place, {"record": json.dumps(record).encode(), **lines})
     return record
 
 
@@ -208,10 +211,10 @@ def _doubtful_rows(given: RowsPass, chunk: int) -> tuple[list[dict[str, Any]], l
     """The chunk's rows with conflicting labels, to be reviewed; and those of them that are dropped for it."""
     if given.doubt is None:
         return [], []
-    members = {int(row["id"]): row for row in doubtful_of(given.doubt, chunk)}
+    members = {int(row["id"]): row for row in given.doubtful(chunk)}
     removed = set(given.judged.removed_ids(chunk).tolist())
     found, dropped = [], []
-    for batch in read_documents(given.documents(chunk), ("label",)) if members else ():
+    for batch in given.judged.documents(chunk, ("label",)) if members else ():
         for document, label, text in zip(batch["id"].tolist(), batch["label"], batch["text"], strict=True):
             if document not in members:
                 continue

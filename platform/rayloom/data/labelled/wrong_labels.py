@@ -6,6 +6,7 @@ model: it compares the labels inside each cluster of duplicates.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from rayloom.data.dedup.duplicate_passes import DuplicatesPass, keepers_of, removed_of
 from rayloom.data.exchange.judged_documents import read_documents
-from rayloom.data.exchange.scratch import receive, send
+from rayloom.data.exchange.mail import Mail
+from rayloom.data.exchange.work_files import array_of
+from rayloom.data.passes import Passes, TaskCounts, summed
 
 MEMBER = np.dtype([("cluster", "<u8"), ("id", "<u8"), ("label", "<u4")])
 """A document of a cluster of duplicates. `cluster`: the id of the document that is kept."""
@@ -27,39 +30,62 @@ class LabelsPass:
     duplicates: DuplicatesPass
     labels: tuple[str, ...]
     """All labels, sorted; records hold the index of a label in this list."""
+    num_groups: int
+    """Of new chunks; earlier corpora have no labels."""
 
 
-def send_members(given: LabelsPass, chunk: int) -> dict[str, Any]:
-    """Sends the labels of the chunk's documents that are in a cluster."""
+def find_doubtful(given: LabelsPass, passes: Passes) -> TaskCounts:
+    """Writes the doubtful documents of each group of chunks to the work folder; returns how many clusters there are."""
     duplicates = given.duplicates
-    removed, keepers = removed_of(duplicates, chunk), keepers_of(duplicates, chunk)
+    groups, buckets = range(given.num_groups), range(duplicates.num_buckets)
+    _, sent = passes.exchange(
+        "collecting labels", groups, functools.partial(send_members, given), writes={"members": len(buckets)}
+    )
+    work = functools.partial(find, given)
+    writes = {"doubtful": len(duplicates.groups)}
+    found, sent = passes.exchange("comparing labels", buckets, work, reads=[sent["members"]], writes=writes)
+    passes.exchange("marking labels", groups, functools.partial(mark, given), reads=[sent["doubtful"]])
+    return summed(found)
+
+
+def send_members(given: LabelsPass, group: int, mail: Mail) -> TaskCounts:
+    """Sends the labels of the group's documents that are in a cluster."""
+    duplicates = given.duplicates
+    removed, keepers = removed_of(duplicates, group), keepers_of(duplicates, group)
     cluster = dict(zip(removed["id"].tolist(), removed["kept"].tolist(), strict=True)) | {
         k: k for k in keepers.tolist()
     }
     number = {label: index for index, label in enumerate(given.labels)}
-    path = duplicates.scratch.folder("judged") / f"{duplicates.chunks[chunk]}.arrow"
-    found = [
-        (cluster[document], document, number[label])
-        for batch in (read_documents(path, ("label",)) if cluster else ())
-        for document, label in zip(batch["id"].tolist(), batch["label"], strict=True)
-        if document in cluster
-    ]
-    records = np.asarray(found, MEMBER)
-    homes = (records["cluster"] % np.uint64(duplicates.num_buckets)).astype(np.int64)
-    send(duplicates.scratch.folder("members"), duplicates.chunks[chunk], records, homes, duplicates.num_buckets)
+    for chunk in duplicates.groups[group] if cluster else ():
+        content = duplicates.work.read(f"documents/{duplicates.chunks.name(chunk)}")
+        found = [
+            (cluster[document], document, number[label])
+            for batch in read_documents(content, ("label",))
+            for document, label in zip(batch["id"].tolist(), batch["label"], strict=True)
+            if document in cluster
+        ]
+        records = np.asarray(found, MEMBER)
+        mail.send("members", "members", records, duplicates.bucket_of(records["cluster"]))
     return {}
 
 
-def find(given: LabelsPass, bucket: int) -> dict[str, Any]:
-    """Sends every document of a cluster with several labels back to its chunk; returns how many clusters there are."""
-    duplicates = given.duplicates
-    folder = duplicates.scratch.folder("members")
-    members = receive(folder, duplicates.chunks, bucket, duplicates.num_buckets, MEMBER)
-    doubtful = in_doubt(members)
-    homes = duplicates.chunk_of(doubtful["id"])
-    name = duplicates.buckets[bucket]
-    send(duplicates.scratch.folder("doubtful"), name, doubtful, homes, len(duplicates.chunks))
+def find(given: LabelsPass, _: int, mail: Mail) -> TaskCounts:
+    """Sends every document of a cluster with several labels back to its group; returns how many clusters there are."""
+    doubtful = in_doubt(mail.take("members", MEMBER))
+    mail.send("doubtful", "doubtful", doubtful, given.duplicates.group_of(doubtful["id"]))
     return {"clusters": len(np.unique(doubtful["cluster"]))}
+
+
+def mark(given: LabelsPass, group: int, mail: Mail) -> TaskCounts:
+    """Writes the group's documents whose cluster has several labels, sorted by id."""
+    doubtful = np.sort(mail.take("doubtful", MEMBER), order="id")
+    given.duplicates.work.write_parts(f"doubtful/{group:06d}", {"members": doubtful.tobytes()})
+    return {}
+
+
+def doubtful_of(given: LabelsPass, group: int) -> NDArray[Any]:
+    """The documents of a group of chunks whose cluster has several labels, by id."""
+    return array_of(given.duplicates.work.read_parts(f"doubtful/{group:06d}")["members"], MEMBER)
 
 
 def in_doubt(members: NDArray[Any]) -> NDArray[Any]:
@@ -72,11 +98,3 @@ def in_doubt(members: NDArray[Any]) -> NDArray[Any]:
     differ = members["label"][begins] != members["label"][ends - 1]  # sorted by label within a cluster
     found: NDArray[Any] = members[np.repeat(differ, ends - begins)]
     return found
-
-
-def doubtful_of(given: LabelsPass, chunk: int) -> NDArray[Any]:
-    """The chunk's documents whose cluster has several labels, by id."""
-    duplicates = given.duplicates
-    found = receive(duplicates.scratch.folder("doubtful"), duplicates.buckets, chunk, len(duplicates.chunks), MEMBER)
-    ordered: NDArray[Any] = np.sort(found, order="id")
-    return ordered

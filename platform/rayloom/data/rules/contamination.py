@@ -8,19 +8,18 @@ Shapes: P passages, W n-grams of a document.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.exchange.scratch import Scratch, write_whole
 from rayloom.data.rules.repetition import CHARACTERS_PER_WORD
 from rayloom.data.sources.document_rows import document_rows
 from rayloom.data.text_views import Folded, is_unspaced
@@ -52,8 +51,8 @@ def compared(text: str) -> Folded:
     return Folded(("" if unspaced else " ").join(_WORD.findall(text)), unspaced)
 
 
-def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scratch) -> dict[str, Any]:
-    """Reads the evaluation sets and writes their passages to the scratch folder; returns each set's counts.
+def build(spec: Decontamination, files: Sequence[EvaluationFile], folder: Path) -> dict[str, Any]:
+    """Reads the evaluation sets and writes their passages to a folder; returns each set's counts.
 
     Raises InputError if a set has no passage.
     """
@@ -75,7 +74,7 @@ def build(spec: Decontamination, files: Sequence[EvaluationFile], scratch: Scrat
             what = f"The evaluation set {one.name} has no passage of {spec.min_words} words or more"
             fix = "Correct its files, format or text_columns, or lower decontamination.min_words."
             raise InputError(f"{what} ({count['rows']:,} rows, {count['unreadable']:,} unreadable)", fix=fix)
-    _save(np.unique(np.concatenate(found)), [one.name for one in spec.against], scratch)
+    _save(np.unique(np.concatenate(found)), [one.name for one in spec.against], folder)
     return {one.name: dict(count) for one, count in zip(spec.against, counts, strict=True)}
 
 
@@ -95,21 +94,16 @@ def _passages(spec: Decontamination, text: Folded) -> NDArray[Any]:
     return passages
 
 
-def _save(passages: NDArray[Any], names: list[str], scratch: Scratch) -> None:
+def _save(passages: NDArray[Any], names: list[str], folder: Path) -> None:
     """Writes the passages of each script and length sorted by hash; hashes in a file of their own, to be mapped."""
-    folder = scratch.folder("evaluation")
     kinds = np.unique(passages[["is_unspaced", "units"]]).tolist()
     for unspaced, units in kinds:
         mine = passages[(passages["is_unspaced"] == unspaced) & (passages["units"] == units)]
         for part, array in (("hashes", mine["hash"]), ("rows", mine[["set", "row"]])):
             content = np.ascontiguousarray(array) if part == "hashes" else array.astype(OF_ROW)
-            write_whole(folder / f"{unspaced}-{units}.{part}", functools.partial(_write, content))
+            content.tofile(folder / f"{unspaced}-{units}.{part}")
     index = {"names": names, "kinds": kinds}
-    write_whole(folder / "index.json", lambda file: file.write(json.dumps(index).encode()))
-
-
-def _write(array: NDArray[Any], file: IO[bytes]) -> None:
-    file.write(array.tobytes())
+    (folder / "index.json").write_text(json.dumps(index))
 
 
 @dataclass(frozen=True)
@@ -141,8 +135,7 @@ class Passages:
         self._groups, self._names = groups, names
 
     @classmethod
-    def load(cls, scratch: Scratch) -> Passages:
-        folder = scratch.folder("evaluation")
+    def load(cls, folder: Path) -> Passages:
         index = json.loads((folder / "index.json").read_text())
         groups = []
         for unspaced, units in index["kinds"]:

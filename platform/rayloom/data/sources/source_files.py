@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rayloom.artifacts.files import matching_files
+from rayloom.artifacts.files import matching_entries
 from rayloom.artifacts.store import Artifact
 from rayloom.data.sources.chunks import RawChunk, chunked
 from rayloom.data.sources.document_rows import SourceRow, document_rows
@@ -25,6 +25,7 @@ class InputFile:
     number: int
     source: int
     path: str
+    """A path on a disk that every node sees, or a URI."""
     name: str
     """Path relative to its data set, for messages."""
     size_bytes: int
@@ -49,9 +50,9 @@ def files_of(source: DocumentFiles, dataset: Artifact | None) -> Iterator[FileIn
         yield from files_in_place(source.uri, source.files, source.subset, source.split)
     elif dataset is not None:
         names = class_names(dataset)
-        for path in matching_files(dataset.path, source.files):
-            name = path.relative_to(dataset.path).as_posix()
-            yield FileInPlace(str(path), name, path.stat().st_size, "", names)
+        for file in matching_entries(dataset.manifest, source.files):
+            # In the store itself: each task reads the files of its own, and no node fetches the whole.
+            yield FileInPlace(f"{dataset.place}/{file.path}", file.path, file.size_bytes, "", names)
 
 
 def reading_jobs(spec: CleanSpec, files: Sequence[InputFile]) -> list[list[InputFile]]:
