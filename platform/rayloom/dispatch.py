@@ -50,7 +50,8 @@ def _outside(job: Job) -> dict[str, str]:
     for files in job.spec.outside_files():
         if "://" in files.location:
             found = files_in_place(files.location, files.pattern, files.subset, files.split)
-            stamps[files.path] = stamp_of_files(found)
+            commits = sorted({file.commit for file in found if file.commit})
+            stamps[files.path] = " ".join([*commits, stamp_of_files(found)])
             continue
         path = (job.directory / Path(files.location).expanduser()).resolve()
         if path.exists():

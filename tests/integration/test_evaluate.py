@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import small_config
+from support.models import made, small_config, write_model
 from support.tokenizers import chatml, headers
 from transformers import LlamaForCausalLM
 
@@ -247,3 +247,18 @@ checks:
         validate(parse(text, "e.yaml"), SPECS)
     assert "two checks have the name heldout" in str(caught.value)
     assert "compares with a baseline: name one" in str(caught.value)
+
+
+def test_texts_measure_models_that_were_never_trained_here(store: Store) -> None:
+    texts = "".join(f"Line {n} about the harbour.\n\n" for n in range(60))
+    data = made(store, "texts", "dataset", lambda folder: (folder / "a.txt").write_text(texts))
+    model = made(store, "plain", "model", write_model)
+    check = {"type": "heldout_loss", "rows_of": "artifact:texts", "max_increase": 0.01}
+    models = {"model": "artifact:plain", "baseline": "artifact:plain"}
+    values = {"kind": "evaluate", "name": "e", "checks": [check], **models}
+    spec = EvaluateSpec.model_validate(values)
+    parents = {"model": model, "baseline": model, "checks.0.rows_of": data}
+    measured = build(ResolvedJob(spec, 1, parents, Path.cwd()), store, run)[0].manifest.metrics
+    found = json.dumps(measured)
+    assert '"num_tokens"' in found and '"mean_nats"' in found
+    assert plan(spec, parents, Path.cwd()).problems == []

@@ -18,10 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from support.hub import OWNER_TOKEN, LoopbackHub, loopback_hub
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.dispatch import load_job, run
+from rayloom.dispatch import load_job, resolve, run
 from rayloom.errors import InputError, ResourceError
 from rayloom.reading.files import table_rows
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
+from rayloom.reading.hub import _commit_of
 from rayloom.reading.hub_datasets import hub_uri_parts
 from rayloom.reading.sources import row_files
 from rayloom.specs.training.labelled_data import LabelledSource
@@ -311,8 +312,10 @@ def test_a_cut_download_goes_on_and_other_bytes_are_refused(hub: LoopbackHub, st
     hub.fault = lambda request: 500 if request.startswith("GET /lfs") else None
     with pytest.raises(ResourceError, match="Run the same command again"):
         imported(store, tmp_path, "org/two, subset: en")
-    hub.fault = lambda _: None
+    cut = iter([-1, -1])  # in the middle of the body, once for each connection
+    hub.fault = lambda request: next(cut, None) if request.startswith("GET /lfs") else None
     assert len(names(imported(store, tmp_path, "org/two, subset: en"))) == 2
+    hub.fault = lambda _: None
     content = hub.repositories["dataset", "org/two"].files("main")[1]["en/test-0.parquet"]
     digest = hashlib.sha256(content).hexdigest()
     hub.objects[digest] = content[:-1] + b"x"
@@ -394,3 +397,21 @@ def test_numbers_of_labels_are_their_names_and_hidden_ones_no_label(hub: Loopbac
     assert [row.labels if isinstance(row, Example) else str(row) for row in found] == [
         ("positive",), ("negative",), "has no column label; its columns are question, label",
     ]  # fmt: skip
+
+
+def test_the_commit_of_data_read_in_place_stands_among_the_jobs_inputs(
+    hub: LoopbackHub, store: Store, tmp_path: Path
+) -> None:
+    made = hub.add("org/raw", {"train.jsonl": json_lines([{"text": "a"}])})
+    source = "{name: raw, domain: raw, uri: 'hf://datasets/org/raw@next', format: {type: jsonl}}"
+    (file := tmp_path / "clean.yaml").write_text(
+        f"kind: clean\nname: corpus\noutput: {{type: rows}}\nsources:\n- {source}\n"
+    )
+    versions = []
+    for card in ("# one", "# two"):
+        commit = made.commit({"train.jsonl": json_lines([{"text": "a"}]), "README.md": card.encode()}, "next")
+        _commit_of.cache_clear()  # as in another process
+        job = resolve(load_job(file), store)
+        assert job.outside["sources.0.uri"].startswith(f"{commit} ")
+        versions.append(job.version)
+    assert versions[0] == versions[1]

@@ -57,7 +57,8 @@ class ResolvedJob:
     parents: Mapping[str, Artifact]
     job_directory: Path
     outside: Mapping[str, str] = field(default_factory=dict)
-    """Stamps of inputs that are not artifacts, such as folders, by dotted path in the spec."""
+    """Stamps of inputs that are not artifacts, such as folders, by dotted path in the spec; before the stamp of files
+    of the hub stands their commit."""
 
     def parent_records(self) -> tuple[Parent, ...]:
         return tuple(
@@ -68,7 +69,9 @@ class ResolvedJob:
     @property
     def version(self) -> str:
         parents = self.parent_records()
-        return fingerprint(self.spec.kind, fingerprinted(self.spec), parents, self.stage_version, self.outside)[:12]
+        # A commit that left the files as they are makes no new result.
+        stamps = {field: stamp.rpartition(" ")[2] for field, stamp in self.outside.items()}
+        return fingerprint(self.spec.kind, fingerprinted(self.spec), parents, self.stage_version, stamps)[:12]
 
 
 def check_content(reference: ArtifactReference, manifest: Manifest) -> None:
@@ -148,6 +151,7 @@ def _manifest(job: ResolvedJob, outcome: Outcome, directory: Path, seconds: floa
         spec=job.spec.model_dump(mode="json", by_alias=True),
         stage_version=job.stage_version,
         parents=job.parent_records(),
+        outside=dict(job.outside),
         licences=tuple(sorted({*outcome.licences, *inherited})),
         code_version=rayloom.__version__,
         packages=_packages(),

@@ -69,6 +69,8 @@ class Manifest(BaseModel):
     spec: dict[str, Any]
     stage_version: int
     parents: tuple[Parent, ...]
+    outside: dict[str, str] = {}
+    """Stamps of inputs that are not artifacts, by dotted path in the spec; before that of the hub's, its commit."""
     licences: tuple[str, ...]
     """Its own and those of all its ancestors."""
     code_version: str

@@ -39,6 +39,11 @@ class FileInPlace:
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes of columns that hold their numbers."""
 
+    @property
+    def commit(self) -> str:
+        """Of a file of the hub, the commit at which it is read; empty for others."""
+        return self.uri.partition("@")[2].partition("/")[0] if self.uri.startswith("hf://") else ""
+
 
 def files_in_place(
     uri: str, pattern: str = "**", subset: str | None = None, split: str | None = None
