@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune bench-fleet compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -114,6 +114,16 @@ $(TRL)/bin/python: setup
 bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
 
+# A store in S3 beside a folder, and its transfers beside public clients, of which obstore gets an environment of its own;
+# PARTS="transfer chain", SAVE=1 keeps the result.
+FLEET := .venv-obstore
+$(FLEET)/bin/python: setup
+	$(PYTHON) -m venv $(FLEET)
+	$@ -m pip install --quiet "obstore==0.12.1"
+
+bench-fleet: setup $(FLEET)/bin/python
+	$(BIN)/python tests/bench/fleet.py --peer $(FLEET)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
 	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)
@@ -176,4 +186,4 @@ wheel: setup
 	rm -rf build
 
 clean:
-	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) $(FLEET) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rayloom.artifacts.build import ResolvedJob, build, check_content
@@ -11,10 +12,12 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.kinds import KINDS, SPECS, imported
 from rayloom.observe.progress import say
+from rayloom.observe.ray_session import is_on_cluster
 from rayloom.reading.files_in_place import files_in_place, stamp_of_files
 from rayloom.specs.base import ArtifactReference, references
 from rayloom.specs.files.load import Job, load
 from rayloom.specs.ingest import HubSource, import_of, source_of
+from rayloom.specs.one_task import OneTaskSpec
 
 
 def load_job(file: Path, overrides: Sequence[str] = ()) -> Job:
@@ -40,8 +43,19 @@ def resolve(job: Job, store: Store, *, fetch: bool = True) -> ResolvedJob:
 def run(job: Job, store: Store) -> tuple[Artifact, bool]:
     """The job's artifact, and whether it was made now (False: it was in the store already)."""
     resolved = resolve(job, store)
+    finished = store.manifest(resolved.spec.name, resolved.version)
+    if finished is None and isinstance(resolved.spec, OneTaskSpec) and is_on_cluster():
+        from rayloom.submit.resource_requests import task_memory_bytes
+        from rayloom.submit.run import in_one_task
+
+        memory = task_memory_bytes(resolved.parents, store)
+        return in_one_task(partial(_made, resolved, store), resolved.spec.bundles()[0], memory, resolved.spec.name)
+    return _made(resolved, store)
+
+
+def _made(job: ResolvedJob, store: Store) -> tuple[Artifact, bool]:
     stage = imported(KINDS[job.spec.kind].stage)
-    return build(resolved, store, stage, lambda: say(f"{job.spec.name}: another process is making it; waiting"))
+    return build(job, store, stage, lambda: say(f"{job.spec.name}: another process is making it; waiting"))
 
 
 def _outside(job: Job) -> dict[str, str]:

@@ -3,7 +3,8 @@
 - An exception that wraps others: `causes` gives all of them, `reported_by_ray` those from other processes.
 - An exception from another process, whose class may be a copy: `is_out_of_memory`, `is_lost_process` and
   `is_consequence` recognise it by class name or text, without importing an engine.
-- An exception of an object store's client, also not imported: `lacks_credentials`, `is_unreachable_store`.
+- An exception of an object store's client, also not imported: `lacks_credentials`, `is_unreachable_store`,
+  `refused_by_store`.
 - The output of a process: `printed_cause`, and `reported_cause` for Ray Serve's message about a replica.
 - The error file that Ray Tune writes for a trial whose process died: `ray_account`.
 """
@@ -78,6 +79,15 @@ def is_consequence(error: BaseException) -> bool:
 def lacks_credentials(error: BaseException) -> bool:
     """Whether an object store's client found no credentials."""
     return type(error).__name__.startswith(_CREDENTIALS_SIGNS)
+
+
+def refused_by_store(error: BaseException) -> tuple[str, str]:
+    """Code and message with which an S3 server refused a request, from its client's error (botocore); else empty."""
+    response = getattr(error, "response", None)
+    if not type(error).__name__.endswith("ClientError") or not isinstance(response, dict):
+        return "", ""
+    facts = response.get("Error", {})
+    return str(facts.get("Code", "")), str(facts.get("Message", ""))
 
 
 def is_unreachable_store(error: BaseException) -> bool:

@@ -19,11 +19,13 @@ import traceback
 from pathlib import Path
 from typing import ClassVar
 
-from rayloom.engine_errors import causes, is_out_of_memory, is_unreachable_store, lacks_credentials
+from rayloom.engine_errors import causes, is_out_of_memory, is_unreachable_store, lacks_credentials, refused_by_store
 
 INTERRUPTED_EXIT_CODE = 130
 _LONGEST_MESSAGE = 300
 _OUT_OF_MEMORY = "Give the job fewer or smaller workers, a smaller micro batch, or a machine with more memory."
+_FULL_STORE_SIGNS = ("StorageFull", "QuotaExceeded", "InsufficientStorage", "InsufficientCapacity")
+"""Ends of the codes by which servers of S3 say that there is no room."""
 _PACKAGE = Path(__file__).parent
 
 
@@ -133,6 +135,21 @@ def _translated(error: BaseException) -> RayloomError | None:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("rayloom"):
         fix = "Install the engines: `make setup` in a checkout, else Rayloom's wheel with its lock (cluster/README.md)."
         return ResourceError(f"The package {error.name} is not installed", fix=fix)
+    if (refusal := _of_the_store(error)) is not None:
+        return refusal
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = str(error.filename or "")
+        return ResourceError("The disk is full", where=where, fix="Free space and run the same command again.")
+    is_about_a_path = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if is_about_a_path and error.filename is not None and error.strerror is not None:
+        return InputError(error.strerror, where=str(error.filename), fix="Check the path and its permissions.")
+    return None
+
+
+def _of_the_store(error: BaseException) -> RayloomError | None:
+    """A failure of an object store or of its client as a RayloomError; None for any other."""
     if lacks_credentials(error):
         fix = "Set them in the environment (S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or use a node with a role."
         return InputError("The object store asks for credentials, and there are none here", fix=fix)
@@ -142,14 +159,13 @@ def _translated(error: BaseException) -> RayloomError | None:
     if isinstance(error, PermissionError) and error.filename is None:
         fix = "Check the credentials in the environment and what they may do there."
         return InputError(f"Access is denied: {error}".rstrip("."), fix=fix)
-    if not isinstance(error, OSError):
-        return None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = str(error.filename or "")
-        return ResourceError("The disk is full", where=where, fix="Free space and run the same command again.")
-    is_about_a_path = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    if is_about_a_path and error.filename is not None and error.strerror is not None:
-        return InputError(error.strerror, where=str(error.filename), fix="Check the path and its permissions.")
+    code, message = refused_by_store(error)
+    if code.endswith(_FULL_STORE_SIGNS):
+        fix = "Free space there or raise its quota, and run the same command again: it continues."
+        return ResourceError(f"The object store is full: {code}", fix=fix)
+    if code:
+        fix = "Check the bucket's rules and the settings of endpoint and region, and run the same command again."
+        return ResourceError(f"The object store refuses a request: {code} ({message})", fix=fix)
     return None
 
 

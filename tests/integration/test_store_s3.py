@@ -110,15 +110,15 @@ def test_copies_stay_within_the_limit_and_those_in_use_stay_always(
     monkeypatch.setenv("RAYLOOM_CACHE_BYTES", "4000")
     open_elsewhere = (
         "import sys; from pathlib import Path; from rayloom.artifacts.store import Store\n"
-        "store = Store(sys.argv[1], cache=Path(sys.argv[2])); store.open(store.resolve('n0'))\n"
+        "store = Store(sys.argv[1], cache=Path(sys.argv[2])); store.folder_of(store.resolve('n0'))\n"
     )
     subprocess.run([sys.executable, "-c", open_elsewhere, store.uri, str(folder)], check=True)
     here = Store(store.uri, cache=folder)
-    used = here.open(made[1])
-    here.open(made[2])
+    used = here.folder_of(made[1])
+    here.folder_of(made[2])
     copies = {path.parent.name for path in (folder / "artifacts").glob("*/manifest.json")}
     assert copies == {made[1].digest, made[2].digest}, "the one that no process uses went"
-    assert (used.path / "texts" / "note.txt").read_text() == texts[1]
-    assert here.open(made[0]).path.exists(), "past the limit: all others are in use"
+    assert (used / "texts" / "note.txt").read_text() == texts[1]
+    assert here.folder_of(made[0]).exists(), "past the limit: all others are in use"
     node_cache.make_room(folder / "artifacts", 1 << 30)
-    assert used.path.exists()
+    assert used.exists()

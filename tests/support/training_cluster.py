@@ -1,4 +1,7 @@
-"""A cluster of a head and two workers, each with an address of its own where the machine allows it, and jobs on it."""
+"""A cluster of a head and two workers, and jobs on it.
+
+Where the machine allows it, each node has an address and a disk of its own, and the store is a bucket.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
+from s3fs import S3FileSystem
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
@@ -21,6 +26,7 @@ from rayloom.submit import own_networks
 from rayloom.submit.jobs_api import ClusterJob
 from rayloom.submit.local_cluster import LocalCluster, down, start_again, up
 from rayloom.submit.local_node import Shape, end, is_alive
+from rayloom.submit.own_disks import Bucket
 from rayloom.train.loop.run_log import read_log
 from support.training_jobs import LENGTH, made_up_corpus, small_spec
 
@@ -34,7 +40,7 @@ WORKERS = {"num_workers": 2, "cpus_per_worker": 2}
 
 @dataclass
 class TrainingCluster:
-    """The cluster, a store that all its nodes see, and a folder from which jobs are submitted."""
+    """The cluster, the store of its nodes, and a folder from which jobs are submitted."""
 
     folder: Path
     store: Store
@@ -49,7 +55,7 @@ class TrainingCluster:
         return subprocess.run(
             [sys.executable, "-m", "rayloom", *arguments],
             cwd=self.folder,
-            env=kept | {"RAYLOOM_CACHE": str(self.folder / "cache"), "RAYLOOM_STORE": self.store.root},
+            env=kept | {"RAYLOOM_CACHE": str(self.folder / "cache"), "RAYLOOM_STORE": self.store.uri},
             capture_output=True,
             text=True,
             check=False,
@@ -82,8 +88,12 @@ class TrainingCluster:
         raise AssertionError(f"{name} did not come to step {step}: {self.rayloom('jobs', 'logs', name).stdout}")
 
     def reached(self, name: str) -> int:
-        logs = (Path(self.store.root) / name).glob("*/.work/metrics.jsonl")
-        return max((e["step"] for log in logs for e in read_log(log) if e["event"] == "step"), default=0)
+        """The newest step in the log in the store, which gets there with each checkpoint if disks are not shared."""
+        self.store.filesystem.invalidate_cache()
+        for log in self.store.filesystem.glob(f"{self.store.root}/{name}/*/.work/metrics.jsonl"):
+            (self.folder / "reached.jsonl").write_bytes(self.store.filesystem.cat_file(log))
+            return max((e["step"] for e in read_log(self.folder / "reached.jsonl") if e["event"] == "step"), default=0)
+        return 0
 
     def job(self, name: str) -> ClusterJob:
         return self.cluster.api().find(name)
@@ -117,7 +127,7 @@ class TrainingCluster:
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 is_command = f"rayloom run {name}.yaml" in " ".join(process.info["cmdline"] or ())
-                if is_command and process.environ().get("RAYLOOM_STORE") == self.store.root:
+                if is_command and process.environ().get("RAYLOOM_STORE") == self.store.uri:
                     yield process
 
     def node_that_trains(self) -> int:
@@ -151,12 +161,14 @@ class TrainingCluster:
 @contextlib.contextmanager
 def training_cluster(folder: Path, port: int, dashboard_port: int) -> Iterator[TrainingCluster]:
     """Nothing of it is left afterwards."""
-    store = Store(str(folder / "store"))
-    made_up_corpus(store)
-    shape = Shape(NUM_NODES, 2, port, dashboard_port, head_cpus=3)
-    with own_cache(folder / "cache"):
+    networks = networks_if_allowed(NUM_NODES)
+    shape = Shape(NUM_NODES, 2, port, dashboard_port, head_cpus=3, own_disks=networks is not None)
+    with own_cache(folder / "cache"), pytest.MonkeyPatch.context() as patch:
         try:
-            yield TrainingCluster(folder, store, up(shape, networks_if_allowed(NUM_NODES)))
+            cluster = up(shape, networks)
+            store = Store(str(folder / "store")) if cluster.bucket is None else store_of(cluster.bucket, patch)
+            made_up_corpus(store)
+            yield TrainingCluster(folder, store, cluster)
         finally:
             down()
 
@@ -172,6 +184,14 @@ def own_cache(folder: Path) -> Iterator[None]:
         del os.environ["RAYLOOM_CACHE"]
         if before is not None:
             os.environ["RAYLOOM_CACHE"] = before
+
+
+def store_of(bucket: Bucket, patch: pytest.MonkeyPatch) -> Store:
+    """The store in a bucket, whose settings this process and its commands then have."""
+    for name, value in bucket.settings.items():
+        patch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # instances keep the endpoint of an earlier test
+    return Store(bucket.settings["RAYLOOM_STORE"])
 
 
 def networks_if_allowed(num_nodes: int) -> own_networks.OwnNetworks | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rayloom.submit.local_cluster import kill_node
+from rayloom.submit.local_cluster import kill_node, lose_node
 from support.training_cluster import EVERY_STEPS, NUM_STEPS, TrainingCluster
 
 STRUCK_AT_STEP = 120
@@ -40,7 +40,9 @@ def undisturbed(here: TrainingCluster) -> None:
 
 
 def node_killed(here: TrainingCluster) -> Result:
-    return _struck(here, "node-killed", "a worker node loses its power", lambda node: kill_node(here.cluster, node))
+    """With its disk, if it has one of its own."""
+    lose = lose_node if here.cluster.shape.own_disks else kill_node
+    return _struck(here, "node-killed", "a worker node is lost", lambda node: lose(here.cluster, node))
 
 
 def network_cut(here: TrainingCluster) -> Result:

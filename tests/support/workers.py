@@ -12,9 +12,10 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from rayloom.artifacts.store import RESULT_NAME, Store
+from rayloom.artifacts.store import Store
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.train.job import TrainJob
+from rayloom.train.prepare import RESULT_NAME
 
 
 @dataclass

@@ -13,7 +13,8 @@ from support.crds import problems
 from rayloom.cli import main
 from rayloom.kinds import SPECS
 from rayloom.specs.files.document import parse
-from rayloom.specs.files.load import validate
+from rayloom.specs.files.load import load_values, validate
+from rayloom.specs.kubernetes import NodeValues
 
 TRAIN = (
     "kind: train\nname: tuned.v1\nbase: artifact:m\ndata: {type: corpus, corpus: 'artifact:c'}\n"
@@ -99,9 +100,9 @@ def test_workers_have_room_for_what_the_spec_asks(printed) -> None:  # type: ign
     cluster = job["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert group["maxReplicas"] == 4
-    assert limits["nvidia.com/gpu"] == "1"
-    assert float(limits["cpu"]) >= 3 + job["spec"]["entrypointNumCpus"]
+    assert group["maxReplicas"] == 1
+    assert limits["nvidia.com/gpu"] == "4"
+    assert float(limits["cpu"]) >= 4 * 3 + job["spec"]["entrypointNumCpus"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert job["metadata"]["namespace"] == "ml"
     mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
@@ -152,3 +153,99 @@ def test_what_cannot_work_is_refused(
     (folder / "local.yaml").write_text(TRAIN.replace("artifact:m", "./model"))
     assert main(["manifest", *arguments, "--image", "rayloom:1"]) == 3
     assert message in capsys.readouterr().err
+
+
+def pods(text: str) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = objects(text)[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return groups
+
+
+def container(group: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = group["template"]["spec"]["containers"][0]
+    return found
+
+
+JOBS = {
+    "elastic": (
+        TRAIN.replace("num_workers: 4", "num_workers: 16, min_workers: 2").replace("4096", "1048576"),
+        [("8", 2, 8 * 96)],
+    ),
+    "predict": (
+        "kind: predict\nname: p\nmodel: artifact:m\ndata: artifact:d\nnum_workers: 4\ngpus_per_worker: 1\n",
+        [("4", 1, 4 * 96)],
+    ),
+    "quantize": (
+        "kind: quantize\nname: q\nmodel: artifact:m\nscheme: {type: int8}\nrows_of: artifact:t\nnum_gpus: 1\n",
+        [("1", 1, 96)],
+    ),
+    "clean": (
+        "kind: clean\nname: c\nsources: [{name: a, dataset: 'artifact:d', format: {type: jsonl}, domain: web}]\n"
+        "output: {type: tokens, tokenizer: {type: train}}\n",
+        [(None, 8, 8)],
+    ),
+    "tune": (
+        "kind: tune\nname: t\ntrain: sub/train.yaml\nscheduler: {type: none}\nbudget: {num_trials: 6}\n"
+        "space: {learning_rate: {type: loguniform, low: 1.e-4, high: 1.e-2}}\nresources: {max_concurrent_trials: 4}\n",
+        [("8", 2, 8 * 96)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_groups_are_what_the_job_can_use_by_whole_machines(name: str, folder: Path, printed) -> None:  # type: ignore[no-untyped-def]
+    text, expected = JOBS[name]
+    (folder / "job.yaml").write_text(text)
+    printed_text = printed("job.yaml", "--store", "s3://bucket/x")
+    found = []
+    for group in pods(printed_text):
+        limits = container(group)["resources"]["limits"]
+        memory_gib = int(limits["memory"].removesuffix("Mi")) / 1024
+        found.append((limits.get("nvidia.com/gpu"), group["maxReplicas"], memory_gib))
+        taints = [taint["key"] for taint in group["template"]["spec"].get("tolerations", [])]
+        assert taints == (["nvidia.com/gpu"] if limits.get("nvidia.com/gpu") else [])
+    assert found == expected
+    assert problems(objects(printed_text)[1]) == []
+
+
+NODES = """
+gpus_per_node: 4
+tolerations: [{key: team, value: ml}]
+cache: {gib: 100, storage_class: fast}
+gpu_pod_devices: {vpc.amazonaws.com/efa: 4}
+queue: team-a
+priority_class: production
+"""
+
+
+def test_what_only_the_clusters_owner_knows_comes_from_a_file(folder: Path, printed) -> None:  # type: ignore[no-untyped-def]
+    (folder / "nodes.yaml").write_text(NODES)
+    text = printed("sub/train.yaml", "--store", "s3://bucket/x", "--nodes", "nodes.yaml")
+    job = objects(text)[1]
+    assert problems(job) == []
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "production"
+    assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    (group,) = pods(text)
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 1)
+    limits = container(group)["resources"]["limits"]
+    assert (limits["nvidia.com/gpu"], limits["vpc.amazonaws.com/efa"]) == ("4", "4")
+    assert container(group)["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    pod = group["template"]["spec"]
+    assert pod["priorityClassName"] == "production"
+    assert {"key": "team", "operator": "Equal", "value": "ml", "effect": "NoSchedule"} in pod["tolerations"]
+    cache = next(volume for volume in pod["volumes"] if volume["name"] == "cache")
+    assert cache["ephemeral"]["volumeClaimTemplate"]["spec"]["storageClassName"] == "fast"
+    environment = {entry["name"]: entry.get("value") for entry in container(group)["env"]}
+    assert environment["RAYLOOM_CACHE"] == "/rayloom/cache"
+    assert environment["RAYLOOM_CACHE_BYTES"] == str(90 << 30)
+
+
+def test_the_file_of_machines_has_the_defaults_and_names_what_is_wrong(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = load_values(Path(__file__).parents[2] / "cluster" / "kuberay" / "nodes.yaml", NodeValues)
+    assert shipped == NodeValues()
+    (folder / "nodes.yaml").write_text("gpus_per_nod: 4\n")
+    given = ["manifest", "merge.yaml", "--store", "s3://b", "--image", "i", "--nodes", "nodes.yaml"]
+    assert main(given) == 2
+    assert "gpus_per_node" in capsys.readouterr().err

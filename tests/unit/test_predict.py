@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.commands import predict as command
 from rayloom.errors import InputError, QualityError
 from rayloom.evaluate.prediction import run as stage
@@ -85,16 +86,16 @@ def test_one_bad_row_costs_no_other_its_answer() -> None:
 
 def test_parts_are_read_once_answered_once_and_joined_in_order(tmp_path: Path) -> None:
     file = write_jsonl([{"text": f"t{n}", "id": n, "other": "x"} for n in range(10)], tmp_path / "x.jsonl")
-    parts = Parts(tmp_path / "parts")
+    parts = Parts(WorkCopy(Store(str(tmp_path)), "predicted", "v"))
     job = spec(keep=["id"], limit_rows=9)
     assert write_parts(job, [file], parts) == 9
     assert [len(read_part(parts.questions(number))) for number in range(3)] == [4, 4, 1]
     for number in (2, 0):
         rows = read_part(parts.questions(number))
-        write_answers(rows, respond_to_each(Shouting(), rows, 2), parts.answers(number))
+        write_answers(rows, respond_to_each(Shouting(), rows, 2), parts, number)
     assert parts.missing(3) == [1]
     rows = read_part(parts.questions(1))
-    write_answers(rows, [{"failed": "no"}, *respond_to_each(Shouting(), rows[1:], 2)], parts.answers(1))
+    write_answers(rows, [{"failed": "no"}, *respond_to_each(Shouting(), rows[1:], 2)], parts, 1)
     total, failed = joined(parts, 3, tmp_path)
     assert (total, [row["id"] for row in failed]) == (9, [4])
     good = [json.loads(line) for line in (tmp_path / PREDICTIONS_FILE).read_text().splitlines()]
@@ -107,15 +108,12 @@ def test_a_job_whose_parts_are_all_done_needs_no_worker_and_too_many_failures_st
     store: Store, tagger: Artifact, tmp_path: Path
 ) -> None:
     data = made(store, "rows", "dataset", lambda folder: write_jsonl(review_rows(6), folder / "x.jsonl"))
-    work = tmp_path / "work"
-    work.mkdir()
-    build = Build(store, tmp_path, work, {"model": tagger, "data": data}, tmp_path, "v")
-    parts = Parts(work / "parts")
+    parts = Parts(WorkCopy(store, spec().name, "v"))
+    parts.copy.folder.mkdir(parents=True)
+    build = Build(store, tmp_path, parts.copy.folder, {"model": tagger, "data": data}, tmp_path, "v")
     for number in range(-(-stage._num_rows(spec(), build, parts) // 4)):
         rows = read_part(parts.questions(number))
-        write_answers(
-            rows, [{"labels": ["yes"]}] * (len(rows) - 1) + [{"failed": "empty_text: x"}], parts.answers(number)
-        )
+        write_answers(rows, [{"labels": ["yes"]}] * (len(rows) - 1) + [{"failed": "empty_text: x"}], parts, number)
     with pytest.raises(QualityError, match=r"2 of 6 rows failed.*x\.jsonl row 4: empty_text"):
         stage.run(spec(), build)
     outcome = stage.run(spec(max_failed_share=0.5), build)

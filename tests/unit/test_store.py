@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import uuid
@@ -240,3 +241,17 @@ def test_a_manifest_is_plain_json_with_every_file(store: Store) -> None:
     facts = json.loads(store.filesystem.cat_file(place(store, artifact, "manifest.json")))
     assert {file["path"] for file in facts["files"]} == {"length.txt", "texts/note.txt"}
     assert facts["packages"]["numpy"]
+
+
+def test_an_artifact_that_travels_has_the_files_of_the_node_it_comes_to(
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = made(remote)
+    assert artifact.path.is_dir()
+    sent = pickle.dumps(artifact)
+    assert str(remote.cache).encode() not in sent
+    monkeypatch.setenv("RAYLOOM_CACHE", str(tmp_path / "node"))
+    there = pickle.loads(sent)  # noqa: S301 - made here
+    assert there == artifact
+    assert there.path.is_relative_to(tmp_path / "node")
+    assert (there.path / "length.txt").read_bytes() == (artifact.path / "length.txt").read_bytes()

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.passes import cleaned
 
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError
 from rayloom.evaluate.prediction.parts import Parts, read_part, write_parts
 from rayloom.reading.files import format_of, read_file, table_rows, text_or_table_rows
@@ -350,7 +351,7 @@ def test_predictions_are_asked_of_every_row_that_can_be_read(tmp_path: Path) -> 
     written(tmp_path, lines, "a.jsonl")
     pq.write_table(pa.table({"text": ["y"], "k": [b"\xff"]}), tmp_path / "b.parquet")
     job = {"kind": "predict", "name": "n", "model": "artifact:m", "data": "artifact:d", "keep": ["k"]}
-    parts = Parts(tmp_path / "parts")
+    parts = Parts(WorkCopy(Store(str(tmp_path)), "n", "v"))
     assert write_parts(PredictSpec.model_validate(job), [tmp_path / "a.jsonl", tmp_path / "b.parquet"], parts) == 5
     rows = read_part(parts.questions(0))
     assert [row["text"] for row in rows] == ["x", None, None, None, "y"]

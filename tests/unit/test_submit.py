@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -356,3 +358,45 @@ def test_a_hundred_jobs_are_listed(
     assert "job-99" in lines[-1]
     assert main(["jobs", "list", "--address", cluster.address, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 100
+
+
+FOLLOWING = """
+import asyncio, os, signal, sys, threading
+from aiohttp import web
+from rayloom.submit.jobs_api import log_pieces
+
+async def tail(request):
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.send_str("first line")
+    await asyncio.sleep(60)
+
+def serve(started):
+    loop = asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_get("/api/jobs/{id}/logs/tail", tail)
+    runner = web.AppRunner(app)
+    loop.run_until_complete(runner.setup())
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    loop.run_until_complete(site.start())
+    started.append(site._server.sockets[0].getsockname()[1])
+    loop.run_forever()
+
+started = []
+threading.Thread(target=serve, args=(started,), daemon=True).start()
+while not started:
+    pass
+pieces = log_pieces(f"http://127.0.0.1:{started[0]}", "job", {})
+print(next(pieces))
+threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    next(pieces)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_following_a_log_ends_by_ctrl_c_and_not_by_an_error_of_ours() -> None:
+    ended = subprocess.run([sys.executable, "-c", FOLLOWING], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout.splitlines() == ["first line", "interrupted"]
+    assert ended.stderr == ""

@@ -63,7 +63,7 @@ def test_a_task_names_the_checkpoint_that_a_member_of_a_population_goes_on_from(
 
 def test_only_what_is_wanted_keeps_its_weights(tmp_path: Path) -> None:
     files = files_in(tmp_path, {"learning_rate": {"type": "choice", "values": [0.1, 0.2]}})
-    ended: list[Any] = [SimpleNamespace(number=number) for number in range(2)]
+    ended: list[Any] = [SimpleNamespace(number=number, copies=()) for number in range(2)]
     for number in range(3):
         job = files.job(number, 0, {})
         job.out.mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.training_jobs import small_job
 
+from rayloom.artifacts.store import Artifact
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log
 from rayloom.tune.trials.trial import TrialTask, run_trial
@@ -17,7 +18,7 @@ from rayloom.tune.trials.trial import TrialTask, run_trial
 
 def task_in(folder: Path, until_step: int | None = None, **changes: Any) -> TrialTask:
     job = small_job(folder, **{"num_steps": 6, "evaluate_every_steps": 2, **changes})
-    return TrialTask(0, job, until_step, None, folder / "pause")
+    return TrialTask(0, job, until_step, None, (folder / "pause").exists)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class MadeUpWorkers:
     errors: Sequence[BaseException] = ()
     begun: list[TrainJob] = field(default_factory=list)
 
-    def begin(self, job: TrainJob) -> None:
+    def begin(self, job: TrainJob, parents: Mapping[str, Artifact]) -> None:
         self.begun.append(job)
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:

@@ -109,7 +109,7 @@ def build(
         started = time.monotonic()
         outcome = stage(job.spec, Build(store, directory, work, job.parents, job.job_directory, version))
         manifest = _manifest(job, outcome, directory, time.monotonic() - started)
-        store.publish(directory, manifest, check_lease)
+        store.publish(directory, manifest, check_lease, outcome.stored_in)
         # Removed after publishing: a builder that is killed while it publishes can then do so again.
         shutil.rmtree(work, ignore_errors=True)
         WorkCopy(store, name, version).remove("")

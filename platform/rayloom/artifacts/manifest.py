@@ -105,7 +105,9 @@ class Outcome:
     headline: str = ""
     """The result in one line, for tables: `perplexity 61.3 (unigram 702, bigram 148)`."""
     stored: tuple[FileEntry, ...] = ()
-    """Files of the artifact that another node wrote: they are in the store already, in `result` of the work folder."""
+    """Files of the artifact that another node wrote: they are in the store already, in `stored_in`."""
+    stored_in: str = "result"
+    """Path of their folder in the work folder."""
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:

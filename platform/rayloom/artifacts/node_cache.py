@@ -18,6 +18,7 @@ import fsspec
 from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
+from rayloom.artifacts.transfer import download
 from rayloom.errors import InputError
 
 
@@ -31,11 +32,10 @@ def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str
         if (copy / MANIFEST_NAME).exists():
             return
         make_room(copy.parent, manifest.size_bytes)
-        missing = [file.path for file in manifest.files if not _is_whole(copy / file.path, file.sha256)]
-        for path in missing:
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        if missing:  # in one call, so that fsspec can fetch them in parallel
-            filesystem.get([f"{source}/{path}" for path in missing], [str(copy / path) for path in missing])
+        missing = [file for file in manifest.files if not _is_whole(copy / file.path, file.sha256)]
+        for file in missing:
+            (copy / file.path).parent.mkdir(parents=True, exist_ok=True)
+        download(filesystem, [(f"{source}/{file.path}", copy / file.path, file.size_bytes) for file in missing])
         if file_entries(copy) != manifest.files:
             shutil.rmtree(copy)
             fix = "Check it with `rayloom artifacts verify` and run its job again."

@@ -21,12 +21,10 @@ from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest
 from rayloom.artifacts.node_cache import fetch, keep_built
-from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols
+from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols, upload
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
-RESULT_NAME = "result"
-"""The folder in a work folder to which workers on other nodes write files of the artifact."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +223,13 @@ class Store:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def publish(self, directory: Path, manifest: Manifest, check_lease: Callable[[], None] = lambda: None) -> None:
+    def publish(
+        self, directory: Path, manifest: Manifest, check_lease: Callable[[], None] = lambda: None, stored_in: str = ""
+    ) -> None:
         """Makes a finished folder an artifact: files first, then the manifest atomically, then `current.json`.
 
-        `check_lease` raises if this process is no longer the builder.
+        `check_lease` raises if this process is no longer the builder. `stored_in`: the folder in the copy of the work
+        folder that has those files of the manifest that are not in `directory`.
         """
         text = manifest.model_dump_json(indent=2)
         here = [file for file in manifest.files if (directory / file.path).exists()]
@@ -242,12 +243,10 @@ class Store:
             check_lease()
             for folder in sorted({f"{target}/{file.path}".rsplit("/", 1)[0] for file in manifest.files} | {target}):
                 self.filesystem.makedirs(folder, exist_ok=True)
-            paths = [file.path for file in here]
-            if paths:  # in one call, so that fsspec can upload in parallel, and large files in parts
-                self.filesystem.put([str(directory / path) for path in paths], [f"{target}/{path}" for path in paths])
+            upload(self.filesystem, [(directory / file.path, f"{target}/{file.path}") for file in here])
             for file in manifest.files:
                 if file not in here:
-                    self.filesystem.cp_file(f"{target}/{WORK_NAME}/{RESULT_NAME}/{file.path}", f"{target}/{file.path}")
+                    self.filesystem.cp_file(f"{target}/{WORK_NAME}/{stored_in}/{file.path}", f"{target}/{file.path}")
             check_lease()
             # Writes are atomic on object stores; on other filesystems only a rename is.
             self.filesystem.pipe_file(f"{target}/.{MANIFEST_NAME}", text.encode())

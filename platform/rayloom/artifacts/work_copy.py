@@ -1,5 +1,7 @@
 """A copy of a job's work folder in a remote store, from which another node resumes if the folder's node is lost.
 
+`within` makes it the copy of a folder in the work folder, such as that of one trial of a search.
+
 In a local store, which all nodes share, the work folder is in the store itself: there is no copy, and `put`, `fetch`,
 `remove` and `replace` do nothing.
 """
@@ -7,15 +9,17 @@ In a local store, which all nodes share, the work folder is in the store itself:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import WORK_NAME, sha256_of
 from rayloom.artifacts.store import Store
+from rayloom.artifacts.transfer import download, upload
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,11 @@ class WorkCopy:
     store: Store
     name: str
     version: str
+    within: str = ""
 
-    @classmethod
-    def on_this_node(cls, uri: str, name: str, version: str) -> WorkCopy:
-        return cls(Store(uri), name, version)
-
-    def __reduce__(self) -> tuple[Callable[..., WorkCopy], tuple[str, str, str]]:
-        """Pickles the store's address only: each node has its own local folders."""
-        return WorkCopy.on_this_node, (self.store.uri, self.name, self.version)
+    def inside(self, path: str) -> WorkCopy:
+        """The copy of a folder in this one."""
+        return replace(self, within=f"{self.within}/{path}".lstrip("/"))
 
     @property
     def is_needed(self) -> bool:
@@ -40,12 +41,12 @@ class WorkCopy:
 
     @property
     def folder(self) -> Path:
-        """The work folder on this node."""
-        return self.store.building_directory(self.name, self.version) / WORK_NAME
+        """The folder on this node."""
+        return self.store.building_directory(self.name, self.version) / WORK_NAME / self.within
 
     @property
     def root(self) -> str:
-        return f"{self.store.location(self.name, self.version)}/{WORK_NAME}"
+        return f"{self.store.location(self.name, self.version)}/{WORK_NAME}/{self.within}".rstrip("/")
 
     # -- to the store ----------------------------------------------------------------------------------------------
 
@@ -57,11 +58,13 @@ class WorkCopy:
         if not self.is_needed:
             return
         source = self.folder / path
-        for file in sorted(source.rglob("*"), key=lambda file: -len(file.parts)) if source.is_dir() else [source]:
-            if file.is_file():
-                target = f"{self.root}/{file.relative_to(self.folder).as_posix()}"
-                self.store.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-                self.store.filesystem.put_file(str(file), target)
+        found = sorted(source.rglob("*"), key=_depth) if source.is_dir() else [source]
+        for _, files in groupby((file for file in found if file.is_file()), _depth):
+            here = list(files)
+            targets = [f"{self.root}/{file.relative_to(self.folder).as_posix()}" for file in here]
+            for folder in {target.rpartition("/")[0] for target in targets}:
+                self.store.filesystem.makedirs(folder, exist_ok=True)
+            upload(self.store.filesystem, list(zip(here, targets, strict=True)))
 
     def remove(self, path: str) -> None:
         """Removes a file or folder from the store, if it is there."""
@@ -73,8 +76,9 @@ class WorkCopy:
     def sizes(self, path: str) -> dict[str, int]:
         """Size in bytes of each file in the store at or below `path`, deeper files first."""
         self.store.filesystem.invalidate_cache()
-        listing = self.store.filesystem.find(f"{self.root}/{path}", detail=True)
-        sizes = {name.split(f"/{WORK_NAME}/", 1)[1]: facts["size"] for name, facts in listing.items()}
+        listing = self.store.filesystem.find(f"{self.root}/{path}".rstrip("/"), detail=True)
+        inside = f"/{WORK_NAME}/{self.within}/" if self.within else f"/{WORK_NAME}/"
+        sizes = {name.split(inside, 1)[1]: facts["size"] for name, facts in listing.items()}
         return dict(sorted(sizes.items(), key=lambda file: -file[0].count("/")))
 
     def fetch(self, path: str) -> None:
@@ -82,10 +86,8 @@ class WorkCopy:
         if not self.is_needed:
             return
         with exclusive(self.folder / ".fetching"):
-            for name, size in self.sizes(path).items():
-                target = self.folder / name
-                if not target.is_file() or target.stat().st_size != size:
-                    self._get(name)
+            missing = {n: size for n, size in self.sizes(path).items() if not _has_size(self.folder / n, size)}
+            self._get(missing)
 
     def fetch_exactly(self, files: Mapping[str, str]) -> list[str]:
         """Fetches the files that are not on this node with the given SHA-256 digests.
@@ -97,14 +99,19 @@ class WorkCopy:
             for name, digest in files.items():
                 if not _has_digest(self.folder / name, digest):
                     with suppress(FileNotFoundError):
-                        self._get(name)
+                        self._get({name: self.store.filesystem.size(f"{self.root}/{name}")})
                     if not _has_digest(self.folder / name, digest):
                         damaged.append(name)
         return damaged
 
-    def _get(self, name: str) -> None:
-        with appearing(self.folder / name) as unfinished:
-            self.store.filesystem.get_file(f"{self.root}/{name}", str(unfinished))
+    def _get(self, sizes: Mapping[str, int]) -> None:
+        """Fetches files by name, with their sizes in bytes."""
+        with ExitStack() as files:
+            unfinished = {name: files.enter_context(appearing(self.folder / name)) for name in sizes}
+            download(
+                self.store.filesystem,
+                [(f"{self.root}/{name}", unfinished[name], size) for name, size in sizes.items()],
+            )
 
     def replace(self, path: str) -> None:
         """Like `fetch`, but first removes what this node has at `path`."""
@@ -114,6 +121,15 @@ class WorkCopy:
                 shutil.rmtree(here)
             here.unlink(missing_ok=True)
             self.fetch(path)
+
+
+def _depth(file: Path) -> int:
+    """Sorts deeper files first."""
+    return -len(file.parts)
+
+
+def _has_size(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def _has_digest(file: Path, digest: str) -> bool:

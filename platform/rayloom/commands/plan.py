@@ -14,7 +14,9 @@ from rayloom.observe.progress import console
 from rayloom.pipeline.graph import StageJob, load_stages, outside_references
 from rayloom.specs.base import references
 from rayloom.specs.files.load import Job
+from rayloom.specs.one_task import OneTaskSpec
 from rayloom.specs.pipeline import PipelineSpec
+from rayloom.submit.resource_requests import task_memory_bytes
 
 PROBLEM_EXIT_CODE = 2
 
@@ -33,6 +35,10 @@ def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
     sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
+    if isinstance(resolved.spec, OneTaskSpec):
+        (bundle, *_), memory = resolved.spec.bundles(), task_memory_bytes(resolved.parents, store)
+        gpus = f", {bundle.gpus:g} GPU" if bundle.gpus else ""
+        sheet.add("on a cluster", f"one task of {bundle.cpus:g} CPU{gpus} and about {memory / 1e9:,.1f} GB")
     console().print(sheet.rendered())
     prober = KINDS[job.spec.kind].prober
     if is_probing and prober is not None and not sheet.problems:

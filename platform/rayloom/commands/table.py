@@ -97,13 +97,11 @@ COMMANDS: tuple[Command, ...] = (
                 "--secret", action="append", default=[], metavar="NAME",
                 help="a Secret whose keys become environment variables, such as HF_TOKEN; may be repeated",
             ),
-            argument(
-                "--api-keys", metavar="NAME",
-                help="for a service: a Secret whose values are API keys, each under the name of its owner",
-            ),
+            argument("--api-keys", metavar="NAME", help="for a service: a Secret with an API key for each named owner"),
             argument("--spot", metavar="LABEL=VALUE", help="label of spot nodes, which workers then prefer"),
             argument("--retries", type=int, default=2, metavar="N", help="attempts after the first; default 2"),
             argument("--worker-memory-gib", type=positive, default=8, metavar="N", help="GiB per worker; default 8"),
+            argument("--nodes", type=Path, metavar="FILE", help="the machines, as in cluster/kuberay/nodes.yaml"),
         ),
     ),
     Command(
@@ -134,6 +132,7 @@ COMMANDS: tuple[Command, ...] = (
                     argument("--port", type=int, default=6399, help="port of the head; default 6399"),
                     argument("--dashboard-port", type=int, default=8265, help="port of the dashboard; default 8265"),
                     flag("--own-networks", "give each node a network of its own, which can be cut; as root on Linux"),
+                    flag("--own-disks", "and a disk of its own: nodes then share a bucket, which starts with them"),
                 ),
             ),
             Command("down", "stop the cluster", "rayloom.commands.cluster.local_cluster:down"),

@@ -102,6 +102,15 @@ class JobSpec(Spec):
         """A bundle for each worker or replica that must run at the same time; empty if any node can run the job."""
         return []
 
+    def most_bundles(self) -> list[Bundle]:
+        """The bundles of all workers or replicas that can run at the same time."""
+        return self.bundles()
+
+    @property
+    def takes_all_cpus(self) -> bool:
+        """Whether the job uses as many CPUs as there are, those that an autoscaler adds included."""
+        return False
+
     def outside_files(self) -> Iterator[OutsideFiles]:
         """The files that the job reads outside artifacts. If they change, the job makes a new result."""
         yield from ()

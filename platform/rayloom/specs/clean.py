@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import CorpusRef, JobSpec, ModelRef, Name, OutsideFiles, Share, Spec
+from rayloom.specs.base import Bundle, CorpusRef, JobSpec, ModelRef, Name, OutsideFiles, Share, Spec
 from rayloom.specs.cleaning.output import RowsOutput, TokensOutput
 from rayloom.specs.cleaning.rules import Rules
 from rayloom.specs.cleaning.text_sources import DocumentFiles, TextSource
@@ -140,6 +140,15 @@ class CleanSpec(JobSpec):
     """Documents of each reason, kept ones included, that the report shows."""
     chunk_bytes: Annotated[int, Field(ge=1 << 16), "unfingerprinted"] = 4 << 20
     """Bytes of text that one task processes at once. It changes speed and memory, never the result."""
+
+    def bundles(self) -> list[Bundle]:
+        """The workers that compute perplexities; other passes run on the CPUs that there are."""
+        judge = self.perplexity
+        return [] if judge is None else [Bundle(judge.cpus_per_worker, judge.gpus_per_worker)] * judge.num_workers
+
+    @property
+    def takes_all_cpus(self) -> bool:
+        return True
 
     def rules_of(self, domain: str) -> Rules:
         return self.domain_rules.get(domain, self.rules)

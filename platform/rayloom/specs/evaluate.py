@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import DatasetRef, JobSpec, MeasuredRowsRef, Name, Share, Spec, TunedRef, refuse_repeated
+from rayloom.specs.base import Bundle, DatasetRef, MeasuredRowsRef, Name, Share, Spec, TunedRef, refuse_repeated
+from rayloom.specs.one_task import GpuTaskSpec
 from rayloom.specs.predict import Generation
 from rayloom.specs.training.training_data import TemplateKwargs
 
@@ -128,7 +129,7 @@ CHECK_METRICS = {
 """The metrics of each type of check, by which models can be compared."""
 
 
-class EvaluateSpec(JobSpec):
+class EvaluateSpec(GpuTaskSpec):
     """Runs the checks on a model, and on the baseline if one is named; predictions are kept for reading."""
 
     kind: Literal["evaluate"]
@@ -148,6 +149,11 @@ class EvaluateSpec(JobSpec):
     """What is measured."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Rows computed at once."""
+
+    def bundles(self) -> list[Bundle]:
+        """The task that measures, and beside it the engine of a check that has one."""
+        engines = [Bundle(c.cpus_per_worker, c.gpus_per_worker) for c in self.checks if isinstance(c, WrittenCheck)]
+        return super().bundles() + engines[:1]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import AdapterRef, JobSpec, MeasuredRowsRef, ModelRef, Share, Spec
+from rayloom.specs.base import AdapterRef, MeasuredRowsRef, ModelRef, Share, Spec
+from rayloom.specs.one_task import GpuTaskSpec, OneTaskSpec
 
 
 class WeightedAdapter(Spec):
@@ -43,7 +44,7 @@ class Combination(Spec):
         return self
 
 
-class MergeSpec(JobSpec):
+class MergeSpec(OneTaskSpec):
     """Merges an adapter into its 16-bit base; the logits of both are compared before the model is published."""
 
     kind: Literal["merge"]
@@ -152,7 +153,7 @@ class Speed(Spec):
     """Measurements of each model; the median counts."""
 
 
-class QuantizeSpec(JobSpec):
+class QuantizeSpec(GpuTaskSpec):
     """Quantises a model's weights; size and quality are measured before and after."""
 
     kind: Literal["quantize"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, RowsRef, Share, Spec, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, RowsRef, Share, Spec, TunedRef
 from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.training_data import TemplateKwargs
 
@@ -73,6 +73,9 @@ class PredictSpec(JobSpec, RowFiles):
     """GPUs that each worker uses; 0 computes on the CPU."""
     max_failed_share: Share = 0.1
     """Part of the rows that may fail, each kept with its reason; the job fails if there are more."""
+
+    def bundles(self) -> list[Bundle]:
+        return [Bundle(self.cpus_per_worker, self.gpus_per_worker)] * self.num_workers
 
     @model_validator(mode="after")
     def _the_part_is_the_hubs(self) -> Self:

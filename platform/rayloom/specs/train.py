@@ -95,6 +95,9 @@ class TrainSpec(JobSpec):
     def bundles(self) -> list[Bundle]:
         return [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * self.workers.fewest
 
+    def most_bundles(self) -> list[Bundle]:
+        return [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * self.workers.num_workers
+
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:
         return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]

@@ -134,6 +134,14 @@ class TuneSpec(JobSpec):
         """The bundles of one trial; the search runs as many trials at once as fit."""
         return self.train.bundles()
 
+    def most_bundles(self) -> list[Bundle]:
+        """The bundles of all trials that may run at once."""
+        workers = self.train.workers
+        one = Bundle(workers.cpus_per_worker, self.gpus_per_trial / workers.num_workers)
+        trials = self.num_trials or 1
+        trials = min(trials, self.resources.max_concurrent_trials or trials)
+        return [one] * (workers.num_workers * trials)
+
     def outside_files(self) -> Iterator[OutsideFiles]:
         yield from (replace(files, path=f"train.{files.path}") for files in self.train.outside_files())
 

@@ -7,11 +7,12 @@ of the cluster.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,21 +221,32 @@ def log_pieces(address: str, job_id: str, headers: Mapping[str, str]) -> Iterato
     """Pieces of the log until the job ends. Raises ResourceError if the connection breaks before."""
     loop = asyncio.new_event_loop()
     pieces = _pieces(address, job_id, headers)
+    waiting: asyncio.Task[str | None] | None = None
     try:
         while True:
             try:
-                yield loop.run_until_complete(anext(pieces))
-            except StopAsyncIteration:
-                return
+                waiting = loop.create_task(_next(pieces))
+                piece = loop.run_until_complete(waiting)
             except aiohttp.ClientError as error:
                 fix = "`rayloom jobs status` shows whether it still runs; `rayloom jobs logs --follow` starts again."
                 raise ResourceError(f"The job's log broke off: {error}", where=address, fix=fix) from None
+            if piece is None:
+                return
+            yield piece
     finally:
+        if waiting is not None and not waiting.done():  # Ctrl-C while it waited
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(waiting)
         loop.run_until_complete(pieces.aclose())
         loop.close()
 
 
-async def _pieces(address: str, job_id: str, headers: Mapping[str, str]):  # type: ignore[no-untyped-def]
+async def _next(pieces: AsyncGenerator[str, None]) -> str | None:
+    return await anext(pieces, None)
+
+
+async def _pieces(address: str, job_id: str, headers: Mapping[str, str]) -> AsyncGenerator[str, None]:
     url = f"{address}/api/jobs/{job_id}/logs/tail"
     async with aiohttp.ClientSession(headers=dict(headers)) as session, session.ws_connect(url) as socket:
         async for message in socket:

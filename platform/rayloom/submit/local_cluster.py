@@ -21,6 +21,7 @@ from rayloom.observe.ports import check_port
 from rayloom.submit import local_node
 from rayloom.submit.jobs_api import DEFAULT_ADDRESS, JobsApi, token_here
 from rayloom.submit.local_node import LOOPBACK, Shape
+from rayloom.submit.own_disks import Bucket, start_bucket
 from rayloom.submit.own_networks import OwnNetworks
 
 START_SECONDS = 90.0
@@ -37,6 +38,8 @@ class LocalCluster:
     folder: str
     shape: Shape
     networks: OwnNetworks | None = None
+    bucket: Bucket | None = None
+    """The store of nodes that share no disk."""
 
     def token(self) -> str:
         return (Path(self.folder) / "token").read_text().strip()
@@ -58,7 +61,7 @@ def state_file() -> Path:
 def read_state() -> LocalCluster | None:
     """The cluster that runs on this machine, or None."""
     state = _remembered()
-    return state if state and any(local_node.is_alive(session) for session in state.sessions) else None
+    return state if state and any(local_node.is_alive(session) for session in _all_sessions(state)) else None
 
 
 def _remembered() -> LocalCluster | None:
@@ -67,6 +70,7 @@ def _remembered() -> LocalCluster | None:
         facts = json.loads(state_file().read_text())
         facts |= {"sessions": tuple(facts["sessions"]), "shape": Shape(**facts["shape"])}
         facts["networks"] = OwnNetworks(**facts["networks"]) if facts["networks"] else None
+        facts["bucket"] = Bucket(**facts["bucket"]) if facts["bucket"] else None
         return LocalCluster(**facts)
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or written by another version of Rayloom
         return None
@@ -75,7 +79,8 @@ def _remembered() -> LocalCluster | None:
 def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
     """Starts a head and workers; returns when every node has joined. Raises ResourceError if they do not.
 
-    `networks`: one for each node, if wanted; removed with the cluster, or now if it does not start.
+    `networks`: one for each node, if wanted; removed with the cluster, or now if it does not start. Nodes that share no
+    disk need them.
     """
     cluster = None
     try:
@@ -85,7 +90,7 @@ def up(shape: Shape, networks: OwnNetworks | None = None) -> LocalCluster:
             cluster = _with_node(cluster, number)
     except BaseException:
         if cluster is not None:
-            local_node.end(cluster.sessions)
+            local_node.end(_all_sessions(cluster))
         if networks is not None:
             networks.remove()
         raise
@@ -107,7 +112,16 @@ def _new(shape: Shape, networks: OwnNetworks | None) -> LocalCluster:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     host = networks.address(0) if networks else LOOPBACK
-    return LocalCluster(f"http://{host}:{shape.dashboard_port}", "", (), str(folder), shape, networks)
+    bucket = None
+    if shape.own_disks and networks is not None:
+        bucket = start_bucket(networks.here, folder)
+        shape = replace(shape, environment={**bucket.settings, **shape.environment})
+    return LocalCluster(f"http://{host}:{shape.dashboard_port}", "", (), str(folder), shape, networks, bucket)
+
+
+def _all_sessions(cluster: LocalCluster) -> list[int]:
+    """The process sessions of the bucket's server, if there is one, and of all nodes."""
+    return [*([] if cluster.bucket is None else [cluster.bucket.session]), *cluster.sessions]
 
 
 def _with_node(cluster: LocalCluster, number: int) -> LocalCluster:
@@ -128,7 +142,7 @@ def down() -> LocalCluster | None:
     """Ends the local cluster's processes and removes its files and networks; returns the cluster that ran, or None."""
     running, cluster = read_state(), _remembered()
     if running is not None:
-        local_node.end(running.sessions)
+        local_node.end(_all_sessions(running))
     if cluster is not None:
         if cluster.networks is not None:
             cluster.networks.remove()
@@ -140,6 +154,14 @@ def down() -> LocalCluster | None:
 def kill_node(cluster: LocalCluster, number: int) -> None:
     """Kills one node (SIGKILL), to simulate a power failure. Node 0 is the head."""
     local_node.kill(cluster.sessions[number])
+
+
+def lose_node(cluster: LocalCluster, number: int) -> None:
+    """Kills one node and removes what was on its own disk."""
+    kill_node(cluster, number)
+    while local_node.is_alive(cluster.sessions[number]):  # else what it still writes would stay
+        time.sleep(0.05)
+    shutil.rmtree(local_node.disk_of(Path(cluster.folder), number))
 
 
 def start_again(cluster: LocalCluster, number: int) -> LocalCluster:

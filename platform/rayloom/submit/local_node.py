@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rayloom.submit import own_disks
 from rayloom.submit.own_networks import OwnNetworks
 
 STOP_SECONDS = 3.0
@@ -35,6 +36,8 @@ class Shape:
     """Additional environment variables of all nodes, such as the paths of certificates."""
     head_environment: Mapping[str, str] = field(default_factory=dict)
     """Additional ones of the head only, such as the address of a Redis that keeps its state if it dies."""
+    own_disks: bool = False
+    """Whether nodes share no disk; they need networks of their own."""
 
     def arguments(self, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> list[str]:
         """Arguments of `ray start` for one node; 0 is the head. `head_address`: empty if it is not known yet."""
@@ -71,15 +74,21 @@ def temporary_folder(folder: Path, number: int, networks: OwnNetworks | None) ->
     return folder / ("r" if networks is not None else f"r{number}")
 
 
+def disk_of(folder: Path, number: int) -> Path:
+    """The folder of a node with its own network that only this node sees."""
+    return folder / f"disk-{number}"
+
+
 def start(shape: Shape, number: int, folder: Path, head_address: str, networks: OwnNetworks | None) -> int:
     """Starts one node; returns its process session id."""
     arguments = shape.arguments(number, folder, head_address, networks)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     if networks is not None:
-        disk, temporary = folder / f"disk-{number}", temporary_folder(folder, number, networks)
+        disk, temporary = disk_of(folder, number), temporary_folder(folder, number, networks)
         disk.mkdir(exist_ok=True)
         temporary.mkdir(exist_ok=True)
-        command = networks.alone(number, command, disk, temporary)
+        mounts = own_disks.prepare(disk, folder) if shape.own_disks else [(disk, temporary)]
+        command = networks.alone(number, command, mounts)
     with (folder / f"node-{number}.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -101,6 +110,7 @@ def _environment(shape: Shape, number: int, folder: Path, networks: OwnNetworks 
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         **({"GLOO_SOCKET_IFNAME": "eth0"} if networks else {}),  # resolving the host name would give Gloo the loopback
+        **(own_disks.environment(folder) if shape.own_disks else {}),
         **shape.environment,
         **(shape.head_environment if number == 0 else {}),
     }

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayloom.specs.base import Bundle, JobSpec
+from rayloom.specs.kubernetes import NodeValues
 from rayloom.submit.pods import (
     JOB_FOLDER,
     KubernetesChoices,
@@ -18,8 +19,10 @@ from rayloom.submit.pods import (
     WorkerGroup,
     check_choices,
     cluster,
+    groups_of,
     job_files,
     metadata_of,
+    packed,
     plain_environment,
 )
 from rayloom.submit.resource_requests import DRIVER_CPUS
@@ -49,18 +52,21 @@ def manifest(
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
             "backoffLimit": choices.num_retries,
-            "rayClusterSpec": cluster(_groups(specs), PodParts(_environment(), (mount,)), choices),
+            "rayClusterSpec": cluster(_groups(specs, choices.nodes), PodParts(_environment(), (mount,)), choices),
         },
     }
     return [config, job]
 
 
-def _groups(specs: Sequence[JobSpec]) -> list[WorkerGroup]:
-    """One group for each size of worker, with as many workers as any one job needs at the same time."""
+def _groups(specs: Sequence[JobSpec], nodes: NodeValues) -> list[WorkerGroup]:
+    """One group for each size of pod, with as many pods as any one job can use at the same time."""
     most: Counter[Bundle] = Counter()
     for spec in specs:
-        most |= Counter(spec.bundles() or [Bundle(1, 0)])
-    return [WorkerGroup(bundle, count) for bundle, count in sorted(most.items(), key=lambda i: (i[0].gpus, i[0].cpus))]
+        pods = packed(Counter(spec.most_bundles()), nodes)
+        if spec.takes_all_cpus:
+            pods[Bundle(nodes.cpus_per_node, 0)] += nodes.max_cpu_nodes
+        most |= pods or Counter([Bundle(1, 0)])
+    return groups_of(most)
 
 
 def _environment() -> tuple[dict[str, Any], ...]:

@@ -20,6 +20,18 @@ from rayloom.errors import ResourceError
 MOST_NETWORKS = 250
 FIRST_NODE = 10
 """The last part of the head's address; this machine's end, the bridge, has 1."""
+# The shell stays process 1 of the namespace, because process 1 must reap orphans and `ray start` does not.
+_MOUNTING = """
+set -e
+mount -t tmpfs tmpfs /dev/shm
+left=$1; shift
+while [ "$left" -gt 0 ]; do mount --rbind "$1" "$2"; shift 2; left=$((left - 1)); done
+cd /
+set +e
+"$@"
+exit $?
+"""
+"""A script that mounts, in the order given, and then runs the command: `COUNT (FOLDER PATH)… COMMAND…`."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,14 @@ class OwnNetworks:
         """The command line that runs `command` in the node's network namespace."""
         return ["nsenter", f"--net=/run/netns/{self._namespace(node)}", *command]
 
-    def alone(self, node: int, command: Sequence[str], disk: Path, folder: Path) -> list[str]:
-        """Like `entered`, also with a process namespace of its own and the node's `disk` mounted at `folder`.
+    def alone(self, node: int, command: Sequence[str], mounts: Sequence[tuple[Path, Path]]) -> list[str]:
+        """Like `entered`, also with a process namespace and shared memory of its own.
 
-        All processes in it are killed when the started process ends.
+        `mounts`: folders of this machine, each with the path at which the node sees it. All processes in it are killed
+        when the started process ends.
         """
-        # The shell stays process 1 of the namespace, because process 1 must reap orphans and `ray start` does not.
-        mounting = ["sh", "-c", 'mount --bind "$0" "$1" && shift && "$@"; exit $?', str(disk), str(folder), *command]
+        pairs = [str(path) for mount in mounts for path in mount]
+        mounting = ["sh", "-c", _MOUNTING, "sh", str(len(mounts)), *pairs, *command]
         return self.entered(node, ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *mounting])
 
     def cut(self, node: int) -> None:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rayloom.artifacts.lineage import base_of, recorded_base
+from rayloom.artifacts.manifest import Manifest
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import ResourceError
 from rayloom.specs.base import Bundle, JobSpec
 from rayloom.submit.jobs_api import Node
 
 DRIVER_CPUS = 1.0
+PROCESS_BYTES = 1_000_000_000
+"""Memory of a process with torch, transformers and Ray, before it loads a model."""
+WEIGHTS_FACTOR = 1.25
+"""Memory of a model's weights with what is computed beside them, relative to its files."""
+
+
+def task_memory_bytes(parents: Mapping[str, Artifact], store: Store) -> int:
+    """Memory of a task that loads one of the job's models after the other, from the sizes in their manifests."""
+    models = [parent for parent in parents.values() if parent.manifest.content in ("model", "adapter")]
+    sizes = [0]
+    for model in models:
+        base = base_of(model, None, store) if model.manifest.content == "adapter" and recorded_base(model) else model
+        sizes.append(sum(weights_bytes(artifact.manifest) for artifact in {model.id: model, base.id: base}.values()))
+    return PROCESS_BYTES + int(WEIGHTS_FACTOR * max(sizes))
+
+
+def weights_bytes(manifest: Manifest) -> int:
+    return sum(file.size_bytes for file in manifest.files if file.path.endswith(".safetensors"))
 
 
 def check_fits(specs: Sequence[JobSpec], nodes: Sequence[Node], can_grow: bool) -> list[str]:

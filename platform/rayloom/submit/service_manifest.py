@@ -27,6 +27,7 @@ from rayloom.submit.pods import (
     WorkerGroup,
     check_choices,
     cluster,
+    groups_of,
     job_files,
     metadata_of,
     plain_environment,
@@ -119,7 +120,7 @@ def _groups(spec: ServeSpec) -> list[WorkerGroup]:
         most[served.bundle] += served.autoscaling.max_replicas
     sizes = sorted(most, key=lambda bundle: (bundle.gpus, bundle.cpus))
     most[sizes[0]] = max(most[sizes[0]], spec.gateway_replicas)
-    return [WorkerGroup(bundle, most[bundle]) for bundle in sizes]
+    return groups_of(most)
 
 
 def _environment() -> tuple[dict[str, Any], ...]:

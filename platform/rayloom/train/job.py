@@ -38,6 +38,8 @@ class TrainJob:
     """Steps after which the spec's micro-batch size is tried again, if the current one is smaller."""
     copy: WorkCopy | None = None
     """Copy of `work` in the store, if workers do not share a disk."""
+    rows: WorkCopy | None = None
+    """Copy of the folder with the prepared rows, if it is not `copy`."""
 
     @property
     def num_steps(self) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.lock import exclusive
-from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.progress import Bar, progress
@@ -36,6 +36,9 @@ from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 COUNTS_NAME = "counts.json"
 DATA_NAME = "data"
 """The folder of prepared rows in the work folder."""
+
+RESULT_NAME = "result"
+"""The folder of the finished model in the work folder."""
 
 AnyRows = TokenShards | TaskRows | PreferenceRows
 
@@ -248,10 +251,28 @@ def check_rows(job: TrainJob) -> None:
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")
 
 
+def job_with_rows(
+    spec: TrainSpec,
+    parents: Mapping[str, Artifact],
+    work: Path,
+    out: Path,
+    copy: WorkCopy,
+    workers: RowWorkers | None = None,
+) -> TrainJob:
+    """As `job_of`; rows that an earlier attempt prepared on another node are fetched, and new ones are put there."""
+    copy.fetch(DATA_NAME)
+    counts = work / DATA_NAME / COUNTS_NAME
+    is_prepared = counts.exists()
+    job = job_of(spec, parents, work, out, workers)
+    if not is_prepared and counts.exists():
+        copy.put(DATA_NAME)
+    return job
+
+
 # A training job on another node: the same artifacts and rows, in that node's folders.
 
 
-def on_this_node(job: TrainJob, parents: Mapping[str, Manifest]) -> TrainJob:
+def on_this_node(job: TrainJob, parents: Mapping[str, Artifact]) -> TrainJob:
     """The job with this node's paths. `parents`: the artifacts that the spec names, by path of the reference.
 
     Files are fetched from the store, once for all workers of the node. If workers share a disk, the job is returned
@@ -259,14 +280,17 @@ def on_this_node(job: TrainJob, parents: Mapping[str, Manifest]) -> TrainJob:
     """
     if job.copy is None:
         return job
-    work = job.copy.folder
-    work.mkdir(parents=True, exist_ok=True)
-    with exclusive(work / ".preparing"):
-        artifacts = {path: job.copy.store.open(manifest) for path, manifest in parents.items()}
-        job.copy.fetch(DATA_NAME)
-        here = job_of(job.spec, artifacts, work, work / job.out.name)
+    work, rows = job.copy.folder, job.rows or job.copy
+    for folder in (work, rows.folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(rows.folder / ".preparing"):
+        rows.fetch(DATA_NAME)
+        here = job_of(job.spec, parents, rows.folder, work / RESULT_NAME)
     return replace(
         here,
+        work=work,
+        num_rows=job.num_rows,
+        rows=job.rows,
         micro_batch_sequences=job.micro_batch_sequences,
         retry_after_steps=job.retry_after_steps,
         copy=job.copy,

@@ -20,16 +20,18 @@ from rayloom.specs.training.training_data import CorpusData
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log
-from rayloom.train.prepare import row_counts
+from rayloom.train.prepare import RESULT_NAME, row_counts
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:
     """Copies model, log and held-out rows into the artifact; the work folder keeps them until it is complete."""
     stored: tuple[FileEntry, ...] = ()
+    stored_in = RESULT_NAME
     if job.copy is None:
         shutil.copytree(job.out, build.directory, copy_function=_linked, dirs_exist_ok=True)
     else:
         stored = tuple(FileEntry.model_validate(entry) for entry in json.loads(job.finished.read_text()))
+        stored_in = f"{job.copy.within}/{RESULT_NAME}".lstrip("/")
     shutil.copyfile(job.log, build.directory / "metrics.jsonl")
     shutil.copytree(next(iter(job.heldout.values())), build.directory / "heldout")
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
@@ -38,7 +40,9 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     if isinstance(job.spec.data, CorpusData) and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)
     content: Content = "model" if is_whole_model(job.spec.adapter) else "adapter"
-    return Outcome(content, metrics, _licences(job.spec), headline=_headline(metrics), stored=stored)
+    return Outcome(
+        content, metrics, _licences(job.spec), headline=_headline(metrics), stored=stored, stored_in=stored_in
+    )
 
 
 def _licences(spec: TrainSpec) -> tuple[str, ...]:

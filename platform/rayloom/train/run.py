@@ -16,7 +16,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.artifacts.store import RESULT_NAME
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InterruptedJobError, ResourceError
 from rayloom.observe.progress import progress, say
@@ -36,7 +35,7 @@ from rayloom.train.failures import (
     noted_micro_batch,
 )
 from rayloom.train.job import TrainJob
-from rayloom.train.prepare import DATA_NAME, job_of
+from rayloom.train.prepare import RESULT_NAME, job_with_rows
 from rayloom.train.publish import publish
 from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
 from rayloom.train.row_tasks import RayTasks
@@ -51,15 +50,12 @@ STOP_WITHIN_SECONDS = 120.0
 def run(spec: TrainSpec, build: Build) -> Outcome:
     """Trains from the work folder's newest checkpoint, if any, and publishes the finished model."""
     copy = WorkCopy(build.store, spec.name, build.version)
-    for name in (DATA_NAME, "finished", "metrics.jsonl"):
+    for name in ("finished", "metrics.jsonl"):
         copy.fetch(name)
-    is_prepared = (build.work / DATA_NAME).exists()
     workers = RayTasks(connect().num_cores) if is_on_cluster() else None
-    job = job_of(spec, build.parents, build.work, build.work / RESULT_NAME, workers)
+    job = job_with_rows(spec, build.parents, build.work, build.work / RESULT_NAME, copy, workers)
     if copy.is_needed:
         job = replace(job, copy=copy)
-        if not is_prepared:
-            copy.put(DATA_NAME)
     if not job.finished.exists():
         check_room(job, size_of_job(job))
         for line in runs_with_other_settings(spec, build.store):
@@ -159,10 +155,9 @@ class _Fit(threading.Thread):
         workers = job.spec.workers
         most = most_workers(workers, session)
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
-        manifests = {path: artifact.manifest for path, artifact in build.parents.items()}
         self._trainer = TorchTrainer(
             _train_in_worker,
-            train_loop_config={"job": job, "parents": manifests, "mailbox": mailbox},
+            train_loop_config={"job": job, "parents": dict(build.parents), "mailbox": mailbox},
             scaling_config=ray.train.ScalingConfig(
                 # Checkpoints load on any number of workers, so Ray may start fewer and add more later.
                 num_workers=most if most == workers.fewest else (workers.fewest, most),

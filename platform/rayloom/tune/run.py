@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import ray
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import QualityError, ResourceError
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.progress import say
@@ -19,7 +22,7 @@ from rayloom.tune.reporting.live import LiveTable
 from rayloom.tune.reporting.mlflow_runs import MlflowRuns
 from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
 from rayloom.tune.search import Search
-from rayloom.tune.strategies.history import History, Journal
+from rayloom.tune.strategies.history import JOURNAL_NAME, History, Journal
 from rayloom.tune.strategies.ranking import best
 from rayloom.tune.strategies.searchers import missing_package
 from rayloom.tune.trials.capacity import bundles_of, memory_bytes_per_worker, num_concurrent
@@ -31,14 +34,16 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     """Searches, from the journal of a killed run if there is one, and publishes the best trial and all records."""
     if (missing := missing_package(spec) or missing_mlflow(spec.mlflow)) is not None:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
-    files = TrialFiles(spec, build.parents, build.work)
+    copy = WorkCopy(build.store, spec.name, build.version)
+    copy.fetch(JOURNAL_NAME)
+    files = TrialFiles(spec, build.parents, build.work, copy if copy.is_needed else None)
     files.prepare_rows()
     memory = memory_bytes_per_worker(spec, build.parents)
     concurrent = num_concurrent(spec, nodes_of(connect()), memory)
     warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
     search = Search(
         spec,
-        Journal(build.work / "journal.jsonl"),
+        Journal(build.work / JOURNAL_NAME),
         num_concurrent=concurrent,
         length_of=files.length,
         earlier=earlier_trials(spec, warm),
@@ -103,20 +108,24 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
     winner = best(spec, history.trials.values())
     if winner is None:
         raise _no_result(history, build.work)
-    job = files.job(winner.number, len(winner.copies), winner.values)
+    segment = len(winner.copies)
+    job = files.job(winner.number, segment, winner.values)
     if winner.outcome != "finished":
         workers = spec.train.workers
         remote = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=spec.gpus_per_trial / workers.num_workers)(
             _write_whole_result
         )
-        ray.get(remote.remote(job, winner.step))
+        ray.get(remote.remote(job, files.training_parents, winner.step))
+    if job.copy is not None:
+        for name in (job.finished.name, job.log.name):
+            job.copy.replace(name)
     outcome = publish(job, build)
     write_trials(build.directory, history)
     write_best(build.directory, spec, winner, build.parents)
     files.write_logs(build.directory / "trials", history.trials.values())
     files.write_ray_records(build.directory / "ray")
     metrics = summary(spec, history, winner) | {"training": outcome.metrics}
-    return Outcome(outcome.content, metrics, outcome.licences, headline=headline(spec, history, winner))
+    return replace(outcome, metrics=metrics, headline=headline(spec, history, winner))
 
 
 def _hindered(search: Search, work: Path) -> ResourceError:
@@ -133,7 +142,7 @@ def _no_result(history: History, work: Path) -> QualityError:
     return QualityError(f"No trial came to an end that can be used: {said}", where=str(work), fix=fix)
 
 
-def _write_whole_result(job: Any, step: int) -> None:
+def _write_whole_result(job: Any, parents: Mapping[str, Any], step: int) -> None:
     from rayloom.tune.trials.trial import whole_result
 
-    whole_result(job, step)
+    whole_result(job, parents, step)

@@ -63,6 +63,8 @@ class Search:
         for event in journal.read():
             self.history.apply(event)
         self._offset = self.history.seconds - clock()
+        self.num_events = 0
+        """Events of this session."""
         self.hindrance: str | None = None
         """The error that stops all trials, whatever their values; after it is fixed the search can be run again."""
         self._note("session")
@@ -216,6 +218,7 @@ class Search:
 
     def _append(self, *events: Event) -> None:
         self._journal.append(events)
+        self.num_events += len(events)
         for event in events:
             self.history.apply(event)
 

@@ -12,11 +12,16 @@ from rayloom.submit.local_node import Shape
 def up(options: argparse.Namespace) -> None:
     """Starts the cluster and prints how to use it."""
     with console().status(f"starting {options.nodes} nodes"):
-        shape = Shape(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
-        networks = own_networks.make(options.nodes) if options.own_networks else None
+        shape = Shape(
+            options.nodes, options.cpus_per_node, options.port, options.dashboard_port, own_disks=options.own_disks
+        )
+        networks = own_networks.make(options.nodes) if options.own_networks or options.own_disks else None
         cluster = local_cluster.up(shape, networks)
     say(f"{options.nodes} nodes of {options.cpus_per_node} CPUs; the dashboard (with its token) is {cluster.dashboard}")
     say("`rayloom submit FILE` and `rayloom jobs list` find it by themselves.")
+    if cluster.bucket is not None:
+        say("The nodes share no disk. Their store is a bucket that ends with the cluster; before `rayloom submit`:")
+        say("  export " + " ".join(f"{name}={value}" for name, value in cluster.bucket.settings.items()))
     if cluster.networks is not None:
         say(f"Cut a node off with `ip link set rl{cluster.networks.number}-NODE nomaster`, "
             f"and put it back with `… master {cluster.networks.bridge}`.")  # fmt: skip

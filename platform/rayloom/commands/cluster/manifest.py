@@ -13,7 +13,8 @@ import yaml
 from rayloom.dispatch import load_job
 from rayloom.errors import InputError
 from rayloom.pipeline.graph import load_stages
-from rayloom.specs.files.load import Job
+from rayloom.specs.files.load import Job, load_values
+from rayloom.specs.kubernetes import NodeValues
 from rayloom.specs.pipeline import PipelineSpec
 from rayloom.specs.serve import ServeSpec
 from rayloom.submit.manifest import manifest as objects_of
@@ -54,6 +55,7 @@ def manifest(options: argparse.Namespace) -> None:
         worker_memory_bytes=options.worker_memory_gib << 30,
         spot_selector=_pair(options.spot) if options.spot else None,
         api_keys_secret=options.api_keys,
+        nodes=load_values(options.nodes, NodeValues) if options.nodes else NodeValues(),
     )
     if options.api_keys and not isinstance(job.spec, ServeSpec):
         raise InputError("--api-keys is for services", where=str(job.file), fix="Leave it out, or give a serve job.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.files import read_json_lines
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError
 from rayloom.reading.files import RowFile, text_or_table_rows
 from rayloom.reading.records import BadRow
@@ -18,25 +19,48 @@ from rayloom.specs.predict import PredictSpec
 
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILED_FILE = "failed.jsonl"
+PARTS_NAME = "parts"
+"""The folder of parts in the work folder."""
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 """What JSON can say and UTF-8 cannot."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Files `NNNNN.rows.jsonl` with what is asked and `NNNNN.answers.jsonl` with what was found, in one folder."""
+    """Files `NNNNN.rows.jsonl` with what is asked and `NNNNN.answers.jsonl` with what was found, in the work folder.
 
-    folder: Path
+    If nodes share no disk, each has its own folder, and its copy in the store has all parts.
+    """
+
+    copy: WorkCopy
+
+    @property
+    def folder(self) -> Path:
+        return self.copy.folder / PARTS_NAME
 
     def questions(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.rows.jsonl"
+        """The file of a part's rows, which is fetched if it is not on this node."""
+        return self._here(f"{number:05d}.rows.jsonl")
 
     def answers(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.answers.jsonl"
+        """The file of a part's answers, which is fetched if it is not on this node."""
+        return self._here(f"{number:05d}.answers.jsonl")
 
     def missing(self, num_parts: int) -> list[int]:
         """The parts that are not answered yet."""
-        return [number for number in range(num_parts) if not self.answers(number).exists()]
+        names = {path.name for path in self.folder.glob("*.answers.jsonl")}
+        names |= {name.rpartition("/")[2] for name in self.copy.sizes(PARTS_NAME)} if self.copy.is_needed else set()
+        return [number for number in range(num_parts) if f"{number:05d}.answers.jsonl" not in names]
+
+    def keep(self, file: Path) -> None:
+        """Makes a part's file available to the other nodes."""
+        self.copy.put(f"{PARTS_NAME}/{file.name}")
+
+    def _here(self, name: str) -> Path:
+        file = self.folder / name
+        if not file.exists():
+            self.copy.fetch(f"{PARTS_NAME}/{name}")
+        return file
 
 
 def write_parts(spec: PredictSpec, files: Sequence[RowFile], parts: Parts) -> int:
@@ -47,15 +71,21 @@ def write_parts(spec: PredictSpec, files: Sequence[RowFile], parts: Parts) -> in
         part.append(_line(spec, origin, row))
         total += 1
         if len(part) == spec.rows_per_part:
-            _write(part, parts.questions((total - 1) // spec.rows_per_part))
+            _write_questions(part, parts, (total - 1) // spec.rows_per_part)
             part = []
         if total == spec.limit_rows:
             break
     if part:
-        _write(part, parts.questions((total - 1) // spec.rows_per_part))
+        _write_questions(part, parts, (total - 1) // spec.rows_per_part)
     if not total:
         raise InputError("There is no row to predict", where="data", fix="Correct `files`.")
     return total
+
+
+def _write_questions(lines: Sequence[str], parts: Parts, number: int) -> None:
+    file = parts.folder / f"{number:05d}.rows.jsonl"
+    _write(lines, file)
+    parts.keep(file)
 
 
 def _line(spec: PredictSpec, origin: str, row: Any) -> str:
@@ -81,17 +111,22 @@ def read_part(file: Path) -> list[dict[str, Any]]:
     return list(read_json_lines(file))
 
 
-def write_answers(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """One line for each row; the file appears at once."""
+def write_answers(
+    rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], parts: Parts, number: int
+) -> None:
+    """One line for each row; the part's file appears at once."""
     lines = [
         json.dumps({"origin": row["origin"], **row["kept"], "text": row["text"], **answer}, ensure_ascii=False)
         for row, answer in zip(rows, found, strict=True)
     ]
+    file = parts.folder / f"{number:05d}.answers.jsonl"
     _write(lines, file)
+    parts.keep(file)
 
 
 def joined(parts: Parts, num_parts: int, out: Path) -> tuple[int, list[dict[str, Any]]]:
     """Writes all answers in order, and those that failed to a file of their own; how many, and which failed."""
+    parts.copy.fetch(PARTS_NAME)
     total, failed = 0, []
     with (out / PREDICTIONS_FILE).open("w", encoding="utf-8") as good:
         for answer in _all(parts, num_parts):

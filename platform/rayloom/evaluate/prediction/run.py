@@ -14,6 +14,7 @@ import ray.data
 
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import QualityError
 from rayloom.evaluate.offline.adapter import check_offline, goes_offline
 from rayloom.evaluate.offline.engine import EngineUse, answered
@@ -31,7 +32,7 @@ ROWS_NAME = "rows.json"
 
 def run(spec: PredictSpec, build: Build) -> Outcome:
     """Predictions of all rows that could be answered, and the reasons for those that could not."""
-    parts = Parts(build.work / "parts")
+    parts = Parts(WorkCopy(build.store, spec.name, build.version))
     num_rows = _num_rows(spec, build, parts)
     num_parts = -(-num_rows // spec.rows_per_part)
     missing = parts.missing(num_parts)
@@ -61,10 +62,12 @@ def _check_can_answer(spec: PredictSpec, subject: Subject) -> None:
 def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
     """Cuts the rows into parts, unless an earlier run did."""
     file = build.work / ROWS_NAME
+    parts.copy.fetch(ROWS_NAME)
     if file.exists():
         return int(json.loads(file.read_text())["num_rows"])
     num_rows = write_parts(spec, row_files(spec, build.parents.get("data")), parts)
     file.write_text(json.dumps({"num_rows": num_rows}))
+    parts.copy.put(ROWS_NAME)
     return num_rows
 
 
@@ -108,7 +111,7 @@ class _Worker:
         for number in batch["part"]:
             rows = read_part(self._parts.questions(int(number)))
             found = respond_to_each(self._responder, rows, self._spec.micro_batch_sequences)
-            write_answers(rows, found, self._parts.answers(int(number)))
+            write_answers(rows, found, self._parts, int(number))
             counts.append(len(rows))
         return {"num_rows": counts}
 
@@ -174,7 +177,7 @@ class _Part:
 
     def write(self) -> int:
         rows = [row for _, row in self._rows()]
-        write_answers(rows, [self.answers[number] for number in range(len(rows))], self.parts.answers(self.number))
+        write_answers(rows, [self.answers[number] for number in range(len(rows))], self.parts, self.number)
         return len(rows)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,14 +30,22 @@ class Subject:
     artifact_id: str
     base: Path
     adapter: Path | None = None
+    made_from: Artifact | None = None
+    """Where another node finds the folders; None if they are not in a store, and all nodes see them."""
+
+    def __reduce__(self) -> tuple[Callable[..., Subject], tuple[Any, ...]]:
+        """Pickles the artifact instead of folders, so that the subject has those of the node that it comes to."""
+        if self.made_from is None:
+            return Subject, (self.role, self.artifact_id, self.base, self.adapter)
+        return Subject.of, (self.role, self.made_from, self.made_from.store)
 
     @classmethod
     def of(cls, role: str, artifact: Artifact, store: Store) -> Subject:
         """The subject for an artifact. Raises InputError if an adapter's base is unknown, missing or another one."""
         if artifact.manifest.content != "adapter":
-            return cls(role, artifact.id, artifact.path)
+            return cls(role, artifact.id, artifact.path, made_from=artifact)
         base = base_of(artifact, None, store)
-        return cls(role, artifact.id, base.path, artifact.path)
+        return cls(role, artifact.id, base.path, artifact.path, artifact)
 
     @property
     def tokenizer_folder(self) -> Path:

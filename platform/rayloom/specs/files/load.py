@@ -8,12 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rayloom.errors import InputError, SpecError
-from rayloom.specs.base import JobFile, JobSpec
+from rayloom.specs.base import JobFile, JobSpec, Spec
 from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
 from rayloom.specs.files.problems import nearest, problems_of
 
@@ -112,6 +112,20 @@ def _read(file: Path) -> str:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"The job file cannot be read: {reason}", where=str(file), fix="Check the path.") from None
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def load_values(file: Path, spec: type[S]) -> S:
+    """The values in a file that is no job file. Raises InputError if it cannot be read, SpecError with its problems."""
+    document = parse(_read(file), str(file))
+    try:
+        return spec.model_validate_json(json.dumps(document.values), strict=True)
+    except ValidationError as error:
+        problems = [*document.problems, *problems_of(error.errors(include_url=False), document, spec)]
+        lines = tuple(str(problem) for problem in problems)
+        raise SpecError("The file has problems", where=document.source, problems=lines) from None
 
 
 def validate(document: YamlDocument, kinds: Kinds) -> JobSpec:

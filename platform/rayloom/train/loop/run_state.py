@@ -173,7 +173,8 @@ def prepared(
         for found in (*rows.shards, *heldout.values()):
             file = add_reference(found, engine.model, job.micro_batch_sequences, group)
             if copy_of_first is not None:
-                copy_of_first.put(file.relative_to(job.work).as_posix())
+                rows_copy = job.rows or copy_of_first
+                rows_copy.put(file.relative_to(rows_copy.folder).as_posix())
     return run
 
 

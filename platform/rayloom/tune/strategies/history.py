@@ -180,6 +180,9 @@ _TRANSITIONS = {
 }
 
 
+JOURNAL_NAME = "journal.jsonl"
+
+
 class Journal:
     """The events on disk. `append` returns after fsync; a truncated last line, as a crash can leave, is dropped."""
 

@@ -6,18 +6,22 @@ The searcher, scheduler and callback given to Ray Tune only delegate to `Search`
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.engine_errors import ray_account
 from rayloom.errors import RayloomError, ResourceError
 from rayloom.tune.search import Search
+from rayloom.tune.strategies.history import JOURNAL_NAME
 from rayloom.tune.strategies.ranking import front
 from rayloom.tune.trials.trial_files import TrialFiles
 
@@ -28,6 +32,9 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "60",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+
+JOURNAL_SECONDS = 5.0
+"""Time between two copies of the journal to the store; a search whose node is lost asks for so much again."""
 
 
 def run_trials(
@@ -40,11 +47,15 @@ def run_trials(
     """Runs the search until it ends or its budget is used up. `on_turn`: called after every turn of Ray Tune's loop."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    files.withdraw_pause()
+    # On this process' node: if that is lost, so is the search's own process.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    pause = ray.remote(num_cpus=0, scheduling_strategy=here)(PauseSwitch).remote()
     tuner = tune.Tuner(
         tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
-            search_alg=ConcurrencyLimiter(_SearchSuggestions(search, files, concurrent), max_concurrent=concurrent),
+            search_alg=ConcurrencyLimiter(
+                _SearchSuggestions(search, files, concurrent, PauseSignal(pause)), max_concurrent=concurrent
+            ),
             scheduler=_SearchScheduler(search),
             num_samples=-1,
             reuse_actors=True,
@@ -54,12 +65,49 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{search.history.sessions}",
             storage_path=str(files.ray),
-            callbacks=[_ProgressCallback(search, files, on_turn)],
+            callbacks=[_ProgressCallback(search, files, on_turn, pause)],
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        files.save(JOURNAL_NAME)
+        ray.kill(pause)
+
+
+class PauseSwitch:
+    """An actor that says whether every running trial should save and pause."""
+
+    def __init__(self) -> None:
+        self._is_on = False
+
+    def turn_on(self) -> None:
+        self._is_on = True
+
+    def is_on(self) -> bool:
+        return self._is_on
+
+
+class PauseSignal:
+    """A trial's view of the switch. It never blocks: it gives the newest answer that has arrived."""
+
+    def __init__(self, switch: Any) -> None:
+        self._switch = switch
+        self._answer: ray.ObjectRef | None = None
+        self._is_on = False
+
+    def __call__(self) -> bool:
+        if self._answer is None:
+            self._answer = self._switch.is_on.remote()
+        elif ray.wait([self._answer], timeout=0)[0]:
+            self._is_on |= ray.get(self._answer)
+            self._answer = None
+        return self._is_on
+
+    def __reduce__(self) -> tuple[type[PauseSignal], tuple[Any]]:
+        return PauseSignal, (self._switch,)
 
 
 def _trial_in_process(config: dict[str, Any]) -> None:
@@ -77,8 +125,9 @@ def _trial_in_process(config: dict[str, Any]) -> None:
 class _SearchSuggestions(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the next run of the search, if there is one."""
 
-    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int) -> None:
+    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int, pause: PauseSignal) -> None:
         super().__init__(metric=None, mode=None)
+        self._pause = pause
         self._search, self._files, self._num_concurrent = search, files, num_concurrent
         self._in_flight: set[str] = set()
 
@@ -91,7 +140,7 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
         if run is None:
             return None
         try:
-            task = self._files.task(run)
+            task = self._files.task(run, self._pause)
         except (OSError, ResourceError) as error:
             self._search.hindered(run.trial, str(error))
             return None
@@ -146,14 +195,19 @@ class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
 class _ProgressCallback(tune.Callback):  # type: ignore[misc]
     """After every turn of Ray Tune's loop, calls `on_turn`; if the budget is used up, asks the trials to pause."""
 
-    def __init__(self, search: Search, files: TrialFiles, on_turn: Callable[[], None]) -> None:
-        self._search, self._files, self._on_turn = search, files, on_turn
+    def __init__(self, search: Search, files: TrialFiles, on_turn: Callable[[], None], pause: Any) -> None:
+        self._search, self._files, self._on_turn, self._pause = search, files, on_turn, pause
         self._num_ended = -1
+        self._saved_at, self._num_saved = time.monotonic(), 0
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:  # noqa: ARG002
         self._on_turn()
         if self._search.must_end:
-            self._files.ask_to_pause()
+            self._pause.turn_on.remote()
+        num_events = self._search.num_events
+        if num_events != self._num_saved and time.monotonic() - self._saved_at > JOURNAL_SECONDS:
+            self._saved_at, self._num_saved = time.monotonic(), num_events
+            self._files.save(JOURNAL_NAME)
         history = self._search.history
         if len(history.ended) != self._num_ended:
             self._num_ended = len(history.ended)

@@ -6,15 +6,15 @@ import ctypes
 import gc
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.engine_errors import is_out_of_memory
 from rayloom.errors import InputError, InterruptedJobError, RayloomError, ResourceError
 from rayloom.evaluate.checks.check import Case
@@ -26,7 +26,9 @@ from rayloom.train.failures import Cause, first_cause
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
+from rayloom.train.prepare import on_this_node
 from rayloom.train.process_group import current_group
+from rayloom.tune.trials.handover import begin_with, remove
 
 SECONDS_TO_FAIL_TOGETHER = 10.0
 """Time for the other workers to fail too after one failed; after it, they are waiting for it in vain."""
@@ -41,7 +43,7 @@ It raises SystemExit if the trial should stop.
 class OtherWorkers(Protocol):
     """The other workers of a trial, which train together with this one."""
 
-    def begin(self, job: TrainJob) -> None:
+    def begin(self, job: TrainJob, parents: Mapping[str, Artifact]) -> None:
         """Starts the training in the other workers; this process starts it itself."""
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
@@ -50,18 +52,21 @@ class OtherWorkers(Protocol):
 
 @dataclass(frozen=True)
 class TrialTask:
-    """The work of one process for a trial. All paths are absolute and visible on every node."""
+    """The work of one process for a trial."""
 
     trial: int
     job: TrainJob
+    """With paths of the driver's node, unless nodes share no disk (`prepare.on_this_node`)."""
     until_step: int | None
     """The step at which to save and pause; None to run to the end."""
-    source: Path | None
+    source: Path | WorkCopy | None
     """Another trial's checkpoint to start from, if this one has none yet."""
-    pause: Path
-    """The process saves and pauses as soon as this file exists."""
+    is_asked_to_pause: Callable[[], bool]
+    """Whether the process should save and pause."""
     checks: tuple[tuple[TrialCheck, Artifact | None], ...] = ()
     """The checks to run on the finished model, each with the artifact of its rows."""
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+    """The artifacts that the training job refers to, by dotted path in its spec."""
 
     def __str__(self) -> str:
         """A short text for Ray Tune's own records, which print its settings."""
@@ -73,21 +78,25 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
 
     Raises only if a trial of several workers failed, because they cannot be used again.
     """
-    job, watch = task.job, TrialMonitor(task, report, pauses_together=others is not None)
-    torch.set_num_threads(job.spec.workers.cpus_per_worker)
+    watch = TrialMonitor(task, report, pauses_together=others is not None)
+    torch.set_num_threads(task.job.spec.workers.cpus_per_worker)
     _reset_peak_memory()
+    is_paused = False
     try:
+        job = on_this_node(task.job, task.parents)
+        watch.task = replace(task, job=job)
         if task.source is not None:
-            _begin_with(task.source, job.checkpoints)
+            begin_with(task.source, job)
         if others is not None:
-            others.begin(job)
+            others.begin(task.job, task.parents)
         train(job, current_group(_device(job)), watch.tell, watch.should_pause)
         _end(others)
     except InterruptedJobError:
         _end(others)
         if watch.is_stopped:
-            shutil.rmtree(job.checkpoints, ignore_errors=True)
+            remove(watch.task.job, ("checkpoints",))
             raise SystemExit(0) from None
+        is_paused = True
         report({"message": "paused", "step": watch.step})
     except Exception as error:
         # Any error of a trial is its result.
@@ -99,6 +108,11 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
     else:
         report({"message": "finished", "step": watch.step, "metrics": watch.result()})
     finally:
+        job = watch.task.job
+        if job.copy is not None and job.log.exists():
+            job.copy.put(job.log.name)
+            if not is_paused:  # what is needed of it is in the store
+                shutil.rmtree(job.work)
         _give_memory_back()
 
 
@@ -155,7 +169,7 @@ class TrialMonitor:
 
     def should_pause(self) -> bool:
         """Whether the loop should do the next step, save and end; it asks before each step."""
-        return self.is_stopped or self.step + 1 == self.task.until_step or self.task.pause.exists()
+        return self.is_stopped or self.step + 1 == self.task.until_step or self.task.is_asked_to_pause()
 
     def tell(self, event: dict[str, Any]) -> None:
         self.step = event.get("step", self.step)
@@ -226,8 +240,9 @@ def _checked(task: TrialTask) -> dict[str, float]:
     return found
 
 
-def whole_result(job: TrainJob, step: int) -> None:
+def whole_result(job: TrainJob, parents: Mapping[str, Artifact], step: int) -> None:
     """Writes the model of a trial that was cut off at `step`, from its checkpoint there, to `job.out`."""
+    job = on_this_node(job, parents)
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
     ended = replace(job, num_rows=step * job.spec.global_batch_sequences)
     train(ended, current_group(_device(job)), lambda _: None)
@@ -240,15 +255,6 @@ def num_parameters(folder: Path) -> int:
 
 def _quality(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("heldout_")}
-
-
-def _begin_with(source: Path, checkpoints: Path) -> None:
-    """Copies the donor's checkpoint to the trial's own atomically, unless the trial has one."""
-    target = checkpoints / source.name
-    if any(checkpoints.glob("step-*")):
-        return
-    with appearing(target, single_writer=True) as unfinished:
-        shutil.copytree(source, unfinished)
 
 
 def _device(job: TrainJob) -> torch.device:

@@ -9,12 +9,14 @@ import functools
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rayloom.artifacts.store import Artifact
 from rayloom.observe.ports import free_port
 from rayloom.specs.training.endurance import Workers
 from rayloom.train.job import TrainJob
@@ -48,9 +50,9 @@ class TrialWorkers:
         ray.get(joined)
         self._training: list[ray.ObjectRef] = []
 
-    def begin(self, job: TrainJob) -> None:
+    def begin(self, job: TrainJob, parents: Mapping[str, Artifact]) -> None:
         """Starts the training in the other workers; this process starts it itself."""
-        self._training = [member.train.remote(job) for member in self._members]
+        self._training = [member.train.remote(job, dict(parents)) for member in self._members]
         threading.Thread(target=self._watch, args=(self._training,), name="trial-workers-watch", daemon=True).start()
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
@@ -86,17 +88,18 @@ class TrialWorker:
     def join(self, address: str, rank: int, num_workers: int) -> None:
         self._device = _join(address, rank, num_workers, bool(ray.get_gpu_ids()))
 
-    def train(self, job: TrainJob) -> None:
+    def train(self, job: TrainJob, parents: Mapping[str, Artifact]) -> None:
         """Trains with the others."""
         import torch
 
         from rayloom.errors import InterruptedJobError
         from rayloom.train.loop.loop import train
+        from rayloom.train.prepare import on_this_node
         from rayloom.train.process_group import current_group
 
         torch.set_num_threads(job.spec.workers.cpus_per_worker)
         try:
-            train(job, current_group(self._device), lambda _: None)
+            train(on_this_node(job, parents), current_group(self._device), lambda _: None)
         except InterruptedJobError:
             return
 
