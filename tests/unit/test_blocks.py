@@ -9,6 +9,7 @@ from support.models import tiny_llama
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
+from rayloom.export.schemes import blocks
 from rayloom.export.schemes.blocks import blocks_of, fit_blocks
 from rayloom.export.schemes.compressed import linear_layers
 from rayloom.text.packed.shards import Row
@@ -74,6 +75,22 @@ def test_later_blocks_see_what_rounded_blocks_give() -> None:
     products = found["model.layers.1.self_attn.q_proj"]
     torch.testing.assert_close(products, after.T @ after, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(products, before.T @ before, rtol=1e-2)
+
+
+def test_nothing_is_computed_to_learn_what_blocks_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def products_of(model: nn.Module) -> tuple[dict[str, Tensor], int]:
+        found: dict[str, Tensor] = {}
+        runs = []
+        model.model.layers[1].mlp.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr, index]
+        fit = lambda name, _, products: found.update({name: products})  # noqa: E731
+        fit_blocks(model, linear_layers(model), TwoDocumentRows(), fit, lambda _: None)
+        return found, len(runs)
+
+    passed, runs = products_of(tiny_llama())
+    monkeypatch.setattr(blocks, "INDEPENDENT", ())
+    computed, more_runs = products_of(tiny_llama())
+    assert (runs, more_runs) == (2 * NUM_ROWS, 3 * NUM_ROWS)
+    assert all(torch.equal(passed[name], computed[name]) for name in computed)
 
 
 def test_a_model_without_blocks_is_refused() -> None:

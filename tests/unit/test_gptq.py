@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from rayloom.export.schemes.gptq import GroupedWeight, gptq, round_to_nearest
+from rayloom.export.schemes.gptq import GroupedWeight, gptq, peak_bytes, round_to_nearest
 
 OUTPUTS, INPUTS, POSITIONS, GROUP = 48, 160, 512, 32
 
@@ -76,3 +81,35 @@ def test_inputs_that_are_never_active_do_no_harm(weight: Tensor, inputs: Tensor)
     assert output_error(rounded, weight, silent) < output_error(
         round_to_nearest(weight, GROUP, torch.bfloat16), weight, silent
     )
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that are made in the block and still there, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._sizes:
+                self._sizes[key] = tensor.untyped_storage().nbytes()
+                self.now += self._sizes[key]
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(tensor.untyped_storage(), self._free, key)
+        return made
+
+    def _free(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@pytest.mark.parametrize(("outputs", "num_inputs"), [(512, 256), (256, 512), (384, 384)])
+def test_the_peak_is_stated(outputs: int, num_inputs: int) -> None:
+    read = torch.randn(1024, num_inputs, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(outputs, num_inputs, generator=torch.Generator().manual_seed(1))
+    products = read.T @ read
+    with Alive() as alive:
+        gptq(weight, products, 64, torch.bfloat16)
+    assert 0.85 * peak_bytes(outputs, num_inputs) < alive.peak <= peak_bytes(outputs, num_inputs)

@@ -20,6 +20,8 @@ DAMPING_SHARE = 0.01
 """Share of the mean diagonal that is added to the diagonal, so that the matrix is invertible (section 4)."""
 BLOCK_INPUTS = 128
 """Weights after a block are updated once per block: the same result with larger matrix products (section 4)."""
+WEIGHT_COPIES, PRODUCT_COPIES = 4, 5
+"""fp32 copies that are alive at once, as measured in tests/unit/test_gptq.py."""
 SHRINKING = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7)
 """Factors of the largest scale that are tried: clipping a group's largest weight can reduce the total error."""
 
@@ -58,6 +60,15 @@ def gptq(weight: Tensor, products: Tensor, group_size: int, scale_dtype: torch.d
     steps = scales.float().repeat_interleave(group_size, dim=1)[:, order]
     values = _rounded_with_feedback(weight[:, order], steps, _inverse_factor(products[order][:, order]))
     return GroupedWeight(values[:, torch.argsort(order)].to(torch.int8), scales)
+
+
+def peak_bytes(outputs: int, inputs: int) -> int:
+    """Bytes that `gptq` takes at most, beside the weight and the products that it is given.
+
+    Copies of the weight are its steps and both in another order; of the products those in another order, damped,
+    inverted and factored.
+    """
+    return 4 * (WEIGHT_COPIES * outputs * inputs + PRODUCT_COPIES * inputs * inputs)
 
 
 def group_scales(weight: Tensor, activity: Tensor, group_size: int, dtype: torch.dtype) -> Tensor:

@@ -64,10 +64,12 @@ def int4_layers(
 ) -> None:
     """Quantises each layer and passes it to `keep`.
 
-    `rows`: calibration rows, for GPTQ. Blocks are then fitted in order, and the weights of each are freed after it: in
-    memory are the rest of the model, one dequantised block, and the products of one layer's inputs.
+    `rows`: calibration rows, for GPTQ. Blocks are then fitted in order, on the GPU if there is one, and the weights of
+    each are freed after it: in memory are the rest of the model, one dequantised block, and the products of one layer's
+    inputs. See `gptq.peak_bytes` for a layer's own peak.
     """
     group_size = group_size_for(scheme, [tuple(layer.weight.shape) for layer in layers.values()])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done: set[str] = set()
     in_block: list[nn.Linear] = []
 
@@ -88,15 +90,16 @@ def int4_layers(
     if rows is not None:
         inside = tuple(f"{block}." for block in blocks_of(model, layers))
         in_blocks = {name: layer for name, layer in layers.items() if name.startswith(inside)}
-        fit_blocks(model, in_blocks, rows, fit, leave_block)
+        fit_blocks(model, in_blocks, rows, fit, leave_block, device)
     for name, layer in layers.items():
         if name not in done:  # no calibration, or a layer outside the blocks or that no row reached
-            keep(name, _stored(round_to_nearest(layer.weight.detach(), group_size, layer.weight.dtype)))
+            weight = layer.weight.detach().to(device)
+            keep(name, _stored(round_to_nearest(weight, group_size, weight.dtype)))
 
 
 def _stored(rounded: GroupedWeight) -> StoredLayer:
     return {
-        "weight_packed": pack_to_int32(rounded.values, 4),
-        "weight_scale": rounded.scales,
+        "weight_packed": pack_to_int32(rounded.values.cpu(), 4),
+        "weight_scale": rounded.scales.cpu(),
         "weight_shape": torch.tensor(rounded.values.shape),
     }
