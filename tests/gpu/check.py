@@ -111,7 +111,8 @@ def _run(step: Step, folder: Path, left_seconds: float, is_small: bool) -> dict[
         os.killpg(process.pid or 0, signal.SIGKILL)  # what the step has started, too
     process.join()
     seconds = round(time.monotonic() - began, 1)
-    base: dict[str, Any] = {"step": step.name, "seconds": seconds, "limit_seconds": step.limit_seconds}
+    times = {"usual_seconds": step.usual_seconds, "limit_seconds": step.limit_seconds}
+    base: dict[str, Any] = {"step": step.name, "seconds": seconds, **times}
     if answer.exists():
         return base | json.loads(answer.read_text())
     reason = f"it took longer than {limit:.0f} seconds" if is_late else f"it ended with code {process.exitcode}"

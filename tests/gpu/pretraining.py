@@ -20,10 +20,11 @@ def measured(place: Place) -> dict[str, Any]:
         {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "num_key_value_heads": 2},
     )
     write_rows(place.folder, vocabulary, length, document_tokens=length // 4)
-    variants: dict[str, dict[str, bool]] = {
+    variants: dict[str, dict[str, Any]] = {
         "plain": {},
         "compiled": {"compile": True},
         "checkpointed": {"activation_checkpointing": True},
+        "products_kept": {"activation_checkpointing": {"keep": "products"}},
         "compiled_and_checkpointed": {"compile": True, "activation_checkpointing": True},
     }
     if place.is_small:  # compiling on a CPU has tests of its own, and takes its time

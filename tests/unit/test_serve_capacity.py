@@ -11,7 +11,10 @@ from pydantic import ValidationError
 
 from rayloom.errors import InputError
 from rayloom.serve.replicas.capacity import (
+    GRAPHS_AND_CONTEXT_BYTES,
+    ModelShape,
     cache_capacity,
+    gpu_room,
     read_shape,
     replica_bytes,
     replicas_that_fit,
@@ -129,3 +132,34 @@ def test_a_chat_template_is_found_in_either_place(tmp_path: Path) -> None:
     assert not read_shape(model(tmp_path)).has_chat_template
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert read_shape(tmp_path).has_chat_template
+
+
+LLAMA_70B = ModelShape("LlamaForCausalLM", 131_072, 2 * 80 * 8 * 128 * 2, 141_000_000_000, None, True)
+
+
+def test_what_is_left_of_a_gpu_is_cache() -> None:
+    four = EngineSpec(gpus_per_replica=4, max_model_length_tokens=8192)
+    room = gpu_room(LLAMA_70B, four, 80 * 10**9)
+    assert room.weights_bytes == 35_250_000_000
+    assert room.usable_bytes == int(80e9 * 0.92) - GRAPHS_AND_CONTEXT_BYTES
+    assert room.cache_bytes == room.usable_bytes - room.weights_bytes
+    assert room.request_bytes == 8192 * 327_680 // 4
+    assert room.problem is None
+
+
+def test_what_does_not_fit_a_gpu_is_said_before_it_starts() -> None:
+    one = EngineSpec(gpus_per_replica=1, max_model_length_tokens=8192)
+    problem = gpu_room(LLAMA_70B, one, 141 * 10**9).problem
+    assert problem is not None and "raise gpus_per_replica" in problem
+    told = EngineSpec(gpus_per_replica=4, kv_cache=KvCache(size_bytes=60 * 10**9))
+    assert gpu_room(LLAMA_70B, told, 80 * 10**9).problem is not None
+    long = EngineSpec(gpus_per_replica=2, max_model_length_tokens=131_072)
+    assert gpu_room(LLAMA_70B, long, 80 * 10**9).problem is not None
+    halved = EngineSpec(gpus_per_replica=2, max_model_length_tokens=8192, gpu_memory_share=0.5)
+    assert gpu_room(LLAMA_70B, halved, 141 * 10**9).problem is not None
+
+
+def test_a_gpu_is_named_as_in_the_table() -> None:
+    assert EngineSpec(gpus_per_replica=1, gpu="H100-80GB").gpu == "H100-80GB"
+    with pytest.raises(ValidationError, match="did you mean H100-80GB"):
+        EngineSpec(gpus_per_replica=1, gpu="H100-80G")

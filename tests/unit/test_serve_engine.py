@@ -59,6 +59,12 @@ def test_what_an_operator_sets_reaches_vllm() -> None:
     assert arguments(engine=engine)["default_chat_template_kwargs"] == {"enable_thinking": False}
 
 
+def test_the_precision_is_the_files_and_fp32_takes_twice_the_memory() -> None:
+    assert arguments(engine={"precision": "fp32"})["dtype"] == "float32"
+    assert "dtype" not in arguments()
+    assert SHAPE.in_fp32() == replace(SHAPE, weights_bytes=2 << 20, kv_bytes_per_token=2000)
+
+
 def test_an_engine_argument_that_vllm_does_not_have_is_a_problem() -> None:
     known = engine_arguments_known()
     assert serving_problems(SHAPE, EngineSpec(extra={"seed": 7}), frozenset(), known_arguments=known) == []

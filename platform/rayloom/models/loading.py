@@ -14,6 +14,11 @@ from rayloom.models.int8_linear import use_int8_arithmetic
 _FIX = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
 
 
+def multiplies_bf16() -> bool:
+    """Whether this CPU has vector instructions with which torch multiplies bf16 matrices (AVX-512, AMX, or Arm's)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def check_causal(model: Path) -> None:
     """Raises InputError if the folder has no causal language model. No weights are loaded.
 

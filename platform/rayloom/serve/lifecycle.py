@@ -129,7 +129,7 @@ def routes_to(versions: Mapping[str, list[tuple[Version, float]]]) -> dict[str, 
 
 def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[ServedModel, ModelShape]]:
     """Each model of the spec with its shape, which includes its draft model's."""
-    return [(served, shape_of(parents, index)) for index, served in enumerate(spec.models)]
+    return [(served, shape_of(parents, index, served.engine)) for index, served in enumerate(spec.models)]
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:

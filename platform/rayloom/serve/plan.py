@@ -13,8 +13,10 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.ports import check_port
 from rayloom.serve.replicas.adapters import AdapterCatalog, compatible_bases
 from rayloom.serve.replicas.capacity import (
+    GRAPHS_AND_CONTEXT_BYTES,
     ModelShape,
     cache_capacity,
+    gpu_room,
     replica_bytes,
     replicas_that_fit,
     serving_problems,
@@ -23,6 +25,8 @@ from rayloom.serve.replicas.engine_internals import engine_arguments_known, serv
 from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
 from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
+from rayloom.specs.serving.engine import EngineSpec
+from rayloom.specs.training.hardware import DEVICES
 
 
 def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -42,7 +46,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             draft = draft_of(parents, index)
             if draft is not None:
                 sheet.add("  draft model", draft.id)
-            _add_model(sheet, served, shape_of(parents, index))
+            _add_model(sheet, served, shape_of(parents, index, served.engine))
             _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
             sheet.problems.append(str(error))
@@ -88,6 +92,7 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
             f"{capacity.full_length_requests:.1f} requests of the full {engine.max_model_length_tokens:,} tokens"
         )
     sheet.add("  key-value cache", cache)
+    _add_gpus(sheet, served, shape)
     _add_replicas(sheet, served, shape)
     sheet.problems += [
         f"{served.name}: {problem}"
@@ -97,6 +102,31 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
         sheet.warnings.append(
             f"{served.name} has no chat template: /v1/chat/completions refuses, /v1/completions works"
         )
+
+
+def _add_gpus(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:
+    engine = served.engine
+    card_bytes = _card_bytes(engine) if engine.gpus_per_replica else None
+    if card_bytes is None:
+        return
+    room = gpu_room(shape, engine, card_bytes)
+    requests = f", {room.cache_bytes / room.request_bytes:,.0f} requests of full length" if room.request_bytes else ""
+    sheet.add(
+        "  each GPU",
+        f"{room.weights_bytes / 1e9:,.1f} GB of weights, {room.cache_bytes / 1e9:,.1f} GB of cache{requests}; "
+        f"{GRAPHS_AND_CONTEXT_BYTES / 1e9:.0f} GB for graphs and the driver",
+    )
+    if room.problem is not None:
+        sheet.problems.append(f"{served.name}: {room.problem}")
+
+
+def _card_bytes(engine: EngineSpec) -> int | None:
+    """Memory of each GPU that is planned for; None if it is not known."""
+    if engine.gpu is not None:
+        return DEVICES[engine.gpu].memory_bytes
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def _add_adapters(sheet: PlanSheet, served: ServedModel, artifact: Artifact, store: Store) -> None:

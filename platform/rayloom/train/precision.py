@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from rayloom.models.loading import multiplies_bf16
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.optimization import Precision
 from rayloom.train.state import TrainState
@@ -12,11 +13,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FIRST_SCALE = 2.0**14
 LEAST_SCALE, MOST_SCALE = 1.0, 2.0**24
 STEPS_BEFORE_GROWTH = 1000
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has vector instructions with which torch multiplies bf16 matrices (AVX-512, AMX, or Arm's)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def computing_precision(spec: TrainSpec, on_gpu: bool) -> Precision:

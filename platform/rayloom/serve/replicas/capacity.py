@@ -36,6 +36,11 @@ class ModelShape:
     draft_vocabulary: int | None = None
     """The draft model's, whose weights and cache are included above; None if there is none or it does not exist yet."""
 
+    def in_fp32(self) -> ModelShape:
+        """This shape with weights and cache of 16 bits as fp32."""
+        doubled = None if self.kv_bytes_per_token is None else 2 * self.kv_bytes_per_token
+        return replace(self, weights_bytes=2 * self.weights_bytes, kv_bytes_per_token=doubled)
+
     def with_draft(self, draft: ModelShape) -> ModelShape:
         """This shape with a draft model's weights and cache added: each token is cached for both models."""
         each = (self.kv_bytes_per_token, draft.kv_bytes_per_token)
@@ -119,6 +124,47 @@ def replica_bytes(shape: ModelShape, engine: EngineSpec) -> int:
     if engine.gpus_per_replica:
         return PROCESSES_BYTES
     return PROCESSES_BYTES + shape.weights_bytes + (engine.cache_bytes or 0)
+
+
+GRAPHS_AND_CONTEXT_BYTES = 3_000_000_000
+"""Of each GPU, for the driver's context, the activations of a step and CUDA graphs; vLLM measures them at its start."""
+GPU_MEMORY_SHARE = 0.92
+"""vLLM's own."""
+
+
+@dataclass(frozen=True)
+class GpuRoom:
+    """How each GPU of a replica is filled."""
+
+    weights_bytes: int
+    cache_bytes: int
+    """What the engine is told, or what is left of its share."""
+    usable_bytes: int
+    """The engine's share of the memory, without the driver's context, activations and graphs."""
+    request_bytes: int
+    """The cache of one request of full length."""
+
+    @property
+    def problem(self) -> str | None:
+        needed = self.weights_bytes + max(self.cache_bytes, self.request_bytes)
+        if needed <= self.usable_bytes:
+            return None
+        cache = needed - self.weights_bytes
+        return (
+            f"{self.weights_bytes / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache do not fit into the "
+            f"{self.usable_bytes / 1e9:.1f} GB that a GPU has for them: raise gpus_per_replica, quantise the model, or "
+            "lower max_model_length_tokens or kv_cache.size_bytes"
+        )
+
+
+def gpu_room(shape: ModelShape, engine: EngineSpec, card_bytes: int) -> GpuRoom:
+    """How the GPUs of a replica are filled, each with so much memory, by weights and cache of this model."""
+    weights = shape.weights_bytes // engine.gpus_per_replica
+    usable = int(card_bytes * (engine.gpu_memory_share or GPU_MEMORY_SHARE)) - GRAPHS_AND_CONTEXT_BYTES
+    token_bytes = (shape.kv_bytes_per_token or 0) // (2 if engine.kv_cache.precision == "fp8" else 1)
+    request = token_bytes * engine.max_model_length_tokens // engine.gpus_per_replica
+    cache = engine.cache_bytes if engine.cache_bytes is not None else max(0, usable - weights)
+    return GpuRoom(weights, cache, usable, request)
 
 
 def replicas_that_fit(each_bytes: int, each_cpus: int, available_bytes: int, num_cores: int) -> int:

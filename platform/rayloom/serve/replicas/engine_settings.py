@@ -70,10 +70,15 @@ def draft_of(parents: Mapping[str, Artifact], index: int) -> Artifact | None:
     return parents.get(f"models.{index}.engine.speculation.model")
 
 
-def shape_of(parents: Mapping[str, Artifact], index: int) -> ModelShape:
+def shape_of(parents: Mapping[str, Artifact], index: int, engine: EngineSpec) -> ModelShape:
     """The shape of the spec's model with this index, with its draft model's added. Raises InputError."""
     shape, draft = read_shape(parents[f"models.{index}.model"].path), draft_of(parents, index)
+    if engine.precision == "fp32":
+        shape = shape.in_fp32()
     return shape if draft is None else shape.with_draft(read_shape(draft.path))
+
+
+VLLM_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
@@ -104,6 +109,7 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     chosen = {  # None: vLLM decides
         "max_num_seqs": engine.sequences,
         "kv_cache_memory_bytes": engine.cache_bytes,
+        "dtype": None if engine.precision is None else VLLM_PRECISIONS[engine.precision],
         "gpu_memory_utilization": engine.gpu_memory_share,
         "max_num_batched_tokens": engine.max_batched_tokens,
         "enable_chunked_prefill": engine.chunked_prefill,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import ModelRef, Spec
+from rayloom.specs.training.hardware import DeviceName
 
 CPU_CACHE_BYTES = 1 << 30
 CPU_SEQUENCES = 32
@@ -25,6 +26,7 @@ TYPED_ARGUMENTS = {
     "kv_cache_dtype": "kv_cache.precision",
     "tool_call_parser": "tool_parser",
     "enable_auto_tool_choice": "tool_parser",
+    "dtype": "precision",
     "reasoning_parser": "reasoning_parser",
     "default_chat_template_kwargs": "chat_template_kwargs",
     "speculative_config": "speculation",
@@ -100,11 +102,17 @@ class EngineSpec(Spec):
     """Cores that compute; without GPUs each replica has its own, which no other shares."""
     gpus_per_replica: Annotated[int, Field(ge=0)] = 0
     """GPUs that a replica's weights are spread over; 0 computes on the CPU."""
+    gpu: Annotated[DeviceName | None, "unfingerprinted"] = None
+    """Name of the GPUs (`H100-80GB`), for which `plan` works out whether weights, cache and CUDA graphs fit. Default:
+    those of this machine; without any, nothing is worked out."""
     pipeline_stages: Annotated[int, Field(ge=1)] = 1
     """Groups of layers, one after another, for a model that does not fit the GPUs of one node: each stage has
     gpus_per_replica / pipeline_stages GPUs, which share every layer of it and should be on one node."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Part of each GPU's memory for weights, activations and cache. Default: vLLM's own (0.92)."""
+    precision: Literal["bf16", "fp16", "fp32"] | None = None
+    """Number format of weights and activations. Default: the model's own. On a CPU that cannot multiply bf16 (no
+    AVX-512, AMX or the like) fp32 computes several times faster, in twice the memory."""
     expert_parallel: bool = False
     """Give each GPU whole experts of a mixture of experts, instead of a part of each."""
     compiled: bool | None = None

@@ -86,6 +86,18 @@ def fleet_of(text: str) -> Fleet:
     return Fleet(nodes, per_node, DEVICES[by_name[name.lower()]])
 
 
+def _known_device(name: str) -> str:
+    if name not in DEVICES:
+        near = difflib.get_close_matches(name, DEVICES, 1)
+        hint = f"; did you mean {near[0]}" if near else ""
+        raise ValueError(f"is no device of the table{hint}; it has {', '.join(DEVICES)}")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
+"""`H100-80GB`."""
+
+
 def _check(text: str) -> str:
     fleet_of(text)
     return text

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from rayloom.errors import ResourceError
+from rayloom.models.loading import multiplies_bf16
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import (
     BitFit,
@@ -27,7 +28,7 @@ from rayloom.specs.training.hardware import device_named
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.job import TrainJob
-from rayloom.train.precision import computing_precision, multiplies_bf16
+from rayloom.train.precision import computing_precision
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
