@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rayloom.models import loading
 from rayloom.serve.gateway.deployment import text_of
 from rayloom.serve.replicas.capacity import ModelShape, serving_problems
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, tool_parsers
-from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments
+from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, precision_here
 from rayloom.specs.serve import ServedModel
 from rayloom.specs.serving.engine import EngineSpec
 
@@ -59,10 +60,22 @@ def test_what_an_operator_sets_reaches_vllm() -> None:
     assert arguments(engine=engine)["default_chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_the_precision_is_the_files_and_fp32_takes_twice_the_memory() -> None:
-    assert arguments(engine={"precision": "fp32"})["dtype"] == "float32"
+def test_a_processor_without_bf16_serves_in_fp32_unless_the_file_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "multiplies_bf16", lambda: False)
+    assert precision_here(EngineSpec(), SHAPE) == "fp32"
+    assert precision_here(EngineSpec(precision="bf16"), SHAPE) == "bf16"
+    assert precision_here(EngineSpec(gpus_per_replica=1), SHAPE) is None
+    assert precision_here(EngineSpec(), replace(SHAPE, quantization="compressed-tensors")) is None
+    monkeypatch.setattr(loading, "multiplies_bf16", lambda: True)
+    assert precision_here(EngineSpec(), SHAPE) is None
     assert "dtype" not in arguments()
-    assert SHAPE.in_fp32() == replace(SHAPE, weights_bytes=2 << 20, kv_bytes_per_token=2000)
+    twice = SHAPE.in_fp32()
+    assert (twice.weights_bytes, twice.kv_bytes_per_token) == (
+        2 * SHAPE.weights_bytes,
+        2 * (SHAPE.kv_bytes_per_token or 0),
+    )
 
 
 def test_an_engine_argument_that_vllm_does_not_have_is_a_problem() -> None:

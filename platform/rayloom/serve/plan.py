@@ -22,7 +22,7 @@ from rayloom.serve.replicas.capacity import (
     serving_problems,
 )
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, served_architectures, tool_parsers
-from rayloom.serve.replicas.engine_settings import draft_of, shape_of, task_type
+from rayloom.serve.replicas.engine_settings import draft_of, precision_here, shape_of, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
 from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 from rayloom.specs.serving.engine import EngineSpec
@@ -81,6 +81,9 @@ def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact
 def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None:
     engine = served.engine
     sheet.add("  weights", f"{shape.weights_bytes / 1e6:,.0f} MB of {shape.architecture}")
+    precision = precision_here(engine, shape)
+    if precision != engine.precision:
+        sheet.add("  precision", f"{precision} on a processor like this one, which cannot multiply bf16")
     capacity = cache_capacity(shape, engine)
     cache = f"{(engine.cache_bytes or 0) / 1e6:,.0f} MB per replica"
     if engine.cache_bytes is None:

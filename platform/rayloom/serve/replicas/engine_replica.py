@@ -20,6 +20,7 @@ from rayloom.engine_errors import CAUSE, printed_cause
 from rayloom.errors import InputError, RayloomError
 from rayloom.serve.replicas.adapters import base_digests_of
 from rayloom.serve.replicas.answering_replica import AnsweringReplica, Write
+from rayloom.serve.replicas.capacity import read_shape
 from rayloom.serve.replicas.cores import CoreLease, bindable_cores, lease_cores
 from rayloom.serve.replicas.engine_internals import (
     adapter_loader,
@@ -29,7 +30,7 @@ from rayloom.serve.replicas.engine_internals import (
     one_process_engine,
     started_server,
 )
-from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment
+from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment, precision_here
 from rayloom.serve.transport.asgi_call import (
     REPLICA_HEADER,
     Application,
@@ -145,7 +146,7 @@ async def _started(settings: EngineSettings, cores: CoreLease | None) -> Any:
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}
     config = {
         "model_loading_config": {"model_id": settings.served.name, "model_source": folder},
-        "engine_kwargs": engine_arguments(settings, draft_folder),
+        "engine_kwargs": engine_arguments(settings, draft_folder, precision_here(engine, read_shape(Path(folder)))),
         "placement_group_config": {"bundles": [resource] * max(1, engine.gpus_per_replica)},
         "lora_config": _lora_config(settings.served.adapters),
     }

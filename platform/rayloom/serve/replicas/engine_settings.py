@@ -71,14 +71,26 @@ def draft_of(parents: Mapping[str, Artifact], index: int) -> Artifact | None:
 
 
 def shape_of(parents: Mapping[str, Artifact], index: int, engine: EngineSpec) -> ModelShape:
-    """The shape of the spec's model with this index, with its draft model's added. Raises InputError."""
+    """The shape of the spec's model with this index on a node like this one, with its draft model's added.
+
+    Raises InputError.
+    """
     shape, draft = read_shape(parents[f"models.{index}.model"].path), draft_of(parents, index)
-    if engine.precision == "fp32":
+    if precision_here(engine, shape) == "fp32":
         shape = shape.in_fp32()
     return shape if draft is None else shape.with_draft(read_shape(draft.path))
 
 
 VLLM_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def precision_here(engine: EngineSpec, shape: ModelShape) -> str | None:
+    """The number format that an engine on this node computes in; None if it is the model's own."""
+    if engine.precision is not None or engine.gpus_per_replica or shape.quantization is not None:
+        return engine.precision
+    from rayloom.models.loading import multiplies_bf16  # loads torch, which the gateway does without
+
+    return None if multiplies_bf16() else "fp32"
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
@@ -95,9 +107,13 @@ def task_type(artifact: Artifact, store: Store) -> str:
     return str(json.loads(store.filesystem.cat_file(path))["task"]["type"])
 
 
-def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) -> dict[str, Any]:
-    """vLLM's engine arguments, without the model's path and name. `draft_folder`: this node's folder of the draft
-    model."""
+def engine_arguments(
+    settings: EngineSettings, draft_folder: str | None = None, precision: str | None = None
+) -> dict[str, Any]:
+    """vLLM's engine arguments, without the model's path and name.
+
+    `draft_folder`: this node's folder of the draft model. `precision`: see `precision_here`.
+    """
     engine = settings.served.engine
     arguments: dict[str, Any] = {
         "max_model_len": engine.max_model_length_tokens,
@@ -109,7 +125,7 @@ def engine_arguments(settings: EngineSettings, draft_folder: str | None = None) 
     chosen = {  # None: vLLM decides
         "max_num_seqs": engine.sequences,
         "kv_cache_memory_bytes": engine.cache_bytes,
-        "dtype": None if engine.precision is None else VLLM_PRECISIONS[engine.precision],
+        "dtype": None if precision is None else VLLM_PRECISIONS[precision],
         "gpu_memory_utilization": engine.gpu_memory_share,
         "max_num_batched_tokens": engine.max_batched_tokens,
         "enable_chunked_prefill": engine.chunked_prefill,

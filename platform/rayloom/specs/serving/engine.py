@@ -111,8 +111,8 @@ class EngineSpec(Spec):
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Part of each GPU's memory for weights, activations and cache. Default: vLLM's own (0.92)."""
     precision: Literal["bf16", "fp16", "fp32"] | None = None
-    """Number format of weights and activations. Default: the model's own. On a CPU that cannot multiply bf16 (no
-    AVX-512, AMX or the like) fp32 computes several times faster, in twice the memory."""
+    """Number format of weights and activations. Default: the model's own; fp32 on a CPU that cannot multiply bf16 (no
+    AVX-512, AMX or the like), if weights are not quantised: several times faster there, in twice the memory."""
     expert_parallel: bool = False
     """Give each GPU whole experts of a mixture of experts, instead of a part of each."""
     compiled: bool | None = None
