@@ -172,6 +172,13 @@ def test_the_result_is_the_same_byte_for_byte_whatever_runs_it(
     one_core = replace(connect(), num_cores=1)
     monkeypatch.setattr("rayloom.data.run.connect", lambda: one_core)
     monkeypatch.setattr("rayloom.data.steps.MIN_BUCKETS", 7)
+    # As in jobs of terabytes: records pass through several levels of cutting tasks, clusters are found in rounds, and a
+    # group has several chunks.
+    monkeypatch.setattr("rayloom.data.exchange.levels.MAX_PARTS", 6)
+    monkeypatch.setattr("rayloom.data.exchange.levels.MAX_JOINED_BYTES", 50_000)
+    monkeypatch.setattr("rayloom.data.exchange.levels.MIN_PART_BYTES", 1 << 20)
+    monkeypatch.setattr("rayloom.data.dedup.clusters.EDGES_AT_ONCE", 2)
+    monkeypatch.setattr("rayloom.data.sources.chunk_table.LEAST_GROUPS", 2)
     again = _clean(tmp_path, sources, "store", chunk_bytes=65536)
     assert again.manifest.version == corpus.manifest.version
     assert again.manifest.digest == corpus.manifest.digest

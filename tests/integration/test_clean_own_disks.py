@@ -154,7 +154,9 @@ def wait_until(driver: subprocess.Popen[bytes], name: str) -> None:
 @pytest.mark.parametrize(
     ("victims", "passes"),
     [
-        pytest.param(("node", "driver"), (("/judged.json",), ("/tokens/",)), id="one pass each"),
+        pytest.param(
+            ("node", "driver"), (("/judged.json",), ("/tokens/",)), id="one pass each", marks=pytest.mark.full
+        ),
         pytest.param(
             ("node",),
             ((".work/chunks-of-65536/judged/", "/judged.json", "/duplicates.json", "/tokenizer.json", "/tokens.json"),),

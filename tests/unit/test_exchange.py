@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from support.passes import InProcess, work_files
 from rayloom.data.dedup import clusters
 from rayloom.data.dedup.clusters import EDGE, MEMBER, REMOVED, labelled, removed_members
 from rayloom.data.dedup.duplicate_passes import DuplicatesPass
-from rayloom.data.exchange.mail import Mail, joined, part_of, ranges
+from rayloom.data.exchange import levels
+from rayloom.data.exchange.levels import CuttingTask, Parcels, Sized
+from rayloom.data.exchange.mail import Mail, Packet, joined, num_bytes, part_of, ranges
 from rayloom.data.exchange.work_files import packed, unpacked
 from rayloom.data.passes import summed
 from rayloom.data.sources.chunk_table import CHUNK, ChunkTable
@@ -44,6 +47,58 @@ def test_every_record_arrives_once_in_order_however_packets_were_cut_and_joined(
         found = Mail([part_of(part, home, home + 1) for part in mine]).take("pairs", np.int64)
         expected = [[n, v] for n, letters in enumerate(senders) for h, v in letters if h == home]
         assert found.tolist() == expected
+
+
+@given(
+    st.lists(letters, min_size=1, max_size=6),
+    st.integers(1, 8),
+    st.integers(16, 200),
+    st.sampled_from([1, 64, 1 << 20]),
+)
+def test_every_record_arrives_once_in_order_through_levels(
+    senders: list[list[tuple[int, int]]], max_parts: int, max_bytes: int, min_part: int
+) -> None:
+    """What tasks join and cut stays within the limit of bytes, unless one packet is larger."""
+
+    def run(tasks: Sequence[CuttingTask]) -> list[list[Sized]]:
+        made = []
+        for task in tasks:
+            assert len(task.packets) == 1 or sum(packet.num_bytes for packet in task.packets) <= max_bytes
+            whole = joined([sized.packet for sized in task.packets])
+            made.append([sized_of(part_of(whole, *where)) for where in task.cuts])
+        return made
+
+    def sized_of(packet: Packet) -> Sized:
+        return Sized(packet, num_bytes(packet))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MAX_PARTS", max_parts), ("MAX_JOINED_BYTES", max_bytes), ("MIN_PART_BYTES", min_part)):
+            patch.setattr(levels, name, value)
+        parcels = Parcels({where: [] for where in levels.first_ranges(13, len(senders))})
+        for number, sent in enumerate(senders):
+            mail = Mail()
+            records = np.asarray([(number, value) for _, value in sent], np.int64).reshape(-1, 2)
+            mail.send("x", "pairs", records, np.asarray([home for home, _ in sent], np.int64))
+            for where, parts in parcels.by_range.items():
+                parts.append(sized_of(part_of(mail.sent("x"), *where)))
+        levels.cut(parcels, run)
+    for home in range(13):
+        found = Mail(parcels.to(home)).take("pairs", np.int64)
+        assert found.tolist() == [[n, v] for n, sent in enumerate(senders) for h, v in sent if h == home]
+
+
+def test_packets_of_ten_terabytes_are_as_many_as_the_docstring_says() -> None:
+    """1.4 TB of keys from 40,000 groups of chunks to 10,000 buckets."""
+    counts: list[int] = []
+
+    def run(tasks: Sequence[CuttingTask]) -> list[list[Sized]]:
+        counts.append(sum(len(task.cuts) for task in tasks))
+        sizes = [sum(packet.num_bytes for packet in task.packets) // len(task.cuts) for task in tasks]
+        return [[Sized(None, size)] * len(task.cuts) for task, size in zip(tasks, sizes, strict=True)]
+
+    (whole,) = levels.first_ranges(10_000, 40_000)
+    levels.cut(Parcels({whole: [Sized(None, 34 << 20)] * 40_000}), run)
+    assert [round(count, -4) for count in counts] == [680_000, 110_000]
 
 
 @given(st.dictionaries(st.text(max_size=5), st.binary(max_size=200), max_size=4))

@@ -22,8 +22,8 @@ them (256 MB), 10,000 buckets
 - A task of judging holds one chunk and about ten times that in words, hashes and keys, for any N.
 - A bucket has the keys of 1 GB of input: 250,000 documents × 17 keys × 32 bytes = 136 MB, about 550 MB while they are
   sorted. The candidates' shingles, 8 bytes a word, take at most about as much as the bucket's text.
-- Keys are 544 bytes a document, 1.4 TB in all. Cut in levels of at most 512 MB (`ray_exchange.py`), they are 40,000
-  objects as they are sent, 690,000 of 2 MB after the first level, and 110,000 of 12 MB after the second.
+- Keys are 544 bytes a document, 1.4 TB in all. Cut in levels of at most 512 MB (`exchange/levels.py`), they are 40,000
+  objects as they are sent, 680,000 of 2 MB after the first level, and 110,000 of 12 MB after the second.
 - The driver holds 0.8 kB for each object (measured with Ray 2.60; 2 kB for those below 100 kB): 0.6 GB while keys are
   cut; 32 bytes a chunk in the table (80 MB), and about 1 kB of counts a group (40 MB).
 - Clusters: 2 · 16 bytes a link and round, and 28 bytes a document with a duplicate. No task holds more than a bucket of

@@ -18,11 +18,12 @@ from typing import Any, cast
 import ray
 import ray.data
 
+from rayloom.data.exchange.levels import Parcels
 from rayloom.data.exchange.mail import Mail
 from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.filter_pass import Judging, JudgingPass
 from rayloom.data.passes import Exchange, MailedWork, TaskCounts, Work, WorkerPool
-from rayloom.data.ray_exchange import RayExchange, pack_error, raise_packed, send_and_receive
+from rayloom.data.ray_exchange import pack_error, raise_packed, send_and_receive
 from rayloom.data.row_counts import RowCounts, by_part, later_drops
 from rayloom.data.sources.chunks import ChunkName, RawChunk
 from rayloom.data.sources.source_files import InputFile, read_chunks, reading_jobs
@@ -104,7 +105,7 @@ class RayPasses:
                 bar.advance()
 
             self._works.append(ray.put(work))
-            read = cast("Sequence[RayExchange]", reads)
+            read = cast("Sequence[Parcels]", reads)
             made = send_and_receive(items, self._works[-1], read, writes or {}, self._window, keep)
         return [found[place] for place in range(len(items))], dict(made)
 

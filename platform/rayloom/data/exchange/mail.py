@@ -2,8 +2,8 @@
 
 A task sends arrays of records, each with its destination (a bucket, or a group of chunks). What it sent becomes one
 packet, sorted by destination. A packet can be cut by ranges of destinations, and packets for the same range can be
-joined, so that how many there are between senders and receivers is free (`rayloom.data.ray_exchange`). A receiver gets
-its records sender after sender in the senders' order, however they were cut and joined.
+joined, so that how many there are between senders and receivers is free (`rayloom.data.exchange.levels`). A receiver
+gets its records sender after sender in the senders' order, however they were cut and joined.
 
 Shapes: R records, D destinations that occur.
 """
