@@ -78,7 +78,7 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
     import ray
 
     if not ray.is_initialized():
-        with _told_to_end_as_before():
+        with _own_sigterm_handler():
             if embedded:
                 _start_embedded(object_store_bytes or _object_store_share(), dashboard)
             else:
@@ -89,7 +89,7 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
 
 
 @contextlib.contextmanager
-def _told_to_end_as_before() -> Iterator[None]:
+def _own_sigterm_handler() -> Iterator[None]:
     """Restores the process's own SIGTERM handler, if it has one, after the block. `ray.init` installs one that ends the
     process at once; `rayloom` handles the signal like Ctrl-C, so that training saves a checkpoint first."""
     before = signal.getsignal(signal.SIGTERM)

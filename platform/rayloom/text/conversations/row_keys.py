@@ -60,7 +60,7 @@ _REFUSED = tuple(
 
 
 def says_something(value: Any) -> bool:
-    """Whether a value stands for something: not null, and no empty text, list or mapping."""
+    """Whether a value is neither null nor an empty text, list or mapping."""
     return value is not None and not (isinstance(value, str | list | tuple | Mapping) and len(value) == 0)
 
 
@@ -72,7 +72,7 @@ def given(values: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str,
 def unknown_keys(
     values: Mapping[str, Any], known: Collection[str], where: str = "", *, is_conversation: bool = True
 ) -> Iterable[str]:
-    """The keys without a meaning. Raises ConversationError where a key looks as if it had one.
+    """The keys that are not read. Raises ConversationError for a key whose name suggests that it matters.
 
     `where`: what the keys belong to, for messages to people, such as `message 2`.
     """
@@ -87,9 +87,9 @@ def unknown_keys(
 
 
 def train_mark(values: Mapping[str, Any], where: str) -> bool | None:
-    """Whether the values say that an answer is trained; None where they say nothing.
+    """Whether the keys of a message mark its answer as trained; None if there is no such key.
 
-    Raises ConversationError for a mark that is neither yes nor no, and for two that contradict each other.
+    Raises ConversationError for a mark that is neither true nor false, and for marks that contradict each other.
     """
     marks = {key: _yes_or_no(values[key], key, where) for key in TRAIN_MARKS if values.get(key) is not None}
     if len(set(marks.values())) > 1:
@@ -109,9 +109,9 @@ def _yes_or_no(value: Any, key: str, where: str) -> bool:
 
 
 def only_value(values: Mapping[str, Any], keys: Iterable[str], where: str) -> Any:
-    """The value that stands under one of several names of the same thing; None where there is none.
+    """The value of a field that can have several names; None if no name has a value.
 
-    Raises ConversationError where two of them hold different values.
+    Raises ConversationError if two names have different values.
     """
     given_values = {key: values[key] for key in keys if says_something(values.get(key))}
     first = next(iter(given_values.values()), None)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_TARGET = -100
-"""A token or row that nothing is asked of (as `score.batches.NO_LABEL`)."""
+"""Target of a token or row without a label (as `score.batches.NO_LABEL`)."""
 HEAD_MARK, TAIL_MARK = "@", "#"
 
 
@@ -46,9 +46,9 @@ class EncodedRow:
     last token of the answer, both 0 (the first special token) where this window has none. Of a text to write:
     its ids."""
     offsets: tuple[tuple[int, int], ...] = ()
-    """(T,) what each token covers of the text, (0, 0) where it covers nothing of it."""
+    """(T,) start and end of each token in the text; (0, 0) for a token that is not from the text."""
     is_judged: NDArray[np.bool_] | None = None
-    """(T,) tokens that have the most context in this window."""
+    """(T,) whether this window, of all that contain the token, gives it the most context."""
 
     @property
     def length_tokens(self) -> int:
@@ -76,7 +76,8 @@ class TaskEncoder:
         return isinstance(self.task, TokenClassification | QuestionAnswering)
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each example uncut, with special tokens; over `max_tokens` also where the target is too long."""
+        """Number of tokens of each example before truncation, with special tokens; more than `max_tokens` also if its
+        target is too long."""
         encoded = self._tokenised(examples, truncation=False)
         num_tokens = [len(ids) for ids in encoded["input_ids"]]
         if isinstance(self.task, SequenceToSequence):
@@ -86,7 +87,7 @@ class TaskEncoder:
         return num_tokens
 
     def cut(self, examples: Sequence[Example]) -> list[str]:
-        """What the model reads of each text, with a second text behind it."""
+        """The part of each text that the model reads after truncation, followed by the second text if there is one."""
         if self._reads_both_ends(examples):
             offsets = self._tokenised(examples, truncation=False)["offset_mapping"]
             return [self._ends_of(example.text, covered) for example, covered in zip(examples, offsets, strict=True)]
@@ -102,7 +103,8 @@ class TaskEncoder:
         return shortened
 
     def rows(self, examples: Sequence[Example]) -> list[list[EncodedRow]]:
-        """The rows of each example: one, or one for each window. What is longer than a row and not windowed is cut."""
+        """The rows of each example: one, or one for each window. Without windows, a text longer than a row is
+        truncated."""
         if not examples:
             return []
         if self.reads_windows:
@@ -113,7 +115,7 @@ class TaskEncoder:
         return [[self._text_row(encoded, number, example)] for number, example in enumerate(examples)]
 
     def check(self, example: Example) -> None:
-        """Raises ExampleError where the task has no place for what the example says."""
+        """Raises ExampleError if the example has labels, entities or answers that the task does not have."""
         if isinstance(self.task, TokenClassification):
             strange = [span for span in example.spans if span.label not in self.task.entities]
             if strange:
@@ -153,7 +155,7 @@ class TaskEncoder:
         return EncodedRow(tokens, segments, self._text_targets(example))
 
     def _target(self, example: Example) -> NDArray[np.int64]:
-        """The ids of the text to write, with the token that ends it; none where there is no such text."""
+        """The token ids of the text to generate, with the end token; empty if the example has no such text."""
         if not example.labels:
             return np.zeros(0, np.int64)
         ids = self.tokenizer(text_target=example.labels[0], verbose=False)["input_ids"]
@@ -199,7 +201,7 @@ class TaskEncoder:
         return rows
 
     def _text_offsets(self, encoded: Any, window: int) -> list[tuple[int, int]]:
-        """What each token covers of the text that is marked; of a question's row, that is the second."""
+        """Start and end of each token in the text that has the marks: for questions the second text, else the first."""
         of_text = 1 if isinstance(self.task, QuestionAnswering) else 0
         sides = encoded.sequence_ids(window)
         offsets = encoded["offset_mapping"][window]
@@ -242,10 +244,10 @@ class TaskEncoder:
 
 
 def both_ends(length: int, limit: int) -> NDArray[np.int64]:
-    """The places of a row that are read: all, or `limit` of them, a quarter at its beginning and the rest at its end.
+    """The positions of a row that are read: all, or `limit` of them, a quarter at the beginning and the rest at the
+    end.
 
-    Special tokens stand at the very ends, so that they stay.
-    """
+    Special tokens stand at the very ends, so that they stay."""
     if length <= limit:
         return np.arange(length)
     num_first = limit // 4
@@ -265,7 +267,7 @@ def _check_labels(labels: Sequence[str], task: TextClassification | RelationExtr
 
 
 def marked_entities(text: str, spans: Sequence[Span]) -> str:
-    """The text with the head between @ and the tail between #."""
+    """The text with the head entity between @ signs and the tail entity between # signs."""
     marks = {"head": HEAD_MARK, "tail": TAIL_MARK}
     for span in sorted(spans, key=lambda span: -span.start):
         mark = marks[span.label]
@@ -274,7 +276,7 @@ def marked_entities(text: str, spans: Sequence[Span]) -> str:
 
 
 def answer_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[int, int]:
-    """First and last token of the first answer that lies whole in this window; (0, 0) where none does."""
+    """First and last token of the first answer that is completely inside this window; (0, 0) if there is none."""
     for span in spans:
         inside = [n for n, (start, end) in enumerate(offsets) if start < span.end and end > span.start and start < end]
         if inside and offsets[inside[0]][0] <= span.start and offsets[inside[-1]][1] >= span.end:
@@ -283,7 +285,8 @@ def answer_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> 
 
 
 def most_context(windows: Sequence[Sequence[tuple[int, int]]]) -> list[NDArray[np.bool_]]:
-    """For each window, which tokens are judged there: those further from its ends than in any other."""
+    """For each window, the tokens that are evaluated in it: those that have more context there than in any other
+    window."""
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for number, offsets in enumerate(windows):
         places = [index for index, (start, end) in enumerate(offsets) if start < end]
