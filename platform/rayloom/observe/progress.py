@@ -118,3 +118,16 @@ def progress(label: str, total: int | None = None, unit: str = "rows") -> Iterat
     )
     with Progress(*columns, console=console(), transient=True) as display:
         yield _TerminalBar(label, total, unit, display)
+
+
+class EstimatedTotal:
+    """Shows how many rows there will be, by the bytes that the rows so far took."""
+
+    def __init__(self, bar: Bar, total_bytes: int) -> None:
+        self._bar, self._total_bytes, self._bytes = bar, total_bytes, 0
+
+    def advance(self, num_rows: int, num_bytes: int) -> None:
+        self._bytes += num_bytes
+        if self._bytes and self._total_bytes:
+            self._bar.total = max(1, round((self._bar.done + num_rows) * self._total_bytes / self._bytes))
+        self._bar.advance(num_rows)

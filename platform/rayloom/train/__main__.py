@@ -85,7 +85,7 @@ def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
     """The first process' work: prepares the job, trains with the others, publishes."""
     if not isinstance(spec, TrainSpec):
         raise TypeError(f"{spec.kind} is not a training job")
-    job = job_of(spec, given.parents, given.work, given.work / "result")
+    job = job_of(spec, given.parents, given.work, given.work / "result", store=given.store)
     unfinished = None if job.finished.exists() else job
     if unfinished is not None:
         check_room(job, size_of_job(job))

@@ -44,7 +44,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
     sheet.warnings += runs_with_other_settings(spec, store)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            job = job_of(spec, parents, Path(folder), Path(folder) / "result")
+            job = job_of(spec, parents, Path(folder), Path(folder) / "result", store=store)
             size = size_of_job(job)
         except RayloomError as error:
             sheet.problems.append(str(error))

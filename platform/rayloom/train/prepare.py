@@ -12,12 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.lock import exclusive
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
-from rayloom.observe.progress import Bar, progress
+from rayloom.observe.progress import EstimatedTotal, progress
 from rayloom.reading.files import RowFile
 from rayloom.reading.sources import row_files
 from rayloom.specs.row_files import SourceOfRows
@@ -31,6 +32,7 @@ from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.packed.shards import TokenShards
 from rayloom.text.row_workers import RowWorkers
 from rayloom.train.job import TrainJob, rows_of_run
+from rayloom.train.kept_rows import kept, rows_key
 from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
@@ -44,16 +46,22 @@ AnyRows = TokenShards | TaskRows | PreferenceRows
 
 
 def job_of(
-    spec: TrainSpec, parents: Mapping[str, Artifact], work: Path, out: Path, workers: RowWorkers | None = None
+    spec: TrainSpec,
+    parents: Mapping[str, Artifact],
+    work: Path,
+    out: Path,
+    workers: RowWorkers | None = None,
+    store: Store | None = None,
 ) -> TrainJob:
     """The job, with its rows prepared in `work` if that is not done yet; by other processes here, or by `workers`.
 
+    `store`: where rows of conversations are kept, and looked for first.
     Raises InputError if rows, base and tokenizer do not fit together.
     """
     base = parents["base"].path if "base" in parents else None
     if isinstance(spec.data, ConversationData):
         tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
-        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers)
+        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers, store)
     elif isinstance(spec.data, LabelledData):
         data = labelled_task_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
@@ -127,6 +135,7 @@ def conversation_rows(
     folder: Path,
     tokenizer: Path,
     workers: RowWorkers | None = None,
+    store: Store | None = None,
 ) -> Path:
     """Folder with `train/`, `heldout/` and row counts, rendered from conversations unless it is complete already."""
     data = spec.data
@@ -142,34 +151,27 @@ def conversation_rows(
     total_bytes = sum(
         file.stat().st_size if isinstance(file, Path) else file.size_bytes for file in chain(*files.values())
     )
-    with progress("rendering conversations", unit="rows") as bar:
-        estimate = _Estimate(bar, total_bytes)
-        counts = prepare(
-            data,
-            files,
-            renderer,
-            spec.sequence_length_tokens,
-            spec.seed,
-            folder,
-            estimate.advance,
-            packs_rows=spec.packs_rows,
-            workers=workers,
-        )
-    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
+
+    def make(place: Path) -> None:
+        with progress("rendering conversations", unit="rows") as bar:
+            counts = prepare(
+                data,
+                files,
+                renderer,
+                spec.sequence_length_tokens,
+                spec.seed,
+                place,
+                EstimatedTotal(bar, total_bytes).advance,
+                packs_rows=spec.packs_rows,
+                workers=workers,
+            )
+        write_durably(place / COUNTS_NAME, json.dumps(counts.as_json(), indent=2))
+
+    if store is None:
+        make(folder)
+    else:
+        kept(store, rows_key(spec, parents, files, renderer), COUNTS_NAME, make, folder)
     return folder
-
-
-class _Estimate:
-    """Shows how many rows there will be, by the bytes that the rows so far took."""
-
-    def __init__(self, bar: Bar, total_bytes: int) -> None:
-        self._bar, self._total_bytes, self._bytes = bar, total_bytes, 0
-
-    def advance(self, num_rows: int, num_bytes: int) -> None:
-        self._bytes += num_bytes
-        if self._bytes and self._total_bytes:
-            self._bar.total = max(1, round((self._bar.done + num_rows) * self._total_bytes / self._bytes))
-        self._bar.advance(num_rows)
 
 
 def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
@@ -263,7 +265,7 @@ def job_with_rows(
     copy.fetch(DATA_NAME)
     counts = work / DATA_NAME / COUNTS_NAME
     is_prepared = counts.exists()
-    job = job_of(spec, parents, work, out, workers)
+    job = job_of(spec, parents, work, out, workers, copy.store)
     if not is_prepared and counts.exists():
         copy.put(DATA_NAME)
     return job

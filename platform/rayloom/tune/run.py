@@ -36,7 +36,7 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     copy = WorkCopy(build.store, spec.name, build.version)
     copy.fetch(JOURNAL_NAME)
-    files = TrialFiles(spec, build.parents, build.work, copy if copy.is_needed else None)
+    files = TrialFiles(spec, build.parents, build.work, copy if copy.is_needed else None, build.store)
     files.prepare_rows()
     memory = memory_bytes_per_worker(spec, build.parents)
     concurrent = num_concurrent(spec, nodes_of(connect()), memory)

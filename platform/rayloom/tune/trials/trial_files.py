@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.artifacts.store import Artifact
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.specs.search.space import Values, substituted
 from rayloom.specs.train import TrainSpec
@@ -47,6 +47,8 @@ class TrialFiles:
     folder: Path
     copy: WorkCopy | None = None
     """Copy of `folder` in the store, if nodes share no disk."""
+    store: Store | None = None
+    """Where rows are kept for other searches and runs."""
     _with_rows: dict[str, TrainJob] = field(default_factory=dict)
     _removed: set[int] = field(default_factory=set)
     """Trials whose weights were removed."""
@@ -167,7 +169,7 @@ class TrialFiles:
             folder.mkdir(parents=True, exist_ok=True)
             own = self.training_parents
             if self.copy is None:
-                self._with_rows[key] = job_of(spec, own, folder, folder / "unused")
+                self._with_rows[key] = job_of(spec, own, folder, folder / "unused", store=self.store)
             else:
                 rows = self.copy.inside(self._path(folder))
                 job = job_with_rows(spec, own, folder, folder / "unused", rows)

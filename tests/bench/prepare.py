@@ -1,0 +1,156 @@
+"""Preparation of training rows measured: `make bench-prepare`, with ROWS=100000 for fewer.
+
+One-turn rows of real sentences, by `prepare` as a training job calls it, by `datasets.map` with as many processes, and
+by TRL's SFTTrainer, on the same file, template, mask and packing, each in a process of its own. Memory at 20,000 rows
+and at all; tokens a second of twenty-turn rows beside one-turn rows; seconds of `rayloom plan`, the first time and
+again. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
+
+from hardware import hardware
+from instruction_rows import instruction_rows, write_rows
+from process_memory import PeakMemory
+from real_text import ROOT
+
+from rayloom.artifacts.store import Store
+from rayloom.dispatch import load_job, run
+
+RESULTS = Path(__file__).parent / "results"
+CORES = len(os.sched_getaffinity(0))
+SMALL_ROWS, TURNS = 20_000, 20
+LENGTH = 1024
+JOB = """
+kind: train
+name: bench
+base: artifact:smollm2
+data:
+  type: conversations
+  sources: [{{uri: "file://{rows}", licence: CC-BY-NC-4.0, format: messages}}]
+  length_policy: truncate
+adapter: {{type: lora, rank: 16}}
+sequence_length_tokens: 1024
+micro_batch_sequences: 1
+global_batch_tokens: 1024
+num_steps: 10
+learning_rate: 1e-3
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
+    parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
+    parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ours:
+        print(json.dumps(ours(**json.loads(options.ours))))
+        return
+    found: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "rows": options.rows}
+    with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
+        found |= measured(Path(folder), options)
+    if options.save:
+        file = RESULTS / f"prepare-{found['hardware']}-{found['date']}.json"
+        file.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found))
+
+
+def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    store = folder / "store"
+    model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(store)))[0].path
+
+    def rows(name: str, count: int, turns: int = 1) -> Path:
+        return write_rows(folder / f"{name}.jsonl", instruction_rows(store, count, turns))
+
+    large, small = rows("large", options.rows), rows("small", SMALL_ROWS)
+    turns = rows("turns", max(1000, min(options.rows, 200_000) // TURNS), TURNS)
+    whole = in_own_process(folder, model, large, LENGTH)
+    few = in_own_process(folder, model, small, LENGTH)
+    many_turns = in_own_process(folder, model, turns, 8 * LENGTH)
+    speed = {name: one["tokens"] / one["seconds"] for name, one in (("one", whole), ("many", many_turns))}
+    found = {
+        "rows_per_second": round(options.rows / whole["seconds"], 1),
+        "tokens_per_second": round(speed["one"]),
+        "turns_ratio": round(speed["many"] / speed["one"], 3),
+        "peak_bytes": whole["peak_bytes"],
+        "peak_ratio": round(whole["peak_bytes"] / few["peak_bytes"], 3),
+    }
+    if options.peer:
+        count = options.peer_rows or options.rows
+        part = large if count >= options.rows else rows("part", count)
+        for which in ("datasets_map", "trl"):
+            asked = {"which": which, "model": str(model), "rows": str(part), "length": LENGTH, "processes": CORES}
+            theirs = peer(options.peer, asked | {"folder": str(folder / which)})
+            found[f"{which}_rows_per_second"] = round(count / theirs["seconds"], 1)
+            found[f"ratio_vs_{which}"] = round(options.rows / whole["seconds"] * theirs["seconds"] / count, 3)
+            found[f"{which}_tokens_a_row"] = round(theirs["tokens"] / count, 1)
+        found["tokens_a_row"] = round(whole["tokens"] / options.rows, 1)
+    return found | plans(folder, store, large)
+
+
+def in_own_process(folder: Path, model: Path, rows: Path, length: int) -> dict[str, Any]:
+    """Seconds, tokens and peak memory of one preparation, other processes included."""
+    asked = {"model": str(model), "rows": str(rows), "out": str(folder / f"out-{rows.stem}"), "length": length}
+    command = [sys.executable, __file__, "--ours", json.dumps(asked)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, PeakMemory(process.pid) as memory:
+        said, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    found: dict[str, Any] = json.loads(said.splitlines()[-1]) | {"peak_bytes": memory.peak_bytes}
+    print(f"{rows.name}: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def ours(model: str, rows: str, out: str, length: int) -> dict[str, Any]:
+    from rayloom.specs.training.training_data import ConversationData
+    from rayloom.text.conversations.dataset import prepare
+    from rayloom.text.conversations.render import Renderer
+
+    source = {"dataset": "./rows", "format": "messages"}
+    given = {"sources": [source], "length_policy": "truncate", "max_length_policy_share": 1.0}
+    data = ConversationData.model_validate({"type": "conversations", **given})
+    renderer = Renderer.of_model(Path(model))
+    started = time.perf_counter()
+    counts = prepare(data, {"data.sources.0.dataset": [Path(rows)]}, renderer, length, 0, Path(out))
+    return {"seconds": time.perf_counter() - started, "tokens": counts.train.tokens + counts.heldout.tokens}
+
+
+def peer(interpreter: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    command = [str(interpreter), str(Path(__file__).parent / "prepare_peer.py")]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{asked['which']} failed:\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{asked['which']}: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def plans(folder: Path, store: Path, rows: Path) -> dict[str, float]:
+    """Seconds of the command, Python's start and imports included."""
+    job = folder / "job.yaml"
+    job.write_text(JOB.format(rows=rows))
+    seconds = {}
+    for name in ("plan_seconds_first", "plan_seconds_again"):
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "rayloom", "plan", str(job)]
+        subprocess.run(command, env=os.environ | {"RAYLOOM_STORE": str(store)}, check=True, capture_output=True)
+        seconds[name] = round(time.perf_counter() - started, 2)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
