@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.counted_bucket import CountedBucket, counted_bucket
-from support.own_disk_nodes import can_have_own_disks, end, own_disk_nodes
 from support.passes import KilledError, cleaned
 from support.service import free_port
 
@@ -135,56 +132,3 @@ def test_requests_grow_with_the_text(folder: Path, bucket: CountedBucket, monkey
         after = bucket.counts()
         counted.append(sum(after[name] - before.get(name, 0) for name in after if not name.startswith("bytes")))
     assert counted[1] <= 10 * counted[0]
-
-
-# -- on Ray ------------------------------------------------------------------------------------------------------------
-
-
-def wait_until(driver: subprocess.Popen[bytes], name: str) -> None:
-    """Returns when a file with this in its name is in the bucket."""
-    filesystem = Store("s3://bucket").filesystem
-    until = time.monotonic() + 180
-    while not any(name in path for path in filesystem.find("bucket")):
-        assert time.monotonic() < until and driver.poll() is None, driver.stderr.read().decode()  # type: ignore[union-attr]
-        filesystem.invalidate_cache()
-        time.sleep(0.02)
-
-
-@pytest.mark.skipif(not can_have_own_disks(), reason="needs mounts of its own for each node")
-@pytest.mark.parametrize(
-    ("victims", "passes"),
-    [
-        pytest.param(
-            ("node", "driver"), (("/judged.json",), ("/tokens/",)), id="one pass each", marks=pytest.mark.full
-        ),
-        pytest.param(
-            ("node",),
-            ((".work/chunks-of-65536/judged/", "/judged.json", "/duplicates.json", "/tokenizer.json", "/tokens.json"),),
-            id="each pass",
-            marks=pytest.mark.full,
-        ),
-    ],
-)
-def test_a_node_or_the_driver_is_killed_with_its_disk_and_the_bytes_are_the_same(
-    folder: Path, victims: tuple[str, ...], passes: tuple[tuple[str, ...], ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_texts(folder / "texts", 1500)
-    expected = cleaned(folder, job(TOKENS), 65536)
-    store = on_node(folder, "reader", monkeypatch)
-    (folder / "job.yaml").write_text(json.dumps({"kind": "clean", "name": "n"} | job(TOKENS)))
-    monkeypatch.setenv("RAYLOOM_STORE", store.uri)
-    run = ("run", str(folder / "job.yaml"), "--set", "chunk_bytes=65536")
-    for victim, names in zip(victims, passes, strict=True):
-        for name in names:
-            if store.filesystem.exists(store.root):
-                store.filesystem.rm(store.root, recursive=True)
-            with own_disk_nodes(folder / f"{victim}-{names.index(name)}", {}) as cluster:
-                driver = cluster.driver(*run)
-                wait_until(driver, name)
-                end(cluster.nodes[1] if victim == "node" else driver)
-                driver = driver if victim == "node" else cluster.driver(*run)
-                _, said = driver.communicate(timeout=240)
-                assert driver.returncode == 0, said.decode()
-                assert victim == "node" or b"continuing what an earlier run left" in said
-            store.filesystem.invalidate_cache()
-            assert store.resolve("n").digest == expected.manifest.digest
