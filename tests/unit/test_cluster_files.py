@@ -79,8 +79,10 @@ def test_the_network_policy_and_the_cluster_mean_the_same_pods() -> None:
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_no_file_holds_a_secret_or_the_address_of_a_registry(path: Path) -> None:
+    # 198.18.0.0/15 is for tests (RFC 2544): the nodes of `cluster up --own-networks`.
     text = path.read_text()
-    assert not re.search(r"(hf_[A-Za-z0-9]{8}|AKIA[0-9A-Z]{12}|-----BEGIN|https?://(?!127\.0\.0\.1|HEAD))", text)
+    assert not re.search(r"hf_[A-Za-z0-9]{8}|AKIA[0-9A-Z]{12}|-----BEGIN", text)
+    assert not re.search(r"https?://(?!127\.0\.0\.1|198\.18\.|HEAD)", text)
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])

@@ -169,7 +169,7 @@ def test_its_applications_are_those_that_run_starts(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("keys_required: true, ", ""), "this one requires no API keys"),
+        (("keys_required: true, ", ""), "because it requires no API keys"),
         (("artifact:small", "hf://org/small"), "takes its models from the store"),
         (("artifact:small", "./model"), "A manifest carries job files only"),
     ],

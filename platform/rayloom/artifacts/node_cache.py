@@ -11,7 +11,6 @@ import functools
 import os
 import shutil
 from pathlib import Path
-from typing import IO
 
 import fsspec
 
@@ -76,11 +75,12 @@ def keep_while_alive(copy: Path) -> None:
 
 
 @functools.cache
-def _held(mark: Path) -> IO[str]:
+def _held(mark: Path) -> int:
+    """The descriptor of the mark, never closed."""
     mark.parent.mkdir(parents=True, exist_ok=True)
-    file = mark.open("a")
-    fcntl.flock(file, fcntl.LOCK_SH)  # the kernel releases it when the last process that has the file open ends
-    return file
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # the kernel releases it when the last process that has the file open ends
+    return descriptor
 
 
 def make_room(folder: Path, needed_bytes: int) -> None:
