@@ -46,6 +46,7 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     """The causal model in a folder, ready for inference on this process' device: the GPU if there is one.
 
     Weights keep their stored precision, W8A8 layers compute in INT8 like the server, and an adapter is not merged.
+    Where the server computes bf16 weights in fp32, so does this: on a CPU that does not multiply bf16.
     Raises InputError if the folder has no such model.
     """
     from transformers import AutoModelForCausalLM
@@ -59,6 +60,10 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=_FIX) from error
     use_int8_arithmetic(loaded)
+    on_gpu = torch.cuda.is_available()
+    is_quantised = getattr(loaded.config, "quantization_config", None) is not None
+    if not (on_gpu or is_quantised or multiplies_bf16()):
+        loaded = loaded.float()
     if adapter is not None:
         loaded = load_adapter(loaded, adapter)
-    return loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return loaded.eval().to("cuda" if on_gpu else "cpu")
