@@ -160,7 +160,7 @@ def test_a_second_cluster_is_not_started_over_the_first(terminal: Terminal) -> N
 @pytest.mark.parametrize(
     ("workers", "wanted"),
     [
-        ("num_workers: 64", "64 workers of 1 CPUs each"),
+        ("num_workers: 64", "64 workers with 1 CPUs each"),
         ("gpus_per_worker: 1", "1 worker with 1 CPUs and 1 GPUs each, and there is room for 0 on 2 nodes"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_job_that_does_not_fit_is_refused_before_it_is_sent(terminal: Terminal
     )
     ended = terminal.rayloom("submit", "large.yaml")
     assert ended.returncode == 4
-    assert f"large does not fit on this cluster: it wants {wanted}" in ended.stderr
+    assert f"large does not fit on this cluster: it needs {wanted}" in ended.stderr
 
 
 def test_a_full_disk_under_the_store_is_one_clear_sentence(terminal: Terminal) -> None:

@@ -88,7 +88,8 @@ class _LineBar(Bar):
             self._said = now
             of_total = f"/{self.total}" if self.total else ""
             rate = self.done / (now - self._started)
-            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done < self.total else ""
+            is_known = self.total is not None and 0 < self.done < self.total
+            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and is_known else ""
             say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s{left} {self.note}".rstrip())
 
 

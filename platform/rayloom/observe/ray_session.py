@@ -175,7 +175,7 @@ def _check_welcome(address: str) -> None:
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
                 return  # `ray.init` retries for longer
-            what = "The cluster does not take this token" if _has_token() else "The cluster asks for a token"
+            what = "The cluster rejects this token" if _has_token() else "The cluster requires a token"
             fix = "Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's."
             raise ResourceError(what, where=where, fix=fix) from None
     if there != ray.__version__:
