@@ -19,9 +19,9 @@ def computing_precision(spec: TrainSpec, on_gpu: bool) -> Precision:
     """The number format that a worker really computes in.
 
     It is the spec's, except for bf16 on a CPU that would convert number by number: on an AMD EPYC of the third
-    generation a training step in bf16 takes 18 times as long as in fp32. DeepSpeed's engine keeps bf16 in any case.
+    generation a training step in bf16 takes 18 times as long as in fp32.
     """
-    converts = spec.precision == "bf16" and not on_gpu and not spec.sharding.zero_stage and not multiplies_bf16()
+    converts = spec.precision == "bf16" and not on_gpu and not multiplies_bf16()
     return "fp32" if converts else spec.precision
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from rayloom.models.loading import multiplies_bf16
+
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration, with the steepest slope at zero: small singular values grow in few steps."""
@@ -58,7 +60,8 @@ class MuonAdamW(AdamW):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(flat)
         momentum = state["momentum"].lerp_(flat.grad, 1 - group["momentum"])
-        looked_ahead = torch.lerp(flat.grad, momentum, group["momentum"]).bfloat16()  # Nesterov momentum
+        looked_ahead = torch.lerp(flat.grad, momentum, group["momentum"])  # Nesterov momentum
+        looked_ahead = looked_ahead.to(_computed_in(flat.device))
         update = _update_of_shard(looked_ahead, group["layout"])
         flat.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
@@ -91,12 +94,18 @@ def _batches(layout: Layout, shard_end: int) -> Iterator[tuple[torch.Size, list[
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """(N, rows, columns) bf16: the matrices with singular values close to 1 (between 0.7 and 1.2)."""
+    """(N, rows, columns) bf16 or fp32: the matrices with singular values close to 1 (between 0.7 and 1.2)."""
     a, b, c = COEFFICIENTS
+    dtype = _computed_in(matrices.device)
     is_wide = matrices.shape[1] <= matrices.shape[2]
-    wide = matrices.bfloat16() if is_wide else matrices.bfloat16().mT
-    wide = wide / torch.linalg.vector_norm(wide.float(), dim=(1, 2), keepdim=True).clamp(min=1e-7).bfloat16()
+    wide = matrices.to(dtype) if is_wide else matrices.to(dtype).mT
+    wide = wide / torch.linalg.vector_norm(wide.float(), dim=(1, 2), keepdim=True).clamp(min=1e-7).to(dtype)
     for _ in range(NUM_ITERATIONS):
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide if is_wide else wide.mT
+
+
+def _computed_in(device: torch.device) -> torch.dtype:
+    """bf16, which is precise enough (Jordan et al. 2024); fp32 on a CPU that would convert bf16 number by number."""
+    return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32

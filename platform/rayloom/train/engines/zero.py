@@ -25,7 +25,7 @@ from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
 from rayloom.train.engines.zero_loading import fill_in_shards
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
-from rayloom.train.precision import DTYPES
+from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 from rayloom.train.weights.sharded import ShardedWeights
@@ -86,6 +86,7 @@ class ZeroEngine:
         _quieten()
         _ensure_process_group(group)
         self.model, self.group = model, group
+        spec = spec.model_copy(update={"precision": computing_precision(spec, group.device.type == "cuda")})
         self.is_fp16, self.loss_scale = spec.precision == "fp16", 1.0
         groups = parameter_groups(model.model, spec.optimizer)
         num_trained = sum(p.numel() for found in groups for p in found.parameters)
