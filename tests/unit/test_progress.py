@@ -20,16 +20,17 @@ def test_where_there_is_no_terminal_lines_come_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progresses, "SECONDS_BETWEEN_LINES", 0.0)
-    with progress("packing", 4, "rows") as bar:
+    with progress("packing", 40, "rows") as bar:
         bar.advance(0, "waiting")
         bar.advance(1)
-        bar.advance(3, "loss 3.21")
+        bar.advance(19)
+        bar.advance(20, "loss 3.21")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "packing: 0/4 rows, 0/s waiting"
-    assert lines[1].startswith("packing: 1/4 rows, ")
-    assert " s left" in lines[1]
-    assert lines[2].startswith("packing: 4/4 rows, ")
-    assert lines[2].endswith("/s loss 3.21")
+    assert lines[0] == "packing: 0/40 rows, 0/s waiting"
+    assert lines[1].startswith("packing: 1/40 rows, ")
+    assert [" s left" in line for line in lines] == [False, False, True, False]
+    assert lines[3].startswith("packing: 40/40 rows, ")
+    assert lines[3].endswith("/s loss 3.21")
 
 
 def test_fast_work_says_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

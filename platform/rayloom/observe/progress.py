@@ -77,6 +77,10 @@ class _TerminalBar(Bar):
         self._progress.update(self._task, completed=self.done, total=self.total, note=self.note)
 
 
+LEAST_FOR_ESTIMATE = 10
+"""The time left is said from so many on: two replicas that start say nothing about a third."""
+
+
 class _LineBar(Bar):
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         super().__init__(label, total, unit)
@@ -88,7 +92,7 @@ class _LineBar(Bar):
             self._said = now
             of_total = f"/{self.total}" if self.total else ""
             rate = self.done / (now - self._started)
-            is_known = self.total is not None and 0 < self.done < self.total
+            is_known = self.total is not None and LEAST_FOR_ESTIMATE <= self.done < self.total
             left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and is_known else ""
             say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s{left} {self.note}".rstrip())
 
