@@ -37,7 +37,7 @@ def test_the_small_form_passes_without_engines(tmp_path: Path) -> None:
     assert [step for step in steps if step["status"] == "failed"] == []
     assert closing["skipped"] == ["serving"]
     assert closing["steps_passed"] == len(steps) - 1 >= 10
-    assert all(step["seconds"] > 0 for step in steps)
+    assert all(step["seconds"] > 0 for step in steps if step["status"] == "passed")
 
 
 def test_what_a_step_needs_is_named_if_it_is_missing(tmp_path: Path) -> None:
