@@ -55,8 +55,13 @@ class Bar(ABC):
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+        self.done = self.done_before = 0
         self.note = ""
+
+    def continue_from(self, done: int) -> None:
+        """Counts what an earlier run did, which says nothing about the rate of this one."""
+        self.done = self.done_before = done
+        self._show()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
@@ -91,8 +96,9 @@ class _LineBar(Bar):
         if now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             of_total = f"/{self.total}" if self.total else ""
-            rate = self.done / (now - self._started)
-            is_known = self.total is not None and LEAST_FOR_ESTIMATE <= self.done < self.total
+            done_here = self.done - self.done_before
+            rate = done_here / (now - self._started)
+            is_known = self.total is not None and done_here >= LEAST_FOR_ESTIMATE and self.done < self.total
             left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and is_known else ""
             say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s{left} {self.note}".rstrip())
 

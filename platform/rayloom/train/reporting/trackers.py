@@ -213,7 +213,7 @@ class TrainingProgress:
                 self._recent.append(event)
                 self.bar.advance(event["step"] - self.bar.done, self._note())
             elif event["event"] == "resumed":
-                self.bar.advance(event["step"] - self.bar.done)
+                self.bar.continue_from(event["step"])
             elif event["event"] == "heldout":
                 beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
                 where = f"{self.job.spec.name}: step {event['step']}: {event['name']}"
@@ -224,5 +224,4 @@ class TrainingProgress:
     def _note(self) -> str:
         seconds = sum(event["seconds"] for event in self._recent)
         speed = sum(event["tokens"] for event in self._recent) / seconds
-        left = (self.job.num_steps - self._recent[-1]["step"]) * seconds / len(self._recent)
-        return f"loss {self._recent[-1]['loss']:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left"
+        return f"loss {self._recent[-1]['loss']:.3f}, {speed:,.0f} tokens/s"
