@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("errors", "engine_errors", "specs"), 0),
     **dict.fromkeys(("artifacts", "reading", "text", "score", "observe"), 1),
-    "models": 2,
+    **dict.fromkeys(("models", "rewards"), 2),
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
     **dict.fromkeys(("tune", "pipeline", "submit"), 4),
     **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),
