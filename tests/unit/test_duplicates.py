@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from rayloom.data.dedup import clusters
 from rayloom.data.dedup.clusters import EDGE, labelled, removed_members
-from rayloom.data.dedup.dedup_keys import KEY, Bands
-from rayloom.data.dedup.duplicate_passes import NEIGHBOURS, candidate_pairs, exact_edges, is_similar, jaccard
-from rayloom.data.text_views import Folded, SpanHasher
+from rayloom.data.dedup.dedup_keys import KEY
+from rayloom.data.dedup.duplicate_passes import NEIGHBOURS, candidate_pairs, exact_edges
+from rayloom.text.minhash import Bands, is_similar, jaccard
+from rayloom.text.text_views import Folded, SpanHasher
 
 words = st.lists(st.sampled_from(["red", "green", "blue", "élan", "日本", "x"]), max_size=30)
 

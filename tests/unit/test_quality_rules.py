@@ -9,7 +9,6 @@ import pytest
 from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition
 from rayloom.data.rules.document_rules import Kept, judge_of
 from rayloom.data.rules.examined_text import Drop, ExaminedText
-from rayloom.data.text_views import Folded, TextView, is_unspaced
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.cleaning.rules import (
     C4Rules,
@@ -21,6 +20,8 @@ from rayloom.specs.cleaning.rules import (
     RepetitionRules,
     Rules,
 )
+from rayloom.text.language import identified, sampled
+from rayloom.text.text_views import Folded, TextView, is_unspaced
 
 PROSE = (
     "The harbour lies at the mouth of a small river, and the boats that leave it every morning have names of saints. "
@@ -265,7 +266,7 @@ GERMAN = "Der Hafen liegt an der Mündung eines kleinen Flusses, und die Boote f
 
 @pytest.mark.parametrize(("text", "code"), [(PROSE, "en"), (CHINESE, "zh"), (GERMAN, "de")])
 def test_language(text: str, code: str) -> None:
-    found, confidence = language.identified(text, 1500)
+    found, confidence = identified(text, 1500)
     assert found == code and confidence > 0.65
     examined = ExaminedText(text)
     assert language.judge(examined, LanguageRules(allowed=(code,))) is None
@@ -280,8 +281,8 @@ def test_a_text_of_no_language_is_unsure() -> None:
 
 def test_beginning_middle_and_end_of_a_long_text_are_looked_at() -> None:
     text = "a" * 1000 + "b" * 1000 + "c" * 1000
-    assert language.sampled(text, 300) == f"{'a' * 100} {'b' * 100} {'c' * 100}"
-    assert language.sampled("short", 300) == "short"
+    assert sampled(text, 300) == f"{'a' * 100} {'b' * 100} {'c' * 100}"
+    assert sampled("short", 300) == "short"
 
 
 # -- characters and length ---------------------------------------------------------------------------------------------

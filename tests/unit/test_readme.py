@@ -85,7 +85,7 @@ def test_the_readme_is_short_and_its_map_names_folders_that_exist() -> None:
         ("text/conversations/render.py", "mask"),  # where labels are masked
         ("train/loop/checkpoints.py", "checkpoint.json"),  # where a checkpoint becomes valid
         ("artifacts/manifest.py", "def fingerprint"),  # where an artifact's fingerprint is made
-        ("data/dedup/duplicate_passes.py", "def jaccard"),  # where near duplicates are verified
+        ("data/dedup/duplicate_passes.py", "is_similar("),  # where near duplicates are verified
         ("serve/replicas/adapters.py", "def resolve"),  # where the served adapter's name is resolved
         ("tune/trials/capacity.py", "def num_concurrent"),  # where the number of concurrent trials is decided
     ],

@@ -20,8 +20,8 @@ from rayloom.data.rules.examined_text import Drop
 from rayloom.data.sources.chunks import RawChunk
 from rayloom.data.sources.document_rows import SourceRow
 from rayloom.data.sources.source_files import InputFile
-from rayloom.data.text_views import Folded
 from rayloom.specs.clean import CleanSpec
+from rayloom.text.text_views import Folded
 
 EXCERPT_CHARACTERS = 1000
 

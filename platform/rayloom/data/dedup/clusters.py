@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rayloom.data.exchange.mail import Mail
 from rayloom.data.passes import Exchange, Passes, TaskCounts, summed
-from rayloom.data.text_views import mixed
+from rayloom.text.text_views import mixed
 
 if TYPE_CHECKING:
     from rayloom.data.dedup.duplicate_passes import DuplicatesPass

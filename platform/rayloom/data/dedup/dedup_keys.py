@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.data.text_views import Folded, mixed
 from rayloom.errors import InputError
 from rayloom.specs.clean import Deduplication
+from rayloom.text.minhash import Bands
+from rayloom.text.text_views import Folded
 
 KEY = np.dtype([("key", "<u8"), ("id", "<u8"), ("exact", "<u8"), ("characters", "<u4"), ("shingles", "<u4")])
 """One document under one key (its exact key or a band key), with its id, exact key and size."""
@@ -45,47 +46,6 @@ def _exact_keys(ids: Sequence[int], texts: Sequence[str], folded: Sequence[Folde
     records["id"] = np.asarray(ids, np.uint64)
     records["characters"] = [len(text) for text in texts]
     return records
-
-
-# MinHash signatures cut into bands: documents that share a band key are candidates for near duplicates.
-#
-# Broder 1997; Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, chapter 3. Whether a candidate pair is a
-# duplicate is then decided by its exact Jaccard similarity (`rayloom.data.dedup.duplicate_passes`).
-#
-# Shapes: S shingles of a document, H = bands × rows hash functions.
-
-SEED = 19970611
-SHINGLES_AT_ONCE = 4096
-"""Batch size; the table of permuted shingles then fits into the processor's cache."""
-
-
-class Bands:
-    """`num_bands` keys of 64 bits for a set of shingles."""
-
-    def __init__(self, num_bands: int, rows_per_band: int) -> None:
-        self.num_bands, self.rows_per_band = num_bands, rows_per_band
-        random = np.random.Generator(np.random.PCG64(SEED))
-        count = num_bands * rows_per_band
-        # x → a·x + b modulo 2^32 with odd a permutes the 32-bit numbers; shingle hashes are uniform already.
-        self._factors = random.integers(0, 1 << 32, (count, 1), np.uint32) | np.uint32(1)
-        self._terms = random.integers(0, 1 << 32, (count, 1), np.uint32)
-        self._row_factors = random.integers(0, 1 << 64, rows_per_band, np.uint64) | np.uint64(1)
-        self._band_terms = random.integers(0, 1 << 64, num_bands, np.uint64)
-
-    def signature(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        """(H,) the minimum of each permutation over the S shingles."""
-        values = (shingles >> np.uint64(32)).astype(np.uint32)
-        smallest = np.full(len(self._factors), np.iinfo(np.uint32).max, np.uint32)
-        for begin in range(0, len(values), SHINGLES_AT_ONCE):
-            permuted = self._factors * values[begin : begin + SHINGLES_AT_ONCE]
-            permuted += self._terms
-            np.minimum(smallest, permuted.min(axis=1), out=smallest)
-        return smallest
-
-    def keys(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """(bands,) one key for each band. The band's number is hashed in, so keys of different bands do not match."""
-        rows = self.signature(shingles).reshape(self.num_bands, self.rows_per_band).astype(np.uint64)
-        return mixed((rows * self._row_factors).sum(axis=1, dtype=np.uint64) + self._band_terms)
 
 
 # Ids of documents, which depend only on the place of a document in the input, not on the order of processing.

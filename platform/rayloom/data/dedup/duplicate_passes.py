@@ -1,6 +1,6 @@
 """The passes that find duplicates: collect and group by key, fetch the candidates' shingles, verify, cluster.
 
-With the candidate pairs of a bucket and the exact Jaccard similarity of a pair.
+With the candidate pairs of a bucket.
 
 Only hashes move between tasks. The text is read again for candidates only.
 """
@@ -23,8 +23,9 @@ from rayloom.data.exchange.mail import Mail
 from rayloom.data.exchange.work_files import WorkFiles, array_of
 from rayloom.data.passes import Passes, TaskCounts, summed
 from rayloom.data.sources.chunk_table import ChunkTable
-from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.specs.clean import Deduplication
+from rayloom.text.minhash import is_similar
+from rayloom.text.text_views import Folded, is_unspaced
 
 REQUEST = np.dtype([("id", "<u8"), ("bucket", "<u8")])
 """A request of a bucket for the shingles of a document, to verify its pairs."""
@@ -231,22 +232,3 @@ def _same_as_before(records: NDArray[Any], name: str) -> NDArray[np.bool_]:
     same = np.zeros(len(records), np.bool_)
     same[1:] = records[name][1:] == records[name][:-1]
     return same
-
-
-# Exact Jaccard similarity of two documents' sets of shingle hashes.
-
-
-def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
-    """|A ∩ B| / |A ∪ B| of two sorted arrays of hashes; 1 for two empty ones."""
-    if not len(first) and not len(second):
-        return 1.0
-    if len(first) > len(second):
-        first, second = second, first
-    indices = np.minimum(np.searchsorted(second, first), len(second) - 1)
-    shared = int((second[indices] == first).sum())
-    return shared / (len(first) + len(second) - shared)
-
-
-def is_similar(first: NDArray[np.uint64], second: NDArray[np.uint64], threshold: float) -> bool:
-    # 9 shared of 10 must reach a threshold of 0.9 despite rounding of the quotient.
-    return jaccard(first, second) >= threshold - 1e-12

@@ -20,9 +20,9 @@ from rayloom.data.dedup.dedup_keys import Keys, document_id
 from rayloom.data.exchange.judged_documents import documents_file
 from rayloom.data.exchange.work_files import WorkFiles
 from rayloom.data.sources.chunks import ChunkName
-from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.errors import InputError
 from rayloom.specs.clean import CleanSpec, Deduplication
+from rayloom.text.text_views import Folded, is_unspaced
 
 TOKENS_AT_ONCE = 1 << 20
 SPLITS = ("train", "heldout")

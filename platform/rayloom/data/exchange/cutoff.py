@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rayloom.data.exchange.mail import Mail
 from rayloom.data.passes import Exchange, Passes
-from rayloom.data.text_views import mixed
+from rayloom.text.text_views import mixed
 
 RANKED = np.dtype([("order", "<u8"), ("stratum", "<u4"), ("weight", "<u4")])
 RANKING = "ranking"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayloom.data.text_views import Folded
+from rayloom.text.text_views import Folded
 
 _DOCUMENTS = pa.schema(
     [

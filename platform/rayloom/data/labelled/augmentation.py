@@ -21,7 +21,6 @@ import ahocorasick
 
 from rayloom.artifacts.files import matching_files
 from rayloom.data.rules.sensitive import is_whole_word
-from rayloom.data.text_views import is_unspaced
 from rayloom.errors import InputError, ResourceError
 from rayloom.specs.cleaning.augmentation import (
     Augmentation,
@@ -30,6 +29,7 @@ from rayloom.specs.cleaning.augmentation import (
     SentenceShuffle,
     SynonymReplacement,
 )
+from rayloom.text.text_views import is_unspaced
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*(?=\S)")
 

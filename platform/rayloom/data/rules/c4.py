@@ -6,8 +6,8 @@ import itertools
 import re
 
 from rayloom.data.rules.examined_text import Drop, ExaminedText
-from rayloom.data.text_views import UNSPACED, is_unspaced
 from rayloom.specs.cleaning.rules import C4Rules
+from rayloom.text.text_views import UNSPACED, is_unspaced
 
 END_MARKS = (".", "?", "!", '"', "'", "”", "。", "？", "！", "」", "』")
 _ELLIPSES = ("...", "…")

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from rayloom.data.rules.repetition import CHARACTERS_PER_WORD
 from rayloom.data.sources.document_rows import document_rows
-from rayloom.data.text_views import Folded, is_unspaced
 from rayloom.errors import InputError
 from rayloom.reading.records import BadRow
 from rayloom.reading.source_stream import SourceStream
 from rayloom.specs.clean import Decontamination
 from rayloom.specs.cleaning.text_sources import DocumentFiles
+from rayloom.text.text_views import Folded, is_unspaced
 
 PASSAGE = np.dtype([("hash", "<u8"), ("set", "<u2"), ("units", "<u2"), ("row", "<u4"), ("is_unspaced", "u1")])
 """A passage of `units` words (in scripts without spaces, characters), and its evaluation set and row."""

@@ -12,9 +12,9 @@ from rayloom.data.rules.contamination import Passages
 from rayloom.data.rules.examined_text import Drop, ExaminedText
 from rayloom.data.rules.normalise import normaliser
 from rayloom.data.rules.registry import LENGTH, RuleFamily, active, verdict
-from rayloom.data.text_views import Folded
 from rayloom.specs.clean import Normalisation
 from rayloom.specs.cleaning.rules import Rules
+from rayloom.text.text_views import Folded
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.data.text_views import Folded, TextView
+from rayloom.text.text_views import Folded, TextView
 
 
 class ExaminedText:

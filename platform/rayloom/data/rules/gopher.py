@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rayloom.data.rules.examined_text import Drop, ExaminedText
-from rayloom.data.text_views import TextView
 from rayloom.specs.cleaning.rules import GopherRules
+from rayloom.text.text_views import TextView
 
 BULLETS = ("•", "‣", "▪", "▫", "●", "○", "■", "□", "▶", "►", "◆", "◇", "◦", "-", "–", "*", "\u2043", "\u2219")
 ELLIPSES = ("...", "…")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.data.rules.examined_text import Drop, ExaminedText
-from rayloom.data.text_views import Folded, TextView
 from rayloom.specs.cleaning.rules import RepetitionRules
+from rayloom.text.text_views import Folded, TextView
 
 CHARACTERS_PER_WORD = 1.6
 

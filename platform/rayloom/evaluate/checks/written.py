@@ -13,8 +13,8 @@ from rayloom.errors import InputError
 from rayloom.evaluate.checks.check import Case, Measured, check_goes_on_with_text
 from rayloom.evaluate.checks.heldout import check_same_tokenizer, heldout_rows, num_heldout
 from rayloom.evaluate.checks.scored import MOST_TEXTS_SHOWN, TEXT_CHARACTERS, ScoreCheck
-from rayloom.evaluate.offline.adapter import check_offline
 from rayloom.models.responders.responder import TextResponder
+from rayloom.models.vllm_adapter import check_offline
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
 from rayloom.observe.report_page import Section, table

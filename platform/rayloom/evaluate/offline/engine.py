@@ -12,9 +12,9 @@ from typing import Any
 import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-from rayloom.evaluate.offline.adapter import room_for_rank
 from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
+from rayloom.models.vllm_adapter import room_for_rank
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.specs.predict import Generation
 

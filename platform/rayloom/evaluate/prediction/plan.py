@@ -11,9 +11,9 @@ from rich.text import Text
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
-from rayloom.evaluate.offline.adapter import check_offline, goes_offline
 from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, asked
 from rayloom.models.responders.subject import Subject
+from rayloom.models.vllm_adapter import check_offline, goes_offline
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.report_page import Section, table
 from rayloom.reading.files import text_or_table_rows

@@ -16,11 +16,11 @@ from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import QualityError
-from rayloom.evaluate.offline.adapter import check_offline, goes_offline
 from rayloom.evaluate.offline.engine import EngineUse, answered
 from rayloom.evaluate.prediction.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
 from rayloom.models.responders.responder import TextResponder, respond_to_each, responder_for
 from rayloom.models.responders.subject import Subject
+from rayloom.models.vllm_adapter import check_offline, goes_offline
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.reading.sources import row_files
