@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
+    parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    store = folder / "store"
+    store = options.store or folder / "store"
     model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(store)))[0].path
 
     def rows(name: str, count: int, turns: int = 1) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.text import row_workers
 from rayloom.text.conversations.dataset import prepare
 from rayloom.text.conversations.render import Renderer
+from rayloom.text.conversations.rendered_rows import BlockRenderer, RowsToRender
 from rayloom.text.packed import sample_file
 from rayloom.text.packed.shards import TokenShards
 from rayloom.text.row_workers import RowProcesses
@@ -90,6 +94,21 @@ def test_other_processes_make_the_same_rows(dataset: Path, monkeypatch: pytest.M
     monkeypatch.setattr(row_workers, "ITEMS_ALONE", 2)
     spec = data(max_row_tokens=80)
     assert prepared(dataset, "two", spec, RowProcesses(2)) == prepared(dataset, "one", spec, RowProcesses(1))
+
+
+LIGHT = """
+import pickle, sys
+render, asked = pickle.load(sys.stdin.buffer)
+print(len(render(asked).arrays["rows"]), *sorted({"torch", "sklearn", "ray"} & set(sys.modules)))
+"""
+
+
+def test_other_processes_render_without_loading_torch(dataset: Path) -> None:
+    spec = data()
+    block = next(table_blocks([dataset / "a.jsonl"], spec.sources[0]))
+    given = pickle.dumps((BlockRenderer(spec, Renderer(chatml())), RowsToRender(0, 0, block)))
+    said = subprocess.run([sys.executable, "-c", LIGHT], input=given, capture_output=True, check=True).stdout
+    assert said.decode().split() == [str(len(block.rows))]
 
 
 @pytest.mark.parametrize("source", [{}, {"limit_rows": 50}, {"limit_rows": 50, "max_row_tokens": 20}])

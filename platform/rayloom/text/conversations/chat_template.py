@@ -32,11 +32,11 @@ class ChatTemplates:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, where: str, kwargs: Mapping[str, Any] | None = None) -> None:
-        self.tokenizer, self.where, self.kwargs = tokenizer, where, dict(kwargs or {})
+        self.kwargs = dict(kwargs or {})
         check_templates(tokenizer, where)
         self._special_tokens = dict(tokenizer.special_tokens_map)
-        self.default = self._chosen(None)
-        self.with_tools = self._chosen([{}])
+        self.default = _chosen(tokenizer, None, where)
+        self.with_tools = _chosen(tokenizer, [{}], where)
         self._variables = {
             template: meta.find_undeclared_variables(parsed_template(template))
             for template in (self.default, self.with_tools)
@@ -104,22 +104,21 @@ class ChatTemplates:
             said = f"`chat_template_kwargs` has {', '.join(unread)}, which the chat template does not read"
             raise ConversationError("unrenderable", said)
 
-    def _chosen(self, tools: list[dict[str, Any]] | None) -> str:
-        try:
-            return str(self.tokenizer.get_chat_template(tools=tools))
-        except ValueError:
-            fix = "Name one with data.template (chatml, gemma, llama3, zephyr), or train an instruction-tuned model."
-            names = self.tokenizer.chat_template
-            what = "This model has no chat template"
-            if isinstance(names, dict) and names:
-                what = f"This model has the chat templates {', '.join(sorted(names))}, and none of them is the default"
-                fix = (
-                    "Name the one that the server should take `default`: as chat_template.jinja in the model's folder."
-                )
-            raise InputError(what, where=self.where, fix=fix) from None
-
 
 _USUAL = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"}
+
+
+def _chosen(tokenizer: PreTrainedTokenizerBase, tools: list[dict[str, Any]] | None, where: str) -> str:
+    try:
+        return str(tokenizer.get_chat_template(tools=tools))
+    except ValueError:
+        fix = "Name one with data.template (chatml, gemma, llama3, zephyr), or train an instruction-tuned model."
+        names = tokenizer.chat_template
+        what = "This model has no chat template"
+        if isinstance(names, dict) and names:
+            what = f"This model has the chat templates {', '.join(sorted(names))}, and none of them is the default"
+            fix = "Name the one that the server should take `default`: as chat_template.jinja in the model's folder."
+        raise InputError(what, where=where, fix=fix) from None
 
 
 def templates_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -72,6 +72,7 @@ class Renderer:
         self._written = WrittenFields(self.templates)
         self._tokens = SegmentedTokenizer(tokenizer)
         self._stop_ids = [packed_id(token) for token in sorted(self.stop_tokens)]
+        self._backend, self._begin = tokenizer.backend_tokenizer, tokenizer.bos_token
         begin = tokenizer.bos_token_id
         self._two_beginnings = None if begin is None else 2 * packed_id(begin)
         self._probe()
@@ -96,6 +97,10 @@ class Renderer:
     def with_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
         """The same with other settings of the chat template. Raises InputError where it does not read one of them."""
         return Renderer(self.tokenizer, self.stop_tokens, self.where, template_kwargs) if template_kwargs else self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # transformers' tokenizer brings torch with it: 6 CPU seconds and 500 MB in each process that only renders.
+        return {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +171,7 @@ class Renderer:
             said = "no token is trained: every answer is marked as not to be trained (weight: 0, train: false)"
             raise ConversationError("no_trained_token", said)
         if self._two_beginnings is not None and samples[0].ids.startswith(self._two_beginnings):
-            raise ConversationError("unrenderable", f"the text begins with {self.tokenizer.bos_token} twice")
+            raise ConversationError("unrenderable", f"the text begins with {self._begin} twice")
         return samples
 
     def _prompt_and_turn(
@@ -203,7 +208,7 @@ class Renderer:
         return rest[: min(ends) + ID_BYTES]
 
     def _decoded(self, ids: bytes) -> str:
-        return str(self.tokenizer.decode(numbers_of(ids), clean_up_tokenization_spaces=False))
+        return str(self._backend.decode(numbers_of(ids), skip_special_tokens=False))
 
     def _check_answers(self, messages: Sequence[Mapping[str, Any]]) -> None:
         for number, message in enumerate(messages, 1):
