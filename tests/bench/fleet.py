@@ -1,9 +1,11 @@
 """What a store in S3 costs against a folder, and its transfers against public clients, on a real S3 server on loopback.
 
 `transfer`: an artifact goes up by `Store.publish` and comes down by `Store.folder_of`, digests included, and the same
-files by s3fs, boto3 and obstore (`--peer`, a Python that has it). `chain`: a pipeline of every kind but cleaning and
-serving, over very small models, with a bucket and with a folder as its store. `checkpoints`: what a training whose work
-is copied to the store waits for its checkpoints. Prints, last, one JSON object; keys that were not measured are null.
+files by s3fs, boto3 and obstore (`--peer`, a Python that has it). `chain`: a pipeline of every kind but serving, over
+very small models, with a bucket and with a folder as its store; without vLLM, whose start would hide the store's part.
+`checkpoints`: what a training whose work is copied to the store waits for its checkpoints. `nodes`: how often nodes
+with disks of their own fetch a file of an artifact, as root. `requests`: those of a cleaning job, at two sizes. Prints,
+last, one JSON object; keys that were not measured are null. With --save, parts measured earlier that day are kept.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clean_requests import request_growth
 from hardware import hardware
+from real_text import real_documents
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.fleet import fleet
 from support.fleet_jobs import PIPELINE, results, write_jobs
 from support.training_jobs import made_up_corpus
 
@@ -38,7 +43,11 @@ from rayloom.train.loop.run_log import read_log
 RESULTS = Path(__file__).parent / "results"
 PEER = Path(__file__).parent / "obstore_peer.py"
 NUM_FILES = 4
-PARTS = ("transfer", "chain", "checkpoints")
+PARTS = ("transfer", "chain", "checkpoints", "nodes", "requests")
+WITH_VLLM = ("written", "served")
+REQUEST_BYTES = 1_000_000
+"""Of the smaller text; the larger is ten times as much."""
+NODES_PORTS = 6444, 8304
 KEYS = (
     "equal_results", "s3_wall_ratio", "upload_ratio", "download_ratio", "checkpoint_stall_fraction",
     "stream_read_ratio", "fetches_per_node", "request_growth",
@@ -54,23 +63,31 @@ def main() -> None:
     parser.add_argument("--peer", help="a Python with obstore")
     parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
     options = parser.parse_args()
-    found: dict[str, Any] = dict.fromkeys(KEYS)
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        bucket = start_bucket("127.0.0.1", Path(folder))
-        os.environ |= bucket.settings
-        try:
-            if "transfer" in options.parts:
-                found |= _transfer(Path(folder) / "transfer", bucket, options.bytes, options.rounds, options.peer)
-            if "chain" in options.parts:
-                found |= _chain(Path(folder) / "chain", bucket)
-            if "checkpoints" in options.parts:
-                found |= _checkpoints(Path(folder) / "checkpoints", bucket)
-        finally:
-            end([bucket.session])
+        parts: dict[str, Callable[[Path, Bucket], dict[str, Any]]] = {
+            "transfer": lambda place, bucket: _transfer(place, bucket, options.bytes, options.rounds, options.peer),
+            "chain": _chain,
+            "checkpoints": _checkpoints,
+            "nodes": lambda place, _: _nodes(place),
+            "requests": lambda place, _: request_growth(real_documents(place / "store"), place, REQUEST_BYTES),
+        }
+        for name in options.parts:
+            (Path(folder) / name).mkdir()
+            bucket = start_bucket("127.0.0.1", Path(folder) / name)
+            os.environ |= bucket.settings
+            try:
+                found |= parts[name](Path(folder) / name, bucket)
+            finally:
+                end([bucket.session])
     found |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
+    result = RESULTS / f"fleet-{found['hardware']}-{found['date']}.json"
+    if options.save and result.exists():
+        found = json.loads(result.read_text()) | found
+    found = dict.fromkeys(KEYS) | found
     if options.save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"fleet-{found['hardware']}-{found['date']}.json").write_text(json.dumps(found, indent=2) + "\n")
+        result.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found))
 
 
@@ -79,7 +96,7 @@ def main() -> None:
 
 def _transfer(folder: Path, bucket: Bucket, num_bytes: int, rounds: int, peer: str | None) -> dict[str, Any]:
     source = folder / "source"
-    source.mkdir(parents=True)
+    source.mkdir()
     dice = np.random.default_rng(0)
     for number in range(NUM_FILES):
         (source / f"part-{number}.safetensors").write_bytes(dice.bytes(num_bytes // NUM_FILES))
@@ -170,7 +187,7 @@ def _by_obstore(python: str, bucket: Bucket, place: Path, name: str, is_up: bool
 
 def _chain(folder: Path, bucket: Bucket) -> dict[str, Any]:
     jobs = folder / "jobs"
-    write_jobs(jobs, **{PIPELINE: {"max_parallel_stages": 1}})
+    write_jobs(jobs, leave_out=WITH_VLLM, **{PIPELINE: {"max_parallel_stages": 1}})
     stores = {"s3": Store(f"s3://{BUCKET}/chain"), "folder": Store(str(folder / "store"))}
     seconds: dict[str, float] = {}
     for name in ("s3", "folder"):
@@ -192,6 +209,21 @@ def _chain(folder: Path, bucket: Bucket) -> dict[str, Any]:
     }
 
 
+# -- nodes with disks of their own ---------------------------------------------------------------------------------
+
+
+def _nodes(folder: Path) -> dict[str, Any]:
+    """The most that a node has got one file of an artifact, after a training on two nodes and jobs on its result."""
+    with fleet(folder, *NODES_PORTS) as made:
+        if made is None:
+            print("nodes: this machine does not allow networks for nodes", flush=True)
+            return {}
+        for name in ("pretrained", "pages", "cleaned", "base", "chats", "tuned", "merged", "compared"):
+            made.submitted(name)
+        fetches = made.fetches()
+    return {"fetches_per_node": max(fetches.values()), "files_fetched": len(fetches)}
+
+
 # -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +239,6 @@ def _checkpoints(folder: Path, bucket: Bucket) -> dict[str, Any]:
 
     layers = {"type": "decoder", "num_layers": 4, "hidden_size": 384, "num_heads": 4, "feed_forward_size": 1024,
               "max_positions": 32}  # fmt: skip
-    folder.mkdir()
     job = small_job(folder, architecture=layers, num_steps=30, checkpoints={"every_steps": 10})
     copy = WorkCopy(Store(f"s3://{BUCKET}/checkpoints", cache=folder / "cache"), "stalled", "0")
     copy.folder.mkdir(parents=True)

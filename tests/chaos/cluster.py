@@ -1,7 +1,8 @@
 """What may go wrong on a cluster, done for real and told in a table: `make chaos-cluster`.
 
 A training job of two workers on a head and two workers meets one fault after the other, and must end with the losses of
-the run that nobody disturbed; then the head dies under a service. The faults are those of tests/cluster. Prints, last,
+the run that nobody disturbed; a cleaning job and a search lose nodes with their disks; then the head dies under a
+service. The faults are those of tests/cluster. Prints, last,
 one JSON object; exits with 1 where something was not as it should be.
 """
 
@@ -22,6 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.fleet_faults import FLEET_FAULTS
 from support.serving_cluster import debian, serving_cluster
 from support.serving_faults import head_restarted
 from support.training_cluster import training_cluster
@@ -34,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", help="names of faults; default: all")
     only = parser.parse_args().only
-    chosen = [fault for fault in FAULTS if only is None or fault.__name__ in only]
+    chosen = [fault for fault in (*FAULTS, *FLEET_FAULTS) if only is None or fault.__name__ in only]
     found: list[Result] = []
     table = Table("fault", "outcome", "work lost", "took", title="Faults on a cluster", title_justify="left")
 
@@ -47,7 +49,8 @@ def main() -> int:
 
     if chosen:
         with _folder() as folder, training_cluster(folder, *TRAINING_PORTS) as training:
-            undisturbed(training)
+            if set(chosen) & set(FAULTS):
+                undisturbed(training)
             for fault in chosen:
                 began = time.monotonic()
                 add(fault(training), began)

@@ -1,5 +1,7 @@
 """Whatever strikes a training job on a cluster: it ends with the undisturbed run's losses, bit for bit.
 
+Cleaning jobs and searches likewise end with the undisturbed ones' files and losses.
+
 At most one checkpoint's interval of work is done again; nothing where the job had notice.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.fleet_faults import FLEET_FAULTS
 from support.training_cluster import TrainingCluster, training_cluster
 from support.training_faults import FAULTS, Result, undisturbed
 
@@ -20,11 +23,26 @@ PORT, DASHBOARD_PORT = 6411, 8279
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingCluster]:
     with training_cluster(tmp_path_factory.mktemp("faults"), PORT, DASHBOARD_PORT) as made:
-        undisturbed(made)
         yield made
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_the_losses_are_the_undisturbed_runs(here: TrainingCluster, fault: Callable[[TrainingCluster], Result]) -> None:
+@pytest.mark.parametrize("fault", FLEET_FAULTS, ids=lambda fault: fault.__name__)
+def test_cleaning_and_searching_end_as_undisturbed(
+    here: TrainingCluster, fault: Callable[[TrainingCluster], Result]
+) -> None:
     found = fault(here)
+    assert found.is_as_it_should_be, found
+
+
+@pytest.fixture(scope="module")
+def trained(here: TrainingCluster) -> TrainingCluster:
+    undisturbed(here)
+    return here
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_losses_are_the_undisturbed_runs(
+    trained: TrainingCluster, fault: Callable[[TrainingCluster], Result]
+) -> None:
+    found = fault(trained)
     assert found.is_as_it_should_be, found

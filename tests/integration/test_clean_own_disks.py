@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.counted_bucket import CountedBucket, counted_bucket
+from support.fleet_jobs import write_texts
 from support.passes import KilledError, cleaned
 from support.service import free_port
 
@@ -18,7 +18,6 @@ from rayloom.artifacts import lock
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.data.exchange import work_files
 
-WORDS = ["harbour", "river", "boat", "lamp", "street", "garden", "market", "winter", "letter", "bridge", "teacher"]
 TOKENS = {
     "output": {"type": "tokens", "tokenizer": {"type": "train", "vocabulary_size": 400}, "heldout_share": 0.2,
                "shard_tokens": 2000, "mixture": {"total_tokens": 5000}},
@@ -26,23 +25,6 @@ TOKENS = {
 ROWS = {"output": {"type": "rows", "validation_share": 0.1, "test_share": 0.1, "max_label_ratio": 1.5}}
 TOKEN_PASSES = ("judged", "duplicates", "tokenizer", "tokens", "mixture", "selected", "packed-train", "packed-heldout")
 ROW_PASSES = ("judged", "duplicates", "labels", "parts", "rows")
-
-
-def write_texts(folder: Path, count: int) -> None:
-    """Labelled documents: every tenth is nearly the one before it, every twentieth the same as an earlier one."""
-    dice = random.Random(count)
-    folder.mkdir(exist_ok=True)
-    texts: list[str] = []
-    for number in range(count):
-        if number % 20 == 19:
-            texts.append(texts[-3])
-        elif number % 10 == 9:
-            texts.append(texts[-1].rsplit(" ", 1)[0] + " changed")
-        else:
-            texts.append(" ".join(f"{dice.choice(WORDS)}{dice.randrange(99)}" for _ in range(80)))
-    rows = [json.dumps({"text": text, "label": f"l{number % 3}"}) for number, text in enumerate(texts)]
-    for part in range(4):
-        (folder / f"{part}.jsonl").write_text("\n".join([*rows[part::4], "{broken"]) + "\n")
 
 
 def job(output: dict[str, Any]) -> dict[str, Any]:

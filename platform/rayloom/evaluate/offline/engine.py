@@ -5,12 +5,13 @@ So the ids are those of training and of the server, and an answer ends where the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
 from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
@@ -38,7 +39,7 @@ class EngineUse:
 
     def asked(self, prompt: Sequence[int], stop_tokens: Sequence[int], **position: int) -> Row:
         """A prompt as the engine takes it; `place` comes back with its answer."""
-        generation, adapter = self.generation, self.subject.adapter
+        generation = self.generation
         sampling = {
             "temperature": generation.temperature,
             "top_p": generation.top_p if generation.temperature else 1.0,
@@ -47,8 +48,7 @@ class EngineUse:
             "seed": generation.seed,
             "detokenize": False,
         }
-        named = {} if adapter is None else {"model": str(adapter)}
-        return {**position, **named, "tokenized_prompt": list(prompt), "sampling_params": sampling}
+        return {**position, "tokenized_prompt": list(prompt), "sampling_params": sampling}
 
 
 def answers(use: EngineUse, prompts: Sequence[Sequence[int]]) -> list[Row]:
@@ -77,6 +77,8 @@ def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[
         preprocess_map_kwargs=_BESIDE,
         postprocess_map_kwargs=_BESIDE,
     )
+    engine = processor.get_stage_by_name("vLLMEngineStage")
+    engine.fn, engine.fn_constructor_kwargs["subject"] = _NodesEngine, use.subject
     for row in processor(asked).iter_rows():
         yield _plain(row)
 
@@ -107,6 +109,21 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         tokenize_stage=False,
         detokenize_stage=False,
     )
+
+
+class _NodesEngine(vLLMEngineStageUDF):  # type: ignore[misc]
+    """The engine of Ray's stage with the files of the node that it starts on; Ray's would look for the driver's."""
+
+    def __init__(self, *, subject: Subject, **arguments: Any) -> None:
+        super().__init__(**arguments | {"model": str(subject.base)})
+        self._adapter = subject.adapter
+
+    async def udf(self, batch: list[Row]) -> AsyncIterator[Row]:
+        if self._adapter is not None:
+            for row in batch:
+                row["model"] = str(self._adapter)
+        async for answer in super().udf(batch):
+            yield answer
 
 
 def _as_it_is(row: Row) -> Row:

@@ -1,0 +1,158 @@
+"""Nodes lost with their disks under a cleaning job and under a search, and what became of them.
+
+`tests/cluster` asserts on the results, `make chaos-cluster` prints them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from rayloom.submit.local_cluster import kill_node, lose_node
+from rayloom.train.loop.run_log import read_log
+from rayloom.tune.results import read_trials
+from support.fleet_jobs import CLEAN, write_texts
+from support.training_cluster import ENDS_WITHIN_SECONDS, TrainingCluster
+from support.training_faults import Result
+from support.training_jobs import LENGTH, small_spec
+
+NUM_TEXTS = 2000
+PASSES = ("judged", "duplicates", "tokenizer", "tokens", "mixture", "selected", "packed-train", "packed-heldout")
+"""In their order; each leaves a record of this name when it is finished."""
+STRUCK_PASSES = (("judged", "tokens"), ("duplicates", "mixture"), ("tokenizer", "selected"), PASSES[-2:])
+"""In each run both worker nodes are lost, one after the other, each in one of these passes."""
+STEPS, EVERY_STEPS, STRUCK_AT_STEP = 600, 50, 100
+SEARCH: dict[str, Any] = {
+    "kind": "tune", "seed": 3, "budget": {"num_trials": 4}, "searcher": {"type": "random"},
+    "space": {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1}}, "scheduler": {"type": "none"},
+    "train": small_spec(
+        num_steps=STEPS, evaluate_every_steps=EVERY_STEPS, checkpoints={"every_steps": EVERY_STEPS},
+        global_batch_tokens=16 * LENGTH, workers={"num_workers": 1, "cpus_per_worker": 2},
+    ).model_dump(mode="json", exclude_none=True),
+}  # fmt: skip
+
+
+def nodes_lost_while_cleaning(here: TrainingCluster) -> Result:
+    """In every pass a node, of which each run loses two; the head goes on alone in the end."""
+    if not (here.folder / "pages").exists():
+        write_texts(here.folder / "pages", NUM_TEXTS)
+    _submit(here, CLEAN | {"name": "clean-undisturbed"})
+    assert here.ended("clean-undisturbed").status == "SUCCEEDED", here.rayloom("jobs", "logs", "clean-undisturbed")
+    expected = _digests(here, "clean-undisturbed")
+    wrong, struck = [], 0
+    for passes in STRUCK_PASSES:
+        name = f"clean-{'-'.join(passes)}"
+        _submit(here, CLEAN | {"name": name})
+        for node, of_pass in enumerate(passes, 1):
+            if _await(here, name, lambda of_pass=of_pass, name=name: _has_begun(here, name, of_pass)):  # type: ignore[misc]
+                _lose(here, node)
+                struck += 1
+        job = here.ended(name)
+        here.mend()
+        if job.status != "SUCCEEDED":
+            wrong.append(f"{name} {job.status.lower()}: {job.reason}")
+        elif _digests(here, name) != expected:
+            wrong.append(f"{name} gave other files")
+    return Result(
+        f"a worker node is lost with its disk in {struck} of {len(PASSES)} passes of cleaning, two a job",
+        "; ".join(wrong) or "every corpus is the undisturbed one, byte for byte",
+        "what was not in the store or with the other nodes",
+        is_as_it_should_be=not wrong and struck == len(PASSES),
+    )
+
+
+def node_lost_while_searching(here: TrainingCluster) -> Result:
+    _submit(here, SEARCH | {"name": "search-undisturbed"})
+    assert here.ended("search-undisturbed").status == "SUCCEEDED", here.rayloom("jobs", "logs", "search-undisturbed")
+    _submit(here, SEARCH | {"name": "search-lost"})
+    assert _await(here, "search-lost", lambda: len(_checkpoints(here, "search-lost")) > 1)
+    nodes = {node for node, _ in here.processes("ImplicitFunc")} - {0}
+    assert nodes, "no trial runs on a worker"
+    known = _checkpoints(here, "search-lost")
+    _lose(here, max(nodes))
+    job = here.ended("search-lost")
+    here.mend()
+    fault = "a worker node is lost with its disk under a search"
+    if job.status != "SUCCEEDED":
+        return Result(fault, f"{job.status.lower()}: {job.reason}", "unknown", is_as_it_should_be=False)
+    expected, found = _trial_losses(here, "search-undisturbed"), _trial_losses(here, "search-lost")
+    trials = read_trials(here.artifact("search-lost"))
+    crashed = [trial.number for trial in trials if trial.crashes]
+    resumed = {
+        number: next((e["step"] for e in _log(here, "search-lost", number) if e["event"] == "resumed"), 0)
+        for number in crashed
+    }
+    # The node may have been lost while a checkpoint was on its way: then the one before it counts.
+    kept = all(step >= known.get(number, 0) - EVERY_STEPS for number, step in resumed.items())
+    losses = "all losses are the undisturbed search's" if found == expected else "losses differ"
+    return Result(
+        fault,
+        f"trials {crashed} went on at steps {list(resumed.values())}; {losses}",
+        f"at most {EVERY_STEPS} steps a trial" if kept else "more than one interval",
+        is_as_it_should_be=bool(crashed) and found == expected and kept,
+    )
+
+
+FLEET_FAULTS = (nodes_lost_while_cleaning, node_lost_while_searching)
+
+
+def _submit(here: TrainingCluster, job: dict[str, Any]) -> None:
+    if job["kind"] == "clean":
+        job = job | {"sources": [job["sources"][0] | {"dataset": "./pages"}]}
+    (here.folder / f"{job['name']}.yaml").write_text(yaml.safe_dump(job))
+    ended = here.rayloom("submit", f"{job['name']}.yaml")
+    assert ended.returncode == 0, ended.stderr
+
+
+def _lose(here: TrainingCluster, node: int) -> None:
+    (lose_node if here.cluster.shape.own_disks else kill_node)(here.cluster, node)
+
+
+def _await(here: TrainingCluster, name: str, is_so: Callable[[], bool]) -> bool:
+    """Whether it came while the job ran."""
+    until = time.monotonic() + ENDS_WITHIN_SECONDS
+    while not is_so():
+        assert time.monotonic() < until, here.rayloom("jobs", "logs", name).stdout
+        if here.job(name).is_finished:
+            return False
+    return True
+
+
+def _stored(here: TrainingCluster, name: str) -> list[str]:
+    """Paths of the job's files in the store."""
+    here.store.filesystem.invalidate_cache()
+    folder = f"{here.store.root}/{name}"
+    return list(here.store.filesystem.find(folder)) if here.store.filesystem.exists(folder) else []
+
+
+def _has_begun(here: TrainingCluster, name: str, of_pass: str) -> bool:
+    files = [path for path in _stored(here, name) if "/.work/" in path]
+    before = PASSES.index(of_pass) - 1
+    return bool(files) if before < 0 else any(path.endswith(f"/{PASSES[before]}.json") for path in files)
+
+
+def _digests(here: TrainingCluster, name: str) -> dict[str, str]:
+    return {file.path: file.sha256 for file in here.artifact(name).manifest.files}
+
+
+def _checkpoints(here: TrainingCluster, name: str) -> dict[int, int]:
+    """The newest checkpoint's step of each trial that has come to `STRUCK_AT_STEP`."""
+    found: dict[int, int] = {}
+    for path in _stored(here, name):
+        if "/checkpoints/step-" in path:
+            number = int(path.partition("/trials/")[2][:4])
+            step = int(path.partition("/checkpoints/step-")[2][:8])
+            found[number] = max(step, found.get(number, 0))
+    return {number: step for number, step in found.items() if step >= STRUCK_AT_STEP}
+
+
+def _log(here: TrainingCluster, name: str, trial: int) -> list[dict[str, Any]]:
+    return list(read_log(here.artifact(name).path / "trials" / f"{trial:04d}.jsonl"))
+
+
+def _trial_losses(here: TrainingCluster, name: str) -> dict[int, list[float]]:
+    trials = read_trials(here.artifact(name))
+    return {t.number: [e["loss"] for e in _log(here, name, t.number) if e["event"] == "step"] for t in trials}
