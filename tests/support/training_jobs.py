@@ -10,13 +10,14 @@ import torch
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
-from rayloom.artifacts.store import Store
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.train import TrainSpec
-from rayloom.text.packed.shards import ShardWriter, TokenShards
+from rayloom.text.packed.shards import SHARD_TOKENS, ShardWriter, TokenShards
 from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.job import TrainJob, rows_of_run
+from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
 from rayloom.train.weights.vocabulary import tokenizer_for
 
@@ -46,10 +47,12 @@ def small_spec(**changes: Any) -> TrainSpec:
     return TrainSpec.model_validate(values | changes)
 
 
-def write_rows(folder: Path, num_documents: int, seed: int, digest: str = "made-up") -> Path:
+def write_rows(
+    folder: Path, num_documents: int, seed: int, digest: str = "made-up", shard_tokens: int = SHARD_TOKENS
+) -> Path:
     """Documents in which each token mostly follows from the one before, so that there is something to learn."""
     random = np.random.default_rng(seed)
-    writer = ShardWriter(folder, VOCABULARY, digest)
+    writer = ShardWriter(folder, VOCABULARY, digest, shard_tokens)
     for _ in range(num_documents):
         size = int(random.integers(5, 40))
         first = int(random.integers(3, VOCABULARY))
@@ -71,21 +74,33 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def made_up_corpus(store: Store) -> None:
-    """Publishes the corpus `made-up`: 400 rows to train on and 20 held out, with their tokenizer."""
+def made_up_corpus(
+    store: Store, name: str = "made-up", num_documents: int = 400, shard_tokens: int = SHARD_TOKENS
+) -> Artifact:
+    """Publishes a corpus: by default 400 documents to train on and 20 held out, with their tokenizer."""
     from transformers import AutoTokenizer
 
     def stage(_: JobSpec, made: Build) -> Outcome:
         write_tokenizer(made.directory / "tokenizer")
         digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
-        write_rows(made.directory / "train", 400, seed=1, digest=digest)
+        write_rows(made.directory / "train", num_documents, 1, digest, shard_tokens)
         write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
         return Outcome("corpus")
 
     source = {"name": "made-up", "dataset": "./rows", "format": {"type": "jsonl"}, "domain": "made-up"}
     output = {"type": "tokens", "tokenizer": {"type": "train"}}
-    values = {"kind": "clean", "name": "made-up", "sources": [source], "output": output}
-    build(ResolvedJob(CleanSpec.model_validate(values), 1, {}, Path.cwd()), store, stage)
+    values = {"kind": "clean", "name": name, "sources": [source], "output": output}
+    return build(ResolvedJob(CleanSpec.model_validate(values), 1, {}, Path.cwd()), store, stage)[0]
+
+
+def streamed_job(folder: Path, store: str, corpus: str, **changes: Any) -> TrainJob:
+    """A job on a corpus of a store, of which this process fetches what it reads."""
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    data = {"type": "corpus", "corpus": f"artifact:{corpus}", "streamed": True}
+    there = Store(store)
+    parents = {"data.corpus": there.open(there.resolve(corpus))}
+    return job_of(small_spec(data=data, **changes), parents, work, folder / "out")
 
 
 def small_job(folder: Path, **changes: Any) -> TrainJob:

@@ -27,6 +27,8 @@ class Training:
     dies_at_step: int | None = None
     store: str | None = None
     """A store in which the work folder is copied: each worker is then a node of its own, with a disk of its own."""
+    corpus: tuple[str, str] | None = None
+    """Store and name of a corpus to stream instead of the small one, into a cache of each worker's own."""
 
 
 class DeadError(Exception):
@@ -78,7 +80,7 @@ def _train(training: Training) -> None:
 
     from rayloom.train.loop.loop import train
     from rayloom.train.process_group import current_group
-    from support.training_jobs import small_job
+    from support.training_jobs import small_job, streamed_job
 
     asked = 0
 
@@ -89,9 +91,14 @@ def _train(training: Training) -> None:
             raise DeadError
         return False
 
-    job = small_job(training.folder, **training.changes)
+    node = training.folder / f"node-{os.environ.get('RANK', '0')}"
+    if training.corpus is None:
+        job = small_job(training.folder, **training.changes)
+    else:
+        os.environ["RAYLOOM_CACHE"] = str(node)
+        job = streamed_job(training.folder, *training.corpus, **training.changes)
     if training.store is not None:
-        job = on_own_disk(job, training.store, training.folder / f"node-{os.environ.get('RANK', '0')}")
+        job = on_own_disk(job, training.store, node)
     train(job, current_group(torch.device("cpu")), lambda event: None, should_stop)
 
 

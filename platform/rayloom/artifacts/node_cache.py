@@ -1,24 +1,30 @@
 """The node's cache of a remote store's artifacts: fetching, and eviction of the least recently used copies.
 
 `RAYLOOM_CACHE_BYTES` limits their total size; without it, all are kept. A copy that a running process uses is never
-removed.
+removed. Of an artifact that is streamed only single files are here, each while a process uses it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
 import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 
-from rayloom.artifacts.durable import write_durably
+from rayloom.artifacts.durable import appearing, write_durably
 from rayloom.artifacts.lock import exclusive
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, file_entries, sha256_of
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, FileEntry, Manifest, file_entries, sha256_of
 from rayloom.artifacts.transfer import download
-from rayloom.errors import InputError
+from rayloom.errors import InputError, ResourceError
+
+STREAMED = ".streamed"
+"""Ending of the folder with single files of an artifact."""
 
 
 def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str, copy: Path) -> None:
@@ -37,8 +43,7 @@ def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str
         download(filesystem, [(f"{source}/{file.path}", copy / file.path, file.size_bytes) for file in missing])
         if file_entries(copy) != manifest.files:
             shutil.rmtree(copy)
-            fix = "Check it with `rayloom artifacts verify` and run its job again."
-            raise InputError(f"{manifest.id} came damaged out of the store", where=source, fix=fix)
+            raise _damaged(manifest.id, source)
         write_durably(copy / MANIFEST_NAME, manifest.model_dump_json(indent=2))
 
 
@@ -51,6 +56,11 @@ def keep_built(manifest: Manifest, built: Path, copy: Path) -> None:
             shutil.rmtree(built / WORK_NAME, ignore_errors=True)
             built.rename(copy)
             write_durably(copy / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+
+
+def _damaged(name: str, source: str) -> InputError:
+    fix = "Check it with `rayloom artifacts verify` and run its job again."
+    return InputError(f"{name} came damaged out of the store", where=source, fix=fix)
 
 
 def _is_whole(file: Path, sha256: str) -> bool:
@@ -83,18 +93,19 @@ def _held(mark: Path) -> int:
     return descriptor
 
 
-def make_room(folder: Path, needed_bytes: int) -> None:
-    """Removes the least recently used copies until `needed_bytes` more fit into the limit."""
+def make_room(folder: Path, needed_bytes: int) -> bool:
+    """Removes the least recently used copies until `needed_bytes` more fit into the limit; whether they do."""
     limit = limit_bytes()
     if limit is None:
-        return
+        return True
     copies = {manifest.parent: _size(manifest.parent) for manifest in folder.glob(f"*/{MANIFEST_NAME}")}
-    taken = sum(copies.values())
+    taken = sum(copies.values()) + sum(map(_size, folder.glob(f"*{STREAMED}")))
     for copy in sorted(copies, key=_used_at):
         if taken + needed_bytes <= limit:
-            return
+            break
         if _removed(copy):
             taken -= copies[copy]
+    return taken + needed_bytes <= limit
 
 
 def _removed(copy: Path) -> bool:
@@ -120,3 +131,89 @@ def _used_at(copy: Path) -> float:
 
 def _size(copy: Path) -> int:
     return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+
+
+# Single files of an artifact that is larger than the disk, or read only in part.
+
+
+@dataclass(frozen=True)
+class TakenFile:
+    """A file on this node's disk, until it is given back."""
+
+    path: Path
+    mark: int
+    """Descriptor of the file whose shared lock says that this process uses it."""
+
+
+@dataclass(frozen=True)
+class StreamedFiles:
+    """The files of one artifact that processes of this node use at the moment."""
+
+    manifest: Manifest
+    filesystem: fsspec.AbstractFileSystem
+    source: str
+    """The artifact's folder in the store."""
+    folder: Path
+
+    def take(self, file: FileEntry) -> TakenFile:
+        """The file, fetched unless another process has it here.
+
+        Raises ResourceError if the limit leaves no room for it, and InputError if it came damaged out of the store.
+        """
+        path = self.folder / file.path
+        with self._locked():
+            mark = os.open(_mark_of_file(path), os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_SH)
+                self._fetch([file])
+            except BaseException:
+                os.close(mark)
+                raise
+        return TakenFile(path, mark)
+
+    def give_back(self, taken: TakenFile) -> None:
+        """Removes the file if no other process of this node uses it."""
+        with self._locked():
+            _remove_unused(taken.path, taken.mark)
+
+    def keep(self, files: Iterable[FileEntry]) -> Path:
+        """The folder, with these files, which stay; what killed processes left of others is removed."""
+        with self._locked():
+            for mark in self.folder.rglob("*.use"):
+                _remove_unused(mark.with_suffix(""), os.open(mark, os.O_RDWR))
+            self._fetch(files)
+        return self.folder
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(self.folder.with_suffix(".streamed-lock"))
+
+    def _fetch(self, files: Iterable[FileEntry]) -> None:
+        for file in files:
+            path = self.folder / file.path
+            if path.exists():
+                continue
+            if not make_room(self.folder.parent, file.size_bytes):
+                fix = "Raise it, or train with fewer workers on this node."
+                what = f"RAYLOOM_CACHE_BYTES has no room for the part of {self.manifest.id} that is being read"
+                raise ResourceError(what, where=str(self.folder), fix=fix)
+            with appearing(path, single_writer=True) as unfinished:
+                download(self.filesystem, [(f"{self.source}/{file.path}", unfinished, file.size_bytes)])
+                if sha256_of(unfinished) != file.sha256:
+                    raise _damaged(f"{self.manifest.id}: {file.path}", self.source)
+
+
+def _mark_of_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.use")
+
+
+def _remove_unused(path: Path, mark: int) -> None:
+    """Closes the mark; removes the file unless another process uses it."""
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        _mark_of_file(path).unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(mark)

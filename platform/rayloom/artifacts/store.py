@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest
-from rayloom.artifacts.node_cache import fetch, keep_built
+from rayloom.artifacts.node_cache import STREAMED, StreamedFiles, fetch, keep_built
 from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols, upload
 from rayloom.errors import InputError, ResourceError
 
@@ -216,6 +216,11 @@ class Store:
         copy = self._copy(manifest)
         fetch(manifest, self.filesystem, self.location(manifest.name, manifest.version), copy)
         return copy
+
+    def streamed(self, manifest: Manifest) -> StreamedFiles:
+        """Single files of an artifact in a remote store, each of which is on this node while it is used."""
+        source = self.location(manifest.name, manifest.version)
+        return StreamedFiles(manifest, self.filesystem, source, self._copy(manifest).with_suffix(STREAMED))
 
     def _copy(self, manifest: Manifest) -> Path:
         """This node's copy of a remote artifact's files."""

@@ -123,6 +123,11 @@ class TrainSpec(JobSpec):
         return not isinstance(self.adapter, VIRTUAL_TOKEN_METHODS)
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether nodes fetch the corpus while they train."""
+        return isinstance(self.data, CorpusData) and self.data.streamed
+
+    @property
     def accumulation_steps(self) -> int:
         return self.global_batch_sequences // (self.micro_batch_sequences * self.workers.num_workers)
 
@@ -165,6 +170,8 @@ class TrainSpec(JobSpec):
     def _replay_fits(self) -> Self:
         if self.replay is not None and self.base is None:
             raise ValueError("replay keeps what a base has learned: give base, or mix the texts in the clean job")
+        if self.replay is not None and self.is_streamed:
+            raise ValueError("data.streamed has one corpus: mix general text in the clean job, instead of replay")
         if self.replay is not None and not self.packs_rows:
             raise ValueError(f"adapter {self.adapter.type} needs one text in each row, and replay's corpus packs many")
         return self

@@ -19,11 +19,12 @@ from rayloom.train.job import TrainJob
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.preflight import add_method, add_rows
 from rayloom.train.precision import computing_precision
-from rayloom.train.prepare import job_of, row_counts, stored_rows
+from rayloom.train.prepare import job_of, row_counts
 from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
 from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device, no_room
 from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job
+from rayloom.train.stored_rows import stored_rows
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},

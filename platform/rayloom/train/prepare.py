@@ -26,13 +26,12 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.conversations.preference_rows import PreferenceRows
-from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.text.labelled.encoding import TaskEncoder
-from rayloom.text.packed.shards import TokenShards
 from rayloom.text.row_workers import RowWorkers
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.kept_rows import kept, rows_key
+from rayloom.train.stored_rows import AnyRows, stored_rows
+from rayloom.train.streaming.streamed_rows import streamed_corpus
 from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
 
 COUNTS_NAME = "counts.json"
@@ -42,7 +41,8 @@ DATA_NAME = "data"
 RESULT_NAME = "result"
 """The folder of the finished model in the work folder."""
 
-AnyRows = TokenShards | TaskRows | PreferenceRows
+STREAMED_FOLDER = "streamed"
+"""The folder in the work folder that says where the shards of a streamed corpus are."""
 
 
 def job_of(
@@ -59,6 +59,7 @@ def job_of(
     Raises InputError if rows, base and tokenizer do not fit together.
     """
     base = parents["base"].path if "base" in parents else None
+    train: list[Path] = []
     if isinstance(spec.data, ConversationData):
         tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
         data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers, store)
@@ -68,10 +69,14 @@ def job_of(
     elif isinstance(spec.data, PreferenceData):
         data = preference_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
+    elif spec.is_streamed:
+        train = [work / STREAMED_FOLDER]
+        data = streamed_corpus(parents["data.corpus"], "train", train[0])
+        tokenizer = corpus_tokenizer(base, data / "tokenizer")
     else:
         data = parents["data.corpus"].path
         tokenizer = corpus_tokenizer(base, data / "tokenizer")
-    train, heldout, token_shares = [data / "train"], {"heldout": data / "heldout"}, [1.0]
+    train, heldout, token_shares = train or [data / "train"], {"heldout": data / "heldout"}, [1.0]
     if spec.replay is not None:
         general = parents["replay.corpus"].path
         train.append(general / "train")
@@ -211,15 +216,6 @@ def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact
     """The files of each source, from a data set or a URI, by the dotted path of its reference in the spec."""
     fields = [f"data.sources.{number}.dataset" for number in range(len(sources))]
     return {field: row_files(source, parents.get(field)) for field, source in zip(fields, sources, strict=True)}
-
-
-def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
-    """The prepared rows in a folder, of the kind that the spec trains on."""
-    if spec.task is not None:
-        return TaskRows(folder)
-    if spec.preference is not None:
-        return PreferenceRows(folder, spec.sequence_length_tokens)
-    return TokenShards(folder, spec.sequence_length_tokens)
 
 
 def row_counts(work: Path) -> dict[str, Any]:

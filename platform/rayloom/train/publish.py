@@ -37,7 +37,8 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
     if not metrics["rows"]:
         del metrics["rows"]
-    if isinstance(job.spec.data, CorpusData) and isinstance(job.spec.objective_in_use, Causal):
+    is_whole_here = isinstance(job.spec.data, CorpusData) and not job.spec.is_streamed
+    if is_whole_here and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)
     content: Content = "model" if is_whole_model(job.spec.adapter) else "adapter"
     return Outcome(

@@ -78,7 +78,9 @@ def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[
         postprocess_map_kwargs=_BESIDE,
     )
     engine = processor.get_stage_by_name("vLLMEngineStage")
-    engine.fn, engine.fn_constructor_kwargs["subject"] = _NodesEngine, use.subject
+    engine.fn_constructor_kwargs["subject"] = use.subject
+    # Not by assignment, at which the stage would work out its resources again and ask for a GPU.
+    engine.__dict__["fn"] = _NodesEngine
     for row in processor(asked).iter_rows():
         yield _plain(row)
 

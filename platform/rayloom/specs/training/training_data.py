@@ -16,6 +16,9 @@ class CorpusData(Spec):
     type: Literal["corpus"]
     corpus: CorpusRef
     """The corpus, made by a job of kind clean."""
+    streamed: bool = False
+    """For a corpus larger than a node's disk: nodes fetch its shards while they train, and keep few. The order of rows
+    is another one: they are mixed over as many shards as a step has micro-batches, and within each over a window."""
 
 
 RowProblem = Literal[

@@ -11,7 +11,7 @@ Shapes: T tokens in a row, at most the sequence length.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rayloom.errors import InputError
 
 INDEX_NAME, ROWS_NAME = "index.json", "rows.npy"
+SHARD_ARRAYS = ("tokens", "documents", "trained")
 SHARD_TOKENS = 50_000_000
 """A shard ends with the document that reaches so many."""
 
@@ -136,8 +137,11 @@ def save_index(directory: Path, index: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
+    """One shard's arrays, mapped into memory."""
+
     first_token: int
+    """Number of its first token in the whole."""
     num_tokens: int
     tokens: NDArray[Any]
     starts: NDArray[np.int64]
@@ -152,7 +156,7 @@ class TokenShards:
 
     def __init__(self, directory: Path, sequence_length_tokens: int) -> None:
         self.directory, self.sequence_length = directory, sequence_length_tokens
-        index = _read_index(directory)
+        index = read_index(directory)
         self.vocabulary_size = int(index["vocabulary_size"])
         self.tokenizer_digest = str(index["tokenizer_digest"])
         packed_for = index["sequence_length_tokens"]
@@ -178,37 +182,39 @@ class TokenShards:
             begin, end = int(self._rows[index]), int(self._rows[index + 1])
         else:
             begin, end = index * self.sequence_length, (index + 1) * self.sequence_length
-        return self._slice(begin, end)
+        return row_of(self._shards, int(np.searchsorted(self._first_tokens, begin, side="right")) - 1, begin, end)
 
     def num_trained(self, index: int) -> int:
         """How many labels row `index` has."""
         return int(self.row(index).trained.sum())
 
-    def _slice(self, begin: int, end: int) -> Row:
-        tokens = np.empty(end - begin, np.int64)
-        trained = np.ones(end - begin, np.bool_)
-        starts = np.zeros(end - begin, np.bool_)
-        starts[0] = True
-        shard_number = int(np.searchsorted(self._first_tokens, begin, side="right")) - 1
-        filled = 0
-        while filled < end - begin:
-            shard = self._shards[shard_number]
-            low = begin + filled - shard.first_token
-            high = min(shard.num_tokens, end - shard.first_token)
-            part = slice(filled, filled + high - low)
-            tokens[part] = shard.tokens[low:high]
-            if shard.trained is not None:
-                trained[part] = shard.trained[low:high]
-            first, last = np.searchsorted(shard.starts, (low, high))
-            starts[shard.starts[first:last] - low + filled] = True
-            filled += high - low
-            shard_number += 1
-        places = np.arange(end - begin)
-        positions = places - np.maximum.accumulate(np.where(starts, places, 0))
-        return Row(tokens, trained & ~starts, positions)
+
+def row_of(shards: Sequence[Shard], number: int, begin: int, end: int) -> Row:
+    """Tokens `begin` to `end` as a row. `number`: of the shard that has the first of them."""
+    tokens = np.empty(end - begin, np.int64)
+    trained = np.ones(end - begin, np.bool_)
+    starts = np.zeros(end - begin, np.bool_)
+    starts[0] = True
+    filled = 0
+    while filled < end - begin:
+        shard = shards[number]
+        low = begin + filled - shard.first_token
+        high = min(shard.num_tokens, end - shard.first_token)
+        part = slice(filled, filled + high - low)
+        tokens[part] = shard.tokens[low:high]
+        if shard.trained is not None:
+            trained[part] = shard.trained[low:high]
+        first, last = np.searchsorted(shard.starts, (low, high))
+        starts[shard.starts[first:last] - low + filled] = True
+        filled += high - low
+        number += 1
+    places = np.arange(end - begin)
+    positions = places - np.maximum.accumulate(np.where(starts, places, 0))
+    return Row(tokens, trained & ~starts, positions)
 
 
-def _read_index(directory: Path) -> dict[str, Any]:
+def read_index(directory: Path) -> dict[str, Any]:
+    """What `index.json` says. Raises InputError if there is none."""
     try:
         index: dict[str, Any] = json.loads((directory / INDEX_NAME).read_text())
     except FileNotFoundError:
@@ -217,15 +223,16 @@ def _read_index(directory: Path) -> dict[str, Any]:
     return index
 
 
-def _open_shards(directory: Path, shards: list[dict[str, int]]) -> Iterator[_Shard]:
+def _open_shards(directory: Path, shards: list[dict[str, int]]) -> Iterator[Shard]:
     first = 0
     for number, facts in enumerate(shards):
-        trained = shard_file(directory, number, "trained")
-        yield _Shard(
-            first,
-            facts["num_tokens"],
-            np.load(shard_file(directory, number, "tokens"), mmap_mode="r", allow_pickle=False),
-            np.load(shard_file(directory, number, "documents"), mmap_mode="r", allow_pickle=False),
-            np.load(trained, mmap_mode="r", allow_pickle=False) if trained.exists() else None,
-        )
+        files = {array: shard_file(directory, number, array) for array in SHARD_ARRAYS}
+        yield open_shard({a: file for a, file in files.items() if a != "trained" or file.exists()}, first)
         first += facts["num_tokens"]
+
+
+def open_shard(files: Mapping[str, Path], first_token: int = 0) -> Shard:
+    """The shard of these files, by what they hold (`SHARD_ARRAYS`)."""
+    arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
+    tokens = arrays["tokens"]
+    return Shard(first_token, len(tokens), tokens, arrays["documents"], arrays.get("trained"))

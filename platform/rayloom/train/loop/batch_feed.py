@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -14,6 +15,8 @@ import numpy as np
 
 from rayloom.train.loop.sample_order import Source, located
 from rayloom.train.objectives.objective import Objective, StoredRows, TrainBatch
+from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lanes_for
+from rayloom.train.streaming.streamed_rows import StreamedRows
 
 AHEAD_STEPS = 3
 TRAINING, MEASURING = 0, 1
@@ -31,6 +34,8 @@ class RunRows:
     num_rows: int
     """Rows of the whole run; the last step's batch may be smaller."""
     global_batch_sequences: int
+    lane_rows: int = 1
+    """For a streamed corpus: the spec's micro-batch size, which its order depends on."""
 
     @property
     def num_steps(self) -> int:
@@ -40,9 +45,41 @@ class RunRows:
         """(source, row) of every row of the step's global batch, the same on every worker."""
         begin = step * self.global_batch_sequences
         positions = np.arange(begin, min(begin + self.global_batch_sequences, self.num_rows))
+        if self.lanes is not None:
+            return [(0, row) for row in self.lanes.rows(positions).tolist()]
         sources = [Source(len(s), share) for s, share in zip(self.shards, self.shares, strict=True)]
         chosen, rows = located(positions, sources, self.seed)
         return list(zip(chosen.tolist(), rows.tolist(), strict=True))
+
+    @functools.cached_property
+    def lanes(self) -> LaneOrder | None:
+        """The order of a streamed corpus; None for rows that are on the disk."""
+        (first, *_) = self.shards
+        if not isinstance(first, StreamedRows):
+            return None
+        num_lanes = lanes_for(self.global_batch_sequences // self.lane_rows, len(first.rows_of_shards))
+        return LaneOrder(first.rows_of_shards, num_lanes, self.lane_rows, self.seed)
+
+    def prepare(self, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
+        """Begins to fetch what a worker will need of a streamed corpus a quarter of a window after this step."""
+        lanes, (first, *_) = self.lanes, self.shards
+        if lanes is None or not isinstance(first, StreamedRows):
+            return
+        # Where memory ran out, a lane's rows are cut into more micro-batches, of which a worker takes those in turn.
+        cuts = -(-self.lane_rows // micro_batch_sequences)
+        first.hold_at_most(SHARDS_HELD_A_LANE * min(lanes.num_lanes, lanes.lanes_of_worker(num_workers) * cuts))
+        rows_a_step = max(1, self.global_batch_sequences // lanes.num_lanes)
+        later = step + AHEAD_STEPS + lanes.window_rows // (4 * rows_a_step)
+        if later < self.num_steps:
+            places = self.of_step(later)
+            starts = range(0, len(places), micro_batch_sequences)[rank::num_workers]
+            first.want(row for i in starts for _, row in places[i : i + micro_batch_sequences])
+
+    def close(self) -> None:
+        """Removes what is on this node's disk for a streamed corpus."""
+        for shards in self.shards:
+            if isinstance(shards, StreamedRows):
+                shards.close()
 
     def batch(self, places: Sequence[tuple[int, int]], position: int) -> TrainBatch:
         """These rows as a batch. `position`: that of the first row in the run, which seeds the rows' random choices."""
@@ -98,6 +135,7 @@ class Feed:
         rows, step, micro_batch_sequences, rank, num_workers = self._work
         try:
             while step < rows.num_steps and not self._stopped.is_set():
+                rows.prepare(step, micro_batch_sequences, rank, num_workers)
                 self._put(micro_batches(rows, step, micro_batch_sequences, rank, num_workers))
                 step += 1
         except Exception as error:  # noqa: BLE001 - raised again by `next`

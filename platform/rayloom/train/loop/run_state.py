@@ -27,6 +27,7 @@ from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
 from rayloom.train.state import TrainState
+from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
 from rayloom.train.weights.sharded import ShardedWeights
 
@@ -132,6 +133,7 @@ class Run:
 
     def close(self) -> None:
         self.engine.close()
+        self.rows.close()
         self.log.close()
         self.checkpoints.close()
 
@@ -193,11 +195,15 @@ def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
     objective = objective_of(job)
     return RunRows(
         objective=objective,
-        shards=[objective.rows(folder) for folder in job.train],
+        shards=[
+            StreamedRows(folder, spec.sequence_length_tokens) if is_streamed(folder) else objective.rows(folder)
+            for folder in job.train
+        ],
         shares=job.shares,
         seed=spec.seed,
         num_rows=job.num_rows,
         global_batch_sequences=spec.global_batch_sequences,
+        lane_rows=spec.micro_batch_sequences,
     )
 
 

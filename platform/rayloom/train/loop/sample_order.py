@@ -47,10 +47,10 @@ def located(positions: Integers, sources: Sequence[Source], seed: int) -> tuple[
     return chosen, rows
 
 
-def permuted(indices: Integers, num_rows: int, seed: int, epoch: int, source: int = 0) -> Integers:
-    """(N,) the row at each index of an epoch: a permutation of range(num_rows)."""
+def permuted(indices: Integers, num_rows: int, seed: int, epoch: int, *part: int) -> Integers:
+    """(N,) the row at each index of an epoch, or of a part of one: a permutation of range(num_rows)."""
     half_bits = max(1, (int(num_rows - 1).bit_length() + 1) // 2)
-    keys = _round_keys(seed, epoch, source)
+    keys = _round_keys(seed, epoch, *part)
     places = indices.astype(np.uint64)
     outside = np.ones(len(places), np.bool_)
     while outside.any():
@@ -84,8 +84,8 @@ def _feistel(places: _Words, half_bits: int, keys: _Words) -> _Words:
     return (left << np.uint64(half_bits)) | right
 
 
-def _round_keys(seed: int, epoch: int, source: int) -> _Words:
-    words = np.random.SeedSequence([seed, epoch, source]).generate_state(NUM_ROUNDS, np.uint64)
+def _round_keys(*words_of_seed: int) -> _Words:
+    words = np.random.SeedSequence(words_of_seed).generate_state(NUM_ROUNDS, np.uint64)
     return np.asarray(words, np.uint64)
 
 

@@ -26,7 +26,8 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.loop.run_log import read_log
-from rayloom.train.prepare import RESULT_NAME, job_of, job_with_rows, stored_rows
+from rayloom.train.prepare import RESULT_NAME, job_of, job_with_rows
+from rayloom.train.stored_rows import stored_rows
 from rayloom.tune.search import TrialRun
 from rayloom.tune.strategies.history import Trial
 from rayloom.tune.trials.trial import TrialTask

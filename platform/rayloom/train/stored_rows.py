@@ -1,0 +1,24 @@
+"""The prepared rows in a folder, opened as what the training job's spec trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rayloom.specs.train import TrainSpec
+from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.labelled.encoded_rows import TaskRows
+from rayloom.text.packed.shards import TokenShards
+from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
+
+AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows
+
+
+def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
+    """The prepared rows in a folder, of the kind that the spec trains on."""
+    if spec.task is not None:
+        return TaskRows(folder)
+    if spec.preference is not None:
+        return PreferenceRows(folder, spec.sequence_length_tokens)
+    if is_streamed(folder):
+        return StreamedRows(folder, spec.sequence_length_tokens)
+    return TokenShards(folder, spec.sequence_length_tokens)
