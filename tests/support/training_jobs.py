@@ -11,6 +11,7 @@ import torch
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.store import Artifact, Store
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.base import JobSpec
 from rayloom.specs.clean import CleanSpec
 from rayloom.specs.train import TrainSpec
@@ -74,6 +75,16 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
+def write_teacher(folder: Path) -> Path:
+    """A random model with the vocabulary of `write_tokenizer`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, initializer_range=0.5, **sizes)).save_pretrained(folder)
+    return write_tokenizer(folder)
+
+
 def made_up_corpus(
     store: Store, name: str = "made-up", num_documents: int = 400, shard_tokens: int = SHARD_TOKENS
 ) -> Artifact:
@@ -110,6 +121,7 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
         write_tokenizer(data / "tokenizer")
         write_rows(data / "train", 60, seed=1)
         write_rows(data / "heldout", 8, seed=2)
+        write_teacher(data / "teacher")
     work = folder / "work"
     work.mkdir(exist_ok=True)
     spec = small_spec(**changes)
@@ -125,4 +137,5 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
         out=folder / "out",
         num_rows=rows_of_run(spec, [size], [1.0]),
         micro_batch_sequences=spec.micro_batch_sequences,
+        teacher=None if spec.teacher is None else Subject("teacher", "big", data / "teacher"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,24 @@ def _config_of(base: Path, task: Task) -> Any:
 
 
 def trained_task_model(
-    base: Path, task: Task, adapter: Adapter, tokenizer: Path, compute_dtype: torch.dtype
+    base: Path,
+    task: Task,
+    adapter: Adapter,
+    tokenizer: Path,
+    compute_dtype: torch.dtype,
+    change: Callable[[nn.Module], nn.Module],
 ) -> nn.Module:
-    """The base with a head and an adapter, for training. New modules are trained in full and saved."""
+    """The base with a head and an adapter, for training. New modules are trained in full and saved.
+
+    `change`: what is done to the base before it gets the adapter.
+    """
     quantised = adapter.quantised_base if isinstance(adapter, LoraAdapter) else None
     if quantised is not None:
         headed = _Headed(task)
         model, fresh = load_quantised(headed, base, quantised, compute_dtype), headed.fresh
     else:
         model, fresh = task_model(base, task)
-    return attach(model, adapter, task.peft_task, tokenizer, fresh)
+    return attach(change(model), adapter, task.peft_task, tokenizer, fresh)
 
 
 class _Headed:

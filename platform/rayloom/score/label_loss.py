@@ -8,7 +8,9 @@ Shapes: B rows, N labelled positions, D hidden size, V vocabulary, C positions i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,31 @@ CHUNK_POSITIONS = {"cpu": 512}
 """Most positions in a chunk (C), by device: larger chunks do not fit into a CPU's cache."""
 
 
+class Criterion(Protocol):
+    """What is summed over positions. `part`: which of the N positions the logits are of."""
+
+    def value(self, logits: Tensor, part: slice) -> Tensor:
+        """() of fp32 logits (C, V); autograd differentiates it."""
+
+    def with_gradient(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """The value and (C, V) its gradient."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """−log p of (N,) labels."""
+
+    labels: Tensor
+
+    def value(self, logits: Tensor, part: slice) -> Tensor:
+        return functional.cross_entropy(logits, self.labels[part], reduction="sum")
+
+    def with_gradient(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        log_p, picked = logits.log_softmax(dim=-1), self.labels[part, None]
+        loss = -log_p.gather(1, picked).sum()
+        return loss, log_p.exp_().scatter_add_(1, picked, torch.full_like(picked, -1, dtype=log_p.dtype))
+
+
 class LabelLoss(nn.Module):
     """Wraps a causal, masked or sequence-to-sequence model and maps a batch to the sum of −log p(label)."""
 
@@ -34,18 +61,18 @@ class LabelLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
         indices = batch.label_indices
-        return self._head_loss(self._hidden_states(batch, indices), batch.labels.take(indices))
+        return self.head_loss(self.hidden_states(batch, indices), CrossEntropy(batch.labels.take(indices)))
 
     def by_row(self, batch: Batch) -> Tensor:
         """(B,) the sum for each row."""
         indices = batch.label_indices
         num_rows, num_positions = batch.labels.shape
         counts = torch.bincount(indices // num_positions, minlength=num_rows).tolist()
-        hidden = self._hidden_states(batch, indices)
+        hidden = self.hidden_states(batch, indices)
         rows = zip(torch.split(hidden, counts), torch.split(indices, counts), strict=True)
-        return torch.stack([self._head_loss(states, batch.labels.take(own)) for states, own in rows])
+        return torch.stack([self.head_loss(states, CrossEntropy(batch.labels.take(own))) for states, own in rows])
 
-    def _hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
+    def hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
         """(N, D) the inputs of the output head at labelled positions."""
         taken: list[Tensor] = []
 
@@ -62,17 +89,21 @@ class LabelLoss(nn.Module):
             hook.remove()
         return taken[0]
 
-    def _head_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(C, V) fp32 logits of hidden states."""
+        return LogitScale.of(self.model)(output_head(self.model)(hidden)).float()
+
+    def head_loss(self, hidden: Tensor, criterion: Criterion) -> Tensor:
+        """() the criterion summed over (N, D) hidden states."""
         head = output_head(self.model)
         scale = LogitScale.of(self.model)
         config: Any = self.model.config
         chunk = chunk_positions(config.vocab_size, hidden.device.type)
         if type(head) is nn.Linear and scale.is_identity:
-            return _linear_head_loss(hidden, head.weight, head.bias, labels, chunk)
+            return _linear_head_loss(hidden, head.weight, head.bias, criterion, chunk)
         total = hidden.sum(dtype=torch.float32) * 0.0  # a graph for the backward pass even without labels
-        for begin in range(0, len(labels), chunk):
-            part = slice(begin, begin + chunk)
-            total = total + checkpoint(_chunk_loss, head, scale, hidden[part], labels[part], use_reentrant=False)
+        for part in _chunks(len(hidden), chunk):
+            total = total + checkpoint(_chunk_loss, head, scale, hidden[part], criterion, part, use_reentrant=False)
         return total
 
 
@@ -124,40 +155,41 @@ class LogitScale:
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
-def _chunk_loss(head: nn.Module, scale: LogitScale, hidden: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(scale(head(hidden)).float(), labels, reduction="sum")
+def _chunk_loss(head: nn.Module, scale: LogitScale, hidden: Tensor, criterion: Criterion, part: slice) -> Tensor:
+    return criterion.value(scale(head(hidden)).float(), part)
 
 
-def _linear_head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+def _chunks(num_positions: int, chunk: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + chunk, num_positions)) for begin in range(0, num_positions, chunk))
+
+
+def _linear_head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, criterion: Criterion, chunk: int) -> Tensor:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
-        return _LinearHeadLoss.apply(hidden, weight, bias, labels, chunk)  # type: ignore[no-any-return, no-untyped-call]
+        return _LinearHeadLoss.apply(hidden, weight, bias, criterion, chunk)  # type: ignore[no-any-return, no-untyped-call]
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for begin in range(0, len(labels), chunk):
-        part = slice(begin, begin + chunk)
-        logits = functional.linear(hidden[part], weight, bias).float()
-        total += functional.cross_entropy(logits, labels[part], reduction="sum")
+    for part in _chunks(len(hidden), chunk):
+        total += criterion.value(functional.linear(hidden[part], weight, bias).float(), part)
     return total
 
 
 class _LinearHeadLoss(torch.autograd.Function):
-    """Linear head and summed cross-entropy, with gradients computed in the forward pass, chunk by chunk.
+    """Linear head and a criterion summed over positions, with gradients computed in the forward pass, chunk by chunk.
 
     The backward pass only multiplies them by the incoming scalar gradient, so no logits are stored.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, criterion: Criterion, chunk: int
+    ) -> Tensor:
         needs_weight, needs_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         bias_grad = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for begin in range(0, len(labels), chunk):
-            part = slice(begin, begin + chunk)
-            log_p = functional.linear(hidden[part], weight, bias).float().log_softmax(dim=-1)
-            picked = labels[part, None]
-            total -= log_p.gather(1, picked).sum()
-            logits_grad = log_p.exp_().scatter_add_(1, picked, torch.full_like(picked, -1, dtype=log_p.dtype))
+        for part in _chunks(len(hidden), chunk):
+            loss, logits_grad = criterion.with_gradient(functional.linear(hidden[part], weight, bias).float(), part)
+            total += loss
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(dim=0)
             logits_grad = logits_grad.to(weight.dtype)
@@ -166,7 +198,7 @@ class _LinearHeadLoss(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad.T, hidden[part])
             elif weight_grad is not None:
                 weight_grad += logits_grad.T @ hidden[part]
-            del log_p, logits_grad  # frees them before the next chunk's are allocated
+            del logits_grad  # frees it before the next chunk's is allocated
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = weight.dtype
         return total

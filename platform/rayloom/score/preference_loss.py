@@ -90,7 +90,7 @@ class AnswerLogProbabilities(LabelLoss):
 
     def of(self, batch: Batch) -> Answers:
         indices = batch.label_indices
-        log_p = self._token_log_p(self._hidden_states(batch, indices), batch.labels.take(indices))
+        log_p = self._token_log_p(self.hidden_states(batch, indices), batch.labels.take(indices))
         documents = documents_of(batch.positions) - 1
         answers = 2 * torch.arange(len(documents), device=documents.device)[:, None] + documents
         answer_of_label = answers.take(indices)

@@ -36,7 +36,10 @@ class TaskLoss(nn.Module):
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
-        logits = task_logits(self.model, batch, self.target)
+        return self.of_logits(task_logits(self.model, batch, self.target), batch)
+
+    def of_logits(self, logits: Tensor, batch: TaskBatch) -> Tensor:
+        """The loss of logits that `task_logits` gave."""
         weights = self.weights.to(logits.device) if self.model.training and self.weights is not None else None
         smoothing = self.smoothing if self.model.training else 0.0
         if not self.model.training:

@@ -11,6 +11,7 @@ from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, TunedRef
 from rayloom.specs.row_files import files_at_uris
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
+from rayloom.specs.training.computing import check_computing
 from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, Faults, Sharding, Workers
 from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
@@ -18,6 +19,7 @@ from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Obje
 from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.training.preferences import Kto, Preference, PreferenceData
 from rayloom.specs.training.tasks import SequenceToSequence, Task
+from rayloom.specs.training.teacher import KeptLayers, Teacher, check_teaching
 from rayloom.specs.training.trackers import Tracker
 from rayloom.specs.training.training_data import ConversationData, CorpusData, Replay
 
@@ -28,6 +30,9 @@ class TrainSpec(JobSpec):
     kind: Literal["train"]
     base: ModelRef | None = None
     """The model to continue from."""
+    keep_layers: KeptLayers | None = None
+    """How many of the base's layers a student begins with, spread evenly from the first to the last (Sanh et al. 2019,
+    arXiv:1910.01108), or their indices from 0. Default: all."""
     architecture: Architecture | None = None
     """Shape of a model with fresh weights, trained from scratch."""
     objective: Objective | None = None
@@ -38,6 +43,8 @@ class TrainSpec(JobSpec):
     """Learn from judged answers by this method."""
     data: Annotated[CorpusData | ConversationData | LabelledData | PreferenceData, Field(discriminator="type")]
     """What the model is trained on."""
+    teacher: Teacher | None = None
+    """A model whose distributions are learned beside the labels. Default: none."""
     replay: Replay | None = None
     """General text mixed into the training, so that the base forgets less. Default: none."""
     adapter: Adapter = NoAdapter(type="none")
@@ -215,6 +222,11 @@ class TrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
+    def _teacher_fits(self) -> Self:
+        check_teaching(self)
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give either num_steps or num_epochs")
@@ -233,46 +245,13 @@ class TrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
-    def _muon_needs_whole_matrices(self) -> Self:
-        if self.optimizer.type == "muon" and self.sharding.zero_stage == 3:
-            raise ValueError("optimizer muon needs whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
-        if self.optimizer.type == "muon" and self.adapter.type != "none":
-            raise ValueError("optimizer muon is for whole weights; adapters are trained with adamw")
-        if self.optimizer.type == "adamw8bit" and self.sharding.zero_stage:
-            raise ValueError("optimizer adamw8bit is for sharding.zero_stage 0; with stages 1 to 3 use adamw")
-        if self.optimizer.type == "muon" and self.sharding.offload.optimizer:
-            raise ValueError(
-                "optimizer muon multiplies matrices, which sharding.offload would do on the CPU: use adamw"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _layers_can_be_prepared(self) -> Self:
-        if self.compile and self.sharding.zero_stage == 3:
-            raise ValueError(
-                "compile does not see through zero_stage 3's gathering of weights: use stage 2, or not compile"
-            )
-        if self.recomputed is not None and self.recomputed.keep == "products" and self.compile:
-            raise ValueError(
-                "activation_checkpointing.keep: products sees no operations inside compiled layers: "
-                "use every_layers, or not compile"
-            )
-        if self.recomputed is not None and self.adapter.type == "prefix":
-            raise ValueError("activation_checkpointing computes layers again without the prefix: use lora")
+    def _can_be_computed(self) -> Self:
+        check_computing(self)
         return self
 
     def outside_files(self) -> Iterator[OutsideFiles]:
         if not isinstance(self.data, CorpusData):
             yield from files_at_uris("data.sources", self.data.sources)
-
-    @model_validator(mode="after")
-    def _device_can(self) -> Self:
-        on_gpu = self.workers.gpus_per_worker > 0
-        if self.precision == "fp16" and not on_gpu:
-            raise ValueError("precision fp16 is for GPUs (workers.gpus_per_worker: 1); on CPUs use bf16")
-        if self.optimizer.type == "adamw8bit" and not on_gpu:
-            raise ValueError("optimizer adamw8bit is for GPUs (workers.gpus_per_worker: 1); on CPUs use adamw")
-        return self
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayloom.artifacts.work_copy import WorkCopy
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 
 
@@ -40,6 +41,8 @@ class TrainJob:
     """Copy of `work` in the store, if workers do not share a disk."""
     rows: WorkCopy | None = None
     """Copy of the folder with the prepared rows, if it is not `copy`."""
+    teacher: Subject | None = None
+    """The model whose distributions are learned too."""
 
     @property
     def num_steps(self) -> int:

@@ -51,6 +51,7 @@ def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             sheet.problems.append(str(error))
             return sheet
         _add_model(sheet, spec, size)
+        _add_teacher(sheet, job, size)
         _add_precision(sheet, spec)
         _add_memory(sheet, spec, size)
         _add_memory_by_method(sheet, job)
@@ -74,6 +75,13 @@ def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
     sheet.add("arithmetic", f"{per_token / 1e6:,.1f} MFLOP a token")
 
 
+def _add_teacher(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
+    if job.spec.teacher is not None and job.teacher is not None and size.of_teacher is not None:
+        form = job.spec.teacher.divergence.type.replace("_", " ")
+        count = f"{size.of_teacher.parameters:,} parameters"
+        sheet.add("teacher", f"{job.teacher.artifact_id}, {count}, {form}, weight {job.spec.teacher.weight:g}")
+
+
 def _add_precision(sheet: PlanSheet, spec: TrainSpec) -> None:
     precision = computing_precision(spec, spec.workers.gpus_per_worker > 0)
     if precision != spec.precision and spec.hardware is None:
@@ -88,7 +96,7 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
         "optimiser": memory.optimizer,
         "activations": memory.activations,
         "loss": memory.loss,
-    }
+    } | ({"teacher": memory.teacher} if memory.teacher else {})
     parts_text = ", ".join(f"{name} {_amount(value)}" for name, value in parts.items())
     sheet.add("memory per device", f"{_amount(memory.total)} ({parts_text}; ZeRO stage {spec.sharding.zero_stage})")
     sheet.add("checkpoint", f"{_amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")

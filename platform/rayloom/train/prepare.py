@@ -32,7 +32,8 @@ from rayloom.train.job import TrainJob, rows_of_run
 from rayloom.train.kept_rows import kept, rows_key
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
-from rayloom.train.weights.vocabulary import is_extension, tokenizer_for
+from rayloom.train.weights.teacher import check_teacher, teacher_of
+from rayloom.train.weights.vocabulary import corpus_tokenizer, templated_tokenizer, tokenizer_for
 
 COUNTS_NAME = "counts.json"
 DATA_NAME = "data"
@@ -95,6 +96,7 @@ def job_of(
         out=out,
         num_rows=rows_of_run(spec, sizes, shares),
         micro_batch_sequences=spec.micro_batch_sequences,
+        teacher=teacher_of(parents),
     )
     check_rows(job)
     return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
@@ -104,34 +106,6 @@ def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tupl
     """Each data set's share of the rows that gives the wanted share of tokens, as rows may be partly filled."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
-
-
-def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
-    """The folder of the corpus' tokenizer if it extends the base's or there is no base; else the base's."""
-    if base is None:
-        return corpus
-    from transformers import AutoTokenizer
-
-    extended = is_extension(AutoTokenizer.from_pretrained(corpus), AutoTokenizer.from_pretrained(base))
-    return corpus if extended else base
-
-
-def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
-    """The base's folder, or one under `work` with its tokenizer and the chat template that the spec names."""
-    if data.template is None:
-        return base
-    from transformers import AutoTokenizer
-
-    from rayloom.text.conversations.chat_template import templates_of
-    from rayloom.text.templates import adopt
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    if templates_of(tokenizer):
-        what = f"data.template names {data.template}, but the base brings a chat template of its own"
-        raise InputError(what, where=str(base), fix="Leave data.template out: the server uses the base's.")
-    adopt(tokenizer, data.template)
-    tokenizer.save_pretrained(work / "tokenizer")
-    return work / "tokenizer"
 
 
 def conversation_rows(
@@ -247,6 +221,8 @@ def check_rows(job: TrainJob) -> None:
         if limit is not None and length > limit:
             what = f"sequence_length_tokens is {length}, but the base has {limit} positions"
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")
+    if job.teacher is not None:
+        check_teacher(job.spec, job.teacher, digest)
 
 
 def job_with_rows(

@@ -25,11 +25,12 @@ from rayloom.train.objectives.preference import PreferenceObjective, add_referen
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import use_tensor_cores
-from rayloom.train.sizes.model_size import ModelSize, size_of_model
+from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teachers_size
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
 from rayloom.train.weights.sharded import ShardedWeights
+from rayloom.train.weights.teacher import with_teacher
 
 ASKING_SECONDS = 5.0
 """Between two checks for a preemption notice; clouds give notice at least 30 seconds before."""
@@ -151,7 +152,7 @@ def prepared(
     )
     newest = checkpoints.newest_sound()
     model, loss, weights = engine_model(job, objective, group.device)
-    size = size_of_model(model)
+    size = with_teachers_size(size_of_model(model), job)
     use_tensor_cores(group.device)
     engine = engine_for(spec, loss, group, weights)
     copy_of_first = job.copy if group.is_first else None
@@ -224,7 +225,7 @@ def engine_model(
     if not (job.spec.compile and device.type == "cpu"):
         use_documents(model)
     model.train()
-    return model, objective.loss_of(model), weights
+    return model, with_teacher(objective.loss_of(model), job.spec, job.teacher, device), weights
 
 
 def go_to(run: Run, checkpoint: Path) -> None:

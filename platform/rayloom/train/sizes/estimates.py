@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,10 +53,11 @@ class Memory:
     optimizer: int
     activations: int
     loss: int
+    teacher: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss + self.teacher
 
 
 def flops_per_token(
@@ -66,8 +67,11 @@ def flops_per_token(
 
     6 for each multiplied parameter, and 12 · L · H · Q · S for attention with H heads of size Q. Frozen weights need no
     weight gradient: 4 instead of 6. With span corruption, the encoder reads the kept tokens and the decoder writes the
-    replaced ones, each with a sentinel for every span.
+    replaced ones, each with a sentinel for every span. A teacher has the forward pass only, a third of all.
     """
+    if size.of_teacher is not None:
+        alone = flops_per_token(replace(size, of_teacher=None), sequence_length_tokens, objective)
+        return alone + flops_per_token(size.of_teacher, sequence_length_tokens, objective) // 3
     attention = 12 * size.num_layers * size.num_heads * size.head_size * sequence_length_tokens
     per_parameter = 6 if size.trained == size.parameters else 4
     if not isinstance(objective, SpanCorruption):
@@ -105,7 +109,9 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         optimizer = 0
     if spec.sharding.offload.parameters:
         weights = weights // size.num_layers  # about one layer at a time is on the device
-    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size))
+    # A teacher's activations are gone before the student's loss is computed.
+    teacher = size.of_teacher.parameters * _unit(spec) if size.of_teacher is not None else 0
+    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size), teacher)
 
 
 def _weights(spec: TrainSpec, size: ModelSize) -> int:
@@ -176,7 +182,8 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     chunk = min(positions, chunk_positions(size.vocabulary_size, device))
     head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
     # Preference losses need an answer's sum before any gradient, so logits are recomputed in the backward pass.
-    copies = 3 if spec.preference is not None else 2
+    # A teacher's logits, and what both distributions are made of, stand beside the student's.
+    copies = (3 if spec.preference is not None else 2) + (4 if size.of_teacher is not None else 0)
     return copies * 4 * chunk * size.vocabulary_size + head_gradient
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rayloom.errors import InputError
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training.adapters import LoraAdapter
+from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.architectures import Architecture
 from rayloom.train.job import TrainJob
 
@@ -50,10 +50,24 @@ class ModelSize:
     """Input features of LoRA layers with dropout, summed over all of them."""
     decomposed_outputs: int = 0
     """Output features of DoRA layers, summed over all of them."""
+    of_teacher: ModelSize | None = None
+    """Size of the frozen teacher that is computed beside the model."""
 
 
 def size_of_job(job: TrainJob) -> ModelSize:
-    """The size of the model that a job trains. Raises InputError if its base is not a model."""
+    """The size of the model that a job trains, and of its teacher. Raises InputError if a base is not a model."""
+    return with_teachers_size(_size_of_student(job), job)
+
+
+def with_teachers_size(size: ModelSize, job: TrainJob) -> ModelSize:
+    """The size with that of the job's teacher, if it has one."""
+    if job.teacher is None:
+        return size
+    plain = {"adapter": NoAdapter(type="none"), "keep_layers": None, "teacher": None}
+    return replace(size, of_teacher=size_of_base(job.spec.model_copy(update=plain), job.teacher.base))
+
+
+def _size_of_student(job: TrainJob) -> ModelSize:
     spec = job.spec
     if spec.architecture is not None:
         from transformers import AutoTokenizer

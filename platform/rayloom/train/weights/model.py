@@ -31,6 +31,7 @@ from rayloom.specs.training.optimization import ActivationCheckpointing
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.weights.architectures import fresh
+from rayloom.train.weights.fewer_layers import keep_layers
 from rayloom.train.weights.sharded import ShardedWeights, sharded_weights
 from rayloom.train.weights.vocabulary import extend_embeddings
 
@@ -54,9 +55,11 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path, device: tor
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
     compute_dtype = DTYPES[computing_precision(spec, torch.cuda.is_available())]
     if spec.task is not None:
-        model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype)
+        fewer = partial(keep_layers, wanted=spec.keep_layers)
+        model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype, fewer)
     else:
         whole = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
+        whole = keep_layers(whole, spec.keep_layers)
         _extend(spec, whole, base, tokenizer)
         model = attach(whole, spec.adapter, tokenizer=tokenizer)
     if spec.embedding_noise is not None:
@@ -74,10 +77,11 @@ def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
     if isinstance(adapter, PromptAdapter):
         adapter = adapter.model_copy(update={"initial_text": None})  # a meta tensor has no embeddings to copy
     if spec.task is None:
-        model = _empty_base(base, spec.objective_in_use.type)
+        model = keep_layers(_empty_base(base, spec.objective_in_use.type), spec.keep_layers)
         with torch.device("meta"):
             return attach(model, adapter)
     model, fresh = empty_task_model(base, spec.task)
+    model = keep_layers(model, spec.keep_layers)
     with torch.device("meta"):
         return attach(model, adapter, spec.task.peft_task, fresh=fresh)
 
@@ -89,7 +93,8 @@ def sharded_model(
 
     Not for tasks, for bases that get new tokens, and for models and adapters that `sharded_weights` does not know.
     """
-    if spec.task is not None or (base is not None and _has_other_tokenizer(tokenizer, base)):
+    is_changed = base is not None and (spec.keep_layers is not None or _has_other_tokenizer(tokenizer, base))
+    if spec.task is not None or is_changed:
         return None, None
     if base is not None:
         model = empty_model(spec, base)

@@ -1,4 +1,4 @@
-"""Tokens that a run adds to a tokenizer (for its objective, or terms of a domain), and their embeddings."""
+"""The tokenizer of a run, the tokens that it adds (for its objective, or terms of a domain), and their embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from rayloom.errors import InputError
 from rayloom.score.label_loss import output_head
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
+from rayloom.specs.training.training_data import ConversationData
 
 MASK_TOKEN = "<|mask|>"
 
@@ -45,6 +46,34 @@ def tokenizer_for(objective: Causal | Masked | SpanCorruption, tokenizer: Path, 
     folder = work / "tokenizer"
     loaded.save_pretrained(folder)
     return folder
+
+
+def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
+    """The folder of the corpus' tokenizer if it extends the base's or there is no base; else the base's."""
+    if base is None:
+        return corpus
+    from transformers import AutoTokenizer
+
+    extended = is_extension(AutoTokenizer.from_pretrained(corpus), AutoTokenizer.from_pretrained(base))
+    return corpus if extended else base
+
+
+def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
+    """The base's folder, or one under `work` with its tokenizer and the chat template that the spec names."""
+    if data.template is None:
+        return base
+    from transformers import AutoTokenizer
+
+    from rayloom.text.conversations.chat_template import templates_of
+    from rayloom.text.templates import adopt
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if templates_of(tokenizer):
+        what = f"data.template names {data.template}, but the base brings a chat template of its own"
+        raise InputError(what, where=str(base), fix="Leave data.template out: the server uses the base's.")
+    adopt(tokenizer, data.template)
+    tokenizer.save_pretrained(work / "tokenizer")
+    return work / "tokenizer"
 
 
 def is_extension(tokenizer: Any, base: Any) -> bool:

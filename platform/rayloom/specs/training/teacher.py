@@ -1,0 +1,100 @@
+"""`teacher` and `keep_layers` of a training job: another model whose distributions are learned beside the labels.
+
+Also which layers of a base a smaller student begins with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from rayloom.specs.base import Spec, TunedRef
+from rayloom.specs.training.adapters import is_whole_model
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence
+
+if TYPE_CHECKING:
+    from rayloom.specs.train import TrainSpec
+
+
+class ForwardKl(Spec):
+    """KL(teacher ‖ student): the student learns all that the teacher finds probable (Hinton et al. 2015,
+    arXiv:1503.02531)."""
+
+    type: Literal["forward_kl"]
+
+
+class ReverseKl(Spec):
+    """KL(student ‖ teacher): a student too small for all of it keeps to what the teacher finds most probable (Gu et al.
+    2023, arXiv:2306.08543)."""
+
+    type: Literal["reverse_kl"]
+
+
+class JensenShannon(Spec):
+    """Generalised Jensen–Shannon divergence, between the two (Agarwal et al. 2023, arXiv:2306.13649, section 2)."""
+
+    type: Literal["jensen_shannon"]
+    teacher_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share β of the teacher in the mixture from which both are measured: near 0 as forward_kl, near 1 as
+    reverse_kl."""
+
+
+Divergence = Annotated[ForwardKl | ReverseKl | JensenShannon, Field(discriminator="type")]
+Temperature = Annotated[float, Field(gt=0)]
+TeacherWeight = Annotated[float, Field(gt=0, le=1)]
+
+
+class Teacher(Spec):
+    """A frozen model with the same vocabulary or labels, computed beside the student on the same rows.
+
+    The loss is (1 − weight) × label loss + weight × temperature² × divergence, at the positions that have labels.
+    Held-out losses are those of the labels alone.
+    """
+
+    model: TunedRef
+    """The teacher: a model, or an adapter on its base. Each worker holds all of it."""
+    divergence: Divergence = ForwardKl(type="forward_kl")
+    """How the distance between the two distributions is measured."""
+    temperature: Temperature = 1.0
+    """Divides the logits of both. Above 1, improbable tokens and labels count more (Hinton et al. 2015, section 2)."""
+    weight: TeacherWeight = 0.5
+    """Share of the teacher in the loss. 1: the labels themselves do not count."""
+
+
+def _check_order(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError("must name layers in rising order, each once")
+    return layers
+
+
+KeptLayers = (
+    Annotated[int, Field(ge=1)]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1),
+        AfterValidator(_check_order),
+    ]
+)
+"""A number of layers, or indices."""
+
+ANSWERS_INSTEAD = "let it answer your prompts in a `predict` job, and train on its answers"
+"""What works with every teacher."""
+
+
+def check_teaching(spec: TrainSpec) -> None:
+    """Raises ValueError if a teacher, or fewer layers, do not fit the rest of the spec."""
+    if spec.keep_layers is not None and (spec.base is None or not is_whole_model(spec.adapter)):
+        raise ValueError("keep_layers makes a smaller whole model of a base: give base, and leave adapter out")
+    if spec.keep_layers is not None and isinstance(spec.task, SequenceToSequence):
+        raise ValueError("keep_layers does not know which layers of an encoder-decoder belong together")
+    if spec.teacher is None:
+        return
+    if spec.preference is not None:
+        raise ValueError("a preference compares with the model before training, not with a teacher: leave one out")
+    if isinstance(spec.task, QuestionAnswering | SequenceToSequence) or spec.objective_in_use.type == "span":
+        named = spec.objective_in_use.type if spec.task is None else spec.task.type
+        raise ValueError(
+            f"a teacher is for the objectives causal and masked, for classification and tagging, not for {named}: "
+            f"{ANSWERS_INSTEAD}"
+        )

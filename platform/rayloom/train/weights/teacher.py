@@ -1,0 +1,83 @@
+"""The teacher of a training job: whether it fits the rows, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.models.adapters import load as load_adapter
+from rayloom.models.context_length import context_tokens_of
+from rayloom.models.responders.subject import Subject
+from rayloom.models.task_models import load_task_model
+from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss
+from rayloom.score.document_attention import use_documents
+from rayloom.score.label_loss import LabelLoss
+from rayloom.score.task_loss import TaskLoss
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.teacher import ANSWERS_INSTEAD
+from rayloom.text.tokenizer_files import tokenizer_digest
+from rayloom.train.precision import DTYPES, computing_precision
+from rayloom.train.weights.model import from_base
+
+_FIX = f"Name a teacher with the student's tokenizer; of another, {ANSWERS_INSTEAD}."
+
+
+def teacher_of(parents: Mapping[str, Artifact]) -> Subject | None:
+    """The teacher that a job names. Raises InputError if it is an adapter and its base is missing."""
+    named = parents.get("teacher.model")
+    return None if named is None else Subject.of("teacher", named, named.store)
+
+
+def check_teacher(spec: TrainSpec, teacher: Subject, rows_digest: str) -> None:
+    """Raises InputError if the teacher cannot judge the rows. `rows_digest`: of the tokenizer that made them."""
+    from transformers import AutoTokenizer
+
+    if tokenizer_digest(AutoTokenizer.from_pretrained(teacher.tokenizer_folder)) != rows_digest:
+        what = f"The teacher {teacher.artifact_id} has another tokenizer: its tokens are not those of the student"
+        raise InputError(what, where="teacher.model", fix=_FIX)
+    limit = context_tokens_of(teacher.base)
+    if limit is not None and spec.sequence_length_tokens > limit:
+        what = f"sequence_length_tokens is {spec.sequence_length_tokens}, but the teacher has {limit} positions"
+        raise InputError(what, where="teacher.model", fix=f"Give at most {limit}.")
+    if spec.task is None and teacher.task is not None:
+        what = f"The teacher {teacher.artifact_id} answers with labels, and the student learns language"
+        raise InputError(what, where="teacher.model", fix="Name the model before its training for a task.")
+    if spec.task is not None and (teacher.task is None or _labels(teacher.task[0]) != _labels(spec.task)):
+        what = f"The teacher {teacher.artifact_id} was not trained for this task with these labels, in this order"
+        fix = "Train the teacher by the same `task`, or let it label texts in a `predict` job and train on these."
+        raise InputError(what, where="teacher.model", fix=fix)
+
+
+def _labels(task: object) -> tuple[object, ...]:
+    return type(task), getattr(task, "labels", ()), getattr(task, "multiple", False)
+
+
+def with_teacher(loss: nn.Module, spec: TrainSpec, teacher: Subject | None, device: torch.device) -> nn.Module:
+    """The loss module of a model, with the teacher's part in training if the job has one."""
+    if spec.teacher is None or teacher is None:
+        return loss
+    loaded = load_teacher(spec, teacher, device)
+    if isinstance(loss, TaskLoss):
+        return DistilledTaskLoss(loss, loaded, spec.teacher)
+    if isinstance(loss, LabelLoss):
+        return DistilledLabelLoss(loss.model, loaded, spec.teacher)
+    raise TypeError(f"{type(loss).__name__} takes no teacher")
+
+
+def load_teacher(spec: TrainSpec, teacher: Subject, device: torch.device) -> nn.Module:
+    """The teacher on the device, frozen, in the number format in which the student computes."""
+    dtype = DTYPES[computing_precision(spec, device.type == "cuda")]
+    if teacher.task is not None:
+        model = load_task_model(teacher.base, teacher.adapter, teacher.task[0])
+    else:
+        model = from_base(teacher.base, compute_dtype=dtype, objective=spec.objective_in_use.type)
+        model = load_adapter(model, teacher.adapter) if teacher.adapter is not None else model
+    if getattr(model.config, "quantization_config", None) is None:
+        for parameter in model.parameters():  # buffers keep theirs: rotary frequencies in bf16 are too imprecise
+            parameter.data = parameter.data.to(dtype)
+    use_documents(model)
+    return model.eval().requires_grad_(False).to(device)
