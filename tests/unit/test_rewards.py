@@ -122,3 +122,38 @@ def test_rows_without_a_field_that_a_reward_needs_are_named_before_anything_runs
 def test_rewards_that_cannot_be(values: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         rewards_of(*values)
+
+
+SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+ENGLISH, GERMAN = "The weather was fine and we went out.", "Das Wetter war schön, und wir gingen hinaus."
+
+
+@pytest.mark.parametrize(
+    ("reward", "text", "value"),
+    [
+        ({"type": "json_schema", "schema": SCHEMA}, 'Here:\n```json\n{"n": 1}\n```\nDone.', 1),
+        ({"type": "json_schema", "schema": SCHEMA}, '{"n": "1"}', 0),
+        ({"type": "json_schema", "schema": SCHEMA}, '{"n": 1', 0),
+        ({"type": "json_schema", "schema": SCHEMA}, "[" * 100_000, 0),
+        ({"type": "length", "at_most": 3}, "one two three", 1),
+        ({"type": "length", "at_most": 3}, "one two three four", 0),
+        ({"type": "length", "at_most": 3, "slack": 4}, "one two three four", 0.75),
+        ({"type": "length", "at_least": 4, "slack": 2, "unit": "characters"}, "abc", 0.5),
+        ({"type": "format", "tags": ["think", "answer"]}, "<think>\na</think>\n<answer>7</answer>\n", 1),
+        ({"type": "format", "tags": ["think", "answer"]}, "<think>a</think><answer>7</answer> so", 0),
+        ({"type": "format", "tags": ["think"]}, "<think>a</think><think>a</think>", 0),
+        ({"type": "language", "language": "de"}, GERMAN, 1),
+        ({"type": "language", "language": "de"}, ENGLISH, 0),
+    ],
+)
+def test_the_form_of_an_answer(reward: dict[str, Any], text: str, value: float) -> None:
+    assert judged(text, reward).value == value
+
+
+def test_a_schema_can_stand_in_the_row_and_names_nothing_on_the_network() -> None:
+    by_row = {"type": "json_schema", "field": "schema"}
+    assert judged("[1]", by_row, schema='{"type": "array"}').value == 1
+    assert "bad_schema" in judged("[1]", by_row, schema='{"type": 3}').problems[0]
+    assert "bad_schema" in judged("1", by_row, schema={"$ref": "http://127.0.0.1:9/x.json"}).problems[0]
+    with pytest.raises(InputError, match="The schema of a reward is none"):
+        judged("1", {"type": "json_schema", "schema": {"type": 3}})

@@ -15,11 +15,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import rayloom
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
-from rayloom.rewards import texts
+from rayloom.rewards import formats, texts
 from rayloom.rewards.answer import OneByOne, RewardFunction, Verdict, WrittenAnswer
-from rayloom.specs.training.rewards import ContainsReward, ExactReward, NumericReward, RegexReward, Reward, title_of
+from rayloom.rewards.code_tests import CodeTests
+from rayloom.rewards.function_process import FunctionProcess
+from rayloom.rewards.judge import Judge
+from rayloom.rewards.sandbox import Sandbox
+from rayloom.specs.training.rewards import (
+    CodeReward,
+    ContainsReward,
+    ExactReward,
+    FormatReward,
+    FunctionReward,
+    JsonSchemaReward,
+    JudgeReward,
+    LanguageReward,
+    LengthReward,
+    MathReward,
+    NumericReward,
+    RegexReward,
+    Reward,
+    title_of,
+)
 from rayloom.text.row_problems import RowProblems
 
 
@@ -67,14 +87,32 @@ def opened(
 
 
 def _function(reward: Reward, model: Artifact | None, job_directory: Path, closing: ExitStack) -> RewardFunction:  # noqa: ARG001
-    return OneByOne(partial(_BY_TEXT[type(reward)], reward))
+    if isinstance(reward, JsonSchemaReward):
+        formats.check_schema(reward)
+    if isinstance(reward, FunctionReward):
+        process = FunctionProcess(reward.function, job_directory, reward.arguments, reward.seconds, reward.memory_mb)
+        return closing.enter_context(process)
+    if isinstance(reward, MathReward):
+        arguments = {"field": reward.field, "after": reward.after}
+        package = Path(rayloom.__file__).parents[1]
+        function = "rayloom.rewards.mathematics:equal"
+        return closing.enter_context(FunctionProcess(function, package, arguments, reward.seconds, memory_mb=4096))
+    if isinstance(reward, CodeReward):
+        return CodeTests(reward, closing.enter_context(Sandbox(reward.seconds, reward.memory_mb)))
+    if isinstance(reward, JudgeReward):
+        return Judge.of(reward, job_directory)
+    return OneByOne(partial(_ONE_BY_ONE[type(reward)], reward))
 
 
-_BY_TEXT: Mapping[type, Any] = {
+_ONE_BY_ONE: Mapping[type, Any] = {
     ExactReward: texts.exact,
     NumericReward: texts.numeric,
     RegexReward: texts.matches,
     ContainsReward: texts.contains,
+    JsonSchemaReward: formats.fits_schema,
+    LengthReward: formats.length,
+    FormatReward: formats.has_sections,
+    LanguageReward: formats.is_in_language,
 }
 
 

@@ -7,12 +7,14 @@ gives no number at all, but the name of the problem.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from rayloom.specs.base import Name, Spec, refuse_repeated
+from rayloom.specs.base import Name, OutsideFiles, Rule, Spec, refuse_repeated
 
+Seconds = Annotated[float, Field(gt=0)]
 Column = Annotated[str, StringConstraints(min_length=1)]
 Expression = Annotated[str, AfterValidator(lambda text: _check_expression(text))]
 
@@ -90,7 +92,149 @@ class ContainsReward(_Reward):
         return self
 
 
-Reward = Annotated[ExactReward | NumericReward | RegexReward | ContainsReward, Field(discriminator="type")]
+class MathReward(_ComparedReward):
+    """1 if the answer's last formula or number equals the field's, by Math-Verify: 1/2 is 0.5 and `\\frac{2}{4}`."""
+
+    type: Literal["math"]
+    seconds: Seconds = 10.0
+    """Longest time for one answer."""
+
+
+class JsonSchemaReward(_Reward):
+    """1 if the answer is JSON, alone or in its last fenced block, that is valid by the schema."""
+
+    type: Literal["json_schema"]
+    valid_by: dict[str, Any] | None = Field(default=None, alias="schema")
+    """The schema (draft 2020-12 unless `$schema` names another one)."""
+    field: Column | None = None
+    """Or a field of the row that holds it, as an object or as JSON."""
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> Self:
+        if (self.valid_by is None) == (self.field is None):
+            raise ValueError("give either schema or field")
+        return self
+
+
+class LengthReward(_Reward):
+    """1 for a length within the bounds; outside of them less by the distance, down to 0."""
+
+    type: Literal["length"]
+    unit: Literal["words", "characters"] = "words"
+    """What is counted."""
+    at_least: Annotated[int, Field(ge=0)] = 0
+    """Shortest answer that gets 1."""
+    at_most: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer that gets 1. Default: any."""
+    slack: Annotated[int, Field(ge=0)] = 0
+    """Distance from a bound at which the number has fallen to 0. At 0 it does so at once."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if not self.at_least and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("at_least is more than at_most")
+        return self
+
+
+class FormatReward(_Reward):
+    """1 if the answer is made of these sections, each once and in this order: `<think>…</think><answer>…</answer>`."""
+
+    type: Literal["format"]
+    tags: Annotated[tuple[Annotated[str, StringConstraints(pattern=r"^\w+$")], ...], Field(min_length=1)]
+    """Names of the sections."""
+
+
+class LanguageReward(_Reward):
+    """1 if the answer is in the language, by fastText's lid.176 (Joulin et al. 2017)."""
+
+    type: Literal["language"]
+    language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
+    """ISO 639 code, such as en, de or zh."""
+
+
+class FunctionReward(_Reward):
+    """A Python function of your own: `(prompt, text, row, **arguments) -> number`, called for one answer at a time.
+
+    It runs in a process of its own without the job's environment variables, which is started anew if it hangs or ends.
+    An exception and a result that is no number are problems of that answer.
+    """
+
+    type: Literal["function"]
+    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$"), Rule("must be MODULE:FUNCTION")]
+    """`module:function` of the file `module.py` beside the job file, which is shipped with the job."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the function, by name."""
+    seconds: Seconds = 10.0
+    """Longest time for one answer."""
+    memory_mb: Annotated[int, Field(ge=64)] = 4096
+    """Most address space of the process."""
+
+
+class CodeReward(_Reward):
+    """The share of tests that the answer's Python code passes, each in a process of its own.
+
+    The code is the last fenced block, else the whole answer. It has the standard library, but no network, no file of
+    this machine and no environment. Code that fails, hangs or takes too much memory has not passed.
+    """
+
+    type: Literal["code"]
+    field: Column
+    """The row's field with a test or a list of tests: Python statements that are run after the code, such as
+    `assert add(2, 3) == 5`, or `{input: …, output: …}` for what a program reads and prints."""
+    seconds: Seconds = 5.0
+    """Longest time for one test."""
+    memory_mb: Annotated[int, Field(ge=64)] = 512
+    """Most address space of the process."""
+
+
+class JudgeReward(_Reward):
+    """A number that a model behind an OpenAI-compatible endpoint gives, scaled to 0 … 1."""
+
+    type: Literal["judge"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://"), Rule("must be a URL such as http://host:8000/v1")]
+    """The endpoint, with its `/v1`."""
+    model: str
+    """The judge's name there."""
+    rubric: str
+    """File beside the job file with what the judge is asked. `{{prompt}}`, `{{answer}}` and `{{FIELD}}` of the row are
+    filled in. It should ask for a number at the end of the reply: the last one counts."""
+    lowest: float = 1.0
+    """The number that becomes 0."""
+    highest: float = 10.0
+    """The number that becomes 1."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the endpoint's key. Default: no key is sent."""
+    max_reply_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest reply."""
+    seconds: Seconds = 60.0
+    """Longest time for one reply."""
+    at_once: Annotated[int, Field(ge=1)] = 16
+    """Most requests that are on their way at the same time."""
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError("lowest must be less than highest")
+        return self
+
+
+Reward = Annotated[
+    ExactReward
+    | NumericReward
+    | MathReward
+    | JsonSchemaReward
+    | RegexReward
+    | ContainsReward
+    | LengthReward
+    | FormatReward
+    | LanguageReward
+    | FunctionReward
+    | CodeReward
+    | JudgeReward,
+    Field(discriminator="type"),
+]
 
 
 def title_of(reward: Reward) -> str:
@@ -105,3 +249,12 @@ def _check_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
 
 Rewards = Annotated[tuple[Reward, ...], Field(min_length=1), AfterValidator(_check_names)]
 """The field `rewards` of a job."""
+
+
+def files_of_rewards(field: str, rewards: Sequence[Reward]) -> Iterator[OutsideFiles]:
+    """The files beside the job file that these rewards read; `field`: dotted path of the list."""
+    for number, reward in enumerate(rewards):
+        if isinstance(reward, FunctionReward):
+            yield OutsideFiles(f"{field}.{number}.function", f"./{reward.function.partition(':')[0]}.py")
+        elif isinstance(reward, JudgeReward):
+            yield OutsideFiles(f"{field}.{number}.rubric", reward.rubric)
