@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 from support.fleet import Fleet, fleet
-from support.fleet_jobs import PIPELINE, results
-from support.training_jobs import made_up_corpus
+from support.fleet_jobs import CLEAN, PIPELINE, PRETRAINED, SMALL_PIPELINE, losses, opened, results
+from support.passes import cleaned
+from support.training_jobs import ONE, made_up_corpus
 
 from rayloom.artifacts.store import Store
+from rayloom.train.loop.loop import train
+from rayloom.train.loop.run_log import read_log
+from rayloom.train.prepare import job_of
 
 # The cluster's nodes outlive the call that started them, as they should.
 NODES_LIVE_ON = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-pytestmark = [pytest.mark.full, NODES_LIVE_ON]
+pytestmark = NODES_LIVE_ON
 PORT, DASHBOARD_PORT = 6443, 8303
 
 
@@ -28,6 +32,26 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
+def test_cleaning_training_and_judging_need_no_common_disk(two_nodes: Fleet, tmp_path: Path) -> None:
+    """Against the same work without Ray and without a bucket."""
+    two_nodes.submitted(SMALL_PIPELINE)
+    pages = {"sources": [CLEAN["sources"][0] | {"dataset": str(two_nodes.folder / "jobs" / "pages")}]}
+    clean = {name: value for name, value in CLEAN.items() if name not in ("kind", "name", "chunk_bytes")}
+    expected = cleaned(tmp_path, clean | pages, num_chunk_bytes=CLEAN["chunk_bytes"])
+    assert opened(two_nodes.store, "cleaned").manifest.digest == expected.manifest.digest
+    local = Store(str(tmp_path / "store"))
+    parents = {"data.corpus": made_up_corpus(local)}
+    (tmp_path / "work").mkdir()
+    job = job_of(PRETRAINED, parents, tmp_path / "work", tmp_path / "out")
+    train(job, ONE, lambda event: None)
+    alone = [event["loss"] for event in read_log(job.log) if event["event"] == "step"]
+    # Two workers add in another order.
+    assert [loss for _, loss in losses(two_nodes.store, "pretrained")] == pytest.approx(alone, rel=1e-4)
+    assert opened(two_nodes.store, "judged").manifest.metrics["checks"]
+    assert {one: count for one, count in two_nodes.fetches().items() if count > 1} == {}
+
+
+@pytest.mark.full
 def test_all_kinds_give_what_they_give_on_one_machine(two_nodes: Fleet) -> None:
     two_nodes.submitted(PIPELINE)
     local = Store(str(two_nodes.folder / "one-machine"))
@@ -39,6 +63,7 @@ def test_all_kinds_give_what_they_give_on_one_machine(two_nodes: Fleet) -> None:
         assert found[name] == value, name
 
 
+@pytest.mark.full
 def test_the_workers_trained_on_two_nodes_and_each_fetched_an_artifact_once(two_nodes: Fleet) -> None:
     """Runs after the pipeline."""
     nodes = {node.address for node in two_nodes.cluster.api().nodes()}
@@ -48,6 +73,7 @@ def test_the_workers_trained_on_two_nodes_and_each_fetched_an_artifact_once(two_
     assert {one: count for one, count in fetches.items() if count > 1} == {}
 
 
+@pytest.mark.full
 def test_what_nodes_share_is_only_the_bucket(two_nodes: Fleet) -> None:
     state: dict[str, Any] = json.loads((two_nodes.folder / "cache" / "local-cluster.json").read_text())
     disks = [Path(state["folder"]) / f"disk-{number}" for number in range(2)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training_jobs import ONE, small_job
+from support.training_jobs import LENGTH, ONE, made_up_corpus, small_job
 from support.workers import Training, on_own_disk, run_on_workers
 
 from rayloom.artifacts.store import Store
@@ -77,6 +77,21 @@ def test_workers_with_disks_of_their_own_may_change_in_number(tmp_path: Path) ->
     assert list(lost) == list(whole)
     assert list(lost.values()) == pytest.approx(list(whole.values()), rel=1e-3)
     assert [lost[step] for step in range(1, 9)] == [whole[step] for step in range(1, 9)], "equal at equal world size"
+
+
+def test_a_streamed_corpus_is_gone_on_with_where_it_was(tmp_path: Path) -> None:
+    """Each worker fetches shards for itself, and those of the killed run are gone."""
+    made_up_corpus(Store(store_at(tmp_path)), "sharded", num_documents=640, shard_tokens=400)
+    changes = {"num_steps": 40, "global_batch_tokens": 8 * LENGTH, "checkpoints": {"every_steps": 10}}
+    corpus, runs = (store_at(tmp_path), "sharded"), []
+    for name, dies in (("whole", None), ("lost", 25), ("lost", None)):
+        runs.append(Training(tmp_path / name, changes, dies, corpus=corpus))
+    run_on_workers(2, runs)
+    whole, lost = (losses(tmp_path / name / "work" / "metrics.jsonl") for name in ("whole", "lost"))
+    assert len(whole) == 40
+    assert lost == whole
+    assert list((tmp_path / "whole").glob("node-*/artifacts/*.streamed/train/index.json"))
+    assert not list(tmp_path.glob("*/node-*/artifacts/**/train/*.npy"))
 
 
 def test_a_damaged_copy_is_passed_over(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from rayloom.train.loop.run_log import read_log
 from support.models import write_model
 from support.training_jobs import small_spec
 
-PIPELINE = "everything"
+PIPELINE, SMALL_PIPELINE = "everything", "a-few"
+SMALL_STAGES = ("pages", "cleaned", "pretrained", "judged")
 CLEAN: dict[str, Any] = {
     "kind": "clean", "name": "cleaned", "chunk_bytes": 1 << 16, "max_bad_rows_share": 0.1,
     "sources": [{"name": "pages", "dataset": "artifact:pages", "format": {"type": "jsonl"}, "domain": "web"}],
@@ -26,6 +27,7 @@ CLEAN: dict[str, Any] = {
     },
 }  # fmt: skip
 WORKERS = {"num_workers": 2, "cpus_per_worker": 1}
+PRETRAINED = small_spec(name="pretrained", workers=WORKERS, num_steps=8, checkpoints={"every_steps": 3})
 NUM_TEXTS = 1000
 """Four files of about 200 kB, which chunks of 64 KiB cut into a dozen tasks."""
 VLLM = {"max_new_tokens": 4, "max_length_tokens": 128, "kv_cache_bytes": 1 << 26}
@@ -60,7 +62,7 @@ def write_texts(folder: Path, count: int) -> None:
 
 
 def write_jobs(folder: Path, leave_out: Sequence[str] = (), **changes: dict[str, Any]) -> Path:
-    """The pipeline's file, beside those of its stages and their data; `changes` of a stage's job by its name.
+    """The pipelines' files, beside those of their stages and their data; `changes` of a stage's job by its name.
 
     The corpus `made-up` must be in the store (`made_up_corpus`). `leave_out`: names of stages.
     """
@@ -74,20 +76,21 @@ def write_jobs(folder: Path, leave_out: Sequence[str] = (), **changes: dict[str,
     jobs = {job["name"]: job | changes.get(job["name"], {}) for job in _jobs() if job["name"] not in leave_out}
     for name, job in jobs.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(job))
-    stages = [{"name": name, "job": f"{name}.yaml", "needs": _NEEDS.get(name, [])} for name in jobs]
-    pipeline = {"kind": "pipeline", "name": PIPELINE, "stages": stages, "max_parallel_stages": 2}
-    (folder / f"{PIPELINE}.yaml").write_text(yaml.safe_dump(pipeline | changes.get(PIPELINE, {})))
+    for pipeline, names in ((PIPELINE, jobs), (SMALL_PIPELINE, SMALL_STAGES)):
+        stages = [{"name": name, "job": f"{name}.yaml", "needs": _NEEDS.get(name, [])} for name in names]
+        job = {"kind": "pipeline", "name": pipeline, "stages": stages, "max_parallel_stages": 2}
+        (folder / f"{pipeline}.yaml").write_text(yaml.safe_dump(job | changes.get(pipeline, {})))
     return folder / f"{PIPELINE}.yaml"
 
 
 _NEEDS: dict[str, list[str]] = {
     "tuned": ["base", "chats"], "merged": ["tuned"], "smaller": ["merged"], "compared": ["tuned", "merged"],
     "answered": ["merged", "chats"], "written": ["merged", "chats"], "cleaned": ["pages"], "served": ["merged"],
+    "judged": ["pretrained"],
 }  # fmt: skip
 
 
 def _jobs() -> list[dict[str, Any]]:
-    pretrained = small_spec(name="pretrained", workers=WORKERS, num_steps=8, checkpoints={"every_steps": 3})
     trial = small_spec(num_steps=8, evaluate_every_steps=2, checkpoints={"every_steps": 2})
     heldout = {"type": "heldout_loss", "rows_of": "artifact:tuned"}
     says = {"type": "answers", "name": "says", "prompts": ["Tell me."], "contains": "zebra", "max_new_tokens": 4}
@@ -99,7 +102,9 @@ def _jobs() -> list[dict[str, Any]]:
         {"kind": "import", "name": "pages", "source": {"type": "folder", "path": "./pages"}, "licence": "MIT",
          "content": {"type": "dataset"}},
         CLEAN,
-        _plain(pretrained),
+        _plain(PRETRAINED),
+        {"kind": "evaluate", "name": "judged", "model": "artifact:pretrained",
+         "checks": [{"type": "heldout_loss", "rows_of": "artifact:pretrained"}]},
         {"kind": "tune", "name": "searched", "train": _plain(trial), "seed": 3,
          "space": {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1}},
          "searcher": {"type": "random"}, "scheduler": {"type": "population", "num_members": 4, "interval_steps": 4}},
@@ -156,8 +161,9 @@ def results(store: Store) -> dict[str, Any]:
         found[name] = {file.path: file.sha256 for file in files if _is_result(file.path)}
         assert found[name], name
     found["cleaned"] = {file.path: file.sha256 for file in opened(store, "cleaned").manifest.files}
-    checks = opened(store, "compared").manifest.metrics["checks"]
-    found["compared"] = json.loads(json.dumps(checks, default=str))
+    for name in ("compared", "judged"):
+        checks = opened(store, name).manifest.metrics["checks"]
+        found[name] = json.loads(json.dumps(checks, default=str))
     trials = (opened(store, "searched").path / "trials").glob("*.jsonl")
     found["trials"] = {file.name: [e["loss"] for e in read_log(file) if e["event"] == "step"] for file in trials}
     return found

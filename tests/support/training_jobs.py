@@ -49,13 +49,18 @@ def small_spec(**changes: Any) -> TrainSpec:
 
 
 def write_rows(
-    folder: Path, num_documents: int, seed: int, digest: str = "made-up", shard_tokens: int = SHARD_TOKENS
+    folder: Path,
+    num_documents: int,
+    seed: int,
+    digest: str = "made-up",
+    shard_tokens: int = SHARD_TOKENS,
+    most_tokens: int = 40,
 ) -> Path:
     """Documents in which each token mostly follows from the one before, so that there is something to learn."""
     random = np.random.default_rng(seed)
     writer = ShardWriter(folder, VOCABULARY, digest, shard_tokens)
     for _ in range(num_documents):
-        size = int(random.integers(5, 40))
+        size = int(random.integers(5, most_tokens))
         first = int(random.integers(3, VOCABULARY))
         steps = np.where(random.random(size) < 0.9, 7, random.integers(0, VOCABULARY, size))
         writer.add(3 + (first + np.cumsum(steps)) % (VOCABULARY - 3))
@@ -86,7 +91,11 @@ def write_teacher(folder: Path) -> Path:
 
 
 def made_up_corpus(
-    store: Store, name: str = "made-up", num_documents: int = 400, shard_tokens: int = SHARD_TOKENS
+    store: Store,
+    name: str = "made-up",
+    num_documents: int = 400,
+    shard_tokens: int = SHARD_TOKENS,
+    most_tokens: int = 40,
 ) -> Artifact:
     """Publishes a corpus: by default 400 documents to train on and 20 held out, with their tokenizer."""
     from transformers import AutoTokenizer
@@ -94,7 +103,7 @@ def made_up_corpus(
     def stage(_: JobSpec, made: Build) -> Outcome:
         write_tokenizer(made.directory / "tokenizer")
         digest = tokenizer_digest(AutoTokenizer.from_pretrained(made.directory / "tokenizer"))
-        write_rows(made.directory / "train", num_documents, 1, digest, shard_tokens)
+        write_rows(made.directory / "train", num_documents, 1, digest, shard_tokens, most_tokens)
         write_rows(made.directory / "heldout", 20, seed=2, digest=digest)
         return Outcome("corpus")
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.training_jobs import LENGTH, made_up_corpus
+from pydantic import ValidationError
+from support.training_jobs import LENGTH, made_up_corpus, small_spec
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, ResourceError
 from rayloom.text.packed.shards import TokenShards
+from rayloom.train.plan import plan
 from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lanes_for
 from rayloom.train.streaming.streamed_rows import StreamedRows, streamed_corpus
 
@@ -163,6 +165,27 @@ def test_a_damaged_shard_is_not_trained_on(corpus: Artifact, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"00000\.tokens\.npy came damaged out of the store"):
         rows.row(0)
     assert shards_on_disk(corpus) == set()
+
+
+def test_the_plan_says_what_a_worker_holds(corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLOOM_STORE", corpus.store.uri)
+    data = {"type": "corpus", "corpus": "artifact:made-up", "streamed": True}
+    workers = {"num_workers": 8}
+    spec = small_spec(data=data, workers=workers, micro_batch_sequences=1, global_batch_tokens=8 * LENGTH)
+    sheet = plan(spec, {"data.corpus": corpus}, tmp_path)
+    assert sheet.problems == []
+    (said,) = (text for name, text in sheet.facts if name == "streamed")
+    num_shards = len(list(Path(tmp_path / "bucket").rglob("train/*.tokens.npy")))
+    assert said.startswith(f"{num_shards} shards in 4 lanes; a worker holds 5 at most")
+    assert any("8 workers and 4 lanes: each shard is fetched by 2 workers" in warning for warning in sheet.warnings)
+    assert shards_on_disk(corpus) == set(), "a plan fetches no shard"
+
+
+def test_a_streamed_corpus_takes_no_replay() -> None:
+    data = {"type": "corpus", "corpus": "artifact:made-up", "streamed": True}
+    changes = {"architecture": None, "base": "artifact:base", "replay": {"corpus": "artifact:general"}}
+    with pytest.raises(ValidationError, match="mix general text in the clean job"):
+        small_spec(data=data, **changes)
 
 
 def test_of_a_folder_nothing_is_copied(tmp_path: Path) -> None:

@@ -75,10 +75,13 @@ def deploy_direct(name: str, engine: EngineSettings, gateway: GatewaySettings, h
 def deploy_gateway(settings: GatewaySettings, routes: Mapping[str, Any], host: str, port: int) -> None:
     """Deploys the gateway with these routes, without waiting. If it is running, only its routes change, without a gap.
 
-    It runs on the node of the caller, whose address is the one that is printed.
+    It runs on the node of the caller, whose address is the one that is printed, or on several nodes.
     """
     here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
-    deployment = _gateway(ListeningGateway, settings, routes, {"num_cpus": 0, "resources": here})
+    if settings.on_several_nodes:
+        deployment = _gateway(ListeningGateway, settings, routes, {"num_cpus": 0}, max_replicas_per_node=1)
+    else:
+        deployment = _gateway(ListeningGateway, settings, routes, {"num_cpus": 0, "resources": here})
     target = serve.RunTarget(deployment.bind(settings, host, port), name=settings.service, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -89,7 +92,7 @@ def gateway_application(settings: GatewaySettings, routes: Mapping[str, Any], nu
 
 
 def _gateway(
-    replica: type, settings: GatewaySettings, routes: Mapping[str, Any], resources: Mapping[str, Any]
+    replica: type, settings: GatewaySettings, routes: Mapping[str, Any], resources: Mapping[str, Any], **options: Any
 ) -> serve.Deployment:
     deployment = serve.deployment(
         replica,
@@ -101,7 +104,7 @@ def _gateway(
         logging_config=_QUIET,
         ray_actor_options={**resources, "runtime_env": {"env_vars": ONE_LOOP}},
     )
-    return with_same_code(deployment)
+    return with_same_code(deployment, **options)
 
 
 def model_application(
@@ -213,6 +216,11 @@ def ask(application: str, path: str, body: bytes) -> tuple[int, bytes]:
 
 def stop_serve() -> None:
     serve.shutdown()
+
+
+def num_nodes() -> int:
+    """The nodes of the cluster that are alive."""
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def metrics_addresses() -> list[str]:

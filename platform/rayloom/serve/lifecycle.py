@@ -179,6 +179,9 @@ def start(
     Raises ResourceError with the engine's own error if a model does not start.
     """
     began = time.monotonic()
+    if spec.gateway_nodes == "several" and app.num_nodes() < spec.gateway_replicas:
+        what = f"{spec.gateway_replicas} gateways on a node each need as many nodes, and there are {app.num_nodes()}"
+        raise ResourceError(what, fix="Lower gateway_replicas, or run the service on a larger cluster (RAY_ADDRESS).")
     started_serve = app.start_serve()
     service = Service(spec, store, f"http://{spec.host}:{spec.port}", session.is_embedded, started_serve)
     try:
@@ -252,6 +255,7 @@ def gateway_settings(spec: ServeSpec, store: Store) -> GatewaySettings:
         log_prompts=spec.logs.prompts,
         has_chat_page=spec.chat_page,
         may_sleep=frozenset(served.name for served in spec.served if served.autoscaling.min_replicas == 0),
+        on_several_nodes=spec.gateway_nodes == "several",
         adapters={served.name: served.adapters for served in spec.models if served.adapters is not None},
     )
 

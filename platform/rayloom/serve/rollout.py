@@ -28,7 +28,7 @@ from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
 from rayloom.specs.serve import ServeCheck, ServeSpec
 
 Stopped = Callable[[], bool]
-FIXED = ("name", "host", "port", "profile", "chat_page", "gateway_replicas", "doors", "logs")
+FIXED = ("name", "host", "port", "profile", "chat_page", "gateway_replicas", "gateway_nodes", "doors", "logs")
 """Fields that cannot change while the service runs: the gateway and Ray Serve were started with them."""
 
 

@@ -144,6 +144,8 @@ def _announce(service: Service) -> None:
     """Prints the service's address and examples of requests."""
     spec = service.spec
     say(f"serving {', '.join(served.name for served in spec.served)} at {service.url} (Ctrl-C stops it)")
+    if spec.gateway_nodes == "several":
+        say(f"  on {spec.gateway_replicas} nodes of the cluster, each at its own address")
     if spec.models:
         body = {"model": spec.models[0].name, "messages": [{"role": "user", "content": "Who are you?"}]}
         say(f"  rayloom chat {service.url}" + (f", or {service.url}/ in a browser" if spec.chat_page else ""))

@@ -216,6 +216,9 @@ class ServeSpec(JobSpec):
     gateway_replicas: Annotated[int, Field(ge=1)] = 1
     """Processes that take requests. Limits and queues are divided among them. A key whose own limit is lower than their
     number can send one request to each before its limit holds."""
+    gateway_nodes: Literal["one", "several"] = "one"
+    """one: all of them run where the command does. several: each runs on a node of its own, so that the service is
+    reached at each of these nodes, and answers on when one is lost."""
     check: ServeCheck | None = None
     """In a pipeline, what the stage asks the service before stopping it. Default: the stage only starts the service."""
 
@@ -257,8 +260,8 @@ class ServeSpec(JobSpec):
         if len(self.served) > 1 or not self.models or self.models[0].adapters is not None:
             raise ValueError("profile: direct serves one model without adapters, and no predictors")
         scaling = self.models[0].autoscaling
-        if self.gateway_replicas != 1:
-            raise ValueError("profile: direct has no gateway of its own: leave out gateway_replicas")
+        if self.gateway_replicas != 1 or self.gateway_nodes != "one":
+            raise ValueError("profile: direct has no gateway of its own: leave out gateway_replicas and gateway_nodes")
         if scaling.min_replicas != scaling.max_replicas:
             raise ValueError(
                 "profile: direct does not follow the load: give autoscaling min_replicas and max_replicas alike"

@@ -25,6 +25,8 @@ from rayloom.train.settings import runs_with_other_settings
 from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device, no_room
 from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job
 from rayloom.train.stored_rows import stored_rows
+from rayloom.train.streaming.lane_order import SHARDS_A_LANE, SHARDS_HELD_A_LANE, lane_order
+from rayloom.train.streaming.streamed_rows import StreamedRows
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},
@@ -137,6 +139,8 @@ def _add_data(sheet: PlanSheet, job: TrainJob) -> None:
     spec = job.spec
     train = stored_rows(spec, job.train[0])
     sheet.add("rows", f"{len(train):,} of {spec.sequence_length_tokens:,} tokens ({train.num_tokens:,} tokens)")
+    if isinstance(train, StreamedRows):
+        _add_streaming(sheet, train, spec)
     for name, folder in job.heldout.items():
         heldout = stored_rows(spec, folder)
         sheet.add(name, f"{len(heldout):,} rows ({heldout.num_tokens:,} tokens)")
@@ -149,6 +153,20 @@ def _add_data(sheet: PlanSheet, job: TrainJob) -> None:
     epochs = job.num_rows / len(train)
     sheet.add("steps", f"{job.num_steps:,} ({epochs:,.2f} epochs)")
     sheet.add("tokens", f"{job.num_rows * spec.sequence_length_tokens:,} at most")
+
+
+def _add_streaming(sheet: PlanSheet, rows: StreamedRows, spec: TrainSpec) -> None:
+    num_shards, workers = len(rows.rows_of_shards), spec.workers.num_workers
+    order = lane_order(rows.rows_of_shards, spec.global_batch_sequences, spec.micro_batch_sequences, spec.seed)
+    mine = order.lanes_of_worker(workers)
+    held = min(num_shards, SHARDS_HELD_A_LANE * mine)
+    size = _amount(held * rows.num_bytes // max(1, num_shards))
+    sheet.add("streamed", f"{num_shards:,} shards in {order.num_lanes} lanes; a worker holds {held} at most ({size})")
+    readers = mine * workers // order.num_lanes
+    if readers > 1:
+        what = f"{workers} workers and {order.num_lanes} lanes: each shard is fetched by {readers} workers"
+        why = f"the lanes divide a step's micro-batches, and have {SHARDS_A_LANE} shards or more"
+        sheet.warnings.append(f"{what} ({why})")
 
 
 def _warn_about_shape(sheet: PlanSheet, size: ModelSize) -> None:

@@ -54,6 +54,8 @@ class GatewaySettings:
     """Models that can scale to zero: they count as ready without a replica, which the next request starts."""
     adapters: dict[str, Adapters]
     """Adapter settings by model, for models that serve adapters."""
+    on_several_nodes: bool = False
+    """Whether each gateway runs on a node of its own, instead of all on the caller's."""
     keys_folder: str | None = None
     """A folder with further keys as files, beside those of the store (see `api_keys.mounted`)."""
 

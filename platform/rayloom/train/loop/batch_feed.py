@@ -15,7 +15,7 @@ import numpy as np
 
 from rayloom.train.loop.sample_order import Source, located
 from rayloom.train.objectives.objective import Objective, StoredRows, TrainBatch
-from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lanes_for
+from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lane_order
 from rayloom.train.streaming.streamed_rows import StreamedRows
 
 AHEAD_STEPS = 3
@@ -57,8 +57,7 @@ class RunRows:
         (first, *_) = self.shards
         if not isinstance(first, StreamedRows):
             return None
-        num_lanes = lanes_for(self.global_batch_sequences // self.lane_rows, len(first.rows_of_shards))
-        return LaneOrder(first.rows_of_shards, num_lanes, self.lane_rows, self.seed)
+        return lane_order(first.rows_of_shards, self.global_batch_sequences, self.lane_rows, self.seed)
 
     def prepare(self, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
         """Begins to fetch what a worker will need of a streamed corpus a quarter of a window after this step."""

@@ -97,6 +97,14 @@ class LaneOrder:
         return found
 
 
+def lane_order(
+    rows_of_shards: tuple[int, ...], global_batch_sequences: int, micro_batch_sequences: int, seed: int
+) -> LaneOrder:
+    """The order of a run with these sizes of the spec."""
+    lanes = lanes_for(global_batch_sequences // micro_batch_sequences, len(rows_of_shards))
+    return LaneOrder(rows_of_shards, lanes, micro_batch_sequences, seed)
+
+
 @functools.lru_cache(maxsize=2)
 def _line(rows_of_shards: tuple[int, ...], seed: int, epoch: int) -> tuple[Integers, Integers, NDArray[np.int64]]:
     """(S,) the shards in the epoch's order, (S,) where each ends on the line, (S,) the first row of each shard."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.manifest import FileEntry
 from rayloom.artifacts.node_cache import StreamedFiles, TakenFile
 from rayloom.artifacts.store import Artifact, Store
@@ -39,10 +40,9 @@ def streamed_corpus(corpus: Artifact, split: str, folder: Path) -> Path:
     else:
         kept = [file for file in manifest.files if not _is_shard(file, split)]
         here = corpus.store.streamed(manifest).keep(kept)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX_NAME).write_bytes((here / split / INDEX_NAME).read_bytes())
     said = {"store": corpus.store.uri, "name": manifest.name, "version": manifest.version, "split": split}
-    (folder / STREAMED_NAME).write_text(json.dumps(said))
+    write_durably(folder / INDEX_NAME, (here / split / INDEX_NAME).read_text())
+    write_durably(folder / STREAMED_NAME, json.dumps(said))
     return here
 
 
@@ -83,6 +83,7 @@ class StreamedRows:
             raise InputError(what, where=store.uri, fix="Use a store that every node reaches: s3://… or NFS.")
         self._entries = {file.path: file for file in manifest.files}
         self._split: str = said["split"]
+        self.num_bytes = sum(file.size_bytes for file in manifest.files if _is_shard(file, self._split))
         self._source: StreamedFiles | Path = (
             Path(store.location(manifest.name, manifest.version)) if store.is_local else store.streamed(manifest)
         )
