@@ -32,6 +32,8 @@ class Kind:
     """`(spec, parents) -> spec`: fills in the values that the job takes from one of its parents."""
     prober: str | None = None
     """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on this machine."""
+    whole_planner: str | None = None
+    """Of a kind whose `planner` looks at a sample of the data: the one of `plan --all`, which looks at everything."""
     foreground: str | None = None
     """`(spec, parents, job directory) -> None`: runs a job that makes no artifact and ends when it is stopped."""
 
@@ -59,6 +61,7 @@ KINDS: dict[str, Kind] = {
         3,
         settle="rayloom.tune.results:with_best_values",
         prober="rayloom.train.planning.probe:probe",
+        whole_planner="rayloom.train.plan:plan_all",
     ),
     "tune": Kind(
         "rayloom.specs.tune:TuneSpec",
@@ -66,6 +69,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.tune.plan:plan",
         "rayloom.tune.report:sections",
         3,
+        whole_planner="rayloom.tune.plan:plan_all",
     ),
     "evaluate": Kind(
         "rayloom.specs.evaluate:EvaluateSpec",

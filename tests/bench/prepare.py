@@ -3,7 +3,8 @@
 One-turn rows of real sentences, by `prepare` as a training job calls it, by `datasets.map` with as many processes, and
 by TRL's SFTTrainer, on the same file, template, mask and packing, each in a process of its own. Memory at 20,000 rows
 and at all; tokens a second of twenty-turn rows beside one-turn rows; seconds of `rayloom plan`, the first time and
-again. The last line is one JSON object.
+again. CPU seconds are those of all processes; on a machine with other work, their ratios are the firmer ones. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
 from instruction_rows import instruction_rows, write_rows
-from process_memory import PeakMemory
+from process_memory import PeakMemory, cpu_seconds
 from real_text import ROOT
 
 from rayloom.artifacts.store import Store
@@ -86,7 +87,11 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     found = {
         "rows_per_second": round(options.rows / whole["seconds"], 1),
         "tokens_per_second": round(speed["one"]),
+        "rows_per_cpu_second": round(options.rows / whole["cpu_seconds"], 1),
         "turns_ratio": round(speed["many"] / speed["one"], 3),
+        "cpu_turns_ratio": round(
+            many_turns["tokens"] / many_turns["cpu_seconds"] / (whole["tokens"] / whole["cpu_seconds"]), 3
+        ),
         "peak_bytes": whole["peak_bytes"],
         "peak_ratio": round(whole["peak_bytes"] / few["peak_bytes"], 3),
     }
@@ -98,6 +103,8 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             theirs = peer(options.peer, asked | {"folder": str(folder / which)})
             found[f"{which}_rows_per_second"] = round(count / theirs["seconds"], 1)
             found[f"ratio_vs_{which}"] = round(options.rows / whole["seconds"] * theirs["seconds"] / count, 3)
+            cpu_seconds_a_row = whole["cpu_seconds"] / options.rows, theirs["cpu_seconds"] / count
+            found[f"cpu_ratio_vs_{which}"] = round(cpu_seconds_a_row[1] / cpu_seconds_a_row[0], 3)
             found[f"{which}_tokens_a_row"] = round(theirs["tokens"] / count, 1)
         found["tokens_a_row"] = round(whole["tokens"] / options.rows, 1)
     return found | plans(folder, store, large)
@@ -125,9 +132,14 @@ def ours(model: str, rows: str, out: str, length: int) -> dict[str, Any]:
     given = {"sources": [source], "length_policy": "truncate", "max_length_policy_share": 1.0}
     data = ConversationData.model_validate({"type": "conversations", **given})
     renderer = Renderer.of_model(Path(model))
-    started = time.perf_counter()
+    started, used = time.perf_counter(), cpu_seconds()
     counts = prepare(data, {"data.sources.0.dataset": [Path(rows)]}, renderer, length, 0, Path(out))
-    return {"seconds": time.perf_counter() - started, "tokens": counts.train.tokens + counts.heldout.tokens}
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds() - used,
+        "tokens": counts.train.tokens + counts.heldout.tokens,
+    }
 
 
 def peer(interpreter: Path, asked: dict[str, Any]) -> dict[str, Any]:

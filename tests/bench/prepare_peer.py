@@ -1,8 +1,8 @@
 """Peers of `prepare.py`, run with the interpreter of TRL's environment: the same rows, template, mask and packing.
 
 Reads a JSON object on standard input: which (`trl` or `datasets_map`), model, rows (JSON lines of `messages`), length,
-processes, folder. Prints seconds, rows and tokens as the last line. Loading the model and libraries does not count;
-reading the rows does.
+processes, folder. Prints seconds, packed rows and tokens as the last line. Loading the model and libraries does not
+count; reading the rows does.
 """
 
 from __future__ import annotations
@@ -13,16 +13,29 @@ import time
 from typing import Any
 
 from datasets import Dataset, disable_caching, load_dataset
+from process_memory import cpu_seconds
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
+
+Used = tuple[float, float]
+"""Wall and CPU seconds."""
+
+
+def used() -> Used:
+    return time.perf_counter(), cpu_seconds()
+
+
+def since(before: Used) -> Used:
+    now = used()
+    return now[0] - before[0], now[1] - before[1]
 
 
 def read(job: dict[str, Any]) -> Dataset:
     return load_dataset("json", data_files=job["rows"], split="train", cache_dir=job["folder"])
 
 
-def mapped(job: dict[str, Any]) -> tuple[float, Dataset]:
+def mapped(job: dict[str, Any]) -> tuple[Used, Dataset]:
     """What a user of `datasets` writes: the template, the tokenizer, a mask of the answers, and packing."""
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
 
@@ -39,14 +52,14 @@ def mapped(job: dict[str, Any]) -> tuple[float, Dataset]:
         ]
         return {"input_ids": ids, "completion_mask": masks}
 
-    started = time.perf_counter()
+    before = used()
     rows = read(job)
     found = rows.map(rendered, batched=True, num_proc=job["processes"], remove_columns=rows.column_names)
     packed = pack_dataset(found, job["length"], "bfd", {"num_proc": job["processes"]})
-    return time.perf_counter() - started, packed
+    return since(before), packed
 
 
-def trl(job: dict[str, Any]) -> tuple[float, Dataset]:
+def trl(job: dict[str, Any]) -> tuple[Used, Dataset]:
     """SFTTrainer's own preparation, as its constructor does it; what that takes for 64 rows is taken off."""
     model = AutoModelForCausalLM.from_pretrained(job["model"])
     config = SFTConfig(
@@ -65,23 +78,23 @@ def trl(job: dict[str, Any]) -> tuple[float, Dataset]:
         return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
 
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    seconds = []
+    each = []
     for only in (64, 64, None):  # the first time, libraries are loaded
-        started = time.perf_counter()
+        before = used()
         rows = read(job)
         rows = rows.select(range(only)) if only else rows
         rows = rows.map(parted, num_proc=job["processes"], remove_columns=rows.column_names)
         trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
-        seconds.append(time.perf_counter() - started)
-    return seconds[2] - seconds[1], trainer.train_dataset
+        each.append(since(before))
+    return (each[2][0] - each[1][0], each[2][1] - each[1][1]), trainer.train_dataset
 
 
 def main() -> None:
     disable_caching()  # a row that was mapped before is mapped again
     job = json.load(sys.stdin)
-    seconds, packed = {"trl": trl, "datasets_map": mapped}[job["which"]](job)
+    (seconds, of_cpus), packed = {"trl": trl, "datasets_map": mapped}[job["which"]](job)
     tokens = sum(len(ids) for ids in packed.with_format("arrow")["input_ids"])
-    print(json.dumps({"seconds": seconds, "tokens": tokens, "packed_rows": len(packed)}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": of_cpus, "tokens": tokens, "packed_rows": len(packed)}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Peak memory of a process and everything below it: proportional set size, in which shared pages count once."""
+"""Peak memory of a process and everything below it: proportional set size, in which shared pages count once.
+
+Also the CPU seconds that this process and those it has waited for have used.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import resource
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -46,3 +50,9 @@ def _proportional_bytes(process: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)

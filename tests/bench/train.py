@@ -44,8 +44,9 @@ from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.loop.loop import train
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.process_group import Group, current_group
-from rayloom.train.sizes.estimates import flops_per_token, matrix_peak
+from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.model_size import size_of_job
+from rayloom.train.sizes.peaks import matrix_peak
 from rayloom.train.weights.architectures import fresh
 
 RESULTS = Path(__file__).parent / "results"

@@ -22,8 +22,9 @@ from rayloom.train.loop.batch_feed import RunRows
 from rayloom.train.loop.loop import train
 from rayloom.train.objectives.objective import NextToken
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.estimates import data_sheet_peak, flops_per_token, matrix_peak, memory_per_device
+from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_model
+from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak
 
 NUM_ROWS = 64
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from place import Place
 
-from rayloom.train.sizes.estimates import data_sheet_peak, matrix_peak, use_tensor_cores
+from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, use_tensor_cores
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "deepspeed", "vllm", "ray", "flashinfer-python")
 

@@ -34,7 +34,7 @@ from rayloom.text.conversations.block_results import BlockResults
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.conversations.rendered_rows import ConversationCounts
 from rayloom.text.row_workers import RowProcesses
-from rayloom.train.prepare import source_files
+from rayloom.train.job_rows import source_files
 
 ROWS = [f"page {n} about the harbour and {n * n} boats" for n in range(40)]
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in ROWS).encode()

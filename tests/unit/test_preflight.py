@@ -20,12 +20,14 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.base import JobSpec
 from rayloom.specs.ingest import ImportSpec
 from rayloom.specs.train import TrainSpec
+from rayloom.text.conversations import row_sample
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.packed.preview import CONTEXT, MAX_TOKENS, TRAINED, marked
 from rayloom.text.packed.shards import Row
 from rayloom.train import plan as train_plan
-from rayloom.train.plan import plan
+from rayloom.train.plan import plan, plan_all
 from rayloom.train.planning import preflight
+from rayloom.train.planning import sheet as sheet_module
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,19 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return {"base": published("base", "model", model), "data.sources.0.dataset": published("rows", "dataset", rows)}
 
 
-def planned(parents: dict[str, Artifact], leave_out: tuple[str, ...] = ("empty_answer",), **changes: Any) -> PlanSheet:
+@pytest.fixture(autouse=True)
+def store_of_one_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLOOM_STORE", str(tmp_path))
+
+
+def shown(example: Any) -> str:
+    assert isinstance(example, Text)
+    return example.markup
+
+
+def planned(
+    parents: dict[str, Artifact], leave_out: tuple[str, ...] = ("empty_answer",), planner: Any = plan, **changes: Any
+) -> PlanSheet:
     data: dict[str, Any] = {
         "type": "conversations",
         "sources": [{"dataset": "artifact:rows", "format": "alpaca"}],
@@ -83,7 +97,7 @@ def planned(parents: dict[str, Artifact], leave_out: tuple[str, ...] = ("empty_a
         "num_epochs": 1,
         "learning_rate": 2e-4,
     }
-    return plan(TrainSpec.model_validate(values | changes), parents, Path.cwd())
+    return planner(TrainSpec.model_validate(values | changes), parents, Path.cwd())  # type: ignore[no-any-return]
 
 
 def test_a_plan_says_where_every_row_goes(parents: dict[str, Artifact]) -> None:
@@ -107,6 +121,24 @@ def test_the_first_examples_show_what_is_trained_in_colour(parents: dict[str, Ar
     assert in_green[0].endswith("it is.<|im_end|>")
     assert dim[0].startswith("<|im_start|>user\nTell me")
     assert dim[0].endswith("<|im_start|>assistant\n")
+
+
+def test_a_plan_of_many_rows_looks_at_a_sample_and_is_kept(
+    parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_sample, "SAMPLE_BYTES", 1000)
+    first = planned(parents)
+    assert dict(first.facts)["looked at"].endswith("(--all looks at every row)")
+    with monkeypatch.context() as patch:
+        patch.setattr(sheet_module, "findings_of", None)
+        again = planned(parents)
+    assert (again.facts, again.warnings) == (first.facts, first.warnings)
+    assert [shown(one) for one in again.examples] == [shown(one) for one in first.examples]
+    whole = planned(parents, planner=plan_all)
+    assert dict(whole.facts)["rows of source 0 artifact:rows"] == "61"
+    assert "looked at" not in dict(whole.facts)
+    assert planned(parents).facts == whole.facts
+    assert dict(planned(parents, learning_rate=1e-4).facts)["rows"] == dict(whole.facts)["rows"]
 
 
 def test_long_examples_are_cut_and_say_so() -> None:

@@ -17,8 +17,9 @@ from rayloom.specs.training.hardware import device_named, fleet_of
 from rayloom.train.planning.fleet import add_fleet, advice, duration, fits, problems, warnings
 from rayloom.train.process_group import backend_for
 from rayloom.train.publish import summarize
-from rayloom.train.sizes.estimates import flops_per_token, memory_per_device, use_tensor_cores
+from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
+from rayloom.train.sizes.peaks import use_tensor_cores
 
 LARGE: dict[str, Any] = {
     "architecture": {"type": "decoder", "num_layers": 20, "hidden_size": 2048, "num_heads": 16, "max_positions": 4096},

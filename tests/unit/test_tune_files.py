@@ -24,8 +24,9 @@ def files_in(folder: Path, space: dict[str, Any], **changes: Any) -> TrialFiles:
         index.write_text(json.dumps(facts))
     train = small_spec(num_steps=12, evaluate_every_steps=2, **changes).model_dump(mode="json")
     spec = tune_spec(train=train, space=space, scheduler={"type": "none"})
-    corpus: Any = SimpleNamespace(path=folder / "corpus")
-    base: Any = SimpleNamespace(path=folder / "corpus" / "tokenizer")
+    manifest = SimpleNamespace(digest=str(folder))
+    corpus: Any = SimpleNamespace(path=folder / "corpus", manifest=manifest)
+    base: Any = SimpleNamespace(path=folder / "corpus" / "tokenizer", manifest=manifest)
     parents = {"train.data.corpus": corpus, "train.replay.corpus": corpus}
     parents |= {"train.base": base} if changes.get("base") else {}
     return TrialFiles(spec, parents, folder / "work")

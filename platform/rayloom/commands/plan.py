@@ -16,7 +16,6 @@ from rayloom.specs.base import references
 from rayloom.specs.files.load import Job
 from rayloom.specs.one_task import OneTaskSpec
 from rayloom.specs.pipeline import PipelineSpec
-from rayloom.submit.resource_requests import task_memory_bytes
 
 PROBLEM_EXIT_CODE = 2
 
@@ -26,21 +25,28 @@ def plan(options: argparse.Namespace) -> int:
     job = load_job(options.file, options.set)
     store = Store.beside(job.directory)
     if isinstance(job.spec, PipelineSpec):
-        return _plan_pipeline(job.spec, job, store)
-    return PROBLEM_EXIT_CODE if _plan_job(job, store, options.probe) else 0
+        return _plan_pipeline(job.spec, job, store, options.all)
+    return PROBLEM_EXIT_CODE if _plan_job(job, store, options.all, options.probe) else 0
 
 
-def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
-    """Prints one job's plan and, if `is_probing`, what a probe measured. Returns whether there is a problem."""
+def _plan_job(job: Job, store: Store, is_whole: bool, is_probing: bool = False) -> bool:
+    """Prints one job's plan and, if `is_probing`, what a probe measured. Returns whether there is a problem.
+
+    `is_whole`: whether large data are looked at as a whole.
+    """
     resolved = resolve(job, store, fetch=False)
     known = store.manifest(job.spec.name, resolved.version)
-    sheet = imported(KINDS[job.spec.kind].planner)(resolved.spec, resolved.parents, job.directory)
+    kind = KINDS[job.spec.kind]
+    planner = kind.whole_planner if is_whole and kind.whole_planner else kind.planner
+    sheet = imported(planner)(resolved.spec, resolved.parents, job.directory)
     if isinstance(resolved.spec, OneTaskSpec):
+        from rayloom.submit.resource_requests import task_memory_bytes
+
         (bundle, *_), memory = resolved.spec.bundles(), task_memory_bytes(resolved.parents, store)
         gpus = f", {bundle.gpus:g} GPU" if bundle.gpus else ""
         sheet.add("on a cluster", f"one task of {bundle.cpus:g} CPU{gpus} and about {memory / 1e9:,.1f} GB")
     console().print(sheet.rendered())
-    prober = KINDS[job.spec.kind].prober
+    prober = kind.prober
     if is_probing and prober is not None and not sheet.problems:
         console().print(imported(prober)(resolved.spec, resolved.parents, job.directory).rendered())
     elif is_probing and prober is None:
@@ -50,7 +56,7 @@ def _plan_job(job: Job, store: Store, is_probing: bool = False) -> bool:
     return bool(sheet.problems)
 
 
-def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
+def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store, is_whole: bool) -> int:
     """Prints the graph, then the plan of each stage whose input artifacts exist."""
     stages = load_stages(spec, pipeline, load_job)
     width = max(len(item.stage.name) for item in stages)
@@ -65,7 +71,7 @@ def _plan_pipeline(spec: PipelineSpec, pipeline: Job, store: Store) -> int:
             console().print(Text(f"after {', '.join(makers)}: the artifacts that it needs are not made yet"))
             continue
         try:
-            failing |= _plan_job(item.job, store)
+            failing |= _plan_job(item.job, store, is_whole)
         except InputError as error:
             console().print(Text(f"problem: {error}", style="red"))
             failing = True

@@ -54,7 +54,7 @@ COMMANDS: tuple[Command, ...] = (
         "plan",
         "show what a job would do, without doing it",
         "rayloom.commands.plan:plan",
-        (FILE, SET, flag("--probe", "also run a few steps on this machine and measure them")),
+        (FILE, SET, flag("--probe", "also measure a few steps here"), flag("--all", "look at every row, no sample")),
     ),
     Command(
         "run",

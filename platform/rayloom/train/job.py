@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayloom.artifacts.work_copy import WorkCopy
-from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
+
+if TYPE_CHECKING:
+    from rayloom.models.responders.subject import Subject  # loads torch
 
 
 @dataclass(frozen=True)

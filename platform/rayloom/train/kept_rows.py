@@ -10,19 +10,33 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.reading.files import RowFile
+from rayloom.reading.sources import row_files
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.chat_template import templates_of
-from rayloom.text.conversations.render import Renderer
 from rayloom.text.tokenizer_files import tokenizer_digest
+
+if TYPE_CHECKING:
+    from rayloom.text.conversations.render import Renderer
 
 ROWS_NAME = ".rows"
 ROWS_VERSION = 1
 """Raised when the same data and settings give other rows."""
+
+
+def source_stamps(spec: TrainSpec, parents: Mapping[str, Artifact]) -> dict[str, list[list[str]]]:
+    """Names and stamps of the files of those sources that are no artifacts; each changes with the file's content."""
+    sources = getattr(spec.data, "sources", ())
+    fields = {f"data.sources.{number}.dataset": source for number, source in enumerate(sources)}
+    return {
+        field: [[file.name, getattr(file, "stamp", "")] for file in row_files(source, None)]
+        for field, source in fields.items()
+        if field not in parents
+    }
 
 
 def rows_key(

@@ -5,39 +5,34 @@ Also the same job with the paths of another node.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from rayloom.artifacts.durable import write_durably
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
-from rayloom.observe.progress import EstimatedTotal, progress
-from rayloom.reading.files import RowFile
-from rayloom.reading.sources import row_files
-from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.specs.training.training_data import ConversationData
-from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.row_workers import RowWorkers
 from rayloom.train.job import TrainJob, rows_of_run
-from rayloom.train.kept_rows import kept, rows_key
+from rayloom.train.job_rows import (
+    COUNTS_NAME,
+    DATA_NAME,
+    SHARE_NAME,
+    conversation_rows,
+    labelled_task_rows,
+    preference_rows,
+    row_counts,
+)
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
 from rayloom.train.weights.teacher import check_teacher, teacher_of
 from rayloom.train.weights.vocabulary import corpus_tokenizer, templated_tokenizer, tokenizer_for
-
-COUNTS_NAME = "counts.json"
-DATA_NAME = "data"
-"""The folder of prepared rows in the work folder."""
 
 RESULT_NAME = "result"
 """The folder of the finished model in the work folder."""
@@ -53,17 +48,20 @@ def job_of(
     out: Path,
     workers: RowWorkers | None = None,
     store: Store | None = None,
+    *,
+    may_sample: bool = False,
 ) -> TrainJob:
     """The job, with its rows prepared in `work` if that is not done yet; by other processes here, or by `workers`.
 
-    `store`: where rows of conversations are kept, and looked for first.
+    `store`: where rows of conversations are kept, and looked for first. `may_sample`: if there are many conversations,
+    some of them are enough, as for a plan; `row_counts` then says which share.
     Raises InputError if rows, base and tokenizer do not fit together.
     """
     base = parents["base"].path if "base" in parents else None
     train: list[Path] = []
     if isinstance(spec.data, ConversationData):
         tokenizer = templated_tokenizer(spec.data, parents["base"].path, work) if base else Path()
-        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers, store)
+        data = conversation_rows(spec, parents, work / DATA_NAME, tokenizer, workers, store, may_sample=may_sample)
     elif isinstance(spec.data, LabelledData):
         data = labelled_task_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
@@ -84,7 +82,8 @@ def job_of(
         token_shares = [1 - spec.replay.share, spec.replay.share]
         heldout = {"domain": data / "heldout", "general": general / "heldout"}
     shards = [stored_rows(spec, folder) for folder in train]
-    sizes, shares = [len(found) for found in shards], row_shares(token_shares, shards)
+    looked_at = row_counts(work).get(SHARE_NAME, 1.0)
+    sizes, shares = [round(len(found) / looked_at) for found in shards], row_shares(token_shares, shards)
     job = TrainJob(
         spec=spec,
         base=base,
@@ -106,97 +105,6 @@ def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tupl
     """Each data set's share of the rows that gives the wanted share of tokens, as rows may be partly filled."""
     rows = [share * len(s) / max(1, s.num_tokens) for share, s in zip(token_shares, shards, strict=True)]
     return tuple(share / sum(rows) for share in rows) if sum(rows) else tuple(token_shares)
-
-
-def conversation_rows(
-    spec: TrainSpec,
-    parents: Mapping[str, Artifact],
-    folder: Path,
-    tokenizer: Path,
-    workers: RowWorkers | None = None,
-    store: Store | None = None,
-) -> Path:
-    """Folder with `train/`, `heldout/` and row counts, rendered from conversations unless it is complete already."""
-    data = spec.data
-    if (folder / COUNTS_NAME).exists() or not isinstance(data, ConversationData):
-        return folder
-    from rayloom.text.conversations.dataset import prepare
-    from rayloom.text.conversations.render import Renderer
-
-    if "base" not in parents:
-        raise InputError("Conversations need a base with a chat template", fix="Give base.")
-    files = source_files(data.sources, parents)
-    renderer = Renderer.of_model(tokenizer, template_kwargs=data.chat_template_kwargs)
-    total_bytes = sum(
-        file.stat().st_size if isinstance(file, Path) else file.size_bytes for file in chain(*files.values())
-    )
-
-    def make(place: Path) -> None:
-        with progress("rendering conversations", unit="rows") as bar:
-            counts = prepare(
-                data,
-                files,
-                renderer,
-                spec.sequence_length_tokens,
-                spec.seed,
-                place,
-                EstimatedTotal(bar, total_bytes).advance,
-                packs_rows=spec.packs_rows,
-                workers=workers,
-            )
-        write_durably(place / COUNTS_NAME, json.dumps(counts.as_json(), indent=2))
-
-    if store is None:
-        make(folder)
-    else:
-        kept(store, rows_key(spec, parents, files, renderer), COUNTS_NAME, make, folder)
-    return folder
-
-
-def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
-    """As `conversation_rows`, for labelled texts."""
-    data = spec.data
-    if (folder / COUNTS_NAME).exists() or not isinstance(data, LabelledData) or spec.task is None:
-        return folder
-    from rayloom.text.labelled.dataset import prepare_labelled
-
-    encoder = TaskEncoder.of_folder(spec.task, parents["base"].path, spec.sequence_length_tokens)
-    with progress("encoding texts", unit="rows") as bar:
-        counts = prepare_labelled(data, source_files(data.sources, parents), encoder, spec.seed, folder, bar.advance)
-    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
-    return folder
-
-
-def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
-    """As `conversation_rows`, for answers with preferences."""
-    data = spec.data
-    if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
-        return folder
-    from rayloom.text.conversations.preference_rows import prepare_preferences
-    from rayloom.text.conversations.render import Renderer
-
-    renderer = Renderer.of_model(parents["base"].path, template_kwargs=data.chat_template_kwargs)
-    files, length = source_files(data.sources, parents), spec.sequence_length_tokens
-    is_paired = spec.preference.type != "kto"
-    with progress("rendering answers", unit="rows") as bar:
-        counts = prepare_preferences(
-            data, files, renderer, length, spec.seed, folder, is_paired=is_paired, advance=bar.advance
-        )
-    (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
-    return folder
-
-
-def source_files(sources: Sequence[SourceOfRows], parents: Mapping[str, Artifact]) -> dict[str, list[RowFile]]:
-    """The files of each source, from a data set or a URI, by the dotted path of its reference in the spec."""
-    fields = [f"data.sources.{number}.dataset" for number in range(len(sources))]
-    return {field: row_files(source, parents.get(field)) for field, source in zip(fields, sources, strict=True)}
-
-
-def row_counts(work: Path) -> dict[str, Any]:
-    """Counts of rows kept and left out; empty for a corpus, which has them in its own artifact."""
-    file = work / DATA_NAME / COUNTS_NAME
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
 
 
 def check_rows(job: TrainJob) -> None:

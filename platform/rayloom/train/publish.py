@@ -19,8 +19,9 @@ from rayloom.specs.training.objectives import Causal
 from rayloom.specs.training.training_data import CorpusData
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
+from rayloom.train.job_rows import row_counts
 from rayloom.train.loop.run_log import read_log
-from rayloom.train.prepare import RESULT_NAME, row_counts
+from rayloom.train.prepare import RESULT_NAME
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:

@@ -33,15 +33,17 @@ def note(spec: TrainSpec, work: Path) -> None:
 
 def runs_with_other_settings(spec: TrainSpec, store: Store) -> Iterator[str]:
     """A line for each unfinished run of this name that the job will not continue: which settings differ."""
-    from rayloom.train.loop.checkpoints import newest_first, step_of
-
     requested = dict(by_path(fingerprinted(spec, with_defaults=True)))
     folder = store.building_directory(spec.name, "any").parent
     for noted in sorted(folder.glob(f"*/{WORK_NAME}/{SETTINGS_NAME}")):
         earlier = json.loads(noted.read_text())
-        newest = next(newest_first(noted.parent / "checkpoints"), None)
         changed = [path for path in sorted({*earlier, *requested}) if earlier.get(path) != requested.get(path)]
-        if not changed or newest is None or (noted.parents[1] / MANIFEST_NAME).exists():
+        if not changed or (noted.parents[1] / MANIFEST_NAME).exists():
+            continue
+        from rayloom.train.loop.checkpoints import newest_first, step_of  # loads torch
+
+        newest = next(newest_first(noted.parent / "checkpoints"), None)
+        if newest is None:
             continue
         pairs = [(path, earlier.get(path, "absent"), requested.get(path, "absent")) for path in changed[:MAX_SHOWN]]
         differences = "; ".join(f"{path}: {before} there, {here} here" for path, before, here in pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, values_of
 from rayloom.specs.search.strategies import GridSearcher, NoScheduler, PopulationScheduler
+from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.hardware import fleet_of
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.plan import plan as plan_training
+from rayloom.train.plan import plan_all as plan_all_training
 from rayloom.tune.results import earlier_trials, shown
 from rayloom.tune.strategies.history import History
 from rayloom.tune.strategies.points import grid_size
@@ -37,6 +39,20 @@ POINTS_SHOWN = 8
 
 def plan(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
     """The space, searcher, scheduler, budget and concurrency, then the plan of one trial's training."""
+    return _planned(spec, parents, job_directory, plan_training)
+
+
+def plan_all(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
+    """The same after a look at every row."""
+    return _planned(spec, parents, job_directory, plan_all_training)
+
+
+def _planned(
+    spec: TuneSpec,
+    parents: Mapping[str, Artifact],
+    job_directory: Path,
+    training: Callable[[TrainSpec, Mapping[str, Artifact], Path], PlanSheet],
+) -> PlanSheet:
     sheet = PlanSheet()
     for path, dimension in spec.space.items():
         sheet.add(path, described(dimension))
@@ -47,7 +63,10 @@ def plan(spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -
     _add_scheduler(sheet, spec)
     _add_budget(sheet, spec)
     _add_room(sheet, spec, parents)
-    _add_training(sheet, spec, parents, job_directory)
+    # The training job as written; trials differ from it by their searched values.
+    prefix = "train."
+    own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
+    _add_training(sheet, training(spec.train, own, job_directory))
     return sheet
 
 
@@ -192,11 +211,7 @@ def _gpu_bytes(spec: TuneSpec) -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if is_here else None
 
 
-def _add_training(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
-    """Adds the plan of the training job as written; trials differ from it by their searched values."""
-    prefix = "train."
-    own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
-    training = plan_training(spec.train, own, job_directory)
+def _add_training(sheet: PlanSheet, training: PlanSheet) -> None:
     sheet.facts += [(f"trial: {name}", value) for name, value in training.facts]
     sheet.examples += training.examples
     sheet.warnings += [f"trial: {line}" for line in training.warnings]

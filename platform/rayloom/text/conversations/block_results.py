@@ -22,6 +22,7 @@ from rayloom.text.conversations.rendered_rows import (
     ConversationCounts,
     RowsToRender,
 )
+from rayloom.text.conversations.row_sample import RowSample
 from rayloom.text.packed.sample_file import SampleFile
 from rayloom.text.row_problems import RowProblems
 from rayloom.text.row_workers import RowWorkers
@@ -85,7 +86,9 @@ class BlockResults:
         scratch: Path,
         workers: RowWorkers,
         advance: Callable[[int, int], None],
+        sample: RowSample | None = None,
     ) -> None:
+        self.sample = sample
         self.data, self.seed, self.advance, self.workers = data, seed, advance, workers
         self.files = [files[f"data.sources.{number}.dataset"] for number in range(len(data.sources))]
         self.render = BlockRenderer(data, renderer)
@@ -107,7 +110,8 @@ class BlockResults:
     def read(self, counts: ConversationCounts) -> Rows:
         """All rows after their filters and limits. Raises InputError naming every bad row."""
         for number, source in enumerate(self.data.sources):
-            counts.rows_read[f"{number} {source.location}"] = self._read(number, source)
+            num_read = self._read(number, source)
+            counts.rows_read[f"{number} {source.location}"] = self.sample.num_rows(number) if self.sample else num_read
         self.problems.raise_any()
         counts.left_out, counts.unknown_keys = dict(self.left_out), dict(self.unknown)
         self.samples.flush()
@@ -188,9 +192,11 @@ class BlockResults:
     def _blocks(self, number: int, chosen: Mapping[int, frozenset[int]] | None) -> Iterator[RowsToRender]:
         before = sum(map(len, self.files[:number]))
         block = 0
-        for place, file in enumerate(self.files[number], before):
-            for rows in table_blocks([file], self.data.sources[number]):
-                yield RowsToRender(number, place, rows, None if chosen is None else chosen.get(block, frozenset()))
+        for place, file in enumerate(self.files[number]):
+            blocks = table_blocks([file], self.data.sources[number])
+            for rows in self.sample.blocks(number, place, blocks) if self.sample else blocks:
+                some = None if chosen is None else chosen.get(block, frozenset())
+                yield RowsToRender(number, before + place, rows, some)
                 block += 1
 
     def _note(self, unreadable: Sequence[Sequence[str]], unknown_keys: Mapping[str, int]) -> None:

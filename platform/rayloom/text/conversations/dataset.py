@@ -19,6 +19,7 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.block_results import BlockResults, Rows
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.conversations.rendered_rows import ConversationCounts, SplitCounts
+from rayloom.text.conversations.row_sample import RowSample
 from rayloom.text.packed.packing import best_fit_decreasing, ranges, shuffled
 from rayloom.text.packed.sample_file import SampleOrder
 from rayloom.text.packed.shards import shard_facts
@@ -37,19 +38,21 @@ def prepare(
     *,
     packs_rows: bool = True,
     workers: RowWorkers | None = None,
+    sample: RowSample | None = None,
 ) -> ConversationCounts:
     """Writes token shards to `out/train` and `out/heldout`, the same bytes for the same arguments.
 
     `files`: the files of each source that fit its pattern, by the dotted path of the source's reference in the train
     spec (`data.sources.0.dataset`). `advance` is told of rows that are dealt with, and of the bytes of files that were
     read for them. `packs_rows`: whether several samples may share a row. If the process is killed, the next call with
-    the same arguments goes on behind the last block.
+    the same arguments goes on behind the last block. `sample`: only so many rows are looked at, and held out.
     Raises InputError with every unusable row by number, or where the length policy forbids it.
     """
+    data = sample.scaled(data) if sample else data
     scratch = out.with_name(f".{out.name}.parts")
     counts = ConversationCounts()
     try:
-        with BlockResults(data, files, renderer, seed, scratch, workers or RowProcesses(), advance) as results:
+        with BlockResults(data, files, renderer, seed, scratch, workers or RowProcesses(), advance, sample) as results:
             rows = results.read(counts)
             kept = _within_length(rows, data, sequence_length_tokens, counts)
             heldout, train = split_heldout(rows, kept, data, seed, counts)

@@ -29,7 +29,8 @@ from rayloom.train.loop.run_state import Run, go_to, prepared
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, after_step, computing_precision, loss_scale
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.estimates import data_sheet_peak, flops_per_token, matrix_peak, peak_memory_bytes
+from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, peak_memory_bytes
 from rayloom.train.weights.model import save_model
 
 

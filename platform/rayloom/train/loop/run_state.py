@@ -24,8 +24,8 @@ from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.estimates import use_tensor_cores
 from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teachers_size
+from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model

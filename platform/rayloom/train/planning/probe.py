@@ -21,8 +21,9 @@ from rayloom.train.planning.fleet import duration
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
-from rayloom.train.sizes.estimates import flops_per_token, matrix_peak, peak_memory_bytes
+from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.model_size import size_of_job
+from rayloom.train.sizes.peaks import matrix_peak, peak_memory_bytes
 
 NUM_STEPS = 4
 

@@ -1,19 +1,12 @@
-"""Estimates of a run's FLOPs, device memory and disk use from the model's size, and the device's measured speed."""
+"""Estimates of a run's FLOPs, device memory and disk use from the model's size; made without loading torch."""
 
 from __future__ import annotations
 
-import resource
 import shutil
-import statistics
-import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from rayloom.errors import ResourceError
-from rayloom.models.loading import multiplies_bf16
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import (
     BitFit,
@@ -24,11 +17,9 @@ from rayloom.specs.training.adapters import (
     PTuningAdapter,
     is_whole_model,
 )
-from rayloom.specs.training.hardware import device_named
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.job import TrainJob
-from rayloom.train.precision import computing_precision
 from rayloom.train.sizes.model_size import ModelSize
 
 MASTER_AND_ADAM_BYTES = 12
@@ -193,6 +184,8 @@ def _unit(spec: TrainSpec) -> int:
 
 
 def _computes_in_fp32(spec: TrainSpec) -> bool:
+    from rayloom.train.precision import computing_precision  # asks torch what the processor can do
+
     return computing_precision(spec, spec.workers.gpus_per_worker > 0) == "fp32"
 
 
@@ -236,53 +229,3 @@ def check_room(job: TrainJob, size: ModelSize) -> None:
     error = no_room(job.spec, size, job.checkpoints)
     if error is not None:
         raise error
-
-
-# Peak speed and peak memory of this process' device.
-
-SIDE = {"cpu": 512, "cuda": 8192}
-SIDE_WHERE_SLOW = 128
-"""On a CPU that converts every bf16 number first, where a product of the other size takes half a second."""
-REPEATS = {"cpu": 5, "cuda": 10}
-
-
-def data_sheet_peak(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s by the data sheet, if the device is a GPU in the table of `specs.training.hardware`; else None."""
-    known = device_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if known is None or (dtype == torch.float32 and not known.has_bf16):
-        return None
-    return known.peak_flops / (2 if dtype == torch.float32 else 1)  # fp32 runs in TF32, at half the speed of bf16
-
-
-def use_tensor_cores(device: torch.device) -> None:
-    """Lets a GPU multiply fp32 matrices in TF32: inputs rounded to 10 bits of mantissa, sums in fp32."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-
-
-def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of a square matrix product in this type. Takes milliseconds on a CPU, about 0.1 s on a GPU."""
-    is_slow = device.type == "cpu" and dtype == torch.bfloat16 and not multiplies_bf16()
-    side = SIDE_WHERE_SLOW if is_slow else SIDE.get(device.type, 2048)
-    one = torch.rand(side, side, device=device).to(dtype)
-    torch.mm(one, one)
-    seconds = [_seconds(one) for _ in range(REPEATS.get(device.type, 5))]
-    return float(2 * side**3 / min(statistics.median(seconds), seconds[-1]))
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of this process: on the GPU, or its resident memory without one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _seconds(one: torch.Tensor) -> float:
-    if one.device.type == "cuda":
-        torch.cuda.synchronize(one.device)
-    started = time.perf_counter()
-    torch.mm(one, one)
-    if one.device.type == "cuda":
-        torch.cuda.synchronize(one.device)
-    return time.perf_counter() - started
