@@ -53,6 +53,13 @@ KINDS: dict[str, Kind] = {
         "rayloom.data.report:sections",
         4,
     ),
+    "generate": Kind(
+        "rayloom.specs.generate:GenerateSpec",
+        "rayloom.generate.run:run",
+        "rayloom.generate.plan:plan",
+        "rayloom.generate.report:sections",
+        1,
+    ),
     "train": Kind(
         "rayloom.specs.train:TrainSpec",
         "rayloom.train.run:run",

@@ -15,7 +15,19 @@ import rayloom
 
 JOBS = Path(rayloom.__file__).parent / "jobs"
 ENGINES = ("torch", "ray", "transformers", "vllm", "deepspeed", "peft", "datasets", "pyarrow", "sklearn")
-KINDS = ("import", "clean", "train", "tune", "evaluate", "predict", "merge", "quantize", "serve", "pipeline")
+KINDS = (
+    "import",
+    "clean",
+    "generate",
+    "train",
+    "tune",
+    "evaluate",
+    "predict",
+    "merge",
+    "quantize",
+    "serve",
+    "pipeline",
+)
 
 CLEAN = """
 kind: clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rayloom.specs.predict import PredictSpec
 from rayloom.text.packed.shards import ShardWriter
 from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop import loop
+from support.chat_server import chat_server
 from support.models import VOCABULARY_SIZE, made, tiny_llama
 from support.passes import cleaned
 from support.searches import Laboratory, search_in, tune_spec
@@ -57,6 +59,29 @@ def clean_job(folder: Path) -> Any:
     artifact = cleaned(folder, corpus)
     kept = {name: value for name, value in artifact.manifest.metrics.items() if isinstance(value, int | dict)}
     return {"digest": artifact.manifest.digest, "metrics": kept}
+
+
+def generate_job(folder: Path) -> Any:
+    """One task of each way of comparing; all answers come from a function behind an endpoint."""
+
+    def say(prompt: str) -> str:
+        number = int(prompt.rpartition(" ")[2]) if prompt[-1].isdigit() else 0
+        return f"{number % 3}, I'm sure" if number % 5 else "As an AI, I cannot say"
+
+    rows = [{"prompt": f"How many of these are left over of {number}", "id": number} for number in range(20)]
+    (folder / "rows").mkdir()
+    (folder / "rows" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = Store(str(folder / "store"))
+    given = made(store, "rows", "dataset", lambda target: shutil.copy(folder / "rows" / "a.jsonl", target))
+    found = {}
+    with chat_server(say) as server:
+        engine = {"type": "endpoint", "url": server.url, "model": "m", "licence": "CC0-1.0"}
+        for task in ({"type": "answers"}, {"type": "consistency", "num_samples": 2, "agree_by": "numeric"}):
+            values = {"engine": engine, "task": task | {"data": {"dataset": "artifact:rows", "keep": ["id"]}}}
+            artifact = _made("generate", store, {"task.data.dataset": given}, values)
+            kept = {name: artifact.manifest.metrics[name] for name in ("num_rows", "dropped", "verbs")}
+            found[task["type"]] = kept | {"digest": artifact.manifest.digest}
+    return found
 
 
 def train_job(folder: Path) -> Any:
@@ -153,6 +178,7 @@ def quantize_job(folder: Path) -> Any:
 JOBS: dict[str, Callable[[Path], Any]] = {
     "import": import_job,
     "clean": clean_job,
+    "generate": generate_job,
     "train": train_job,
     "tune": tune_job,
     "evaluate": evaluate_job,

@@ -1,0 +1,152 @@
+"""What writes: an endpoint, asked by threads, or a vLLM engine of a model of the store."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+
+from rayloom.errors import RayloomError
+from rayloom.generate.asks import Ask, ModelAnswer
+from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
+from rayloom.models.responders.subject import Subject
+from rayloom.models.vllm_adapter import room_for_rank
+from rayloom.specs.generate import GenerateSpec
+from rayloom.specs.generation.engines import EndpointEngine, ModelEngine, Sampling
+
+
+class EndpointWriter:
+    """Asks an endpoint. `spent`: tokens of prompts and answers of earlier runs."""
+
+    def __init__(self, engine: EndpointEngine, spec: GenerateSpec, spent: tuple[int, int]) -> None:
+        self._engine, self._spec = engine, spec
+        self._endpoint = ChatEndpoint(engine, spent)
+
+    def write(self, asks: Sequence[Ask]) -> Iterator[ModelAnswer]:
+        waiting = iter(asks)
+        problem: RayloomError | None = None
+        with ThreadPoolExecutor(self._engine.max_parallel_requests) as threads:
+            first = itertools.islice(waiting, self._engine.max_parallel_requests)
+            running = {threads.submit(self._answer, ask) for ask in first}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for one in done:
+                    error = one.exception()
+                    if error is None:
+                        yield one.result()
+                    elif not isinstance(error, RayloomError):
+                        raise error
+                    # Those that are on their way are paid for: they are waited for, and no other is sent.
+                    problem = problem or error
+                if problem is None:
+                    running |= {threads.submit(self._answer, ask) for ask in itertools.islice(waiting, len(done))}
+        if problem is not None:
+            raise problem
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+    def _answer(self, ask: Ask) -> ModelAnswer:
+        sampling = self._spec.sampling
+        system = [] if self._spec.system is None else [{"role": "system", "content": self._spec.system}]
+        how: dict[str, Any] = {"temperature": sampling.temperature if ask.is_sampled else 0.0}
+        if ask.is_sampled and sampling.temperature:
+            how |= {"top_p": sampling.top_p, "seed": ask.seed(sampling.seed)}
+        if ask.stop:
+            how["stop"] = list(ask.stop)
+        messages = [*system, {"role": "user", "content": ask.prompt}]
+        try:
+            reply = self._endpoint.reply(messages, ask.max_new_tokens or sampling.max_new_tokens, **how)
+        except RefusedError as error:
+            return ModelAnswer(ask.key, model=self._engine.model, failed=str(error))
+        return ModelAnswer(ask.key, reply.text, reply.num_tokens, reply.num_prompt_tokens, reply.is_cut, reply.model)
+
+
+class VllmWriter:
+    """A vLLM engine, in the process of an actor.
+
+    Prompts are rendered and tokenised as in training and serving, and an answer ends where the server's would. All
+    requests are given to the engine together, so that it is as full as vLLM's own offline engine would be.
+    """
+
+    def __init__(self, subject: Subject, engine: ModelEngine, sampling: Sampling, system: str | None) -> None:
+        # Engines write to standard output, which is for the command's own output.
+        os.dup2(2, 1)
+        from vllm import LLM
+
+        self._subject, self._spec, self._sampling, self._system = subject, engine, sampling, system
+        self._renderer = subject.renderer.with_kwargs(engine.chat_template_kwargs) if engine.form == "chat" else None
+        arguments: dict[str, Any] = {"max_model_len": engine.max_length_tokens}
+        if not engine.gpus_per_worker:
+            arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "enforce_eager": True}
+        if subject.adapter is not None:
+            arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(subject.adapter), "max_loras": 1}
+        self._llm = LLM(
+            model=str(subject.base),
+            tokenizer=str(subject.tokenizer_folder),
+            max_num_seqs=engine.micro_batch_sequences,
+            trust_remote_code=False,
+            **arguments,
+        )
+
+    def write(self, asks: Sequence[Ask]) -> Iterator[list[ModelAnswer]]:
+        """The answers in groups that became ready at the same time."""
+        asked, refused = {}, []
+        for ask in asks:
+            try:
+                # One by one: the engine refuses a whole list for one prompt that is too long.
+                (number,) = self._llm.enqueue(
+                    {"prompt_token_ids": self._tokens(ask.prompt)},
+                    self._parameters(ask),
+                    lora_request=self._lora(),
+                    use_tqdm=False,
+                )
+                asked[number] = ask
+            except (ValueError, RayloomError) as error:
+                refused.append(ModelAnswer(ask.key, model=self._subject.artifact_id, failed=str(error).splitlines()[0]))
+        if refused:
+            yield refused
+        engine = self._llm.llm_engine
+        while engine.has_unfinished_requests():
+            ready = [self._answer(asked.pop(output.request_id), output) for output in engine.step() if output.finished]
+            if ready:
+                yield ready
+
+    def _tokens(self, prompt: str) -> list[int]:
+        if self._renderer is None:
+            return list(self._subject.renderer.tokenizer(prompt)["input_ids"])
+        system = [] if self._system is None else [{"role": "system", "content": self._system}]
+        return self._renderer.prompt([*system, {"role": "user", "content": prompt}])
+
+    def _parameters(self, ask: Ask) -> Any:
+        from vllm import SamplingParams
+
+        is_sampled = ask.is_sampled and self._sampling.temperature > 0
+        return SamplingParams(
+            temperature=self._sampling.temperature if is_sampled else 0.0,
+            top_p=self._sampling.top_p if is_sampled else 1.0,
+            seed=ask.seed(self._sampling.seed) if is_sampled else None,
+            max_tokens=ask.max_new_tokens or self._sampling.max_new_tokens,
+            stop=list(ask.stop),
+            stop_token_ids=sorted(self._subject.renderer.stop_tokens),
+        )
+
+    def _lora(self) -> Any:
+        if self._subject.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, str(self._subject.adapter))
+
+    def _answer(self, ask: Ask, output: Any) -> ModelAnswer:
+        (written,) = output.outputs
+        return ModelAnswer(
+            ask.key,
+            written.text,
+            len(written.token_ids),
+            len(output.prompt_token_ids),
+            written.finish_reason == "length",
+            self._subject.artifact_id,
+        )
