@@ -11,10 +11,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from support.models import tiny_llama
+from support.tasks import write_encoder
 from support.training_jobs import ONE, small_job, small_spec, write_teacher
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, Gemma2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, Gemma2Config, Qwen3Config
 
 from rayloom.errors import InputError
 from rayloom.models.responders.subject import Subject
@@ -26,7 +27,6 @@ from rayloom.score.task_batches import TaskBatch
 from rayloom.score.task_loss import TaskLoss, task_logits
 from rayloom.specs.training.tasks import Task
 from rayloom.specs.training.teacher import Teacher
-from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop import loop
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import size_of_job
@@ -199,18 +199,17 @@ def test_the_plan_counts_the_teacher(tmp_path: Path) -> None:
     job = small_job(tmp_path, **TAUGHT)
     alone, size = small_job(tmp_path, **TAUGHT | {"teacher": None}), size_of_job(job)
     held = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tmp_path / "data/teacher").parameters())
-    assert memory_per_device(job.spec, size).teacher == 4 * held
-    assert memory_per_device(alone.spec, size_of_job(alone)).teacher == 0
+    assert memory_per_device(job.spec, size).reference == 4 * held
+    assert memory_per_device(alone.spec, size_of_job(alone)).reference == 0
     assert flops_per_token(size, 16) > flops_per_token(size_of_job(alone), 16)
 
 
 def test_a_teacher_of_another_tokenizer_is_refused_with_what_works(tmp_path: Path) -> None:
     job = small_job(tmp_path, **TAUGHT)
     assert job.teacher is not None
-    digest = tokenizer_digest(AutoTokenizer.from_pretrained(job.tokenizer))
-    check_teacher(job.spec, job.teacher, digest)
+    check_teacher(job.spec, job.teacher, job.tokenizer)
     with pytest.raises(InputError, match=r"has another tokenizer") as refused:
-        check_teacher(job.spec, job.teacher, "another")
+        check_teacher(job.spec, job.teacher, write_encoder(tmp_path / "another"))
     assert "let it answer your prompts in a `predict` job" in str(refused.value)
 
 
@@ -220,16 +219,16 @@ def test_a_teacher_of_other_labels_is_refused(tmp_path: Path) -> None:
     changes = {"architecture": None, "base": "artifact:b", "task": task, "data": data}
     spec = small_spec(**changes, teacher={"model": "artifact:big"})
     folder = write_teacher(tmp_path)
-    digest, big = tokenizer_digest(AutoTokenizer.from_pretrained(folder)), Subject("teacher", "big", folder)
+    big = Subject("teacher", "big", folder)
     with pytest.raises(InputError, match="not trained for this task with these labels, in this order"):
-        check_teacher(spec, big, digest)
+        check_teacher(spec, big, folder)
     save_task(TypeAdapter(Task).validate_python(task | {"labels": ["yes", "no"]}), 16, folder)
     with pytest.raises(InputError, match="not trained for this task with these labels, in this order"):
-        check_teacher(spec, Subject("teacher", "big", folder), digest)
+        check_teacher(spec, Subject("teacher", "big", folder), folder)
     save_task(TypeAdapter(Task).validate_python(task), 16, folder)
-    check_teacher(spec, Subject("teacher", "big", folder), digest)
+    check_teacher(spec, Subject("teacher", "big", folder), folder)
     with pytest.raises(InputError, match="answers with labels, and the student learns language"):
-        check_teacher(small_spec(teacher={"model": "artifact:big"}), Subject("teacher", "big", folder), digest)
+        check_teacher(small_spec(teacher={"model": "artifact:big"}), Subject("teacher", "big", folder), folder)
 
 
 # A student that begins with some of its base's layers.

@@ -18,6 +18,7 @@ from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.training.preferences import Kto, Preference, PreferenceData
+from rayloom.specs.training.retain import Fisher, Retention, check_retaining, old_model_of
 from rayloom.specs.training.tasks import SequenceToSequence, Task
 from rayloom.specs.training.teacher import KeptLayers, Teacher, check_teaching
 from rayloom.specs.training.trackers import Tracker
@@ -47,6 +48,10 @@ class TrainSpec(JobSpec):
     """A model whose distributions are learned beside the labels. Default: none."""
     replay: Replay | None = None
     """General text mixed into the training, so that the base forgets less. Default: none."""
+    retain: tuple[Retention, ...] = ()
+    """What else keeps the base from forgetting. Default: nothing."""
+    fisher: Fisher | None = None
+    """Keep with the model which weights mattered, for the `retain` of a later job. Default: no."""
     adapter: Adapter = NoAdapter(type="none")
     """Which weights are trained: all, some, or small new ones beside the frozen base."""
     sequence_length_tokens: Annotated[int, Field(ge=8)] = 1024
@@ -108,6 +113,11 @@ class TrainSpec(JobSpec):
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:
         return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]
+
+    @property
+    def teacher_in_use(self) -> Teacher | None:
+        """The teacher, which is the base itself for `retain` old_model."""
+        return self.teacher or old_model_of(self)
 
     @property
     def recomputed(self) -> ActivationCheckpointing | None:
@@ -223,6 +233,7 @@ class TrainSpec(JobSpec):
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> Self:
+        check_retaining(self)
         check_teaching(self)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from rayloom.models.loading import multiplies_bf16
 from rayloom.specs.train import TrainSpec
@@ -23,6 +24,12 @@ def computing_precision(spec: TrainSpec, on_gpu: bool) -> Precision:
     """
     converts = spec.precision == "bf16" and not on_gpu and not multiplies_bf16()
     return "fp32" if converts else spec.precision
+
+
+def convert_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Converts parameters. Buffers keep their type: rotary frequencies in bf16 would be too imprecise."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def loss_scale(precision: str, state: TrainState) -> float:

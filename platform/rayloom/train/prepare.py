@@ -31,6 +31,7 @@ from rayloom.train.job_rows import (
 )
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
+from rayloom.train.weights.fisher import check_retention
 from rayloom.train.weights.teacher import check_teacher, teacher_of
 from rayloom.train.weights.vocabulary import corpus_tokenizer, templated_tokenizer, tokenizer_for
 
@@ -95,10 +96,13 @@ def job_of(
         out=out,
         num_rows=rows_of_run(spec, sizes, shares),
         micro_batch_sequences=spec.micro_batch_sequences,
-        teacher=teacher_of(parents),
+        teacher=teacher_of(spec, parents),
     )
     check_rows(job)
-    return replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
+    check_retention(spec, base)
+    job = replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
+    check_teacher(spec, job.teacher, job.tokenizer)
+    return job
 
 
 def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tuple[float, ...]:
@@ -129,8 +133,6 @@ def check_rows(job: TrainJob) -> None:
         if limit is not None and length > limit:
             what = f"sequence_length_tokens is {length}, but the base has {limit} positions"
             raise InputError(what, where=str(job.base), fix=f"Give at most {limit}.")
-    if job.teacher is not None:
-        check_teacher(job.spec, job.teacher, digest)
 
 
 def job_with_rows(

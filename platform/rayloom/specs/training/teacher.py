@@ -88,7 +88,7 @@ def check_teaching(spec: TrainSpec) -> None:
         raise ValueError("keep_layers makes a smaller whole model of a base: give base, and leave adapter out")
     if spec.keep_layers is not None and isinstance(spec.task, SequenceToSequence):
         raise ValueError("keep_layers does not know which layers of an encoder-decoder belong together")
-    if spec.teacher is None:
+    if spec.teacher_in_use is None:
         return
     if spec.preference is not None:
         raise ValueError("a preference compares with the model before training, not with a teacher: leave one out")

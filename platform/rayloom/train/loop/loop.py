@@ -31,6 +31,7 @@ from rayloom.train.precision import DTYPES, after_step, computing_precision, los
 from rayloom.train.process_group import Group
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, peak_memory_bytes
+from rayloom.train.weights.fisher import keep_fisher
 from rayloom.train.weights.model import save_model
 
 
@@ -243,6 +244,8 @@ def _publish(run: Run) -> None:
             save_model(job.spec, run.model, weights, job.tokenizer, job.out)
     elif run.group.is_first and state.best_step is not None:
         shutil.copytree(run.best.path(state.best_step), job.out, dirs_exist_ok=True)
+    if run.group.is_first:
+        keep_fisher(job, run.rows.objective, run.rows.shards[0], run.group.device)
     run.log.add(
         "finished",
         state.step,

@@ -28,6 +28,7 @@ from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teache
 from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
+from rayloom.train.weights.fisher import with_retention
 from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
 from rayloom.train.weights.sharded import ShardedWeights
 from rayloom.train.weights.teacher import with_teacher
@@ -225,7 +226,8 @@ def engine_model(
     if not (job.spec.compile and device.type == "cpu"):
         use_documents(model)
     model.train()
-    return model, with_teacher(objective.loss_of(model), job.spec, job.teacher, device), weights
+    loss = with_teacher(objective.loss_of(model), job.spec, job.teacher, device)
+    return model, with_retention(loss, job.spec, job.base), weights
 
 
 def go_to(run: Run, checkpoint: Path) -> None:

@@ -102,10 +102,11 @@ def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
 
 
 def _add_teacher(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
-    if job.spec.teacher is not None and job.teacher is not None and size.of_teacher is not None:
-        form = job.spec.teacher.divergence.type.replace("_", " ")
+    asked = job.spec.teacher_in_use
+    if asked is not None and job.teacher is not None and size.of_teacher is not None:
+        form = asked.divergence.type.replace("_", " ")
         count = f"{size.of_teacher.parameters:,} parameters"
-        sheet.add("teacher", f"{job.teacher.artifact_id}, {count}, {form}, weight {job.spec.teacher.weight:g}")
+        sheet.add("teacher", f"{job.teacher.artifact_id}, {count}, {form}, weight {asked.weight:g}")
 
 
 def _add_precision(sheet: PlanSheet, spec: TrainSpec) -> None:
@@ -122,7 +123,7 @@ def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
         "optimiser": memory.optimizer,
         "activations": memory.activations,
         "loss": memory.loss,
-    } | ({"teacher": memory.teacher} if memory.teacher else {})
+    } | ({"reference": memory.reference} if memory.reference else {})
     parts_text = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
     sheet.add("memory per device", f"{amount(memory.total)} ({parts_text}; ZeRO stage {spec.sharding.zero_stage})")
     sheet.add("checkpoint", f"{amount(checkpoint_bytes(size))} every {spec.checkpoints.every_steps:,} steps")

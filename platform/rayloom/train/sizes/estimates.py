@@ -44,11 +44,12 @@ class Memory:
     optimizer: int
     activations: int
     loss: int
-    teacher: int = 0
+    reference: int = 0
+    """What training compares with: a teacher's weights, and where the base's were."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss + self.teacher
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss + self.reference
 
 
 def flops_per_token(
@@ -101,8 +102,10 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     if spec.sharding.offload.parameters:
         weights = weights // size.num_layers  # about one layer at a time is on the device
     # A teacher's activations are gone before the student's loss is computed.
-    teacher = size.of_teacher.parameters * _unit(spec) if size.of_teacher is not None else 0
-    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size), teacher)
+    reference = size.of_teacher.parameters * _unit(spec) if size.of_teacher is not None else 0
+    held = [4 + _unit(spec) if one.type == "ewc" else _unit(spec) for one in spec.retain if one.type != "old_model"]
+    reference += size.trained * max(held, default=0)
+    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size), reference)
 
 
 def _weights(spec: TrainSpec, size: ModelSize) -> int:

@@ -63,7 +63,7 @@ def with_teachers_size(size: ModelSize, job: TrainJob) -> ModelSize:
     """The size with that of the job's teacher, if it has one."""
     if job.teacher is None:
         return size
-    plain = {"adapter": NoAdapter(type="none"), "keep_layers": None, "teacher": None}
+    plain = {"adapter": NoAdapter(type="none"), "keep_layers": None}
     return replace(size, of_teacher=size_of_base(job.spec.model_copy(update=plain), job.teacher.base))
 
 

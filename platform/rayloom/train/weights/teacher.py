@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,23 +21,29 @@ from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.teacher import ANSWERS_INSTEAD
 from rayloom.text.tokenizer_files import tokenizer_digest
-from rayloom.train.precision import DTYPES, computing_precision
+from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
 from rayloom.train.weights.model import from_base
 
 _FIX = f"Name a teacher with the student's tokenizer; of another, {ANSWERS_INSTEAD}."
 
 
-def teacher_of(parents: Mapping[str, Artifact]) -> Subject | None:
-    """The teacher that a job names. Raises InputError if it is an adapter and its base is missing."""
-    named = parents.get("teacher.model")
-    return None if named is None else Subject.of("teacher", named, named.store)
+def teacher_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Subject | None:
+    """The teacher that a job names, or its base. Raises InputError for an adapter whose base is missing."""
+    if spec.teacher_in_use is None:
+        return None
+    named = parents["teacher.model" if spec.teacher is not None else "base"]
+    return Subject.of("teacher", named, named.store)
 
 
-def check_teacher(spec: TrainSpec, teacher: Subject, rows_digest: str) -> None:
-    """Raises InputError if the teacher cannot judge the rows. `rows_digest`: of the tokenizer that made them."""
+def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path) -> None:
+    """Raises InputError if the teacher cannot judge the student's rows. `tokenizer`: folder of the student's."""
     from transformers import AutoTokenizer
 
-    if tokenizer_digest(AutoTokenizer.from_pretrained(teacher.tokenizer_folder)) != rows_digest:
+    if teacher is None:
+        return
+    folders = (teacher.tokenizer_folder, tokenizer)
+    of_teacher, of_student = (tokenizer_digest(AutoTokenizer.from_pretrained(folder)) for folder in folders)
+    if of_teacher != of_student:
         what = f"The teacher {teacher.artifact_id} has another tokenizer: its tokens are not those of the student"
         raise InputError(what, where="teacher.model", fix=_FIX)
     limit = context_tokens_of(teacher.base)
@@ -58,13 +65,14 @@ def _labels(task: object) -> tuple[object, ...]:
 
 def with_teacher(loss: nn.Module, spec: TrainSpec, teacher: Subject | None, device: torch.device) -> nn.Module:
     """The loss module of a model, with the teacher's part in training if the job has one."""
-    if spec.teacher is None or teacher is None:
+    asked = spec.teacher_in_use
+    if asked is None or teacher is None:
         return loss
     loaded = load_teacher(spec, teacher, device)
     if isinstance(loss, TaskLoss):
-        return DistilledTaskLoss(loss, loaded, spec.teacher)
+        return DistilledTaskLoss(loss, loaded, asked)
     if isinstance(loss, LabelLoss):
-        return DistilledLabelLoss(loss.model, loaded, spec.teacher)
+        return DistilledLabelLoss(loss.model, loaded, asked)
     raise TypeError(f"{type(loss).__name__} takes no teacher")
 
 
@@ -77,7 +85,6 @@ def load_teacher(spec: TrainSpec, teacher: Subject, device: torch.device) -> nn.
         model = from_base(teacher.base, compute_dtype=dtype, objective=spec.objective_in_use.type)
         model = load_adapter(model, teacher.adapter) if teacher.adapter is not None else model
     if getattr(model.config, "quantization_config", None) is None:
-        for parameter in model.parameters():  # buffers keep theirs: rotary frequencies in bf16 are too imprecise
-            parameter.data = parameter.data.to(dtype)
+        convert_parameters(model, dtype)
     use_documents(model)
     return model.eval().requires_grad_(False).to(device)
