@@ -234,6 +234,29 @@ def test_a_plan_names_models_rows_and_problems_without_loading_weights(
     assert "keeps no held-out rows" in plan(spec, {"model": tuned, "checks.0.rows_of": base}, tmp_path).problems[0]
 
 
+def test_a_sequence_shows_every_task_after_every_stage(store: Store, tuned: Artifact, base: Artifact) -> None:
+    """The second stage here is the base again, which has forgotten what the first, the tuned model, knew."""
+    models = {"model": "artifact:base", "baseline": "artifact:base", "earlier": ["artifact:tuned"]}
+    checks = [LOSS_CHECK, {"max_new_tokens": 12, **NAME_CHECK}]
+    spec = EvaluateSpec.model_validate({"kind": "evaluate", "name": "stages", "checks": checks, **models})
+    parents = {"model": base, "baseline": base, "earlier.0": tuned, "checks.0.rows_of": tuned}
+    artifact = build(ResolvedJob(spec, 1, parents, Path.cwd()), store, run)[0]  # type: ignore[arg-type]
+    found = artifact.manifest.metrics["sequence"]
+    assert found["tasks"] == ["heldout", "name"]
+    assert found["stages"] == ["baseline", "stage 1", "model"]
+    (fresh, _), (learned, named), (left, unnamed) = found["scores"]
+    assert fresh == left > 4 > 0.2 > learned
+    # Losses rise where something is forgotten: the measures turn them round.
+    assert found["forgetting"] == pytest.approx(left - learned, abs=1e-5)
+    assert found["backward_transfer"] == pytest.approx(learned - left, abs=1e-5)
+    assert found["forward_transfer"] == pytest.approx(named - unnamed, abs=1e-5)
+    assert found["average"] == pytest.approx((unnamed - left) / 2, abs=1e-5)
+    assert artifact.manifest.headline.startswith("average -")
+    html = page("t", "s", sections(artifact))
+    assert "Tasks by stage" in html
+    assert "<svg" in html
+
+
 def test_rules_between_fields_are_checked_with_the_file() -> None:
     text = """
 kind: evaluate

@@ -210,7 +210,7 @@ def test_a_teacher_of_another_tokenizer_is_refused_with_what_works(tmp_path: Pat
     check_teacher(job.spec, job.teacher, job.tokenizer)
     with pytest.raises(InputError, match=r"has another tokenizer") as refused:
         check_teacher(job.spec, job.teacher, write_encoder(tmp_path / "another"))
-    assert "let it answer your prompts in a `predict` job" in str(refused.value)
+    assert "let it answer your prompts in a `generate` job" in str(refused.value)
 
 
 def test_a_teacher_of_other_labels_is_refused(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_student_of_fewer_layers_is_a_model_of_its_own(name: str, tmp_path: Pa
                 "teacher": {"model": "artifact:big"},
                 "architecture": {"type": "encoder-decoder", "num_layers": 2, "hidden_size": 16},
             },
-            "not for span: let it answer your prompts in a `predict` job",
+            "not for span: let it answer your prompts in a `generate` job",
         ),
     ],
 )

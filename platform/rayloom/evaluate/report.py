@@ -6,18 +6,22 @@ from rayloom.artifacts.files import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.evaluate.checks.registry import CHECKS
 from rayloom.evaluate.run import PREDICTIONS_NAME
+from rayloom.evaluate.sequence import sequence_sections, stage_name
 from rayloom.observe.report_page import Section, table
 
 
 def sections(artifact: Artifact) -> list[Section]:
     metrics = artifact.manifest.metrics
     checks = {spec["name"]: CHECKS[spec["type"]] for spec in artifact.manifest.spec["checks"]}
-    roles = [role for role in ("baseline", "model") if role in metrics]
+    earlier = [role for role in metrics if role.startswith("earlier.")]
+    roles = [role for role in ("baseline", *earlier, "model") if role in metrics]
     rows = [
         (name, *(checks[name].shown(by_role[role]) for role in roles)) for name, by_role in metrics["checks"].items()
     ]
-    header = ("check", *(f"{role}: {metrics[role]}" for role in roles))
+    header = ("check", *(f"{stage_name(role)}: {metrics[role]}" for role in roles))
     made = [Section("Checks", table(header, rows))]
+    if "sequence" in metrics:
+        made = sequence_sections(metrics["sequence"]) + made
     if metrics["limits"]:
         limits = [
             (

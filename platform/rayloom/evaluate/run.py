@@ -13,16 +13,14 @@ from rich.table import Table
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.errors import QualityError
-from rayloom.evaluate.checks.check import Limit, Measured
+from rayloom.evaluate.checks.check import Limit, Measured, Results
 from rayloom.evaluate.checks.registry import CHECKS, cases
+from rayloom.evaluate.sequence import sequence_headline, sequence_metrics, stage_name
 from rayloom.models.responders.subject import subjects
 from rayloom.observe.progress import console
 from rayloom.observe.ray_session import connect, is_on_cluster
 from rayloom.score.class_scores import of_difference
 from rayloom.specs.evaluate import EvaluateSpec
-
-Results = dict[str, dict[str, Measured]]
-"""Check -> role (`model`, `baseline`) -> what was measured."""
 
 PREDICTIONS_NAME = "predictions.jsonl"
 """One line for each prompt, model by model, in an evaluation's artifact."""
@@ -41,10 +39,12 @@ def run(spec: EvaluateSpec, build: Build) -> Outcome:
     if is_on_cluster():
         _tell_scores(spec, build, results)
     _raise_where_broken(spec, checked, build.directory / PREDICTIONS_NAME)
-    ids = {role: build.parents[role].id for role in ("model", "baseline") if role in build.parents}
+    ids = {role: build.parents[role].id for role in spec.compared}
     checks = {name: {role: measured.metrics for role, measured in by_role.items()} for name, by_role in results.items()}
     checks = {name: measured | differences(results[name]) for name, measured in checks.items()}
     metrics = {**ids, "checks": checks, "limits": [asdict(limit) for limit in checked]}
+    if spec.stages:
+        metrics["sequence"] = sequence_metrics(spec, results)
     return Outcome("report", metrics, headline=_headline(spec, results))
 
 
@@ -88,8 +88,8 @@ def _write_predictions(results: Results, file: Path) -> None:
 
 def comparison_table(spec: EvaluateSpec, results: Results, checked: Sequence[Limit]) -> Table:
     """Check by check: before, after, and whether the limits are kept."""
-    roles = ["baseline", "model"] if spec.baseline else ["model"]
-    table = Table("check", *roles, "limit", title=spec.name, title_justify="left")
+    roles = spec.compared
+    table = Table("check", *map(stage_name, roles), "limit", title=spec.name, title_justify="left")
     for check in spec.checks:
         shown, by_role = CHECKS[check.type].shown, results[check.name]
         of_check = [limit for limit in checked if limit.check == check.name]
@@ -117,7 +117,7 @@ def _raise_where_broken(spec: EvaluateSpec, checked: Sequence[Limit], prediction
 
 
 def _headline(spec: EvaluateSpec, results: Results) -> str:
-    parts = []
+    parts = [sequence_headline(sequence_metrics(spec, results))] if spec.stages else []
     for check in spec.checks:
         short, by_role = CHECKS[check.type].short, results[check.name]
         before = f" (baseline {short(by_role['baseline'].metrics)})" if "baseline" in by_role else ""

@@ -137,6 +137,10 @@ class EvaluateSpec(GpuTaskSpec):
     """The model or adapter that is measured."""
     baseline: TunedRef | None = None
     """A model that the same checks measure for comparison. Default: none."""
+    earlier: tuple[TunedRef, ...] = ()
+    """What stood before `model` in a sequence of trainings, first to last. The checks are then the tasks that were
+    learned, one for each stage, in the same order; `baseline` is the model before the first. The report shows every
+    task after every stage, transfer and forgetting. Default: no sequence."""
     checks: Annotated[
         tuple[
             Annotated[
@@ -158,6 +162,25 @@ class EvaluateSpec(GpuTaskSpec):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         refuse_repeated((check.name for check in self.checks), "checks")
+        return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The fields that name the models of a sequence, first to last; empty if there is none."""
+        return (*(f"earlier.{number}" for number in range(len(self.earlier))), "model") if self.earlier else ()
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The fields that name all models, in the order of tables."""
+        return (*(("baseline",) if self.baseline is not None else ()), *(self.stages or ("model",)))
+
+    @model_validator(mode="after")
+    def _each_stage_has_its_task(self) -> Self:
+        if self.earlier and len(self.checks) != len(self.stages):
+            raise ValueError(
+                f"earlier and model are {len(self.stages)} stages, and there are {len(self.checks)} checks: give one "
+                "for the task of each stage, in the same order"
+            )
         return self
 
     @model_validator(mode="after")

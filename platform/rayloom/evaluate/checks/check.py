@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
@@ -28,6 +28,10 @@ class Measured:
     """What the model said, for reading: one mapping for each prompt or text, with the check's name as `check`."""
     parts: list[Part] = field(default_factory=list)
     """What each text adds to `metrics["score"]`, so that two models can be compared text by text."""
+
+
+Results = dict[str, dict[str, Measured]]
+"""Check -> role (`model`, `baseline`, `earlier.0`) -> what was measured."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class Case(Generic[S]):
 
 class Check(ABC, Generic[S]):
     """One type of check. `metrics`: of one model, as `measure` gave them and the manifest keeps them."""
+
+    is_better_higher: ClassVar[bool] = True
+    """Whether a larger `figure` is a better one."""
 
     @abstractmethod
     def ready(self, case: Case[S]) -> None:

@@ -27,6 +27,8 @@ CORPUS_ROW_TOKENS = 512
 class Perplexity(Check[HeldoutLoss]):
     """Nats per token and perplexity."""
 
+    is_better_higher = False
+
     def ready(self, case: Case[HeldoutLoss]) -> None:
         check_goes_on_with_text(case.spec.name, case.subject)
         check_same_tokenizer(heldout_rows(case.rows, case.subject), case.subject)

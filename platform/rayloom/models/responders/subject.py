@@ -26,7 +26,7 @@ class Subject:
     """One model of a comparison. Weights are loaded on first use."""
 
     role: str
-    """`model` or `baseline`."""
+    """The field of the job that names it, such as `model`, `baseline` or `earlier.0`."""
     artifact_id: str
     base: Path
     adapter: Path | None = None
@@ -79,8 +79,9 @@ class Subject:
 
 
 def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:
-    """The model, and the baseline if the job names one."""
-    return [Subject.of(role, parents[role], store) for role in ("model", "baseline") if role in parents]
+    """The model, and the baseline and the models of earlier stages if the job names them."""
+    earlier = sorted((field for field in parents if field.startswith("earlier.")), key=lambda field: int(field[8:]))
+    return [Subject.of(role, parents[role], store) for role in ("model", "baseline", *earlier) if role in parents]
 
 
 # Held-out texts of a task's training job.

@@ -78,7 +78,7 @@ KeptLayers = (
 )
 """A number of layers, or indices."""
 
-ANSWERS_INSTEAD = "let it answer your prompts in a `predict` job, and train on its answers"
+ANSWERS_INSTEAD = "let it answer your prompts in a `generate` job, and train on its answers"
 """What works with every teacher."""
 
 

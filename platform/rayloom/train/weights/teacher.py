@@ -55,7 +55,7 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path) -> 
         raise InputError(what, where="teacher.model", fix="Name the model before its training for a task.")
     if spec.task is not None and (teacher.task is None or _labels(teacher.task[0]) != _labels(spec.task)):
         what = f"The teacher {teacher.artifact_id} was not trained for this task with these labels, in this order"
-        fix = "Train the teacher by the same `task`, or let it label texts in a `predict` job and train on these."
+        fix = "Train the teacher by the same `task`, or let it label texts in a `generate` job and train on these."
         raise InputError(what, where="teacher.model", fix=fix)
 
 
