@@ -78,35 +78,32 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     def rows(name: str, count: int, turns: int = 1) -> Path:
         return write_rows(folder / f"{name}.jsonl", instruction_rows(store, count, turns))
 
-    large, small = rows("large", options.rows), rows("small", SMALL_ROWS)
-    turns = rows("turns", max(1000, min(options.rows, 200_000) // TURNS), TURNS)
+    large = rows("large", options.rows)
     whole = in_own_process(folder, model, large, LENGTH)
-    few = in_own_process(folder, model, small, LENGTH)
-    many_turns = in_own_process(folder, model, turns, 8 * LENGTH)
-    speed = {name: one["tokens"] / one["seconds"] for name, one in (("one", whole), ("many", many_turns))}
     found = {
         "rows_per_second": round(options.rows / whole["seconds"], 1),
-        "tokens_per_second": round(speed["one"]),
         "rows_per_cpu_second": round(options.rows / whole["cpu_seconds"], 1),
-        "turns_ratio": round(speed["many"] / speed["one"], 3),
-        "cpu_turns_ratio": round(
-            many_turns["tokens"] / many_turns["cpu_seconds"] / (whole["tokens"] / whole["cpu_seconds"]), 3
-        ),
+        "tokens_a_row": round(whole["tokens"] / options.rows, 1),
         "peak_bytes": whole["peak_bytes"],
-        "peak_ratio": round(whole["peak_bytes"] / few["peak_bytes"], 3),
     }
     if options.peer:
         count = options.peer_rows or options.rows
         part = large if count >= options.rows else rows("part", count)
+        ours_a_row = {name: whole[name] / options.rows for name in ("seconds", "cpu_seconds")}
         for which in ("datasets_map", "trl"):
             asked = {"which": which, "model": str(model), "rows": str(part), "length": LENGTH, "processes": CORES}
             theirs = peer(options.peer, asked | {"folder": str(folder / which)})
             found[f"{which}_rows_per_second"] = round(count / theirs["seconds"], 1)
-            found[f"ratio_vs_{which}"] = round(options.rows / whole["seconds"] * theirs["seconds"] / count, 3)
-            cpu_seconds_a_row = whole["cpu_seconds"] / options.rows, theirs["cpu_seconds"] / count
-            found[f"cpu_ratio_vs_{which}"] = round(cpu_seconds_a_row[1] / cpu_seconds_a_row[0], 3)
+            found[f"ratio_vs_{which}"] = round(theirs["seconds"] / count / ours_a_row["seconds"], 3)
+            found[f"cpu_ratio_vs_{which}"] = round(theirs["cpu_seconds"] / count / ours_a_row["cpu_seconds"], 3)
             found[f"{which}_tokens_a_row"] = round(theirs["tokens"] / count, 1)
-        found["tokens_a_row"] = round(whole["tokens"] / options.rows, 1)
+    few = in_own_process(folder, model, rows("small", SMALL_ROWS), LENGTH)
+    found["peak_ratio"] = round(whole["peak_bytes"] / few["peak_bytes"], 3)
+    turns = rows("turns", max(1000, min(options.rows, 100_000) // TURNS), TURNS)
+    many = in_own_process(folder, model, turns, 8 * LENGTH)
+    for name, of_cpus in (("seconds", ""), ("cpu_seconds", "cpu_")):
+        ratio = many["tokens"] / many[name] / (whole["tokens"] / whole[name])
+        found[f"{of_cpus}turns_ratio"] = round(ratio, 3)
     return found | plans(folder, store, large)
 
 
