@@ -26,6 +26,7 @@ from clean_requests import request_growth
 from planted import judged, planted
 from process_memory import PeakMemory
 from real_text import ROOT, real_documents, recombined, write_jsonl
+from tokenising_alone import seconds_alone
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
@@ -50,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--peer", type=Path)
+    parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--parts", default="duplicates,speed,memory,cores,requests")
     parser.add_argument("--memory-megabytes", type=int, nargs=2, default=(100, 1000), metavar=("SMALL", "LARGE"))
     parser.add_argument("--request-bytes", type=int, default=4_000_000, help="the smaller of two texts ten times apart")
@@ -57,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = options.parts.split(",")
     with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
-        bench = Bench(Path(folder), options.megabytes * 1_000_000)
+        bench = Bench(Path(folder), options.megabytes * 1_000_000, options.store)
         found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": CORES}
         if "duplicates" in parts:
             found |= bench.duplicates()
@@ -81,9 +83,9 @@ def main() -> None:
 class Bench:
     """Corpora and runs in one temporary folder; the real text and the model come from the user's cache."""
 
-    def __init__(self, folder: Path, num_bytes: int) -> None:
-        self.folder, self.num_bytes = folder, num_bytes
-        self.texts = real_documents(folder / "store")
+    def __init__(self, folder: Path, num_bytes: int, store: Path | None) -> None:
+        self.folder, self.num_bytes, self.store = folder, num_bytes, store or folder / "store"
+        self.texts = real_documents(self.store)
         self._corpora: dict[int, tuple[Path, int]] = {}
 
     def corpus(self, num_bytes: int) -> tuple[Path, int]:
@@ -134,14 +136,12 @@ class Bench:
         members = "members: [data/alpaca_zh_demo.json]"
         lines = [members if line.strip().startswith("members:") else line for line in text.splitlines()]
         place.write_text("\n".join(line if line != members else f"  {members}" for line in lines))
-        return run(load_job(place, ["name=chinese"]), Store(str(self.folder / "store")))[0].path
+        return run(load_job(place, ["name=chinese"]), Store(str(self.store)))[0].path
 
     def speed(self, peer: Path | None) -> dict[str, Any]:
-        """Documents per second in all, start-up included, beside datatrove's on the same files."""
+        """Documents per second in all, start-up included, beside tokenising alone and datatrove, on the same files."""
         corpus, count = self.corpus(self.num_bytes)
-        model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(self.folder / "store")))[
-            0
-        ]
+        model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(self.store)))[0]
         tokenizer = f"{{type: model, model: {model.path}}}"
         self.rayloom(self.job("warm", self.corpus(2_000_000)[0], JUDGE, tokenizer))  # Ray's and Python's files are read
         seconds, _, numbers = self.rayloom(self.job("speed", corpus, JUDGE, tokenizer))
@@ -149,8 +149,12 @@ class Bench:
             "corpus_bytes": self.num_bytes,
             "documents": count,
             "docs_per_second": round(count / seconds, 1),
+            "mb_per_second_per_core": round(self.num_bytes / 1e6 / seconds / CORES, 3),
             "rayloom_seconds": numbers["seconds"] | {"all": round(seconds, 1)},
         }
+        for which, is_fast in (("tokenising_alone", False), ("our_tokenising_alone", True)):
+            alone = seconds_alone(corpus, model.path / "tokenizer.json", CORES, is_fast=is_fast)
+            found[f"ratio_vs_{which}"] = round(seconds / alone, 2)
         if peer is not None:
             theirs = self._datatrove(peer, corpus, model.path / "tokenizer.json")
             found |= {

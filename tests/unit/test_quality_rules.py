@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayloom.data.rules import c4, characters, fineweb, gopher, language, repetition
 from rayloom.data.rules.document_rules import Kept, judge_of
@@ -151,14 +153,42 @@ def test_shares_of_duplicate_lines() -> None:
     assert repetition.duplicate_shares([], 0) == (0.0, 0.0)
 
 
+def top_ngram_share(text: str, length: int) -> float:
+    folded = _folded(text)
+    return repetition.top_ngram_share(folded, length, repetition.most_frequent(folded.ngrams(length))[0])
+
+
 def test_top_ngram_share() -> None:
     # "ab cd" occurs twice and covers 8 of 16 letters: ab cd ef ab cd gh ij kl.
-    assert repetition.top_ngram_share(_folded("ab cd ef AB cd gh ij kl"), 2) == pytest.approx(8 / 16)
+    assert top_ngram_share("ab cd ef AB cd gh ij kl", 2) == pytest.approx(8 / 16)
     # Overlapping occurrences are not counted twice: "ha ha" covers all of ha ha ha.
-    assert repetition.top_ngram_share(_folded("ha ha ha"), 2) == 1.0
-    assert repetition.top_ngram_share(_folded("every word is another one"), 2) == 0.0
+    assert top_ngram_share("ha ha ha", 2) == 1.0
+    assert top_ngram_share("every word is another one", 2) == 0.0
     # Two bigrams occur twice; the longer counts.
-    assert repetition.top_ngram_share(_folded("a b x yyyy zzzz w a b q yyyy zzzz"), 2) == pytest.approx(16 / 23)
+    assert top_ngram_share("a b x yyyy zzzz w a b q yyyy zzzz", 2) == pytest.approx(16 / 23)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeee", "x1", "x2", "x3", "山", "水"]), max_size=60),
+    st.lists(st.integers(0, 20), min_size=9, max_size=9),
+)
+def test_what_is_not_computed_would_not_have_decided(words: list[str], percent: list[int]) -> None:
+    limits = [one / 20 for one in percent]
+    top, duplicate = dict(zip((2, 3, 4), limits, strict=False)), dict(zip(range(5, 11), limits[3:], strict=True))
+    given = {"max_top_ngram_characters_share": top, "max_duplicate_ngram_characters_share": duplicate}
+    text = " ".join(words)
+    drop = repetition.judge(ExaminedText(text), RepetitionRules.model_validate(given))
+    folded = _folded(text)
+
+    def units(length: int) -> int:
+        return round(1.6 * length) if folded.is_unspaced else length
+
+    shares = [(f"repeats_one_{n}_gram", top_ngram_share(text, units(n)), top[n]) for n in top]
+    shares += [
+        (f"repeats_{n}_grams", repetition.duplicate_ngram_share(folded, units(n)), duplicate[n]) for n in duplicate
+    ]
+    over = [(reason, share) for reason, share, limit in shares if share > limit]
+    assert (drop and (drop.reason, drop.value)) == (over[0] if over else None)
 
 
 def test_duplicate_ngram_share() -> None:

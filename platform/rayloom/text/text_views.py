@@ -47,7 +47,10 @@ class Folded:
             starts = np.flatnonzero(_begins_character(raw))
             return starts, np.append(starts[1:], len(raw))
         spaces = np.flatnonzero(raw == SPACE)
-        return np.append(0, spaces + 1), np.append(spaces, len(raw))
+        starts, ends = np.zeros(len(spaces) + 1, np.int64), np.empty(len(spaces) + 1, np.int64)
+        np.add(spaces, 1, out=starts[1:])
+        ends[:-1], ends[-1] = spaces, len(raw)
+        return starts, ends
 
     @property
     def num_units(self) -> int:
@@ -64,6 +67,23 @@ class Folded:
         before = np.append(0, np.cumsum(_begins_character(np.frombuffer(self.content, np.uint8))))
         sizes: NDArray[np.int64] = before[ends] - before[starts]
         return sizes
+
+    @property
+    def num_characters(self) -> int:
+        """Of all units."""
+        return int(self._characters_before[-1])
+
+    def longest_ngram_characters(self, length: int) -> int:
+        """Characters of the longest n-gram; 0 if there are fewer units."""
+        before = self._characters_before
+        return int((before[length:] - before[:-length]).max()) if len(before) > length else 0
+
+    @cached_property
+    def _characters_before(self) -> NDArray[np.int64]:
+        """(U + 1,) characters in the units before each."""
+        sums = np.zeros(self.num_units + 1, np.int64)
+        np.cumsum(self.unit_characters, out=sums[1:])
+        return sums
 
     def units_text(self, first: int, count: int) -> str:
         """The folded text of `count` units from unit `first` on."""

@@ -46,11 +46,12 @@ def keeps_line(line: str, rules: C4Rules, unspaced: bool) -> bool:
     line = line.rstrip()
     if rules.line_needs_end_mark and (not line.endswith(END_MARKS) or line.endswith(_ELLIPSES)):
         return False
-    words = line.split()
-    count = len(words) + len(_UNSPACED.findall(line)) if unspaced else len(words)
-    if count < rules.min_words_per_line:
-        return False
-    if not unspaced and len(line) > rules.max_word_characters and max(map(len, words)) > rules.max_word_characters:
+    if not unspaced:
+        if len(line.split(None, rules.min_words_per_line)) < rules.min_words_per_line:
+            return False
+        if len(line) > rules.max_word_characters and max(map(len, line.split())) > rules.max_word_characters:
+            return False
+    elif len(line.split()) + len(_UNSPACED.findall(line)) < rules.min_words_per_line:
         return False
     folded = line.casefold()
     if rules.drop_javascript_lines and "javascript" in folded:

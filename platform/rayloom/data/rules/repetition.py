@@ -51,20 +51,30 @@ def duplicate_shares(pieces: Sequence[str], num_characters: int) -> tuple[float,
 
 
 def _top_ngrams(folded: Folded, rules: RepetitionRules) -> Drop | None:
+    most, characters = folded.num_units, max(1, folded.num_characters)
     for words, limit in sorted(rules.max_top_ngram_characters_share.items()):
-        share = top_ngram_share(folded, _units(folded, words))
+        length = _units(folded, words)
+        # No longer n-gram is more frequent than its beginning: most prose is decided by its 2-grams.
+        longest = folded.longest_ngram_characters(length)
+        if most * longest / characters <= limit:
+            continue
+        values, most = most_frequent(folded.ngrams(length))
+        if most * longest / characters <= limit:
+            continue
+        share = top_ngram_share(folded, length, values)
         if share > limit:
             return Drop(f"repeats_one_{words}_gram", share)
     return None
 
 
 def _duplicate_ngrams(folded: Folded, rules: RepetitionRules) -> Drop | None:
-    for words, limit in sorted(rules.max_duplicate_ngram_characters_share.items()):
+    limits = sorted(rules.max_duplicate_ngram_characters_share.items())
+    for place, (words, limit) in enumerate(limits):
         share = duplicate_ngram_share(folded, _units(folded, words))
         if share > limit:
             return Drop(f"repeats_{words}_grams", share)
-        if not share:
-            break  # if no n-gram occurs twice, no longer one does
+        if all(share <= later for _, later in limits[place + 1 :]):
+            break  # longer n-grams that occur twice are made of these
     return None
 
 
@@ -72,20 +82,24 @@ def _units(folded: Folded, words: int) -> int:
     return round(words * CHARACTERS_PER_WORD) if folded.is_unspaced else words
 
 
-def top_ngram_share(folded: Folded, length: int) -> float:
-    """Share of the characters in the most frequent n-gram (of equally frequent ones, the longest); 0 if none occurs
-    twice."""
-    hashes = folded.ngrams(length)
-    if len(hashes) < 2:
-        return 0.0
+def most_frequent(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int]:
+    """The hashes that occur most often, and how often; none and 1 if none occurs twice."""
     ordered = np.sort(hashes)
-    edges = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    counts = np.diff(np.append(edges, len(ordered)))
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return repeated, 1
+    begins = np.flatnonzero(repeated[1:] != repeated[:-1])
+    edges = np.concatenate(([0], begins + 1, [len(repeated)]))
+    counts = np.diff(edges)
     most = int(counts.max())
-    if most == 1:
-        return 0.0
-    shares = [covered_share(folded, hashes == value, length) for value in ordered[edges[counts == most]][:16]]
-    return max(shares)
+    return repeated[edges[:-1][counts == most]], most + 1
+
+
+def top_ngram_share(folded: Folded, length: int, values: NDArray[np.uint64]) -> float:
+    """Share of the characters in the most frequent n-gram (of equally frequent ones, the longest); 0 if none occurs
+    twice. `values`: the hashes of the most frequent."""
+    hashes = folded.ngrams(length)
+    return max((covered_share(folded, hashes == value, length) for value in values[:16]), default=0.0)
 
 
 def duplicate_ngram_share(folded: Folded, length: int) -> float:
