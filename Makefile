@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune bench-fleet bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -123,6 +123,10 @@ $(FLEET)/bin/python: setup
 
 bench-fleet: setup $(FLEET)/bin/python
 	$(BIN)/python tests/bench/fleet.py --peer $(FLEET)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+
+# Generating beside vLLM's own offline engine, and the ROUGE-L filter among 100,000 rows; SAVE=1 keeps the result.
+bench-generate: setup
+	$(BIN)/python tests/bench/generate.py $(if $(SAVE),--save)
 
 # Rows prepared beside datasets.map and TRL, on the same text; ROWS=100000 for fewer, SAVE=1 keeps the result.
 bench-prepare: setup $(TRL)/bin/python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from rayloom.generate.asks import Ask, Found, ModelAnswer, driven
 from rayloom.generate.prompts import Prompts
 from rayloom.generate.tasks.registry import opened
+from rayloom.rewards.opening import opened as opened_rewards
 from rayloom.specs.generate import GenerateSpec
 
 ENGINE = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m"}
@@ -32,19 +34,21 @@ def write_rows(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
 
 def written(spec: GenerateSpec, rows: Sequence[dict[str, Any]], folder: Path, say: Callable[[Ask], Any]) -> Found:
     """All rounds of a job as one. `say` gives the text of an answer, or a ModelAnswer without a key."""
-    task = opened(spec, Prompts(None), [write_rows(rows, folder)], {})
-    total, number = Found(), 0
-    while (steps := task.round(number)) is not None:
-        found = driven(steps, lambda asks: [answer_of(ask, say(ask)) for ask in asks])
-        total.rows += found.rows
-        total.dropped += found.dropped
-        total.accepted += found.accepted
-        number += 1
-    return total
+    with opened_rewards(spec.rewards, "task.rewards", {}, folder) as rewards:
+        task, total = opened(spec, Prompts(None), [write_rows(rows, folder)], {}, rewards), Found()
+        for number in itertools.count():
+            steps = task.round(number)
+            if steps is None:
+                return total
+            found = driven(steps, lambda asks: [answer_of(ask, say(ask)) for ask in asks])
+            total.rows += found.rows
+            total.dropped += found.dropped
+            total.accepted += found.accepted
+    raise AssertionError
 
 
 def answer_of(ask: Ask, said: Any) -> ModelAnswer:
-    """The answer to a request: a text, or the fields of an ModelAnswer."""
+    """The answer to a request: a text, or the fields of a ModelAnswer."""
     return ModelAnswer(ask.key, said, model="m@1") if isinstance(said, str) else ModelAnswer(ask.key, **said)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.written import reasons, spec_of, written
 
+from rayloom.errors import InputError
 from rayloom.generate.agreement import Consensus, by_similarity, last_number, most_frequent, named_label
 from rayloom.generate.asks import Ask
 from rayloom.text.conversations.formats import conversation
@@ -106,6 +107,19 @@ def test_the_best_of_several_answers_by_a_judges_points(tmp_path: Path) -> None:
     assert (found.rows[0]["answer"], found.rows[0]["row"]["points"]) == ("good answer", 9)
     silent = written(spec_of({"type": "best_of"}), PROMPTS[:1], tmp_path, lambda ask: "no" if ask.by_judge else ask.key)
     assert reasons(silent) == ["no_points"]
+
+
+def test_the_best_of_several_answers_by_rewards(tmp_path: Path) -> None:
+    rewards = [{"type": "numeric", "field": "right"}, {"type": "contains", "texts": ["sure"], "weight": 0.5}]
+    spec = spec_of({"type": "best_of", "num_samples": 3, "rewards": rewards, "data": {"keep": ["right"]}})
+    rows = [{"prompt": "What is 1 plus 1?", "right": 2}]
+    said = ("It is 3, sure", "It is 2", "It is 2, sure")
+    found = written(spec, rows, tmp_path, lambda ask: said[int(ask.key.rpartition("/")[2])])
+    row = found.rows[0]["row"]
+    assert (found.rows[0]["answer"], row["points"]) == ("It is 2, sure", 1.5)
+    assert row["rewards"] == {"numeric": 1.0, "contains": 1.0} and row["made_by"]["prompts"] == ["answer"]
+    with pytest.raises(InputError, match="no right, which reward numeric compares"):
+        written(spec, [{"prompt": "What is 1 plus 1?"}], tmp_path, lambda _: "2")
 
 
 @pytest.mark.parametrize(

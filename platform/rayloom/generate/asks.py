@@ -65,7 +65,7 @@ class ModelAnswer:
 
 
 class Writer(Protocol):
-    """TeacherAnswers requests."""
+    """Answers requests."""
 
     def write(self, asks: Sequence[Ask]) -> Iterator[ModelAnswer]:
         """The answers, in whatever order. Raises a RayloomError where going on makes no sense."""

@@ -26,6 +26,8 @@ class Given:
     origin: str
     text: str = ""
     kept: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """All columns."""
     problem: str | None = None
 
 
@@ -52,7 +54,7 @@ def _given(source: GivenRows, origin: str, row: Any) -> Given:
             return Given(origin, kept=kept, problem=f"missing_column: no {source.text!r} ({columns}): {error}")
     if not isinstance(text, str) or not text.strip():
         return Given(origin, kept=kept, problem=f"no_text: {source.text!r} is {str(text)[:60]!r}")
-    return Given(origin, text.encode(errors="replace").decode(), kept)
+    return Given(origin, text.encode(errors="replace").decode(), kept, values)
 
 
 def _first_of(messages: Sequence[Mapping[str, Any]], role: str) -> str | None:

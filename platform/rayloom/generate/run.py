@@ -28,6 +28,7 @@ from rayloom.models.vllm_process import vllm_environment
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.reading.sources import row_files
+from rayloom.rewards.opening import opened as opened_rewards
 from rayloom.specs.generate import GenerateSpec
 from rayloom.specs.generation.engines import EndpointEngine, ModelEngine
 from rayloom.specs.generation.tasks import SelfInstructTask
@@ -41,9 +42,12 @@ def run(spec: GenerateSpec, build: Build) -> Outcome:
     """The rows that were kept, those that were dropped with their reasons, and the prompts."""
     prompts = Prompts(None if spec.prompts is None else build.job_directory / Path(spec.prompts).expanduser())
     files = row_files(spec.source, build.parents.get(f"{spec.source_path}.dataset"))
-    task = opened(spec, prompts, files, build.parents)
     rounds = Rounds(WorkCopy(build.store, spec.name, build.version, "rounds"))
     with ExitStack() as closing, progress(f"writing {spec.name}", _num_wanted(spec), "rows") as bar:
+        rewards = closing.enter_context(
+            opened_rewards(spec.rewards, "task.rewards", build.parents, build.job_directory)
+        )
+        task = opened(spec, prompts, files, build.parents, rewards)
         writers = _Writers(spec, build, rounds, closing)
         tally = Tally(spec)
         for number in itertools.count():
@@ -146,10 +150,10 @@ class _Writers:
         if subject.task is not None:
             raise InputError(f"{subject.artifact_id} was trained for a task and writes no text", where=f"{role}.model")
         check_offline(subject)
-        return _Actors(subject, engine, self._spec)
+        return Actors(subject, engine, self._spec)
 
 
-class _Actors:
+class Actors:
     """vLLM engines as actors on the cluster."""
 
     def __init__(self, subject: Subject, engine: ModelEngine, spec: GenerateSpec) -> None:

@@ -83,7 +83,7 @@ class VllmWriter:
             arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "enforce_eager": True}
         if subject.adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(subject.adapter), "max_loras": 1}
-        self._llm = LLM(
+        self.llm = LLM(
             model=str(subject.base),
             tokenizer=str(subject.tokenizer_folder),
             max_num_seqs=engine.micro_batch_sequences,
@@ -97,9 +97,9 @@ class VllmWriter:
         for ask in asks:
             try:
                 # One by one: the engine refuses a whole list for one prompt that is too long.
-                (number,) = self._llm.enqueue(
-                    {"prompt_token_ids": self._tokens(ask.prompt)},
-                    self._parameters(ask),
+                (number,) = self.llm.enqueue(
+                    {"prompt_token_ids": self.tokens(ask.prompt)},
+                    self.parameters(ask),
                     lora_request=self._lora(),
                     use_tqdm=False,
                 )
@@ -108,19 +108,21 @@ class VllmWriter:
                 refused.append(ModelAnswer(ask.key, model=self._subject.artifact_id, failed=str(error).splitlines()[0]))
         if refused:
             yield refused
-        engine = self._llm.llm_engine
+        engine = self.llm.llm_engine
         while engine.has_unfinished_requests():
             ready = [self._answer(asked.pop(output.request_id), output) for output in engine.step() if output.finished]
             if ready:
                 yield ready
 
-    def _tokens(self, prompt: str) -> list[int]:
+    def tokens(self, prompt: str) -> list[int]:
+        """The prompt as the model reads it."""
         if self._renderer is None:
             return list(self._subject.renderer.tokenizer(prompt)["input_ids"])
         system = [] if self._system is None else [{"role": "system", "content": self._system}]
         return self._renderer.prompt([*system, {"role": "user", "content": prompt}])
 
-    def _parameters(self, ask: Ask) -> Any:
+    def parameters(self, ask: Ask) -> Any:
+        """How vLLM samples the answer."""
         from vllm import SamplingParams
 
         is_sampled = ask.is_sampled and self._sampling.temperature > 0

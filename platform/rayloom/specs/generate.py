@@ -12,6 +12,7 @@ from rayloom.specs.generation.engines import Engine, Sampling
 from rayloom.specs.generation.filters import GenerateFilters
 from rayloom.specs.generation.tasks import BestOfTask, GenerateTask, PairsTask, SelfInstructTask
 from rayloom.specs.row_files import SourceOfRows, files_at_uris
+from rayloom.specs.training.rewards import Rewards, files_of_rewards
 
 
 class Patience(Spec):
@@ -67,9 +68,15 @@ class GenerateSpec(JobSpec):
         """Dotted path of `source`."""
         return "task.seeds" if isinstance(self.task, SelfInstructTask) else "task.data"
 
+    @property
+    def rewards(self) -> Rewards | tuple[()]:
+        """What gives points in task best_of; empty if the judge does."""
+        return self.task.rewards or () if isinstance(self.task, BestOfTask) else ()
+
     def outside_files(self) -> Iterator[OutsideFiles]:
         if self.prompts is not None:
             yield OutsideFiles("prompts", self.prompts, "*.jinja")
+        yield from files_of_rewards("task.rewards", self.rewards)
         for found in files_at_uris(self.source_path, (self.source,)):
             yield OutsideFiles(f"{self.source_path}.uri", found.location, found.pattern, found.subset, found.split)
 
@@ -77,6 +84,8 @@ class GenerateSpec(JobSpec):
     def _judge_is_asked(self) -> Self:
         if self.judge is not None and not isinstance(self.task, BestOfTask | PairsTask):
             raise ValueError(f"a judge is asked in tasks best_of and pairs only, not in {self.task.type}")
+        if self.judge is not None and self.rewards:
+            raise ValueError("either the judge or task.rewards give the points")
         return self
 
     @model_validator(mode="after")

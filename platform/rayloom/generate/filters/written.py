@@ -64,7 +64,7 @@ class Unanswerable(Filter):
 
 
 class Refusals(Filter):
-    """TeacherAnswers that decline to answer."""
+    """Answers that decline to answer."""
 
     def __init__(self, spec: RefusalFilter, _: Sequence[str]) -> None:
         self._phrases = [phrase.casefold() for phrase in spec.phrases]

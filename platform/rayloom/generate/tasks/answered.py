@@ -1,8 +1,7 @@
-"""Tasks that answer given prompts: a teacher's answers, self-consistency, labels, the best of several, pairs."""
+"""Tasks that answer given prompts: a teacher's answers, self-consistency, labels."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,12 +11,10 @@ from rayloom.generate.asks import Found, ModelAnswer, Steps
 from rayloom.generate.filters.filter import Candidate, DropReason
 from rayloom.generate.given import Given
 from rayloom.generate.tasks.task import Maker, OfGivenRows, conversation_of, failure
-from rayloom.specs.generation.tasks import AnswersTask, BestOfTask, ConsistencyTask, LabelsTask
+from rayloom.specs.generation.tasks import AnswersTask, ConsistencyTask, LabelsTask
 
-VERDICT_TOKENS = 8
-"""Room for a verdict of one word."""
-_POINTS = re.compile(r"\b(10|[1-9])\b")
-_LETTER = re.compile(r"\b([ABC])\b")
+LABEL_TOKENS = 8
+"""Room for a label, at least."""
 
 
 class TeacherAnswers(OfGivenRows):
@@ -86,7 +83,7 @@ class Labels(OfGivenRows):
             for row in rows
             for _ in range(task.num_samples)
         ]
-        longest = max(VERDICT_TOKENS, *(len(label) for label in task.labels))
+        longest = max(LABEL_TOKENS, *(len(label) for label in task.labels))
         how: dict[str, Any] = {"max_new_tokens": longest, "is_sampled": task.num_samples > 1, "stop": ("\n\n",)}
         answers = yield self.asks(number, "label", texts, **how)
         for place, row in enumerate(rows):
@@ -113,109 +110,3 @@ class Labels(OfGivenRows):
 
     def restore(self, found: Found) -> None:
         """Nothing is compared."""
-
-
-class _Judged(OfGivenRows):
-    def good(self, found: Found, row: Given, several: Sequence[ModelAnswer]) -> list[ModelAnswer]:
-        """The answers that no filter drops, each text once."""
-        kept: dict[str, ModelAnswer] = {}
-        for answer in several:
-            candidate = Candidate(row.text, answer.text.strip(), answer.is_cut)
-            drop = failure(answer) or self.maker.filters.of_row(candidate)
-            if drop is None:
-                kept.setdefault(candidate.answer, answer)
-            else:
-                found.drop(drop.reason, answer.text, prompt=row.text, seen=drop.seen)
-        return list(kept.values())
-
-
-class BestOf(_Judged):
-    """The answer with the most points."""
-
-    prompt_names = ("answer", "points")
-
-    def __init__(self, maker: Maker, rows: Iterator[Given], task: BestOfTask) -> None:
-        super().__init__(maker, rows)
-        self._task = task
-
-    def written(self, number: int, rows: Sequence[Given], found: Found) -> Steps:
-        answers = yield from self.sampled(number, rows, self._task.num_samples)
-        good = [self.good(found, row, several) for row, several in zip(rows, answers, strict=True)]
-        prompt = self.maker.prompts.text
-        texts = [
-            prompt("points", prompt=row.text, answer=answer.text.strip())
-            for row, several in zip(rows, good, strict=True)
-            for answer in several
-        ]
-        verdicts = iter((yield self.asks(number, "points", texts, **_VERDICT)))
-        for row, several in zip(rows, good, strict=True):
-            judged = [(_points(verdict), answer, verdict) for answer, verdict in zip(several, verdicts, strict=False)]
-            self._add(found, row, [one for one in judged if one[0] is not None])
-        return found
-
-    def _add(self, found: Found, row: Given, judged: list[Any]) -> None:
-        if not judged:
-            found.drop("no_points", "", prompt=row.text)
-            return
-        points, answer, verdict = max(judged, key=lambda one: one[0])
-        made = self.maker.made_by({"answer": answer, "points": verdict}, [row.origin], answer)
-        beside = {"points": points, "judge": verdict.model, "made_by": made}
-        text = answer.text.strip()
-        self.maker.keep(found, Candidate(row.text, text), conversation_of(row.text, text) | dict(row.kept) | beside)
-
-
-class Pairs(_Judged):
-    """Two answers, of which the judge prefers the same in both orders."""
-
-    prompt_names = ("answer", "compare")
-
-    def written(self, number: int, rows: Sequence[Given], found: Found) -> Steps:
-        answers = yield from self.sampled(number, rows, 2)
-        both: list[tuple[Given, ModelAnswer, ModelAnswer]] = []
-        for row, several in zip(rows, answers, strict=True):
-            good = self.good(found, row, several)
-            if len(good) == 2:
-                both.append((row, good[0], good[1]))
-            elif good and several[0].text.strip() == several[1].text.strip():
-                found.drop("same_answers", several[0].text, prompt=row.text)
-        prompt = self.maker.prompts.text
-        texts = [
-            prompt("compare", prompt=row.text, first=one.text.strip(), second=other.text.strip())
-            for row, first, second in both
-            for one, other in ((first, second), (second, first))
-        ]
-        verdicts = yield self.asks(number, "compare", texts, **_VERDICT)
-        for place, (row, first, second) in enumerate(both):
-            self._add(found, row, first, second, verdicts[2 * place : 2 * place + 2])
-        return found
-
-    def _add(
-        self, found: Found, row: Given, first: ModelAnswer, second: ModelAnswer, verdicts: Sequence[ModelAnswer]
-    ) -> None:
-        letters = [_letter(verdict) for verdict in verdicts]
-        if letters not in (["A", "B"], ["B", "A"]):
-            reason = "no_verdict" if None in letters else "tie" if letters == ["C", "C"] else "judge_undecided"
-            found.drop(reason, f"{letters[0]}, then {letters[1]}", prompt=row.text)
-            return
-        better, worse = (first, second) if letters[0] == "A" else (second, first)
-        used = {"answer": better, "compare": verdicts[0]}
-        made = {"judge": verdicts[0].model, "made_by": self.maker.made_by(used, [row.origin], better)}
-        turns = {
-            "prompt": [{"role": "user", "content": row.text}],
-            "chosen": [{"role": "assistant", "content": better.text.strip()}],
-            "rejected": [{"role": "assistant", "content": worse.text.strip()}],
-        }
-        self.maker.keep(found, Candidate(row.text, better.text.strip()), turns | dict(row.kept) | made)
-
-
-_VERDICT: dict[str, Any] = {"by_judge": True, "is_sampled": False, "max_new_tokens": VERDICT_TOKENS}
-
-
-def _points(verdict: ModelAnswer) -> int | None:
-    found = _POINTS.search(verdict.text)
-    return int(found.group()) if found else None
-
-
-def _letter(verdict: ModelAnswer) -> str | None:
-    found = _LETTER.search(verdict.text)
-    return found.group() if found else None

@@ -13,18 +13,19 @@ from rayloom.generate.agreement import agreement_by
 from rayloom.generate.filters.registry import Filters
 from rayloom.generate.given import Given, given_rows, read_seeds
 from rayloom.generate.prompts import Prompts
-from rayloom.generate.tasks.answered import BestOf, Consistency, Labels, Pairs, TeacherAnswers
+from rayloom.generate.tasks.answered import Consistency, Labels, TeacherAnswers
+from rayloom.generate.tasks.judged import BestOf, Pairs
 from rayloom.generate.tasks.rewritten import Evolve, Paraphrase
 from rayloom.generate.tasks.self_instruct import SelfInstruct
 from rayloom.generate.tasks.task import Maker, Task
 from rayloom.reading.files import RowFile
+from rayloom.rewards.opening import OpenReward, check_rows
 from rayloom.specs.generate import GenerateSpec
-from rayloom.specs.generation.tasks import ConsistencyTask, SelfInstructTask
+from rayloom.specs.generation.tasks import BestOfTask, ConsistencyTask, SelfInstructTask
 
 TASKS: dict[str, Callable[[Maker, Iterator[Given], Any], Task]] = {
     "answers": TeacherAnswers,
     "labels": Labels,
-    "best_of": BestOf,
     "pairs": lambda maker, rows, _: Pairs(maker, rows),
     "evolve": Evolve,
     "paraphrase": Paraphrase,
@@ -32,8 +33,14 @@ TASKS: dict[str, Callable[[Maker, Iterator[Given], Any], Task]] = {
 """Tasks that need nothing but their rows."""
 
 
-def opened(spec: GenerateSpec, prompts: Prompts, files: Sequence[RowFile], parents: Mapping[str, Artifact]) -> Task:
-    """The task. Raises InputError if seeds cannot be used."""
+def opened(
+    spec: GenerateSpec,
+    prompts: Prompts,
+    files: Sequence[RowFile],
+    parents: Mapping[str, Artifact],
+    rewards: Sequence[OpenReward] = (),
+) -> Task:
+    """The task. Raises InputError if seeds cannot be used, or rows lack what a reward needs."""
     if isinstance(spec.task, SelfInstructTask):
         seeds = read_seeds(spec.task, files)
         filters = Filters(spec.filters, [seed.text for seed in seeds])
@@ -42,4 +49,8 @@ def opened(spec: GenerateSpec, prompts: Prompts, files: Sequence[RowFile], paren
     if isinstance(spec.task, ConsistencyTask):
         embedder = parents.get("task.embedder")
         return Consistency(maker, rows, spec.task, agreement_by(spec.task, embedder.path if embedder else None))
+    if isinstance(spec.task, BestOfTask):
+        checked = given_rows(spec.task.data, files) if spec.rewards else ()
+        check_rows(spec.rewards, ((row.origin, row.values) for row in checked if row.problem is None))
+        return BestOf(maker, rows, spec.task, rewards)
     return TASKS[spec.task.type](maker, rows, spec.task)

@@ -111,7 +111,7 @@ class OfGivenRows(Task):
         return [Ask(f"{number}/{name}{stage}/{place}", text, name, **how) for place, text in enumerate(texts)]
 
     def sampled(self, number: int, rows: Sequence[Given], num_samples: int) -> Sampled:
-        """TeacherAnswers to each row's text, by `yield from`: a list of `num_samples` for each row."""
+        """Answers to each row's text, by `yield from`: a list of `num_samples` for each row."""
         texts = [self.maker.prompts.text("answer", prompt=row.text) for row in rows for _ in range(num_samples)]
         answers: list[ModelAnswer] = yield self.asks(number, "answer", texts)
         return [answers[first : first + num_samples] for first in range(0, len(answers), num_samples)]

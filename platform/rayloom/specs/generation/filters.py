@@ -93,7 +93,7 @@ class GenerateFilters(Spec):
     unanswerable: UnanswerableFilter | None = UnanswerableFilter()
     """What a language model cannot see or do."""
     refusals: RefusalFilter | None = RefusalFilter()
-    """TeacherAnswers that decline."""
+    """Answers that decline."""
     language: LanguageRules | None = None
     """Which languages are kept (`wrong_language`, `unsure_language`). Default: not looked at."""
     seed_words: SeedWordsFilter | None = SeedWordsFilter()

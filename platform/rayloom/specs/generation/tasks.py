@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import ModelRef, Share, Spec
 from rayloom.specs.row_files import SourceOfRows
+from rayloom.specs.training.rewards import Rewards
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Several = Annotated[int, Field(ge=2, le=256)]
@@ -37,7 +38,7 @@ class AnswersTask(_OfRows):
 
     type: Literal["answers"]
     num_samples: Annotated[int, Field(ge=1, le=256)] = 1
-    """TeacherAnswers to each prompt, each a row."""
+    """Answers to each prompt, each a row."""
 
 
 class ConsistencyTask(_OfRows):
@@ -45,7 +46,7 @@ class ConsistencyTask(_OfRows):
 
     type: Literal["consistency"]
     num_samples: Several = 8
-    """TeacherAnswers to each prompt."""
+    """Answers to each prompt."""
     agree_by: Literal["exact", "numeric", "label", "embedding"] = "exact"
     """exact: the same text, but for case and white space. numeric: the same last number. label: the same of `labels`.
     embedding: cosine similarity under `embedder`."""
@@ -84,11 +85,13 @@ class LabelsTask(_OfRows):
 
 
 class BestOfTask(_OfRows):
-    """Of several answers to each prompt the one that the judge gives the most points (1 to 10), as a conversation."""
+    """Of several answers to each prompt the one that gets the most points, as a conversation."""
 
     type: Literal["best_of"]
     num_samples: Several = 4
-    """TeacherAnswers to each prompt."""
+    """Answers to each prompt."""
+    rewards: Rewards | None = None
+    """What gives the points, as in training with rewards. Default: the judge, from 1 to 10 (prompt `points`)."""
 
 
 class PairsTask(_OfRows):
