@@ -44,6 +44,7 @@ RAY_FILES = {
     "data/ray_passes.py",
     "observe/ray_metrics.py",
     "serve/applications.py",
+    "train/rollouts/actors.py",
     "train/row_tasks.py",
     "serve/gateway/deployment.py",
     "serve/gateway/metrics.py",

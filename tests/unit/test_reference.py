@@ -19,7 +19,8 @@ WITHOUT_UNIT = {
     "factor", "good_weight", "gradient_clip_norm", "label_smoothing", "learning_rate", "margin", "max_label_ratio",
     "momentum", "max_quality_loss", "reduction_factor", "rollback_learning_rate_factor", "rope_theta", "smoothing",
     "spike_factor", "temperature", "top_p", "weight", "weight_decay", "min_confidence", "similarity_threshold",
-    "strength",
+    "strength", "clip_above", "clip_below", "coefficient", "discount", "importance_limit", "max_mismatch",
+    "trace_decay", "value_clip", "value_coefficient",
     # Values of whatever a search varies, or of the metric that is compared.
     "low", "high", "step", "min_perplexity", "max_perplexity", "max_increase", "max_engine_difference",
     "max_logit_difference", "min_score",

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,25 @@ def save(model: nn.Module, adapter: Adapter, weights: Mapping[str, Tensor], out:
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / WEIGHTS)
     settings = adapter.model_dump(mode="json") | {"base": getattr(saved.config, "name_or_path", "")}
     (out / OWN_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """The model as its base, while the block lasts: its LoRA layers add 0 times what they would.
+
+    PEFT's `disable_adapter` takes the adapter's weights off the graph and back, which ends hooks of an engine on them.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    scales = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling = dict.fromkeys(layer.scaling, 0.0)
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling = scale
 
 
 def why_not_served(adapter: Adapter, task: TaskType = "CAUSAL_LM") -> str | None:

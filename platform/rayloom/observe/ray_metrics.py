@@ -14,6 +14,8 @@ import ray
 from ray.util.metrics import Counter, Gauge
 
 RUN = ("run",)
+MEASURED = (*RUN, "measure")
+ROLLOUT_GAUGES = ("reward", "answer_tokens", "cut_share", "same_reward_share", "written_tokens_per_second")
 
 
 class TrainingMetrics:
@@ -25,6 +27,9 @@ class TrainingMetrics:
         self._step = Gauge("rayloom_training_step", "The last step.", RUN)
         self._tokens = Counter("rayloom_training_tokens_total", "Tokens trained on by this process.", RUN)
         self._bad_steps = Counter("rayloom_training_bad_steps_total", "Steps whose batch was not trained on.", RUN)
+        self._rollout = Gauge(
+            "rayloom_rollout", "Of the last round of answers: reward and what it is made of.", MEASURED
+        )
         self._heldout = Gauge("rayloom_heldout_loss", "Of the last measurement, in nats a token.", (*RUN, "rows"))
 
     def show(self, events: Iterable[Mapping[str, Any]]) -> None:
@@ -34,6 +39,11 @@ class TrainingMetrics:
                 self._step.set(int(event["step"]), self._run)
                 if event["tokens"]:
                     self._tokens.inc(int(event["tokens"]), self._run)
+            elif event["event"] == "rollout":
+                values = {name: event.get(name) for name in ROLLOUT_GAUGES} | event["parts"]
+                for name, value in values.items():
+                    if value is not None:
+                        self._rollout.set(float(value), {**self._run, "measure": name})
             elif event["event"] == "bad_step":
                 self._bad_steps.inc(1, self._run)
             elif event["event"] == "heldout":

@@ -74,17 +74,22 @@ class LabelLoss(nn.Module):
 
     def hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
         """(N, D) the inputs of the output head at labelled positions."""
+        inputs = model_inputs(self.model, batch, has_virtual_tokens(self.model))
+        return self._hidden_of(inputs, batch.labels.shape[1], label_indices)
+
+    def _hidden_of(self, inputs: dict[str, Any], num_positions: int, indices: Tensor) -> Tensor:
+        """(N, D) the inputs of the output head at these positions of the flattened batch."""
         taken: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             # Virtual tokens of prompt methods come before the row's tokens.
-            hidden = inputs[0][:, inputs[0].shape[1] - batch.labels.shape[1] :]
-            taken.append(hidden.flatten(0, 1).index_select(0, label_indices))
+            hidden = inputs[0][:, inputs[0].shape[1] - num_positions :]
+            taken.append(hidden.flatten(0, 1).index_select(0, indices))
             return (taken[0][:0], *inputs[1:])
 
         hook = output_head(self.model).register_forward_pre_hook(take)
         try:
-            self.model(**model_inputs(self.model, batch, has_virtual_tokens(self.model)))
+            self.model(**inputs)
         finally:
             hook.remove()
         return taken[0]

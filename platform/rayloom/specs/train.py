@@ -17,8 +17,10 @@ from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
 from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
-from rayloom.specs.training.preferences import Kto, Preference, PreferenceData
+from rayloom.specs.training.policies import Policy, PromptData, Rollouts, check_policy
+from rayloom.specs.training.preferences import Preference, PreferenceData, check_preference
 from rayloom.specs.training.retain import Fisher, Retention, check_retaining, old_model_of
+from rayloom.specs.training.rewards import Rewards
 from rayloom.specs.training.tasks import SequenceToSequence, Task
 from rayloom.specs.training.teacher import KeptLayers, Teacher, check_teaching
 from rayloom.specs.training.trackers import Tracker
@@ -42,7 +44,15 @@ class TrainSpec(JobSpec):
     """What the model learns to say about a text. Default: it learns language, by its objective."""
     preference: Preference | None = None
     """Learn from judged answers by this method."""
-    data: Annotated[CorpusData | ConversationData | LabelledData | PreferenceData, Field(discriminator="type")]
+    policy: Policy | None = None
+    """Learn from rewards for answers that the model writes while it trains, by this method."""
+    rewards: Rewards | None = None
+    """What a policy's answers are worth: numbers that are added up by their weights."""
+    rollouts: Rollouts | None = None
+    """The engines that write a policy's answers."""
+    data: Annotated[
+        CorpusData | ConversationData | LabelledData | PreferenceData | PromptData, Field(discriminator="type")
+    ]
     """What the model is trained on."""
     teacher: Teacher | None = None
     """A model whose distributions are learned beside the labels. Default: none."""
@@ -105,10 +115,14 @@ class TrainSpec(JobSpec):
     """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
 
     def bundles(self) -> list[Bundle]:
-        return [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * self.workers.fewest
+        return self._bundles(self.workers.fewest)
 
     def most_bundles(self) -> list[Bundle]:
-        return [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * self.workers.num_workers
+        return self._bundles(self.workers.num_workers)
+
+    def _bundles(self, num_workers: int) -> list[Bundle]:
+        training = [Bundle(self.workers.cpus_per_worker, self.workers.gpus_per_worker)] * num_workers
+        return training + (self.rollouts.bundles() if self.rollouts is not None else [])
 
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:
@@ -133,6 +147,11 @@ class TrainSpec(JobSpec):
     @property
     def global_batch_sequences(self) -> int:
         return self.global_batch_tokens // self.sequence_length_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of data that a step takes: prompts, of which each gets a group of answers, or the batch itself."""
+        return self.global_batch_sequences // (self.policy.group_size if self.policy is not None else 1)
 
     @property
     def packs_rows(self) -> bool:
@@ -218,26 +237,6 @@ class TrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
-    def _preference_has_its_data(self) -> Self:
-        if (self.preference is None) == isinstance(self.data, PreferenceData):
-            raise ValueError("a preference needs data of type preferences, and such data needs a preference")
-        if self.preference is None:
-            return self
-        if self.base is None or self.replay is not None or self.objective_in_use.type != "causal":
-            raise ValueError("a preference needs a base that answers; leave architecture, objective and replay out")
-        if not self.packs_rows:
-            raise ValueError(f"adapter {self.adapter.type} needs one text in each row, and a pair has two: use lora")
-        if isinstance(self.preference, Kto) and self.micro_batch_sequences < 2:
-            raise ValueError("preference kto compares the rows of a micro-batch: micro_batch_sequences of 2 or more")
-        return self
-
-    @model_validator(mode="after")
-    def _teacher_fits(self) -> Self:
-        check_retaining(self)
-        check_teaching(self)
-        return self
-
-    @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give either num_steps or num_epochs")
@@ -256,7 +255,11 @@ class TrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
-    def _can_be_computed(self) -> Self:
+    def _parts_fit_together(self) -> Self:
+        check_preference(self)
+        check_retaining(self)
+        check_teaching(self)
+        check_policy(self)
         check_computing(self)
         return self
 
@@ -281,7 +284,11 @@ class TrainSpec(JobSpec):
     def _stopping_needs_evaluation(self) -> Self:
         if self.early_stopping is not None and self.evaluate_every_steps is None:
             raise ValueError("early_stopping needs evaluate_every_steps")
-        has_score = self.preference is not None or not isinstance(self.task, SequenceToSequence | None)
+        has_score = (
+            self.preference is not None
+            or self.policy is not None
+            or not isinstance(self.task, SequenceToSequence | None)
+        )
         if self.early_stopping is not None and self.early_stopping.by == "score" and not has_score:
             raise ValueError("early_stopping by score is for tasks with labels and for preferences: use by loss")
         return self

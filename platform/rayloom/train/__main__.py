@@ -85,6 +85,8 @@ def _stage(spec: JobSpec, given: Build, group: Group) -> Outcome:
     """The first process' work: prepares the job, trains with the others, publishes."""
     if not isinstance(spec, TrainSpec):
         raise TypeError(f"{spec.kind} is not a training job")
+    if spec.policy is not None:
+        raise InputError("A policy's answers are written by engines on Ray", fix="Use `rayloom run`.")
     job = job_of(spec, given.parents, given.work, given.work / "result", store=given.store)
     unfinished = None if job.finished.exists() else job
     if unfinished is not None:

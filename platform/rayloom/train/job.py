@@ -49,7 +49,7 @@ class TrainJob:
 
     @property
     def num_steps(self) -> int:
-        return -(-self.num_rows // self.spec.global_batch_sequences)
+        return -(-self.num_rows // self.spec.rows_per_step)
 
     @property
     def checkpoints(self) -> Path:
@@ -73,5 +73,5 @@ class TrainJob:
 def rows_of_run(spec: TrainSpec, num_rows: Sequence[int], shares: Sequence[float]) -> int:
     """Rows of a run: steps × batch size, or the epochs of the first data set plus the other data sets' shares."""
     if spec.num_steps is not None:
-        return spec.num_steps * spec.global_batch_sequences
+        return spec.num_steps * spec.rows_per_step
     return round((spec.num_epochs or 1) * num_rows[0] * sum(shares) / shares[0])

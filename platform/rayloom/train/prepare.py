@@ -16,6 +16,7 @@ from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.policies import PromptData
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.row_workers import RowWorkers
@@ -28,7 +29,9 @@ from rayloom.train.job_rows import (
     labelled_task_rows,
     preference_rows,
     row_counts,
+    source_files,
 )
+from rayloom.train.rollouts.prompts import prepared_prompts
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
 from rayloom.train.weights.fisher import check_retention
@@ -69,6 +72,9 @@ def job_of(
     elif isinstance(spec.data, PreferenceData):
         data = preference_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
+    elif isinstance(spec.data, PromptData):
+        tokenizer, files = parents["base"].path, source_files(spec.data.sources, parents)
+        data = prepared_prompts(spec, tokenizer, files, work / DATA_NAME, COUNTS_NAME)
     elif spec.is_streamed:
         train = [work / STREAMED_FOLDER]
         data = streamed_corpus(parents["data.corpus"], "train", train[0])

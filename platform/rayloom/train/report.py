@@ -7,6 +7,7 @@ from typing import Any
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.report_page import Section, chart, metric_rows, table
 from rayloom.train.loop.run_log import read_log
+from rayloom.train.reporting.rollout_sections import rollout_sections
 
 SMOOTHING = 0.9
 MAX_POINTS = 2000
@@ -24,6 +25,9 @@ def sections(artifact: Artifact) -> list[Section]:
         made.append(Section("Counting alone, on the same tokens", table(("model", "perplexity"), rows)))
     if any(event["event"] == "step" for event in events):
         made.append(Section("Loss by step", _curve(events)))
+    rounds = [event for event in events if event["event"] == "rollout"]
+    if rounds:
+        made += rollout_sections(rounds, [event for event in events if event["event"] == "step"])
     bad = [(e["step"], e["loss"], e["decision"]) for e in events if e["event"] == "bad_step"]
     if bad:
         made.append(Section("Steps that were not applied", table(("step", "loss", "decision"), bad)))

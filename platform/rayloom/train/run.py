@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -43,6 +44,9 @@ from rayloom.train.settings import note, runs_with_other_settings
 from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
+if TYPE_CHECKING:
+    from rayloom.train.rollouts.asking import Asker
+
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
 
@@ -62,11 +66,32 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
             say(line)
         note(spec, build.work)
         _check_resources(connect(), spec)
-        with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers:
-            _train_until_done(job, build, trackers)
+        with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers, _engines(job, build) as engines:
+            _train_until_done(job, build, trackers, engines)
         copy.replace(job.finished.name)
         copy.replace(job.log.name)
     return publish(job, build)
+
+
+@contextmanager
+def _engines(job: TrainJob, build: Build) -> Iterator[list[Any]]:
+    """The actors that write a policy's answers; none for other training."""
+    spec = job.spec
+    if spec.policy is None:
+        yield []
+        return
+    from rayloom.text.conversations.render import Renderer
+    from rayloom.train.rollouts.actors import start_engines
+    from rayloom.train.rollouts.engine import EngineOrder
+
+    base = build.parents["base"]
+    engines = start_engines(EngineOrder(spec, base, tuple(sorted(Renderer.of_model(base.path).stop_tokens))))
+    say(f"{spec.name}: starting {len(engines)} engines that write answers")
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            ray.kill(engine)
 
 
 def _check_resources(session: Session, spec: TrainSpec) -> None:
@@ -85,7 +110,7 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
 
-def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]) -> None:
+def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following], engines: Sequence[Any] = ()) -> None:
     """Starts workers, and restarts them if `after_failure` decides so, until training is done."""
     attempts = Attempts.first(job)
     smaller, full = noted_micro_batch(job), job.spec.micro_batch_sequences
@@ -93,7 +118,7 @@ def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]
         say(f"{job.spec.name}: went on with micro_batch_sequences {smaller} when memory ran out; trying {full} again")
         note_micro_batch(job, full)
     while True:
-        failure = _train_on_ray(attempts.job, build, trackers)
+        failure = _train_on_ray(attempts.job, build, trackers, engines)
         if failure is None:
             return
         decision = after_failure(job.spec.faults, failure, noted_micro_batch(job), attempts.num_restarts)
@@ -103,12 +128,12 @@ def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]
         attempts.restart(decision, failure.cause is Cause.OUT_OF_MEMORY)
 
 
-def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following]) -> Failure | None:
+def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following], engines: Sequence[Any]) -> Failure | None:
     """Runs the loop on Ray Train's workers and shows events; returns the failure, or None if training is done."""
     # On this process' node, so that the loss of another node does not take the mailbox with it and end the run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
-    fit = _Fit(job, build, mailbox, connect())
+    fit = _Fit(job, build, mailbox, connect(), engines)
     fit.start()
     workers = job.spec.workers
     fewest = f" ({workers.min_workers} at least)" if workers.min_workers else ""
@@ -147,7 +172,9 @@ def most_workers(workers: Workers, session: Session) -> int:
 class _Fit(threading.Thread):
     """A thread for Ray Train's blocking call, which in the main thread would handle Ctrl-C without a checkpoint."""
 
-    def __init__(self, job: TrainJob, build: Build, mailbox: Any, session: Session) -> None:
+    def __init__(
+        self, job: TrainJob, build: Build, mailbox: Any, session: Session, engines: Sequence[Any] = ()
+    ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.error: BaseException | None = None
         self.ended = threading.Event()
@@ -157,7 +184,13 @@ class _Fit(threading.Thread):
         resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
         self._trainer = TorchTrainer(
             _train_in_worker,
-            train_loop_config={"job": job, "parents": dict(build.parents), "mailbox": mailbox},
+            train_loop_config={
+                "job": job,
+                "parents": dict(build.parents),
+                "mailbox": mailbox,
+                "engines": list(engines),
+                "directory": build.job_directory,
+            },
             scaling_config=ray.train.ScalingConfig(
                 # Checkpoints load on any number of workers, so Ray may start fewer and add more later.
                 num_workers=most if most == workers.fewest else (workers.fewest, most),
@@ -190,9 +223,20 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     post = _Post(config["mailbox"])
     try:
         job = on_this_node(config["job"], config["parents"])
-        train(job, group, post.tell, post.is_asked_to_stop, _has_notice)
+        with _asker(job, config) if config["engines"] and group.is_first else nullcontext() as asker:
+            train(job, group, post.tell, post.is_asked_to_stop, _has_notice, asker)
     finally:
         post.send()
+
+
+@contextmanager
+def _asker(job: TrainJob, config: dict[str, Any]) -> Iterator[Asker]:
+    from rayloom.rewards.opening import opened as opened_rewards
+    from rayloom.train.rollouts.actors import ActorWriters
+    from rayloom.train.rollouts.asking import Asker
+
+    with opened_rewards(job.spec.rewards or (), "rewards", config["parents"], config["directory"]) as rewards:
+        yield Asker(job.spec, job.tokenizer, ActorWriters(config["engines"]), rewards)
 
 
 def _has_notice() -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.conversations.prompt_rows import PromptRows
 from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 
-AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows
+AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows | PromptRows
 
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
@@ -19,6 +20,8 @@ def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
         return TaskRows(folder)
     if spec.preference is not None:
         return PreferenceRows(folder, spec.sequence_length_tokens)
+    if spec.policy is not None:
+        return PromptRows(folder)
     if is_streamed(folder):
         return StreamedRows(folder, spec.sequence_length_tokens)
     return TokenShards(folder, spec.sequence_length_tokens)

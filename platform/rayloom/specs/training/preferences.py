@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from rayloom.specs.base import Share, Spec
 from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.training.training_data import IgnoredKeys, RowProblem, TemplateKwargs
+
+if TYPE_CHECKING:
+    from rayloom.specs.train import TrainSpec
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -104,3 +107,18 @@ class PreferenceData(Spec):
     """Rows with these problems are left out and counted; any other problem stops the job, every such row named."""
     chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them."""
+
+
+def check_preference(job: TrainSpec) -> None:
+    """Raises ValueError if a preference does not fit the rest of the spec."""
+    if (job.preference is None) == isinstance(job.data, PreferenceData):
+        raise ValueError("a preference needs data of type preferences, and such data needs a preference")
+    if job.preference is None:
+        return
+    if job.base is None or job.replay is not None or job.objective_in_use.type != "causal":
+        raise ValueError("a preference needs a base that answers; leave architecture, objective and replay out")
+    if not job.packs_rows:
+        raise ValueError(f"adapter {job.adapter.type} needs one text in each row, and a pair has two: use lora")
+    if isinstance(job.preference, Kto) and job.micro_batch_sequences < 2:
+        raise ValueError("preference kto compares the rows of a micro-batch: micro_batch_sequences of 2 or more")
+    return

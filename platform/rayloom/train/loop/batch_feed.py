@@ -130,6 +130,10 @@ class Feed:
             raise made
         return made
 
+    def noted(self) -> dict[str, float]:
+        """What the step's log gets beside the loss, once the step's gradients are there."""
+        return {}
+
     def _make(self) -> None:
         rows, step, micro_batch_sequences, rank, num_workers = self._work
         try:

@@ -22,13 +22,15 @@ from rayloom.errors import InterruptedJobError, QualityError
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import policies
 from rayloom.train.loop.batch_feed import Feed
-from rayloom.train.loop.heldout_loss import heldout_loss
+from rayloom.train.loop.heldout_loss import HeldoutMeasure, heldout_loss
 from rayloom.train.loop.policies import is_improvement, learning_rate_share
 from rayloom.train.loop.run_log import Tell
 from rayloom.train.loop.run_state import Run, go_to, prepared
-from rayloom.train.objectives.objective import TrainBatch
+from rayloom.train.objectives.objective import StoredRows, TrainBatch
 from rayloom.train.precision import DTYPES, after_step, computing_precision, loss_scale
 from rayloom.train.process_group import Group
+from rayloom.train.rollouts.asking import Asker
+from rayloom.train.rollouts.source import PolicyFeed
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, peak_memory_bytes
 from rayloom.train.weights.fisher import keep_fisher
@@ -41,24 +43,33 @@ def train(
     tell: Tell,
     should_stop: Callable[[], bool] = lambda: False,
     has_notice: Callable[[], bool] = lambda: False,
+    asker: Asker | None = None,
 ) -> None:
     """Trains from the newest sound checkpoint, or from the start, and writes the finished model to `job.out`.
 
     Events go to `job.log` and `tell`. `has_notice`: whether a node is about to be preempted; all workers ask together
-    every few seconds, and if so write a checkpoint. Raises InterruptedJobError, after a checkpoint, if `should_stop`
-    is true on any worker, and QualityError if the policy for bad steps decides to stop.
+    every few seconds, and if so write a checkpoint. `asker`: what the first worker needs for a policy's answers.
+    Raises InterruptedJobError, after a checkpoint, if `should_stop` is true on any worker, and QualityError if the
+    policy for bad steps decides to stop.
     """
-    with closing(prepared(job, group, tell, should_stop, has_notice)) as run:
+    with closing(prepared(job, group, tell, should_stop, has_notice, asker)) as run:
         _note_device(run)
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
             # Going back to a checkpoint, or changing the micro-batch size, needs a new feed from the current step.
-            with Feed(run.rows, run.state.step, run.micro_batch_sequences, group.rank, group.num_workers) as feed:
+            with _feed(run) as feed:
                 while not run.is_finished and _step(run, feed):
                     pass
         run.checkpoints.finish()
         _publish(run)
+
+
+def _feed(run: Run) -> Feed | PolicyFeed:
+    step, at_once = run.state.step, run.micro_batch_sequences
+    if run.source is not None:
+        return PolicyFeed(run.source, step, at_once)
+    return Feed(run.rows, step, at_once, run.group.rank, run.group.num_workers)
 
 
 def _note_device(run: Run) -> None:
@@ -81,7 +92,7 @@ def _note_device(run: Run) -> None:
         )
 
 
-def _step(run: Run, feed: Feed) -> bool:
+def _step(run: Run, feed: Feed | PolicyFeed) -> bool:
     """One training step. False if the feed is out of date: the step or the micro-batch size changed."""
     state, started, waited = run.state, time.perf_counter(), feed.wait_seconds
     batches = feed.next()
@@ -95,6 +106,7 @@ def _step(run: Run, feed: Feed) -> bool:
     precision = run.job.spec.precision
     run.engine.loss_scale = loss_scale(precision, state)
     loss = _accumulate(run, batches, agreed.num_labels)
+    noted = feed.noted()
     norm = run.engine.step(learning_rate)
     is_applied = math.isfinite(norm)
     is_loss_good = loss <= policies.loss_limit(run.job.spec.faults, state)  # False if it is NaN
@@ -114,6 +126,7 @@ def _step(run: Run, feed: Feed) -> bool:
         labels=agreed.num_labels,
         seconds=round(time.perf_counter() - started, 5),
         data_wait_seconds=round(feed.wait_seconds - waited, 5),
+        **noted,
     )
     _between_steps(run, agreed)
     if run.is_retry_due:
@@ -211,10 +224,7 @@ def _after_bad_step(run: Run, loss: float) -> bool:
 def _measure(run: Run) -> None:
     """Logs held-out losses; with early stopping, saves the weights if they are the best so far."""
     run.model.eval()
-    measured = {
-        name: heldout_loss(run.engine, run.rows.objective, shards, run.micro_batch_sequences, run.group)
-        for name, shards in run.heldout.items()
-    }
+    measured = {name: _measured(run, shards) for name, shards in run.heldout.items()}
     run.model.train()
     state, stopping = run.state, run.job.spec.early_stopping
     for name, measure in measured.items():
@@ -231,6 +241,12 @@ def _measure(run: Run) -> None:
         run.save_best()
     else:
         state.evaluations_without_improvement += 1
+
+
+def _measured(run: Run, rows: StoredRows) -> HeldoutMeasure:
+    if run.source is not None:
+        return run.source.measured(rows, run.state.step)
+    return heldout_loss(run.engine, run.rows.objective, rows, run.micro_batch_sequences, run.group)
 
 
 def _publish(run: Run) -> None:

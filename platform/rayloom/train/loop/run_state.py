@@ -21,9 +21,12 @@ from rayloom.train.loop.checkpoints import BestWeights, Checkpoints
 from rayloom.train.loop.run_log import RunLog, Tell
 from rayloom.train.objectives.denoising import pretraining_objective
 from rayloom.train.objectives.objective import Objective, StoredRows
+from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
+from rayloom.train.rollouts.asking import Asker
+from rayloom.train.rollouts.source import PolicySource
 from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teachers_size
 from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
@@ -57,6 +60,8 @@ class Run:
     should_stop: Callable[[], bool]
     has_notice: Callable[[], bool]
     state: TrainState = field(default_factory=TrainState)
+    source: PolicySource | None = None
+    """Where a policy's answers come from."""
     retry_at_step: int | None = None
     """Step at which the spec's micro-batch size is tried again."""
     _saved_at: float = field(default_factory=time.monotonic)
@@ -109,6 +114,8 @@ class Run:
 
     def save_checkpoint(self) -> None:
         self._saved_at = time.monotonic()
+        if self.source is not None:
+            self.source.settle()
         self.state.num_updates = self.engine.num_updates
         self.checkpoints.save(self.state, self.engine.fragments())
 
@@ -125,7 +132,10 @@ class Run:
     def settle_checkpoint(self, num_failed: int) -> None:
         self.checkpoints.settle(num_failed)
         if self.group.is_first:
-            self.best.prune({self.state.best_step, *(state.best_step for state in self.checkpoints.states())})
+            states = self.checkpoints.states()
+            self.best.prune({self.state.best_step, *(state.best_step for state in states)})
+            if self.source is not None and states:
+                self.source.forget_before(min(state.step for state in states))
 
     def save_best(self) -> None:
         weights = self.engine.whole_weights()
@@ -141,7 +151,12 @@ class Run:
 
 
 def prepared(
-    job: TrainJob, group: Group, tell: Tell, should_stop: Callable[[], bool], has_notice: Callable[[], bool]
+    job: TrainJob,
+    group: Group,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    has_notice: Callable[[], bool],
+    asker: Asker | None = None,
 ) -> Run:
     """The run, restored from its newest sound checkpoint, or at step 0."""
     spec = job.spec
@@ -165,6 +180,9 @@ def prepared(
         job, group, model, engine, rows, heldout, checkpoints, best, log, size, job.micro_batch_sequences, should_stop,
         has_notice,
     )  # fmt: skip
+    if spec.policy is not None:
+        run.source = PolicySource(job, group, engine, rows, asker, log)
+        run.source.forget_after(0 if newest is None else stored.step_of(newest))
     if newest is not None:
         go_to(run, newest)
         log.say(f"continuing from step {run.state.step} of {rows.num_steps}")
@@ -189,6 +207,8 @@ def objective_of(job: TrainJob) -> Objective:
         return objective_of_task(spec.task, job.train[0], job.tokenizer)
     if spec.preference is not None:
         return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
+    if spec.policy is not None and spec.rollouts is not None:
+        return PolicyObjective(spec.policy, spec.rollouts)
     return pretraining_objective(spec, job.tokenizer)
 
 
@@ -204,7 +224,7 @@ def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
         shares=job.shares,
         seed=spec.seed,
         num_rows=job.num_rows,
-        global_batch_sequences=spec.global_batch_sequences,
+        global_batch_sequences=spec.rows_per_step,
         lane_rows=spec.micro_batch_sequences,
     )
 

@@ -12,6 +12,7 @@ from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.policies import PromptData
 from rayloom.specs.training.preferences import Kto, PreferenceData
 from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
 from rayloom.specs.training.training_data import ConversationData
@@ -41,7 +42,7 @@ UNEVEN = 4
 def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
     """Adds the counts of rows kept and left out, their lengths, the trained tokens, and the first examples."""
     data = job.spec.data
-    if not isinstance(data, ConversationData | LabelledData | PreferenceData):
+    if not isinstance(data, ConversationData | LabelledData | PreferenceData | PromptData):
         return
     for source, rows in counts["rows_read"].items():
         sheet.add(f"rows of source {source}", rows)
@@ -49,7 +50,7 @@ def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
         sheet.add(f"left out: {reason}", rows)
     if counts.get("truncated_rows"):
         sheet.add("truncated rows", counts["truncated_rows"])
-    if counts["unknown_keys"]:
+    if counts.get("unknown_keys"):
         named = ", ".join(f"{key} ({rows:,})" for key, rows in counts["unknown_keys"].items())
         sheet.add("keys without a meaning", f"{named}: not read")
     lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in counts["lengths_tokens"].items())
@@ -57,6 +58,9 @@ def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
         _add_conversations(sheet, job, counts, lengths)
     elif isinstance(data, LabelledData):
         _add_labelled(sheet, job, counts, lengths)
+    elif isinstance(data, PromptData):
+        sheet.add("tokens of a prompt", lengths)
+        return
     else:
         _add_preferences(sheet, job, counts, lengths)
     if counts["train"]["rows"] < FEW_ROWS:

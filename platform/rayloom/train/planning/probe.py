@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Sharding
@@ -38,6 +39,8 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
     small = spec.model_copy(
         update={"sharding": Sharding(), "global_batch_tokens": spec.micro_batch_sequences * spec.sequence_length_tokens}
     )
+    if spec.policy is not None:
+        raise InputError("A probe measures training on rows, and a policy's rows are written by engines")
     with tempfile.TemporaryDirectory() as folder:
         job = job_of(spec, parents, Path(folder), Path(folder) / "result")
         rows = rows_of(job, small)

@@ -21,6 +21,7 @@ from rayloom.train.job_rows import SHARE_NAME, row_counts
 from rayloom.train.planning.findings import Findings, amount
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.preflight import add_method, add_rows
+from rayloom.train.planning.rollouts import add_rollouts
 from rayloom.train.precision import computing_precision
 from rayloom.train.prepare import job_of
 from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device
@@ -69,6 +70,7 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
         _add_data(sheet, job, data)
         add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
         add_rows(sheet, job, counts)
+        add_rollouts(sheet, job, size)
         add_method(sheet, spec, size, counts)
         if spec.architecture is not None:  # a base's shape cannot be changed
             _warn_about_shape(sheet, size)
@@ -196,7 +198,7 @@ def _warn_about_data(sheet: PlanSheet, job: TrainJob, data: _DataSize, size: Mod
             f"{tokens / size.parameters:.2g} tokens a parameter; a smaller model learns as much from so little text "
             f"(about {TOKENS_PER_PARAMETER} is balanced)"
         )
-    if spec.global_batch_sequences > rows:
-        sheet.warnings.append(f"a batch of {spec.global_batch_sequences} rows is more than the {rows} rows there are")
+    if spec.rows_per_step > rows:
+        sheet.warnings.append(f"a batch of {spec.rows_per_step} rows is more than the {rows} rows there are")
     if isinstance(spec.data, ConversationData) and spec.data.heldout_rows < 20:
         sheet.warnings.append(f"{spec.data.heldout_rows} held-out rows are too few to tell noise from progress")

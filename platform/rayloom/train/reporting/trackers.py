@@ -17,10 +17,17 @@ from rayloom.observe.progress import Bar, say
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.trackers import Mlflow, TensorBoard, Tracker, WeightsAndBiases
 from rayloom.train.job import TrainJob
+from rayloom.train.reporting.signs import Signs
 from rayloom.train.settings import by_path
 
 STEP_SCALARS = ("loss", "learning_rate", "gradient_norm", "seconds", "data_wait_seconds")
-MEASURES = ("loss", "perplexity", "accuracy")
+MEASURES = ("loss", "perplexity", "accuracy", "score")
+TOKEN_SCALARS = ("entropy", "kl", "clipped", "mismatch", "mismatch_p99")
+"""What a policy's loss sees of its tokens."""
+ROLLOUT_SCALARS = (
+    *("reward", "reward_deviation", "same_reward_share", "same_answer_share", "answer_tokens", "cut_share"),
+    *("unjudged_share", "written_tokens_per_second", "writing_seconds", "judging_seconds", "handover_seconds"),
+)
 MLFLOW_SECONDS = 5.0
 """Least time between two calls to MLflow: a call at every step would slow training down."""
 MAX_METRICS = 500
@@ -186,8 +193,12 @@ class _WandbRun:
 def scalars(event: dict[str, Any]) -> dict[str, float]:
     """The values of an event to plot over steps, by name: `train/loss`, `heldout/perplexity`."""
     if event["event"] == "step":
-        values = {f"train/{name}": float(event[name]) for name in STEP_SCALARS}
+        values = {f"train/{name}": float(event[name]) for name in (*STEP_SCALARS, *TOKEN_SCALARS) if name in event}
         return values | {"train/tokens_per_second": event["tokens"] / event["seconds"]}
+    if event["event"] == "rollout":
+        measured = {f"rollout/{name}": event.get(name) for name in ROLLOUT_SCALARS}
+        measured |= {f"reward/{name}": value for name, value in event["parts"].items()}
+        return {name: float(value) for name, value in measured.items() if value is not None}
     if event["event"] == "heldout":
         return {f"{event['name']}/{name}": float(event[name]) for name in MEASURES if name in event}
     return {}
@@ -204,24 +215,34 @@ class TrainingProgress:
     def __init__(self, job: TrainJob, bar: Bar, trackers: Sequence[Following] = ()) -> None:
         self.job, self.bar, self.trackers = job, bar, trackers
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
+        self._reward: float | None = None
+        self._signs = Signs()
 
     def show(self, events: Iterable[dict[str, Any]]) -> None:
         for event in events:
             for tracker in self.trackers:
                 tracker.add(event)
-            if event["event"] == "step":
-                self._recent.append(event)
-                self.bar.advance(event["step"] - self.bar.done, self._note())
-            elif event["event"] == "resumed":
-                self.bar.continue_from(event["step"])
-            elif event["event"] == "heldout":
-                beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
-                where = f"{self.job.spec.name}: step {event['step']}: {event['name']}"
-                say(f"{where} loss {event['loss']:.4f}, {beside}", rank=0)
-            elif event["event"] == "said":
-                say(f"{self.job.spec.name}: {event['text']}", rank=0)
+            self._show(event)
+            for sign in self._signs.of(event):
+                say(f"{self.job.spec.name}: {sign}", rank=0)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            self._recent.append(event)
+            self.bar.advance(event["step"] - self.bar.done, self._note())
+        elif event["event"] == "rollout":
+            self._reward = event["reward"]
+        elif event["event"] == "resumed":
+            self.bar.continue_from(event["step"])
+        elif event["event"] == "heldout":
+            beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
+            where = f"{self.job.spec.name}: step {event['step']}: {event['name']}"
+            say(f"{where} loss {event['loss']:.4f}, {beside}", rank=0)
+        elif event["event"] == "said":
+            say(f"{self.job.spec.name}: {event['text']}", rank=0)
 
     def _note(self) -> str:
         seconds = sum(event["seconds"] for event in self._recent)
         speed = sum(event["tokens"] for event in self._recent) / seconds
-        return f"loss {self._recent[-1]['loss']:.3f}, {speed:,.0f} tokens/s"
+        last = f"loss {self._recent[-1]['loss']:.3f}" if self._reward is None else f"reward {self._reward:.3f}"
+        return f"{last}, {speed:,.0f} tokens/s"

@@ -110,6 +110,8 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
 
 def _weights(spec: TrainSpec, size: ModelSize) -> int:
     plain = (size.parameters - size.quantised) * _unit(spec)
+    if spec.policy is not None and spec.policy.kl is not None and is_whole_model(spec.adapter):
+        plain *= 2  # the reference
     if not isinstance(spec.adapter, LoraAdapter) or spec.adapter.quantised_base is None:
         return plain
     return plain + int(size.quantised * BYTES_PER_WEIGHT[spec.adapter.quantised_base])
@@ -177,7 +179,8 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
     # Preference losses need an answer's sum before any gradient, so logits are recomputed in the backward pass.
     # A teacher's logits, and what both distributions are made of, stand beside the student's.
-    copies = (3 if spec.preference is not None else 2) + (4 if size.of_teacher is not None else 0)
+    keeps_logits = spec.preference is not None or spec.policy is not None
+    copies = (3 if keeps_logits else 2) + (4 if size.of_teacher is not None else 0)
     return copies * 4 * chunk * size.vocabulary_size + head_gradient
 
 

@@ -25,6 +25,7 @@ from rayloom.models.quantised import Precision, load_quantised
 from rayloom.models.task_models import empty_task_model, save_task, trained_task_model
 from rayloom.models.weight_files import stored_tensors
 from rayloom.score.model_inputs import Kind, kind_of
+from rayloom.score.policy_loss import without_critic
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
 from rayloom.specs.training.optimization import ActivationCheckpointing
@@ -202,7 +203,7 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
     """
     out.mkdir(parents=True, exist_ok=True)
     dtype = DTYPES[spec.precision]
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
+    state = {n: tensor.detach().to("cpu", dtype).contiguous() for n, tensor in without_critic(weights).items()}
     saved: Any = model
     if isinstance(spec.adapter, NoAdapter):
         saved.save_pretrained(out, state_dict=state)

@@ -1,0 +1,147 @@
+"""Answers that a policy wrote: what engines are asked and give back, what rewards made of it, and their files.
+
+Shapes: T tokens of an answer, P prompts of a step, G answers to each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayloom.artifacts.durable import write_durably
+
+Files = Mapping[str, NDArray[np.uint8]]
+"""A folder's files by name: new weights on their way to engines, which may run on other nodes."""
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AskedPrompt:
+    """A prompt for an engine."""
+
+    tokens: list[int]
+    seed: int | None
+    """Of the sampling; None for the likeliest answer."""
+    group: int = 0
+    """Equal for equal prompts: one engine answers them all, and computes the prompt once."""
+
+
+@dataclass(frozen=True)
+class WrittenTokens:
+    """An engine's answer."""
+
+    tokens: list[int]
+    """With the stop token at which it ended."""
+    log_p: list[float]
+    """Natural log of each token's probability when it was sampled."""
+    is_cut: bool
+    """Whether it ended only because it was as long as allowed."""
+
+
+class PendingAnswers(Protocol):
+    """Answers that are being written."""
+
+    def result(self) -> tuple[list[WrittenTokens], float]:
+        """The answers in the order in which they were asked, and the seconds that the slowest engine took."""
+
+
+class Writers(Protocol):
+    """The engines that write answers."""
+
+    def load(self, version: int, files: Files) -> None:
+        """Gives all engines new weights. They answer by these from now on."""
+
+    def ask(self, asked: Sequence[AskedPrompt]) -> PendingAnswers:
+        """Begins to write answers by the weights that were loaded last."""
+
+
+def seed_of(seed: int, step: int, prompt: int, sample: int) -> int:
+    """The seed of one answer, so that a resumed run samples the same."""
+    return int(np.random.SeedSequence([seed, step, prompt, sample]).generate_state(1)[0])
+
+
+@dataclass
+class PolicyAnswer:
+    """One answer of a step with all that training needs to know of it."""
+
+    step: int
+    """The step that trains it, from 0."""
+    prompt: tuple[int, int]
+    """Source and row of its prompt."""
+    sample: int
+    """Its number among the answers to the prompt."""
+    prompt_tokens: list[int]
+    tokens: list[int]
+    log_p: list[float]
+    """(T,) by the engine."""
+    is_cut: bool
+    text: str = ""
+    reward: float | None = None
+    """None if a reward could not judge it."""
+    parts: dict[str, float | None] = field(default_factory=dict)
+    """The number of each reward, without its weight."""
+    problems: list[str] = field(default_factory=list)
+    # What the trainer computes of it before the first update from its round.
+    old_log_p: Values | None = None
+    reference_log_p: Values | None = None
+    values: Values | None = None
+    advantages: Values | None = None
+    returns: Values | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """All answers that were written with the same weights, in the order of steps, prompts and samples."""
+
+    version: int
+    """Step after which the weights had been updated that wrote them."""
+    answers: list[PolicyAnswer]
+    facts: dict[str, float]
+    """Seconds of hand-over, writing and judging, and prompts that were replaced."""
+
+    def of_step(self, step: int) -> list[PolicyAnswer]:
+        return [answer for answer in self.answers if answer.step == step]
+
+
+_COMPUTED = ("old_log_p", "reference_log_p", "values", "advantages", "returns")
+
+
+def write_round(found: Round, file: Path) -> None:
+    """Writes a round to a file that appears whole. A run that resumes inside the round trains on these very answers."""
+    head = {"version": found.version, "facts": found.facts}
+    rows = [asdict(answer) for answer in found.answers]
+    for row in rows:
+        row |= {name: row[name].tolist() for name in _COMPUTED if row[name] is not None}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (head, *rows)))
+
+
+def read_round(file: Path) -> Round:
+    head, *rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["prompt"] = tuple(row["prompt"])
+        row |= {name: np.asarray(row[name], np.float64) for name in _COMPUTED if row[name] is not None}
+    answers = [PolicyAnswer(**row) for row in rows]
+    return Round(head["version"], answers, head["facts"])
+
+
+def rewards_of(answers: Sequence[PolicyAnswer], group_size: int) -> Values:
+    """(P, G) rewards; NaN where there is none."""
+    flat = [np.nan if answer.reward is None else answer.reward for answer in answers]
+    return np.asarray(flat, np.float64).reshape(-1, group_size)
+
+
+def lines_of(answers: Sequence[PolicyAnswer], group_size: int) -> list[Sequence[PolicyAnswer]]:
+    """The answers of each prompt."""
+    return [answers[begin : begin + group_size] for begin in range(0, len(answers), group_size)]
+
+
+def shown(answer: PolicyAnswer) -> dict[str, Any]:
+    """An answer as people read it."""
+    return {"reward": answer.reward, "answer": answer.text, "tokens": len(answer.tokens), "parts": answer.parts}

@@ -1,0 +1,94 @@
+"""Prompts, jobs that learn from rewards, and a writer that samples from a model in this process: one function of ours
+where vLLM's engine would stand (its own test is tests/integration/test_policy_engine.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from rayloom.specs.train import TrainSpec
+from rayloom.train.rollouts.answers import AskedPrompt, Files, WrittenTokens
+
+LENGTH, ANSWER = 48, 8
+
+
+def write_prompts_file(folder: Path, count: int = 24) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": f"Tell me {number} jokes", "wanted": ["a", "e", "i", "o", "n", "t"]} for number in range(count)]
+    (folder / "x.json").write_text(json.dumps(rows))
+    return folder
+
+
+def policy_spec(policy: dict[str, Any], **changes: Any) -> TrainSpec:
+    values: dict[str, Any] = {
+        "kind": "train", "name": "rewarded", "base": "./base", "policy": policy,
+        "rewards": [{"type": "contains", "field": "wanted"}],
+        "rollouts": {"max_answer_tokens": ANSWER, "max_sequences": 16, "kv_cache_bytes": 1 << 26},
+        "data": {"type": "prompts", "sources": [{"dataset": "./data"}], "heldout_rows": 4},
+        "sequence_length_tokens": LENGTH, "micro_batch_sequences": 4, "global_batch_tokens": 8 * LENGTH,
+        "num_steps": 3, "learning_rate": 3e-3, "precision": "fp32", "adapter": {"type": "lora", "rank": 4},
+        "optimizer": {"type": "adamw", "weight_decay": 0}, "checkpoints": {"every_steps": 1},
+    }  # fmt: skip
+    return TrainSpec.model_validate(values | changes)
+
+
+@dataclass
+class _Done:
+    written: list[WrittenTokens]
+
+    def result(self) -> tuple[list[WrittenTokens], float]:
+        return self.written, 0.1
+
+
+class ModelWriters:
+    """Samples token by token from the base with the newest weights."""
+
+    def __init__(self, spec: TrainSpec, base: Path, stop_tokens: Sequence[int], scratch: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.spec, self.stops, self.scratch = spec, set(stop_tokens), scratch
+        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self.versions: list[int] = []
+        self.num_asked = 0
+
+    def load(self, version: int, files: Files) -> None:
+        from peft import PeftModel
+
+        folder = self.scratch / f"v{version}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            content.tofile(folder / name)
+        if (folder / "adapter_config.json").exists():
+            base = self.model.unload() if isinstance(self.model, PeftModel) else self.model
+            self.model = PeftModel.from_pretrained(base, str(folder)).eval()
+        else:
+            self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        self.versions.append(version)
+
+    def ask(self, asked: Sequence[AskedPrompt]) -> _Done:
+        self.num_asked += len(asked)
+        return _Done([self._written(one) for one in asked])
+
+    @torch.no_grad()
+    def _written(self, one: AskedPrompt) -> WrittenTokens:
+        assert self.spec.rollouts is not None
+        random = None if one.seed is None else np.random.default_rng(one.seed)
+        tokens: list[int] = []
+        found: list[float] = []
+        while len(tokens) < self.spec.rollouts.max_answer_tokens:
+            logits = self.model(torch.tensor([[*one.tokens, *tokens]])).logits[0, -1].double()
+            log_p = (logits / self.spec.rollouts.temperature).log_softmax(-1)
+            p = log_p.exp().numpy()
+            token = int(p.argmax()) if random is None else int(random.choice(len(p), p=p / p.sum()))
+            tokens.append(token)
+            found.append(float(log_p[token]))
+            if token in self.stops:
+                return WrittenTokens(tokens, found, False)
+        return WrittenTokens(tokens, found, True)
