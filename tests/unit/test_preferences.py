@@ -19,9 +19,12 @@ from rayloom.errors import InputError
 from rayloom.score.batches import causal_batch
 from rayloom.score.preference_loss import Answers, PreferenceLoss, losses_of
 from rayloom.specs.training.preferences import Preference, PreferenceData
+from rayloom.text import row_workers
+from rayloom.text.conversations import preference_rows
 from rayloom.text.conversations.preference_rows import PreferenceRows, prepare_preferences
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.packed.preview import documents
+from rayloom.text.row_workers import RowProcesses
 
 
 def data(form: str = "prompt_chosen_rejected", **changes: Any) -> PreferenceData:
@@ -29,9 +32,16 @@ def data(form: str = "prompt_chosen_rejected", **changes: Any) -> PreferenceData
     return PreferenceData.model_validate(values | changes)
 
 
-def prepared(rows: list[dict[str, Any]], folder: Path, spec: PreferenceData, is_paired: bool = True) -> PreferenceRows:
+def prepared(
+    rows: list[dict[str, Any]],
+    folder: Path,
+    spec: PreferenceData,
+    is_paired: bool = True,
+    workers: RowProcesses | None = None,
+) -> PreferenceRows:
     files = {"data.sources.0.dataset": [write(rows, folder) / "x.json"]}
-    prepare_preferences(spec, files, Renderer(chatml()), LENGTH, 0, folder / "out", is_paired=is_paired)
+    out = folder / "out"
+    prepare_preferences(spec, files, Renderer(chatml()), LENGTH, 0, out, is_paired=is_paired, workers=workers)
     return PreferenceRows(folder / "out/train", LENGTH)
 
 
@@ -72,6 +82,20 @@ def test_kto_rows_have_another_rows_answer_behind_their_own(tmp_path: Path) -> N
     own = next(documents(row.row))
     said = chatml().decode(row.row.tokens[own][row.row.trained[own]])
     assert said == f"{GOOD if row.is_good else BAD}<|im_end|>"
+
+
+def test_other_processes_render_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preference_rows, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(row_workers, "ITEMS_ALONE", 1)
+    rows, files = judged(40), list[bytes]()
+    rows[7]["messages"] = [*rows[7]["messages"][:-1], {"role": "assistant", "content": "no <|im_end|>"}]
+    spec = data("messages_label", leave_out=["stop_token_in_answer"])
+    for workers in (RowProcesses(1), RowProcesses(2)):
+        folder = tmp_path / str(workers.num_processes)
+        folder.mkdir()
+        prepared(rows, folder, spec, is_paired=False, workers=workers)
+        files.append(b"".join(file.read_bytes() for file in sorted((folder / "out").rglob("*.np*"))))
+    assert files[0] == files[1]
 
 
 def test_bad_rows_are_named_together(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder:
     return folder
 
 
-def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path) -> Path:
+def preference_rows(
+    spec: TrainSpec, parents: Mapping[str, Artifact], folder: Path, workers: RowWorkers | None = None
+) -> Path:
     """As `conversation_rows`, for answers with preferences."""
     data = spec.data
     if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
@@ -110,7 +112,7 @@ def preference_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder: Pa
     is_paired = spec.preference.type != "kto"
     with progress("rendering answers", unit="rows") as bar:
         counts = prepare_preferences(
-            data, files, renderer, length, spec.seed, folder, is_paired=is_paired, advance=bar.advance
+            data, files, renderer, length, spec.seed, folder, is_paired=is_paired, advance=bar.advance, workers=workers
         )
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder

@@ -70,7 +70,7 @@ def job_of(
         data = labelled_task_rows(spec, parents, work / DATA_NAME)
         tokenizer = parents["base"].path
     elif isinstance(spec.data, PreferenceData):
-        data = preference_rows(spec, parents, work / DATA_NAME)
+        data = preference_rows(spec, parents, work / DATA_NAME, workers)
         tokenizer = parents["base"].path
     elif isinstance(spec.data, PromptData):
         tokenizer, files = parents["base"].path, source_files(spec.data.sources, parents)

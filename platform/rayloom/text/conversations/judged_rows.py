@@ -34,6 +34,11 @@ class JudgedRow:
     unknown: tuple[str, ...] = ()
     """Keys of the row and of its messages that have no meaning."""
 
+    @property
+    def answers(self) -> tuple[tuple[Mapping[str, Any], ...], ...]:
+        """`better`, and `worse` if there is one."""
+        return (self.better,) if self.worse is None else (self.better, self.worse)
+
     def check(self, is_paired: bool) -> None:
         """Raises ConversationError where the method needs another kind of row, or nothing can be learned from it."""
         if is_paired and self.worse is None:

@@ -6,9 +6,11 @@ the method estimates how far the model has moved in general.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,11 @@ from rayloom.text.conversations.render import Conversation, Renderer
 from rayloom.text.conversations.samples import Sample
 from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
 from rayloom.text.row_problems import RowProblems
+from rayloom.text.row_workers import RowProcesses, RowWorkers
 from rayloom.text.tokenizer_files import tokenizer_digest
 
+Turns = tuple[Mapping[str, Any], ...]
+ROWS_AT_ONCE = 256
 GOOD_NAME, REFERENCE_NAME = "good.npy", "reference.npy"
 
 
@@ -94,17 +99,22 @@ def prepare_preferences(
     *,
     is_paired: bool,
     advance: Callable[[int], None] = lambda _: None,
+    workers: RowWorkers | None = None,
 ) -> PreferenceCounts:
-    """Writes rows to `out/train` and `out/heldout`. Raises InputError with every unusable row by number."""
+    """Writes rows to `out/train` and `out/heldout`; `workers` render them, by default processes on all cores.
+
+    Raises InputError with every unusable row by number.
+    """
     counts = PreferenceCounts()
     problems = RowProblems(data.leave_out)
     judged = _read(data, files, counts, seed, problems, advance, is_paired)
-    rendered = _rendered(judged, renderer, problems)
-    problems.raise_any()
-    order = np.random.default_rng([seed, len(rendered)]).permutation(len(rendered))
-    rows = [rendered[number] for number in order]
-    if not is_paired:
-        rows = _with_other_answers(rows, renderer)
+    with closing(_RenderedAnswers(renderer, workers or RowProcesses())) as answers:
+        rendered = answers.of([(row, row.answers) for row in judged], problems)
+        problems.raise_any()
+        order = np.random.default_rng([seed, len(rendered)]).permutation(len(rendered))
+        rows = [rendered[number] for number in order]
+        if not is_paired:
+            rows = _with_other_answers(rows, answers)
     rows = _within_length(rows, data, sequence_length_tokens, counts, problems)
     if len(rows) < 2 * data.heldout_rows:
         what = f"heldout_rows is {data.heldout_rows}, but there are {len(rows)} rows"
@@ -163,34 +173,72 @@ def _read(
     return kept
 
 
-def _rendered(rows: Sequence[JudgedRow], renderer: Renderer, problems: RowProblems) -> list[_Pair]:
-    found = []
-    for row in rows:
-        try:
-            answers = [row.better, *([row.worse] if row.worse is not None else [])]
-            found.append(_Pair(row, tuple(answer_sample(renderer, row, answer) for answer in answers)))
-        except ConversationError as error:
-            problems.add(row.origin, error)
-    return found
+Asked = tuple[JudgedRow, tuple[Turns, ...]]
+"""A row, and what is to be rendered behind its prompt."""
 
 
-def answer_sample(renderer: Renderer, row: JudgedRow, turns: Sequence[Mapping[str, Any]]) -> Sample:
+class _RenderedAnswers:
+    """Renders answers in other processes, some rows at a time."""
+
+    def __init__(self, renderer: Renderer, workers: RowWorkers) -> None:
+        self._render, self._workers = AnswerRenderer(renderer), workers
+
+    def of(self, asked: Sequence[Asked], problems: RowProblems) -> list[_Pair]:
+        """The rows with their samples; those that cannot be rendered are added to the problems."""
+        parts = (asked[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(asked), ROWS_AT_ONCE))
+        found = itertools.chain.from_iterable(self._workers.results(self._render, parts))
+        pairs = []
+        for (row, _), samples in zip(asked, found, strict=True):
+            if isinstance(samples[0], Sample):
+                pairs.append(_Pair(row, samples))
+            else:
+                problems.add_said(row.origin, *samples)
+        return pairs
+
+    def close(self) -> None:
+        self._workers.close()
+
+
+@dataclass(frozen=True)
+class AnswerRenderer:
+    """Renders answers, in any process."""
+
+    renderer: Renderer
+
+    def __call__(self, asked: Sequence[Asked]) -> list[tuple[Sample, ...] | tuple[str, str]]:
+        """Of each row the samples of its answers, or which problem it has, and in words."""
+        conversations = [answered(row, turns) for row, answers in asked for turns in answers]
+        rendered = iter(self.renderer.samples_of_each(conversations))
+        found: list[tuple[Sample, ...] | tuple[str, str]] = []
+        for _, answers in asked:
+            each = list(itertools.islice(rendered, len(answers)))
+            error = next((one for one in each if isinstance(one, ConversationError)), None)
+            samples = tuple(one[-1] for one in each if not isinstance(one, ConversationError))
+            found.append((error.problem, str(error)) if error is not None else samples)
+        return found
+
+
+def answer_sample(renderer: Renderer, row: JudgedRow, turns: Turns) -> Sample:
     """The row's prompt and these turns behind it, of which only the last answer is a label."""
+    return renderer.samples(answered(row, turns))[-1]
+
+
+def answered(row: JudgedRow, turns: Turns) -> Conversation:
+    """The conversation of which the sample of `answer_sample` is made."""
     context = [
         {**message, "train": False} if message.get("role") == "assistant" else message
         for message in (*row.prompt, *turns[:-1])
     ]
-    conversation = Conversation((*context, turns[-1]), row.tools, row.origin, row.template_kwargs)
-    return renderer.samples(conversation)[-1]
+    return Conversation((*context, turns[-1]), row.tools, row.origin, row.template_kwargs)
 
 
-def _with_other_answers(rows: Sequence[_Pair], renderer: Renderer) -> list[_Pair]:
+def _with_other_answers(rows: Sequence[_Pair], answers: _RenderedAnswers) -> list[_Pair]:
     """Each row with the answer of the next one behind its own."""
-    others = [*rows[1:], *rows[:1]]
-    return [
-        _Pair(row.judged, (row.samples[0], answer_sample(renderer, row.judged, other.judged.better)))
-        for row, other in zip(rows, others, strict=True)
-    ]
+    others, problems = [*rows[1:], *rows[:1]], RowProblems(())
+    asked = [(row.judged, (other.judged.better,)) for row, other in zip(rows, others, strict=True)]
+    second = answers.of(asked, problems)
+    problems.raise_any()
+    return [_Pair(row.judged, (*row.samples, *other.samples)) for row, other in zip(rows, second, strict=True)]
 
 
 def _within_length(
