@@ -19,6 +19,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rayloom.errors import InputError
+from rayloom.models import int8_linear
 from rayloom.models.int8_linear import Int8Linear
 from rayloom.models.loading import load
 from rayloom.score.perplexity import Loss, heldout_loss
@@ -115,7 +116,9 @@ def test_int8_weights_are_multiplied_as_integers_and_stay_so(
     assert scored.nats != plain.nats
 
 
-def test_an_int8_layer_is_integers_times_both_scales() -> None:
+@pytest.mark.parametrize("has_int8", [True, False])
+def test_an_int8_layer_is_integers_times_both_scales(monkeypatch: pytest.MonkeyPatch, has_int8: bool) -> None:
+    monkeypatch.setattr(int8_linear, "multiplies_int8", lambda: has_int8)
     random = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (48, 32), dtype=torch.int8, generator=random)
     scale, bias = torch.rand(48, 1, generator=random), torch.rand(48, generator=random)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.training_jobs import ONE, small_job, small_spec
+from torch import nn
 
+from rayloom.models import processor
 from rayloom.train import precision
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
@@ -64,3 +66,14 @@ def test_the_plan_counts_what_is_really_kept(monkeypatch: pytest.MonkeyPatch) ->
     on_a_processor(monkeypatch, multiplies=False)
     assert memory_per_device(spec, size) == memory_per_device(small_spec(precision="fp32"), size)
     assert memory_per_device(spec, size).weights == 2 * half.weights
+
+
+def test_weights_computed_in_fp32_come_back_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(8, 8, dtype=torch.bfloat16)
+    before = layer.weight.detach().clone()
+    for multiplies, computed in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(processor, "multiplies_bf16", lambda multiplies=multiplies: multiplies)
+        with processor.weights_in_fast_precision(layer):
+            assert layer.weight.dtype == computed
+        assert layer.weight.dtype == torch.bfloat16
+        assert torch.equal(layer.weight, before)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rayloom.models import loading
+from rayloom.models import vllm_process
 from rayloom.serve.gateway.deployment import text_of
 from rayloom.serve.replicas.capacity import ModelShape, serving_problems
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, tool_parsers
@@ -63,14 +63,17 @@ def test_what_an_operator_sets_reaches_vllm() -> None:
 def test_a_processor_without_bf16_serves_in_fp32_unless_the_file_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loading, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(vllm_process, "multiplies_bf16", lambda: False)
     assert precision_here(EngineSpec(), SHAPE) == "fp32"
     assert precision_here(EngineSpec(precision="bf16"), SHAPE) == "bf16"
     assert precision_here(EngineSpec(gpus_per_replica=1), SHAPE) is None
-    assert precision_here(EngineSpec(), replace(SHAPE, quantization="compressed-tensors")) is None
-    monkeypatch.setattr(loading, "multiplies_bf16", lambda: True)
+    int4 = replace(SHAPE, quantization="compressed-tensors")
+    assert precision_here(EngineSpec(), int4) is None
+    assert precision_here(EngineSpec(), replace(int4, int8_bytes=1 << 18)) == "fp32"
+    monkeypatch.setattr(vllm_process, "multiplies_bf16", lambda: True)
     assert precision_here(EngineSpec(), SHAPE) is None
     assert "dtype" not in arguments()
+    assert replace(SHAPE, int8_bytes=1 << 18).in_fp32().weights_bytes == 2 * SHAPE.weights_bytes - (1 << 18)
     twice = SHAPE.in_fp32()
     assert (twice.weights_bytes, twice.kv_bytes_per_token) == (
         2 * SHAPE.weights_bytes,

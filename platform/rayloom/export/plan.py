@@ -11,6 +11,7 @@ from rayloom.errors import RayloomError
 from rayloom.export.adapters import AdapterFolder
 from rayloom.export.model_folder import check_memory
 from rayloom.export.quality.heldout_rows import rows_for
+from rayloom.models.processor import INT8_WARNING, multiplies_int8
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
@@ -75,6 +76,8 @@ def plan_quantize(spec: QuantizeSpec, parents: Mapping[str, Artifact], job_direc
             sheet.add("calibrated on", f"{len(calibrating)} rows{source}, {calibrating.num_tokens:,} tokens")
     except RayloomError as error:
         sheet.problems.append(str(error))
+    if isinstance(spec.scheme, Int8Scheme) and not multiplies_int8():
+        sheet.warnings.append(f"served from a CPU like this one, it loses more: {INT8_WARNING}")
     if spec.max_engine_difference is not None and is_runnable(spec.scheme):
         sheet.add("served by", f"vLLM: fails past {spec.max_engine_difference:g} nats between it and transformers")
     if spec.speed is not None:

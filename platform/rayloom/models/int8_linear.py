@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rayloom.models.processor import multiplies_int8
+
 _LARGEST = 127
 
 
@@ -47,7 +49,12 @@ class Int8Linear(nn.Module):
 
 
 def _int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """(M, O) int32. CUDA's kernel needs more than 16 rows, so fewer are padded."""
+    """(M, O) int32, or fp32 on a CPU without INT8 instructions. CUDA's kernel needs over 16 rows, so fewer are padded.
+
+    fp32 sums of fewer than 2^24 / 127² products are the same integers; larger ones round as they do in the next step.
+    """
+    if x.is_cpu and not multiplies_int8():
+        return x.float() @ weight.float().t()
     missing = 17 - len(x) if x.is_cuda else 0
     if missing > 0:
         x = nn.functional.pad(x, (0, 0, 0, missing))

@@ -10,13 +10,9 @@ from torch import nn
 from rayloom.errors import InputError
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
+from rayloom.models.processor import multiplies_bf16
 
 _FIX = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has vector instructions with which torch multiplies bf16 matrices (AVX-512, AMX, or Arm's)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def check_causal(model: Path) -> None:
@@ -59,11 +55,11 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=_FIX) from error
-    use_int8_arithmetic(loaded)
+    is_w8a8 = use_int8_arithmetic(loaded) > 0
     on_gpu = torch.cuda.is_available()
     is_quantised = getattr(loaded.config, "quantization_config", None) is not None
-    if not (on_gpu or is_quantised or multiplies_bf16()):
-        loaded = loaded.float()
+    if (is_w8a8 or not is_quantised) and not (on_gpu or multiplies_bf16()):
+        nn.Module.float(loaded)  # leaves INT8 weights; transformers' own method refuses quantised models
     if adapter is not None:
         loaded = load_adapter(loaded, adapter)
     return loaded.eval().to("cuda" if on_gpu else "cpu")

@@ -1,9 +1,15 @@
-"""Environment variables for a process that runs vLLM."""
+"""Environment variables and number format of a process that runs vLLM."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.models.processor import multiplies_bf16
 
 
 def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> dict[str, str]:
@@ -33,3 +39,25 @@ def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> 
         # On a CPU, vLLM 0.32 cannot load its ahead-of-time compilation cache, and would compile each time.
         variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_AOT_COMPILE": "0"}
     return variables
+
+
+def rounds_activations_to_int8(config: Mapping[str, Any]) -> bool:
+    """Whether the `config.json` is of a W8A8 model in compressed-tensors' format."""
+    groups = (config.get("quantization_config") or {}).get("config_groups") or {}
+    inputs = [group.get("input_activations") or {} for group in groups.values()]
+    return any((one.get("type"), one.get("num_bits")) == ("int", 8) for one in inputs)
+
+
+def is_in_fp32_on_cpu(*, is_quantised: bool, is_w8a8: bool) -> bool:
+    """Whether vLLM should compute in fp32 on this machine's CPU, which is so if the CPU does not multiply bf16.
+
+    Of quantised models only W8A8 has CPU kernels beside which other layers can be fp32.
+    """
+    return (is_w8a8 or not is_quantised) and not multiplies_bf16()
+
+
+def cpu_dtype(model: Path) -> str:
+    """vLLM's `dtype` for the model in this folder on this machine's CPU."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    is_quantised, is_w8a8 = bool(config.get("quantization_config")), rounds_activations_to_int8(config)
+    return "float32" if is_in_fp32_on_cpu(is_quantised=is_quantised, is_w8a8=is_w8a8) else "auto"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
+from rayloom.models.processor import INT8_WARNING, multiplies_int8
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.ports import check_port
@@ -84,6 +85,8 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
     precision = precision_here(engine, shape)
     if precision != engine.precision:
         sheet.add("  precision", f"{precision} on a processor like this one, which cannot multiply bf16")
+    if shape.int8_bytes and not engine.gpus_per_replica and not multiplies_int8():
+        sheet.warnings.append(f"{served.name}: {INT8_WARNING}")
     capacity = cache_capacity(shape, engine)
     cache = f"{(engine.cache_bytes or 0) / 1e6:,.0f} MB per replica"
     if engine.cache_bytes is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rayloom.models.loading import multiplies_bf16
+from rayloom.models.processor import multiplies_bf16
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.optimization import Precision
 from rayloom.train.state import TrainState

@@ -16,7 +16,7 @@ from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import room_for_rank
-from rayloom.models.vllm_process import vllm_environment
+from rayloom.models.vllm_process import cpu_dtype, vllm_environment
 from rayloom.specs.predict import Generation
 
 Row = dict[str, Any]
@@ -94,7 +94,7 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         "enforce_eager": not is_on_gpu,
     }
     if not is_on_gpu:
-        arguments["kv_cache_memory_bytes"] = generation.kv_cache_bytes
+        arguments |= {"kv_cache_memory_bytes": generation.kv_cache_bytes, "dtype": cpu_dtype(use.subject.base)}
     if use.subject.adapter is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(use.subject.adapter), "max_loras": 1}
     bundle = {"CPU": use.cpus_per_worker} | ({"GPU": use.gpus_per_worker} if is_on_gpu else {})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import ResourceError
-from rayloom.models.vllm_process import vllm_environment
+from rayloom.models.vllm_process import cpu_dtype, vllm_environment
 from rayloom.specs.export import Speed
 
 CACHE_BYTES = 1 << 29
@@ -107,6 +107,7 @@ def _take_turns(model: str, limits: EngineLimits, turns: Connection) -> None:
         model=model,
         max_model_len=limits.length_tokens,
         max_num_seqs=limits.num_sequences,
+        dtype=cpu_dtype(Path(model)) if is_cpu else "auto",
         kv_cache_memory_bytes=CACHE_BYTES,
         enable_prefix_caching=False,  # a cached prefix would skip prompt computation and distort the speed
         enforce_eager=is_cpu,

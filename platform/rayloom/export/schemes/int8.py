@@ -12,6 +12,7 @@ from torch import nn
 from rayloom.export.quality.heldout_rows import CalibrationRows
 from rayloom.export.schemes.calibration import observe
 from rayloom.export.schemes.compressed import StoredLayer, round_channels
+from rayloom.models.processor import weights_in_fast_precision
 from rayloom.specs.export import Int8Scheme
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def int8_layers(
     factors: dict[str, torch.Tensor] = {}
     largest: dict[str, torch.Tensor] = {}
     if rows is not None:
-        seen = observe(model, layers, rows, advance)
+        with weights_in_fast_precision(model):
+            seen = observe(model, layers, rows, advance)
         largest = seen.largest
         if scheme.smoothing is not None:
             factors = smooth(model, layers, seen, scheme.smoothing)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.models.vllm_process import vllm_environment
+from rayloom.models.vllm_process import is_in_fp32_on_cpu, vllm_environment
 from rayloom.serve.replicas.adapters import compatible_bases
 from rayloom.serve.replicas.capacity import ModelShape, read_shape
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK
@@ -86,11 +86,10 @@ VLLM_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def precision_here(engine: EngineSpec, shape: ModelShape) -> str | None:
     """The number format that an engine on this node computes in; None if it is the model's own."""
-    if engine.precision is not None or engine.gpus_per_replica or shape.quantization is not None:
+    if engine.precision is not None or engine.gpus_per_replica:
         return engine.precision
-    from rayloom.models.loading import multiplies_bf16  # loads torch, which the gateway does without
-
-    return None if multiplies_bf16() else "fp32"
+    is_w8a8 = shape.int8_bytes > 0
+    return "fp32" if is_in_fp32_on_cpu(is_quantised=shape.quantization is not None, is_w8a8=is_w8a8) else None
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:

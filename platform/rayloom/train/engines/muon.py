@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from rayloom.models.loading import multiplies_bf16
+from rayloom.models.processor import multiplies_bf16
 
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

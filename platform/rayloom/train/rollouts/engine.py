@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
-from rayloom.models.loading import multiplies_bf16
+from rayloom.models.processor import multiplies_bf16
 from rayloom.models.vllm_adapter import LORA_RANKS
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.specs.train import TrainSpec

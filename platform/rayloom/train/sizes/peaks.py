@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from rayloom.models.loading import multiplies_bf16
+from rayloom.models.processor import multiplies_bf16
 from rayloom.specs.training.hardware import device_named
 
 SIDE = {"cpu": 512, "cuda": 8192}
