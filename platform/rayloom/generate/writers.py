@@ -13,6 +13,7 @@ from rayloom.generate.asks import Ask, ModelAnswer
 from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import room_for_rank
+from rayloom.models.vllm_process import cpu_dtype
 from rayloom.specs.generate import GenerateSpec
 from rayloom.specs.generation.engines import EndpointEngine, ModelEngine, Sampling
 
@@ -81,6 +82,7 @@ class VllmWriter:
         arguments: dict[str, Any] = {"max_model_len": engine.max_length_tokens}
         if not engine.gpus_per_worker:
             arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "enforce_eager": True}
+            arguments["dtype"] = cpu_dtype(subject.base)
         if subject.adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(subject.adapter), "max_loras": 1}
         self.llm = LLM(
