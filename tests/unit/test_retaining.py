@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rayloom.errors import InputError
+from rayloom.models.loading import load
+from rayloom.models.lora_sequence import check_earlier, overlap, put_over
+from rayloom.models.responders.subject import Subject
+from rayloom.score.perplexity import heldout_loss
 from rayloom.score.retained_loss import HeldWeights, RetainedLoss
+from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import loop
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import size_of_job
-from rayloom.train.weights.fisher import FISHER_FILE, check_retention, fisher_diagonal, write_fisher
+from rayloom.train.weights.model import build_model
+from rayloom.train.weights.retention import FISHER_FILE, check_retention, fisher_diagonal, write_fisher
 
 EWC, L2_SP, OLD = {"type": "ewc", "strength": 50.0}, {"type": "l2_sp", "strength": 3.0}, {"type": "old_model"}
 
@@ -47,7 +54,7 @@ def test_the_penalty_is_the_papers(dtype: torch.dtype) -> None:
     loss.model.weight.data = torch.tensor([[1.0, 2.0]], dtype=dtype)
     loss.model.bias.data.zero_()
     held = HeldWeights(loss.model, {"weight": torch.tensor([[4.0, 0.0]]), "bias": 2.0})
-    retained = RetainedLoss(loss, held).train()
+    retained = RetainedLoss(loss, [held.penalty]).train()
     assert held.penalty(loss.model).item() == 0
     loss.model.weight.data += torch.tensor([[0.5, 7.0]], dtype=dtype)
     loss.model.bias.data -= 1.0
@@ -63,10 +70,6 @@ def test_the_penalty_is_the_papers(dtype: torch.dtype) -> None:
 
 
 def based(folder: Path, base: Path, **changes: Any) -> TrainJob:
-    from dataclasses import replace
-
-    from rayloom.models.responders.subject import Subject
-
     job = small_job(folder, architecture=None, base=str(base), **changes)
     teacher = Subject("teacher", "old", base) if job.spec.teacher_in_use else None
     return replace(job, base=base, teacher=teacher)
@@ -176,6 +179,75 @@ def test_a_fisher_that_is_missing_or_another_models_is_refused(base: Path, tmp_p
         loop.train(based(tmp_path / "other", tmp_path / "out", retain=[EWC]), ONE, lambda event: None)
 
 
+# Adapters of one task after another.
+
+LORA: dict[str, Any] = {"type": "lora", "rank": 2, "alpha": 6.0}
+OVER: dict[str, Any] = {"adapter": {"type": "lora", "rank": 3}, "learning_rate": 0.05}
+
+
+def first_adapter(folder: Path, base: Path) -> Path:
+    loop.train(based(folder, base, adapter=LORA, learning_rate=0.05), ONE, lambda event: None)
+    return folder / "out"
+
+
+def logits_of(base: Path, adapter: Path) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = load(base, adapter)(input_ids=torch.arange(3, 15)[None]).logits
+    return found
+
+
+def test_the_overlap_is_the_papers(base: Path, tmp_path: Path) -> None:
+    """‖A₁ A₂ᵀ‖² of every layer, from the files."""
+    earlier = first_adapter(tmp_path, base)
+    model = put_over(build_model(based(tmp_path / "new", base, **OVER).spec, base, base), earlier)
+    ones = {name: value for name, value in load_file(earlier / "adapter_model.safetensors").items() if "lora_A" in name}
+    new = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    expected = sum(
+        float((value @ new[name.replace("lora_A.weight", "lora_A.default.weight")].T).square().sum())
+        for name, value in ones.items()
+    )
+    assert len(ones) == 14
+    assert overlap(model).item() == pytest.approx(expected, rel=1e-4)
+    assert not any("earlier" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_a_new_adapter_over_a_frozen_one_is_saved_as_one_of_both(base: Path, tmp_path: Path) -> None:
+    """What the loop measured at the end, with both active, is what the plain folder gives; and resumes bit for bit."""
+    earlier = first_adapter(tmp_path / "first", base)
+    retain = [{"type": "orthogonal_lora", "earlier": "artifact:first", "strength": 1.0}]
+    for name in ("whole", "killed"):
+        job = replace(based(tmp_path / name, base, retain=retain, **OVER), earlier=earlier)
+        if name == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(job, ONE, dying_at(7))
+        loop.train(job, ONE, lambda event: None)
+    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
+    measured = [e["loss"] for e in read_log(tmp_path / "whole/work/metrics.jsonl") if e["event"] == "heldout"]
+    out = tmp_path / "whole/out"
+    rows = TokenShards(tmp_path / "whole/data/heldout", 16)
+    assert heldout_loss(load(base, out), rows, 4).mean_nats == pytest.approx(measured[-1], abs=1e-4)
+    assert heldout_loss(load(base, earlier), rows, 4).mean_nats == pytest.approx(measured[0], abs=1e-4)
+    shapes = {len(v) for n, v in load_file(out / "adapter_model.safetensors").items() if "lora_A" in n}
+    assert shapes == {5}
+    # A third task stands over both: its first measurement is what the second left.
+    third = replace(based(tmp_path / "third", base, retain=retain, num_steps=1, **OVER), earlier=out)
+    loop.train(third, ONE, lambda event: None)
+    first = next(e["loss"] for e in read_log(tmp_path / "third/work/metrics.jsonl") if e["event"] == "heldout")
+    assert first == pytest.approx(measured[-1], abs=1e-4)
+    assert not torch.allclose(logits_of(base, out), logits_of(base, earlier), atol=1e-3)
+
+
+def test_an_earlier_adapter_of_other_layers_is_refused(base: Path, tmp_path: Path) -> None:
+    earlier = first_adapter(tmp_path, base)
+    few = {"type": "lora", "target_modules": ["q_proj"]}
+    job = based(tmp_path / "new", base, adapter=few)
+    with pytest.raises(InputError, match=r"has no place beside the new one|of other layers"):
+        put_over(build_model(job.spec, base, base), earlier)
+    with pytest.raises(InputError, match="is no LoRA of one rank"):
+        check_earlier(base)
+
+
+UNDER = {"type": "frozen_adapter", "earlier": "artifact:first"}
 BASE: dict[str, Any] = {"architecture": None, "base": "artifact:b"}
 
 
@@ -194,6 +266,9 @@ BASE: dict[str, Any] = {"architecture": None, "base": "artifact:b"}
         ({**BASE, "retain": [OLD], "teacher": {"model": "artifact:t"}}, "teacher names another: leave one out"),
         ({**BASE, "fisher": {}, "adapter": {"type": "lora"}}, "fisher is of a whole model"),
         ({**BASE, "retain": [{"type": "ewc"}]}, "strength"),
+        ({**BASE, "retain": [UNDER]}, "puts a new LoRA over an earlier one: adapter {type: lora}"),
+        ({**BASE, "retain": [UNDER, {**UNDER, "type": "orthogonal_lora"}], "adapter": LORA}, "leave one out"),
+        ({**BASE, "retain": [UNDER], "adapter": LORA, "sharding": {"zero_stage": 3}}, "use stage 2"),
     ],
 )
 def test_what_does_not_fit_is_an_error_of_the_file(changes: dict[str, Any], said: str) -> None:

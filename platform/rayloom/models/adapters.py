@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rayloom.errors import InputError
 from rayloom.models.bottleneck import add_bottlenecks
+from rayloom.models.lora_sequence import has_earlier, joined
 from rayloom.models.parts import keys_and_values, layer_of, outputs_of, part_of
 from rayloom.specs.training.adapters import (
     Adapter,
@@ -81,7 +82,11 @@ def save(model: nn.Module, adapter: Adapter, weights: Mapping[str, Tensor], out:
     saved: Any = model
     out.mkdir(parents=True, exist_ok=True)
     if not isinstance(adapter, (BottleneckAdapter, BitFit)):
-        saved.save_pretrained(str(out), state_dict=dict(weights), save_embedding_layers=False)
+        saved.save_pretrained(
+            str(out), state_dict=dict(weights), save_embedding_layers=False, selected_adapters=["default"]
+        )
+        if has_earlier(model):
+            joined(model, out)
         (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         return
     from safetensors.torch import save_file

@@ -1,8 +1,8 @@
-"""A loss with a penalty for weights that leave their place: elastic weight consolidation and L2-SP."""
+"""A loss with penalties, such as for weights that leave their place: elastic weight consolidation and L2-SP."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,15 +57,15 @@ def _away(parameter: Tensor, start: Tensor) -> Tensor:
 
 
 class RetainedLoss(nn.Module):
-    """Wraps a loss module; in training each label brings the penalty once, so that their mean has it once too.
+    """Wraps a loss module; in training each label brings every penalty once, so that their mean has it once too.
 
     So it is the same for any number of workers and micro-batches: the loop divides the sum over all labels of a step by
     their number.
     """
 
-    def __init__(self, loss: nn.Module, held: HeldWeights) -> None:
+    def __init__(self, loss: nn.Module, penalties: Sequence[Callable[[nn.Module], Tensor]]) -> None:
         super().__init__()
-        self.loss, self._held = loss, held
+        self.loss, self._penalties = loss, tuple(penalties)
 
     @property
     def model(self) -> nn.Module:
@@ -82,5 +82,6 @@ class RetainedLoss(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         loss: Tensor = self.loss(batch)
         if self.model.training:
-            loss = loss + self._held.penalty(self.model) * batch.num_labels
+            for penalty in self._penalties:
+                loss = loss + penalty(self.model) * batch.num_labels
         return loss

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rayloom.specs.base import Spec, refuse_repeated
-from rayloom.specs.training.adapters import is_whole_model
+from rayloom.specs.base import AdapterRef, Spec, refuse_repeated
+from rayloom.specs.training.adapters import LoraAdapter, is_whole_model
 from rayloom.specs.training.teacher import Divergence, ForwardKl, Teacher, TeacherWeight, Temperature
 
 if TYPE_CHECKING:
@@ -51,7 +51,30 @@ class OldModel(Spec):
     """Share of the old model in the loss; the rest is that of the new labels."""
 
 
-Retention = Annotated[ElasticWeights | DistanceToStart | OldModel, Field(discriminator="type")]
+class _Earlier(Spec):
+    earlier: AdapterRef
+    """The adapter of the tasks before, on the same base: what was trained with it stays active and as it is. The result
+    is one adapter with the ranks of both."""
+
+
+class FrozenAdapter(_Earlier):
+    """A new adapter over the frozen one of earlier tasks."""
+
+    type: Literal["frozen_adapter"]
+
+
+class OrthogonalLora(_Earlier):
+    """O-LoRA: as frozen_adapter, and the new one learns to read what the earlier ones did not: adds strength ×
+    Σ ‖A₁A₂ᵀ‖² (Wang et al. 2023, arXiv:2310.14152, equations 7 and 8)."""
+
+    type: Literal["orthogonal_lora"]
+    strength: Strength = 0.5
+    """λ₁. The paper's is 0.5."""
+
+
+Retention = Annotated[
+    ElasticWeights | DistanceToStart | OldModel | FrozenAdapter | OrthogonalLora, Field(discriminator="type")
+]
 
 
 class Fisher(Spec):
@@ -66,6 +89,11 @@ class Fisher(Spec):
     """Training rows that are read, chosen by the seed."""
     earlier_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """What the Fisher information that the base kept counts beside it (γ). 0: only this job's."""
+
+
+def earlier_adapter_of(spec: TrainSpec) -> FrozenAdapter | OrthogonalLora | None:
+    """What `retain` says of an earlier adapter."""
+    return next((one for one in spec.retain if isinstance(one, FrozenAdapter | OrthogonalLora)), None)
 
 
 def old_model_of(spec: TrainSpec) -> Teacher | None:
@@ -91,6 +119,7 @@ def check_retaining(spec: TrainSpec) -> None:
         raise ValueError("retain old_model makes the base the teacher, and teacher names another: leave one out")
     if old_model_of(spec) is not None and spec.keep_layers is not None:
         raise ValueError("retain old_model learns from the base: with keep_layers, name it as `teacher`")
+    _check_earlier(spec)
     held = [one.type for one in spec.retain if isinstance(one, ElasticWeights | DistanceToStart)]
     if held and not is_whole_model(spec.adapter):
         raise ValueError(f"retain {held[0]} holds the base's own weights, which adapter {spec.adapter.type} freezes")
@@ -98,3 +127,13 @@ def check_retaining(spec: TrainSpec) -> None:
         raise ValueError(f"retain {held[0]} compares with the base's weights: leave keep_layers out")
     if held and spec.sharding.zero_stage == 3:
         raise ValueError(f"retain {held[0]} needs whole weights, which sharding.zero_stage 3 cuts up: use stage 2")
+
+
+def _check_earlier(spec: TrainSpec) -> None:
+    over = [one.type for one in spec.retain if isinstance(one, FrozenAdapter | OrthogonalLora)]
+    if len(over) > 1:
+        raise ValueError("retain orthogonal_lora is a frozen_adapter already: leave one out")
+    if over and (not isinstance(spec.adapter, LoraAdapter) or spec.adapter.weight_decomposed):
+        raise ValueError(f"retain {over[0]} puts a new LoRA over an earlier one: adapter {{type: lora}}")
+    if over and spec.sharding.zero_stage == 3:
+        raise ValueError(f"retain {over[0]} reads whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")

@@ -33,8 +33,8 @@ from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.source import PolicyFeed
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, peak_memory_bytes
-from rayloom.train.weights.fisher import keep_fisher
 from rayloom.train.weights.model import save_model
+from rayloom.train.weights.retention import keep_fisher
 
 
 def train(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from numpy.random import SeedSequence
 
+from rayloom.models.lora_sequence import put_over
 from rayloom.score.document_attention import use_documents
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
@@ -31,8 +32,8 @@ from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teache
 from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
-from rayloom.train.weights.fisher import with_retention
 from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
+from rayloom.train.weights.retention import with_retention
 from rayloom.train.weights.sharded import ShardedWeights
 from rayloom.train.weights.teacher import with_teacher
 
@@ -241,6 +242,8 @@ def engine_model(
         model, weights = sharded_model(job.spec, job.base, job.tokenizer)
     if model is None or weights is None:
         model = build_model(job.spec, job.base, job.tokenizer, device)
+    if job.earlier is not None:
+        model = put_over(model, job.earlier)
     prepare_layers(model, job.spec, device)
     # On a CPU, attention by documents would recompile for each batch's document lengths.
     if not (job.spec.compile and device.type == "cpu"):

@@ -1,4 +1,6 @@
-"""The diagonal Fisher information that a model keeps, and the weights that a later training holds by it.
+"""What a training holds of its base: weights by their Fisher information, and adapters of earlier tasks.
+
+A model keeps the diagonal of its Fisher information:
 
     fisher/diagonal.safetensors   fp32, by the names of the model's parameters
 
@@ -7,7 +9,8 @@ It lies in a folder of its own, as servers load every safetensors file beside a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,16 @@ from numpy.random import default_rng
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rayloom.artifacts.lineage import base_of
+from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.models.lora_sequence import check_earlier, overlap
 from rayloom.models.parts import part_of
+from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.score.retained_loss import HeldWeights, RetainedLoss
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training.retain import DistanceToStart, ElasticWeights
+from rayloom.specs.training.retain import DistanceToStart, ElasticWeights, OrthogonalLora, earlier_adapter_of
 from rayloom.train.job import TrainJob
 from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
@@ -34,10 +41,22 @@ ROW_STREAM = 2
 
 def with_retention(loss: nn.Module, spec: TrainSpec, base: Path | None) -> nn.Module:
     """The loss module with the penalties that `retain` asks for. Call it before training has changed a weight."""
-    asked = [one for one in spec.retain if isinstance(one, ElasticWeights | DistanceToStart)]
-    if not asked or base is None:
-        return loss
     model: Any = loss.model
+    penalties: list[Callable[[nn.Module], Tensor]] = []
+    asked = [one for one in spec.retain if isinstance(one, ElasticWeights | DistanceToStart)]
+    if asked and base is not None:
+        penalties.append(HeldWeights(model, _strengths(asked, model, base)).penalty)
+    penalties += [partial(_weighted_overlap, one.strength) for one in spec.retain if isinstance(one, OrthogonalLora)]
+    return RetainedLoss(loss, penalties) if penalties else loss
+
+
+def _weighted_overlap(strength: float, model: nn.Module) -> Tensor:
+    return overlap(model) * strength
+
+
+def _strengths(
+    asked: Sequence[ElasticWeights | DistanceToStart], model: nn.Module, base: Path
+) -> dict[str, Tensor | float]:
     strengths: dict[str, Tensor | float] = {}
     for one in asked:
         diagonal: Mapping[str, Tensor | float]
@@ -53,7 +72,7 @@ def with_retention(loss: nn.Module, spec: TrainSpec, base: Path | None) -> nn.Mo
             }
         for name, value in diagonal.items():
             strengths[name] = strengths[name] + value if name in strengths else value
-    return RetainedLoss(loss, HeldWeights(model, strengths))
+    return strengths
 
 
 def check_retention(spec: TrainSpec, base: Path | None) -> None:
@@ -62,6 +81,21 @@ def check_retention(spec: TrainSpec, base: Path | None) -> None:
     if wants_fisher and (base is None or not (base / FISHER_FILE).exists()):
         fix = "Train the base with `fisher: {rows: 200}`, or use retain l2_sp, which needs none."
         raise InputError("retain ewc: the base keeps no Fisher information of its task", where=str(base), fix=fix)
+
+
+def earlier_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Path | None:
+    """The folder of the earlier adapter that a job names. Raises InputError if it is of another base or task."""
+    asked = earlier_adapter_of(spec)
+    if asked is None:
+        return None
+    named = parents[f"retain.{spec.retain.index(asked)}.earlier"]
+    base_of(named, parents["base"], named.store)
+    check_earlier(named.path)
+    known = task_of(named.path)
+    if getattr(spec.task, "labels", None) != (None if known is None else getattr(known[0], "labels", None)):
+        what = f"{named.id} was not trained for these labels, in this order"
+        raise InputError(what, where="retain", fix="Give all tasks of a sequence one list of labels.")
+    return named.path
 
 
 def fisher_of(base: Path, model: nn.Module) -> dict[str, Tensor]:
