@@ -60,6 +60,7 @@ class ModelAnswer:
     """Whether it ended only because it was as long as allowed."""
     model: str = ""
     """The model and its version."""
+    by_judge: bool = False
     failed: str | None = None
     """Why there is no answer; it costs this request alone."""
 

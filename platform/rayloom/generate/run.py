@@ -7,6 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,11 @@ class _Writers:
         self._open: dict[str, Writer] = {}
 
     def write(self, asks: Sequence[Ask]) -> Iterator[ModelAnswer]:
-        for role in ("engine", "judge"):
-            mine = [ask for ask in asks if ask.by_judge == (role == "judge")]
+        for by_judge in (False, True):
+            mine = [ask for ask in asks if ask.by_judge == by_judge]
             if mine:
-                yield from self._of(role if role == "engine" or self._spec.judge is not None else "engine").write(mine)
+                writer = self._of("judge" if by_judge and self._spec.judge is not None else "engine")
+                yield from (replace(answer, by_judge=by_judge) for answer in writer.write(mine))
 
     def _of(self, role: str) -> Writer:
         if role not in self._open:
@@ -143,8 +145,9 @@ class _Writers:
     def _started(self, role: str) -> Writer:
         engine = self._spec.judge if role == "judge" and self._spec.judge is not None else self._spec.engine
         if isinstance(engine, EndpointEngine):
-            answers = [answer for answer in self._rounds.journals() if answer.model and not answer.failed]
-            spent = (sum(a.num_prompt_tokens for a in answers), sum(a.num_tokens for a in answers))
+            is_both = self._spec.judge is None
+            paid = [one for one in self._rounds.journals() if is_both or one.by_judge == (role == "judge")]
+            spent = (sum(one.num_prompt_tokens for one in paid), sum(one.num_tokens for one in paid))
             return EndpointWriter(engine, self._spec, spent)
         subject = Subject.of("model", self._build.parents[f"{role}.model"], self._build.store)
         if subject.task is not None:
@@ -207,15 +210,20 @@ def _outcome(spec: GenerateSpec, build: Build, rounds: Rounds, tally: Tally, tas
             for one in found.dropped:
                 dropped.write(json.dumps(one, ensure_ascii=False) + "\n")
     prompts.save(task.prompt_names, build.directory / "prompts")
-    answers = [answer for answer in rounds.journals() if not answer.failed]
+    models: Counter[str] = Counter()
+    prompt_tokens = written_tokens = 0
+    for answer in rounds.journals():
+        models[answer.model] += answer.failed is None
+        prompt_tokens += answer.num_prompt_tokens
+        written_tokens += answer.num_tokens
     numbers: dict[str, Any] = {
         "num_rows": len(texts),
         "num_dropped": sum(tally.reasons.values()),
         "dropped": dict(tally.reasons.most_common()),
-        "num_answers": len(answers),
-        "prompt_tokens": sum(answer.num_prompt_tokens for answer in answers),
-        "written_tokens": sum(answer.num_tokens for answer in answers),
-        "models": dict(Counter(answer.model for answer in answers)),
+        "num_answers": models.total(),
+        "prompt_tokens": prompt_tokens,
+        "written_tokens": written_tokens,
+        "models": dict(models),
         "verbs": verb_noun_counts(texts, NUM_VERBS),
         "clusters": cluster_shares(texts, spec.sampling.seed),
     }

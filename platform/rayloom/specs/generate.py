@@ -52,11 +52,17 @@ class GenerateSpec(JobSpec):
     """Why instructions and rows are dropped."""
     patience: Patience = Patience()
     """When to stop early."""
-    rows_per_round: Annotated[int, Field(ge=1)] = 100
-    """Prompts that are asked together; filters and what is kept so far count between rounds."""
+    rows_per_round: Annotated[int, Field(ge=1)] | None = None
+    """Rows, or prompts for new instructions, that are asked for together: an engine is full while a round lasts, and
+    what was kept counts for the next. Default: 1000; in self_instruct 100."""
 
     def bundles(self) -> list[Bundle]:
         return [*self.engine.bundles(), *(self.judge.bundles() if self.judge is not None else ())]
+
+    @property
+    def round_rows(self) -> int:
+        """`rows_per_round`, or its default for the task."""
+        return self.rows_per_round or (100 if isinstance(self.task, SelfInstructTask) else 1000)
 
     @property
     def source(self) -> SourceOfRows:

@@ -53,7 +53,7 @@ class SelfInstruct(Task):
 
     def _steps(self, number: int) -> Steps:
         found = Found()
-        shown = [self._examples(number, place) for place in range(self.maker.spec.rows_per_round)]
+        shown = [self._examples(number, place) for place in range(self.maker.spec.round_rows)]
         prompt = self.maker.prompts.text
         asks = [
             self._ask(number, place, "new_instructions", prompt("new_instructions", instructions=[t for _, t in one]))

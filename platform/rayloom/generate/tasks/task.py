@@ -89,7 +89,7 @@ class OfGivenRows(Task):
         self._rows = rows
 
     def round(self, number: int) -> Steps | None:
-        part = list(itertools.islice(self._rows, self.maker.spec.rows_per_round))
+        part = list(itertools.islice(self._rows, self.maker.spec.round_rows))
         return self._steps(number, part) if part else None
 
     def _steps(self, number: int, part: Sequence[Given]) -> Steps:
