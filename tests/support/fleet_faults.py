@@ -1,21 +1,26 @@
-"""Nodes lost with their disks under a cleaning job and under a search, and what became of them.
+"""Nodes lost with their disks under a cleaning job, a search and a service, and what became of them.
 
 `tests/cluster` asserts on the results, `make chaos-cluster` prints them.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import yaml
 
+from rayloom.serve import api_keys
 from rayloom.submit.local_cluster import kill_node, lose_node
 from rayloom.train.loop.run_log import read_log
 from rayloom.tune.results import read_trials
 from support.fleet_jobs import CLEAN, write_texts
-from support.training_cluster import ENDS_WITHIN_SECONDS, TrainingCluster
+from support.models import made, write_model
+from support.training_cluster import ENDS_WITHIN_SECONDS, NUM_NODES, TrainingCluster
 from support.training_faults import Result
 from support.training_jobs import LENGTH, small_spec
 
@@ -32,6 +37,16 @@ SEARCH: dict[str, Any] = {
         num_steps=STEPS, evaluate_every_steps=EVERY_STEPS, checkpoints={"every_steps": EVERY_STEPS},
         global_batch_tokens=16 * LENGTH, workers={"num_workers": 1, "cpus_per_worker": 2},
     ).model_dump(mode="json", exclude_none=True),
+}  # fmt: skip
+SERVICE_PORT, AFTERWARDS_SECONDS = 8469, 20.0
+SERVICE: dict[str, Any] = {
+    "kind": "serve", "name": "service", "host": "0.0.0.0", "port": SERVICE_PORT, "doors": {"keys_required": True},
+    "gateway_replicas": 3, "gateway_nodes": "several",
+    # Two CPUs of a node's two or three: no two replicas are on one node.
+    "predictors": [{
+        "name": "writer", "model": "artifact:base", "generation": {"max_new_tokens": 4}, "cpus_per_replica": 2,
+        "autoscaling": {"min_replicas": 2, "max_replicas": 2},
+    }],
 }  # fmt: skip
 
 
@@ -96,7 +111,51 @@ def node_lost_while_searching(here: TrainingCluster) -> Result:
     )
 
 
-FLEET_FAULTS = (nodes_lost_while_cleaning, node_lost_while_searching)
+def node_lost_while_serving(here: TrainingCluster) -> Result:
+    """Asked at the gateway of another worker; one of both replicas goes with the lost node."""
+    made(here.store, "base", "model", write_model)
+    _, key = api_keys.create(here.store, "tester")
+    _submit(here, SERVICE)
+    networks = here.cluster.networks
+    assert networks is not None, "this machine does not allow networks for nodes"
+    answers: list[tuple[float, bool]] = []
+    assert _await(here, "service", lambda: all(_answers(networks.address(node), key) for node in range(NUM_NODES)))
+    lost = max({node for node, _ in here.processes("ServeReplica:service.writer")} - {0})
+    asked, is_over = networks.address(3 - lost), threading.Event()
+
+    def ask() -> None:
+        while not is_over.wait(0.1):
+            answers.append((time.monotonic(), _answers(asked, key)))
+
+    with ThreadPoolExecutor(1) as asking:
+        asking.submit(ask)
+        _await(here, "service", lambda: len(answers) > 10)
+        _lose(here, lost)
+        gone = time.monotonic()
+        time.sleep(AFTERWARDS_SECONDS)
+        is_over.set()
+    here.rayloom("jobs", "stop", "service")
+    here.mend()
+    after = [is_right for moment, is_right in answers if moment > gone]
+    failed = sum(not is_right for _, is_right in answers)
+    return Result(
+        "a worker node is lost with its disk, a replica and a gateway of a service on three nodes",
+        f"{len(answers) - failed} of {len(answers)} requests to another node answered, {sum(after)} after the loss",
+        f"{failed} requests" if failed else "none",
+        is_as_it_should_be=sum(after) > 0 and failed == 0,
+    )
+
+
+FLEET_FAULTS = (nodes_lost_while_cleaning, node_lost_while_searching, node_lost_while_serving)
+
+
+def _answers(address: str, key: str) -> bool:
+    body = {"model": "writer", "input": "Say hello."}
+    url, headers = f"http://{address}:{SERVICE_PORT}/v1/generate", {"authorization": f"Bearer {key}"}
+    try:
+        return httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _submit(here: TrainingCluster, job: dict[str, Any]) -> None:

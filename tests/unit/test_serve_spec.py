@@ -73,6 +73,7 @@ def test_limits_are_divided_among_all_that_take_requests() -> None:
         ({"autoscaling": {"max_queued_requests": 3}}, {"gateway_replicas": 4}, "leaves a gateway without a queue"),
         ({"autoscaling": {"max_queued_requests": 0}}, {}, "leaves a gateway without a queue"),
         ({}, {"profile": "direct", "gateway_replicas": 2}, "leave out gateway_replicas"),
+        ({}, {"profile": "direct", "gateway_nodes": "several"}, "leave out gateway_replicas and gateway_nodes"),
     ],
 )
 def test_a_limit_that_cannot_be_divided_is_refused(
