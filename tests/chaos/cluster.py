@@ -1,9 +1,9 @@
 """What may go wrong on a cluster, done for real and told in a table: `make chaos-cluster`.
 
 A training job of two workers on a head and two workers meets one fault after the other, and must end with the losses of
-the run that nobody disturbed; a cleaning job, a search and a service lose nodes with their disks; then the head
-dies under another service. The faults are those of tests/cluster. Prints, last,
-one JSON object; exits with 1 where something was not as it should be.
+the run that nobody disturbed; a cleaning job, a search and a service lose nodes with their disks; then the head dies
+under another service. The faults are those of tests/cluster. Prints, last, one JSON object; exits with 1 where
+something was not as it should be.
 """
 
 from __future__ import annotations
