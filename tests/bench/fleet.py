@@ -256,7 +256,7 @@ def _checkpoints(folder: Path, bucket: Bucket) -> dict[str, Any]:
 
 # -- a corpus that is streamed ---------------------------------------------------------------------------------------
 
-STREAMED_SHARDS, SHARD_TOKENS, ROW_TOKENS = 64, 32_768, 256
+STREAMED_SHARDS, SHARD_TOKENS, ROW_TOKENS = 64, 16_384, 256
 STREAM_LIMIT_BYTES = 28 * 2 * SHARD_TOKENS
 """Less than half of the corpus: a worker has four lanes, in each of which five shards may be, and the small files."""
 
