@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-tune bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-rewards bench-tune bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -113,6 +113,10 @@ $(TRL)/bin/python: setup
 
 bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
+
+# Learning from rewards by GRPO, RLOO and PPO, and beside TRL; METHODS="grpo", SEEDS="0 1 2", SAVE=1 keeps the result.
+bench-rewards: setup $(TRL)/bin/python
+	$(BIN)/python tests/bench/rewards.py --peer $(TRL)/bin/python $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SAVE),--save)
 
 # A store in S3 beside a folder, and its transfers beside public clients, of which obstore gets an environment of its own;
 # PARTS="transfer chain", SAVE=1 keeps the result.

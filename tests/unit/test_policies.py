@@ -141,6 +141,16 @@ def test_what_a_step_averages_over(loss_over: Any, weights: list[float], num_lab
     assert made.num_labels == num_labels
 
 
+def test_prompts_whose_answers_agree_are_not_computed() -> None:
+    answers = [answer([1], reward) for reward in (1.0, 0.0, 1.0, 1.0)]
+    plain = objective(Grpo(type="grpo", group_size=2))
+    plain.set_advantages(answers)
+    assert plain.taught(answers) == answers[:2]
+    held = objective(Grpo(type="grpo", group_size=2, kl=KlPenalty(coefficient=0.1)))
+    assert held.taught(answers) == answers
+    assert plain.taught(answers[2:]) == answers[2:]
+
+
 def test_cut_answers_can_be_left_out_of_the_loss() -> None:
     policy = Grpo(type="grpo", group_size=2, cut_answers="masked")
     made = objective(policy).batch([[answer([1, 2], is_cut=True), answer([5, 6])]])

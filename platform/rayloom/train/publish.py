@@ -152,6 +152,7 @@ def _heldout(events: list[dict[str, Any]], best_step: int | None) -> dict[str, A
     for event in events:
         numbers = {"loss": round(event["loss"], 5), "perplexity": round(event["perplexity"], 3)}
         numbers |= {measure: round(event[measure], 5) for measure in ("accuracy", "score") if measure in event}
+        numbers |= {"parts": event["parts"]} if "parts" in event else {}
         named = found.setdefault(event["name"], {"before": numbers, "labels": event["labels"]})
         if best_step is None or event["step"] == best_step:
             named["after"] = numbers

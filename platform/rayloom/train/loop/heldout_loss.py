@@ -25,6 +25,9 @@ class HeldoutMeasure:
     score: float | None = None
     """The task's score (see `score.tally`); None if the objective does not count it."""
 
+    parts: dict[str, float | None] | None = None
+    """Of a policy: the mean of each reward."""
+
     @property
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))

@@ -231,7 +231,8 @@ def _measure(run: Run) -> None:
         numbers = {"loss": measure.loss, "perplexity": measure.perplexity, "labels": measure.num_labels}
         if measure.accuracy is not None and measure.score is not None:
             numbers |= {"accuracy": measure.accuracy, "score": measure.score}
-        run.log.add("heldout", state.step, name=name, **numbers)
+        parts = {} if measure.parts is None else {"parts": measure.parts}
+        run.log.add("heldout", state.step, name=name, **numbers, **parts)
     if stopping is None or state.step == 0:
         return
     deciding = next(iter(measured.values()))

@@ -93,6 +93,16 @@ class PolicyObjective:
             num_labels=sum(self.counted(answer) for answer in answers),
         )
 
+    def taught(self, answers: Sequence[PolicyAnswer]) -> list[PolicyAnswer]:
+        """The groups of answers with a gradient, and the first one in any case: without KL and critic, nothing comes
+        from prompts whose answers all have an advantage of 0."""
+        if self.policy.kl is not None or self.policy.needs_values:
+            return list(answers)
+        size = self.policy.group_size
+        groups = [answers[begin : begin + size] for begin in range(0, len(answers), size)]
+        kept = [group for group in groups if any(np.any(answer.advantages) for answer in group)]
+        return [answer for group in kept or groups[:1] for answer in group]
+
     def counted(self, answer: PolicyAnswer) -> int:
         """What an answer adds to the number by which the step's loss is divided."""
         if not self.is_trained(answer):

@@ -25,15 +25,13 @@ def measures_of(found: Round, spec: TrainSpec) -> dict[str, Any]:
     assert policy is not None
     rewards = rewards_of(answers, policy.group_size)
     lengths = np.asarray([len(answer.tokens) for answer in answers])
-    names = answers[0].parts
-    parts = {name: _mean([answer.parts[name] for answer in answers]) for name in names}
     writing = found.facts.get("writing_seconds", 0.0)
     judged = [answer for answer in answers if answer.reward is not None]
     ordered = sorted(judged, key=lambda answer: answer.reward or 0.0)
     chosen = {"best": ordered[-1], "worst": ordered[0]} if ordered else {}
     return {
         "reward": _mean([answer.reward for answer in answers]),
-        "parts": parts,
+        "parts": _parts(answers),
         "reward_deviation": float(np.nanmean(np.nanstd(rewards, axis=1))) if len(judged) else None,
         "same_reward_share": float(np.mean(~teaches(np.nan_to_num(rewards)))),
         "same_answer_share": max(Counter(answer.text for answer in answers).values()) / len(answers),
@@ -62,7 +60,7 @@ def token_measures(seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def heldout_measure(answers: Sequence[PolicyAnswer]) -> HeldoutMeasure:
     """The mean reward of the likeliest answers as a score; the loss is what is left to 1."""
     score = _mean([answer.reward for answer in answers]) or 0.0
-    return HeldoutMeasure(loss=1 - score, num_labels=len(answers), accuracy=score, score=score)
+    return HeldoutMeasure(1 - score, len(answers), score, score, _parts(answers))
 
 
 def hopeless(answers: Sequence[PolicyAnswer], policy: Policy, is_first: bool) -> tuple[str, str] | None:
@@ -81,6 +79,10 @@ def hopeless(answers: Sequence[PolicyAnswer], policy: Policy, is_first: bool) ->
         what = f"All {len(answers)} answers of the base got the same reward ({rewards.pop():g}); none is better"
         return what, "Give a reward that the base sometimes earns, easier prompts, or a higher rollouts.temperature."
     return None
+
+
+def _parts(answers: Sequence[PolicyAnswer]) -> dict[str, float | None]:
+    return {name: _mean([answer.parts[name] for answer in answers]) for name in answers[0].parts}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -75,8 +75,14 @@ class PolicySource:
                     # A run that resumes inside the round has other weights than those that this was computed with.
                     write_round(found, self._file(number))
             self._round = number, found
-        made = self.objective.pieces(self._round[1].of_step(step), micro_batch_sequences, self.engine.model.model)
-        return self._shared(made)
+        answers = self._round[1].of_step(step)
+        taught = self.objective.taught(answers)
+        batches = self._shared(self.objective.pieces(taught, micro_batch_sequences, self.engine.model.model))
+        if self.group.is_first:
+            # The step's mean is over all of its answers, also over those that have no gradient and are not computed.
+            left_out = sum(map(self.objective.counted, answers)) - sum(map(self.objective.counted, taught))
+            batches[0] = replace(batches[0], num_labels=batches[0].num_labels + left_out)
+        return batches
 
     def _shared(self, made: Sequence[Sequence[Piece]]) -> list[PolicyBatch]:
         """This worker's part of the micro-batches; all workers get equally many."""
