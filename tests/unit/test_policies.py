@@ -24,7 +24,7 @@ from rayloom.text.conversations.prompt_rows import PromptRows, prepare_prompts
 from rayloom.text.conversations.render import Renderer
 from rayloom.train.objectives import grpo, ppo, reinforce_pp, rloo
 from rayloom.train.objectives.policy import PolicyObjective
-from rayloom.train.rollouts.answers import PolicyAnswer, Round, WrittenTokens, read_round, seed_of, write_round
+from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, WrittenTokens, seed_of
 from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.measures import hopeless
 
@@ -306,8 +306,11 @@ def test_seeds_of_answers_differ_and_stay() -> None:
 
 def test_a_round_is_read_as_it_was_written(tmp_path: Path) -> None:
     answers = [answer([1, 2], 0.1 + 0.2, log_p=[-1 / 3, -2e-17]), answer([3], None, problems=["x: y"])]
-    write_round(Round(3, answers, {"writing_seconds": 0.5}), tmp_path / "rounds" / "a.jsonl")
-    assert read_round(tmp_path / "rounds" / "a.jsonl") == Round(3, answers, {"writing_seconds": 0.5})
+    files = RoundFiles(tmp_path)
+    files.write(4, Round(3, answers, {"writing_seconds": 0.5}))
+    assert files.read(4) == Round(3, answers, {"writing_seconds": 0.5})
+    files.forget(lambda number: number > 4)
+    assert not files.file(4).exists()
 
 
 @pytest.mark.parametrize(

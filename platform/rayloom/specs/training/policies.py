@@ -216,12 +216,16 @@ def check_policy(job: TrainSpec) -> None:
         raise ValueError("learning from rewards needs all of policy, rewards, rollouts and data of type prompts")
     bad = (
         (
-            job.base is None or (job.task, job.preference, job.replay, job.teacher) != (None,) * 4,
-            "a policy needs a base that answers; leave architecture, task, preference, teacher and replay out",
+            job.base is None or (job.task, job.preference, job.replay, job.teacher) != (None,) * 4 or bool(job.retain),
+            "a policy needs a base that answers; leave architecture, task, preference, teacher, retain and replay out",
         ),
         (
             adapter.type not in ("lora", "none") or getattr(adapter, "weight_decomposed", False),
             f"vLLM cannot take new weights of adapter {adapter.type} while it runs: use lora, or leave adapter out",
+        ),
+        (
+            getattr(adapter, "quantised_base", None) is not None,
+            "the engine would compute with the whole base: leave adapter.quantised_base out",
         ),
         (
             bool(getattr(adapter, "dropout", 0)) or job.embedding_noise is not None,

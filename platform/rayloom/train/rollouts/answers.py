@@ -6,7 +6,7 @@ Shapes: T tokens of an answer, P prompts of a step, G answers to each.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.artifacts.durable import write_durably
+from rayloom.artifacts.work_copy import WorkCopy
 
 Files = Mapping[str, NDArray[np.uint8]]
 """A folder's files by name: new weights on their way to engines, which may run on other nodes."""
@@ -109,26 +110,54 @@ class Round:
         return [answer for answer in self.answers if answer.step == step]
 
 
+FOLDER = "rollouts"
 _COMPUTED = ("old_log_p", "reference_log_p", "values", "advantages", "returns")
 
 
-def write_round(found: Round, file: Path) -> None:
-    """Writes a round to a file that appears whole. A run that resumes inside the round trains on these very answers."""
-    head = {"version": found.version, "facts": found.facts}
-    rows = [asdict(answer) for answer in found.answers]
-    for row in rows:
-        row |= {name: row[name].tolist() for name in _COMPUTED if row[name] is not None}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (head, *rows)))
+@dataclass(frozen=True)
+class RoundFiles:
+    """The rounds of a run in its work folder, `rollouts/round-NNNNNN.jsonl`, from which a resumed run goes on.
 
+    `copy`: the work folder's copy in the store, if workers do not share a disk.
+    """
 
-def read_round(file: Path) -> Round:
-    head, *rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    for row in rows:
-        row["prompt"] = tuple(row["prompt"])
-        row |= {name: np.asarray(row[name], np.float64) for name in _COMPUTED if row[name] is not None}
-    answers = [PolicyAnswer(**row) for row in rows]
-    return Round(head["version"], answers, head["facts"])
+    work: Path
+    copy: WorkCopy | None = None
+
+    def file(self, number: int) -> Path:
+        return self.work / FOLDER / f"round-{number:06d}.jsonl"
+
+    def fetch(self) -> None:
+        """Makes this node's rounds those of the store."""
+        if self.copy is not None:
+            self.copy.replace(FOLDER)
+
+    def write(self, number: int, found: Round) -> None:
+        """Writes a round to its file, which appears whole."""
+        head = {"version": found.version, "facts": found.facts}
+        rows = [asdict(answer) for answer in found.answers]
+        for row in rows:
+            row |= {name: row[name].tolist() for name in _COMPUTED if row[name] is not None}
+        file = self.file(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (head, *rows)))
+        if self.copy is not None:
+            self.copy.put(f"{FOLDER}/{file.name}")
+
+    def read(self, number: int) -> Round:
+        head, *rows = [json.loads(line) for line in self.file(number).read_text(encoding="utf-8").split("\n") if line]
+        for row in rows:
+            row["prompt"] = tuple(row["prompt"])
+            row |= {name: np.asarray(row[name], np.float64) for name in _COMPUTED if row[name] is not None}
+        return Round(head["version"], [PolicyAnswer(**row) for row in rows], head["facts"])
+
+    def forget(self, is_needed: Callable[[int], bool]) -> None:
+        """Removes the rounds that are not needed any more."""
+        for file in (self.work / FOLDER).glob("round-*.jsonl"):
+            if not is_needed(int(file.stem.removeprefix("round-"))):
+                file.unlink()
+                if self.copy is not None:
+                    self.copy.remove(f"{FOLDER}/{file.name}")
 
 
 def rewards_of(answers: Sequence[PolicyAnswer], group_size: int) -> Values:

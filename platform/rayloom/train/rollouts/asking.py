@@ -25,7 +25,6 @@ from rayloom.train.rollouts.answers import (
     WrittenTokens,
     rewards_of,
     seed_of,
-    write_round,
 )
 
 
@@ -70,9 +69,8 @@ class Asker:
         number: int,
         facts: dict[str, float],
         other: Replacement,
-        file: Path,
-    ) -> None:
-        """Writes the round's file once all is answered and judged."""
+    ) -> Round:
+        """The round, once all is answered and judged."""
         policy = self.spec.policy
         assert policy is not None
         size, facts = (
@@ -89,7 +87,7 @@ class Asker:
             facts["replaced_prompts"] += len(dull)
             for turn, place in enumerate(dull):
                 answers[place * size : (place + 1) * size] = more[turn * size : (turn + 1) * size]
-        write_round(Round(int(facts.pop("version")), answers, facts), file)
+        return Round(int(facts.pop("version")), answers, facts)
 
     def likeliest(self, rows: Sequence[PromptRow]) -> list[PolicyAnswer]:
         """The model's likeliest answer to each prompt, judged."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +31,7 @@ from rayloom.train.objectives.objective import StoredRows
 from rayloom.train.objectives.policy import Piece, PolicyObjective
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
-from rayloom.train.rollouts.answers import PendingAnswers, PolicyAnswer, Round, Values, read_round, write_round
+from rayloom.train.rollouts.answers import PendingAnswers, PolicyAnswer, Round, RoundFiles, Values
 from rayloom.train.rollouts.asking import Asker, StepPrompt
 from rayloom.train.rollouts.handover import files_of
 from rayloom.train.rollouts.measures import heldout_measure, hopeless, measures_of, token_measures
@@ -56,7 +55,7 @@ class PolicySource:
         self.job, self.group, self.engine, self.rows, self.asker = job, group, engine, rows, asker
         self.policy: Policy = policy
         self.objective = rows.objective
-        self._log = log
+        self._log, self._files = log, RoundFiles(job.work, job.copy)
         self._reference = None if policy.kl is None else reference_of(job, group.device)
         self._round: tuple[int, Round] | None = None
         self._ahead: tuple[int, list[StepPrompt], PendingAnswers, dict[str, float]] | None = None
@@ -73,7 +72,7 @@ class PolicySource:
                 self._compute(found.answers, micro_batch_sequences)
                 if self.group.is_first and self.policy.updates_per_rollout > 1:
                     # A run that resumes inside the round has other weights than those that this was computed with.
-                    write_round(found, self._file(number))
+                    self._files.write(number, found)
             self._round = number, found
         answers = self._round[1].of_step(step)
         taught = self.objective.taught(answers)
@@ -96,7 +95,7 @@ class PolicySource:
         if self._ahead is not None and self.asker is not None:
             number, questions, pending, facts = self._ahead
             self._ahead = None
-            self.asker.finish(questions, pending, number, facts, self._other, self._file(number))
+            self._files.write(number, self.asker.finish(questions, pending, number, facts, self._other))
 
     def measured(self, rows: StoredRows, step: int) -> HeldoutMeasure:
         """The mean reward of the likeliest answers to held-out prompts."""
@@ -124,9 +123,6 @@ class PolicySource:
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
-    def _file(self, number: int) -> Path:
-        return self.job.work / "rollouts" / f"round-{number:06d}.jsonl"
-
     def _found(self, number: int, step: int) -> Round:
         """The round: from its file, or written now. Begins to write the next one where staleness allows."""
         if self._ahead is not None and self._ahead[0] != number:
@@ -142,8 +138,8 @@ class PolicySource:
             if is_missing:
                 questions = self._questions(number)
                 pending = self.asker.begin(questions, number)
-                self.asker.finish(questions, pending, number, facts, self._other, self._file(number))
-            found = read_round(self._file(number))
+                self._files.write(number, self.asker.finish(questions, pending, number, facts, self._other))
+            found = self._files.read(number)
             if following is not None and is_next_missing:
                 questions = self._questions(following)
                 self._ahead = following, questions, self.asker.begin(questions, following), facts
@@ -153,25 +149,23 @@ class PolicySource:
             self._log.add("rollout", step + 1, version=found.version, **measures_of(found, self.job.spec))
             problem = hopeless(found.answers, self.policy, is_first=number == 0)
             if problem is not None:
-                raise QualityError(problem[0], where=str(self._file(number)), fix=problem[1])
+                raise QualityError(problem[0], where=str(self._files.file(number)), fix=problem[1])
         return found
 
     def _is_missing(self, number: int) -> bool:
-        return self.asker is not None and not self._file(number).exists()
+        return self.asker is not None and not self._files.file(number).exists()
 
     def forget_after(self, step: int) -> None:
         """Removes rounds that a run which resumes at this step writes again: their weights may have been others."""
-        kept = -(-step // self.policy.updates_per_rollout) + self.policy.staleness_steps
-        if self.group.is_first:
-            for file in (self.job.work / "rollouts").glob("round-*.jsonl"):
-                if int(file.stem.removeprefix("round-")) >= kept:
-                    file.unlink()
+        end = -(-step // self.policy.updates_per_rollout) + self.policy.staleness_steps
+        if self.asker is not None:
+            self._files.fetch()
+            self._files.forget(lambda number: number < end)
 
     def forget_before(self, step: int) -> None:
         """Removes rounds that no checkpoint from this step on needs."""
-        for file in (self.job.work / "rollouts").glob("round-*.jsonl"):
-            if int(file.stem.removeprefix("round-")) < step // self.policy.updates_per_rollout:
-                file.unlink()
+        if self.asker is not None:
+            self._files.forget(lambda number: number >= step // self.policy.updates_per_rollout)
 
     def _steps(self, number: int) -> range:
         begin = number * self.policy.updates_per_rollout

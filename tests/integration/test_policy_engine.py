@@ -1,0 +1,71 @@
+"""Answers by vLLM's engine on Ray: its ids are trained on, it computes what the trainer computes, and a lost engine and
+a lost trainer change nothing."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from support.models import write_model
+from support.policies import policy_spec, write_prompts_file
+from test_policy_training import of, same_training
+
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.dispatch import load_job, run
+from rayloom.train.loop.run_log import read_log
+
+
+def job_of(folder: Path, name: str, **changes: Any) -> Path:
+    policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged", "kl": {"coefficient": 0.02}}
+    spec = policy_spec(policy, name=name, **changes)
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+def processes(title: str) -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if title in " ".join(one.cmdline())]
+
+
+def strike_after_first_step(root: Path) -> threading.Thread:
+    """Kills the engine, and the trainer with it, once there is a checkpoint behind the first step."""
+
+    def strike() -> None:
+        while not list(root.glob("*/.work/checkpoints/step-00000001/checkpoint.json")):
+            if done.wait(0.02):
+                return
+        for title in ("ray::AnswerEngine", "RayTrainWorker"):
+            for process in processes(title):
+                process.send_signal(signal.SIGKILL)
+
+    done = threading.Event()
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.ended = done.set  # type: ignore[attr-defined]
+    thread.start()
+    return thread
+
+
+def test_a_lost_engine_and_a_lost_trainer_change_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_model(tmp_path / "base")
+    write_prompts_file(tmp_path / "data")
+    store = Store(str(tmp_path / "store"))
+    whole = run(load_job(job_of(tmp_path, "whole")), store)[0]
+    striker = strike_after_first_step(tmp_path / "store" / "struck")
+    struck = run(load_job(job_of(tmp_path, "struck")), store)[0]
+    striker.ended()  # type: ignore[attr-defined]
+    assert "a worker died" in capfd.readouterr().err
+    expected, found = (list(read_log(artifact.path / "metrics.jsonl")) for artifact in (whole, struck))
+    assert same_training(found) == same_training(expected)
+    assert max(event["mismatch"] for event in of(expected, "step")) < 1e-4
+    assert [event["version"] for event in of(expected, "rollout")] == [0, 1, 2]
+    assert_is_an_adapter(whole)
+
+
+def assert_is_an_adapter(artifact: Artifact) -> None:
+    assert artifact.manifest.content == "adapter"
+    assert {"before", "after"} <= set(artifact.manifest.metrics["heldout"]["heldout"])
