@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
+    parser.add_argument("--rows-in", type=Path, help="a folder in which rows that were written before are found again")
     parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
@@ -66,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
         found |= measured(Path(folder), options)
     if options.save:
-        file = RESULTS / f"prepare-{found['hardware']}-{found['date']}.json"
+        file = RESULTS / f"prepare-{options.rows}-rows-{found['hardware']}-{found['date']}.json"
         file.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found))
 
@@ -75,10 +76,11 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     store = options.store or folder / "store"
     model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(store)))[0].path
 
-    def rows(name: str, count: int, turns: int = 1) -> Path:
-        return write_rows(folder / f"{name}.jsonl", instruction_rows(store, count, turns))
+    def rows(count: int, turns: int = 1) -> Path:
+        file = (options.rows_in or folder) / f"{count}-rows-of-{turns}.jsonl"
+        return file if file.exists() else write_rows(file, instruction_rows(store, count, turns))
 
-    large = rows("large", options.rows)
+    large = rows(options.rows)
     whole = in_own_process(folder, model, large, LENGTH)
     found = {
         "rows_per_second": round(options.rows / whole["seconds"], 1),
@@ -88,7 +90,7 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.peer:
         count = options.peer_rows or options.rows
-        part = large if count >= options.rows else rows("part", count)
+        part = large if count >= options.rows else rows(count)
         ours_a_row = {name: whole[name] / options.rows for name in ("seconds", "cpu_seconds")}
         for which in ("datasets_map", "trl"):
             asked = {"which": which, "model": str(model), "rows": str(part), "length": LENGTH, "processes": CORES}
@@ -97,9 +99,9 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             found[f"ratio_vs_{which}"] = round(theirs["seconds"] / count / ours_a_row["seconds"], 3)
             found[f"cpu_ratio_vs_{which}"] = round(theirs["cpu_seconds"] / count / ours_a_row["cpu_seconds"], 3)
             found[f"{which}_tokens_a_row"] = round(theirs["tokens"] / count, 1)
-    few = in_own_process(folder, model, rows("small", SMALL_ROWS), LENGTH)
+    few = in_own_process(folder, model, rows(SMALL_ROWS), LENGTH)
     found["peak_ratio"] = round(whole["peak_bytes"] / few["peak_bytes"], 3)
-    turns = rows("turns", max(1000, min(options.rows, 100_000) // TURNS), TURNS)
+    turns = rows(max(1000, min(options.rows, 100_000) // TURNS), TURNS)
     many = in_own_process(folder, model, turns, 8 * LENGTH)
     for name, of_cpus in (("seconds", ""), ("cpu_seconds", "cpu_")):
         ratio = many["tokens"] / many[name] / (whole["tokens"] / whole[name])

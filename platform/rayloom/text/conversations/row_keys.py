@@ -61,7 +61,9 @@ _REFUSED = tuple(
 
 def says_something(value: Any) -> bool:
     """Whether a value is neither null nor an empty text, list or mapping."""
-    return value is not None and not (isinstance(value, str | list | tuple | Mapping) and len(value) == 0)
+    if value is None or type(value) is str:
+        return bool(value)
+    return not (isinstance(value, str | list | tuple | Mapping) and len(value) == 0)
 
 
 def given(values: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
@@ -91,6 +93,8 @@ def train_mark(values: Mapping[str, Any], where: str) -> bool | None:
 
     Raises ConversationError for a mark that is neither true nor false, and for marks that contradict each other.
     """
+    if values.keys().isdisjoint(TRAIN_MARKS):
+        return None
     marks = {key: _yes_or_no(values[key], key, where) for key in TRAIN_MARKS if values.get(key) is not None}
     if len(set(marks.values())) > 1:
         named = " and ".join(f"`{key}: {values[key]}`" for key in marks)
@@ -113,8 +117,10 @@ def only_value(values: Mapping[str, Any], keys: Iterable[str], where: str) -> An
 
     Raises ConversationError if two names have different values.
     """
-    given_values = {key: values[key] for key in keys if says_something(values.get(key))}
-    first = next(iter(given_values.values()), None)
+    given_values = {key: values[key] for key in keys if key in values and says_something(values[key])}
+    if len(given_values) < 2:
+        return next(iter(given_values.values()), None)
+    first = next(iter(given_values.values()))
     if any(value != first for value in given_values.values()):
         raise ConversationError("not_a_conversation", f"{where} has different values in {' and '.join(given_values)}")
     return first
