@@ -26,14 +26,14 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("models", "rewards"), 2),
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
     **dict.fromkeys(("tune", "pipeline", "submit"), 4),
-    **dict.fromkeys(("kinds", "dispatch", "commands", "cli", "__main__"), 5),
+    **dict.fromkeys(("kinds", "dispatch", "commands", "ui", "cli", "__main__"), 5),
 }
 # `errors` is for everyone, `specs` among them; `reading` opens what `artifacts` hold, and `text` makes token ids of it;
 # above, only the top floor has rooms that call each other, in this order.
 MAY_MEET = {
     ("specs", "errors"), ("errors", "engine_errors"), ("reading", "artifacts"), ("text", "reading"),
     ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
-    ("__main__", "cli"),
+    ("__main__", "cli"), ("ui", "kinds"), ("ui", "dispatch"), ("ui", "commands"),
 }  # fmt: skip
 # Where Ray itself is the subject; elsewhere only `run.py` of a room imports it.
 RAY_FILES = {

@@ -73,3 +73,30 @@ PUSH_OPTIONS = (
     argument("--licence", metavar="NAME", help="what you publish it under; default: the licences of its lineage"),
     flag("--dry-run", "only show the card and the files"),
 )
+
+BENCH_OPTIONS = (
+    URL,
+    MODEL,
+    argument("--clients", type=positive, default=8, metavar="N", help="clients that ask in turn; default 8"),
+    argument("--rate", type=seconds, metavar="R", help="instead: R requests per second at random moments"),
+    argument("--requests", type=positive, default=64, metavar="N", help="requests in all; default 64"),
+    argument("--prompts", type=Path, metavar="FILE", help='one per line, as text or {"prompt": …}'),
+    argument("--max-new-tokens", type=positive, default=64, metavar="N", help="tokens per answer; default 64"),
+    flag("--ignore-eos", "every answer has --max-new-tokens tokens"),
+    argument("--seed", type=int, default=0, metavar="N", help="seed of the random moments; default 0"),
+    argument("--good-ttft", type=seconds, metavar="S", help="a good answer begins within S seconds"),
+    argument("--good-tpot", type=seconds, metavar="S", help="a good answer takes at most S seconds per token"),
+    argument("--good-latency", type=seconds, metavar="S", help="a good answer is complete within S seconds"),
+    argument("--save", type=Path, metavar="FILE", help="save the figures as JSON"),
+    argument("--report", type=Path, metavar="FILE", help="write an HTML report"),
+    JSON,
+)
+
+UI_OPTIONS = (
+    argument("--port", type=int, default=8500, help="default 8500"),
+    argument("--host", default="127.0.0.1", help="default 127.0.0.1: only this machine; others need a key"),
+    argument("--store", metavar="URI", help="default: RAYLOOM_STORE, or .rayloom here or above"),
+    argument("--name", action="append", default=[], metavar="NAME", help="another name of this machine"),
+    argument("--address", metavar="URL", help="dashboard of a Ray cluster whose jobs are shown too"),
+    flag("--write", "allow to run, submit and stop jobs; needs the key that is printed"),
+)

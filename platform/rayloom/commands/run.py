@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import nullcontext
 
 from rayloom.artifacts.store import Store
@@ -26,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(job.spec, PipelineSpec):
         _check_inputs(job.spec, job, store)
     log = new_log(store.log_directory, f"{job.spec.kind}-{job.spec.name}")
-    job_log = logged_to(log.with_suffix(".jsonl"), job.spec.name, options.as_stage)
+    begin = {"file": str(job.file), "kind": job.spec.kind, "pid": os.getpid()}
+    job_log = logged_to(log.with_suffix(".jsonl"), job.spec.name, options.as_stage, begin)
     with job_log, nullcontext() if options.debug else engines_to(log):
         try:
             return _run(job, store, bool(options.as_stage))

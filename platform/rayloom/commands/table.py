@@ -11,6 +11,7 @@ from pathlib import Path
 from rayloom.commands.options import (
     ADDRESS,
     ARTIFACT,
+    BENCH_OPTIONS,
     FILE,
     JOB,
     JSON,
@@ -18,12 +19,12 @@ from rayloom.commands.options import (
     PUSH_OPTIONS,
     SERVICE,
     SET,
+    UI_OPTIONS,
     URL,
     Command,
     argument,
     flag,
     positive,
-    seconds,
     share,
 )  # fmt: skip
 
@@ -31,7 +32,6 @@ _ARTIFACTS = "rayloom.commands.artifacts"
 _JOBS = "rayloom.commands.cluster.jobs"
 _SERVICES = "rayloom.commands.endpoint.service"
 _PUSH = "rayloom.commands.push:push"
-_KEYS = "rayloom.commands.endpoint.service"
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -183,6 +183,7 @@ COMMANDS: tuple[Command, ...] = (
         "rayloom.commands.report:report",
         (ARTIFACT, argument("--output", type=Path, metavar="FILE", help="default: NAME-VERSION.html in this folder")),
     ),
+    Command("ui", "serve web pages about the store, its rows, jobs and services", "rayloom.ui.command:ui", UI_OPTIONS),
     Command(
         "chat",
         "talk to a served model",
@@ -200,25 +201,7 @@ COMMANDS: tuple[Command, ...] = (
         "bench",
         "load a served model and measure how fast it answers",
         "rayloom.commands.endpoint.bench:bench",
-        (
-            URL,
-            MODEL,
-            argument("--clients", type=positive, default=8, metavar="N", help="clients that ask in turn; default 8"),
-            argument("--rate", type=seconds, metavar="R", help="instead: R requests per second at random moments"),
-            argument("--requests", type=positive, default=64, metavar="N", help="requests in all; default 64"),
-            argument("--prompts", type=Path, metavar="FILE", help='one per line, as text or {"prompt": …}'),
-            argument(
-                "--max-new-tokens", type=positive, default=64, metavar="N", help="tokens per answer; default 64"
-            ),
-            flag("--ignore-eos", "every answer has --max-new-tokens tokens"),
-            argument("--seed", type=int, default=0, metavar="N", help="seed of the random moments; default 0"),
-            argument("--good-ttft", type=seconds, metavar="S", help="a good answer begins within S seconds"),
-            argument("--good-tpot", type=seconds, metavar="S", help="a good answer takes at most S seconds per token"),
-            argument("--good-latency", type=seconds, metavar="S", help="a good answer is complete within S seconds"),
-            argument("--save", type=Path, metavar="FILE", help="save the figures as JSON"),
-            argument("--report", type=Path, metavar="FILE", help="write an HTML report"),
-            JSON,
-        ),
+        BENCH_OPTIONS,
     ),
     Command(
         "predict",
@@ -265,14 +248,14 @@ COMMANDS: tuple[Command, ...] = (
         "create, list and revoke API keys of the store's services",
         commands=(
             Command(
-                "create", "print a new key", f"{_KEYS}:create",
+                "create", "print a new key", f"{_SERVICES}:create",
                 (
                     argument("name", metavar="NAME", help="who it is for; shown in the list"),
                     argument("--requests-per-minute", type=positive, metavar="N", help="instead of the service's"),
                 ),
             ),
-            Command("list", "list all keys, without their secrets", f"{_KEYS}:list_all", (JSON,)),
-            Command("revoke", "make a key invalid", f"{_KEYS}:revoke",
+            Command("list", "list all keys, without their secrets", f"{_SERVICES}:list_all", (JSON,)),
+            Command("revoke", "make a key invalid", f"{_SERVICES}:revoke",
                     (argument("id", metavar="ID", help="as `rayloom keys list` shows it"),)),
         ),
     ),

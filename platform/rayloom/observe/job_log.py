@@ -1,7 +1,8 @@
 """The logs of a run: everything that the engines print, and the job's own lines as JSON Lines for log collectors.
 
 Each JSON line has `time` (UTC), `level` (info or error), `job`, `text`, in a pipeline `stage`, and `rank` if a training
-worker said it.
+worker said it. The first says `file`, `kind` and `pid` of the job, those about a stage its `state`; the last is an
+error or has `state: finished`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rayloom.errors import unwrapped
 from rayloom.observe.progress import console, messages
@@ -25,22 +27,43 @@ from rayloom.observe.progress import console, messages
 _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
+events = logging.getLogger("rayloom.events")
+"""Logger of what only the JSON lines hold."""
+events.setLevel(logging.INFO)
+events.propagate = False
+events.addHandler(logging.NullHandler())
+
+
+def note(text: str, **fields: Any) -> None:
+    """Writes one line to the job's JSON lines that nobody has to read on the terminal."""
+    events.info("%s", text, extra={"fields": fields})
+
+
 @contextmanager
-def logged_to(file: Path, job: str, stage: str = "") -> Iterator[None]:
-    """Also writes to `file` everything that is said in the block, and the error that ended the job, if there is one."""
+def logged_to(file: Path, job: str, stage: str = "", begin: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Also writes to `file` everything that is said in the block, and the error that ended the job, if there is one.
+
+    `begin`: facts about the job for a first line; a last one then says that it finished.
+    """
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(_JsonLines(job))
     messages.addHandler(handler)
+    events.addHandler(handler)
     try:
         with in_stage(stage):
+            if begin is not None:
+                note("started", state="running", **begin)
             try:
                 yield
+                if begin is not None:
+                    note("finished", state="finished")
             except BaseException as error:
                 text = str(unwrapped(error) if isinstance(error, Exception) else type(error).__name__)
                 handler.emit(logging.LogRecord(messages.name, logging.ERROR, "", 0, text, None, None))
                 raise
     finally:
         messages.removeHandler(handler)
+        events.removeHandler(handler)
         handler.close()
 
 
@@ -69,6 +92,7 @@ class _JsonLines(logging.Formatter):
             "stage": _STAGE.get(),
             "rank": getattr(record, "rank", None),
             "text": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         return json.dumps({name: value for name, value in fields.items() if value not in ("", None)})
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError, unwrapped
-from rayloom.observe.job_log import in_stage
+from rayloom.observe.job_log import in_stage, note
 from rayloom.observe.progress import console, say
 from rayloom.observe.ray_session import connect
 from rayloom.pipeline.graph import LoadJob, StageJob, load_stages
@@ -65,16 +65,21 @@ def run_stages(
     try:
         while True:
             decision = decide([item.stage for item in stages], states, max_parallel)
-            states.update({name: State("skipped", why=why) for name, why in decision.skip.items()})
+            for name, why in decision.skip.items():
+                states[name] = State("skipped", why=why)
+                note(f"stage {name}: skipped", of_stage=name, state="skipped", why=why)
             for name in decision.start:
                 num_started += 1
                 say(f"[{num_started}/{len(stages)}] {name}")
                 states[name] = State("running")
+                note(f"stage {name}: running", of_stage=name, state="running")
                 runner.start(by_name[name])
             if not any(state.status == "running" for state in states.values()):
                 return first
             for name, error, state in runner.ended():
                 states[name] = state
+                made = {"artifact": state.artifact.id} if state.artifact else {}
+                note(f"stage {name}: {state.status}", of_stage=name, state=state.status, **made)
                 first = first or error
                 if error is not None:
                     say(f"stage {name}: {state.why}")

@@ -39,7 +39,12 @@ def load(file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
 
     Raises InputError if the file cannot be read, SpecError with all problems if it is not valid.
     """
-    document = parse(_read(file), str(file))
+    return loaded(_read(file), file, kinds, overrides)
+
+
+def loaded(text: str, file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -> Job:
+    """The job that a file with this text would be. Raises as `load`."""
+    document = parse(text, str(file))
     waiting = list(overrides)
     kind = document.values.get("kind")
     for key, mark in _job_fields(kinds.get(kind) if isinstance(kind, str) else None):

@@ -1,0 +1,123 @@
+"""The index of a store: what is read again, what is kept, and what is said about damage and a store that vanishes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.ui_store import family, published, trained
+
+from rayloom.artifacts.manifest import MANIFEST_NAME, Manifest
+from rayloom.artifacts.store import Store
+from rayloom.ui.store_index import StoreIndex
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "store"), cache=tmp_path / "cache")
+    family(store)
+    return store
+
+
+def test_it_knows_every_artifact_its_children_and_the_current_versions(store: Store) -> None:
+    view = StoreIndex(store).read_now()
+    assert view.is_whole
+    assert len(view.entries) == 6
+    assert view.entries[0].created_at == max(entry.created_at for entry in view.entries)
+    assert set(view.children["corpus@cccc00000001"]) == {"adapter@dddd00000001", "adapter@dddd00000002"}
+    assert "adapter@dddd00000002" in view.current
+    assert "adapter@dddd00000001" not in view.current
+
+
+def test_words_are_looked_for_in_names_kinds_and_results(store: Store) -> None:
+    view = StoreIndex(store).read_now()
+    assert [entry.name for entry in view.matching("310 kept")] == ["corpus"]
+    assert {entry.kind for entry in view.matching(kind="train")} == {"train"}
+    assert len(view.matching("adapter", only_current=True)) == 1
+    assert view.matching("adapter nowhere") == []
+
+
+def test_only_what_changed_is_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, opened = StoreIndex(store), list[str]()
+    index.read_now()
+    whole = store.manifest
+
+    def counted(name: str, version: str) -> Manifest | None:
+        opened.append(f"{name}@{version}")
+        return whole(name, version)
+
+    monkeypatch.setattr(store, "manifest", counted)
+    index.read_now()
+    assert opened == []
+    published(store, "rows", "aaaa00000002")
+    assert "rows@aaaa00000002" in index.read_now().by_id
+    assert {one.partition("@")[0] for one in opened} == {"rows"}
+
+
+def test_a_version_that_is_being_built_appears_when_its_manifest_does(store: Store) -> None:
+    index = StoreIndex(store)
+    folder = Path(store.location("slow", "1234"))
+    folder.mkdir(parents=True)
+    assert index.read_now().unfinished == (("slow", "1234"),)
+    published(store, "slow", "1234")
+    view = index.read_now()
+    assert view.unfinished == ()
+    assert "slow@1234" in view.by_id
+
+
+def test_what_was_removed_is_gone(store: Store) -> None:
+    index = StoreIndex(store)
+    index.read_now()
+    store.remove("adapter", "dddd00000002")
+    shutil.rmtree(Path(store.root) / "merged")
+    view = index.read_now()
+    assert {entry.name for entry in view.entries} == {"rows", "corpus", "base", "adapter"}
+    assert "adapter@dddd00000001" in view.current
+
+
+def test_a_damaged_manifest_is_named_and_hides_nothing_else(store: Store) -> None:
+    (Path(store.location("base", "bbbb00000001")) / MANIFEST_NAME).write_text("{")
+    view = StoreIndex(store).read_now()
+    assert "damaged" in view.damaged["base@bbbb00000001"]
+    assert len(view.entries) == 5
+
+
+def test_a_store_that_vanishes_is_said_and_its_artifacts_stay_listed(store: Store) -> None:
+    index = StoreIndex(store)
+    index.read_now()
+    root = Path(store.root)
+    root.rename(root.with_name("away"))
+    view = index.read_now()
+    assert "There is no store here" in view.problem
+    assert len(view.entries) == 6
+    root.with_name("away").rename(root)
+    assert index.read_now().problem == ""
+
+
+def test_the_next_server_begins_with_what_was_read(store: Store) -> None:
+    first = StoreIndex(store).read_now()
+    Path(store.root).rename(Path(store.root).with_name("away"))
+    kept = StoreIndex(store)
+    assert kept.view().entries == first.entries
+
+
+def test_a_cache_of_another_format_is_not_used(store: Store) -> None:
+    StoreIndex(store).read_now()
+    for file in (store.cache / "ui").glob("*.json"):
+        file.write_text(json.dumps({"format": 0, "uri": store.uri, "names": {"x": [[], []]}}))
+    assert len(StoreIndex(store).read_now().entries) == 6
+
+
+def test_a_store_in_an_object_store_is_read_too(tmp_path: Path) -> None:
+    local = Store(str(tmp_path / "store"))
+    family(local)
+    remote = Store("memory://ui-index", cache=tmp_path / "cache")
+    remote.filesystem.put(local.root, "/ui-index", recursive=True)
+    index = StoreIndex(remote)
+    assert set(index.read_now().by_id) == set(StoreIndex(local).read_now().by_id)
+    trained(local, "late", "ffff00000001", [])
+    remote.filesystem.put(local.location("late", "ffff00000001"), "/ui-index/late/ffff00000001", recursive=True)
+    assert "late@ffff00000001" in index.read_now().by_id
+    remote.filesystem.rm("/ui-index", recursive=True)
