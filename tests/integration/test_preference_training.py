@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.artifacts import Folder
 from support.models import write_model
 from support.preferences import LENGTH, judged, pairs, spec_of, write
 from support.training_jobs import ONE
+from transformers import AutoModelForSequenceClassification
 
+from rayloom.models.responders.responder import AnswerScorer
+from rayloom.models.responders.subject import Subject
+from rayloom.score.reward_loss import answers_of
 from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
@@ -69,3 +74,33 @@ def test_preferences_are_learned_with_sharded_weights(stage: int, base: Path, tm
     before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
     assert before["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert after["loss"] < before["loss"] - 0.01
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"adapter": {"type": "none"}, "learning_rate": 1e-3, "sharding": {"zero_stage": 2}}],
+    ids=["lora", "whole weights"],
+)
+def test_a_reward_model_is_learned_and_scores_alike_wherever_it_is_loaded(
+    changes: dict[str, Any], base: Path, tmp_path: Path
+) -> None:
+    spec = spec_of({"type": "reward"}, preference=None, task={"type": "reward"}, **changes)
+    write([row | {"margin": 0.5} for row in pairs(24)], tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    train(job, ONE, lambda event: None)
+    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert after["loss"] < before["loss"] - 0.05
+    assert after["accuracy"] == 1.0
+    is_whole = bool(changes)
+    subject = Subject("model", "x", job.out if is_whole else base, None if is_whole else job.out)
+    scorer = AnswerScorer.of(subject)
+    heldout = PreferenceRows(job.heldout["heldout"], LENGTH)
+    tokens = [answer for number in range(len(heldout)) for answer in answers_of(heldout.row(number))]
+    leads = np.diff(np.reshape(scorer.rewards(tokens, 4), (-1, 2)))[:, 0] * -1
+    assert float(np.logaddexp(0, 0.5 - leads).mean()) == pytest.approx(after["loss"], abs=1e-3)
+    if is_whole:
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(job.out).eval()
+        alone = loaded(torch.tensor(tokens[0].tolist())[None]).logits.item()
+        assert alone == pytest.approx(scorer.rewards(tokens[:1], 1)[0], abs=1e-4)

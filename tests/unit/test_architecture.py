@@ -29,9 +29,10 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("kinds", "dispatch", "commands", "ui", "cli", "__main__"), 5),
 }
 # `errors` is for everyone, `specs` among them; `reading` opens what `artifacts` hold, and `text` makes token ids of it;
-# above, only the top floor has rooms that call each other, in this order.
+# a reward model is a reward; above, only the top floor has rooms that call each other, in this order.
 MAY_MEET = {
     ("specs", "errors"), ("errors", "engine_errors"), ("reading", "artifacts"), ("text", "reading"),
+    ("rewards", "models"),
     ("dispatch", "kinds"), ("commands", "kinds"), ("commands", "dispatch"), ("cli", "commands"),
     ("__main__", "cli"), ("ui", "kinds"), ("ui", "dispatch"), ("ui", "commands"),
 }  # fmt: skip

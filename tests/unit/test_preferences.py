@@ -158,8 +158,11 @@ def test_log_probabilities_are_those_of_each_answer_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"preference": None}, "such data needs a preference"),
-        ({"data": {"type": "corpus", "corpus": "artifact:x"}}, "a preference needs data of type preferences"),
+        ({"preference": None}, "such data needs one of them"),
+        (
+            {"data": {"type": "corpus", "corpus": "artifact:x"}},
+            "or task reward needs data of type preferences",
+        ),
         ({"adapter": {"type": "prefix"}}, "a pair has two"),
         ({"preference": {"type": "kto"}, "micro_batch_sequences": 1}, "of 2 or more"),
     ],

@@ -19,7 +19,14 @@ from rayloom.models.int8_linear import use_int8_arithmetic
 from rayloom.models.quantised import NEVER_QUANTISED, load_quantised
 from rayloom.models.weight_files import stored_tensors
 from rayloom.specs.training.adapters import Adapter, LoraAdapter
-from rayloom.specs.training.tasks import TASK_FILE, QuestionAnswering, SequenceToSequence, Task, TokenClassification
+from rayloom.specs.training.tasks import (
+    TASK_FILE,
+    QuestionAnswering,
+    RewardScoring,
+    SequenceToSequence,
+    Task,
+    TokenClassification,
+)
 
 _FIX = "Name a folder or artifact with config.json, model.safetensors and tokenizer.json."
 
@@ -141,6 +148,8 @@ def _head_settings(task: Task) -> dict[str, Any]:
     labels = task.labels
     is_multiple = getattr(task, "multiple", False)
     kind = "multi_label_classification" if is_multiple else "single_label_classification"
+    if isinstance(task, RewardScoring):
+        kind = "regression"
     numbered = dict(enumerate(labels))
     return {
         "num_labels": len(labels),

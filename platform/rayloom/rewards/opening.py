@@ -23,6 +23,7 @@ from rayloom.rewards.answer import OneByOne, RewardFunction, Verdict, WrittenAns
 from rayloom.rewards.code_tests import CodeTests
 from rayloom.rewards.function_process import FunctionProcess
 from rayloom.rewards.judge import Judge
+from rayloom.rewards.model_scores import ModelScores
 from rayloom.rewards.sandbox import Sandbox
 from rayloom.specs.training.rewards import (
     CodeReward,
@@ -35,6 +36,7 @@ from rayloom.specs.training.rewards import (
     LanguageReward,
     LengthReward,
     MathReward,
+    ModelReward,
     NumericReward,
     RegexReward,
     Reward,
@@ -86,7 +88,7 @@ def opened(
         ]
 
 
-def _function(reward: Reward, model: Artifact | None, job_directory: Path, closing: ExitStack) -> RewardFunction:  # noqa: ARG001
+def _function(reward: Reward, model: Artifact | None, job_directory: Path, closing: ExitStack) -> RewardFunction:
     if isinstance(reward, JsonSchemaReward):
         formats.check_schema(reward)
     if isinstance(reward, FunctionReward):
@@ -99,6 +101,8 @@ def _function(reward: Reward, model: Artifact | None, job_directory: Path, closi
         return closing.enter_context(FunctionProcess(function, package, arguments, reward.seconds, memory_mb=4096))
     if isinstance(reward, CodeReward):
         return CodeTests(reward, closing.enter_context(Sandbox(reward.seconds, reward.memory_mb)))
+    if isinstance(reward, ModelReward) and model is not None:
+        return ModelScores.of(reward, model)
     if isinstance(reward, JudgeReward):
         return Judge.of(reward, job_directory)
     return OneByOne(partial(_ONE_BY_ONE[type(reward)], reward))

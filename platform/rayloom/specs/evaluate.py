@@ -85,6 +85,18 @@ class TaskCheck(Spec):
     """The job fails if the score is lower. Default: no limit."""
 
 
+class PairsCheck(Spec):
+    """The share of held-out pairs in which a reward model gives the better answer the larger number."""
+
+    type: Literal["pairs"]
+    name: Name = "pairs"
+    """Name in the report and in `metrics`; different for each check."""
+    rows_of: TunedRef
+    """The reward model whose training job set the pairs aside."""
+    min_score: Share | None = None
+    """The job fails if the share is lower. Default: no limit."""
+
+
 class Endpoint(Spec):
     """A server with OpenAI's completions API, such as that of `kind: serve`; its key is read from OPENAI_API_KEY."""
 
@@ -123,6 +135,7 @@ CHECK_METRICS = {
     "heldout_loss": ("mean_nats", "perplexity"),
     "answers": ("share", "count"),
     "lm_eval": ("score",),
+    "pairs": ("score", "log_loss", "calibration_error"),
     "written": ("score", "bleu", "rouge_l"),
     "task": ("score", "accuracy", "macro_f1", "micro_f1", "exact_match"),
 }
@@ -144,7 +157,8 @@ class EvaluateSpec(GpuTaskSpec):
     checks: Annotated[
         tuple[
             Annotated[
-                HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | HarnessCheck, Field(discriminator="type")
+                HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | PairsCheck | HarnessCheck,
+                Field(discriminator="type"),
             ],
             ...,
         ],

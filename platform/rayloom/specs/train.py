@@ -20,8 +20,8 @@ from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, 
 from rayloom.specs.training.policies import Policy, PromptData, Rollouts, check_policy
 from rayloom.specs.training.preferences import Preference, PreferenceData, check_preference
 from rayloom.specs.training.retain import Fisher, Retention, check_retaining, old_model_of
-from rayloom.specs.training.rewards import Rewards
-from rayloom.specs.training.tasks import SequenceToSequence, Task
+from rayloom.specs.training.rewards import Rewards, files_of_rewards
+from rayloom.specs.training.tasks import RewardScoring, SequenceToSequence, Task, check_task
 from rayloom.specs.training.teacher import KeptLayers, Teacher, check_teaching
 from rayloom.specs.training.trackers import Tracker
 from rayloom.specs.training.training_data import ConversationData, CorpusData, Replay
@@ -134,6 +134,11 @@ class TrainSpec(JobSpec):
         return self.teacher or old_model_of(self)
 
     @property
+    def learns_reward(self) -> bool:
+        """Whether the run makes a reward model."""
+        return isinstance(self.task, RewardScoring)
+
+    @property
     def recomputed(self) -> ActivationCheckpointing | None:
         """Which activations are computed again; None if all are kept."""
         if isinstance(self.activation_checkpointing, bool):
@@ -225,18 +230,6 @@ class TrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
-    def _task_has_its_data(self) -> Self:
-        if (self.task is None) == isinstance(self.data, LabelledData):
-            raise ValueError("a task needs data of type labelled, and such data needs a task")
-        if self.task is not None and self.base is None:
-            raise ValueError("a task needs a base: fresh weights know no language yet")
-        if isinstance(self.task, SequenceToSequence) and not self.packs_rows:
-            raise ValueError(f"adapter {self.adapter.type} is not offered for an encoder-decoder: use lora")
-        if self.task is not None and self.replay is not None:
-            raise ValueError("replay goes on with general text, which a task's head cannot: leave one of them out")
-        return self
-
-    @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give either num_steps or num_epochs")
@@ -256,6 +249,7 @@ class TrainSpec(JobSpec):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        check_task(self)
         check_preference(self)
         check_retaining(self)
         check_teaching(self)
@@ -266,6 +260,7 @@ class TrainSpec(JobSpec):
     def outside_files(self) -> Iterator[OutsideFiles]:
         if not isinstance(self.data, CorpusData):
             yield from files_at_uris("data.sources", self.data.sources)
+        yield from files_of_rewards("rewards", self.rewards or ())
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:

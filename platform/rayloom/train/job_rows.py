@@ -17,7 +17,7 @@ from rayloom.reading.sources import row_files
 from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
-from rayloom.specs.training.preferences import PreferenceData
+from rayloom.specs.training.preferences import Kto, PreferenceData
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.row_workers import RowWorkers
@@ -102,17 +102,26 @@ def preference_rows(
 ) -> Path:
     """As `conversation_rows`, for answers with preferences."""
     data = spec.data
-    if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData) or spec.preference is None:
+    if (folder / COUNTS_NAME).exists() or not isinstance(data, PreferenceData):
         return folder
     from rayloom.text.conversations.preference_rows import prepare_preferences
     from rayloom.text.conversations.render import Renderer
 
     renderer = Renderer.of_model(parents["base"].path, template_kwargs=data.chat_template_kwargs)
     files, length = source_files(data.sources, parents), spec.sequence_length_tokens
-    is_paired = spec.preference.type != "kto"
+    is_paired = not isinstance(spec.preference, Kto)
     with progress("rendering answers", unit="rows") as bar:
         counts = prepare_preferences(
-            data, files, renderer, length, spec.seed, folder, is_paired=is_paired, advance=bar.advance, workers=workers
+            data,
+            files,
+            renderer,
+            length,
+            spec.seed,
+            folder,
+            is_paired=is_paired,
+            has_margins=spec.learns_reward,
+            advance=bar.advance,
+            workers=workers,
         )
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder

@@ -16,10 +16,10 @@ AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows | PromptRows
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
     """The prepared rows in a folder, of the kind that the spec trains on."""
+    if spec.preference is not None or spec.learns_reward:
+        return PreferenceRows(folder, spec.sequence_length_tokens)
     if spec.task is not None:
         return TaskRows(folder)
-    if spec.preference is not None:
-        return PreferenceRows(folder, spec.sequence_length_tokens)
     if spec.policy is not None:
         return PromptRows(folder)
     if is_streamed(folder):

@@ -13,6 +13,7 @@ from rayloom.evaluate.checks.answers import AnswerShare
 from rayloom.evaluate.checks.check import Case, Check
 from rayloom.evaluate.checks.harness import HarnessScore
 from rayloom.evaluate.checks.heldout import Perplexity
+from rayloom.evaluate.checks.pairs import PairAccuracy
 from rayloom.evaluate.checks.task import TaskScore
 from rayloom.evaluate.checks.written import WrittenScore
 from rayloom.models.responders.subject import Subject
@@ -20,6 +21,7 @@ from rayloom.specs.evaluate import EvaluateSpec
 
 CHECKS: dict[str, Check[Any]] = {
     "task": TaskScore(),
+    "pairs": PairAccuracy(),
     "lm_eval": HarnessScore(),
     "written": WrittenScore(),
     "heldout_loss": Perplexity(),

@@ -86,6 +86,23 @@ class GenerateRequest(_Request):
     input: str | Text | list[str | Text]
 
 
+class ConversationMessage(_Schema):
+    role: str
+    content: str
+
+
+class JudgedConversation(_Schema):
+    """A conversation whose last message is the answer in question."""
+
+    messages: Annotated[list[ConversationMessage], Field(min_length=1)]
+
+
+class ScoreRequest(_Request):
+    """Conversations, for each of which the last answer is given a number."""
+
+    input: JudgedConversation | list[JudgedConversation]
+
+
 class Label(_Schema):
     """The classes of one text."""
 
@@ -130,6 +147,13 @@ class Written(_Schema):
     text: str
 
 
+class AnswerScore(_Schema):
+    """The number of one answer; larger is better, and only differences mean something."""
+
+    index: int
+    score: float
+
+
 @dataclass(frozen=True)
 class PredictorEndpoint:
     """One path of the API, with its schemas."""
@@ -158,13 +182,21 @@ ANSWER = PredictorEndpoint(
     {"question": "Who went?", "text": "Ada went to Paris."},
 )
 GENERATE = PredictorEndpoint("/v1/generate", "A text for each text", GenerateRequest, Written, "Ada went to Paris.")
-ENDPOINTS = {endpoint.path: endpoint for endpoint in (CLASSIFY, TAG, ANSWER, GENERATE)}
+SCORE = PredictorEndpoint(
+    "/v1/score",
+    "A number for the last answer of each conversation, by a reward model",
+    ScoreRequest,
+    AnswerScore,
+    {"messages": [{"role": "user", "content": "Who went?"}, {"role": "assistant", "content": "Ada."}]},
+)
+ENDPOINTS = {endpoint.path: endpoint for endpoint in (CLASSIFY, TAG, ANSWER, GENERATE, SCORE)}
 _BY_TASK = {
     "text_classification": CLASSIFY,
     "relation_extraction": CLASSIFY,
     "token_classification": TAG,
     "question_answering": ANSWER,
     "sequence_to_sequence": GENERATE,
+    "reward": SCORE,
     TEXT_TASK: GENERATE,
 }
 
@@ -245,4 +277,14 @@ def _text(answers: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": answers["answer"] if "answer" in answers else "".join(answers["labels"])}
 
 
-_ITEM_FIELDS = {CLASSIFY.path: _classes, TAG.path: _entities, ANSWER.path: _answer, GENERATE.path: _text}
+def _score(answers: Mapping[str, Any]) -> dict[str, Any]:
+    return {"score": answers["score"]}
+
+
+_ITEM_FIELDS = {
+    CLASSIFY.path: _classes,
+    TAG.path: _entities,
+    ANSWER.path: _answer,
+    GENERATE.path: _text,
+    SCORE.path: _score,
+}

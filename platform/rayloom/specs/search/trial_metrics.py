@@ -55,8 +55,14 @@ def _keys(check: TrialCheck, task: Task | None) -> tuple[str, ...]:
 def check_problems(checks: Sequence[TrialCheck], train: TrainSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Path and text of problems: checks that do not fit the job's task, and duplicate names."""
     for number, check in enumerate(checks):
-        if isinstance(check, TaskCheck) != (train.task is not None):
-            wanted = "a check of type task" if train.task is not None else "heldout_loss or answers"
+        if train.learns_reward or isinstance(check, TaskCheck) != (train.task is not None):
+            wanted = (
+                "metric accuracy"
+                if train.learns_reward
+                else "a check of type task"
+                if train.task is not None
+                else "heldout_loss or answers"
+            )
             kind = "learns a task" if train.task is not None else "has no task"
             yield ("checks", number, "type"), f"the training job {kind}: use {wanted}"
     names = [check.name for check in checks]

@@ -111,8 +111,10 @@ class PreferenceData(Spec):
 
 def check_preference(job: TrainSpec) -> None:
     """Raises ValueError if a preference does not fit the rest of the spec."""
-    if (job.preference is None) == isinstance(job.data, PreferenceData):
-        raise ValueError("a preference needs data of type preferences, and such data needs a preference")
+    if (job.preference is None and not job.learns_reward) == isinstance(job.data, PreferenceData):
+        raise ValueError("a preference or task reward needs data of type preferences, and such data needs one of them")
+    if job.preference is not None and job.learns_reward:
+        raise ValueError("give either preference or task reward")
     if job.preference is None:
         return
     if job.base is None or job.replay is not None or job.objective_in_use.type != "causal":

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from rayloom.specs.base import Name, OutsideFiles, Rule, Spec, refuse_repeated
+from rayloom.specs.base import Name, OutsideFiles, Rule, Spec, TunedRef, refuse_repeated
 
 Seconds = Annotated[float, Field(gt=0)]
 Column = Annotated[str, StringConstraints(min_length=1)]
@@ -220,6 +220,16 @@ class JudgeReward(_Reward):
         return self
 
 
+class ModelReward(_Reward):
+    """The number of a reward model of the store (`task: {type: reward}`), with its own tokenizer and chat template."""
+
+    type: Literal["model"]
+    model: TunedRef
+    """The reward model."""
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
+    """Answers computed at once."""
+
+
 Reward = Annotated[
     ExactReward
     | NumericReward
@@ -232,7 +242,8 @@ Reward = Annotated[
     | LanguageReward
     | FunctionReward
     | CodeReward
-    | JudgeReward,
+    | JudgeReward
+    | ModelReward,
     Field(discriminator="type"),
 ]
 

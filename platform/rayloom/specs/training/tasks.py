@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import Share, Spec
+
+if TYPE_CHECKING:
+    from rayloom.specs.train import TrainSpec
 
 Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False)]
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
@@ -126,8 +129,26 @@ class SequenceToSequence(Spec):
     peft_task: ClassVar[PeftTask] = "SEQ_2_SEQ_LM"
 
 
+class RewardScoring(Spec):
+    """A number for the last answer of a conversation: a reward model, learned from pairs of answers.
+
+    Loss: −log σ(reward of the better answer − reward of the worse one − margin) (Bradley & Terry 1952; Ouyang et al.
+    2022, arXiv:2203.02155, equation 1). A row's `margin` says by how much the better one should lead (Touvron et al.
+    2023, arXiv:2307.09288, equation 2); without that column it is 0.
+    """
+
+    type: Literal["reward"]
+    labels: ClassVar[tuple[str, ...]] = ("reward",)
+    peft_task: ClassVar[PeftTask] = "SEQ_CLS"
+
+
 Task = Annotated[
-    TextClassification | RelationExtraction | TokenClassification | QuestionAnswering | SequenceToSequence,
+    TextClassification
+    | RelationExtraction
+    | TokenClassification
+    | QuestionAnswering
+    | SequenceToSequence
+    | RewardScoring,
     Field(discriminator="type"),
 ]
 
@@ -136,3 +157,15 @@ def _check_weights(weights: dict[str, float], labels: tuple[str, ...]) -> None:
     unknown = sorted(set(weights) - set(labels))
     if unknown:
         raise ValueError(f"class_weights names {', '.join(unknown)}, which is no label; labels are {', '.join(labels)}")
+
+
+def check_task(job: TrainSpec) -> None:
+    """Raises ValueError if a task does not fit the rest of the spec."""
+    if (job.task is None or job.learns_reward) == (job.data.type == "labelled"):
+        raise ValueError("a task other than reward needs data of type labelled, and such data needs a task")
+    if job.task is not None and job.base is None:
+        raise ValueError("a task needs a base: fresh weights know no language yet")
+    if isinstance(job.task, SequenceToSequence) and not job.packs_rows:
+        raise ValueError(f"adapter {job.adapter.type} is not offered for an encoder-decoder: use lora")
+    if job.task is not None and job.replay is not None:
+        raise ValueError("replay goes on with general text, which a task's head cannot: leave one of them out")

@@ -31,6 +31,8 @@ class JudgedRow:
     is_good: bool = True
     tools: tuple[Mapping[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    margin: float = 0.0
+    """By how much the better answer should lead, where the row says so."""
     unknown: tuple[str, ...] = ()
     """Keys of the row and of its messages that have no meaning."""
 
@@ -60,8 +62,10 @@ _COLUMNS = {
 """The columns by which a row's format is known."""
 
 
-def judged_row(row: Any, format_name: str | None, origin: str, ignored: Collection[str] = ()) -> JudgedRow:
-    """One row. Raises ConversationError saying what it lacks."""
+def judged_row(
+    row: Any, format_name: str | None, origin: str, ignored: Collection[str] = (), has_margin: bool = False
+) -> JudgedRow:
+    """One row; `has_margin`: whether its `margin` means something. Raises ConversationError saying what it lacks."""
     values = row_values(row, ignored, {})
     unknown: list[str] = []
     format_name = format_name or recognised(values, _COLUMNS)
@@ -78,13 +82,23 @@ def judged_row(row: Any, format_name: str | None, origin: str, ignored: Collecti
         prompt, ends = _prompt_and_ends(values, ignored, unknown)
     shared, ends = _parted(prompt, ends)
     read = [with_row_keys(values, columns, [*shared, *end], origin, []) for end in ends]
-    with_row_keys(values, columns, [], origin, unknown)
+    with_row_keys(values, (*columns, "margin") if has_margin else columns, [], origin, unknown)
     length = len(read[0].messages) - len(ends[0])
     better, worse = (_answered(one, length) for one in read)
     first = read[0]
     return JudgedRow(
-        origin, first.messages[:length], better, worse, True, first.tools, first.template_kwargs, tuple(unknown)
-    )
+        origin, first.messages[:length], better, worse, True, first.tools, first.template_kwargs,
+        _margin(values) if has_margin else 0.0, tuple(unknown),
+    )  # fmt: skip
+
+
+def _margin(values: Mapping[str, Any]) -> float:
+    margin = values.get("margin")
+    if margin is None:
+        return 0.0
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < float("inf"):
+        raise ConversationError("bad_mark", f"`margin` is not a number from 0, but {margin!r}")
+    return float(margin)
 
 
 def _single(values: dict[str, Any], origin: str, ignored: Collection[str], unknown: list[str]) -> JudgedRow:
@@ -103,7 +117,9 @@ def _single(values: dict[str, Any], origin: str, ignored: Collection[str], unkno
     if not read.messages or read.messages[-1]["role"] != "assistant":
         raise ConversationError("no_answer", f"`{columns[-2]}` does not end with an answer")
     prompt, answer = read.messages[:-1], read.messages[-1:]
-    return JudgedRow(origin, prompt, answer, None, values["label"], read.tools, read.template_kwargs, read.unknown_keys)
+    return JudgedRow(
+        origin, prompt, answer, None, values["label"], read.tools, read.template_kwargs, unknown=read.unknown_keys
+    )
 
 
 def _prompt_and_ends(

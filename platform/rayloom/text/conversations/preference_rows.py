@@ -32,7 +32,7 @@ from rayloom.text.tokenizer_files import tokenizer_digest
 
 Turns = tuple[Mapping[str, Any], ...]
 ROWS_AT_ONCE = 256
-GOOD_NAME, REFERENCE_NAME = "good.npy", "reference.npy"
+GOOD_NAME, REFERENCE_NAME, MARGIN_NAME = "good.npy", "reference.npy", "margin.npy"
 
 
 @dataclass
@@ -59,6 +59,8 @@ class PreferenceRow:
     is_good: bool
     reference: NDArray[np.float32]
     """(2,) log p of both answers before training; NaN where it is not known."""
+    margin: float
+    """By how much the first answer should lead."""
 
 
 class PreferenceRows:
@@ -68,6 +70,8 @@ class PreferenceRows:
         self.directory = directory
         self.shards = TokenShards(directory, sequence_length_tokens)
         self.is_good = np.load(directory / GOOD_NAME, allow_pickle=False)
+        margins = directory / MARGIN_NAME
+        self.margin = np.load(margins, allow_pickle=False) if margins.exists() else np.zeros(len(self.shards))
         self.reference_file = directory / REFERENCE_NAME
         """What the model thought of the answers before training; made by the training."""
         unknown = np.full((len(self.shards), 2), np.nan, np.float32)
@@ -86,7 +90,9 @@ class PreferenceRows:
         return self.shards.tokenizer_digest
 
     def row(self, index: int) -> PreferenceRow:
-        return PreferenceRow(self.shards.row(index), bool(self.is_good[index]), self.reference[index])
+        return PreferenceRow(
+            self.shards.row(index), bool(self.is_good[index]), self.reference[index], float(self.margin[index])
+        )
 
 
 def prepare_preferences(
@@ -98,16 +104,19 @@ def prepare_preferences(
     out: Path,
     *,
     is_paired: bool,
+    has_margins: bool = False,
     advance: Callable[[int], None] = lambda _: None,
     workers: RowWorkers | None = None,
 ) -> PreferenceCounts:
     """Writes rows to `out/train` and `out/heldout`; `workers` render them, by default processes on all cores.
 
+    `has_margins`: whether a margin in a row means something.
+
     Raises InputError with every unusable row by number.
     """
     counts = PreferenceCounts()
     problems = RowProblems(data.leave_out)
-    judged = _read(data, files, counts, seed, problems, advance, is_paired)
+    judged = _read(data, files, counts, seed, problems, advance, is_paired, has_margins)
     with closing(_RenderedAnswers(renderer, workers or RowProcesses())) as answers:
         rendered = answers.of([(row, row.answers) for row in judged], problems)
         problems.raise_any()
@@ -130,6 +139,9 @@ def prepare_preferences(
         writer = ShardWriter(out / name, len(renderer.tokenizer), digest, sequence_length_tokens=sequence_length_tokens)
         _write(part, writer)
         np.save(out / name / GOOD_NAME, np.asarray([row.judged.is_good for row in part]), allow_pickle=False)
+        if has_margins:
+            margins = np.asarray([row.judged.margin for row in part], np.float32)
+            np.save(out / name / MARGIN_NAME, margins, allow_pickle=False)
         setattr(counts, name, _counted(part))
     return counts
 
@@ -152,6 +164,7 @@ def _read(
     problems: RowProblems,
     advance: Callable[[int], None],
     is_paired: bool,
+    has_margins: bool,
 ) -> list[JudgedRow]:
     kept = []
     for number, source in enumerate(data.sources):
@@ -159,7 +172,7 @@ def _read(
         for origin, row in table_rows(files[f"data.sources.{number}.dataset"], source):
             advance(1)
             try:
-                judged = judged_row(row, source.format, origin, source.ignore_keys)
+                judged = judged_row(row, source.format, origin, source.ignore_keys, has_margins)
                 judged.check(is_paired)
                 found.append(judged)
             except ConversationError as error:

@@ -205,7 +205,7 @@ def objective_of(job: TrainJob) -> Objective:
     """The objective of the job's spec."""
     spec = job.spec
     if spec.task is not None:
-        return objective_of_task(spec.task, job.train[0], job.tokenizer)
+        return objective_of_task(spec.task, job.train[0], job.tokenizer, spec.sequence_length_tokens)
     if spec.preference is not None:
         return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
     if spec.policy is not None and spec.rollouts is not None:

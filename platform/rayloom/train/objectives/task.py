@@ -12,16 +12,19 @@ from torch import nn
 
 from rayloom.score.batches import NO_LABEL, Batch, stacked
 from rayloom.score.label_loss import LabelLoss
+from rayloom.score.reward_loss import PairBatch, PairLoss, pair_batch
 from rayloom.score.task_batches import TaskBatch, target_of, task_batch
 from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.training.tasks import (
     QuestionAnswering,
     RelationExtraction,
+    RewardScoring,
     SequenceToSequence,
     Task,
     TextClassification,
     TokenClassification,
 )
+from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.train.objectives.objective import Draw
 
@@ -73,13 +76,30 @@ class WrittenText:
         return LabelLoss(model)
 
 
+@dataclass(frozen=True)
+class PairedAnswers:
+    """A reward model: the better answer of each pair gets the larger number."""
+
+    padding_token: int
+    sequence_length_tokens: int
+
+    def rows(self, folder: Path) -> PreferenceRows:
+        return PreferenceRows(folder, self.sequence_length_tokens)
+
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> PairBatch:  # noqa: ARG002
+        return pair_batch(rows, self.padding_token)
+
+    def loss_of(self, model: nn.Module) -> PairLoss:
+        return PairLoss(model)
+
+
 def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | None:
     """One weight for each label, or None. `counts`: how often each label occurs among the training targets.
 
     balanced: n / (K · n_c), so that all classes have the same total weight (King & Zeng 2001). A class that never
     occurs gets 1.
     """
-    if isinstance(task, QuestionAnswering | SequenceToSequence) or task.class_weights is None:
+    if isinstance(task, QuestionAnswering | SequenceToSequence | RewardScoring) or task.class_weights is None:
         return None
     wanted = task.class_weights
     if wanted != "balanced":
@@ -89,13 +109,17 @@ def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | 
     return tuple(total / (num_present * count) if count else 1.0 for count in present)
 
 
-def objective_of_task(task: Task, train: Path, tokenizer: Path) -> TaskObjective | WrittenText:
+def objective_of_task(
+    task: Task, train: Path, tokenizer: Path, sequence_length_tokens: int
+) -> TaskObjective | WrittenText | PairedAnswers:
     """The objective of a task. `train`: folder of the rows for class weights. `tokenizer`: folder of the tokenizer."""
     from transformers import AutoTokenizer
 
     padding = AutoTokenizer.from_pretrained(tokenizer).pad_token_id
     if isinstance(task, SequenceToSequence):
         return WrittenText(int(padding or 0))
+    if isinstance(task, RewardScoring):
+        return PairedAnswers(int(padding or 0), sequence_length_tokens)
     weights = None
     if not isinstance(task, QuestionAnswering) and task.class_weights is not None:
         weights = class_weights(task, label_counts(task, TaskRows(train)))

@@ -14,7 +14,7 @@ from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.policies import PromptData
 from rayloom.specs.training.preferences import Kto, PreferenceData
-from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
+from rayloom.specs.training.tasks import QuestionAnswering, RewardScoring, SequenceToSequence, TokenClassification
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.text.labelled.dataset import EXAMPLES_NAME
@@ -119,7 +119,7 @@ def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) 
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows have the text of an earlier one")
     if counts["contradicting"]:
         sheet.warnings.append(f"{counts['contradicting']} of them have another label than that one")
-    if task is None or isinstance(task, QuestionAnswering | SequenceToSequence):
+    if task is None or isinstance(task, QuestionAnswering | SequenceToSequence | RewardScoring):
         return
     wanted = task.entities if isinstance(task, TokenClassification) else task.labels
     missing = [label for label in wanted if not train["labels"].get(label)]
