@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-rewards bench-tune bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-rewards bench-tune bench-distill bench-continual bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -139,6 +139,15 @@ bench-prepare: setup $(TRL)/bin/python
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
 	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)
+
+# A student with and without a teacher: how much of the gap it makes up for, and what a step costs; PARTS=step for that
+# alone, SAVE=1 keeps the result.
+bench-distill: setup
+	$(BIN)/python tests/bench/distill.py $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+
+# Three tasks one after the other: what plain training forgets, and every way to retain; SAVE=1 keeps the result.
+bench-continual: setup
+	$(BIN)/python tests/bench/continual.py $(if $(SAVE),--save)
 
 # Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
 compare-methods: setup

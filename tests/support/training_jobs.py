@@ -124,7 +124,10 @@ def streamed_job(folder: Path, store: str, corpus: str, **changes: Any) -> Train
 
 
 def small_job(folder: Path, **changes: Any) -> TrainJob:
-    """A job whose work and result lie in `folder`; call again with the same folder to run it again."""
+    """A job whose work and result lie in `folder`; call again with the same folder to run it again.
+
+    `./teacher` as its base is the model that teaches it, too.
+    """
     data = folder / "data"
     if not data.exists():
         write_tokenizer(data / "tokenizer")
@@ -137,7 +140,7 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
     size = len(TokenShards(data / "train", LENGTH))
     return TrainJob(
         spec=spec,
-        base=None,
+        base=data / spec.base if spec.base else None,
         tokenizer=tokenizer_for(spec.objective_in_use, data / "tokenizer", work),
         train=(data / "train",),
         shares=(1.0,),
@@ -146,5 +149,5 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
         out=folder / "out",
         num_rows=rows_of_run(spec, [size], [1.0]),
         micro_batch_sequences=spec.micro_batch_sequences,
-        teacher=None if spec.teacher is None else Subject("teacher", "big", data / "teacher"),
+        teacher=None if spec.teacher_in_use is None else Subject("teacher", "big", data / "teacher"),
     )

@@ -19,6 +19,9 @@ from rayloom.score.task_batches import TaskBatch
 from rayloom.score.task_loss import TaskLoss, task_logits
 from rayloom.specs.training.teacher import ForwardKl, JensenShannon, Teacher
 
+BLOCK_LOGITS = {"cpu": 1 << 19}
+"""Most logits that are compared at once, by device: on a CPU, so many that they stay in its cache."""
+
 
 def divergence(student: Tensor, teacher: Tensor, spec: Teacher) -> tuple[Tensor, Tensor]:
     """() T² · D summed over N, from fp32 logits (N, V) at temperature T, and (N, V) its gradient by the student's.
@@ -71,14 +74,22 @@ class DistilledCrossEntropy:
         return total + self.labels.value(logits, part) * (1 - self.spec.weight)
 
     def with_gradient(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """The gradient replaces the logits."""
         weight, (student, teacher) = self.spec.weight, self._both(logits, part)
-        total, gradient = divergence(student, teacher, self.spec)
-        total, gradient = total * weight, gradient.mul_(weight)
-        gradient = functional.pad(gradient, (0, logits.shape[-1] - gradient.shape[-1]))
-        if weight < 1:
-            of_labels, by_logits = self.labels.with_gradient(logits, part)
-            total, gradient = total + of_labels * (1 - weight), gradient.add_(by_logits, alpha=1 - weight)
-        return total, gradient
+        total = torch.zeros((), device=logits.device)
+        rows = max(1, BLOCK_LOGITS.get(logits.device.type, logits.numel()) // logits.shape[-1])
+        for begin in range(0, len(logits), rows):
+            block = slice(begin, begin + rows)
+            value, gradient = divergence(student[block], teacher[block], self.spec)
+            total += value * weight
+            gradient = functional.pad(gradient.mul_(weight), (0, logits.shape[-1] - gradient.shape[-1]))
+            if weight < 1:
+                own = slice(part.start + begin, min(part.start + begin + rows, part.stop))
+                of_labels, by_logits = self.labels.with_gradient(logits[block], own)
+                total += of_labels * (1 - weight)
+                gradient.add_(by_logits, alpha=1 - weight)
+            logits[block] = gradient
+        return total, logits
 
     def _both(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -106,8 +106,7 @@ def old_model_of(spec: TrainSpec) -> Teacher | None:
 
 def check_retaining(spec: TrainSpec) -> None:
     """Raises ValueError if a value of `retain`, or `fisher`, does not fit the rest of the spec."""
-    if spec.fisher is not None and (spec.preference is not None or not is_whole_model(spec.adapter)):
-        raise ValueError("fisher is of a whole model that learns labels: leave it out with an adapter or a preference")
+    _check_fisher(spec)
     if not spec.retain:
         return
     refuse_repeated((one.type for one in spec.retain), "values of retain")
@@ -137,3 +136,10 @@ def _check_earlier(spec: TrainSpec) -> None:
         raise ValueError(f"retain {over[0]} puts a new LoRA over an earlier one: adapter {{type: lora}}")
     if over and spec.sharding.zero_stage == 3:
         raise ValueError(f"retain {over[0]} reads whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
+
+
+def _check_fisher(spec: TrainSpec) -> None:
+    if spec.fisher is not None and (spec.preference is not None or not is_whole_model(spec.adapter)):
+        raise ValueError("fisher is of a whole model that learns labels: leave it out with an adapter or a preference")
+    if spec.fisher is not None and spec.is_streamed:
+        raise ValueError("fisher reads rows in a drawn order, which a streamed corpus is too slow for: leave one out")

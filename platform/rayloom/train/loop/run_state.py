@@ -169,7 +169,7 @@ def prepared(
     )
     newest = checkpoints.newest_sound()
     model, loss, weights = engine_model(job, objective, group.device)
-    size = with_teachers_size(size_of_model(model), job)
+    size = with_teachers_size(size_of_model(model), spec, job.teacher)
     use_tensor_cores(group.device)
     engine = engine_for(spec, loss, group, weights)
     copy_of_first = job.copy if group.is_first else None

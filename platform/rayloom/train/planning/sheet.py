@@ -25,7 +25,7 @@ from rayloom.train.planning.rollouts import add_rollouts
 from rayloom.train.precision import computing_precision
 from rayloom.train.prepare import job_of
 from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device
-from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job
+from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job, with_teachers_size
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.lane_order import SHARDS_A_LANE, SHARDS_HELD_A_LANE, lane_order
 from rayloom.train.streaming.streamed_rows import StreamedRows
@@ -139,7 +139,8 @@ def _add_memory_by_method(sheet: PlanSheet, job: TrainJob) -> None:
     for name, adapter in USUAL_METHODS.items():
         with contextlib.suppress(ValidationError, InputError):  # a method that does not fit this job or this model
             other = TrainSpec.model_validate(job.spec.model_dump() | {"adapter": adapter})
-            methods.append(f"{name} {amount(memory_per_device(other, size_of_base(other, job.base)).total)}")
+            size = with_teachers_size(size_of_base(other, job.base), other, job.teacher)
+            methods.append(f"{name} {amount(memory_per_device(other, size).total)}")
     sheet.add("memory by method", ", ".join(methods))
 
 

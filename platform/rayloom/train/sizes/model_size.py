@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.architectures import Architecture
@@ -56,15 +57,15 @@ class ModelSize:
 
 def size_of_job(job: TrainJob) -> ModelSize:
     """The size of the model that a job trains, and of its teacher. Raises InputError if a base is not a model."""
-    return with_teachers_size(_size_of_student(job), job)
+    return with_teachers_size(_size_of_student(job), job.spec, job.teacher)
 
 
-def with_teachers_size(size: ModelSize, job: TrainJob) -> ModelSize:
+def with_teachers_size(size: ModelSize, spec: TrainSpec, teacher: Subject | None) -> ModelSize:
     """The size with that of the job's teacher, if it has one."""
-    if job.teacher is None:
+    if teacher is None:
         return size
     plain = {"adapter": NoAdapter(type="none"), "keep_layers": None}
-    return replace(size, of_teacher=size_of_base(job.spec.model_copy(update=plain), job.teacher.base))
+    return replace(size, of_teacher=size_of_base(spec.model_copy(update=plain), teacher.base))
 
 
 def _size_of_student(job: TrainJob) -> ModelSize:

@@ -9,7 +9,8 @@ from rayloom.errors import ResourceError
 from rayloom.specs.tune import TuneSpec
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.sizes.estimates import memory_per_device
-from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base, with_teachers_size
+from rayloom.train.weights.teacher import teacher_of
 
 Amounts = Mapping[str, float]
 """Amounts of `CPU`, `GPU` and `memory` (bytes), Ray's names."""
@@ -130,5 +131,8 @@ def _size(spec: TuneSpec, parents: Mapping[str, Artifact]) -> ModelSize | None:
     train = spec.train
     if train.architecture is not None:
         rows = TokenShards(parents["train.data.corpus"].path / "train", train.sequence_length_tokens)
-        return size_of_architecture(train.architecture, rows.vocabulary_size)
-    return size_of_base(train, parents["train.base"].path)
+        size = size_of_architecture(train.architecture, rows.vocabulary_size)
+    else:
+        size = size_of_base(train, parents["train.base"].path)
+    own = {path.removeprefix("train."): parent for path, parent in parents.items() if path.startswith("train.")}
+    return with_teachers_size(size, train, teacher_of(train, own))
