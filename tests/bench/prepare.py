@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
+    parser.add_argument("--parts", default="peers,turns,plans", help="what is measured beside rows and memory")
     parser.add_argument("--rows-in", type=Path, help="a folder in which rows that were written before are found again")
     parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
@@ -88,7 +89,8 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "tokens_a_row": round(whole["tokens"] / options.rows, 1),
         "peak_bytes": whole["peak_bytes"],
     }
-    if options.peer:
+    parts = options.parts.split(",")
+    if options.peer and "peers" in parts:
         count = options.peer_rows or options.rows
         part = large if count >= options.rows else rows(count)
         ours_a_row = {name: whole[name] / options.rows for name in ("seconds", "cpu_seconds")}
@@ -101,12 +103,13 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             found[f"{which}_tokens_a_row"] = round(theirs["tokens"] / count, 1)
     few = in_own_process(folder, model, rows(SMALL_ROWS), LENGTH)
     found["peak_ratio"] = round(whole["peak_bytes"] / few["peak_bytes"], 3)
-    turns = rows(max(1000, min(options.rows, 100_000) // TURNS), TURNS)
-    many = in_own_process(folder, model, turns, 8 * LENGTH)
-    for name, of_cpus in (("seconds", ""), ("cpu_seconds", "cpu_")):
-        ratio = many["tokens"] / many[name] / (whole["tokens"] / whole[name])
-        found[f"{of_cpus}turns_ratio"] = round(ratio, 3)
-    return found | plans(folder, store, large)
+    if "turns" in parts:
+        turns = rows(max(1000, min(options.rows, 100_000) // TURNS), TURNS)
+        many = in_own_process(folder, model, turns, 8 * LENGTH)
+        for name, of_cpus in (("seconds", ""), ("cpu_seconds", "cpu_")):
+            ratio = many["tokens"] / many[name] / (whole["tokens"] / whole[name])
+            found[f"{of_cpus}turns_ratio"] = round(ratio, 3)
+    return found | plans(folder, store, large) if "plans" in parts else found
 
 
 def in_own_process(folder: Path, model: Path, rows: Path, length: int) -> dict[str, Any]:
