@@ -57,6 +57,18 @@ def test_estimates_come_close(
         assert about["rows_read"][source] == pytest.approx(num_rows, rel=0.1)
 
 
+def test_a_row_can_be_held_out_of_a_source_of_which_hardly_any_is_looked_at(
+    files: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = data()
+    repeated = [source.model_copy(update={"repeat": 1 if n == 2 else 2}) for n, source in enumerate(spec.sources)]
+    spec = spec.model_copy(update={"sources": tuple(repeated), "heldout_rows": 10})
+    monkeypatch.setattr(row_sample, "SAMPLE_BYTES", 8000)
+    sample = RowSample.of([*files.values()])
+    counts = prepare(spec, files, Renderer(chatml()), 64, 0, tmp_path / "out", workers=RowProcesses(1), sample=sample)
+    assert counts.heldout.rows == 1
+
+
 def test_small_data_and_data_of_unknown_size_are_looked_at_as_a_whole(files: dict[str, list[Path]]) -> None:
     assert RowSample.of([*files.values()]) is None
     empty = files["data.sources.0.dataset"][0].with_name("empty.jsonl")

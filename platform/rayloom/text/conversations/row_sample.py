@@ -24,6 +24,8 @@ SAMPLE_BYTES = 4 << 20
 """Data sets of up to twice as much are looked at as a whole."""
 MAX_FILES = 16
 """Of each source."""
+FEWEST_ROWS = 4
+"""Of each file, so that one can be held out of a small source, too."""
 _SCALED = ("rows", "samples", "tokens", "trained_tokens", "packed_rows")
 
 
@@ -108,7 +110,8 @@ def _chosen(files: Sequence[RowFile], share: float) -> dict[int, float]:
 
 
 def _thinned(block: RowBlock, share: float) -> RowBlock:
-    places = np.linspace(0, len(block.rows), math.ceil(len(block.rows) * share), endpoint=False)
+    count = min(len(block.rows), max(FEWEST_ROWS, math.ceil(len(block.rows) * share)))
+    places = np.linspace(0, len(block.rows), count, endpoint=False)
     return replace(block, rows=tuple(block.rows[int(place)] for place in places.tolist()))
 
 
