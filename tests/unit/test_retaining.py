@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from rayloom.errors import InputError
 from rayloom.models.loading import load
-from rayloom.models.lora_sequence import check_earlier, overlap, put_over
+from rayloom.models.lora_sequence import check_earlier, check_start, overlap, put_over, start_from
 from rayloom.models.responders.subject import Subject
 from rayloom.score.perplexity import heldout_loss
 from rayloom.score.retained_loss import HeldWeights, RetainedLoss
+from rayloom.specs.base import references
+from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
 from rayloom.train.loop import loop
@@ -209,6 +211,33 @@ def test_the_overlap_is_the_papers(base: Path, tmp_path: Path) -> None:
     assert len(ones) == 14
     assert overlap(model).item() == pytest.approx(expected, rel=1e-4)
     assert not any("earlier" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_an_adapter_is_trained_on(base: Path, tmp_path: Path) -> None:
+    """Its first measurement is what the other left, and the result is one adapter of the same rank."""
+    earlier = first_adapter(tmp_path / "first", base)
+    on: dict[str, Any] = {"adapter": LORA | {"start_from": "artifact:first"}, "learning_rate": 0.05}
+    job = replace(based(tmp_path / "on", base, **on), start=earlier)
+    assert ("adapter.start_from", ("adapter",)) in [(one.path, one.contents) for one in references(job.spec)]
+    loop.train(job, ONE, lambda event: None)
+    measured = [e["loss"] for e in read_log(tmp_path / "on/work/metrics.jsonl") if e["event"] == "heldout"]
+    rows = TokenShards(tmp_path / "on/data/heldout", 16)
+    for folder, loss in ((earlier, measured[0]), (tmp_path / "on/out", measured[-1])):
+        assert heldout_loss(load(base, folder), rows, 4).mean_nats == pytest.approx(loss, abs=1e-4)
+    assert not torch.allclose(logits_of(base, tmp_path / "on/out"), logits_of(base, earlier), atol=1e-3)
+    shapes = [{n: v.shape for n, v in load_file(f / "adapter_model.safetensors").items()} for f in (earlier, job.out)]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_adapter_of_another_rank_or_of_other_layers_is_not_trained_on(base: Path, tmp_path: Path) -> None:
+    earlier = first_adapter(tmp_path, base)
+    check_start(earlier, LoraAdapter.model_validate(LORA))
+    with pytest.raises(InputError, match="another rank, scale or form") as refused:
+        check_start(earlier, LoraAdapter.model_validate(LORA | {"alpha": 5.0}))
+    assert "rank: 2, alpha: 6" in str(refused.value)
+    few = based(tmp_path / "new", base, adapter=LORA | {"target_modules": ["q_proj"]})
+    with pytest.raises(InputError, match="is of other layers"):
+        start_from(build_model(few.spec, base, base), earlier)
 
 
 def test_a_new_adapter_over_a_frozen_one_is_saved_as_one_of_both(base: Path, tmp_path: Path) -> None:

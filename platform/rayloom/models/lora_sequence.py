@@ -1,7 +1,7 @@
-"""LoRA adapters of one task after another on one base: a new one over an earlier one that stays as it is.
+"""LoRA adapters of one task after another on one base: trained on from another's weights, or new over a frozen one.
 
-Both are active in training. They are saved as one adapter of both ranks, on the same base, which any server loads: with
-B = [B₁ B₂] and A = [A₁; A₂], BA = B₁A₁ + B₂A₂.
+In the second case both are active in training. They are saved as one adapter of both ranks, on the same base, which any
+server loads: with B = [B₁ B₂] and A = [A₁; A₂], BA = B₁A₁ + B₂A₂.
 
 Shapes: R rank, D inputs, O outputs of a layer.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
+from rayloom.specs.training.adapters import LoraAdapter
 
 NEW, EARLIER = "default", "earlier"
 """Names of the two adapters in PEFT's layers."""
@@ -66,6 +67,44 @@ def put_over(model: nn.Module, folder: Path) -> nn.Module:
         layer.set_adapter([NEW, EARLIER])
         for matrices in (layer.lora_A, layer.lora_B):
             matrices[EARLIER].requires_grad_(False)
+    return model
+
+
+def check_start(folder: Path, adapter: LoraAdapter) -> None:
+    """Raises InputError if the adapter in the folder is no LoRA of the wanted rank and scale. No weights are loaded."""
+    check_earlier(folder)
+    found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    theirs = (found["r"], float(found["lora_alpha"]), bool(found.get("use_rslora")))
+    if theirs != (adapter.rank, adapter.scale_alpha, adapter.rank_stabilised) or adapter.weight_decomposed:
+        what = "adapter.start_from has another rank, scale or form than `adapter`"
+        rank, alpha, is_stabilised = theirs
+        stabilised = ", rank_stabilised: true" if is_stabilised else ""
+        fix = f"Write adapter: {{type: lora, rank: {rank}, alpha: {alpha:g}{stabilised}, start_from: …}}."
+        raise InputError(what, where=str(folder), fix=fix)
+
+
+def start_from(model: nn.Module, folder: Path) -> nn.Module:
+    """A PEFT model whose LoRA adapter has the weights of the one in the folder, its task head too.
+
+    Raises InputError if the two are not of the same layers.
+    """
+    from safetensors.torch import load_file
+
+    parameters = dict(model.named_parameters())
+    stored = load_file(folder / WEIGHTS)
+    places = {
+        name: parameters.get(_in_layer(name, NEW)) if ".lora_" in name else _head(parameters, name) for name in stored
+    }
+    strange = [name for name, place in places.items() if place is None or place.shape != stored[name].shape]
+    missing = {name for name in parameters if ".lora_" in name} - {_in_layer(name, NEW) for name in stored}
+    if strange or missing:
+        what = f"adapter.start_from is of other layers than `adapter`: {next(iter(strange or sorted(missing)))}"
+        fix = "Give target_modules as that adapter has them, and a task the same labels."
+        raise InputError(what, where=str(folder), fix=fix)
+    with torch.no_grad():
+        for name, place in places.items():
+            if place is not None:
+                place.copy_(stored[name])
     return model
 
 

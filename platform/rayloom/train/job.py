@@ -46,6 +46,8 @@ class TrainJob:
     """Copy of the folder with the prepared rows, if it is not `copy`."""
     teacher: Subject | None = None
     """The model whose distributions are learned too."""
+    start: Path | None = None
+    """Folder of the adapter that is trained on."""
     earlier: Path | None = None
     """Folder of the adapter that stays frozen below the one in training."""
 

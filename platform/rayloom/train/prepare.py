@@ -34,7 +34,7 @@ from rayloom.train.job_rows import (
 from rayloom.train.rollouts.prompts import prepared_prompts
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
-from rayloom.train.weights.retention import check_retention, earlier_of
+from rayloom.train.weights.retention import check_retention, earlier_of, start_of
 from rayloom.train.weights.teacher import check_teacher, teacher_of
 from rayloom.train.weights.vocabulary import corpus_tokenizer, templated_tokenizer, tokenizer_for
 
@@ -103,6 +103,7 @@ def job_of(
         num_rows=rows_of_run(spec, sizes, shares),
         micro_batch_sequences=spec.micro_batch_sequences,
         teacher=teacher_of(spec, parents),
+        start=start_of(spec, parents),
         earlier=earlier_of(spec, parents),
     )
     check_rows(job)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Spec
+from rayloom.specs.base import AdapterRef, Spec
 
 Rank = Annotated[int, Field(ge=1, le=512)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -62,6 +62,8 @@ class LoraAdapter(Spec):
     quantised_base: Literal["nf4", "int8"] | None = None
     """Hold the frozen base in 4-bit NF4 with double quantisation (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), or in
     8 bits (LLM.int8, Dettmers et al. 2022, arXiv:2208.07339). The adapter is for the 16-bit base all the same."""
+    start_from: AdapterRef | None = None
+    """An adapter of the same base, rank, alpha and layers, made here or elsewhere, whose weights are trained on."""
     usual_learning_rate: ClassVar[float] = 2e-4
 
     @property

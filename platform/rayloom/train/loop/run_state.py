@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from numpy.random import SeedSequence
 
-from rayloom.models.lora_sequence import put_over
+from rayloom.models.lora_sequence import put_over, start_from
 from rayloom.score.document_attention import use_documents
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
@@ -238,10 +238,12 @@ def engine_model(
     With ZeRO-3 the model is without weights, where the engine can give each worker its part of them: the third result.
     """
     model, weights = None, None
-    if job.spec.sharding.zero_stage == 3:
+    if job.spec.sharding.zero_stage == 3 and job.start is None:
         model, weights = sharded_model(job.spec, job.base, job.tokenizer)
     if model is None or weights is None:
         model = build_model(job.spec, job.base, job.tokenizer, device)
+    if job.start is not None:
+        model = start_from(model, job.start)
     if job.earlier is not None:
         model = put_over(model, job.earlier)
     prepare_layers(model, job.spec, device)

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
-from rayloom.models.lora_sequence import check_earlier, overlap
+from rayloom.models.lora_sequence import check_earlier, check_start, overlap
 from rayloom.models.parts import part_of
 from rayloom.models.task_models import task_of
 from rayloom.models.weight_files import stored_tensors
 from rayloom.score.retained_loss import HeldWeights, RetainedLoss
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.specs.training.retain import DistanceToStart, ElasticWeights, OrthogonalLora, earlier_adapter_of
 from rayloom.train.job import TrainJob
 from rayloom.train.objectives.objective import Objective, StoredRows
@@ -81,6 +82,16 @@ def check_retention(spec: TrainSpec, base: Path | None) -> None:
     if wants_fisher and (base is None or not (base / FISHER_FILE).exists()):
         fix = "Train the base with `fisher: {rows: 200}`, or use retain l2_sp, which needs none."
         raise InputError("retain ewc: the base keeps no Fisher information of its task", where=str(base), fix=fix)
+
+
+def start_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Path | None:
+    """The folder of the adapter that is trained on. Raises InputError if it is of another base, rank or scale."""
+    named = parents.get("adapter.start_from")
+    if named is None or not isinstance(spec.adapter, LoraAdapter):
+        return None
+    base_of(named, parents["base"], named.store)
+    check_start(named.path, spec.adapter)
+    return named.path
 
 
 def earlier_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Path | None:
