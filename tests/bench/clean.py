@@ -144,10 +144,12 @@ class Bench:
         model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(self.store)))[0]
         tokenizer = f"{{type: model, model: {model.path}}}"
         self.rayloom(self.job("warm", self.corpus(2_000_000)[0], JUDGE, tokenizer))  # Ray's and Python's files are read
+        load = os.getloadavg()[0]
         seconds, _, numbers = self.rayloom(self.job("speed", corpus, JUDGE, tokenizer))
         found: dict[str, Any] = {
             "corpus_bytes": self.num_bytes,
             "documents": count,
+            "load_before": round(load, 1),  # other work on the machine
             "docs_per_second": round(count / seconds, 1),
             "mb_per_second_per_core": round(self.num_bytes / 1e6 / seconds / CORES, 3),
             "rayloom_seconds": numbers["seconds"] | {"all": round(seconds, 1)},

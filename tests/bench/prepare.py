@@ -65,6 +65,7 @@ def main() -> None:
         print(json.dumps(ours(**json.loads(options.ours))))
         return
     found: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "rows": options.rows}
+    found["load_before"] = round(os.getloadavg()[0], 1)  # other work on the machine
     with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
         found |= measured(Path(folder), options)
     if options.save:
