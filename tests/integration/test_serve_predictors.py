@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from support.models import made, write_adapter, write_model
 from support.service import Served, free_port, served_by, until
 from support.tasks import wordpiece, write_encoder, write_encoder_decoder
+from support.tokenizers import chatml
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.predict import answers
@@ -27,6 +28,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "entities": {"type": "token_classification", "entities": ["person", "place"]},
     "questions": {"type": "question_answering"},
 }
+MESSAGES = [
+    [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": text}] for text in ("Ada.", "No no!")
+]
 MAX_NEW_TOKENS = 8
 TEXTS = [f"the film was {word} and we saw anna in {town}" for word in ("fine", "dull") for town in ("rome", "oslo")]
 QUESTIONS = [{"question": "who went?", "text": text} for text in TEXTS]
@@ -53,6 +57,15 @@ def _prefixed(folder: Path, base: Artifact) -> None:
     write_adapter(folder, base.path, 1, PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"))
 
 
+def _judge(folder: Path, base: Artifact) -> None:
+    """A reward model."""
+    task: Task = TypeAdapter(Task).validate_python({"type": "reward"})
+    model: Any = task_model(base.path, task)[0]
+    model.save_pretrained(folder)
+    chatml().save_pretrained(folder)
+    save_task(task, 64, folder)
+
+
 @pytest.fixture(scope="module")
 def predictors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One service of four models and an adapter, with keys."""
@@ -63,9 +76,10 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         made(store, name, "model", lambda directory, task=task: _with_head(task, directory, encoder))
     made(store, "writer", "model", _writer)
     base = made(store, "base", "model", write_model)
+    made(store, "judge", "model", lambda directory: _judge(directory, base))
     made(store, "prefixed", "adapter", lambda directory: _prefixed(directory, base), {"base": base})
     generation = {"generation": {"max_new_tokens": MAX_NEW_TOKENS}}
-    served = [{"name": name, "model": f"artifact:{name}"} for name in (*TASKS, "writer")]
+    served = [{"name": name, "model": f"artifact:{name}"} for name in (*TASKS, "writer", "judge")]
     served.append({"name": "prefixed", "model": "artifact:prefixed", **generation})
     doors = {"keys_required": True, "max_answers_per_request": 64}
     job = folder / "serve.yaml"
@@ -113,6 +127,17 @@ def test_texts_are_written_by_an_encoder_decoder_and_by_a_decoder_with_a_prefix(
     answer = asked(predictors, "/v1/generate", "prefixed", "Who are you?").json()["data"]
     (one,) = predicted(predictors, "prefixed", [{"text": "Who are you?"}])
     assert answer == [{"index": 0, "text": one["answer"]}]
+
+
+def test_answers_get_the_number_that_predict_gives_them(predictors: Served) -> None:
+    answer = asked(predictors, "/v1/score", "judge", [{"messages": messages} for messages in MESSAGES])
+    assert answer.status_code == 200, answer.text
+    expected = predicted(predictors, "judge", [{"messages": messages} for messages in MESSAGES])
+    found = [one["score"] for one in answer.json()["data"]]
+    assert found == pytest.approx([one["score"] for one in expected], abs=2e-3)
+    assert found[0] != found[1]
+    refused = asked(predictors, "/v1/score", "judge", {"messages": MESSAGES[0][:1]})
+    assert refused.status_code == 400 and "end with an answer" in refused.json()["error"]["message"]
 
 
 def test_many_requests_at_once_are_each_answered_with_their_own(predictors: Served) -> None:

@@ -42,6 +42,7 @@ from rayloom.text.conversations.preference_rows import PreferenceRows, prepare_p
 from rayloom.text.conversations.render import Renderer
 
 TASK = RewardScoring(type="reward")
+TEMPLATED = {"type": "preferences", "sources": [{"dataset": "./x"}], "chat_template_kwargs": {"enable_thinking": False}}
 
 
 def rows(values: list[dict[str, Any]], folder: Path, has_margins: bool = True) -> PreferenceRows:
@@ -170,6 +171,7 @@ def test_the_endpoint_takes_conversations() -> None:
         ({"preference": {"type": "dpo"}}, "give either preference or task reward"),
         ({"data": {"type": "corpus", "corpus": "artifact:x"}}, "task reward needs data of type preferences"),
         ({"task": None}, "such data needs one of them"),
+        ({"data": TEMPLATED}, "chat_template_kwargs is not known where a reward model scores"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -163,6 +163,8 @@ def check_task(job: TrainSpec) -> None:
     """Raises ValueError if a task does not fit the rest of the spec."""
     if (job.task is None or job.learns_reward) == (job.data.type == "labelled"):
         raise ValueError("a task other than reward needs data of type labelled, and such data needs a task")
+    if job.learns_reward and getattr(job.data, "chat_template_kwargs", None):
+        raise ValueError("data.chat_template_kwargs is not known where a reward model scores answers: leave it out")
     if job.task is not None and job.base is None:
         raise ValueError("a task needs a base: fresh weights know no language yet")
     if isinstance(job.task, SequenceToSequence) and not job.packs_rows:
