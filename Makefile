@@ -132,9 +132,10 @@ bench-fleet: setup $(FLEET)/bin/python
 bench-generate: setup
 	$(BIN)/python tests/bench/generate.py $(if $(SAVE),--save)
 
-# Rows prepared beside datasets.map and TRL, on the same text; ROWS=100000 for fewer, SAVE=1 keeps the result.
+# Rows prepared beside datasets.map and TRL, on the same text; ROWS=100000 for fewer, PEER_ROWS=20000 for fewer of theirs,
+# PARTS=peers,turns,plans, SAVE=1 keeps the result.
 bench-prepare: setup $(TRL)/bin/python
-	$(BIN)/python tests/bench/prepare.py --peer $(TRL)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(SAVE),--save)
+	$(BIN)/python tests/bench/prepare.py --peer $(TRL)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PEER_ROWS),--peer-rows $(PEER_ROWS)) $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
