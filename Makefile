@@ -137,6 +137,12 @@ bench-generate: setup
 bench-prepare: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/prepare.py --peer $(TRL)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PEER_ROWS),--peer-rows $(PEER_ROWS)) $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 
+# Pages over 5,000 artifacts and a million rows: seconds and memory; with Chromium and AXE_CORE=…/axe.min.js (of npm's
+# axe-core) also what axe finds; SAVE=1 keeps the result.
+.PHONY: bench-ui
+bench-ui: setup
+	$(BIN)/python tests/bench/ui.py $(if $(SAVE),--save)
+
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
 	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)

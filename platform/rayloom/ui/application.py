@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from rayloom.errors import InputError, RayloomError
 from rayloom.ui.pages import error_page
 from rayloom.ui.protection import Protection
-from rayloom.ui.views import artifacts, compare, editor, rows, running, services
+from rayloom.ui.views import artifacts, compare, editor, playground, rows, running, services
 from rayloom.ui.workbench import Workbench
 
 ONE = "/artifacts/{name}/{version}"
@@ -47,6 +47,8 @@ ROUTES = (
     Route("/editor/check", editor.check, methods=["POST"]),
     Route("/editor/change", editor.change, methods=["POST"]),
     Route("/editor/act", editor.act, methods=["POST"]),
+    Route("/playground", playground.overview),
+    Route("/playground/ask", playground.ask, methods=["POST"]),
     Route("/services", services.overview),
     Route("/services/part", services.overview_part),
 )

@@ -19,7 +19,13 @@ from rayloom.errors import InputError, RayloomError, SpecError, unwrapped
 
 NOT_FOUND, UNUSABLE, FORBIDDEN = 404, 422, 403
 MOST_FORM_BYTES = 4 << 20
-NAVIGATION = (("/", "Artifacts"), ("/running", "Running"), ("/services", "Services"), ("/editor", "Job editor"))
+NAVIGATION = (
+    ("/", "Artifacts"),
+    ("/running", "Running"),
+    ("/services", "Services"),
+    ("/editor", "Job editor"),
+    ("/playground", "Playground"),
+)
 
 
 @functools.cache

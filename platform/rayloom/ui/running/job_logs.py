@@ -123,8 +123,8 @@ def _note(run: JobRun, line: Mapping[str, Any]) -> None:
     elif line.get("state") == "finished":
         run.state, run.progress = "finished", None
     elif line.get("level") == "error":
-        is_stop = "asked to stop" in text or text in ("KeyboardInterrupt", "An unexpected KeyboardInterrupt.")
-        run.state, run.error = ("stopped" if is_stop or "KeyboardInterrupt" in text else "failed"), text
+        is_stop = "asked to stop" in text or "KeyboardInterrupt" in text
+        run.state, run.error, run.progress = ("stopped" if is_stop else "failed"), text, None
     elif (found := _PROGRESS.match(text)) is not None:
         run.progress = (found["label"], int(found["done"]), int(found["total"]), found["rest"])
     elif (made := _MADE.match(text)) is not None:

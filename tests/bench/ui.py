@@ -1,0 +1,221 @@
+"""`rayloom ui` over 5,000 artifacts and data sets of a million rows: how long a page takes, and what the server holds.
+
+The server is a process of its own. First page: the list of artifacts with the whole store read, and right after a
+start, with what an earlier server kept and with nothing kept. Pages of rows: first, last, middle and random ones, and
+searches, of JSON lines, of Parquet, and of compressed JSON lines after their copy is written. Curves: from a line in a
+log to its point in an answer that is asked for as the pages ask. axe checks every page in Chromium, light and dark, at
+three widths, where both are there (AXE_CORE names axe.min.js). Prints, last, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hardware import hardware
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.browser import AXE, CHROMIUM, chromium, tab_at
+from support.ui_store import family, json_lines, published, trained, training_log
+
+from rayloom.artifacts.store import Store
+from rayloom.observe.ports import free_port
+
+RESULTS = Path(__file__).parent / "results"
+NUM_ARTIFACTS, NUM_ROWS = 5_000, 1_000_000
+ROWS = "/artifacts/million/11aa00000001/rows?file="
+WORDS = ("the", "model", "rows", "tokens", "learns", "from", "text", "with", "many", "words", "in", "every", "line")
+OTHERS = ("/artifacts/artifact-0/000000000000", "/artifacts/corpus/cccc00000001/lineage", "/running/part", "/editor")
+POLL_SECONDS = 1.0
+"""What the pages wait between two requests for curves."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = Store(str(folder / "store"), cache=folder / "cache")
+        _fill(store)
+        result = _measured(folder, store)
+    result |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
+    if options.save:
+        file = RESULTS / f"ui-{result['hardware']}-{result['date']}.json"
+        file.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+def _fill(store: Store) -> None:
+    """5,000 artifacts, of which a fifth are trainings, and one with a million rows in three formats."""
+    Path(store.root).mkdir()
+    rows, corpus, base, *_ = family(store)
+    for number in range(NUM_ARTIFACTS - 7):
+        name, version = f"artifact-{number // 3}", f"{number:012x}"
+        if number % 5 == 0:
+            trained(store, name, version, [base, corpus], 0.01 + number / 1e5)
+        else:
+            published(store, name, version, parents=[rows], headline=f"{number} rows, licence CC0-1.0")
+    made = random.Random(0)
+    lines = [
+        {"id": n, "text": " ".join(made.choices(WORDS, k=40)), "label": f"label-{made.randrange(20)}"}
+        for n in range(NUM_ROWS)
+    ]
+    published(store, "million", "11aa00000001", files={"rows.jsonl": json_lines(lines)}, headline="a million rows")
+    folder = Path(store.location("million", "11aa00000001"))
+    (folder / "rows.jsonl.gz").write_bytes(gzip.compress((folder / "rows.jsonl").read_bytes(), compresslevel=1))
+    pq.write_table(pa.Table.from_pylist(lines), folder / "rows.parquet", row_group_size=100_000)
+    (folder / "manifest.json").unlink()
+    del lines
+    texts = {"label.txt": "rows\n"}
+    published(store, "million", "11aa00000001", files=texts, headline="a million rows")  # with all files in it
+
+
+def _measured(folder: Path, store: Store) -> dict[str, Any]:
+    with _server(folder) as (url, started, _):
+        without_anything = _until_first_page(url, started)
+        _whole(url)
+    with _server(folder) as (url, started, process), httpx.Client(base_url=url, timeout=60) as client:
+        after_start = _until_first_page(url, started)
+        _whole(url)
+        first_pages = [_seconds(client, "/") for _ in range(20)]
+        searches = [_seconds(client, f"/?q=artifact-{number}&all=yes") for number in range(20)]
+        others = {path: _seconds(client, path) for path in OTHERS}
+        pages = _row_pages(client)
+        live = _curve_seconds(store, client)
+        axe = _violations(url, folder)
+        memory = psutil.Process(process.pid).memory_info().rss
+    return {
+        "first_page_seconds": round(statistics.median(first_pages), 4),
+        "first_page_seconds_worst": round(max(first_pages), 4),
+        "first_page_seconds_after_start": round(after_start, 2),
+        "first_page_seconds_after_start_nothing_kept": round(without_anything, 2),
+        "search_seconds": round(statistics.median(searches), 4),
+        "page_seconds": round(max(max(one) for one in pages.values()), 4),
+        "page_seconds_median": {name: round(statistics.median(one), 4) for name, one in pages.items()},
+        "page_seconds_worst": {name: round(max(one), 4) for name, one in pages.items()},
+        "other_pages_seconds": {path: round(seconds, 4) for path, seconds in others.items()},
+        "curve_seconds_worst": round(live + POLL_SECONDS, 2),
+        "memory_bytes": memory,
+        **axe,
+        "num_artifacts": NUM_ARTIFACTS,
+        "num_rows": NUM_ROWS,
+    }
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[tuple[str, float, subprocess.Popen[bytes]]]:
+    """Address, the moment of the start, and the process."""
+    port = free_port()
+    command = [sys.executable, "-m", "rayloom", "ui", "--port", str(port), "--store", str(folder / "store")]
+    environment = {**os.environ, "RAYLOOM_CACHE": str(folder / "cache")}
+    started = time.monotonic()
+    process = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}", started, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _until_first_page(url: str, started: float) -> float:
+    """Seconds from the command to the first page, imports of the server included."""
+    while True:
+        try:
+            if httpx.get(url, timeout=30).status_code == 200:
+                return time.monotonic() - started
+        except httpx.TransportError:
+            time.sleep(0.02)
+
+
+def _whole(url: str) -> None:
+    """Waits until the whole store is read."""
+    while f"of {NUM_ARTIFACTS:,}" not in httpx.get(f"{url}/?all=yes", timeout=30).text:
+        time.sleep(0.2)
+
+
+def _seconds(client: httpx.Client, path: str) -> float:
+    began = time.monotonic()
+    answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.status_code, answer.text[:500])
+    return time.monotonic() - began
+
+
+def _row_pages(client: httpx.Client) -> dict[str, list[float]]:
+    """Seconds of pages by format and kind, the very first of each file included."""
+    made, found = random.Random(1), dict[str, list[float]]()
+    _seconds(client, f"{ROWS}rows.jsonl.gz")
+    while "The file is being read" in client.get(f"{ROWS}rows.jsonl.gz").text:
+        time.sleep(0.5)
+    for file in ("rows.jsonl", "rows.parquet", "rows.jsonl.gz"):
+        starts = [0, NUM_ROWS - 25, NUM_ROWS // 2, *(made.randrange(NUM_ROWS) for _ in range(20))]
+        found[f"{file} pages"] = [_seconds(client, f"{ROWS}{file}&from={start}") for start in starts]
+        filters = ("field=label&value=label-7", "q=nowhere-in-it", "q=learns from text", "field=id&value=777777")
+        found[f"{file} searches"] = [_seconds(client, f"{ROWS}{file}&{wanted}") for wanted in filters]
+    return found
+
+
+def _curve_seconds(store: Store, client: httpx.Client) -> float:
+    """The longest answer with a new point of a log of 20,000 steps that grows."""
+    log = Path(store.location("growing", "abab00000001")) / ".work" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text(training_log(20_000))
+    address, longest = "/running/builds/growing/abab00000001/curves.json", 0.0
+    client.get(address)
+    for step in range(20_001, 20_021):
+        with log.open("a") as file:
+            file.write(json.dumps({"event": "step", "step": step, "loss": 1.0}) + "\n")
+        longest = max(longest, _seconds(client, address))
+    charts = client.get(address).json()["charts"]
+    assert charts[0]["series"][-1]["x"][-1] > 19_900
+    return longest
+
+
+def _violations(url: str, folder: Path) -> dict[str, Any]:
+    """How many rules axe finds broken on all pages, and why none was looked at where Chromium or axe is missing."""
+    if CHROMIUM is None or not AXE:
+        reason = "no Chromium on this machine" if CHROMIUM is None else "AXE_CORE does not name axe.min.js"
+        return {"axe_violations": None, "axe_reason": reason}
+    (folder / "profile").mkdir()
+    with chromium(folder / "profile") as port:
+        found = asyncio.run(_axe(url, port))
+    return {"axe_violations": len(found), "axe_found": found}
+
+
+async def _axe(url: str, port: int) -> list[str]:
+    paths = (
+        "/", "/artifacts/artifact-0/000000000000", "/artifacts/corpus/cccc00000001/lineage", f"{ROWS}rows.jsonl",
+        "/compare?id=artifact-0@000000000000&id=adapter@dddd00000002", "/running", "/services", "/editor",
+        "/playground", "/running/builds/growing/abab00000001", "/nowhere",
+    )  # fmt: skip
+    found = []
+    async with tab_at(port) as tab:
+        for width in (360, 1280, 2560):
+            for is_dark in (False, True):
+                await tab.show(width, is_dark)
+                for path in paths:
+                    await tab.visit(url + path)
+                    window = f"{path} {width} {'dark' if is_dark else 'light'}"
+                    found += [f"{window} {one}" for one in await tab.violations()]
+    return found
+
+
+if __name__ == "__main__":
+    main()
