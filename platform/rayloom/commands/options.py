@@ -92,6 +92,22 @@ BENCH_OPTIONS = (
     JSON,
 )
 
+RATE_OPTIONS = (
+    argument("artifacts", nargs="+", metavar="ARTIFACT", help="two with answers to the same prompts, or one with rows"),
+    argument("--file", default="predictions.jsonl", metavar="PATH", help="the file in them; default predictions.jsonl"),
+    argument("--prompt", default="text", metavar="FIELD", help="field of the prompt, for two; default text"),
+    argument("--answer", metavar="FIELD", help="field of the answer; default: the first of answer, completion, …"),
+    argument("--rows", type=positive, default=200, metavar="N", help="items to judge; default 200"),
+    argument("--each", type=positive, default=1, metavar="N", help="raters for each item; default 1"),
+    argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of items and of sides; default 0"),
+    argument("--result", metavar="NAME", help="name of the artifact; default: ARTIFACT-ratings"),
+    flag("--finish", "make the artifact of what was judged"),
+    argument("--port", type=int, default=8501, help="default 8501"),
+    argument("--host", default="127.0.0.1", help="default 127.0.0.1: only this machine; others need a key"),
+    argument("--store", metavar="URI", help="default: RAYLOOM_STORE, or .rayloom here or above"),
+    argument("--name", action="append", default=[], metavar="NAME", help="another name of this machine"),
+)
+
 UI_OPTIONS = (
     argument("--port", type=int, default=8500, help="default 8500"),
     argument("--host", default="127.0.0.1", help="default 127.0.0.1: only this machine; others need a key"),

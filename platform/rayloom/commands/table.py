@@ -17,6 +17,7 @@ from rayloom.commands.options import (
     JSON,
     MODEL,
     PUSH_OPTIONS,
+    RATE_OPTIONS,
     SERVICE,
     SET,
     UI_OPTIONS,
@@ -183,6 +184,7 @@ COMMANDS: tuple[Command, ...] = (
         "rayloom.commands.report:report",
         (ARTIFACT, argument("--output", type=Path, metavar="FILE", help="default: NAME-VERSION.html in this folder")),
     ),
+    Command("rate", "let people judge answers or rows, blind", "rayloom.ui.rating.command:rate", RATE_OPTIONS),
     Command("ui", "serve web pages about the store, its rows, jobs and services", "rayloom.ui.command:ui", UI_OPTIONS),
     Command(
         "chat",

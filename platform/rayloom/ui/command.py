@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import secrets
+import threading
 from pathlib import Path
 
 import uvicorn
@@ -29,19 +31,30 @@ def ui(options: argparse.Namespace) -> None:
     host = f"[{host}]" if ":" in host else host
     say(f"store: {workbench.store.uri} ({'things can be changed' if access.may_write else 'only read'})")
     say(f"http://{host}:{options.port}/" + (f"?key={access.key}" if access.key else ""))
+    threading.Thread(target=warm, name="warm", daemon=True).start()
     uvicorn.run(
         application(workbench), host=options.host, port=options.port, log_level="warning", server_header=False,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
 
 
+def warm() -> None:
+    """Imports what the first page of rows would wait for: seconds on a busy machine."""
+    for module in ("pyarrow.parquet", "pyarrow.compute", "tokenizers", "rayloom.ui.rows.table_file"):
+        importlib.import_module(module)
+
+
 def workbench_of(options: argparse.Namespace) -> Workbench:
     """The server's state. A key is made where others could reach it, and where things can be changed."""
     store = Store(options.store) if options.store else Store.beside(Path.cwd())
-    needs_key = options.write or not is_loopback(options.host)
+    return Workbench(store, access_of(options, options.write), options.address)
+
+
+def access_of(options: argparse.Namespace, may_write: bool) -> Access:
+    """What a server allows. Raises InputError if a key from the environment is too short."""
+    needs_key = may_write or not is_loopback(options.host)
     key = os.environ.get(KEY_VARIABLE) or secrets.token_urlsafe(24)
     if needs_key and len(key) < 16:
         raise InputError(f"{KEY_VARIABLE} has {len(key)} characters", fix="Take 16 or more that nobody can guess.")
     names = names_of_machine(options.host) | {name.lower() for name in options.name}
-    access = Access(options.port, frozenset(names), key if needs_key else None, options.write)
-    return Workbench(store, access, options.address)
+    return Access(options.port, frozenset(names), key if needs_key else None, may_write)

@@ -21,6 +21,8 @@ SEARCHED_BYTES = 1 << 20
 MOST_ROW_BYTES = 4 << 20
 """A longer line is shown cut off."""
 COUNT_SECONDS = 10.0
+AHEAD_SECONDS = 0.1
+"""Each page counts so much further, so that the number of all rows is known after a few."""
 
 
 class BrowsedLines:
@@ -36,6 +38,7 @@ class BrowsedLines:
         with self._path.open("rb") as file:
             self._count_to(file, start + count + 1, Deadline(COUNT_SECONDS))
             rows = list(self._rows(file, start, count + 1))
+            self._count_to(file, 1 << 62, Deadline(AHEAD_SECONDS))
             total = self._num_rows(file)
         return RowPage(rows[:count], total, start + count if len(rows) > count else None)
 
@@ -55,12 +58,6 @@ class BrowsedLines:
                     return RowPage(found, None, next_row, searched=next_row - start)
             total = self._num_rows(file)
         return RowPage(found, total, None, searched=(total or next_row) - start)
-
-    def count_all(self, deadline: Deadline) -> int | None:
-        """The number of rows, or None if they are not counted by then."""
-        with self._path.open("rb") as file:
-            self._count_to(file, 1 << 62, deadline)
-            return self._num_rows(file)
 
     def _count_to(self, file: BinaryIO, num_rows: int, deadline: Deadline) -> None:
         """Counts blocks until so many rows are known, or to the end of what is there."""

@@ -1,0 +1,267 @@
+"""Rating: blind and shuffled, nothing lost at a kill, undo, several raters, and a result that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+from support.ui_store import HOSTILE, PORT, json_lines, published
+
+from rayloom.artifacts.store import Store
+from rayloom.errors import InputError
+from rayloom.observe.ports import free_port
+from rayloom.reading.files import table_rows
+from rayloom.specs.training.preferences import PreferenceSource
+from rayloom.text.conversations.judged_rows import judged_row
+from rayloom.ui.protection import Access
+from rayloom.ui.rating.application import Rating, application
+from rayloom.ui.rating.command import finished
+from rayloom.ui.rating.items import RatedItem, pairs, rows, sampled
+from rayloom.ui.rating.journal import JudgementJournal, RaterJudgement
+from rayloom.ui.rating.result import agreement, kappa, summary_of_pairs, wilson
+
+HERE = f"http://127.0.0.1:{PORT}"
+NUM = 40
+NAMES = ("strong-model", "weak-model")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "store"), cache=tmp_path / "cache")
+    for name, version, word in ((NAMES[0], "aaaa00000001", "good"), (NAMES[1], "bbbb00000001", "poor")):
+        lines = [{"origin": f"r{n}", "text": f"Question {n}?", "answer": f"{word} answer {n}"} for n in range(NUM)]
+        lines.append({"origin": "x", "text": "Equal?", "answer": "the same"})
+        published(store, name, version, kind="predict", files={"predictions.jsonl": json_lines(lines)})
+    return store
+
+
+@pytest.fixture
+def items(store: Store) -> list[RatedItem]:
+    first, second = (store.open(store.resolve(name)) for name in NAMES)
+    return pairs(first, second, "predictions.jsonl", "text", None)
+
+
+@pytest.fixture
+def rating(items: list[RatedItem], tmp_path: Path) -> Iterator[Rating]:
+    journal = JudgementJournal(tmp_path / "ratings.jsonl")
+    yield Rating(items, journal, seed=3, each=2)
+    journal.close()
+
+
+@pytest.fixture
+def client(rating: Rating) -> TestClient:
+    return TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
+
+
+def shown(page: str) -> tuple[str, list[str]]:
+    """The item's id and the answers from left to right."""
+    id_ = re.search(r'name="item" value="(\w+)"', page)
+    assert id_ is not None
+    return id_[1], re.findall(r'<div class="answer">([^<]*)</div>', page)
+
+
+def judged_by(client: TestClient, rater: str, count: int) -> None:
+    """This many decisions for the good answer, wherever it stands."""
+    page = client.get(f"/rate/{rater}").text
+    for _ in range(count):
+        item, answers = shown(page)
+        choice = "left" if answers[0].startswith("good") else "right"
+        page = client.post(f"/rate/{rater}/judge", data={"item": item, "choice": choice}).text
+
+
+def test_equal_answers_are_not_judged(items: list[RatedItem]) -> None:
+    assert len(items) == NUM
+
+
+def test_nothing_in_a_page_says_which_model_wrote_an_answer(client: TestClient) -> None:
+    for path in ("/", "/rate/ann", "/static/rating.js"):
+        answer = client.get(path)
+        said = answer.text + str(answer.headers)
+        assert not any(word in said for word in (*NAMES, "aaaa0000", "bbbb0000", "predictions", "/store"))
+
+
+def test_sides_are_shuffled_and_the_same_again_for_the_same_rater(client: TestClient, rating: Rating) -> None:
+    sides = [item.is_swapped("ann", 3) for item in rating.items]
+    assert 8 < sum(sides) < 32
+    assert sides == [item.is_swapped("ann", 3) for item in rating.items]
+    assert sides != [item.is_swapped("bob", 3) for item in rating.items]
+    assert client.get("/rate/ann").text == client.get("/rate/ann").text
+
+
+def test_choices_are_kept_in_the_order_of_the_artifacts(client: TestClient, rating: Rating) -> None:
+    judged_by(client, "ann", NUM)
+    made = rating.journal.of("ann")
+    assert {one.meant for one in made} == {"first"}
+    assert {one.choice for one in made} == {"left", "right"}
+    assert "nothing left for you" in client.get("/rate/ann").text
+
+
+def test_each_item_goes_to_as_many_raters_as_asked_for(client: TestClient, rating: Rating) -> None:
+    for rater in ("ann", "bob", "cid"):
+        judged_by(client, rater, NUM if rater != "cid" else 0)
+    assert "nothing left for you" in client.get("/rate/cid").text
+    assert rating.num_done() == 2 * NUM
+
+
+def test_undo_takes_the_last_back_and_shows_it_again(client: TestClient, rating: Rating) -> None:
+    judged_by(client, "ann", 3)
+    last = rating.journal.of("ann")[-1].item
+    page = client.post("/rate/ann/undo").text
+    assert shown(page)[0] == last
+    assert len(rating.journal.of("ann")) == 2
+    client.post("/rate/ann/undo")
+    client.post("/rate/ann/undo")
+    assert client.post("/rate/ann/undo").status_code == 200
+    assert rating.journal.of("ann") == []
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"item": "x", "choice": "left"}, {"choice": "left"}, {"item": "", "choice": "up"}]
+)
+def test_a_judgement_of_nothing_is_refused(client: TestClient, rating: Rating, data: dict[str, str]) -> None:
+    assert client.post("/rate/ann/judge", data=data).status_code == 422
+    assert rating.num_done() == 0
+
+
+def test_a_name_may_not_be_anything(client: TestClient) -> None:
+    assert "A name has letters" in client.get("/", params={"rater": HOSTILE}).text
+    assert client.get("/rate/%3Cscript%3E").status_code == 404
+
+
+def test_a_line_that_a_kill_cut_off_goes_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    journal = JudgementJournal(path)
+    for number in range(5):
+        journal.add(RaterJudgement(f"i{number}", "ann", "left", "a note: „ü“", False))
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-7])
+    again = JudgementJournal(path)
+    assert [one.item for one in again.of("ann")] == ["i0", "i1", "i2", "i3"]
+    again.add(RaterJudgement("i4", "ann", "right", "", False))
+    again.close()
+    whole = JudgementJournal(path)
+    whole.close()
+    assert len(whole.of("ann")) == 5
+    path.write_text("damaged\n" + path.read_text())
+    with pytest.raises(InputError, match="line 1"):
+        JudgementJournal(path)
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_killed_server_has_lost_nothing_that_it_acknowledged(store: Store, tmp_path: Path, moment: int) -> None:
+    """Asked by a real client over HTTP and killed at a random moment; then the same command goes on."""
+    acknowledged: list[str] = []
+    for _ in range(2):
+        port = free_port()
+        command = [sys.executable, "-m", "rayloom", "rate", *NAMES, "--port", str(port), "--store", store.root]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path)
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        try:
+            _ready(url, end)
+            stop_after = random.Random(moment).uniform(0.1, 0.6)
+            began = time.monotonic()
+            with httpx.Client(base_url=url, headers={"origin": url}, follow_redirects=False) as client:
+                while time.monotonic() - began < stop_after:
+                    page = client.get("/rate/ann").text
+                    if "nothing left" in page:
+                        break
+                    item = shown(page)[0]
+                    answer = client.post("/rate/ann/judge", data={"item": item, "choice": "left"})
+                    acknowledged += [item] if answer.status_code == 303 else []
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        (file,) = (Path(store.root) / ".ratings").glob("*.jsonl")
+        assert acknowledged
+        assert {json.loads(line)["item"] for line in file.read_text().splitlines()} >= set(acknowledged)
+
+
+def _ready(url: str, end: float) -> None:
+    while time.monotonic() < end:
+        try:
+            httpx.get(url)
+            return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError("it did not start")
+
+
+def options(**changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"file": "predictions.jsonl", "seed": 3, "each": 2, **changes})
+
+
+def test_the_result_has_every_judgement_and_pairs_that_training_reads(
+    client: TestClient, rating: Rating, store: Store
+) -> None:
+    judged_by(client, "ann", 30)
+    judged_by(client, "bob", 20)
+    parents = [store.open(store.resolve(name)) for name in NAMES]
+    artifact = finished(store, "my-ratings", parents, list(rating.items), rating.journal, options())
+    metrics = artifact.manifest.metrics
+    assert (metrics["first_wins"], metrics["num_judgements"]) == (1.0, 50)
+    assert metrics["agreement"]["ann and bob"] == {"kappa": 1.0, "num_items": 20}
+    assert len((artifact.path / "judgements.jsonl").read_text().splitlines()) == 50
+    assert {parent.name for parent in artifact.manifest.parents} == set(NAMES)
+    source = PreferenceSource(dataset="artifact:my-ratings", files="pairs.jsonl")
+    found = [row for _, row in table_rows([artifact.path / "pairs.jsonl"], source)]
+    assert len(found) == 30
+    assert judged_row(found[0], source.format, "row 1")
+    assert all(one["chosen"].startswith("good") and one["rejected"].startswith("poor") for one in found)
+
+
+def test_rows_are_judged_one_by_one_and_each_reason_has_a_precision(store: Store, tmp_path: Path) -> None:
+    lines = [{"text": f"t {n}", "reason": "too_short" if n % 10 else "not_english"} for n in range(100)]
+    published(store, "corpus", "cccc00000001", kind="clean", files={"rejects/rules.jsonl": json_lines(lines)})
+    corpus = store.open(store.resolve("corpus"))
+    chosen = sampled(rows(corpus, "rejects/rules.jsonl", None), 20, 0)
+    assert sum(item.reason == "not_english" for item in chosen) == 10
+    rating = Rating(chosen, JudgementJournal(tmp_path / "r.jsonl"), 0, 1)
+    client = TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
+    page = client.get("/rate/ann").text
+    for number in range(20):
+        data = {"item": shown(page)[0], "choice": "right" if number else "unsure"}
+        page = client.post("/rate/ann/judge", data=data).text
+    artifact = finished(store, "spot", [corpus], chosen, rating.journal, options(file="rejects/rules.jsonl"))
+    rating.journal.close()
+    metrics = artifact.manifest.metrics
+    assert metrics["num_unsure"] == 1
+    assert set(metrics["precision"]) == {"too_short", "not_english"}
+    assert all(one["precision"] == 1.0 and 0.6 < one["low"] < 1 for one in metrics["precision"].values())
+
+
+def test_kappa_and_wilson_are_those_of_the_papers() -> None:
+    # Cohen's own example: 0.29 of 0.50 by chance and 0.70 agreement gives 0.4. Newcombe 1998, table I: 81 of 263.
+    choices = [("a", "a")] * 20 + [("a", "b")] * 5 + [("b", "a")] * 10 + [("b", "b")] * 15
+    assert kappa(choices) == pytest.approx(0.4)
+    assert kappa([("a", "a")] * 3) == 1.0
+    low, high = wilson(81, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert agreement([]) == {}
+
+
+def test_ties_count_half() -> None:
+    made = [RaterJudgement("a", "x", "tie", "", False), RaterJudgement("b", "x", "left", "", False)]
+    assert summary_of_pairs(made)["first_wins"] == 0.75
+
+
+def test_artifacts_without_common_prompts_are_refused(store: Store) -> None:
+    other = [{"text": "Other?", "answer": "x"}]
+    published(store, "other", "dddd00000001", files={"predictions.jsonl": json_lines(other)})
+    first, second = store.open(store.resolve(NAMES[0])), store.open(store.resolve("other"))
+    with pytest.raises(InputError, match="no prompt in common"):
+        pairs(first, second, "predictions.jsonl", "text", None)
+    with pytest.raises(InputError, match=r"predictions\.jsonl"):
+        pairs(first, second, "nothing.jsonl", "text", None)
