@@ -91,9 +91,20 @@ def _imported(folder: Path) -> Path:
 def test_a_model_that_writes_nothing_usable_stops_the_job_early_with_samples(tmp_path: Path) -> None:
     with chat_server(lambda _: "I'm sorry, but I cannot do that.") as server:
         file = job_file(tmp_path, server, patience={"num_candidates": 20})
-        with pytest.raises(QualityError, match=r"0 rows were kept of 1.*refusal 20.*I'm sorry, but"):
+        said = "0 rows were kept, at least 1 are wanted, and the job stopped before its end; dropped: refusal 20"
+        with pytest.raises(QualityError, match=rf"{said}.*I'm sorry, but"):
             made(file)
         assert len(server.times) == 20
+
+
+def test_what_little_was_kept_is_a_result_only_where_the_job_says_so(tmp_path: Path) -> None:
+    with chat_server(lambda prompt: "Two, I think." if prompt.endswith(" 2") else "As an AI, no.") as server:
+        patience = {"num_candidates": 10, "min_kept_share": 0.5}
+        with pytest.raises(QualityError, match=r"1 rows were kept.*before its end"):
+            made(job_file(tmp_path, server, patience=patience))
+        artifact = made(job_file(tmp_path, server, patience=patience, min_rows=1))
+        assert len(server.times) == 10
+    assert [row["id"] for row in lines(artifact)] == [2]
 
 
 def test_a_job_out_of_money_goes_on_when_there_is_more(tmp_path: Path) -> None:

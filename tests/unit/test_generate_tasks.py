@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.written import reasons, spec_of, written
+from support.written import ENGINE, reasons, spec_of, written
 
 from rayloom.errors import InputError
 from rayloom.generate.agreement import Consensus, by_similarity, last_number, most_frequent, named_label
 from rayloom.generate.asks import Ask
+from rayloom.specs.base import fingerprinted
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.judged_rows import judged_row
 
@@ -180,3 +181,12 @@ def test_paraphrases_keep_the_label_and_may_go_through_another_language(tmp_path
     assert back.rows[0]["row"]["text"] == "What a beautiful film."
     assert "into German" in asked[0].prompt and "the language en" in asked[1].prompt
     assert back.rows[0]["row"]["made_by"]["prompts"] == ["translate", "translate_back"]
+
+
+def test_limits_of_speed_and_money_make_no_new_result() -> None:
+    plain = spec_of({"type": "answers"})
+    prices = {"price_per_million_input_tokens": 1, "price_per_million_output_tokens": 1}
+    limited = {"requests_per_minute": 9, "api_key_variable": "KEY", "budget": {"cost": 1} | prices, "num_attempts": 2}
+    limited |= {"max_parallel_requests": 1, "timeout_seconds": 3}
+    other = spec_of({"type": "answers"}, engine=ENGINE | limited, min_rows=3)
+    assert fingerprinted(other) == fingerprinted(plain)

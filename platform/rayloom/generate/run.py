@@ -54,6 +54,7 @@ def run(spec: GenerateSpec, build: Build) -> Outcome:
         for number in itertools.count():
             steps = task.round(number)
             if steps is None or tally.has_stopped:
+                tally.check(is_whole=steps is None)
                 break
             found = rounds.finished(number)
             if found is not None:
@@ -65,7 +66,6 @@ def run(spec: GenerateSpec, build: Build) -> Outcome:
                 rounds.finish(number, found)
                 bar.advance(len(found.rows), tally.shown())
             tally.add(found)
-    tally.check()
     return _outcome(spec, build, rounds, tally, task, prompts)
 
 
@@ -107,18 +107,22 @@ class Tally:
     def shown(self) -> str:
         return ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
 
-    def check(self) -> None:
-        """Raises QualityError if too few rows were kept."""
-        wanted = self._spec.patience.min_rows
+    def check(self, is_whole: bool) -> None:
+        """Raises QualityError if too few rows were kept, or the job stopped before its end and nobody allows that."""
+        wanted = self._spec.min_rows
         if wanted is None:
             wanted = self._spec.task.num_rows if isinstance(self._spec.task, SelfInstructTask) else 1
-        if self.num_rows >= wanted and self.num_rows:
+            is_enough = is_whole and self.num_rows >= wanted
+        else:
+            is_enough = self.num_rows >= wanted
+        if is_enough:
             return
         dropped = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
         samples = "; ".join(f"{reason}: {text[:200]!r}" for reason, text in self._samples.items())
-        what = f"{self.num_rows:,} rows were kept of {wanted:,} that are wanted, and the job stopped"
+        whole = "" if is_whole else ", and the job stopped before its end"
+        what = f"{self.num_rows:,} rows were kept, at least {wanted:,} are wanted{whole}"
         why = f"; dropped: {dropped}. Samples: {samples}" if dropped else ": there is no row to write for"
-        fix = "What was written is kept. Change the prompts, filters or model, or accept fewer (patience.min_rows)."
+        fix = "What was written is kept. Change the prompts, filters or model, or accept fewer (min_rows)."
         raise QualityError(what + why, where=self._spec.name, fix=fix)
 
 

@@ -81,7 +81,8 @@ class VllmWriter:
         self._renderer = subject.renderer.with_kwargs(engine.chat_template_kwargs) if engine.form == "chat" else None
         arguments: dict[str, Any] = {"max_model_len": engine.max_length_tokens}
         if not engine.gpus_per_worker:
-            arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "enforce_eager": True}
+            arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "dtype": cpu_dtype(subject.base)}
+            arguments["enforce_eager"] = True
             arguments["dtype"] = cpu_dtype(subject.base)
         if subject.adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(subject.adapter), "max_loras": 1}

@@ -22,9 +22,6 @@ class Patience(Spec):
     """The last so many candidates are looked at, between two rounds."""
     min_kept_share: Share = 0.02
     """If fewer of them were kept, new instructions only repeat, or nothing usable is written, and the job stops."""
-    min_rows: Annotated[int, Field(ge=1), "unfingerprinted"] | None = None
-    """A job that has fewer rows in the end fails with samples, and keeps its work. Default: `num_rows` of
-    self_instruct; of other tasks, one row."""
 
 
 class GenerateSpec(JobSpec):
@@ -52,6 +49,9 @@ class GenerateSpec(JobSpec):
     """Why instructions and rows are dropped."""
     patience: Patience = Patience()
     """When to stop early."""
+    min_rows: Annotated[int | None, Field(ge=1), "unfingerprinted"] = None
+    """A job that stops early is finished if it has so many rows; else it fails with samples, and keeps its work.
+    Default: one that stops early always fails."""
     rows_per_round: Annotated[int, Field(ge=1)] | None = None
     """Rows, or prompts for new instructions, that are asked for together: an engine is full while a round lasts, and
     what was kept counts for the next. Default: 1000; in self_instruct 100."""

@@ -12,6 +12,9 @@ from rayloom.specs.training.training_data import TemplateKwargs
 Url = Annotated[
     str, StringConstraints(pattern=r"^https?://[^\s]+$"), Rule("must be a URL such as https://api.example.org/v1")
 ]
+Variable = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Rule("must be the name of an environment variable")
+]
 Price = Annotated[float, Field(ge=0)]
 
 
@@ -81,11 +84,11 @@ class EndpointEngine(Spec):
     """The address up to `/chat/completions`, such as https://api.example.org/v1."""
     model: Annotated[str, StringConstraints(min_length=1)]
     """The model's name there."""
-    api_key_variable: Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$"), "unfingerprinted"] | None = None
+    api_key_variable: Annotated[Variable | None, "unfingerprinted"] = None
     """Environment variable that holds the key, where the job is started. The key itself never stands in a file."""
     licence: str | None = None
     """What the provider's terms say about its answers; it is inherited by whatever is made of them."""
-    requests_per_minute: Annotated[float, Field(gt=0), "unfingerprinted"] | None = None
+    requests_per_minute: Annotated[float | None, Field(gt=0), "unfingerprinted"] = None
     """Requests are sent evenly, at most so many a minute. `Retry-After` is respected in any case."""
     max_parallel_requests: Annotated[int, Field(ge=1, le=1024), "unfingerprinted"] = 8
     """Requests that wait for an answer at the same time."""
