@@ -128,6 +128,7 @@ def test_instructions_of_a_numbered_list() -> None:
     assert instructions_in(text, is_cut=False) == ["Draw up a list of 3 towns.", "Say 2: why?", "Sing."]
     assert instructions_in(text, is_cut=True) == ["Draw up a list of 3 towns.", "Say 2: why?"]
     assert instructions_in("  ", is_cut=False) == []
+    assert instructions_in("Here are some:\n\n1. Sing.\n2. Dance.", is_cut=False) == ["Sing.", "Dance."]
 
 
 @pytest.mark.parametrize(

@@ -96,24 +96,21 @@ class VllmWriter:
 
     def write(self, asks: Sequence[Ask]) -> Iterator[list[ModelAnswer]]:
         """The answers in groups that became ready at the same time."""
-        asked, refused = {}, []
+        from vllm.exceptions import VLLMValidationError
+        from vllm.inputs import tokens_input
+
+        engine, asked = self.llm.llm_engine, {ask.key: ask for ask in asks}
+        refused = []
         for ask in asks:
             try:
-                # One by one: the engine refuses a whole list for one prompt that is too long.
-                (number,) = self.llm.enqueue(
-                    {"prompt_token_ids": self.tokens(ask.prompt)},
-                    self.parameters(ask),
-                    lora_request=self._lora(),
-                    use_tqdm=False,
-                )
-                asked[number] = ask
-            except (ValueError, RayloomError) as error:
+                prompt = tokens_input(self.tokens(ask.prompt))
+                engine.add_request(ask.key, prompt, self.parameters(ask), lora_request=self._lora())
+            except (VLLMValidationError, ValueError, RayloomError) as error:
                 refused.append(ModelAnswer(ask.key, model=self._subject.artifact_id, failed=str(error).splitlines()[0]))
         if refused:
             yield refused
-        engine = self.llm.llm_engine
         while engine.has_unfinished_requests():
-            ready = [self._answer(asked.pop(output.request_id), output) for output in engine.step() if output.finished]
+            ready = [self._answer(asked[output.request_id], output) for output in engine.step() if output.finished]
             if ready:
                 yield ready
 
@@ -127,6 +124,7 @@ class VllmWriter:
     def parameters(self, ask: Ask) -> Any:
         """How vLLM samples the answer."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         is_sampled = ask.is_sampled and self._sampling.temperature > 0
         return SamplingParams(
@@ -136,6 +134,7 @@ class VllmWriter:
             max_tokens=ask.max_new_tokens or self._sampling.max_new_tokens,
             stop=list(ask.stop),
             stop_token_ids=sorted(self._subject.renderer.stop_tokens),
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _lora(self) -> Any:

@@ -178,6 +178,8 @@ def instructions_in(text: str, is_cut: bool) -> list[str]:
     parts = [" ".join(part.split()) for part in _NUMBERED.split(text)]
     if is_cut:
         parts = parts[:-1]
+    if len(parts) > 1 and parts[0].endswith(":"):
+        parts = parts[1:]  # such as `Here are more tasks:`
     return [part for part in parts if part]
 
 
