@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from support.models import tiny_llama
+from support.models import made, tiny_llama, write_model
 from support.policies import ANSWER, policy_spec, write_prompts_file
 from support.tokenizers import chatml
 
+from rayloom.artifacts.store import Store
 from rayloom.errors import InputError
 from rayloom.models.adapters import attach, without_adapter
 from rayloom.score.policy_loss import PolicyBatch, PolicyLoss, TokenView, kl_estimate, policy_losses, shares_prompts
@@ -24,6 +25,7 @@ from rayloom.text.conversations.prompt_rows import PromptRows, prepare_prompts
 from rayloom.text.conversations.render import Renderer
 from rayloom.train.objectives import grpo, ppo, reinforce_pp, rloo
 from rayloom.train.objectives.policy import PolicyObjective
+from rayloom.train.plan import plan
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, WrittenTokens, seed_of
 from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.measures import hopeless
@@ -347,3 +349,17 @@ def test_a_round_that_teaches_nothing_ends_the_training(answers: list[PolicyAnsw
 def test_what_does_not_fit_is_refused_before_anything_runs(policy: Any, changes: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         policy_spec(policy, **changes)
+
+
+def test_a_reward_that_cannot_judge_is_named_in_the_plan(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    parents = {
+        "base": made(store, "base", "model", write_model),
+        "data.sources.0.dataset": made(store, "data", "dataset", write_prompts_file),
+    }
+    rewards = [{"type": "function", "function": "own:score"}]
+    (tmp_path / "own.py").write_text("def scored():\n    pass\n")
+    sheet = plan(policy_spec({"type": "grpo", "group_size": 4}, rewards=rewards), parents, tmp_path)
+    assert "does not import: raised: AttributeError: module 'own' has no attribute 'score'" in sheet.problems[0]
+    (tmp_path / "own.py").write_text("def score(prompt, text, row):\n    return 1\n")
+    assert plan(policy_spec({"type": "grpo", "group_size": 4}, rewards=rewards), parents, tmp_path).problems == []

@@ -22,8 +22,6 @@ from rayloom.rewards import formats, texts
 from rayloom.rewards.answer import OneByOne, RewardFunction, Verdict, WrittenAnswer
 from rayloom.rewards.code_tests import CodeTests
 from rayloom.rewards.function_process import FunctionProcess
-from rayloom.rewards.judge import Judge
-from rayloom.rewards.model_scores import ModelScores
 from rayloom.rewards.sandbox import Sandbox
 from rayloom.specs.training.rewards import (
     CodeReward,
@@ -88,6 +86,12 @@ def opened(
         ]
 
 
+def check_opening(rewards: Sequence[Reward], field: str, parents: Mapping[str, Artifact], job_directory: Path) -> None:
+    """Raises what `opened` would raise: a function that does not import and a judge that is down are known early."""
+    with opened(rewards, field, parents, job_directory):
+        pass
+
+
 def _function(reward: Reward, model: Artifact | None, job_directory: Path, closing: ExitStack) -> RewardFunction:
     if isinstance(reward, JsonSchemaReward):
         formats.check_schema(reward)
@@ -102,8 +106,12 @@ def _function(reward: Reward, model: Artifact | None, job_directory: Path, closi
     if isinstance(reward, CodeReward):
         return CodeTests(reward, closing.enter_context(Sandbox(reward.seconds, reward.memory_mb)))
     if isinstance(reward, ModelReward) and model is not None:
+        from rayloom.rewards.model_scores import ModelScores  # loads torch
+
         return ModelScores.of(reward, model)
     if isinstance(reward, JudgeReward):
+        from rayloom.rewards.judge import Judge  # loads the client of the API
+
         return Judge.of(reward, job_directory)
     return OneByOne(partial(_ONE_BY_ONE[type(reward)], reward))
 

@@ -43,10 +43,23 @@ def _planned(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Pa
     except RayloomError as error:
         findings = Findings(PlanSheet(problems=[str(error)]))
     sheet = deepcopy(findings.sheet)
-    sheet.problems = [*missing_trackers(spec), *sheet.problems]
+    sheet.problems = [*missing_trackers(spec), *_problem_of_rewards(spec, parents, job_directory), *sheet.problems]
     sheet.warnings = [*runs_with_other_settings(spec, store), *sheet.warnings]
     _add_room_here(sheet, spec, findings, store)
     return sheet
+
+
+def _problem_of_rewards(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> list[str]:
+    """Why one of the rewards cannot judge at all."""
+    if spec.rewards is None:
+        return []
+    from rayloom.rewards.opening import check_opening
+
+    try:
+        check_opening(spec.rewards, "rewards", parents, job_directory)
+    except RayloomError as error:
+        return [str(error)]
+    return []
 
 
 def _add_room_here(sheet: PlanSheet, spec: TrainSpec, findings: Findings, store: Store) -> None:

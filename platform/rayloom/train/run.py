@@ -66,6 +66,10 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
             say(line)
         note(spec, build.work)
         _check_resources(connect(), spec)
+        if spec.rewards is not None:
+            from rayloom.rewards.opening import check_opening
+
+            check_opening(spec.rewards, "rewards", build.parents, build.job_directory)
         with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers, _engines(job, build) as engines:
             _train_until_done(job, build, trackers, engines)
         copy.replace(job.finished.name)
