@@ -124,7 +124,8 @@ def add_policy(headers: MutableHeaders) -> None:
     """Headers of every answer; one that brings its own policy, such as a chart, keeps it."""
     headers.setdefault("content-security-policy", POLICY)
     headers["x-content-type-options"] = "nosniff"
-    headers["referrer-policy"] = "no-referrer"
+    # Not `no-referrer`: browsers then send `Origin: null` with this server's own forms.
+    headers["referrer-policy"] = "same-origin"
     headers["cross-origin-resource-policy"] = "same-origin"
     headers["cross-origin-opener-policy"] = "same-origin"
     headers.setdefault("cache-control", "no-store")
