@@ -3,8 +3,8 @@
 SmolLM2-135M-Instruct teaches a student that begins with half of its layers, on English web pages, encyclopedia text and
 news. `gap_recovered`: the student is trained twice on the same tokens in the same order, without and with the teacher;
 the part of the held-out loss between the first and the teacher that the second makes up for. `step_ratio`: seconds of a
-step with the teacher beside those of a step without it and of the teacher's forward pass alone, taken in turn. The last
-line is one JSON object.
+step with the teacher beside those of a step without it and of the teacher's forward pass alone, taken in turn;
+`recorded_step_ratio`: a step with a teacher that was recorded beside one without. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from rayloom.train.loop.batch_feed import micro_batches
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.loop.run_state import engine_model, rows_of
+from rayloom.train.objectives.recorded import record, records_of
 from rayloom.train.process_group import Group
 from rayloom.train.weights.teacher import load_teacher
 
@@ -76,7 +78,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder, teacher, real_documents(options.store), options.steps * ROWS_A_STEP * LENGTH)
     if "step" in options.parts:
-        result |= timed(folder, teacher, options)
+        few = folder.with_name(f"timed-{options.rounds}")
+        if not (few / "train").exists():
+            few.mkdir()
+            tokens = (options.rounds + WARM_UP_ROUNDS + 1) * ROWS_A_STEP * LENGTH
+            write_rows(few, teacher, real_documents(options.store), tokens)
+        result |= timed(few, teacher, options)
     if "gap" in options.parts:
         result |= gap(folder, teacher, options)
     if options.save:
@@ -159,10 +166,16 @@ def gap(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, Any
 
 
 def timed(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step without and with the teacher, and of the teacher's loss without gradients, by round."""
+    """Seconds of a step without a teacher, with one and with one that was recorded, and of the teacher alone."""
     steps = {}
-    for name, is_taught in (("student", False), ("taught", True)):
-        job = job_of(folder, model, f"timed-{name}", options, is_taught=is_taught)
+    for name in ("student", "taught", "recorded"):
+        job = job_of(folder, model, f"timed-{name}", options, is_taught=name != "student")
+        if name == "recorded":
+            values = job.spec.model_dump()
+            values["teacher"]["recorded"] = {"top_k": 64}
+            spec = TrainSpec.model_validate(values)
+            job = replace(job, spec=spec, records=records_of(spec, job.teacher, job.train))
+            record(job, HERE, lambda text: None)
         rows = rows_of(job, job.spec)
         _, loss, _ = engine_model(job, rows.objective, HERE.device)
         steps[name] = (engine_for(job.spec, loss, HERE), rows)
@@ -180,12 +193,14 @@ def timed(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, A
             engine.step(1e-5)
         return time.perf_counter() - started
 
-    names = ("student", "teacher", "taught")
+    names = ("student", "teacher", "taught", "recorded")
     rounds = [{name: seconds(name, turn) for name in names} for turn in range(WARM_UP_ROUNDS + options.rounds)]
     counted = rounds[WARM_UP_ROUNDS:]
     medians = {f"{name}_seconds": round(statistics.median(one[name] for one in counted), 3) for name in names}
     ratio = statistics.median(one["taught"] / (one["student"] + one["teacher"]) for one in counted)
-    return {**medians, "step_ratio": round(ratio, 4), "rounds": options.rounds}
+    stored = statistics.median(one["recorded"] / one["student"] for one in counted)
+    ratios = {"step_ratio": round(ratio, 4), "recorded_step_ratio": round(stored, 4)}
+    return {**medians, **ratios, "rounds": options.rounds}
 
 
 if __name__ == "__main__":

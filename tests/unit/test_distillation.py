@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from rayloom.errors import InputError
 from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import save_task
 from rayloom.score.batches import NO_LABEL, Batch
-from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss, divergence
+from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss, divergence, recorded_divergence
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.task_batches import TaskBatch
 from rayloom.score.task_loss import TaskLoss, task_logits
 from rayloom.specs.training.tasks import Task
 from rayloom.specs.training.teacher import Teacher
 from rayloom.train.loop import loop
+from rayloom.train.loop.run_log import read_log
+from rayloom.train.objectives.recorded import records_of
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import size_of_job
 from rayloom.train.weights.fewer_layers import chosen, keep_layers
@@ -176,6 +179,57 @@ def test_soft_labels_of_a_head(target: Any) -> None:
     assert found == pytest.approx(0.75 * plain + 0.25 * 4 * expected, rel=1e-5)
 
 
+# A teacher that was recorded.
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_recorded_counts_as_one_token_more(form: str) -> None:
+    """Teacher .7 .2 and .1 for the two others; student .4 .3 and .3 for them; and the gradient is autograd's."""
+    student = torch.tensor([[0.4, 0.1, 0.3, 0.2]]).log().requires_grad_()
+    tokens, log_p = torch.tensor([[0, 2]]), torch.tensor([[0.7, 0.2]]).log()
+    total, gradient = recorded_divergence(student, tokens, log_p, teacher(form))
+    assert total.item() == pytest.approx(by_hand([0.7, 0.2, 0.1], [0.4, 0.3, 0.3], form), rel=1e-4)
+    (expected,) = torch.autograd.grad(total, student)
+    assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+def test_all_tokens_recorded_are_the_whole_divergence() -> None:
+    torch.manual_seed(0)
+    student, big = torch.randn(5, 11), torch.randn(5, 11)
+    found = big.log_softmax(-1).topk(10)
+    total, gradient = recorded_divergence(student, found.indices, found.values, teacher())
+    whole, by_logits = divergence(student, big, teacher())
+    assert float(total) == pytest.approx(float(whole), rel=1e-4)
+    assert torch.allclose(gradient, by_logits, atol=1e-4)
+
+
+def test_a_recorded_teacher_teaches_as_one_beside_the_student(tmp_path: Path) -> None:
+    """All but one token are kept, so losses are equal up to fp16; the second job finds the record of the first."""
+    found, said = {}, []
+    for name, recorded in (("beside", None), ("recorded", {"top_k": 66}), ("again", {"top_k": 66})):
+        job = small_job(tmp_path / name, teacher={"model": "artifact:big", "weight": 0.6, "recorded": recorded})
+        if recorded:
+            big = Subject("teacher", "big", tmp_path / "beside/data/teacher")
+            job = replace(job, teacher=big, records=records_of(job.spec, big, job.train))
+            assert size_of_job(job).of_teacher is None
+        loop.train(job, ONE, lambda event: said.append(event.get("text", "")))
+        found[name] = [e["loss"] for e in read_log(job.log) if e["event"] in ("step", "heldout")]
+    assert found["recorded"] == pytest.approx(found["beside"], abs=2e-3)
+    assert found["again"] == found["recorded"]
+    assert said.count("computing what the teacher thinks of all rows before training") == 1
+
+
+def test_a_record_is_of_its_rows_and_its_teacher(tmp_path: Path) -> None:
+    job = small_job(tmp_path, teacher={"model": "artifact:big", "recorded": {"top_k": 4}})
+    assert job.teacher is not None
+    (first,) = records_of(job.spec, job.teacher, job.train).values()
+    (other,) = records_of(job.spec, job.teacher, (job.heldout["heldout"],)).values()
+    longer = small_spec(teacher={"model": "artifact:big", "recorded": {"top_k": 5}})
+    (wider,) = records_of(longer, job.teacher, job.train).values()
+    assert len({first, other, wider}) == 3
+    assert records_of(small_spec(teacher={"model": "artifact:big"}), job.teacher, job.train) == {}
+
+
 # In a training job.
 
 TAUGHT = {"teacher": {"model": "artifact:big", "weight": 1.0}, "learning_rate": 0.03, "num_steps": 30}
@@ -274,6 +328,7 @@ def test_a_student_of_fewer_layers_is_a_model_of_its_own(name: str, tmp_path: Pa
         ({"base": "artifact:b", "architecture": None, "keep_layers": [3, 1]}, "layers in rising order"),
         ({"teacher": {"model": "artifact:big", "weight": 0}}, "greater than 0"),
         ({"teacher": {"model": "artifact:big", "temperature": 0}}, "greater than 0"),
+        ({"teacher": {"model": "artifact:big", "temperature": 2, "recorded": {}}}, "leave temperature out"),
         (
             {
                 "teacher": {"model": "artifact:big"},

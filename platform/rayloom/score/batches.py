@@ -44,6 +44,10 @@ class Batch:
     """(B, T) decoder input of an encoder-decoder; `labels` then have this shape."""
     decoder_positions: torch.Tensor | None = None
     """(B, T) position in the document's target; the n-th target of a row belongs to its n-th document."""
+    soft_tokens: torch.Tensor | None = None
+    """(N, k) the tokens that a teacher finds most probable at each label, where that was recorded."""
+    soft_log_p: torch.Tensor | None = None
+    """(N, k) their log-probabilities."""
     known_label_indices: torch.Tensor | None = None
     known_document_lengths: tuple[int, ...] | None = None
     """Both are computed before the batch moves to a device, to avoid synchronising with the device later."""
@@ -77,7 +81,8 @@ class Batch:
     def without_labels(self) -> Self:
         """The same shapes without labels: the same computation, with zero loss and zero gradients."""
         labels = torch.full_like(self.labels, NO_LABEL)
-        return replace(self, labels=labels, num_tokens=0, known_label_indices=None)
+        nothing: dict[str, Any] = {"soft_tokens": None, "soft_log_p": None, "known_label_indices": None}
+        return replace(self, labels=labels, num_tokens=0, **nothing)
 
 
 def moved(batch: Any, device: torch.device) -> dict[str, Any]:

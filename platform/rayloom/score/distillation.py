@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from rayloom.score.task_batches import TaskBatch
 from rayloom.score.task_loss import TaskLoss, task_logits
 from rayloom.specs.training.teacher import ForwardKl, JensenShannon, Teacher
 
+LEAST_LEFT = 1e-6
+"""Least probability of all that is not recorded, so that its logarithm is finite."""
 BLOCK_LOGITS = {"cpu": 1 << 19}
 """Most logits that are compared at once, by device: on a CPU, so many that they stay in its cache."""
 
@@ -59,43 +62,80 @@ def _inner(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.flatten(), other.flatten())
 
 
+def recorded_divergence(student: Tensor, tokens: Tensor, log_p: Tensor, spec: Teacher) -> tuple[Tensor, Tensor]:
+    """As `divergence`, at temperature 1, to the (N, k) tokens of a teacher that were recorded; all others count as one.
+
+    With u the logarithm of such an outcome's probability, ∂D/∂z = G(u) q(z) / q(u), where G is ∂D/∂u.
+    """
+    log_q = student.log_softmax(-1)
+    total, by_outcome = divergence(_outcomes(log_q.gather(1, tokens)), _outcomes(log_p), spec)
+    rest = log_q.detach() - _outcomes(log_q.detach().gather(1, tokens))[:, -1:]
+    gradient = rest.exp_().mul_(by_outcome[:, -1:])
+    return total, gradient.scatter_(1, tokens, by_outcome[:, :-1].detach())
+
+
+def _outcomes(log_p: Tensor) -> Tensor:
+    """(N, k + 1) log-probabilities of tokens, and of everything else."""
+    left = (1 - log_p.exp().sum(-1, keepdim=True)).clamp(min=LEAST_LEFT)
+    return torch.cat([log_p, left.log()], -1)
+
+
+class Comparison(Protocol):
+    """The divergence of a chunk's positions from the teacher's."""
+
+    def __call__(self, logits: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+        """() and (positions, at most V) the gradient, for some of the chunk's positions."""
+
+
 @dataclass(frozen=True)
 class DistilledCrossEntropy:
     """The criterion of a language model with a teacher (see `label_loss.Criterion`)."""
 
     labels: CrossEntropy
-    teacher_logits: Callable[[slice], Tensor]
-    """(C, V) fp32 logits of a chunk's positions. Vocabularies may be padded to other sizes."""
-    spec: Teacher
+    compared: Callable[[slice], Comparison]
+    """For a chunk: what the teacher thinks of its positions."""
+    weight: float
 
     def value(self, logits: Tensor, part: slice) -> Tensor:
-        student, teacher = self._both(logits, part)
-        total = divergence(student, teacher, self.spec)[0] * self.spec.weight
-        return total + self.labels.value(logits, part) * (1 - self.spec.weight)
+        total = self.compared(part)(logits, slice(0, len(logits)))[0] * self.weight
+        return total + self.labels.value(logits, part) * (1 - self.weight)
 
     def with_gradient(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """The gradient replaces the logits."""
-        weight, (student, teacher) = self.spec.weight, self._both(logits, part)
-        total = torch.zeros((), device=logits.device)
+        compare, total = self.compared(part), torch.zeros((), device=logits.device)
         rows = max(1, BLOCK_LOGITS.get(logits.device.type, logits.numel()) // logits.shape[-1])
         for begin in range(0, len(logits), rows):
             block = slice(begin, begin + rows)
-            value, gradient = divergence(student[block], teacher[block], self.spec)
-            total += value * weight
-            gradient = functional.pad(gradient.mul_(weight), (0, logits.shape[-1] - gradient.shape[-1]))
-            if weight < 1:
+            value, gradient = compare(logits[block], block)
+            total += value * self.weight
+            gradient = functional.pad(gradient.mul_(self.weight), (0, logits.shape[-1] - gradient.shape[-1]))
+            if self.weight < 1:
                 own = slice(part.start + begin, min(part.start + begin + rows, part.stop))
                 of_labels, by_logits = self.labels.with_gradient(logits[block], own)
-                total += of_labels * (1 - weight)
-                gradient.add_(by_logits, alpha=1 - weight)
+                total += of_labels * (1 - self.weight)
+                gradient.add_(by_logits, alpha=1 - self.weight)
             logits[block] = gradient
         return total, logits
 
-    def _both(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            teacher = self.teacher_logits(part)
-        shared = min(logits.shape[-1], teacher.shape[-1])
-        return logits[:, :shared], teacher[:, :shared]
+
+class RecordedLabelLoss(LabelLoss):
+    """Wraps a causal model; in training its loss has the part of a teacher that was recorded."""
+
+    def __init__(self, model: nn.Module, spec: Teacher) -> None:
+        super().__init__(model)
+        self._spec = spec
+
+    def forward(self, batch: Batch) -> Tensor:
+        if not self.model.training or batch.soft_tokens is None or batch.soft_log_p is None:
+            return super().forward(batch)
+        tokens, log_p, indices = batch.soft_tokens, batch.soft_log_p, batch.label_indices
+
+        def compared(part: slice) -> Comparison:
+            own_tokens, own_log_p = tokens[part], log_p[part]
+            return lambda logits, block: recorded_divergence(logits, own_tokens[block], own_log_p[block], self._spec)
+
+        criterion = DistilledCrossEntropy(CrossEntropy(batch.labels.take(indices)), compared, self._spec.weight)
+        return self.head_loss(self.hidden_states(batch, indices), criterion)
 
 
 class DistilledLabelLoss(LabelLoss):
@@ -112,8 +152,18 @@ class DistilledLabelLoss(LabelLoss):
         (teacher,), indices = self._teacher, batch.label_indices
         with torch.no_grad():
             seen = teacher.hidden_states(batch, indices)
-        labels = CrossEntropy(batch.labels.take(indices))
-        criterion = DistilledCrossEntropy(labels, lambda part: teacher.logits(seen[part]), self._spec)
+
+        def compared(part: slice) -> Comparison:
+            with torch.no_grad():
+                soft = teacher.logits(seen[part])
+
+            def compare(logits: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+                shared = min(logits.shape[-1], soft.shape[-1])  # vocabularies may be padded to other sizes
+                return divergence(logits[:, :shared], soft[block, :shared], self._spec)
+
+            return compare
+
+        criterion = DistilledCrossEntropy(CrossEntropy(batch.labels.take(indices)), compared, self._spec.weight)
         return self.head_loss(self.hidden_states(batch, indices), criterion)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ class TrainJob:
     """The model whose distributions are learned too."""
     start: Path | None = None
     """Folder of the adapter that is trained on."""
+    records: dict[Path, Path] = field(default_factory=dict)
+    """Where what the teacher thinks of each folder of rows is kept, if it is computed once."""
     earlier: Path | None = None
     """Folder of the adapter that stays frozen below the one in training."""
 

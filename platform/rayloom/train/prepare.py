@@ -31,6 +31,7 @@ from rayloom.train.job_rows import (
     row_counts,
     source_files,
 )
+from rayloom.train.objectives.recorded import records_of
 from rayloom.train.rollouts.prompts import prepared_prompts
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.streamed_rows import streamed_corpus
@@ -110,7 +111,7 @@ def job_of(
     check_retention(spec, base)
     job = replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
     check_teacher(spec, job.teacher, job.tokenizer)
-    return job
+    return replace(job, records=records_of(spec, job.teacher, job.train))
 
 
 def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tuple[float, ...]:

@@ -112,8 +112,10 @@ def check_retaining(spec: TrainSpec) -> None:
     refuse_repeated((one.type for one in spec.retain), "values of retain")
     if spec.base is None:
         raise ValueError("retain keeps what a base has learned: give base")
-    if spec.preference is not None:
-        raise ValueError("retain is for labels and language; a preference has a `beta` that holds the base")
+    if spec.preference is not None or spec.policy is not None:
+        raise ValueError(
+            "retain is for labels and language; preferences and policies are held to their base themselves"
+        )
     if old_model_of(spec) is not None and spec.teacher is not None:
         raise ValueError("retain old_model makes the base the teacher, and teacher names another: leave one out")
     if old_model_of(spec) is not None and spec.keep_layers is not None:
@@ -139,7 +141,8 @@ def _check_earlier(spec: TrainSpec) -> None:
 
 
 def _check_fisher(spec: TrainSpec) -> None:
-    if spec.fisher is not None and (spec.preference is not None or not is_whole_model(spec.adapter)):
-        raise ValueError("fisher is of a whole model that learns labels: leave it out with an adapter or a preference")
+    judged = spec.preference is not None or spec.policy is not None
+    if spec.fisher is not None and (judged or not is_whole_model(spec.adapter)):
+        raise ValueError("fisher is of a whole model that learns labels: leave out adapter, preference and policy")
     if spec.fisher is not None and spec.is_streamed:
         raise ValueError("fisher reads rows in a drawn order, which a streamed corpus is too slow for: leave one out")

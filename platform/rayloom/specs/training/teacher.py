@@ -45,6 +45,17 @@ Temperature = Annotated[float, Field(gt=0)]
 TeacherWeight = Annotated[float, Field(gt=0, le=1)]
 
 
+class Recorded(Spec):
+    """The teacher's most probable tokens at each label, computed once into the store, for all jobs on the same rows.
+
+    What is not recorded counts as one token more, so that the divergence is a little less than the whole one. Takes 6
+    bytes a label and token; the store must be a folder.
+    """
+
+    top_k: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Tokens that are kept for each label."""
+
+
 class Teacher(Spec):
     """A frozen model with the same vocabulary or labels, computed beside the student on the same rows.
 
@@ -60,6 +71,8 @@ class Teacher(Spec):
     """Divides the logits of both. Above 1, improbable tokens and labels count more (Hinton et al. 2015, section 2)."""
     weight: TeacherWeight = 0.5
     """Share of the teacher in the loss. 1: the labels themselves do not count."""
+    recorded: Recorded | None = None
+    """Compute the teacher once, not at every step. For the causal objective. Default: beside the student."""
 
 
 def _check_order(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,6 +103,10 @@ def check_teaching(spec: TrainSpec) -> None:
         raise ValueError("keep_layers does not know which layers of an encoder-decoder belong together")
     if spec.teacher_in_use is None:
         return
+    if spec.policy is not None:
+        raise ValueError("a policy learns from rewards, which a teacher does not give: leave one out")
+    if spec.teacher is not None and spec.teacher.recorded is not None:
+        _check_recorded(spec, spec.teacher)
     if spec.preference is not None:
         raise ValueError("a preference compares with the model before training, not with a teacher: leave one out")
     if isinstance(spec.task, QuestionAnswering | SequenceToSequence) or spec.objective_in_use.type == "span":
@@ -98,3 +115,12 @@ def check_teaching(spec: TrainSpec) -> None:
             f"a teacher is for the objectives causal and masked, for classification and tagging, not for {named}: "
             f"{ANSWERS_INSTEAD}"
         )
+
+
+def _check_recorded(spec: TrainSpec, teacher: Teacher) -> None:
+    if spec.task is not None or spec.objective_in_use.type != "causal":
+        raise ValueError("teacher.recorded is of rows that are the same in every epoch: for the causal objective only")
+    if teacher.temperature != 1:
+        raise ValueError("teacher.recorded keeps the distribution at temperature 1: leave temperature out")
+    if spec.is_streamed:
+        raise ValueError("teacher.recorded needs the rows on this machine: leave data.streamed out")

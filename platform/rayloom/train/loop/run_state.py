@@ -24,6 +24,7 @@ from rayloom.train.objectives.denoising import pretraining_objective
 from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
+from rayloom.train.objectives.recorded import RecordedTeacher, record
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
 from rayloom.train.rollouts.asking import Asker
@@ -161,6 +162,7 @@ def prepared(
 ) -> Run:
     """The run, restored from its newest sound checkpoint, or at step 0."""
     spec = job.spec
+    record(job, group, lambda text: _tell_text(tell, group, text))
     rows = rows_of(job, spec)
     objective = rows.objective
     heldout: dict[str, StoredRows] = {name: objective.rows(folder) for name, folder in job.heldout.items()}
@@ -210,6 +212,8 @@ def objective_of(job: TrainJob) -> Objective:
         return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
     if spec.policy is not None and spec.rollouts is not None:
         return PolicyObjective(spec.policy, spec.rollouts)
+    if job.records:
+        return RecordedTeacher(spec.sequence_length_tokens, job.records)
     return pretraining_objective(spec, job.tokenizer)
 
 

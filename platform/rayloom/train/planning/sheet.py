@@ -18,6 +18,7 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.row_sample import estimated
 from rayloom.train.job import TrainJob
 from rayloom.train.job_rows import SHARE_NAME, row_counts
+from rayloom.train.objectives.recorded import LABEL_BYTES
 from rayloom.train.planning.findings import Findings, amount
 from rayloom.train.planning.fleet import add_fleet
 from rayloom.train.planning.preflight import add_method, add_rows
@@ -109,6 +110,10 @@ def _add_teacher(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
         form = asked.divergence.type.replace("_", " ")
         count = f"{size.of_teacher.parameters:,} parameters"
         sheet.add("teacher", f"{job.teacher.artifact_id}, {count}, {form}, weight {asked.weight:g}")
+    if asked is not None and asked.recorded is not None and job.teacher is not None:
+        most = sum(stored_rows(job.spec, folder).num_tokens for folder in job.records)
+        size_bytes = most * asked.recorded.top_k * LABEL_BYTES
+        sheet.add("teacher", f"{job.teacher.artifact_id}, recorded once: {amount(size_bytes)} at most in the store")
 
 
 def _add_precision(sheet: PlanSheet, spec: TrainSpec) -> None:

@@ -61,8 +61,9 @@ def size_of_job(job: TrainJob) -> ModelSize:
 
 
 def with_teachers_size(size: ModelSize, spec: TrainSpec, teacher: Subject | None) -> ModelSize:
-    """The size with that of the job's teacher, if it has one."""
-    if teacher is None:
+    """The size with that of the teacher, if it is computed beside the student."""
+    asked = spec.teacher_in_use
+    if teacher is None or asked is None or asked.recorded is not None:
         return size
     plain = {"adapter": NoAdapter(type="none"), "keep_layers": None}
     return replace(size, of_teacher=size_of_base(spec.model_copy(update=plain), teacher.base))

@@ -14,7 +14,7 @@ from rayloom.models.adapters import load as load_adapter
 from rayloom.models.context_length import context_tokens_of
 from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import load_task_model
-from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss
+from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss, RecordedLabelLoss
 from rayloom.score.document_attention import use_documents
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.task_loss import TaskLoss
@@ -68,6 +68,8 @@ def with_teacher(loss: nn.Module, spec: TrainSpec, teacher: Subject | None, devi
     asked = spec.teacher_in_use
     if asked is None or teacher is None:
         return loss
+    if asked.recorded is not None and isinstance(loss, LabelLoss):
+        return RecordedLabelLoss(loss.model, asked)
     loaded = load_teacher(spec, teacher, device)
     if isinstance(loss, TaskLoss):
         return DistilledTaskLoss(loss, loaded, asked)
