@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import random
 import re
 import statistics
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     options = parser.parse_args()
+    os.environ["RAYLOOM_STORE"] = str(options.store)
     store = Store(str(options.store))
     for name in (*(["minilm"] if options.base == "minilm" else []), *IMPORTS.values()):
         run(load_job(ROOT / f"jobs/recipes/imports/{name}.yaml"), store)
@@ -215,7 +217,7 @@ def texts(task: str, folder: Path) -> Iterator[tuple[str, bool]]:
                 yield words, "spam" in file.parent.name
     else:
         (file,) = folder.rglob("ner.txt")
-        for block in file.read_text(encoding="utf-8").split("\n\n"):
+        for block in re.split(r"\n\s*\n", file.read_text(encoding="utf-8")):
             pairs = [line.split("\t") for line in block.splitlines() if "\t" in line]
             if pairs:
                 yield " ".join(word for word, _ in pairs), any(tag != "O" for _, tag in pairs)

@@ -21,6 +21,8 @@ WITHOUT_UNIT = {
     "spike_factor", "temperature", "top_p", "weight", "weight_decay", "min_confidence", "similarity_threshold",
     "strength", "clip_above", "clip_below", "coefficient", "discount", "importance_limit", "max_mismatch",
     "trace_decay", "value_clip", "value_coefficient",
+    # As it is called everywhere: so many tokens.
+    "top_k",
     # Values of whatever a search varies, or of the metric that is compared.
     "low", "high", "step", "min_perplexity", "max_perplexity", "max_increase", "max_engine_difference",
     "max_logit_difference", "min_score",
