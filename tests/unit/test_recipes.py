@@ -5,6 +5,7 @@ Those for fleets are planned too, with small artifacts in the place of what they
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -48,11 +49,14 @@ def test_a_recipe_for_a_fleet_fits_it_and_wastes_nothing(file: Path, tmp_path: P
         for name in ("train", "heldout"):
             write_rows(folder / name, 1000, seed=0, digest=tokenizer_digest(chatml()))
 
+    prompts = "\n".join(json.dumps({"prompt": f"Tell me {n} jokes", "answer": "1"}) for n in range(500))
     spec = load_job(file).spec
     assert isinstance(spec, TrainSpec)
     parents = {
         reference.path: made(store, "base", "model", lambda folder: write_model(folder, max_position_embeddings=4096))
         if reference.path == "base"
+        else made(store, "prompts", "dataset", lambda folder: (folder / "x.jsonl").write_text(prompts))
+        if reference.path.startswith("data.sources")
         else made(store, "corpus", "corpus", corpus)
         for reference in references(spec)
     }

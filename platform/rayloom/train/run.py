@@ -240,7 +240,9 @@ def _asker(job: TrainJob, config: dict[str, Any]) -> Iterator[Asker]:
     from rayloom.train.rollouts.asking import Asker
 
     with opened_rewards(job.spec.rewards or (), "rewards", config["parents"], config["directory"]) as rewards:
-        yield Asker(job.spec, job.tokenizer, ActorWriters(config["engines"]), rewards)
+        writers = ActorWriters(config["engines"])
+        writers.wait()
+        yield Asker(job.spec, job.tokenizer, writers, rewards)
 
 
 def _has_notice() -> bool:

@@ -43,6 +43,10 @@ class ActorWriters:
         self._version = -1
         self._files: Any = None
 
+    def wait(self) -> None:
+        """Returns once all engines have loaded the base. Raises ResourceError if one cannot."""
+        _got([actor.__ray_ready__.remote() for actor in self.actors])
+
     def load(self, version: int, files: Files) -> None:
         self._version, self._files = version, ray.put(dict(files))
         _got([actor.load.remote(version, self._files) for actor in self.actors])

@@ -60,7 +60,6 @@ def engine_arguments(spec: TrainSpec) -> dict[str, Any]:
         "max_num_seqs": rollouts.max_sequences,
         "enable_prefix_caching": True,
         "enforce_eager": not is_on_gpu,
-        "skip_tokenizer_init": True,
         "trust_remote_code": False,
         # What is trained is the probability at the temperature of sampling.
         "logprobs_mode": "processed_logprobs",

@@ -60,6 +60,7 @@ class PolicySource:
         self._round: tuple[int, Round] | None = None
         self._ahead: tuple[int, list[StepPrompt], PendingAnswers, dict[str, float]] | None = None
         self._loaded = -1
+        self._handover_seconds = 0.0
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +147,9 @@ class PolicySource:
         found = self.group.from_first(found)
         assert isinstance(found, Round)
         if self.asker is not None and step == self._steps(number).start:
-            self._log.add("rollout", step + 1, version=found.version, **measures_of(found, self.job.spec))
+            handover, self._handover_seconds = round(self._handover_seconds, 5), 0.0
+            measures = measures_of(found, self.job.spec)
+            self._log.add("rollout", step + 1, version=found.version, handover_seconds=handover, **measures)
             problem = hopeless(found.answers, self.policy, is_first=number == 0)
             if problem is not None:
                 raise QualityError(problem[0], where=str(self._files.file(number)), fix=problem[1])
@@ -191,7 +194,8 @@ class PolicySource:
                 files = files_of(self.job.spec, self.engine.model.model, without_critic(weights))
                 self.asker.writers.load(step, files)
             self._loaded = step
-        return {"version": float(step), "handover_seconds": time.perf_counter() - started}
+            self._handover_seconds += time.perf_counter() - started
+        return {"version": float(step)}
 
     # -- what the trainer computes of answers before it trains on them ---------------------------------------------
 
