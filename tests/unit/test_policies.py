@@ -26,9 +26,11 @@ from rayloom.text.conversations.render import Renderer
 from rayloom.train.objectives import grpo, ppo, reinforce_pp, rloo
 from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.plan import plan
+from rayloom.train.reporting.signs import Signs
+from rayloom.train.reporting.trackers import scalars
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, WrittenTokens, seed_of
 from rayloom.train.rollouts.asking import Asker
-from rayloom.train.rollouts.measures import hopeless
+from rayloom.train.rollouts.measures import hopeless, measures_of
 
 REWARDS = np.array([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
 
@@ -363,3 +365,42 @@ def test_a_reward_that_cannot_judge_is_named_in_the_plan(tmp_path: Path) -> None
     assert "does not import: raised: AttributeError: module 'own' has no attribute 'score'" in sheet.problems[0]
     (tmp_path / "own.py").write_text("def score(prompt, text, row):\n    return 1\n")
     assert plan(policy_spec({"type": "grpo", "group_size": 4}, rewards=rewards), parents, tmp_path).problems == []
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def signs_of(rewards: list[float], tokens: list[float], scores: list[float], same: float = 0.1) -> list[str]:
+    signs, said = Signs(), []
+    for number, (reward, length) in enumerate(zip(rewards, tokens, strict=True)):
+        rollout = {"event": "rollout", "reward": reward, "answer_tokens": length, "same_answer_share": same}
+        said += [*signs.of(rollout), *signs.of({"event": "step", "entropy": 2.0})]
+        if number % 10 == 9:
+            said += signs.of({"event": "heldout", "score": scores[number // 10]})
+    return said
+
+
+def test_what_reward_hacking_looks_like_is_named_once() -> None:
+    rising, even = [step / 40 for step in range(40)], [10.0] * 40
+    assert signs_of(rising, even, [0.1, 0.2, 0.4, 0.6]) == []
+    (fallen,) = signs_of(rising, even, [0.1, 0.6, 0.5, 0.3])
+    assert "the reward rises while the held-out score fell from 0.600 to 0.500" in fallen
+    (longer,) = signs_of(rising, [10.0 + step for step in range(40)], [0.1, 0.2, 0.4, 0.6])
+    assert "while answers grew from" in longer
+    (alike,) = signs_of([0.5] * 40, even, [0.5] * 4, same=0.9)
+    assert "90% of the answers to different prompts are the same" in alike
+
+
+def test_a_round_is_shown_by_its_parts_and_its_best_and_worst_answer() -> None:
+    spec = policy_spec({"type": "grpo", "group_size": 2, "cut_answers": "judged"})
+    answers = [answer([1, 2], 1.0, text="yes", parts={"a": 1.0}), answer([3], 0.0, text="no", parts={"a": 0.0})]
+    answers += [
+        answer([1], None, text="", parts={"a": None}, problems=["a: took_too_long"]),
+        answer([4], 0.5, text="no", parts={"a": 0.5}),
+    ]
+    shown = measures_of(Round(3, answers, {"writing_seconds": 0.5}), spec)
+    assert (shown["reward"], shown["parts"], shown["unjudged_share"]) == (0.5, {"a": 0.5}, 0.25)
+    assert (shown["written_tokens"], shown["written_tokens_per_second"], shown["longest_answer_tokens"]) == (5, 10.0, 2)
+    assert [shown["samples"][which]["answer"] for which in ("best", "worst")] == ["yes", "no"]
+    assert shown["problems"] == {"a: took_too_long": 1}
+    assert scalars({"event": "rollout", "step": 1, **shown})["reward/a"] == 0.5
