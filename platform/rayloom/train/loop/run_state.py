@@ -185,7 +185,8 @@ def prepared(
     )  # fmt: skip
     if spec.policy is not None:
         run.source = PolicySource(job, group, engine, rows, asker, log)
-        run.source.forget_after(0 if newest is None else stored.step_of(newest))
+        if newest is None:
+            run.source.forget_after(0)
     if newest is not None:
         go_to(run, newest)
         log.say(f"continuing from step {run.state.step} of {rows.num_steps}")
@@ -264,6 +265,8 @@ def go_to(run: Run, checkpoint: Path) -> None:
     run.state, reader = stored.load(checkpoint)
     with reader:
         run.engine.restore(reader, run.state.num_updates)
+    if run.source is not None:
+        run.source.forget_after(run.state.step)
 
 
 def _tell_text(tell: Tell, group: Group, text: str) -> None:

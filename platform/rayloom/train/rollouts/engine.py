@@ -84,13 +84,11 @@ class AnswerEngine:
         os.dup2(2, 1)  # engines write to standard output, which is for the command's own
         from vllm import LLM
 
-        self._order, self._version, self._adapter = order, -1, None
+        self._order, self._version, self._adapter, self._num_loaded = order, -1, None, 0
         self._engine = LLM(model=str(order.base.path), seed=order.spec.seed, **engine_arguments(order.spec))
 
     def load(self, version: int, files: Files) -> None:
         """Takes new weights: an adapter under a new name, whose old one goes, or all weights in place."""
-        if version == self._version:
-            return
         engine: Any = self._engine
         folder = Path(tempfile.mkdtemp(prefix="rayloom-weights-", dir=MEMORY if MEMORY.is_dir() else None))
         try:
@@ -101,7 +99,9 @@ class AnswerEngine:
 
                 if self._adapter is not None:
                     engine.llm_engine.remove_lora(self._adapter.lora_int_id)
-                self._adapter = LoRARequest(f"step-{version}", version + 1, str(folder))
+                # A run that went back has other weights at the same step; the cache knows adapters by their names.
+                self._num_loaded += 1
+                self._adapter = LoRARequest(f"step-{version}-{self._num_loaded}", self._num_loaded, str(folder))
                 if not engine.llm_engine.add_lora(self._adapter):
                     raise RuntimeError(f"vLLM did not take the adapter of step {version}")
             else:

@@ -160,6 +160,7 @@ class PolicySource:
 
     def forget_after(self, step: int) -> None:
         """Removes rounds that a run which resumes at this step writes again: their weights may have been others."""
+        self._round, self._ahead, self._loaded = None, None, -1
         end = -(-step // self.policy.updates_per_rollout) + self.policy.staleness_steps
         if self.asker is not None:
             self._files.fetch()
