@@ -21,6 +21,8 @@ from rayloom.train.rollouts.answers import AskedPrompt, Files, WrittenTokens
 
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 MEMORY = Path("/dev/shm")
+CPU_BLOCK_TOKENS = 32
+"""The smallest that vLLM's attention takes on a CPU."""
 
 
 class OldWeightsError(Exception):
@@ -69,7 +71,8 @@ def engine_arguments(spec: TrainSpec) -> dict[str, Any]:
         arguments |= {"gpu_memory_utilization": rollouts.gpu_memory_share}
         arguments |= {"tensor_parallel_size": rollouts.gpus_per_engine}
     else:
-        arguments["kv_cache_memory_bytes"] = rollouts.kv_cache_bytes
+        # Whole blocks of a prompt are shared by its answers; by default a block on a CPU has 128 tokens.
+        arguments |= {"kv_cache_memory_bytes": rollouts.kv_cache_bytes, "block_size": CPU_BLOCK_TOKENS}
     if isinstance(spec.adapter, LoraAdapter):
         rank = next(rank for rank in LORA_RANKS if rank >= spec.adapter.rank)
         arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1, "max_cpu_loras": 1}
