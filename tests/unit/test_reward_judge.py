@@ -70,7 +70,9 @@ def judged(url: str, folder: Path, *texts: str, stop: Any = None, **changes: Any
         if stop is not None:
             stop.shutdown()
             stop.server_close()
-        return judge.function.judge([WrittenAnswer(prompt, text, {"topic": "physics"}) for text in texts])
+        return judge.function.judge(
+            [WrittenAnswer(prompt, text, {"topic": "physics", "answer": "the right one"}) for text in texts]
+        )
 
 
 def url_of(server: ThreadingHTTPServer) -> str:
@@ -78,9 +80,10 @@ def url_of(server: ThreadingHTTPServer) -> str:
 
 
 def test_the_last_number_of_the_reply_is_scaled(endpoint: ThreadingHTTPServer, tmp_path: Path) -> None:
-    said = judged(url_of(endpoint), tmp_path, "10", "1", "5.5", "5.5/10", "11", "none", "refuse")
-    assert [verdict.value for verdict in said] == [1.0, 0.0, 0.5, 0.5, None, None, None]
-    assert [verdict.problem_name for verdict in said[4:]] == ["no_number", "no_number", "judge_refuses"]
+    said = judged(url_of(endpoint), tmp_path, "10", "1", "5.5", "5.5/10", "11", "none", "refuse", "")
+    assert [verdict.value for verdict in said] == [1.0, 0.0, 0.5, 0.5, None, None, None, None]
+    assert [verdict.problem_name for verdict in said[4:7]] == ["no_number", "no_number", "judge_refuses"]
+    assert any(question.endswith("Rate this answer: ") for question in _Endpoint.asked)
     assert "Topic physics. The question was:\nuser: Why?\nRate this answer: 10" in _Endpoint.asked
 
 

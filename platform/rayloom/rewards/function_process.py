@@ -73,7 +73,7 @@ class FunctionProcess:
     def _started(self) -> Verdict:
         command = [sys.executable, "-I", str(_SCRIPT), str(self.folder), self.function]
         self._process = subprocess.Popen(
-            [*command, str(self.seconds), str(self.memory_mb)],
+            [*command, str(MOST_SECONDS_TO_START), str(self.seconds), str(self.memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=self._home.name,

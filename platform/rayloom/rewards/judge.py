@@ -85,8 +85,10 @@ class Judge:
     def question(self, answer: WrittenAnswer) -> str:
         """The rubric with the prompt, the answer and the row's fields filled in."""
         prompt = "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in answer.prompt)
-        own = {"prompt": prompt, "answer": answer.text}
-        return _FIELD.sub(lambda match: own.get(match[1]) or str(field_of(answer, match[1])), self.rubric)
+        own = {"prompt": prompt, "answer": answer.text}  # before fields of the row that have the same name
+        return _FIELD.sub(
+            lambda match: own[match[1]] if match[1] in own else str(field_of(answer, match[1])), self.rubric
+        )
 
     def _scaled(self, reply: str) -> float:
         # 8/10 is an eight here, not four fifths.

@@ -1,6 +1,6 @@
 """A process that calls one function again and again; a script of the standard library, started by `function_process`.
 
-    python -I served_function.py FOLDER MODULE:FUNCTION SECONDS MEMORY_MB
+    python -I served_function.py FOLDER MODULE:FUNCTION SECONDS_TO_START SECONDS MEMORY_MB
 
 Each line of standard input is a JSON list [arguments, named arguments]; each gets one line: {"value": …} or
 {"raised": …}. The first line tells whether the import went well.
@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 
 def main() -> None:
-    folder, named, seconds, memory_mb = sys.argv[1:]
+    folder, named, seconds_to_start, seconds, memory_mb = sys.argv[1:]
     size = int(memory_mb) << 20
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     # What the function prints goes to the job's log, not between the answers.
@@ -27,7 +27,9 @@ def main() -> None:
     os.dup2(2, 1)
     sys.path.insert(0, folder)
     module, _, name = named.partition(":")
-    function = _reply(replies, float(seconds), lambda: getattr(importlib.import_module(module), name), is_import=True)
+    function = _reply(
+        replies, float(seconds_to_start), lambda: getattr(importlib.import_module(module), name), is_import=True
+    )
     if function is None:
         return
     for line in sys.stdin:
