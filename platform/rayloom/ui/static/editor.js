@@ -29,6 +29,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   text.addEventListener("input", () => {
     clearTimeout(waiting);
+    verdict.textContent = "Being checked …";
     waiting = setTimeout(() => send("/editor/check", {text: text.value}), 300);
   });
   form.addEventListener("change", (event) => {

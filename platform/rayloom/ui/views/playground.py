@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,8 @@ from rayloom.ui.pages import form_of as sent
 from rayloom.ui.pages import page
 from rayloom.ui.workbench import workbench
 
-LIST_SECONDS = 2.0
+LIST_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 600.0
 NUMBERS: Mapping[str, type[int] | type[float]] = {
     "max_tokens": int,
@@ -60,10 +63,16 @@ async def overview(request: Request) -> Response:
     )
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
 async def _models(state: control_records.ServiceState) -> tuple[list[AskableModel], str]:
     """The chat models of a service, and why they are not known."""
     try:
-        async with httpx.AsyncClient(timeout=LIST_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=LIST_SECONDS, verify=_certificates()) as client:
             answer = await client.get(f"{state.url}/v1/models", headers=_authorization(""))
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             return [AskableModel(state.service, name) for name in state.models], ""
@@ -81,7 +90,8 @@ async def ask(request: Request) -> Response:
         body = _body(fields)
     except RayloomError as error:
         return JSONResponse({"problem": str(error)}, 422)
-    client = httpx.AsyncClient(timeout=httpx.Timeout(ANSWER_SECONDS, connect=LIST_SECONDS))
+    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    client = httpx.AsyncClient(timeout=timeout, verify=_certificates())
     asked = client.build_request(
         "POST", f"{url}/v1/chat/completions", json=body, headers=_authorization(fields.get("key", ""))
     )
