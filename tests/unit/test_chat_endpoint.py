@@ -121,10 +121,10 @@ def test_an_answer_in_another_form_costs_itself(endpoint: Open) -> None:
 
 def test_no_request_is_sent_that_could_cost_more_than_is_left(endpoint: Open) -> None:
     with chat_server(lambda _: "one two") as server:
-        one = endpoint(server.url, budget={"cost": 17, **PRICES})
-        one.reply(HELLO, 5)  # may cost 4.5 + 5, costs 2 + 2
+        one = endpoint(server.url, budget={"cost": 21, **PRICES})
+        one.reply(HELLO, 5)  # may cost 9 + 5, costs 2 + 2
         one.reply(HELLO, 5)
-        with pytest.raises(ResourceError, match=r"budget is spent \(8 of 17\)"):
+        with pytest.raises(ResourceError, match=r"budget is spent \(8 of 21\)"):
             one.reply(HELLO, 5)
         assert len(server.times) == 2
 

@@ -19,8 +19,6 @@ from rayloom.specs.generation.engines import EndpointBudget, EndpointEngine
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """Of pauses that grow by themselves; one that the endpoint asks for is kept whatever it is."""
-CHARACTERS_PER_TOKEN = 2.0
-"""For the most that a prompt can cost, before its tokens are counted by the endpoint."""
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits")
 
 
@@ -74,7 +72,8 @@ class ChatEndpoint:
         or key, the endpoint is down, or the money is spent.
         """
         body = {"model": self._spec.model, "messages": list(messages), "max_tokens": max_tokens} | how
-        most_input = sum(len(message["content"]) for message in messages) / CHARACTERS_PER_TOKEN
+        # A token is at least one byte; those that a chat template adds are few beside that.
+        most_input = sum(len(message["content"].encode()) for message in messages)
         if self._account is not None:
             self._account.reserve(most_input, max_tokens, self._spec.url)
         used = (0, 0)
