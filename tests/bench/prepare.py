@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
-    parser.add_argument("--parts", default="peers,turns,plans", help="what is measured beside rows and memory")
+    parser.add_argument("--parts", default="datasets_map,trl,turns,plans", help="what is measured beside ours")
     parser.add_argument("--rows-in", type=Path, help="a folder in which rows that were written before are found again")
     parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
@@ -91,11 +91,11 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": whole["peak_bytes"],
     }
     parts = options.parts.split(",")
-    if options.peer and "peers" in parts:
+    if options.peer:
         count = options.peer_rows or options.rows
         part = large if count >= options.rows else rows(count)
         ours_a_row = {name: whole[name] / options.rows for name in ("seconds", "cpu_seconds")}
-        for which in ("datasets_map", "trl"):
+        for which in (one for one in ("datasets_map", "trl") if one in parts):
             asked = {"which": which, "model": str(model), "rows": str(part), "length": LENGTH, "processes": CORES}
             theirs = peer(options.peer, asked | {"folder": str(folder / which)})
             found[f"{which}_rows_per_second"] = round(count / theirs["seconds"], 1)
