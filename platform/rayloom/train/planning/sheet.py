@@ -59,7 +59,9 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
         share = counts.get(SHARE_NAME, 1.0)
         if isinstance(spec.data, ConversationData) and share < 1:
             counts = estimated(counts, share, spec.data.heldout_rows)
-            sheet.add("looked at", f"{share:.2g} of the rows, all else is an estimate (--all looks at every row)")
+            sheet.add(
+                "looked at", f"{share:.2%} of the rows: what follows is estimated by them (--all looks at every row)"
+            )
         _add_model(sheet, spec, size)
         _add_teacher(sheet, job, size)
         _add_precision(sheet, spec)
