@@ -19,6 +19,8 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
 from rayloom.train.loop.run_log import read_log
 
+NUM_STEPS = 8
+
 
 def job_of(folder: Path, name: str, **changes: Any) -> Path:
     policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged", "kl": {"coefficient": 0.02}}
@@ -50,22 +52,32 @@ def strike_after_first_step(root: Path) -> threading.Thread:
     return thread
 
 
-def test_a_lost_engine_and_a_lost_trainer_change_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_model(tmp_path / "base", num_attention_heads=2, num_key_value_heads=1)  # vLLM has heads of 32 or more
-    write_prompts_file(tmp_path / "data")
-    store = Store(str(tmp_path / "store"))
-    whole = run(load_job(job_of(tmp_path, "whole")), store)[0]
-    striker = strike_after_first_step(tmp_path / "store" / "struck")
-    struck = run(load_job(job_of(tmp_path, "struck")), store)[0]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Artifact]:
+    """A run that nothing disturbs, its folder and its store."""
+    folder = tmp_path_factory.mktemp("rewarded")
+    write_model(folder / "base", num_attention_heads=2, num_key_value_heads=1)  # vLLM has heads of 32 or more
+    write_prompts_file(folder / "data")
+    store = Store(str(folder / "store"))
+    return folder, store, run(load_job(job_of(folder, "whole", num_steps=NUM_STEPS)), store)[0]
+
+
+def test_the_engine_computes_what_the_trainer_computes(whole: tuple[Path, Store, Artifact]) -> None:
+    events = list(read_log(whole[2].path / "metrics.jsonl"))
+    assert max(event["mismatch"] for event in of(events, "step")) < 1e-4
+    assert [event["version"] for event in of(events, "rollout")] == list(range(NUM_STEPS))
+    assert whole[2].manifest.content == "adapter"
+    assert {"before", "after"} <= set(whole[2].manifest.metrics["heldout"]["heldout"])
+
+
+@pytest.mark.full
+def test_a_lost_engine_and_a_lost_trainer_change_nothing(
+    whole: tuple[Path, Store, Artifact], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, store, undisturbed = whole
+    striker = strike_after_first_step(Path(store.root) / "struck")
+    struck = run(load_job(job_of(folder, "struck", num_steps=NUM_STEPS)), store)[0]
     striker.ended()  # type: ignore[attr-defined]
     assert "a worker died" in capfd.readouterr().err
-    expected, found = (list(read_log(artifact.path / "metrics.jsonl")) for artifact in (whole, struck))
+    expected, found = (list(read_log(artifact.path / "metrics.jsonl")) for artifact in (undisturbed, struck))
     assert same_training(found) == same_training(expected)
-    assert max(event["mismatch"] for event in of(expected, "step")) < 1e-4
-    assert [event["version"] for event in of(expected, "rollout")] == [0, 1, 2]
-    assert_is_an_adapter(whole)
-
-
-def assert_is_an_adapter(artifact: Artifact) -> None:
-    assert artifact.manifest.content == "adapter"
-    assert {"before", "after"} <= set(artifact.manifest.metrics["heldout"]["heldout"])
