@@ -58,6 +58,11 @@ class TrainJob:
         return -(-self.num_rows // self.spec.rows_per_step)
 
     @property
+    def num_sequences(self) -> int:
+        """Rows that are computed: those of data, or for a policy the answers to its prompts."""
+        return self.num_rows * (1 if self.spec.policy is None else self.spec.policy.group_size)
+
+    @property
     def checkpoints(self) -> Path:
         return self.work / "checkpoints"
 

@@ -71,7 +71,7 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
         sheet.add("disk", f"{amount(disk_bytes(spec, size))} at most while it runs")
         data = _DataSize.of(job, share)
         _add_data(sheet, job, data)
-        add_fleet(sheet, spec, size, job.num_rows * spec.sequence_length_tokens)
+        add_fleet(sheet, spec, size, job.num_sequences * spec.sequence_length_tokens)
         add_rows(sheet, job, counts)
         add_rollouts(sheet, job, size)
         add_method(sheet, spec, size, counts)
@@ -166,7 +166,7 @@ def _add_data(sheet: PlanSheet, job: TrainJob, data: _DataSize) -> None:
     )
     epochs = job.num_rows / data.rows
     sheet.add("steps", f"{job.num_steps:,} ({epochs:,.2f} epochs)")
-    sheet.add("tokens", f"{job.num_rows * spec.sequence_length_tokens:,} at most")
+    sheet.add("tokens", f"{job.num_sequences * spec.sequence_length_tokens:,} at most")
 
 
 def _add_streaming(sheet: PlanSheet, rows: StreamedRows, spec: TrainSpec) -> None:
@@ -200,7 +200,7 @@ def _warn_about_data(sheet: PlanSheet, job: TrainJob, data: _DataSize, size: Mod
         sheet.warnings.append(
             f"{epochs:.1f} epochs: repeating text more than {MAX_EPOCHS_WORTHWHILE} times gains little"
         )
-    tokens = job.num_rows * spec.sequence_length_tokens
+    tokens = job.num_sequences * spec.sequence_length_tokens
     if is_pretraining and tokens < TOKENS_PER_PARAMETER * size.parameters:
         sheet.warnings.append(
             f"{tokens / size.parameters:.2g} tokens a parameter; a smaller model learns as much from so little text "
