@@ -95,10 +95,12 @@ def _measured(folder: Path, store: Store) -> dict[str, Any]:
     with _server(folder) as (url, started, process), httpx.Client(base_url=url, timeout=60) as client:
         after_start = _until_first_page(url, started)
         _whole(url)
+        cpu = _CpuSeconds(process.pid)
         first_pages = [_seconds(client, "/") for _ in range(20)]
+        first_page_cpu = cpu.since_then() / len(first_pages)
         searches = [_seconds(client, f"/?q=artifact-{number}&all=yes") for number in range(20)]
         others = {path: _seconds(client, path) for path in OTHERS}
-        pages = _row_pages(client)
+        pages, pages_cpu = _row_pages(client, cpu)
         live = _curve_seconds(store, client)
         axe = _violations(url, folder)
         memory = psutil.Process(process.pid).memory_info().rss
@@ -109,12 +111,15 @@ def _measured(folder: Path, store: Store) -> dict[str, Any]:
         "first_page_seconds_after_start_nothing_kept": round(without_anything, 2),
         "search_seconds": round(statistics.median(searches), 4),
         "page_seconds": round(max(max(one) for one in pages.values()), 4),
+        "first_page_cpu_seconds": round(first_page_cpu, 4),
+        "page_cpu_seconds": {name: round(seconds, 4) for name, seconds in pages_cpu.items()},
         "page_seconds_median": {name: round(statistics.median(one), 4) for name, one in pages.items()},
         "page_seconds_worst": {name: round(max(one), 4) for name, one in pages.items()},
         "other_pages_seconds": {path: round(seconds, 4) for path, seconds in others.items()},
         "curve_seconds_worst": round(live + POLL_SECONDS, 2),
         "memory_bytes": memory,
         **axe,
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "num_artifacts": NUM_ARTIFACTS,
         "num_rows": NUM_ROWS,
     }
@@ -158,18 +163,35 @@ def _seconds(client: httpx.Client, path: str) -> float:
     return time.monotonic() - began
 
 
-def _row_pages(client: httpx.Client) -> dict[str, list[float]]:
-    """Seconds of pages by format and kind, the very first of each file included."""
-    made, found = random.Random(1), dict[str, list[float]]()
+class _CpuSeconds:
+    """CPU time of the server: what its pages cost, however busy the machine is with other things."""
+
+    def __init__(self, pid: int) -> None:
+        self._process, self._before = psutil.Process(pid), 0.0
+        self.since_then()
+
+    def since_then(self) -> float:
+        """Seconds since this was last asked."""
+        times = self._process.cpu_times()
+        before, self._before = self._before, times.user + times.system
+        return self._before - before
+
+
+def _row_pages(client: httpx.Client, cpu: _CpuSeconds) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of pages by format and kind, the very first of each file included, and the mean CPU seconds of one."""
+    made, found, cost = random.Random(1), dict[str, list[float]](), dict[str, float]()
     _seconds(client, f"{ROWS}rows.jsonl.gz")
     while "The file is being read" in client.get(f"{ROWS}rows.jsonl.gz").text:
         time.sleep(0.5)
     for file in ("rows.jsonl", "rows.parquet", "rows.jsonl.gz"):
         starts = [0, NUM_ROWS - 25, NUM_ROWS // 2, *(made.randrange(NUM_ROWS) for _ in range(20))]
+        cpu.since_then()
         found[f"{file} pages"] = [_seconds(client, f"{ROWS}{file}&from={start}") for start in starts]
+        cost[f"{file} pages"] = cpu.since_then() / len(starts)
         filters = ("field=label&value=label-7", "q=nowhere-in-it", "q=learns from text", "field=id&value=777777")
         found[f"{file} searches"] = [_seconds(client, f"{ROWS}{file}&{wanted}") for wanted in filters]
-    return found
+        cost[f"{file} searches"] = cpu.since_then() / len(filters)
+    return found, cost
 
 
 def _curve_seconds(store: Store, client: httpx.Client) -> float:

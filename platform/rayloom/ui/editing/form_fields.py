@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,8 +41,14 @@ class FormField:
 
 def form_of(kind: str, spec: type[JobSpec], values: Mapping[str, Any]) -> tuple[FormField, ...]:
     """The fields of a kind with the values of a job file."""
-    reference = Reference(kind, spec)
+    reference = _reference(kind, spec)
     return _fields(reference.models(reference.root)[0], values, "", reference, 0)
+
+
+@functools.cache
+def _reference(kind: str, spec: type[JobSpec]) -> Reference:
+    """Kept, since a form is made anew while one types."""
+    return Reference(kind, spec)
 
 
 def _fields(model: Model, values: Any, above: str, reference: Reference, depth: int) -> tuple[FormField, ...]:
