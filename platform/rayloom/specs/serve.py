@@ -108,8 +108,8 @@ class Batching(Spec):
 
 class ServedPredictor(Spec):
     """A model that answers texts with classes (`/v1/classify`), entities (`/v1/tag`), the answer to a question
-    (`/v1/answer`), or another text (`/v1/generate`, also for a decoder with an adapter that vLLM cannot load),
-    depending on the task for which it was trained."""
+    (`/v1/answer`), another text (`/v1/generate`, also for a decoder with an adapter that vLLM cannot load), or answers
+    with a number (`/v1/score`, a reward model), depending on the task for which it was trained."""
 
     name: Name
     """The name that requests use."""
