@@ -9,7 +9,7 @@ same rows in the same order, and goes on anywhere.
 A lane begins in the middle of a shard, which two lanes then read: with L lanes S shards cost S + L - 1 reads, which
 `lanes_for` keeps below 1.125 S. Each lane of a worker holds the shards of a window and those of the next one. For 10 TB
 of text (2.5e12 tokens in 50,000 shards of 100 MB), 512 micro-batches a step and 64 workers, a worker has 8 lanes and at
-most 40 shards or 4 GB; 50,511 shards are read an epoch, three files each.
+most 40 shards or 4 GB; 50,511 shards are read an epoch, two files each.
 
 Shapes: N positions asked for; S shards; L lanes.
 """
