@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 from support.artifacts import note, write_note
 from support.service import free_port
 
@@ -80,6 +81,16 @@ def test_an_artifact_goes_up_and_comes_down_on_another_node(
     held = [store.filesystem.cat_file(path) for path in store.filesystem.find("bucket")]
     held += [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     assert not [text for text in held if SECRET.encode() in text]
+
+
+def test_what_another_process_has_published_meanwhile_is_seen(store: Store) -> None:
+    """s3fs remembers the listing of a folder, in which it is not."""
+    folder = f"{store.root}/made"
+    store.filesystem.pipe_file(f"{folder}/first.json", b"{}")
+    assert store.filesystem.find(folder) == [f"{folder}/first.json"]
+    other = S3FileSystem(skip_instance_cache=True)
+    other.pipe_file(f"{folder}/current.json", b'{"version": "0123"}')
+    assert store.current_version("made") == "0123"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ means: the one that a job last made or reused, so that running an older spec aga
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -134,7 +135,7 @@ class Store:
         """The manifest of a finished version, or None. Raises InputError if it is damaged."""
         path = f"{self.location(name, version)}/{MANIFEST_NAME}"
         try:
-            text = self.filesystem.cat_file(path)
+            text = self._read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
@@ -198,7 +199,7 @@ class Store:
         """The version that `artifact:NAME` means, or None if no job has set one."""
         path = f"{self.root}/{name}/{CURRENT_NAME}"
         try:
-            return str(json.loads(self.filesystem.cat_file(path))["version"])
+            return str(json.loads(self._read(path))["version"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
@@ -263,8 +264,9 @@ class Store:
     def make_current(self, manifest: Manifest) -> None:
         """Makes `artifact:NAME` mean this version."""
         path, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
-        if self.filesystem.exists(path) and self.filesystem.cat_file(path) == text.encode():
-            return
+        with contextlib.suppress(FileNotFoundError):
+            if self._read(path) == text.encode():
+                return
         if self.is_local:
             write_durably(Path(path), text)
         else:
@@ -279,6 +281,10 @@ class Store:
             self.filesystem.rm(folder, recursive=True)
 
     # -- internal --------------------------------------------------------------------------------------------------
+
+    def _read(self, path: str) -> bytes:
+        """A whole file, as it is now. From byte 0 on: else s3fs asks its size first, of a listing that may be old."""
+        return bytes(self.filesystem.cat_file(path, start=0))
 
     def _folders(self, folder: str) -> list[str]:
         self.filesystem.invalidate_cache(folder)
