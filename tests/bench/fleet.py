@@ -5,7 +5,7 @@ files by s3fs, boto3 and obstore (`--peer`, a Python that has it). `chain`: a pi
 very small models, with a bucket and with a folder as its store; without vLLM, whose start would hide the store's part.
 `checkpoints`: what a training whose work is copied to the store waits for its checkpoints. `nodes`: how often nodes
 with disks of their own fetch a file of an artifact, as root. `requests`: those of a cleaning job, at two sizes.
-`stream`: what two workers with caches of their own read of a corpus that they train on once. Prints, last, one JSON
+`stream`: what two workers with caches of their own read of a corpus that they go through once. Prints, last, one JSON
 object; keys that were not measured are null. With --save, parts measured earlier that day are kept.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -29,13 +28,13 @@ import numpy as np
 from clean_requests import request_growth
 from hardware import hardware
 from real_text import real_documents
+from stream_reads import stream_reads
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.fleet import fleet
 from support.fleet_jobs import PIPELINE, results, write_jobs
-from support.training_jobs import made_up_corpus, small_spec
-from support.workers import Training, run_on_workers
+from support.training_jobs import made_up_corpus
 
 from rayloom.artifacts.manifest import Manifest, file_entries
 from rayloom.artifacts.store import Store
@@ -73,7 +72,7 @@ def main() -> None:
             "chain": _chain,
             "checkpoints": _checkpoints,
             "nodes": lambda place, _: _nodes(place),
-            "stream": lambda place, _: _stream(place),
+            "stream": lambda place, _: stream_reads(place, f"s3://{BUCKET}/stream"),
             "requests": lambda place, _: request_growth(real_documents(place / "store"), place, REQUEST_BYTES),
         }
         for name in options.parts:
@@ -252,43 +251,6 @@ def _checkpoints(folder: Path, bucket: Bucket) -> dict[str, Any]:
     stall = float(finished["checkpoint_stall_seconds"]) / 3
     size = sum(s for n, s in copy.sizes("checkpoints").items() if n.endswith(".safetensors"))
     return {"checkpoint_stall_fraction": round(stall / MINUTE, 5), "checkpoint_bytes": size}
-
-
-# -- a corpus that is streamed ---------------------------------------------------------------------------------------
-
-STREAMED_SHARDS, SHARD_TOKENS, ROW_TOKENS = 64, 16_384, 256
-STREAM_LIMIT_BYTES = 28 * 2 * SHARD_TOKENS
-"""Less than half of the corpus: a worker has four lanes, in each of which five shards may be, and the small files."""
-
-
-def _stream(folder: Path) -> dict[str, Any]:
-    """Bytes of shards that the server sent, over the bytes of the tokens that were trained on, each once."""
-    uri = f"s3://{BUCKET}/stream"
-    documents = STREAMED_SHARDS * SHARD_TOKENS // 600
-    corpus = made_up_corpus(Store(uri, cache=folder / "maker"), "streamed", documents, SHARD_TOKENS, most_tokens=1200)
-    sizes = {file.path: file.size_bytes for file in corpus.manifest.files if file.path.startswith("train/")}
-    tokens = sum(size // 2 for path, size in sizes.items() if path.endswith(".tokens.npy"))
-    num_steps = tokens // ROW_TOKENS // 16
-    decoder = small_spec().model_dump(mode="json")["architecture"] | {"max_positions": ROW_TOKENS}
-    changes = {
-        "architecture": decoder, "sequence_length_tokens": ROW_TOKENS, "global_batch_tokens": 16 * ROW_TOKENS,
-        "num_steps": num_steps, "checkpoints": {"every_steps": 1000},
-    }  # fmt: skip
-    os.environ["RAYLOOM_CACHE_BYTES"] = str(STREAM_LIMIT_BYTES)
-    log = folder / "bucket.log"
-    before = len(log.read_text())
-    run_on_workers(2, [Training(folder / "run", changes, corpus=(uri, "streamed"))])
-    del os.environ["RAYLOOM_CACHE_BYTES"]
-    asked = re.findall(r'"(?:\x1b\[\d+m)*GET (\S+)', log.read_text()[before:])
-    read = sum(
-        size for path in asked for name, size in sizes.items() if path.endswith(f"{corpus.manifest.version}/{name}")
-    )
-    trained = num_steps * 16 * ROW_TOKENS * 2
-    return {
-        "stream_read_ratio": round(read / trained, 3),
-        "stream_trained_bytes": trained,
-        "stream_cache_limit_bytes": STREAM_LIMIT_BYTES,
-    }
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.training_jobs import LENGTH, made_up_corpus, small_spec
+from support.training_jobs import LENGTH, made_up_corpus, small_spec, streamed_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, ResourceError
 from rayloom.text.packed.shards import TokenShards
+from rayloom.train.loop.batch_feed import micro_batches
+from rayloom.train.loop.run_state import rows_of
 from rayloom.train.plan import plan
 from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lanes_for
 from rayloom.train.streaming.streamed_rows import StreamedRows, streamed_corpus
@@ -126,6 +128,22 @@ def test_what_will_be_wanted_is_fetched_before(corpus: Artifact, tmp_path: Path)
     rows.row(len(rows) - 1)
     assert len(shards_on_disk(corpus)) == 2
     rows.close()
+
+
+def test_a_worker_fetches_the_shards_of_its_own_lanes_only(corpus: Artifact, tmp_path: Path) -> None:
+    job = streamed_job(tmp_path, corpus.store.uri, "made-up", micro_batch_sequences=1, num_steps=None, num_epochs=1)
+    num_fetched = 0
+    for rank in range(2):
+        run = rows_of(job, job.spec)
+        (rows,) = run.shards
+        assert isinstance(rows, StreamedRows)
+        assert run.lanes is not None
+        rows.hold_at_most(len(rows.rows_of_shards))
+        for step in range(run.num_steps - 1):  # in the last step one of them may have nothing to do
+            micro_batches(run, step, 1, rank, 2)
+        num_fetched += len(shards_on_disk(corpus))
+        rows.close()
+    assert num_fetched <= len(rows.rows_of_shards) + run.lanes.num_lanes - 1
 
 
 def test_a_shard_stays_while_another_process_reads_it(corpus: Artifact, tmp_path: Path) -> None:

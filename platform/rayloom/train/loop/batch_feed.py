@@ -98,7 +98,8 @@ def micro_batches(
     starts = range(0, len(places), micro_batch_sequences)
     batches = [rows.batch(places[i : i + micro_batch_sequences], begin + i) for i in starts[rank::num_workers]]
     missing = -(-len(starts) // num_workers) - len(batches)
-    return batches + [rows.batch(places[:1], begin).without_labels()] * missing
+    # Made only where one is missing: of a streamed corpus, its shard would be fetched.
+    return batches + [rows.batch(places[:1], begin).without_labels() for _ in range(missing)]
 
 
 class Feed:
