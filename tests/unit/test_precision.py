@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from support.training_jobs import ONE, small_job, small_spec
+from support.training_jobs import ONE, small_job, small_spec, write_tokenizer
+from torch import distributed as dist
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from rayloom.models import processor
 from rayloom.train import precision
@@ -35,7 +37,7 @@ def test_only_bf16_on_such_a_cpu_is_computed_otherwise(monkeypatch: pytest.Monke
 
 
 def losses(folder: Path, **changes: object) -> list[float]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     job = small_job(folder, num_steps=6, **changes)
     train(job, ONE, lambda _: None)
     return [event["loss"] for event in read_log(job.log) if event["event"] == "step"]
@@ -77,3 +79,22 @@ def test_weights_computed_in_fp32_come_back_bit_for_bit(monkeypatch: pytest.Monk
             assert layer.weight.dtype == computed
         assert layer.weight.dtype == torch.bfloat16
         assert torch.equal(layer.weight, before)
+
+
+def write_base_in_bf16(folder: Path) -> None:
+    small_job(folder.parent.parent)
+    LlamaForCausalLM.from_pretrained(folder.parent / "teacher", dtype=torch.bfloat16).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def test_zero_computes_a_bf16_base_in_fp32_as_the_plain_engine_does(tmp_path: Path) -> None:
+    found = {}
+    for stage in (0, 2):
+        folder = tmp_path / str(stage)
+        folder.mkdir()
+        write_base_in_bf16(folder / "data" / "base")
+        found[stage] = losses(
+            folder, architecture=None, base="./base", precision="fp32", sharding={"zero_stage": stage}
+        )
+    dist.destroy_process_group()  # which DeepSpeed needs even for one worker
+    assert found[2] == pytest.approx(found[0], abs=2e-5)

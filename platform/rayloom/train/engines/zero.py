@@ -25,7 +25,7 @@ from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
 from rayloom.train.engines.zero_loading import fill_in_shards
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
-from rayloom.train.precision import DTYPES, computing_precision
+from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 from rayloom.train.weights.sharded import ShardedWeights
@@ -93,6 +93,9 @@ class ZeroEngine:
         config = deepspeed_config(spec, group.num_workers, num_trained, group.device.type == "cuda")
         if weights is not None:
             fill_in_shards(model.model, weights, config, DTYPES[spec.precision], group)
+        elif spec.precision == "fp32":
+            # DeepSpeed converts to bf16 and fp16, but without either it computes in the precision of the base's files.
+            convert_parameters(model.model, torch.float32)
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
