@@ -126,8 +126,9 @@ def test_a_runs_events_become_figures(written: dict[str, Written]) -> None:
     step = {"event": "step", "loss": 2.5, "tokens": 512}
     heldout = {"event": "heldout", "step": 2, "name": "heldout", "loss": 2.75}
     said = {"event": "said", "text": "starting"}
+    rollout = {"event": "rollout", "step": 3, "reward": 0.5, "cut_share": None, "parts": {"exact": 0.25}}
     TrainingMetrics("tuned").show(
-        [said, step | {"step": 1}, {"event": "bad_step", "step": 2}, step | {"step": 3}, heldout]
+        [said, step | {"step": 1}, {"event": "bad_step", "step": 2}, step | {"step": 3}, heldout, rollout]
     )
     values = {name: metric.values for name, metric in written.items()}
     assert values == {
@@ -136,6 +137,7 @@ def test_a_runs_events_become_figures(written: dict[str, Written]) -> None:
         "rayloom_training_tokens_total": {("tuned",): 1024},
         "rayloom_training_bad_steps_total": {("tuned",): 1},
         "rayloom_heldout_loss": {("tuned", "heldout"): 2.75},
+        "rayloom_rollout": {("tuned", "reward"): 0.5, ("tuned", "exact"): 0.25},
     }
 
 

@@ -17,6 +17,7 @@ from rayloom.serve.replicas.predictor_requests import (
     CLASSIFY,
     ENDPOINTS,
     GENERATE,
+    SCORE,
     TAG,
     BadRequestError,
     PredictorEndpoint,
@@ -94,6 +95,7 @@ def test_every_answer_has_the_form_that_the_document_gives() -> None:
         TAG.path: {"spans": [span]},
         ANSWER.path: {"spans": [span], "probabilities": {"answer": 0.8}},
         GENERATE.path: {"answer": "text"},
+        SCORE.path: {"score": -0.5},
     }
     for path, endpoint in ENDPOINTS.items():
         (one,) = response_body(endpoint, "m", [found[path]])["data"]

@@ -15,7 +15,7 @@ Url = Annotated[
 Variable = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Rule("must be the name of an environment variable")
 ]
-Price = Annotated[float, Field(ge=0)]
+Price = Annotated[float, Field(ge=0, examples=[0.15])]
 
 
 class Sampling(Spec):

@@ -76,7 +76,9 @@ class ContainsReward(_Reward):
     """The share of the texts that the answer contains."""
 
     type: Literal["contains"]
-    texts: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    texts: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        default=(), json_schema_extra={"givenUnless": "field"}
+    )
     """What is looked for."""
     field: Column | None = None
     """Or a field of the row that holds a text or a list of texts."""
@@ -104,7 +106,7 @@ class JsonSchemaReward(_Reward):
     """1 if the answer is JSON, alone or in its last fenced block, that is valid by the schema."""
 
     type: Literal["json_schema"]
-    valid_by: dict[str, Any] | None = Field(default=None, alias="schema")
+    valid_by: dict[str, Any] | None = Field(default=None, alias="schema", json_schema_extra={"givenUnless": "field"})
     """The schema (draft 2020-12 unless `$schema` names another one)."""
     field: Column | None = None
     """Or a field of the row that holds it, as an object or as JSON."""
@@ -124,7 +126,9 @@ class LengthReward(_Reward):
     """What is counted."""
     at_least: Annotated[int, Field(ge=0)] = 0
     """Shortest answer that gets 1."""
-    at_most: Annotated[int, Field(ge=1)] | None = None
+    at_most: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, examples=[200], json_schema_extra={"givenUnless": "at_least"}
+    )
     """Longest answer that gets 1. Default: any."""
     slack: Annotated[int, Field(ge=0)] = 0
     """Distance from a bound at which the number has fallen to 0. At 0 it does so at once."""
