@@ -102,6 +102,6 @@ def prepare(disk: Path, folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _code() -> set[Path]:
-    """The folders of Rayloom's code, of Python, and of its packages."""
-    paths = (sys.prefix, sys.base_prefix, Path(rayloom.__file__).parents[1])
-    return {Path(path).resolve() for path in paths}
+    """The folders of Rayloom's code, of Python, and of its packages, also by links that lead to them."""
+    paths = (Path(sys.prefix), Path(sys.base_prefix), Path(rayloom.__file__).parents[1])
+    return {named for path in paths for named in (path.absolute(), path.resolve())}
