@@ -160,7 +160,7 @@ def _await_end(filesystem: fsspec.AbstractFileSystem, path: str, lease_seconds: 
 def _read(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
     filesystem.invalidate_cache()
     try:
-        return bytes(filesystem.cat_file(path))
+        return bytes(filesystem.cat_file(path, start=0))
     except FileNotFoundError:
         return None
 

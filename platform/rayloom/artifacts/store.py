@@ -135,7 +135,7 @@ class Store:
         """The manifest of a finished version, or None. Raises InputError if it is damaged."""
         path = f"{self.location(name, version)}/{MANIFEST_NAME}"
         try:
-            text = self._read(path)
+            text = self.read_now(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
@@ -199,7 +199,7 @@ class Store:
         """The version that `artifact:NAME` means, or None if no job has set one."""
         path = f"{self.root}/{name}/{CURRENT_NAME}"
         try:
-            return str(json.loads(self._read(path))["version"])
+            return str(json.loads(self.read_now(path))["version"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
@@ -265,7 +265,7 @@ class Store:
         """Makes `artifact:NAME` mean this version."""
         path, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
         with contextlib.suppress(FileNotFoundError):
-            if self._read(path) == text.encode():
+            if self.read_now(path) == text.encode():
                 return
         if self.is_local:
             write_durably(Path(path), text)
@@ -280,11 +280,11 @@ class Store:
         if self.filesystem.exists(folder):
             self.filesystem.rm(folder, recursive=True)
 
-    # -- internal --------------------------------------------------------------------------------------------------
-
-    def _read(self, path: str) -> bytes:
+    def read_now(self, path: str) -> bytes:
         """A whole file, as it is now. From byte 0 on: else s3fs asks its size first, of a listing that may be old."""
         return bytes(self.filesystem.cat_file(path, start=0))
+
+    # -- internal --------------------------------------------------------------------------------------------------
 
     def _folders(self, folder: str) -> list[str]:
         self.filesystem.invalidate_cache(folder)

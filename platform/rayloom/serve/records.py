@@ -26,7 +26,7 @@ def read(store: Store, folder: str, name: str) -> dict[str, Any] | None:
     """The record, or None if there is none. Raises InputError if it is damaged."""
     path = f"{store.root}/{folder}/{name}.json"
     try:
-        record: dict[str, Any] = json.loads(store.filesystem.cat_file(path))
+        record: dict[str, Any] = json.loads(store.read_now(path))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -84,7 +84,7 @@ class AdapterCatalog:
         if not self._bases & base_digests_of(manifest):
             return "it was trained on another model"
         path = f"{self._store.location(manifest.name, manifest.version)}/{CONFIG_FILE}"
-        reasons = load_problems(json.loads(self._store.filesystem.cat_file(path)), self._spec.max_rank)
+        reasons = load_problems(json.loads(self._store.read_now(path)), self._spec.max_rank)
         return "; ".join(reasons) or None
 
 

@@ -103,7 +103,7 @@ def task_type(artifact: Artifact, store: Store) -> str:
     path = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
     if not store.filesystem.exists(path):
         return TEXT_TASK
-    return str(json.loads(store.filesystem.cat_file(path))["task"]["type"])
+    return str(json.loads(store.read_now(path))["task"]["type"])
 
 
 def engine_arguments(
