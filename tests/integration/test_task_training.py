@@ -183,7 +183,7 @@ def test_rare_classes_weigh_more_and_weights_count_in_training_only() -> None:
     ("changes", "said"),
     [
         ({"task": None}, "such data needs a task"),
-        ({"data": {"type": "corpus", "corpus": "artifact:x"}}, "a task needs data of type labelled"),
+        ({"data": {"type": "corpus", "corpus": "artifact:x"}}, "a task other than reward needs data of type labelled"),
         ({"task": REVIEWS | {"labels": ["a", "a"]}}, "more than once"),
         ({"task": REVIEWS | {"class_weights": {"maybe": 2}}}, "which is no label"),
         ({"task": REVIEWS | {"multiple": True, "label_smoothing": 0.1}}, "one label's probability"),

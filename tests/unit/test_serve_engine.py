@@ -67,13 +67,10 @@ def test_a_processor_without_bf16_serves_in_fp32_unless_the_file_says_otherwise(
     assert precision_here(EngineSpec(), SHAPE) == "fp32"
     assert precision_here(EngineSpec(precision="bf16"), SHAPE) == "bf16"
     assert precision_here(EngineSpec(gpus_per_replica=1), SHAPE) is None
-    int4 = replace(SHAPE, quantization="compressed-tensors")
-    assert precision_here(EngineSpec(), int4) is None
-    assert precision_here(EngineSpec(), replace(int4, int8_bytes=1 << 18)) == "fp32"
+    assert precision_here(EngineSpec(), replace(SHAPE, quantization="compressed-tensors", is_w8a8=True)) is None
     monkeypatch.setattr(vllm_process, "multiplies_bf16", lambda: True)
     assert precision_here(EngineSpec(), SHAPE) is None
     assert "dtype" not in arguments()
-    assert replace(SHAPE, int8_bytes=1 << 18).in_fp32().weights_bytes == 2 * SHAPE.weights_bytes - (1 << 18)
     twice = SHAPE.in_fp32()
     assert (twice.weights_bytes, twice.kv_bytes_per_token) == (
         2 * SHAPE.weights_bytes,

@@ -42,7 +42,8 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     """The causal model in a folder, ready for inference on this process' device: the GPU if there is one.
 
     Weights keep their stored precision, W8A8 layers compute in INT8 like the server, and an adapter is not merged.
-    Where the server computes bf16 weights in fp32, so does this: on a CPU that does not multiply bf16.
+    On a CPU that does not multiply bf16, bf16 weights are computed in fp32: as in the server, but for those beside W8A8
+    layers, which the server computes in bf16.
     Raises InputError if the folder has no such model.
     """
     from transformers import AutoModelForCausalLM

@@ -85,7 +85,7 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
     precision = precision_here(engine, shape)
     if precision != engine.precision:
         sheet.add("  precision", f"{precision} on a processor like this one, which cannot multiply bf16")
-    if shape.int8_bytes and not engine.gpus_per_replica and not multiplies_int8():
+    if shape.is_w8a8 and not engine.gpus_per_replica and not multiplies_int8():
         sheet.warnings.append(f"{served.name}: {INT8_WARNING}")
     capacity = cache_capacity(shape, engine)
     cache = f"{(engine.cache_bytes or 0) / 1e6:,.0f} MB per replica"

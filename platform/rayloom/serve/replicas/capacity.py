@@ -11,7 +11,6 @@ from typing import Any
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens
 from rayloom.models.vllm_process import rounds_activations_to_int8
-from rayloom.models.weight_files import stored_tensors
 from rayloom.specs.serving.engine import EngineSpec
 
 CPU_BLOCK_TOKENS = 128
@@ -37,13 +36,13 @@ class ModelShape:
     """Rows of the embedding."""
     draft_vocabulary: int | None = None
     """The draft model's, whose weights and cache are included above; None if there is none or it does not exist yet."""
-    int8_bytes: int = 0
-    """Bytes of INT8 weights whose inputs are rounded to INT8 too (W8A8), which are among `weights_bytes`."""
+    is_w8a8: bool = False
+    """Whether weights and the inputs of their layers are INT8."""
 
     def in_fp32(self) -> ModelShape:
         """This shape with weights and cache of 16 bits as fp32."""
         doubled = None if self.kv_bytes_per_token is None else 2 * self.kv_bytes_per_token
-        return replace(self, weights_bytes=2 * self.weights_bytes - self.int8_bytes, kv_bytes_per_token=doubled)
+        return replace(self, weights_bytes=2 * self.weights_bytes, kv_bytes_per_token=doubled)
 
     def with_draft(self, draft: ModelShape) -> ModelShape:
         """This shape with a draft model's weights and cache added: each token is cached for both models."""
@@ -76,12 +75,8 @@ def read_shape(folder: Path) -> ModelShape:
         (config.get("quantization_config") or {}).get("quant_method"),
         _has_chat_template(folder),
         text.get("vocab_size"),
-        int8_bytes=_int8_bytes(folder) if rounds_activations_to_int8(config) else 0,
+        is_w8a8=rounds_activations_to_int8(config),
     )
-
-
-def _int8_bytes(folder: Path) -> int:
-    return sum(tensor.num_bytes for tensor in stored_tensors(folder).values() if tensor.type == "I8")
 
 
 def _kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:

@@ -88,8 +88,7 @@ def precision_here(engine: EngineSpec, shape: ModelShape) -> str | None:
     """The number format that an engine on this node computes in; None if it is the model's own."""
     if engine.precision is not None or engine.gpus_per_replica:
         return engine.precision
-    is_w8a8 = shape.int8_bytes > 0
-    return "fp32" if is_in_fp32_on_cpu(is_quantised=shape.quantization is not None, is_w8a8=is_w8a8) else None
+    return "fp32" if is_in_fp32_on_cpu(is_quantised=shape.quantization is not None) else None
 
 
 def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
