@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
+from uuid import uuid4
 
 from rayloom.artifacts.build import Build, ResolvedJob
 from rayloom.artifacts.manifest import Outcome
@@ -18,7 +19,7 @@ class Folder:
     """Stands for an artifact of which only the files are looked at, and what its import noted: nothing."""
 
     path: Path
-    manifest: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(metrics={}))
+    manifest: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(metrics={}, digest=uuid4().hex))
 
 
 class NoteSpec(JobSpec):
