@@ -26,7 +26,7 @@ from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.labelled_data import LabelledSource, TableRows
-from rayloom.specs.training.tasks import RelationExtraction, Task
+from rayloom.specs.training.tasks import RelationExtraction, Task, TextClassification
 from rayloom.text.labelled.dataset import EXAMPLES_NAME
 from rayloom.text.labelled.examples import read_examples
 from rayloom.train.loop.loop import train
@@ -41,7 +41,12 @@ SMALL = (
 
 def task_recipes() -> list[Path]:
     jobs = {file: load_job(file).spec for file in sorted(RECIPES.rglob("*.yaml"))}
-    return [file for file, spec in jobs.items() if isinstance(spec, TrainSpec) and spec.task is not None]
+    return [file for file, spec in jobs.items() if isinstance(spec, TrainSpec) and _is_of_labels(spec)]
+
+
+def _is_of_labels(spec: TrainSpec) -> bool:
+    """Without those that retain what a stored base has learned, which needs that base's own rows and lineage."""
+    return spec.task is not None and spec.data.type == "labelled" and not spec.retain
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,11 @@ def write_rows(source: LabelledSource, task: Task, folder: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind == "table":
         reviews = [(row["text"], str(row["label"]), *only.values()) for row in review_rows(40)]
+        if file.suffix == ".jsonl":
+            assert isinstance(task, TextClassification)
+            labelled = [{"text": row["text"], "label": task.labels[int(row["label"])]} for row in review_rows(40)]
+            write_jsonl(labelled, file)
+            return
         file.write_text("".join(",".join(row) + "\n" for row in [("text", "label", *only), *reviews]))
     elif kind == "lines":
         file.write_text(
