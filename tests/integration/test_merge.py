@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from support.models import made, tiny_llama, write_adapter, write_model
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, QualityError, RayloomError, ResourceError
 from rayloom.export import model_folder
+from rayloom.export.layerwise import merge_layer
 from rayloom.export.merge import run
 from rayloom.export.plan import plan_merge
 from rayloom.export.report import sections
@@ -357,3 +359,15 @@ def test_the_report_shows_what_each_step_changed(store: Store, base: Artifact) -
     text = page("merged", "", sections(merged))
     assert base.id in text and "what merging changes, in fp32" in text
     assert f"{merged.manifest.metrics['effect_of_adapter']['max_logit_difference']:,.4g}" in text
+
+
+def test_a_layer_that_peft_does_not_merge_is_refused_and_a_defect_is_not_called_so() -> None:
+    settings = LoraConfig(r=2, target_modules=["0", "1"], init_lora_weights=False)
+    with pytest.warns(UserWarning, match="Merging is not supported"):
+        tuned = get_peft_model(nn.Sequential(nn.Conv1d(4, 4, 1, groups=2), nn.Linear(4, 4)), settings)
+    grouped, linear = tuned.base_model.model
+    with pytest.raises(InputError, match=r"PEFT cannot merge this adapter: Merging is not supported.*beside its base"):
+        merge_layer(grouped)
+    del linear.base_layer.weight
+    with pytest.raises(AttributeError):
+        merge_layer(linear)

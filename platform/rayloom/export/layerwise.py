@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rayloom.errors import InputError
+from rayloom.export.model_folder import first_line
 from rayloom.export.shard_writer import WeightShardWriter, copy_tensors, tied_head
 from rayloom.models.weight_files import stored_tensors
 
@@ -44,7 +46,7 @@ def _hook(module: nn.Module, hooks: contextlib.ExitStack, is_whole: bool, is_mer
     def before(*_: Any) -> None:
         kept.append(_to_fp32(module, is_whole))
         if is_merged:
-            _merge(module)
+            merge_layer(module)
 
     def after(*_: Any) -> None:
         kept.pop()()
@@ -69,8 +71,17 @@ def _to_fp32(module: nn.Module, is_whole: bool) -> Callable[[], None]:
     return put_back
 
 
-def _merge(layer: Any) -> None:
-    layer.merge(safe_merge=True)
+def merge_layer(layer: Any) -> None:
+    """Merges one layer's adapter. Raises InputError if PEFT cannot: some methods' layers have no merge, some refuse."""
+    merge, reason = getattr(layer, "merge", None), f"{type(layer).__name__} has no merge"
+    if merge is not None:
+        try:
+            merge(safe_merge=True)
+        except (ValueError, NotImplementedError) as error:
+            reason = first_line(error)
+        else:
+            return
+    raise InputError(f"PEFT cannot merge this adapter: {reason}", fix="Serve it beside its base instead.")
 
 
 def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) -> bool:
@@ -88,7 +99,7 @@ def write_merged(tuned: Any, source: Path, directory: Path, dtype: torch.dtype) 
     for name, layer in layers.items():
         put_back = _to_fp32(layer, is_whole=True)
         try:
-            _merge(layer)
+            merge_layer(layer)
             for end, weight in layer.base_layer.named_parameters():
                 writer.add(f"{name}.{end}", weight.to(dtype, copy=True))
         finally:

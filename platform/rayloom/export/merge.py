@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +57,10 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
         expected = logits_in_fp32(tuned, rows)
         effect = compare(plain, expected)
         bar.advance()
-        with refusing_what_peft_cannot_merge(adapter):
-            exact = compare(expected, logits_in_fp32(tuned, rows, is_merged=True))
-            bar.advance()
-            check_agreement(exact, effect, spec, adapter_artifact)
-            save(tuned, base, PRECISIONS[spec.save_precision], build.directory)
+        exact = compare(expected, logits_in_fp32(tuned, rows, is_merged=True))
+        bar.advance()
+        check_agreement(exact, effect, spec, adapter_artifact)
+        save(tuned, base, PRECISIONS[spec.save_precision], build.directory)
         del model, tuned
         base.copy_companions(build.directory)
         copy_companions(adapter.path, build.directory)
@@ -195,16 +193,6 @@ def logits_in_fp32(model: Any, rows: Sequence[Sequence[int]], is_merged: bool = 
     """Logits of the rows in fp32, for a model in any precision, with the adapter attached or merged (`is_merged`)."""
     with computing_in_fp32(model, is_merged):
         return logits_of(model, rows)
-
-
-@contextlib.contextmanager
-def refusing_what_peft_cannot_merge(adapter: AdapterFolder) -> Iterator[None]:
-    """Turns PEFT's error for an adapter that cannot be merged into an InputError."""
-    try:
-        yield
-    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-        what = f"PEFT cannot merge this adapter: {first_line(error)}"
-        raise InputError(what, where=str(adapter.path), fix="Serve it beside its base instead.") from None
 
 
 def check_agreement(exact: Agreement, effect: Agreement, spec: MergeSpec, adapter: Artifact) -> None:
