@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,16 @@ def test_makers_come_before_what_they_make(capfd: pytest.CaptureFixture[str]) ->
         "rayloom run recipes/spam/train.yaml",
         "rayloom run recipes/spam/evaluate.yaml",
     ]
+
+
+def test_scripts_that_make_a_recipes_rows_come_with_it(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "recipes/rewards", "--output", "team"]) == 0
+    script = folder / "team/recipes/rewards/one_word.py"
+    rows = [json.loads(line) for line in subprocess.check_output([sys.executable, script]).splitlines()]
+    assert len(rows) > 100
+    text = (script.parent / "verifiable.yaml").read_text()
+    assert "python team/recipes/rewards/one_word.py > team/recipes/rewards/rows/one-word.jsonl" in text
+    assert capfd.readouterr().err.splitlines()[-1] == "rayloom run team/recipes/rewards/verifiable-8xh100.yaml"
 
 
 def test_another_folder_is_named_in_the_files_too(folder: Path) -> None:

@@ -73,12 +73,16 @@ def _write_recipe(name: str, folder: Path) -> None:
         fix = f"`rayloom init --list` shows what there is{nearest(name, known) or '.'}"
         raise InputError(f"There is no starter or recipe {name!r}", fix=fix)
     wanted = _with_needed(known_recipes[name], shipped)
-    shipped_texts = {folder / file: path.read_text(encoding="utf-8") for file, path in wanted.items()}
+    scripts = _scripts_beside(known_recipes[name])
+    shipped_texts = {folder / file: path.read_text(encoding="utf-8") for file, path in (wanted | scripts).items()}
     texts = {file: _FOLDER_OF_JOBS.sub(_prefix(folder), text) for file, text in shipped_texts.items()}
     _write({file: text for file, text in texts.items() if not _holds(file, text)})
-    pipelines = [file for file in texts if file.stem == "pipeline"]
-    say(f"{len(texts)} job files in {folder / name.partition('/')[0]}. Run them in this order:")
-    for file in pipelines or texts:
+    jobs = sorted(
+        (folder / file for file in wanted), key=lambda file: file.stem.endswith("h100")
+    )  # those for GPUs last
+    pipelines = [file for file in jobs if file.stem == "pipeline"]
+    say(f"{len(jobs)} job files in {folder / name.partition('/')[0]}. Run them in this order:")
+    for file in pipelines or jobs:
         say(f"rayloom run {file}")
 
 
@@ -94,6 +98,13 @@ def recipes(shipped: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
         recipe = name.removesuffix(".yaml") if folder == "recipes" else folder
         recipes.setdefault(recipe, {})[name] = path
     return recipes
+
+
+def _scripts_beside(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Python files in the folders of these job files, which make their rows or are called by them."""
+    folder = jobs_folder()
+    folders = {path.parent for path in files.values()}
+    return {file.relative_to(folder).as_posix(): file for one in sorted(folders) for file in sorted(one.glob("*.py"))}
 
 
 def _with_needed(files: Mapping[str, Path], shipped: Mapping[str, Path]) -> dict[str, Path]:
