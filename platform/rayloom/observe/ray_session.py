@@ -40,7 +40,7 @@ STALE_SECONDS = 60.0
 
 _PREFIX = "rayloom-ray-"
 # Environment of an embedded cluster's processes. Variables that are set already take precedence.
-_ENVIRONMENT = {
+EMBEDDED_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # Ray reads it on Linux too, despite its name: with 0, the node's address is 127.0.0.1, not the network's.
@@ -105,7 +105,7 @@ def disconnect() -> None:
 
 
 def _set_environment() -> None:
-    for name, value in _ENVIRONMENT.items():
+    for name, value in EMBEDDED_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

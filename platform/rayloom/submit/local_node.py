@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rayloom.observe.ray_session import EMBEDDED_ENVIRONMENT
 from rayloom.submit import own_disks
 from rayloom.submit.own_networks import OwnNetworks
 
@@ -92,7 +93,7 @@ def start(shape: Shape, number: int, folder: Path, head_address: str, networks: 
     with (folder / f"node-{number}.log").open("ab") as log:
         process = subprocess.Popen(
             command,
-            env=_environment(shape, number, folder, networks),
+            env=environment_of(shape, number, folder, networks),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -101,9 +102,12 @@ def start(shape: Shape, number: int, folder: Path, head_address: str, networks: 
     return process.pid
 
 
-def _environment(shape: Shape, number: int, folder: Path, networks: OwnNetworks | None) -> dict[str, str]:
+def environment_of(shape: Shape, number: int, folder: Path, networks: OwnNetworks | None) -> dict[str, str]:
+    """The environment of a node's processes, whatever clusters this process had before."""
+    # With the variables of an embedded cluster, which this process may have had, Ray refuses a node that joins another.
+    inherited = {name: value for name, value in os.environ.items() if name not in EMBEDDED_ENVIRONMENT}
     environment = {
-        **os.environ,
+        **inherited,
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
