@@ -20,17 +20,34 @@ def test_where_there_is_no_terminal_lines_come_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progresses, "SECONDS_BETWEEN_LINES", 0.0)
+    seconds = iter([0.0, 10.0, 100.0, 110.0, 130.0])  # the first row takes long, as with what starts first
+    monkeypatch.setattr(progresses.time, "monotonic", lambda: next(seconds))
     with progress("packing", 40, "rows") as bar:
         bar.advance(0, "waiting")
         bar.advance(1)
         bar.advance(19)
         bar.advance(20, "loss 3.21")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "packing: 0/40 rows, 0/s waiting"
-    assert lines[1].startswith("packing: 1/40 rows, ")
-    assert [" s left" in line for line in lines] == [False, False, True, False]
-    assert lines[3].startswith("packing: 40/40 rows, ")
-    assert lines[3].endswith("/s loss 3.21")
+    assert capsys.readouterr().err.splitlines() == [
+        "packing: 0/40 rows waiting",
+        "packing: 1/40 rows waiting",
+        "packing: 20/40 rows, 1.9/s, 11 s left waiting",
+        "packing: 40/40 rows, 1.3/s loss 3.21",
+    ]
+
+
+def test_the_rate_is_that_of_the_last_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does it count what an earlier run did."""
+    monkeypatch.setattr(progresses, "RATE_LINES", 2)
+    seconds = iter([0.0, 10.0, 20.0, 30.0, 40.0, 50.0])
+    monkeypatch.setattr(progresses.time, "monotonic", lambda: next(seconds))
+    with progress("packing", 1000, "rows") as bar:
+        bar.continue_from(500)
+        for count in (10, 10, 100, 100):
+            bar.advance(count)
+    rates = [line.split(", ")[1:] for line in capsys.readouterr().err.splitlines()]
+    assert rates == [[], ["1/s", "490 s left"], ["1/s", "480 s left"], ["5.5/s", "69 s left"], ["10/s", "28 s left"]]
 
 
 def test_fast_work_says_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -55,12 +56,12 @@ class Bar(ABC):
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = self.done_before = 0
+        self.done = 0
         self.note = ""
 
     def continue_from(self, done: int) -> None:
         """Counts what an earlier run did, which says nothing about the rate of this one."""
-        self.done = self.done_before = done
+        self.done = done
         self._show()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -84,23 +85,43 @@ class _TerminalBar(Bar):
 
 LEAST_FOR_ESTIMATE = 10
 """The time left is said from so many on: two replicas that start say nothing about a third."""
+RATE_LINES = 6
+"""The rate is that of the time since so many lines ago: what came before may have been slower, or only a start."""
 
 
 class _LineBar(Bar):
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         super().__init__(label, total, unit)
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RATE_LINES)
+        """When lines were said, and what was done by then; the first is that of the first progress."""
+
+    def continue_from(self, done: int) -> None:
+        self._marks.clear()
+        super().continue_from(done)
 
     def _show(self) -> None:
         now = time.monotonic()
+        if self.done and not self._marks:
+            self._marks.append((now, self.done))
         if now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             of_total = f"/{self.total}" if self.total else ""
-            done_here = self.done - self.done_before
-            rate = done_here / (now - self._started)
-            is_known = self.total is not None and done_here >= LEAST_FOR_ESTIMATE and self.done < self.total
-            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and is_known else ""
-            say(f"{self.label}: {self.done}{of_total} {self.unit}, {rate:.3g}/s{left} {self.note}".rstrip())
+            say(f"{self.label}: {self.done}{of_total} {self.unit}{self._rate(now)} {self.note}".rstrip())
+            if self._marks:
+                self._marks.append((now, self.done))
+
+    def _rate(self, now: float) -> str:
+        """`, 1.25/s, 40 s left`; empty if there was no progress since the first."""
+        since, before = self._marks[0] if self._marks else (now, self.done)
+        counted = self.done - before
+        if not counted:
+            return ""
+        rate = counted / (now - since)
+        is_known = self.total is not None and counted >= LEAST_FOR_ESTIMATE and self.done < self.total
+        return f", {rate:.3g}/s" + (
+            f", {(self.total - self.done) / rate:.0f} s left" if self.total and is_known else ""
+        )
 
 
 @contextmanager
