@@ -72,6 +72,14 @@ def test_other_references_are_refused_with_the_right_form(text: str) -> None:
         Part(model=text)
 
 
+def test_the_mark_counts_wherever_it_stands_in_an_annotation() -> None:
+    class Marked(Spec):
+        within: Annotated[int, "unfingerprinted"] | None = None
+        around: Annotated[int | None, "unfingerprinted"] = None
+
+    assert fingerprinted(Marked(within=3, around=3)) == {}
+
+
 def test_what_cannot_change_the_result_is_not_fingerprinted() -> None:
     plain = fingerprinted(WHOLE)
     assert "description" not in plain

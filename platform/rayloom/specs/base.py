@@ -238,7 +238,7 @@ def fingerprinted(spec: Spec, *, with_defaults: bool = False) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
-        if "unfingerprinted" in field.metadata:
+        if "unfingerprinted" in _metadata(field.annotation, field.metadata):
             continue
         if with_defaults or is_variant_name(field) or field.is_required() or value != default_of(field):
             plain[field.alias or name] = _plain(value, with_defaults)
