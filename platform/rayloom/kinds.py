@@ -58,6 +58,13 @@ KINDS: dict[str, Kind] = {
         "rayloom.generate.run:run",
         "rayloom.generate.plan:plan",
         "rayloom.generate.report:sections",
+        2,
+    ),
+    "compare": Kind(
+        "rayloom.specs.compare:CompareSpec",
+        "rayloom.generate.comparing.run:run",
+        "rayloom.generate.comparing.plan:plan",
+        "rayloom.generate.comparing.report:sections",
         1,
     ),
     "train": Kind(

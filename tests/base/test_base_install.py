@@ -22,6 +22,7 @@ KINDS = (
     "train",
     "tune",
     "evaluate",
+    "compare",
     "predict",
     "merge",
     "quantize",

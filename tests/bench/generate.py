@@ -28,7 +28,7 @@ from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.dispatch import load_job, run
 from rayloom.generate.asks import Ask, Rounds
 from rayloom.generate.run import Actors
-from rayloom.generate.writers import VllmWriter
+from rayloom.generate.writers import Asking, VllmWriter
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.observe.ray_session import connect
@@ -70,10 +70,11 @@ def speeds(instructions: Sequence[str], rounds: int, batch: int) -> dict[str, li
     spec = GenerateSpec.model_validate({"kind": "generate", "name": "bench"} | values)
     connect()
     assert spec.engine.type == "model"
-    ours = Actors(subject, spec.engine, spec)
+    asking = Asking(spec.name, spec.sampling)
+    ours = Actors(subject, spec.engine, asking)
     environment = vllm_environment(spec.engine.cpus_per_worker, in_one_process=True)
     peer = ray.remote(Peer).options(num_cpus=1, runtime_env={"env_vars": environment}).remote(
-        subject, spec.engine, spec.sampling, None
+        subject, spec.engine, asking
     )  # fmt: skip
     found: dict[str, list[float]] = {"rayloom": [], "vllm": []}
     with tempfile.TemporaryDirectory() as folder:

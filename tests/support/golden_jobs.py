@@ -84,6 +84,29 @@ def generate_job(folder: Path) -> Any:
     return found
 
 
+def compare_job(folder: Path) -> Any:
+    """A judge that prefers the longer answer, and now and then says nothing; all answers stand in the rows."""
+
+    def say(prompt: str) -> str:
+        first, _, second = prompt.partition("[Answer A]\n")[2].partition("[Answer B]\n")
+        if "seven" in prompt:
+            return "I cannot say"
+        return "A" if len(first.strip()) > len(second.partition("\n")[0]) else "B"
+
+    rows = [{"prompt": f"Q{n}", "one": "x" * (n % 5), "two": "seven" if n == 7 else "yy"} for n in range(15)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    given = made(Store(str(folder / "store")), "rows", "dataset", lambda to: (to / "a.jsonl").write_text(text))
+    models = [{"name": name, "type": "column", "column": name} for name in ("one", "two")]
+    with chat_server(say) as server:
+        values = {
+            "data": {"dataset": "artifact:rows"}, "models": models,
+            "judge": {"type": "endpoint", "url": server.url, "model": "m"},
+        }  # fmt: skip
+        artifact = _made("compare", Store(str(folder / "store")), {"data.dataset": given}, values)
+    kept = ("outcomes", "pairs", "position", "longer_wins")
+    return {name: artifact.manifest.metrics[name] for name in kept}
+
+
 def train_job(folder: Path) -> Any:
     changes: dict[str, dict[str, Any]] = {
         "decoder": {},
@@ -182,6 +205,7 @@ JOBS: dict[str, Callable[[Path], Any]] = {
     "train": train_job,
     "tune": tune_job,
     "evaluate": evaluate_job,
+    "compare": compare_job,
     "predict": predict_job,
     "merge": merge_job,
     "quantize": quantize_job,

@@ -9,11 +9,10 @@ from pathlib import Path
 from rich.text import Text
 
 from rayloom.artifacts.store import Artifact, Store
-from rayloom.errors import InputError, RayloomError
+from rayloom.errors import RayloomError
 from rayloom.generate.prompts import Prompts
 from rayloom.generate.tasks.registry import opened
-from rayloom.models.responders.subject import Subject
-from rayloom.models.vllm_adapter import check_offline
+from rayloom.generate.writers import writing_subject
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.reading.sources import row_files
 from rayloom.specs.generate import GenerateSpec
@@ -25,7 +24,7 @@ def plan(spec: GenerateSpec, parents: Mapping[str, Artifact], job_directory: Pat
     sheet = PlanSheet()
     for role, engine in (("engine", spec.engine), ("judge", spec.judge)):
         if engine is not None:
-            _add_writer(sheet, role, engine, parents, job_directory)
+            add_writer(sheet, role, engine, parents, job_directory)
     try:
         prompts = Prompts(None if spec.prompts is None else job_directory / Path(spec.prompts).expanduser())
         files = row_files(spec.source, parents.get(f"{spec.source_path}.dataset"))
@@ -50,24 +49,27 @@ def plan(spec: GenerateSpec, parents: Mapping[str, Artifact], job_directory: Pat
     return sheet
 
 
-def _add_writer(
-    sheet: PlanSheet, role: str, engine: Engine, parents: Mapping[str, Artifact], job_directory: Path
+def add_writer(
+    sheet: PlanSheet,
+    role: str,
+    engine: Engine,
+    parents: Mapping[str, Artifact],
+    job_directory: Path,
+    shown: str | None = None,
 ) -> None:
+    """Says what writes, and what would keep it from writing."""
     if isinstance(engine, EndpointEngine):
-        sheet.add(role, f"{engine.model} at {engine.url}")
+        sheet.add(shown or role, f"{engine.model} at {engine.url}")
         if engine.api_key_variable is not None and not os.environ.get(engine.api_key_variable):
             sheet.problems.append(f"{role}: the environment variable {engine.api_key_variable} is not set here")
         if engine.licence is None:
             sheet.warnings.append(f"{role}: no licence is named, so the result's lineage will not say one")
         return
     try:
-        subject = Subject.of("model", parents[f"{role}.model"], Store.beside(job_directory))
-        if subject.task is not None:
-            raise InputError(f"{subject.artifact_id} was trained for a task and writes no text", where=f"{role}.model")
-        check_offline(subject)
+        subject = writing_subject(role, parents[f"{role}.model"], Store.beside(job_directory))
         if engine.form == "chat":
             subject.renderer.with_kwargs(engine.chat_template_kwargs)
     except RayloomError as error:
-        sheet.problems.append(f"{error} engine.form: completion needs no chat template.")
+        sheet.problems.append(f"{error} form: completion needs no chat template.")
         return
-    sheet.add(role, f"{subject.artifact_id} by vLLM, {engine.num_workers} × {engine.cpus_per_worker} CPUs")
+    sheet.add(shown or role, f"{subject.artifact_id} by vLLM, {engine.num_workers} × {engine.cpus_per_worker} CPUs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +16,21 @@ import ray
 from rayloom.artifacts.build import Build
 from rayloom.artifacts.manifest import Outcome
 from rayloom.artifacts.work_copy import WorkCopy
-from rayloom.errors import InputError, QualityError, ResourceError
+from rayloom.errors import QualityError, ResourceError
 from rayloom.generate.asks import Ask, Found, ModelAnswer, Rounds, Writer, driven
 from rayloom.generate.diversity import cluster_shares, verb_noun_counts
 from rayloom.generate.prompts import Prompts
 from rayloom.generate.tasks.registry import opened
 from rayloom.generate.tasks.task import Task
-from rayloom.generate.writers import EndpointWriter, VllmWriter
+from rayloom.generate.writers import Asking, EndpointWriter, VllmWriter, writing_subject
 from rayloom.models.responders.subject import Subject
-from rayloom.models.vllm_adapter import check_offline
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.reading.sources import row_files
 from rayloom.rewards.opening import opened as opened_rewards
 from rayloom.specs.generate import GenerateSpec
-from rayloom.specs.generation.engines import EndpointEngine, ModelEngine
+from rayloom.specs.generation.engines import EndpointEngine, Engine, ModelEngine
 from rayloom.specs.generation.tasks import SelfInstructTask
 
 ROWS_FILE, DROPPED_FILE = "rows.jsonl", "dropped.jsonl"
@@ -148,24 +147,30 @@ class _Writers:
 
     def _started(self, role: str) -> Writer:
         engine = self._spec.judge if role == "judge" and self._spec.judge is not None else self._spec.engine
-        if isinstance(engine, EndpointEngine):
-            is_both = self._spec.judge is None
-            paid = [one for one in self._rounds.journals() if is_both or one.by_judge == (role == "judge")]
-            spent = (sum(one.num_prompt_tokens for one in paid), sum(one.num_tokens for one in paid))
-            return EndpointWriter(engine, self._spec, spent)
-        subject = Subject.of("model", self._build.parents[f"{role}.model"], self._build.store)
-        if subject.task is not None:
-            raise InputError(f"{subject.artifact_id} was trained for a task and writes no text", where=f"{role}.model")
-        check_offline(subject)
-        return Actors(subject, engine, self._spec)
+        is_both = self._spec.judge is None
+        paid = (one for one in self._rounds.journals() if is_both or one.by_judge == (role == "judge"))
+        asking = Asking(self._spec.name, self._spec.sampling, self._spec.system)
+        return opened_writer(role, engine, asking, self._build, paid)
+
+
+def opened_writer(role: str, engine: Engine, asking: Asking, build: Build, paid: Iterable[ModelAnswer]) -> Writer:
+    """What writes for a job. `role`: the field that names it; `paid`: what earlier runs were given by it.
+
+    Raises RayloomError if it is no model that writes text, or there is no key.
+    """
+    if isinstance(engine, EndpointEngine):
+        spent = [(one.num_prompt_tokens, one.num_tokens) for one in paid]
+        return EndpointWriter(engine, asking, (sum(one for one, _ in spent), sum(one for _, one in spent)))
+    subject = writing_subject(role, build.parents[f"{role}.model"], build.store)
+    return Actors(subject, engine, asking)
 
 
 class Actors:
     """vLLM engines as actors on the cluster."""
 
-    def __init__(self, subject: Subject, engine: ModelEngine, spec: GenerateSpec) -> None:
+    def __init__(self, subject: Subject, engine: ModelEngine, asking: Asking) -> None:
         connect()
-        say(f"{spec.name}: {engine.num_workers} × vLLM with {subject.artifact_id}")
+        say(f"{asking.job}: {engine.num_workers} × vLLM with {subject.artifact_id}")
         cores = None if engine.gpus_per_worker else engine.cpus_per_worker
         self._where = subject.artifact_id
         actor = ray.remote(VllmWriter).options(
@@ -173,7 +178,7 @@ class Actors:
             num_gpus=engine.gpus_per_worker,
             runtime_env={"env_vars": vllm_environment(cores, in_one_process=cores is not None)},
         )
-        self._actors = [actor.remote(subject, engine, spec.sampling, spec.system) for _ in range(engine.num_workers)]
+        self._actors = [actor.remote(subject, engine, asking) for _ in range(engine.num_workers)]
 
     def write(self, asks: Sequence[Ask]) -> Iterator[ModelAnswer]:
         shares = [asks[first :: len(self._actors)] for first in range(len(self._actors))]

@@ -6,23 +6,43 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
-from rayloom.errors import RayloomError
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError, RayloomError
 from rayloom.generate.asks import Ask, ModelAnswer
 from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
 from rayloom.models.responders.subject import Subject
-from rayloom.models.vllm_adapter import room_for_rank
+from rayloom.models.vllm_adapter import check_offline, room_for_rank
 from rayloom.models.vllm_process import cpu_dtype
-from rayloom.specs.generate import GenerateSpec
 from rayloom.specs.generation.engines import EndpointEngine, ModelEngine, Sampling
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a job says about all of its requests to one writer."""
+
+    job: str
+    sampling: Sampling
+    system: str | None = None
+    """The system message before each."""
+
+
+def writing_subject(role: str, artifact: Artifact, store: Store) -> Subject:
+    """A model of the store that writes. Raises InputError if it cannot, in vLLM's offline engine."""
+    subject = Subject.of("model", artifact, store)
+    if subject.task is not None:
+        raise InputError(f"{subject.artifact_id} was trained for a task and writes no text", where=f"{role}.model")
+    check_offline(subject)
+    return subject
 
 
 class EndpointWriter:
     """Asks an endpoint. `spent`: tokens of prompts and answers of earlier runs."""
 
-    def __init__(self, engine: EndpointEngine, spec: GenerateSpec, spent: tuple[int, int]) -> None:
-        self._engine, self._spec = engine, spec
+    def __init__(self, engine: EndpointEngine, asking: Asking, spent: tuple[int, int]) -> None:
+        self._engine, self._asking = engine, asking
         self._endpoint = ChatEndpoint(engine, spent)
 
     def write(self, asks: Sequence[Ask]) -> Iterator[ModelAnswer]:
@@ -50,8 +70,7 @@ class EndpointWriter:
         self._endpoint.close()
 
     def _answer(self, ask: Ask) -> ModelAnswer:
-        sampling = self._spec.sampling
-        system = [] if self._spec.system is None else [{"role": "system", "content": self._spec.system}]
+        sampling, system = self._asking.sampling, _system(self._asking)
         how: dict[str, Any] = {"temperature": sampling.temperature if ask.is_sampled else 0.0}
         if ask.is_sampled and sampling.temperature:
             how |= {"top_p": sampling.top_p, "seed": ask.seed(sampling.seed)}
@@ -72,12 +91,12 @@ class VllmWriter:
     requests are given to the engine together, so that it is as full as vLLM's own offline engine would be.
     """
 
-    def __init__(self, subject: Subject, engine: ModelEngine, sampling: Sampling, system: str | None) -> None:
+    def __init__(self, subject: Subject, engine: ModelEngine, asking: Asking) -> None:
         # Engines write to standard output, which is for the command's own output.
         os.dup2(2, 1)
         from vllm import LLM
 
-        self._subject, self._spec, self._sampling, self._system = subject, engine, sampling, system
+        self._subject, self._sampling, self._system = subject, asking.sampling, _system(asking)
         self._renderer = subject.renderer.with_kwargs(engine.chat_template_kwargs) if engine.form == "chat" else None
         arguments: dict[str, Any] = {"max_model_len": engine.max_length_tokens}
         if not engine.gpus_per_worker:
@@ -118,8 +137,7 @@ class VllmWriter:
         """The prompt as the model reads it."""
         if self._renderer is None:
             return list(self._subject.renderer.tokenizer(prompt)["input_ids"])
-        system = [] if self._system is None else [{"role": "system", "content": self._system}]
-        return self._renderer.prompt([*system, {"role": "user", "content": prompt}])
+        return self._renderer.prompt([*self._system, {"role": "user", "content": prompt}])
 
     def parameters(self, ask: Ask) -> Any:
         """How vLLM samples the answer."""
@@ -154,3 +172,7 @@ class VllmWriter:
             written.finish_reason == "length",
             self._subject.artifact_id,
         )
+
+
+def _system(asking: Asking) -> list[dict[str, str]]:
+    return [] if asking.system is None else [{"role": "system", "content": asking.system}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,14 +9,15 @@ from rayloom.generate.asks import Found, ModelAnswer, Steps
 from rayloom.generate.filters.filter import Candidate
 from rayloom.generate.given import Given
 from rayloom.generate.tasks.task import Maker, OfGivenRows, conversation_of, failure
+from rayloom.generate.verdicts import letter_of, points_of, verdict_of
 from rayloom.rewards.answer import WrittenAnswer
 from rayloom.rewards.opening import OpenReward, weighted
 from rayloom.specs.generation.tasks import BestOfTask
 
 VERDICT_TOKENS = 8
 """Room for a verdict of one word."""
-_POINTS = re.compile(r"\b(10|[1-9])\b")
-_LETTER = re.compile(r"\b([ABC])\b")
+POINTS = (1, 10)
+"""The worst and the best."""
 
 
 class _Judged(OfGivenRows):
@@ -58,7 +58,10 @@ class BestOf(_Judged):
         ]
         verdicts = iter((yield self.asks(number, "points", texts, **_VERDICT)))
         for row, several in zip(rows, good, strict=True):
-            judged = [(_points(verdict), answer, verdict) for answer, verdict in zip(several, verdicts, strict=False)]
+            judged = [
+                (points_of(verdict.text, *POINTS), answer, verdict)
+                for answer, verdict in zip(several, verdicts, strict=False)
+            ]
             known = [one for one in judged if one[0] is not None]
             if not known:
                 found.drop("no_points", judged[0][2].text if judged else "", prompt=row.text)
@@ -120,12 +123,13 @@ class Pairs(_Judged):
     def _add(
         self, found: Found, row: Given, first: ModelAnswer, second: ModelAnswer, verdicts: Sequence[ModelAnswer]
     ) -> None:
-        letters = [_letter(verdict) for verdict in verdicts]
-        if letters not in (["A", "B"], ["B", "A"]):
-            reason = "no_verdict" if None in letters else "tie" if letters == ["C", "C"] else "judge_undecided"
+        letters = [letter_of(one.text) for one in verdicts]
+        said = verdict_of(letters)
+        if said not in ("first", "second"):
+            reason = "judge_undecided" if said == "undecided" else said
             found.drop(reason, f"{letters[0]}, then {letters[1]}", prompt=row.text)
             return
-        better, worse = (first, second) if letters[0] == "A" else (second, first)
+        better, worse = (first, second) if said == "first" else (second, first)
         used = {"answer": better, "compare": verdicts[0]}
         made = {"judge": verdicts[0].model, "made_by": self.maker.made_by(used, [row.origin], better)}
         turns = {
@@ -137,13 +141,3 @@ class Pairs(_Judged):
 
 
 _VERDICT: dict[str, Any] = {"by_judge": True, "is_sampled": False, "max_new_tokens": VERDICT_TOKENS}
-
-
-def _points(verdict: ModelAnswer) -> int | None:
-    found = _POINTS.search(verdict.text)
-    return int(found.group()) if found else None
-
-
-def _letter(verdict: ModelAnswer) -> str | None:
-    found = _LETTER.search(verdict.text)
-    return found.group() if found else None
