@@ -11,8 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from support.models import write_model
-from support.policies import policy_spec, write_prompts_file
+from support.policies import ENVIRONMENT, TURNS, policy_spec, write_ending_model, write_prompts_file
 from test_policy_training import of, same_training
 
 from rayloom.artifacts.store import Artifact, Store
@@ -24,7 +23,9 @@ NUM_STEPS = 8
 
 def job_of(folder: Path, name: str, **changes: Any) -> Path:
     policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged", "kl": {"coefficient": 0.02}}
-    spec = policy_spec(policy, name=name, **changes)
+    turns = TURNS | {"rollouts": {**TURNS["rollouts"], "placement": "shared"}}
+    spec = policy_spec(policy, name=name, **turns, **changes)
+    (folder / "talk.py").write_text(ENVIRONMENT)
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
     return file
@@ -56,7 +57,7 @@ def strike_after_first_step(root: Path) -> threading.Thread:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Artifact]:
     """A run that nothing disturbs, its folder and its store."""
     folder = tmp_path_factory.mktemp("rewarded")
-    write_model(folder / "base", num_attention_heads=2, num_key_value_heads=1)  # vLLM has heads of 32 or more
+    write_ending_model(folder / "base", num_attention_heads=2, num_key_value_heads=1)  # vLLM's heads have 32 or more
     write_prompts_file(folder / "data")
     store = Store(str(folder / "store"))
     return folder, store, run(load_job(job_of(folder, "whole", num_steps=NUM_STEPS)), store)[0]
@@ -66,6 +67,7 @@ def test_the_engine_computes_what_the_trainer_computes(whole: tuple[Path, Store,
     events = list(read_log(whole[2].path / "metrics.jsonl"))
     assert max(event["mismatch"] for event in of(events, "step")) < 1e-4
     assert [event["version"] for event in of(events, "rollout")] == list(range(NUM_STEPS))
+    assert min(event["turns"] for event in of(events, "rollout")) > 1.2
     assert whole[2].manifest.content == "adapter"
     assert {"before", "after"} <= set(whole[2].manifest.metrics["heldout"]["heldout"])
 

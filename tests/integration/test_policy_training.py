@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from support.artifacts import Folder
 from support.models import write_model
-from support.policies import ModelWriters, policy_spec, write_prompts_file
+from support.policies import ENVIRONMENT, TURNS, ModelWriters, policy_spec, write_ending_model, write_prompts_file
 from support.training_jobs import ONE
 
 from rayloom.errors import InterruptedJobError, QualityError
@@ -20,17 +20,22 @@ from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
 from rayloom.train.rollouts.asking import Asker
+from rayloom.train.rollouts.turns import opened_environment
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    write_model(folder)
+    write_model(folder / "plain")
+    write_ending_model(folder / "ending")
     return folder
 
 
 def run(spec: TrainSpec, base: Path, folder: Path, stop_after: int | None = None) -> tuple[list[dict[str, Any]], Any]:
     """The events of a run in a folder, and its writers; `stop_after`: it is asked to stop in this step."""
+    assert spec.rollouts is not None
+    base /= "plain" if spec.rollouts.environment is None else "ending"
+    (folder / "talk.py").write_text(ENVIRONMENT)
     write_prompts_file(folder / "data")
     (folder / "work").mkdir(exist_ok=True)
     parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(folder / "data")}
@@ -41,8 +46,11 @@ def run(spec: TrainSpec, base: Path, folder: Path, stop_after: int | None = None
     def tell(event: dict[str, Any]) -> None:
         steps[0] = event["step"] if event["event"] == "step" else steps[0]
 
-    with opened(spec.rewards or (), "rewards", parents, folder) as rewards:
-        asker = Asker(spec, job.tokenizer, writers, rewards)
+    with (
+        opened(spec.rewards or (), "rewards", parents, folder) as rewards,
+        opened_environment(spec, base, folder) as environment,
+    ):
+        asker = Asker(spec, job.tokenizer, writers, rewards, environment)
         try:
             train(job, ONE, tell, lambda: stop_after is not None and steps[0] >= stop_after - 1, asker=asker)
         except InterruptedJobError:
@@ -67,15 +75,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo with a KL": {"type": "grpo", "group_size": 4, "resampled_rounds": 1, "kl": {"coefficient": 0.05}},
     "reinforce++ inside a round": {"type": "reinforce_pp", "updates_per_rollout": 2},
     "rloo a step behind": {"type": "rloo", "staleness_steps": 1, "importance_limit": 2.0},
+    "rloo in several turns": {"type": "rloo", "loss_over": "answers"},
     "ppo": {"type": "ppo", "kl": {"coefficient": 0.01, "estimator": "k1", "added_to": "reward"}},
 }
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_run_that_was_stopped_has_the_same_answers_rewards_and_losses(
-    method: dict[str, Any], base: Path, tmp_path: Path
+    method: dict[str, Any], base: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    own = {"rollouts": {"max_answer_tokens": 8, "placement": "own"}}
+    has_turns = "several turns" in request.node.name
+    own: dict[str, Any] = TURNS if has_turns else {"rollouts": {"max_answer_tokens": 8, "placement": "own"}}
     spec = policy_spec({"cut_answers": "judged", **method}, **own)
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
@@ -86,6 +96,7 @@ def test_a_run_that_was_stopped_has_the_same_answers_rewards_and_losses(
     assert same_training(found) == same_training(expected)
     assert [event["score"] for event in of(found, "heldout")] == [event["score"] for event in of(expected, "heldout")]
     assert max(event["mismatch"] for event in of(found, "step")) < (0.2 if spec.policy.staleness_steps else 1e-5)  # type: ignore[union-attr]
+    assert all((event["turns"] > 1.2) == has_turns for event in of(found, "rollout"))
     assert writers.versions == sorted(set(writers.versions))
     saved = load_file(tmp_path / "whole" / "out" / "adapter_model.safetensors")
     assert not [name for name in saved if "value_head" in name]

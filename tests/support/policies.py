@@ -15,8 +15,16 @@ from safetensors.torch import load_file
 
 from rayloom.specs.train import TrainSpec
 from rayloom.train.rollouts.answers import AskedPrompt, Files, WrittenTokens
+from support.models import tiny_llama
+from support.tokenizers import chatml
 
 LENGTH, ANSWER = 48, 8
+ENVIRONMENT = """
+def reply(messages, row):
+    turns = sum(message["role"] == "assistant" for message in messages)
+    return None if turns > len(row["wanted"]) else "And then?"
+"""
+"""A file `talk.py`: what an environment says to the model's turns."""
 
 
 def write_prompts_file(folder: Path, count: int = 24) -> Path:
@@ -24,6 +32,31 @@ def write_prompts_file(folder: Path, count: int = 24) -> Path:
     rows = [{"prompt": f"Tell me {number} jokes", "wanted": ["a", "e", "i", "o", "n", "t"]} for number in range(count)]
     (folder / "x.json").write_text(json.dumps(rows))
     return folder
+
+
+def write_ending_model(folder: Path, **changes: Any) -> None:
+    """A model with random weights that ends each answer soon: about every third token is the end of a turn."""
+    model = tiny_llama(tie_word_embeddings=False, **changes)
+    tokenizer = chatml()
+    with torch.no_grad():
+        # One place of the hidden state is large for every text, and only the end of a turn reads it.
+        model.model.embed_tokens.weight[:, 0] = 2.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 0.75
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+TURNS: dict[str, Any] = {
+    "sequence_length_tokens": 2 * LENGTH,
+    "global_batch_tokens": 16 * LENGTH,
+    "rollouts": {
+        "max_answer_tokens": 6, "max_sequences": 16, "kv_cache_bytes": 1 << 26, "placement": "own",
+        "environment": {"function": "talk:reply", "max_turns": 3},
+    },
+}  # fmt: skip
+"""Changes to a job for answers of several turns."""
 
 
 def policy_spec(policy: dict[str, Any], **changes: Any) -> TrainSpec:
@@ -72,7 +105,7 @@ class ModelWriters:
             self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         self.versions.append(version)
 
-    def ask(self, asked: Sequence[AskedPrompt]) -> _Done:
+    def ask(self, asked: Sequence[AskedPrompt], goes_on: bool = False) -> _Done:
         self.num_asked += len(asked)
         return _Done([self._written(one) for one in asked])
 
@@ -82,7 +115,8 @@ class ModelWriters:
         random = None if one.seed is None else np.random.default_rng(one.seed)
         tokens: list[int] = []
         found: list[float] = []
-        while len(tokens) < self.spec.rollouts.max_answer_tokens:
+        room = min(self.spec.rollouts.max_answer_tokens, self.spec.sequence_length_tokens - len(one.tokens))
+        while len(tokens) < room:
             logits = self.model(torch.tensor([[*one.tokens, *tokens]])).logits[0, -1].double()
             log_p = (logits / self.spec.rollouts.temperature).log_softmax(-1)
             p = log_p.exp().numpy()

@@ -173,7 +173,7 @@ def test_cut_answers_can_be_left_out_of_the_loss() -> None:
 def test_what_cut_and_long_answers_are_worth(changes: dict[str, Any], written: WrittenTokens, reward: float) -> None:
     spec = policy_spec({"type": "grpo", "group_size": 4, **changes})
     writers: Any = None
-    assert Asker(spec, Path(), writers, [])._reward(1.0, written) == pytest.approx(reward)
+    assert Asker(spec, Path(), writers, [])._reward(1.0, written.is_cut, len(written.tokens)) == pytest.approx(reward)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

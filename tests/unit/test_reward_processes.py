@@ -83,7 +83,7 @@ def test_a_function_that_does_not_import_is_named_before_anything_is_judged(
 ) -> None:
     if text is not None:
         (tmp_path / "own.py").write_text(text)
-    with pytest.raises(InputError, match=f"The reward's function does not import: .*{said}"):
+    with pytest.raises(InputError, match=f"The function does not import: .*{said}"):
         verdicts({"type": "function", "function": "own:score"}, tmp_path, [])
 
 

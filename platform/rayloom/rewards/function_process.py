@@ -1,4 +1,4 @@
-"""A reward by a Python function in a process of its own: with a time limit, and without this process' environment."""
+"""A Python function in a process of its own: with a time limit, and without this process' environment variables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rayloom.errors import InputError
-from rayloom.rewards.answer import Verdict, WrittenAnswer
+from rayloom.rewards.answer import CannotJudgeError, OneByOne, Verdict, WrittenAnswer
+from rayloom.specs.training.rewards import CalledFunction
 
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 """What a reward's process sees of the environment: none of the job's variables, which may hold keys."""
@@ -28,7 +29,7 @@ _SCRIPT = Path(__file__).with_name("served_function.py")
 
 @dataclass
 class FunctionProcess:
-    """A reward that calls `function` (MODULE:FUNCTION of a file in `folder`); ends its process with the block.
+    """Calls `function` (MODULE:FUNCTION, of a file in `folder`), a reward by `judge`; its process ends with the block.
 
     The process is started with the block, and again for the answer after one at which it hung or ended.
     Raises InputError at the start if the function does not import.
@@ -39,20 +40,24 @@ class FunctionProcess:
     arguments: Mapping[str, Any]
     seconds: float
     memory_mb: int
+    returns: Literal["number", "json"] = "number"
+    """json: anything that JSON can hold."""
     _process: subprocess.Popen[bytes] | None = None
     _received: bytes = b""
     _home: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
+    @classmethod
+    def of(cls, spec: CalledFunction, folder: Path, returns: Literal["number", "json"] = "number") -> FunctionProcess:
+        return cls(spec.function, folder, spec.arguments, spec.seconds, spec.memory_mb, returns)
+
     def __enter__(self) -> FunctionProcess:
-        said = self._started()
-        if said.problem is not None:
+        try:
+            self._start()
+        except CannotJudgeError as error:
             self.__exit__()
             fix = "Correct it; it is imported without this job's environment."
-            raise InputError(
-                f"The reward's function does not import: {said.problem}",
-                where=f"{self.folder}/{self.function}",
-                fix=fix,
-            )
+            where = f"{self.folder}/{self.function}"
+            raise InputError(f"The function does not import: {error}", where=where, fix=fix) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,18 +65,17 @@ class FunctionProcess:
         self._home.cleanup()
 
     def judge(self, answers: Sequence[WrittenAnswer]) -> list[Verdict]:
-        return [self._judged(answer) for answer in answers]
+        one_by_one = OneByOne(lambda answer: self.call(list(map(dict, answer.prompt)), answer.text, dict(answer.row)))
+        return one_by_one.judge(answers)
 
-    def _judged(self, answer: WrittenAnswer) -> Verdict:
+    def call(self, *given: Any) -> Any:
+        """What the function returns. Raises CannotJudgeError: raised, took_too_long, process_ended."""
         if self._process is None:
-            said = self._started()
-            if said.problem is not None:
-                return said
-        call = [[list(map(dict, answer.prompt)), answer.text, dict(answer.row)], dict(self.arguments)]
-        return self._asked(json.dumps(call, default=str).encode() + b"\n", self.seconds)
+            self._start()
+        return self._asked(json.dumps([given, dict(self.arguments)], default=str).encode() + b"\n", self.seconds)
 
-    def _started(self) -> Verdict:
-        command = [sys.executable, "-I", str(_SCRIPT), str(self.folder), self.function]
+    def _start(self) -> None:
+        command = [sys.executable, "-I", str(_SCRIPT), str(self.folder), self.function, self.returns]
         self._process = subprocess.Popen(
             [*command, str(MOST_SECONDS_TO_START), str(self.seconds), str(self.memory_mb)],
             stdin=subprocess.PIPE,
@@ -81,9 +85,13 @@ class FunctionProcess:
             start_new_session=True,
         )
         self._received = b""
-        return self._asked(b"", MOST_SECONDS_TO_START)
+        try:
+            self._asked(b"", MOST_SECONDS_TO_START)
+        except CannotJudgeError:
+            self._end()
+            raise
 
-    def _asked(self, line: bytes, seconds: float) -> Verdict:
+    def _asked(self, line: bytes, seconds: float) -> Any:
         """What the process says to a line; it is ended if it says nothing in time."""
         process = self._process
         assert process is not None and process.stdin is not None
@@ -95,14 +103,15 @@ class FunctionProcess:
             reply = b""
         if reply is None:
             self._end()
-            return Verdict(problem=f"took_too_long: more than {seconds:g} s")
+            raise CannotJudgeError("took_too_long", f"more than {seconds:g} s")
         if not reply:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
-            code = self._end()
-            return Verdict(problem=f"process_ended: {_cause(code)}")
+            raise CannotJudgeError("process_ended", _cause(self._end()))
         said = json.loads(reply)
-        return Verdict(problem=f"raised: {said['raised']}") if "raised" in said else Verdict(said.get("value", 0.0))
+        if "raised" in said:
+            raise CannotJudgeError("raised", said["raised"])
+        return said.get("value")
 
     def _line(self, deadline: float) -> bytes | None:
         """The next line of the process; empty if it ended, None if there is none by the deadline."""

@@ -96,8 +96,7 @@ def _function(reward: Reward, model: Artifact | None, job_directory: Path, closi
     if isinstance(reward, JsonSchemaReward):
         formats.check_schema(reward)
     if isinstance(reward, FunctionReward):
-        process = FunctionProcess(reward.function, job_directory, reward.arguments, reward.seconds, reward.memory_mb)
-        return closing.enter_context(process)
+        return closing.enter_context(FunctionProcess.of(reward, job_directory))
     if isinstance(reward, MathReward):
         arguments = {"field": reward.field, "after": reward.after}
         package = Path(rayloom.__file__).parents[1]

@@ -261,6 +261,8 @@ class TrainSpec(JobSpec):
         if not isinstance(self.data, CorpusData):
             yield from files_at_uris("data.sources", self.data.sources)
         yield from files_of_rewards("rewards", self.rewards or ())
+        if self.rollouts is not None and self.rollouts.environment is not None:
+            yield self.rollouts.environment.files("rollouts.environment")
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:

@@ -50,13 +50,13 @@ def _planned(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Pa
 
 
 def _problem_of_rewards(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> list[str]:
-    """Why one of the rewards cannot judge at all."""
+    """Why one of the rewards, or the environment, cannot work at all."""
     if spec.rewards is None:
         return []
-    from rayloom.rewards.opening import check_opening
+    from rayloom.train.rollouts.turns import check_functions
 
     try:
-        check_opening(spec.rewards, "rewards", parents, job_directory)
+        check_functions(spec, parents, job_directory)
     except RayloomError as error:
         return [str(error)]
     return []

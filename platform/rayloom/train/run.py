@@ -67,9 +67,9 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
         note(spec, build.work)
         _check_resources(connect(), spec)
         if spec.rewards is not None:
-            from rayloom.rewards.opening import check_opening
+            from rayloom.train.rollouts.turns import check_functions
 
-            check_opening(spec.rewards, "rewards", build.parents, build.job_directory)
+            check_functions(spec, build.parents, build.job_directory)
         with opened(TrackedRun(spec, build.version, build.job_directory)) as trackers, _engines(job, build) as engines:
             _train_until_done(job, build, trackers, engines)
         copy.replace(job.finished.name)
@@ -238,11 +238,16 @@ def _asker(job: TrainJob, config: dict[str, Any]) -> Iterator[Asker]:
     from rayloom.rewards.opening import opened as opened_rewards
     from rayloom.train.rollouts.actors import ActorWriters
     from rayloom.train.rollouts.asking import Asker
+    from rayloom.train.rollouts.turns import opened_environment
 
-    with opened_rewards(job.spec.rewards or (), "rewards", config["parents"], config["directory"]) as rewards:
+    directory, parents = config["directory"], config["parents"]
+    with (
+        opened_rewards(job.spec.rewards or (), "rewards", parents, directory) as rewards,
+        opened_environment(job.spec, parents["base"].path, directory) as environment,
+    ):
         writers = ActorWriters(config["engines"])
         writers.wait()
-        yield Asker(job.spec, job.tokenizer, writers, rewards)
+        yield Asker(job.spec, job.tokenizer, writers, rewards, environment)
 
 
 def _has_notice() -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, Share, Spec
 from rayloom.specs.row_files import SourceOfRows
+from rayloom.specs.training.rewards import CalledFunction
 from rayloom.specs.training.training_data import IgnoredKeys, RowProblem, TemplateKwargs
 
 if TYPE_CHECKING:
@@ -140,6 +141,19 @@ class Ppo(PolicyMethod):
 Policy = Annotated[Grpo | Rloo | ReinforcePlusPlus | Ppo, Field(discriminator="type")]
 
 
+class EnvironmentStep(CalledFunction):
+    """What answers the model between its turns, such as a tool: a Python function of your own, `(messages, row,
+    **arguments) -> what it says`, in a process of its own like a reward's.
+
+    It says None where the conversation is over; a text, which is the user's next message; or a message or a list of
+    them, with role tool or user. `messages` are all so far, the model's newest last: a function that needs a state
+    finds it there, for the process may be another one at the next turn. Its tokens are read, and never trained.
+    """
+
+    max_turns: Annotated[int, Field(ge=2)] = 4
+    """Most turns of the model. A conversation also ends with a turn that was cut off."""
+
+
 class Rollouts(Spec):
     """The vLLM engines that write answers, and how they sample."""
 
@@ -152,7 +166,9 @@ class Rollouts(Spec):
     gpus_per_engine: Annotated[int, Field(ge=0)] = 0
     """GPUs that each engine is spread over; 0 computes on the CPU."""
     max_answer_tokens: Annotated[int, Field(ge=1)]
-    """Longest answer; with its prompt it must fit into sequence_length_tokens."""
+    """Longest answer, or turn; with its prompt it must fit into sequence_length_tokens."""
+    environment: EnvironmentStep | None = None
+    """What the model may speak with before its last turn, which is what rewards judge. Default: it has one turn."""
     temperature: Positive = 1.0
     """Of sampling, and of the probabilities that are trained. Answers are samples of the whole distribution: what
     top_p or top_k leave out would be another policy than the one that is trained."""
@@ -162,6 +178,11 @@ class Rollouts(Spec):
     """For the answers at work, of each engine on a CPU. On a GPU it takes what gpu_memory_share leaves."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Part of a GPU's memory for weights and cache of an engine."""
+
+    @property
+    def most_written_tokens(self) -> int:
+        """Tokens that a model can write after one prompt."""
+        return self.max_answer_tokens * (1 if self.environment is None else self.environment.max_turns)
 
     def bundles(self) -> list[Bundle]:
         """What each engine takes beside the trainer."""

@@ -158,14 +158,9 @@ class LanguageReward(_Reward):
     """ISO 639 code, such as en, de or zh."""
 
 
-class FunctionReward(_Reward):
-    """A Python function of your own: `(prompt, text, row, **arguments) -> number`, called for one answer at a time.
+class CalledFunction(Spec):
+    """A Python function beside the job file, and the limits of the process that calls it."""
 
-    It runs in a process of its own without the job's environment variables, which is started anew if it hangs or ends.
-    An exception and a result that is no number are problems of that answer.
-    """
-
-    type: Literal["function"]
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$"), Rule("must be MODULE:FUNCTION")]
     """`module:function` of the file `module.py` beside the job file, which is shipped with the job."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -174,6 +169,20 @@ class FunctionReward(_Reward):
     """Longest time for one answer."""
     memory_mb: Annotated[int, Field(ge=64)] = 4096
     """Most address space of the process."""
+
+    def files(self, field: str) -> OutsideFiles:
+        """The file that is shipped; `field`: dotted path of this object."""
+        return OutsideFiles(f"{field}.function", f"./{self.function.partition(':')[0]}.py")
+
+
+class FunctionReward(CalledFunction, _Reward):
+    """A Python function of your own: `(prompt, text, row, **arguments) -> number`, called for one answer at a time.
+
+    It runs in a process of its own without the job's environment variables, which is started anew if it hangs or ends.
+    An exception and a result that is no number are problems of that answer.
+    """
+
+    type: Literal["function"]
 
 
 class CodeReward(_Reward):
@@ -270,6 +279,6 @@ def files_of_rewards(field: str, rewards: Sequence[Reward]) -> Iterator[OutsideF
     """The files beside the job file that these rewards read; `field`: dotted path of the list."""
     for number, reward in enumerate(rewards):
         if isinstance(reward, FunctionReward):
-            yield OutsideFiles(f"{field}.{number}.function", f"./{reward.function.partition(':')[0]}.py")
+            yield reward.files(f"{field}.{number}")
         elif isinstance(reward, JudgeReward):
             yield OutsideFiles(f"{field}.{number}.rubric", reward.rubric)

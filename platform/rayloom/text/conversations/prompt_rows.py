@@ -35,6 +35,9 @@ class PromptRow:
     messages: list[dict[str, Any]]
     row: dict[str, Any]
     """The row as it was read, for the rewards."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Settings of the chat template for this row."""
 
 
 @dataclass
@@ -95,7 +98,8 @@ def prompt_row(values: Any, data: PromptData, origin: str, renderer: Renderer, i
         asked.insert(0, {"role": "system", "content": data.system})
     # An answer to come makes it a conversation that takes turns.
     check_turns([*asked, {"role": "assistant", "content": "…"}])
-    return PromptRow(origin, renderer.prompt(asked, read.tools, read.template_kwargs), asked, row)
+    tokens = renderer.prompt(asked, read.tools, read.template_kwargs)
+    return PromptRow(origin, tokens, asked, row, list(map(dict, read.tools)), dict(read.template_kwargs))
 
 
 def prepare_prompts(

@@ -67,7 +67,8 @@ class PolicyObjective:
             for branch, answer in enumerate(piece, 1):
                 size = len(answer.tokens)
                 # The first token is predicted by the prompt's last position, the others by the token before them.
-                indices.append(number * width + np.array([len(prompt) - 1, *range(begin, begin + size - 1)]))
+                sources = np.array([len(prompt) - 1, *range(begin, begin + size - 1)])
+                indices.append(number * width + sources[answer.written])
                 ids.append(answer.tokens)
                 places.append(np.arange(len(prompt), len(prompt) + size))
                 own.append(np.full(size, branch))
@@ -81,7 +82,7 @@ class PolicyObjective:
             positions=stacked(positions, 0),
             branches=stacked(branches, PADDING),
             indices=torch.from_numpy(np.concatenate(indices)),
-            labels=torch.from_numpy(np.concatenate([answer.tokens for answer in answers]).astype(np.int64)),
+            labels=torch.from_numpy(np.concatenate([np.asarray(a.tokens, np.int64)[a.written] for a in answers])),
             weights=_tensor(weights),
             advantages=_tensor([_known(answer.advantages, answer, 0.0) for answer in answers]),
             engine_log_p=_tensor([np.asarray(answer.log_p) for answer in answers]),
@@ -107,14 +108,14 @@ class PolicyObjective:
         """What an answer adds to the number by which the step's loss is divided."""
         if not self.is_trained(answer):
             return 0
-        return len(answer.tokens) if self.policy.loss_over == "tokens" else 1
+        return answer.num_written if self.policy.loss_over == "tokens" else 1
 
     def weights(self, answer: PolicyAnswer) -> Values:
         """(T,) weights of an answer's tokens in the step's loss before it is divided."""
         if not self.is_trained(answer):
-            return np.zeros(len(answer.tokens))
-        each = {"tokens": 1.0, "answers": 1 / len(answer.tokens), "longest": 1 / self.rollouts.max_answer_tokens}
-        return np.full(len(answer.tokens), each[self.policy.loss_over])
+            return np.zeros(answer.num_written)
+        each = {"tokens": 1.0, "answers": 1 / answer.num_written, "longest": 1 / self.rollouts.most_written_tokens}
+        return np.full(answer.num_written, each[self.policy.loss_over])
 
     def is_trained(self, answer: PolicyAnswer) -> bool:
         return answer.reward is not None and not (answer.is_cut and self.policy.cut_answers == "masked")
@@ -135,7 +136,7 @@ class PolicyObjective:
             rewards = rewards - np.asarray([one.sum() for one in penalties]).reshape(rewards.shape)
             of_each = grpo.advantages(policy, rewards) if isinstance(policy, Grpo) else rloo.advantages(rewards)
             pairs = zip(of_each.reshape(-1), answers, strict=True)
-            found = [np.full(len(answer.tokens), value) for value, answer in pairs]
+            found = [np.full(answer.num_written, value) for value, answer in pairs]
         for answer, advantages in zip(answers, found, strict=True):
             answer.advantages = np.nan_to_num(advantages)
 
@@ -143,13 +144,13 @@ class PolicyObjective:
         """(T,) what the KL takes off the rewards of an answer's tokens."""
         kl = self.policy.kl
         if kl is None or kl.added_to != "reward":
-            return np.zeros(len(answer.tokens))
+            return np.zeros(answer.num_written)
         log_p, reference = (torch.from_numpy(_known(of, answer)) for of in (answer.old_log_p, answer.reference_log_p))
         return kl.coefficient * kl_estimate(kl.estimator, log_p, reference).numpy()
 
 
 def _known(values: Values | None, answer: PolicyAnswer, otherwise: float = np.nan) -> Values:
-    return np.full(len(answer.tokens), otherwise) if values is None else values
+    return np.full(answer.num_written, otherwise) if values is None else values
 
 
 def _tensor(parts: Sequence[NDArray[np.float64]]) -> torch.Tensor:

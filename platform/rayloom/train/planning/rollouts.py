@@ -33,7 +33,7 @@ def add_rollouts(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
     answers = spec.global_batch_sequences
     sheet.add("prompts", f"{len(prompts):,} to train on ({job.num_rows / len(prompts):,.2f} epochs)")
     sheet.add("answers a step", f"{spec.rows_per_step:,} prompts × {policy.group_size} answers")
-    sheet.add("written tokens", f"{job.num_steps * answers * rollouts.max_answer_tokens:,} at most")
+    sheet.add("written tokens", f"{job.num_steps * answers * rollouts.most_written_tokens:,} at most")
     rewards = spec.rewards or ()
     sheet.add("rewards", ", ".join(f"{reward.weight:g} × {title_of(reward)}" for reward in rewards))
     sheet.add("engines", _engines(spec, size))
@@ -109,7 +109,7 @@ def _add_devices(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
     if wanted > fleet.num_devices:
         sheet.problems.append(f"engines and workers need {wanted} devices; {spec.hardware} has {fleet.num_devices}")
     if rollouts.gpus_per_engine:
-        tokens = job.num_steps * spec.global_batch_sequences * rollouts.max_answer_tokens
+        tokens = job.num_steps * spec.global_batch_sequences * rollouts.most_written_tokens
         speed = fleet.device.peak_flops * WRITING_UTILISATION * rollouts.num_engines * rollouts.gpus_per_engine
         seconds = 2 * size.multiplied * tokens / speed
         sheet.add("time of writing", f"about {duration(seconds)} if every answer is as long as allowed")

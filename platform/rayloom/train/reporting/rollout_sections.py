@@ -37,7 +37,8 @@ def _curves(rounds: Sequence[dict[str, Any]]) -> str:
 def _figures(rounds: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     of_rounds = (
-        "reward", "same_reward_share", "same_answer_share", "answer_tokens", "cut_share", "unjudged_share",
+        "reward", "same_reward_share", "same_answer_share", "answer_tokens", "turns", "retokenised_share",
+        "cut_share", "unjudged_share", "environment_seconds",
         "replaced_prompts", "written_tokens_per_second", "writing_seconds", "judging_seconds", "handover_seconds",
     )  # fmt: skip
     of_steps = ("entropy", "kl", "clipped", "mismatch", "mismatch_p99", "seconds", "data_wait_seconds")

@@ -25,8 +25,9 @@ MEASURES = ("loss", "perplexity", "accuracy", "score")
 TOKEN_SCALARS = ("entropy", "kl", "clipped", "mismatch", "mismatch_p99")
 """What a policy's loss sees of its tokens."""
 ROLLOUT_SCALARS = (
-    *("reward", "reward_deviation", "same_reward_share", "same_answer_share", "answer_tokens", "cut_share"),
-    *("unjudged_share", "written_tokens_per_second", "writing_seconds", "judging_seconds", "handover_seconds"),
+    *("reward", "reward_deviation", "same_reward_share", "same_answer_share", "answer_tokens", "cut_share", "turns"),
+    *("unjudged_share", "retokenised_share", "environment_seconds"),
+    *("written_tokens_per_second", "writing_seconds", "judging_seconds", "handover_seconds"),
 )
 MLFLOW_SECONDS = 5.0
 """Least time between two calls to MLflow: a call at every step would slow training down."""

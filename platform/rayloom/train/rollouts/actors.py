@@ -51,11 +51,11 @@ class ActorWriters:
         self._version, self._files = version, ray.put(dict(files))
         _got([actor.load.remote(version, self._files) for actor in self.actors])
 
-    def ask(self, asked: Sequence[AskedPrompt]) -> _Asking:
+    def ask(self, asked: Sequence[AskedPrompt], goes_on: bool = False) -> _Asking:
         shares: list[list[int]] = [[] for _ in self.actors]
         for number, one in enumerate(asked):
             shares[one.group % len(shares)].append(number)
-        return _Asking(self.actors, self._version, self._files, list(asked), shares)
+        return _Asking(self.actors, self._version, self._files, list(asked), shares, goes_on)
 
 
 @dataclass
@@ -66,12 +66,14 @@ class _Asking:
     asked: list[AskedPrompt]
     shares: list[list[int]]
     """The numbers of the prompts that each engine has."""
+    goes_on: bool
 
     def __post_init__(self) -> None:
         self._answers = [self._write(engine) for engine in range(len(self.actors))]
 
     def _write(self, engine: int) -> Any:
-        return self.actors[engine].write.remote(self.version, [self.asked[number] for number in self.shares[engine]])
+        share = [self.asked[number] for number in self.shares[engine]]
+        return self.actors[engine].write.remote(self.version, share, self.goes_on)
 
     def result(self) -> tuple[list[WrittenTokens], float]:
         found: dict[int, WrittenTokens] = {}

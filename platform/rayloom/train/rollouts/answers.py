@@ -1,6 +1,6 @@
 """Answers that a policy wrote: what engines are asked and give back, what rewards made of it, and their files.
 
-Shapes: T tokens of an answer, P prompts of a step, G answers to each.
+Shapes: T tokens that the model wrote of an answer, P prompts of a step, G answers to each.
 """
 
 from __future__ import annotations
@@ -58,13 +58,16 @@ class Writers(Protocol):
     def load(self, version: int, files: Files) -> None:
         """Gives all engines new weights. They answer by these from now on."""
 
-    def ask(self, asked: Sequence[AskedPrompt]) -> PendingAnswers:
-        """Begins to write answers by the weights that were loaded last."""
+    def ask(self, asked: Sequence[AskedPrompt], goes_on: bool = False) -> PendingAnswers:
+        """Begins to write answers by the weights that were loaded last.
+
+        goes_on: the prompts continue those that were asked before, which engines may still remember.
+        """
 
 
-def seed_of(seed: int, step: int, prompt: int, sample: int) -> int:
-    """The seed of one answer, so that a resumed run samples the same."""
-    return int(np.random.SeedSequence([seed, step, prompt, sample]).generate_state(1)[0])
+def seed_of(seed: int, step: int, prompt: int, sample: int, *turn: int) -> int:
+    """The seed of one answer, so that a resumed run samples the same. `turn`: number of a later turn, from 1."""
+    return int(np.random.SeedSequence([seed, step, prompt, sample, *turn]).generate_state(1)[0])
 
 
 @dataclass
@@ -79,10 +82,18 @@ class PolicyAnswer:
     """Its number among the answers to the prompt."""
     prompt_tokens: list[int]
     tokens: list[int]
+    """All that follows the prompt."""
     log_p: list[float]
-    """(T,) by the engine."""
+    """(T,) by the engine, of the T tokens that the model wrote."""
     is_cut: bool
     text: str = ""
+    """Of the last turn, which rewards judge."""
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    """Where in `tokens` an environment spoke between turns: first place, and the place behind the last."""
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    """Messages between the prompt and the last turn."""
+    num_retokenised: int = 0
+    """Turns whose ids are other ones than those of their text."""
     reward: float | None = None
     """None if a reward could not judge it."""
     parts: dict[str, float | None] = field(default_factory=dict)
@@ -94,6 +105,18 @@ class PolicyAnswer:
     values: Values | None = None
     advantages: Values | None = None
     returns: Values | None = None
+
+    @property
+    def written(self) -> NDArray[np.int64]:
+        """(T,) where in `tokens` those are that the model wrote."""
+        is_written = np.ones(len(self.tokens), np.bool_)
+        for begin, end in self.gaps:
+            is_written[begin:end] = False
+        return np.flatnonzero(is_written)
+
+    @property
+    def num_written(self) -> int:
+        return len(self.log_p)
 
 
 @dataclass(frozen=True)
@@ -147,7 +170,7 @@ class RoundFiles:
     def read(self, number: int) -> Round:
         head, *rows = [json.loads(line) for line in self.file(number).read_text(encoding="utf-8").split("\n") if line]
         for row in rows:
-            row["prompt"] = tuple(row["prompt"])
+            row |= {"prompt": tuple(row["prompt"]), "gaps": [tuple(gap) for gap in row["gaps"]]}
             row |= {name: np.asarray(row[name], np.float64) for name in _COMPUTED if row[name] is not None}
         return Round(head["version"], [PolicyAnswer(**row) for row in rows], head["facts"])
 
@@ -173,4 +196,6 @@ def lines_of(answers: Sequence[PolicyAnswer], group_size: int) -> list[Sequence[
 
 def shown(answer: PolicyAnswer) -> dict[str, Any]:
     """An answer as people read it."""
-    return {"reward": answer.reward, "answer": answer.text, "tokens": len(answer.tokens), "parts": answer.parts}
+    said = [f"{turn['role']}: {turn['content']}" for turn in answer.turns]
+    text = "\n".join([*said, f"assistant: {answer.text}"]) if said else answer.text
+    return {"reward": answer.reward, "answer": text, "tokens": answer.num_written, "parts": answer.parts}

@@ -16,16 +16,8 @@ from rayloom.rewards.opening import OpenReward, weighted
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.prompt_rows import PromptRow
 from rayloom.train.objectives.grpo import teaches
-from rayloom.train.rollouts.answers import (
-    AskedPrompt,
-    PendingAnswers,
-    PolicyAnswer,
-    Round,
-    Writers,
-    WrittenTokens,
-    rewards_of,
-    seed_of,
-)
+from rayloom.train.rollouts.answers import PolicyAnswer, Round, Writers, rewards_of
+from rayloom.train.rollouts.turns import Dialogue, Environment, PendingDialogues
 
 
 @dataclass(frozen=True)
@@ -44,28 +36,32 @@ Replacement = Callable[[StepPrompt, int, int], StepPrompt]
 
 @dataclass(frozen=True)
 class Asker:
-    """What the first worker has besides the model: engines, and rewards that are ready to judge."""
+    """What the first worker has besides the model: engines, rewards that are ready to judge, and an environment."""
 
     spec: TrainSpec
     tokenizer: Path
     writers: Writers
     rewards: Sequence[OpenReward]
+    environment: Environment | None = None
 
-    def begin(self, questions: Sequence[StepPrompt], number: int, attempt: int = 0) -> PendingAnswers:
+    def begin(self, questions: Sequence[StepPrompt], number: int, attempt: int = 0) -> PendingDialogues:
         """Asks for each question's group of answers. `number`: the round's."""
         assert self.spec.policy is not None
-        return self.writers.ask(
+        return self._asked(
             [
-                AskedPrompt(question.row.tokens, seed_of(self.spec.seed + attempt, number, place, sample), place)
+                Dialogue(question.row, place, (self.spec.seed + attempt, number, place, sample))
                 for place, question in enumerate(questions)
                 for sample in range(self.spec.policy.group_size)
             ]
         )
 
+    def _asked(self, dialogues: Sequence[Dialogue]) -> PendingDialogues:
+        return PendingDialogues(dialogues, self.writers, self._decoded, self.environment)
+
     def finish(
         self,
         questions: list[StepPrompt],
-        pending: PendingAnswers,
+        pending: PendingDialogues,
         number: int,
         facts: dict[str, float],
         other: Replacement,
@@ -91,58 +87,57 @@ class Asker:
 
     def likeliest(self, rows: Sequence[PromptRow]) -> list[PolicyAnswer]:
         """The model's likeliest answer to each prompt, judged."""
-        pending = self.writers.ask([AskedPrompt(row.tokens, None, place) for place, row in enumerate(rows)])
+        pending = self._asked([Dialogue(row, place, None) for place, row in enumerate(rows)])
         questions = [StepPrompt(0, (0, place), row) for place, row in enumerate(rows)]
-        written, _ = pending.result()
-        return self._judged(questions, written, 1)
+        return self._judged(questions, pending.result()[0], 1)
 
     def _answers(
-        self, questions: Sequence[StepPrompt], pending: PendingAnswers, facts: dict[str, float]
+        self, questions: Sequence[StepPrompt], pending: PendingDialogues, facts: dict[str, float]
     ) -> list[PolicyAnswer]:
-        written, seconds = pending.result()
-        facts["writing_seconds"] += seconds
+        begun = time.perf_counter()
+        dialogues, seconds = pending.result()
         started = time.perf_counter()
+        facts["writing_seconds"] += seconds
+        if self.environment is not None:
+            facts["environment_seconds"] = facts.get("environment_seconds", 0.0) + max(0.0, started - begun - seconds)
         assert self.spec.policy is not None
-        judged = self._judged(questions, written, self.spec.policy.group_size)
+        judged = self._judged(questions, dialogues, self.spec.policy.group_size)
         facts["judging_seconds"] += time.perf_counter() - started
         return judged
 
-    def _judged(
-        self, questions: Sequence[StepPrompt], written: Sequence[WrittenTokens], size: int
-    ) -> list[PolicyAnswer]:
+    def _judged(self, questions: Sequence[StepPrompt], said: Sequence[Dialogue], size: int) -> list[PolicyAnswer]:
         asked = [(question, sample) for question in questions for sample in range(size)]
-        texts = [self._decoder.decode(one.tokens, skip_special_tokens=True) for one in written]
         judgements = weighted(
-            self.rewards,
-            [
-                WrittenAnswer(question.row.messages, text, question.row.row, one.is_cut)
-                for (question, _), one, text in zip(asked, written, texts, strict=True)
-            ],
+            self.rewards, [WrittenAnswer(one.messages[:-1], one.text, one.row.row, one.is_cut) for one in said]
         )
         answers = []
-        for (question, sample), one, text, judgement in zip(asked, written, texts, judgements, strict=True):
-            answers.append(
-                PolicyAnswer(
-                    question.step, question.place, sample, question.row.tokens, one.tokens, one.log_p, one.is_cut, text
-                )
-            )
-            answers[-1].reward = self._reward(judgement.value, one)
-            answers[-1].parts = {name: verdict.value for name, verdict in judgement.parts.items()}
-            answers[-1].problems = judgement.problems
+        for (question, sample), one, judgement in zip(asked, said, judgements, strict=True):
+            answer = PolicyAnswer(
+                question.step, question.place, sample, question.row.tokens, one.tokens, one.log_p, one.is_cut,
+                one.text, gaps=one.gaps, turns=one.turns, num_retokenised=one.num_retokenised,
+            )  # fmt: skip
+            # A conversation that broke off is not what the rewards were made for.
+            answer.reward = None if one.problem else self._reward(judgement.value, one.is_cut, len(one.log_p))
+            answer.parts = {name: verdict.value for name, verdict in judgement.parts.items()}
+            answer.problems = [*([one.problem] if one.problem else []), *judgement.problems]
+            answers.append(answer)
         return answers
 
-    def _reward(self, value: float | None, written: WrittenTokens) -> float | None:
+    def _reward(self, value: float | None, is_cut: bool, length: int) -> float | None:
         """What an answer is worth after what the policy says of cut and of long ones."""
         policy, rollouts = self.spec.policy, self.spec.rollouts
         assert policy is not None and rollouts is not None
         if value is None:
             return None
-        if written.is_cut and policy.cut_answers == "no_reward":
+        if is_cut and policy.cut_answers == "no_reward":
             value = 0.0
-        begin, end = policy.long_answers_from_tokens, rollouts.max_answer_tokens
-        if begin is None or len(written.tokens) <= begin:
+        begin, end = policy.long_answers_from_tokens, rollouts.most_written_tokens
+        if begin is None or length <= begin:
             return value
-        return value - (len(written.tokens) - begin) / max(1, end - begin)  # Yu et al. 2025, equation 13
+        return value - (length - begin) / max(1, end - begin)  # Yu et al. 2025, equation 13
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self._decoder.decode(tokens, skip_special_tokens=True))
 
     @cached_property
     def _decoder(self) -> Any:

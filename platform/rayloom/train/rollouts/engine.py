@@ -113,7 +113,9 @@ class AnswerEngine:
             shutil.rmtree(folder, ignore_errors=True)
         self._version = version
 
-    def write(self, version: int, asked: Sequence[AskedPrompt]) -> tuple[list[WrittenTokens], float]:
+    def write(
+        self, version: int, asked: Sequence[AskedPrompt], goes_on: bool = False
+    ) -> tuple[list[WrittenTokens], float]:
         """The answers in order, and the seconds for them. Raises OldWeightsError if it has other weights."""
         if version != self._version:
             raise OldWeightsError(f"step {version} is asked, step {self._version} is loaded")
@@ -122,12 +124,13 @@ class AnswerEngine:
         started, rollouts = time.perf_counter(), self._order.spec.rollouts
         assert rollouts is not None
         # Blocks of earlier weights are wrong, and an empty cache makes a resumed run compute in the same pieces.
-        self._engine.reset_prefix_cache()
+        if not goes_on:
+            self._engine.reset_prefix_cache()
         sampling = [
             SamplingParams(
                 temperature=0.0 if one.seed is None else rollouts.temperature,
                 seed=one.seed,
-                max_tokens=rollouts.max_answer_tokens,
+                max_tokens=min(rollouts.max_answer_tokens, self._order.spec.sequence_length_tokens - len(one.tokens)),
                 stop_token_ids=list(self._order.stop_tokens),
                 logprobs=0,
                 detokenize=False,

@@ -24,7 +24,8 @@ def measures_of(found: Round, spec: TrainSpec) -> dict[str, Any]:
     answers, policy = found.answers, spec.policy
     assert policy is not None
     rewards = rewards_of(answers, policy.group_size)
-    lengths = np.asarray([len(answer.tokens) for answer in answers])
+    lengths = np.asarray([answer.num_written for answer in answers])
+    num_turns = np.asarray([1 + sum(turn["role"] == "assistant" for turn in answer.turns) for answer in answers])
     writing = found.facts.get("writing_seconds", 0.0)
     judged = [answer for answer in answers if answer.reward is not None]
     ordered = sorted(judged, key=lambda answer: answer.reward or 0.0)
@@ -37,6 +38,8 @@ def measures_of(found: Round, spec: TrainSpec) -> dict[str, Any]:
         "same_answer_share": max(Counter(answer.text for answer in answers).values()) / len(answers),
         "answer_tokens": float(lengths.mean()),
         "longest_answer_tokens": int(lengths.max()),
+        "turns": float(num_turns.mean()),
+        "retokenised_share": sum(answer.num_retokenised for answer in answers) / int(num_turns.sum()),
         "cut_share": sum(answer.is_cut for answer in answers) / len(answers),
         "unjudged_share": 1 - len(judged) / len(answers),
         "problems": dict(Counter(problem for answer in answers for problem in answer.problems).most_common(5)),

@@ -27,6 +27,7 @@ def prepared_prompts(
     from rayloom.rewards.opening import check_rows
     from rayloom.text.conversations.prompt_rows import prepare_prompts
     from rayloom.text.conversations.render import Renderer
+    from rayloom.train.rollouts.turns import check_continues
 
     renderer = Renderer.of_model(base, template_kwargs=data.chat_template_kwargs)
     room = spec.sequence_length_tokens - rollouts.max_answer_tokens
@@ -34,6 +35,8 @@ def prepared_prompts(
         counts = prepare_prompts(data, files, renderer, room, spec.seed, folder, bar.advance)
     for part in ("train", "heldout"):
         rows = PromptRows(folder / part)
+        if rollouts.environment is not None:
+            check_continues(renderer, rows.row(0))
         check_rows(spec.rewards or (), ((row.origin, row.row) for row in map(rows.row, range(len(rows)))))
     write_durably(folder / counts_name, json.dumps(counts.as_json(), indent=2))
     return folder

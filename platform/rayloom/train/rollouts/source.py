@@ -31,10 +31,11 @@ from rayloom.train.objectives.objective import StoredRows
 from rayloom.train.objectives.policy import Piece, PolicyObjective
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
-from rayloom.train.rollouts.answers import PendingAnswers, PolicyAnswer, Round, RoundFiles, Values
+from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, Values
 from rayloom.train.rollouts.asking import Asker, StepPrompt
 from rayloom.train.rollouts.handover import files_of
 from rayloom.train.rollouts.measures import heldout_measure, hopeless, measures_of, token_measures
+from rayloom.train.rollouts.turns import PendingDialogues
 from rayloom.train.weights.model import from_base
 
 
@@ -58,7 +59,7 @@ class PolicySource:
         self._log, self._files = log, RoundFiles(job.work, job.copy)
         self._reference = None if policy.kl is None else reference_of(job, group.device)
         self._round: tuple[int, Round] | None = None
-        self._ahead: tuple[int, list[StepPrompt], PendingAnswers, dict[str, float]] | None = None
+        self._ahead: tuple[int, list[StepPrompt], PendingDialogues, dict[str, float]] | None = None
         self._loaded = -1
         self._handover_seconds = 0.0
 
@@ -254,7 +255,7 @@ def reference_of(job: TrainJob, device: torch.device) -> nn.Module | None:
 
 
 def _set(views: dict[str, Any], answers: Sequence[PolicyAnswer]) -> None:
-    ends = np.cumsum([len(answer.tokens) for answer in answers])[:-1]
+    ends = np.cumsum([answer.num_written for answer in answers])[:-1]
     for name, values in views.items():
         for answer, own in zip(answers, np.split(values, ends), strict=True):
             setattr(answer, name, own)
