@@ -73,6 +73,23 @@ def test_the_engine_computes_what_the_trainer_computes(whole: tuple[Path, Store,
 
 
 @pytest.mark.full
+def test_a_search_runs_trials_of_a_policy_whose_engines_are_kept(whole: tuple[Path, Store, Artifact]) -> None:
+    folder, store, _ = whole
+    search = {
+        "kind": "tune", "name": "search", "train": "./whole.yaml", "set": ["num_steps=2"],
+        "space": {"policy.clip_above": {"type": "choice", "values": [0.2, 0.28]}},
+        "searcher": {"type": "grid"}, "scheduler": {"type": "none"}, "objectives": [{"metric": "heldout_score"}],
+        "resources": {"max_concurrent_trials": 1},
+    }  # fmt: skip
+    (folder / "search.yaml").write_text(yaml.safe_dump(search))
+    found = run(load_job(folder / "search.yaml"), store)[0]
+    assert found.manifest.content == "adapter"
+    logs = [list(read_log(file)) for file in sorted((found.path / "trials").glob("*.jsonl"))]
+    assert [len(of(events, "step")) for events in logs] == [2, 2]
+    assert max(event["mismatch"] for events in logs for event in of(events, "step")) < 1e-4
+
+
+@pytest.mark.full
 def test_a_lost_engine_and_a_lost_trainer_change_nothing(
     whole: tuple[Path, Store, Artifact], capfd: pytest.CaptureFixture[str]
 ) -> None:

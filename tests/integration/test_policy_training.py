@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,21 @@ from support.models import write_model
 from support.policies import ENVIRONMENT, TURNS, ModelWriters, policy_spec, write_ending_model, write_prompts_file
 from support.training_jobs import ONE
 
+from rayloom.artifacts.store import Artifact
 from rayloom.errors import InterruptedJobError, QualityError
 from rayloom.rewards.opening import opened
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.tune import TuneSpec
 from rayloom.text.conversations.render import Renderer
+from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
 from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.turns import opened_environment
+from rayloom.tune.search import TrialRun
+from rayloom.tune.trials.trial import run_trial
+from rayloom.tune.trials.trial_files import TrialFiles
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,39 @@ def test_a_run_that_was_stopped_has_the_same_answers_rewards_and_losses(
     assert writers.versions == sorted(set(writers.versions))
     saved = load_file(tmp_path / "whole" / "out" / "adapter_model.safetensors")
     assert not [name for name in saved if "value_head" in name]
+
+
+def test_trials_of_a_search_vary_a_policys_values(base: Path, tmp_path: Path) -> None:
+    write_prompts_file(tmp_path / "data")
+    space = {
+        "policy.clip_above": {"type": "choice", "values": [0.2, 0.28]},
+        "rollouts.max_answer_tokens": {"type": "choice", "values": [6, 8]},
+    }
+    policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged"}
+    search = {
+        "kind": "tune", "name": "search", "space": space, "budget": {"num_trials": 2}, "scheduler": {"type": "none"},
+        "objectives": [{"metric": "heldout_score"}],
+        "train": policy_spec(policy, num_steps=2).model_dump(mode="json", by_alias=True, exclude_none=True),
+    }  # fmt: skip
+    parents: Any = {"train.base": Folder(base / "plain"), "train.data.sources.0.dataset": Folder(tmp_path / "data")}
+    files = TrialFiles(TuneSpec.model_validate(search), parents, tmp_path / "work")
+    longest = []
+
+    @contextmanager
+    def asking(job: TrainJob, own: Mapping[str, Artifact]) -> Iterator[Asker]:
+        writers = ModelWriters(job.spec, own["base"].path, [368], tmp_path / "weights")
+        with opened(job.spec.rewards or (), "rewards", own, tmp_path) as rewards:
+            yield Asker(job.spec, job.tokenizer, writers, rewards)
+
+    for number, values in enumerate(({"policy.clip_above": 0.28, "rollouts.max_answer_tokens": 6}, {})):
+        heard: list[dict[str, Any]] = []
+        run_trial(files.task(TrialRun(number, values)), heard.append, asking=asking)
+        assert heard[-1]["message"] == "finished", heard[-1]
+        metrics = heard[-1]["metrics"]
+        assert metrics["heldout_score"] == pytest.approx(1 - metrics["heldout_loss"])
+        events = list(read_log(files.job(number, 0, values).log))
+        longest.append(max(event["longest_answer_tokens"] for event in of(events, "rollout")))
+    assert longest == [6, 8]
 
 
 def test_whole_weights_are_handed_over_and_held_to_a_second_model(base: Path, tmp_path: Path) -> None:

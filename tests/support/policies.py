@@ -42,7 +42,7 @@ def write_ending_model(folder: Path, **changes: Any) -> None:
         # One place of the hidden state is large for every text, and only the end of a turn reads it.
         model.model.embed_tokens.weight[:, 0] = 2.0
         model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[tokenizer.eos_token_id, 0] = 0.75
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 4.0
     model.generation_config.eos_token_id = [tokenizer.eos_token_id]
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

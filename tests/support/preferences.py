@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from rayloom.models.task_models import save_task, task_model
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.tasks import RewardScoring
+from support.models import write_model
+from support.tokenizers import chatml
 
 LENGTH = 128
 GOOD, BAD = "Paris. Good morning!", "nine ten six"
@@ -46,3 +52,16 @@ def spec_of(method: dict[str, Any], **changes: Any) -> TrainSpec:
         "optimizer": {"type": "adamw", "weight_decay": 0},
     }  # fmt: skip
     return TrainSpec.model_validate(values | changes)
+
+
+REWARD = RewardScoring(type="reward")
+
+
+def write_reward_model(folder: Path) -> None:
+    """A reward model with random weights and a head of one number, as training saves it."""
+    write_model(folder / "base")
+    torch.manual_seed(0)
+    model: Any = task_model(folder / "base", REWARD)[0]
+    model.save_pretrained(folder)
+    chatml().save_pretrained(folder)
+    save_task(REWARD, LENGTH, folder)

@@ -119,7 +119,7 @@ def test_the_best_of_several_answers_by_rewards(tmp_path: Path) -> None:
     row = found.rows[0]["row"]
     assert (found.rows[0]["answer"], row["points"]) == ("It is 2, sure", 1.5)
     assert row["rewards"] == {"numeric": 1.0, "contains": 1.0} and row["made_by"]["prompts"] == ["answer"]
-    with pytest.raises(InputError, match="no right, which reward numeric compares"):
+    with pytest.raises(InputError, match="no right, which reward numeric reads"):
         written(spec, [{"prompt": "What is 1 plus 1?"}], tmp_path, lambda _: "2")
 
 

@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 from support.models import made, write_model
+from support.preferences import write_reward_model
 from support.tokenizers import chatml
 from support.training_jobs import write_rows
 
@@ -57,6 +58,8 @@ def test_a_recipe_for_a_fleet_fits_it_and_wastes_nothing(file: Path, tmp_path: P
         if reference.path == "base"
         else made(store, "prompts", "dataset", lambda folder: (folder / "x.jsonl").write_text(prompts))
         if reference.path.startswith("data.sources")
+        else made(store, "judge", "model", write_reward_model)
+        if reference.path.startswith("rewards")
         else made(store, "corpus", "corpus", corpus)
         for reference in references(spec)
     }

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from support.models import made, write_model
-from support.preferences import BAD, GOOD, LENGTH, pairs, spec_of, write
+from support.preferences import BAD, GOOD, LENGTH, pairs, spec_of, write, write_reward_model
 from support.tokenizers import chatml
 from transformers import AutoModelForSequenceClassification
 
@@ -23,7 +23,6 @@ from rayloom.evaluate.checks.check import Case
 from rayloom.evaluate.checks.pairs import PairAccuracy
 from rayloom.models.responders.responder import AnswerScorer, respond_to_each
 from rayloom.models.responders.subject import Subject
-from rayloom.models.task_models import save_task, task_model
 from rayloom.rewards.answer import WrittenAnswer
 from rayloom.rewards.opening import opened, weighted
 from rayloom.score.reward_loss import PairLoss, answers_of, calibration_error, pair_batch
@@ -37,11 +36,9 @@ from rayloom.serve.replicas.predictor_requests import (
 from rayloom.specs.evaluate import PairsCheck
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.specs.training.rewards import Rewards
-from rayloom.specs.training.tasks import RewardScoring
 from rayloom.text.conversations.preference_rows import PreferenceRows, prepare_preferences
 from rayloom.text.conversations.render import Renderer
 
-TASK = RewardScoring(type="reward")
 TEMPLATED = {"type": "preferences", "sources": [{"dataset": "./x"}], "chat_template_kwargs": {"enable_thinking": False}}
 
 
@@ -61,20 +58,10 @@ def with_margins(count: int) -> list[dict[str, Any]]:
     return [row | {"margin": number / 2} for number, row in enumerate(pairs(count))]
 
 
-def reward_model(folder: Path) -> None:
-    """Random weights with a head of one number, as training saves it."""
-    write_model(folder / "base")
-    torch.manual_seed(0)
-    model: Any = task_model(folder / "base", TASK)[0]
-    model.save_pretrained(folder)
-    chatml().save_pretrained(folder)
-    save_task(TASK, LENGTH, folder)
-
-
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     store = Store(str(tmp_path_factory.mktemp("store")))
-    return store, made(store, "judge", "model", reward_model)
+    return store, made(store, "judge", "model", write_reward_model)
 
 
 def test_margins_are_read_where_they_mean_something(tmp_path: Path) -> None:
@@ -181,7 +168,7 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], said: str
 
 def test_held_out_pairs_give_accuracy_with_an_interval_and_calibration(tmp_path: Path) -> None:
     def trained(folder: Path) -> None:
-        reward_model(folder)
+        write_reward_model(folder)
         rows(with_margins(40), tmp_path)
         shutil.copytree(tmp_path / "out/heldout", folder / "heldout")
 
@@ -203,6 +190,6 @@ def test_held_out_pairs_give_accuracy_with_an_interval_and_calibration(tmp_path:
     assert low <= measured.metrics["score"] <= high
     (limit,) = check.limits(case.spec, {"model": measured})
     assert limit.is_met == (measured.metrics["score"] == 1.0)
-    other = made(store, "other", "model", reward_model)
+    other = made(store, "other", "model", write_reward_model)
     with pytest.raises(InputError, match="keeps no held-out pairs"):
         check.ready(Case(case.spec, subject, other, 4))

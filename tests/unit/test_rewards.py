@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rayloom.errors import InputError
 from rayloom.rewards.answer import Verdict, WrittenAnswer
-from rayloom.rewards.opening import Judgement, check_judged, check_rows, opened, problem_counts, weighted
+from rayloom.rewards.opening import Judgement, check_judged, check_rows, fields_of, opened, problem_counts, weighted
 from rayloom.rewards.texts import last_number
 from rayloom.specs.training.rewards import Reward, Rewards
 
@@ -106,8 +106,8 @@ def test_rows_without_a_field_that_a_reward_needs_are_named_before_anything_runs
     rewards = rewards_of({"type": "exact", "field": "answer"}, {"type": "regex", "pattern": "x"})
     rows: list[tuple[str, dict[str, Any]]] = [("x.json row 1", {"answer": 1}), ("x.json row 2", {"answer": None})]
     with pytest.raises(InputError, match=r"1 row .*\n  x.json row 2 \(missing_column\): the row has no answer, which"):
-        check_rows(rewards, rows)
-    check_rows(rewards, rows[:1])
+        check_rows(fields_of(rewards), rows)
+    check_rows(fields_of(rewards), rows[:1])
 
 
 @pytest.mark.parametrize(

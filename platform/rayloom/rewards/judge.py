@@ -45,7 +45,13 @@ class Judge:
         judge.check()
         return judge
 
+    @property
+    def fields(self) -> set[str]:
+        """The fields of rows that the rubric shows."""
+        return set(_FIELD.findall(self.rubric)) - {"prompt", "answer"}
+
     def check(self) -> None:
+        """Raises ResourceError or InputError if the endpoint does not answer, refuses, or has no such model."""
         fix = "Start it, or correct url, model and api_key_variable."
         try:
             known = [model.id for model in self.client.models.list()]

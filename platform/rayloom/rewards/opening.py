@@ -86,10 +86,20 @@ def opened(
         ]
 
 
-def check_opening(rewards: Sequence[Reward], field: str, parents: Mapping[str, Artifact], job_directory: Path) -> None:
-    """Raises what `opened` would raise: a function that does not import and a judge that is down are known early."""
-    with opened(rewards, field, parents, job_directory):
-        pass
+def check_opening(
+    rewards: Sequence[Reward],
+    field: str,
+    parents: Mapping[str, Artifact],
+    job_directory: Path,
+    rows: Iterable[tuple[str, Mapping[str, Any]]] = (),
+) -> None:
+    """Raises what `opened` would raise: a function that does not import and a judge that is down are known early.
+
+    rows: some rows by their origin, which must have the fields that a judge's rubric shows.
+    """
+    with opened(rewards, field, parents, job_directory) as found:
+        shown = {name: reward.name for reward in found for name in getattr(reward.function, "fields", ())}
+        check_rows(shown, rows)
 
 
 def _function(reward: Reward, model: Artifact | None, job_directory: Path, closing: ExitStack) -> RewardFunction:
@@ -161,12 +171,20 @@ def check_judged(judgements: Sequence[Judgement], most_share: float) -> None:
         raise InputError(what, fix="Correct the reward or its rows; the answers are kept in the run's samples.")
 
 
-def check_rows(rewards: Sequence[Reward], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raises InputError with every row, by its origin (`FILE row N`), that lacks a field which a reward needs."""
-    fields = {field: title_of(reward) for reward in rewards if (field := getattr(reward, "field", None)) is not None}
+def fields_of(rewards: Sequence[Reward]) -> dict[str, str]:
+    """The fields of rows that the job says are read, each with the name of a reward that reads it."""
+    return {field: title_of(reward) for reward in rewards if (field := getattr(reward, "field", None)) is not None}
+
+
+def check_rows(fields: Mapping[str, str], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raises InputError with every row, by its origin (`FILE row N`), that lacks one of the `fields` of rewards."""
     problems = RowProblems(())
     for origin, row in rows:
         for field, name in fields.items():
             if row.get(field) is None:
-                problems.add_said(origin, "missing_column", f"the row has no {field}, which reward {name} compares")
+                problems.add_said(origin, "missing_column", lacking(field, name))
     problems.raise_any()
+
+
+def lacking(field: str, reward: str) -> str:
+    return f"the row has no {field}, which reward {reward} reads"

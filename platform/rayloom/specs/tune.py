@@ -199,11 +199,6 @@ class TuneSpec(JobSpec):
         yield from _scheduler_problems(self)
         if self.train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
-        if self.train.policy is not None:
-            yield (
-                ("train", "policy"),
-                "trials have no engines that write answers: compare policies by jobs of their own",
-            )
         yield from _gpu_problems(self)
 
 

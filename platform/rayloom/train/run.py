@@ -6,9 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -44,9 +44,6 @@ from rayloom.train.settings import note, runs_with_other_settings
 from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
-if TYPE_CHECKING:
-    from rayloom.train.rollouts.asking import Asker
-
 POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
 
@@ -80,17 +77,12 @@ def run(spec: TrainSpec, build: Build) -> Outcome:
 @contextmanager
 def _engines(job: TrainJob, build: Build) -> Iterator[list[Any]]:
     """The actors that write a policy's answers; none for other training."""
-    spec = job.spec
-    if spec.policy is None:
+    if job.spec.policy is None:
         yield []
         return
-    from rayloom.text.conversations.render import Renderer
     from rayloom.train.rollouts.actors import start_engines
-    from rayloom.train.rollouts.engine import EngineOrder
 
-    base = build.parents["base"]
-    engines = start_engines(EngineOrder(spec, base, tuple(sorted(Renderer.of_model(base.path).stop_tokens))))
-    say(f"{spec.name}: starting {len(engines)} engines that write answers")
+    engines = start_engines(job.spec, build.parents["base"])
     try:
         yield engines
     finally:
@@ -101,7 +93,7 @@ def _engines(job: TrainJob, build: Build) -> Iterator[list[Any]]:
 def _check_resources(session: Session, spec: TrainSpec) -> None:
     workers = spec.workers
     wanted = workers.fewest * workers.cpus_per_worker
-    gpus = workers.fewest * workers.gpus_per_worker
+    gpus = int(sum(bundle.gpus for bundle in spec.bundles()))
     has_gpus = int(ray.cluster_resources().get("GPU", 0))
     if session.is_embedded and wanted > session.num_cores:
         what = f"{workers.fewest} workers of {workers.cpus_per_worker} CPUs need {wanted}; this machine has "
@@ -109,7 +101,12 @@ def _check_resources(session: Session, spec: TrainSpec) -> None:
         raise ResourceError(what + str(session.num_cores), where=session.address, fix=fix)
     if gpus > has_gpus and session.is_embedded:
         what = f"{gpus} GPUs are asked for; this machine has {has_gpus}"
-        raise ResourceError(what, where=session.address, fix="Set workers.gpus_per_worker: 0, or run on a cluster.")
+        fix = "Set workers.gpus_per_worker (and rollouts.gpus_per_engine) to 0, or run on a cluster."
+        raise ResourceError(what, where=session.address, fix=fix)
+    cpus = int(sum(bundle.cpus for bundle in spec.bundles()))
+    if session.is_embedded and cpus > int(ray.cluster_resources().get("CPU", 0)):
+        what = f"Workers and engines of their own (rollouts.placement) need {cpus} CPUs, more than this machine has"
+        raise ResourceError(what, where=session.address, fix="Lower them, or set rollouts.placement: shared.")
     if wanted > int(ray.cluster_resources().get("CPU", 0)) or gpus > has_gpus:
         say(f"{spec.name}: waiting for {wanted} CPUs and {gpus} GPUs; the cluster has fewer at the moment")
 
@@ -227,27 +224,16 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     post = _Post(config["mailbox"])
     try:
         job = on_this_node(config["job"], config["parents"])
-        with _asker(job, config) if config["engines"] and group.is_first else nullcontext() as asker:
+        with ExitStack() as closing:
+            asker = None
+            if config["engines"] and group.is_first:
+                from rayloom.train.rollouts.actors import asker_of
+
+                opening = asker_of(job, config["parents"], config["engines"], config["directory"])
+                asker = closing.enter_context(opening)
             train(job, group, post.tell, post.is_asked_to_stop, _has_notice, asker)
     finally:
         post.send()
-
-
-@contextmanager
-def _asker(job: TrainJob, config: dict[str, Any]) -> Iterator[Asker]:
-    from rayloom.rewards.opening import opened as opened_rewards
-    from rayloom.train.rollouts.actors import ActorWriters
-    from rayloom.train.rollouts.asking import Asker
-    from rayloom.train.rollouts.turns import opened_environment
-
-    directory, parents = config["directory"], config["parents"]
-    with (
-        opened_rewards(job.spec.rewards or (), "rewards", parents, directory) as rewards,
-        opened_environment(job.spec, parents["base"].path, directory) as environment,
-    ):
-        writers = ActorWriters(config["engines"])
-        writers.wait()
-        yield Asker(job.spec, job.tokenizer, writers, rewards, environment)
 
 
 def _has_notice() -> bool:

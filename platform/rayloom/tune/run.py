@@ -55,7 +55,7 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     if spec.mlflow is not None:
         records = MlflowRuns(spec.mlflow, spec, build.version, search.history, build.job_directory)
     if not search.is_over:
-        _train_all(search, files, concurrent, bundles_of(spec, memory), records)
+        _train_all(search, files, concurrent, bundles_of(spec, memory), records, build.job_directory)
     if search.hindrance is not None:
         raise _hindered(search, build.work)
     search.cut_off()
@@ -70,6 +70,7 @@ def _train_all(
     concurrent: int,
     bundles: list[dict[str, float]],
     records: MlflowRuns | None,
+    job_directory: Path,
 ) -> None:
     """Runs the search until it ends or its budget is used up, and shows its progress."""
     with LiveTable(search.spec, search.history) as live:
@@ -79,7 +80,7 @@ def _train_all(
             if records is not None:
                 records.record()
 
-        run_trials(search, files, concurrent, bundles, follow)
+        run_trials(search, files, concurrent, bundles, follow, job_directory)
         live.show()
 
 
@@ -115,7 +116,7 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
         remote = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=spec.gpus_per_trial / workers.num_workers)(
             _write_whole_result
         )
-        ray.get(remote.remote(job, files.training_parents, winner.step))
+        ray.get(remote.remote(job, files.training_parents, winner.step, build.job_directory))
     if job.copy is not None:
         for name in (job.finished.name, job.log.name):
             job.copy.replace(name)
@@ -142,7 +143,8 @@ def _no_result(history: History, work: Path) -> QualityError:
     return QualityError(f"No trial came to an end that can be used: {said}", where=str(work), fix=fix)
 
 
-def _write_whole_result(job: Any, parents: Mapping[str, Any], step: int) -> None:
+def _write_whole_result(job: Any, parents: Mapping[str, Any], step: int, job_directory: Path) -> None:
     from rayloom.tune.trials.trial import whole_result
+    from rayloom.tune.trials.trial_workers import asking_of
 
-    whole_result(job, parents, step)
+    whole_result(job, parents, step, asking_of(job.spec, parents, job_directory))

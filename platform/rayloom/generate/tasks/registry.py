@@ -19,7 +19,7 @@ from rayloom.generate.tasks.rewritten import Evolve, Paraphrase
 from rayloom.generate.tasks.self_instruct import SelfInstruct
 from rayloom.generate.tasks.task import Maker, Task
 from rayloom.reading.files import RowFile
-from rayloom.rewards.opening import OpenReward, check_rows
+from rayloom.rewards.opening import OpenReward, check_rows, fields_of
 from rayloom.specs.generate import GenerateSpec
 from rayloom.specs.generation.tasks import BestOfTask, ConsistencyTask, SelfInstructTask
 
@@ -51,6 +51,6 @@ def opened(
         return Consistency(maker, rows, spec.task, agreement_by(spec.task, embedder.path if embedder else None))
     if isinstance(spec.task, BestOfTask):
         checked = given_rows(spec.task.data, files) if spec.rewards else ()
-        check_rows(spec.rewards, ((row.origin, row.values) for row in checked if row.problem is None))
+        check_rows(fields_of(spec.rewards), ((row.origin, row.values) for row in checked if row.problem is None))
         return BestOf(maker, rows, spec.task, rewards)
     return TASKS[spec.task.type](maker, rows, spec.task)

@@ -23,7 +23,8 @@ _TRAINING_METRICS = (
 )
 _OF_JUDGED_ROWS = ("heldout_accuracy", "heldout_score")
 """Accuracy on held-out labels, and the score that an evaluation of the task would give; for preferences, the share of
-pairs in which the model prefers the chosen answer."""
+pairs in which the model prefers the chosen answer; for a policy the score is the mean reward of the likeliest answers
+to held-out prompts, and the loss 1 less that."""
 RESULT_METRICS = ("trainable_parameters",)
 """Metrics that are known only of finished trials, as are those of checks."""
 _LARGER_IS_BETTER = ("tokens_per_second", "accuracy", "score", "_f1", ".exact_match", ".share", ".count")
@@ -37,6 +38,8 @@ def is_better_large(metric: str) -> bool:
 
 def training_metrics(train: TrainSpec) -> tuple[str, ...]:
     """The metrics that training reports at each measurement."""
+    if train.policy is not None:
+        return (*_TRAINING_METRICS, _OF_JUDGED_ROWS[1])
     counts_hits = train.task is not None or train.preference is not None
     return (*_TRAINING_METRICS, *_OF_JUDGED_ROWS) if counts_hits else _TRAINING_METRICS
 

@@ -257,6 +257,10 @@ def check_policy(job: TrainSpec) -> None:
             "rollouts.max_answer_tokens leaves no room for a prompt in sequence_length_tokens",
         ),
         (
+            (policy.long_answers_from_tokens or 0) >= rollouts.most_written_tokens,
+            "policy.long_answers_from_tokens is not below the longest answer: no answer would lose reward by it",
+        ),
+        (
             job.global_batch_sequences % policy.group_size > 0,
             f"a step has {job.global_batch_sequences} answers (global_batch_tokens / sequence_length_tokens), which "
             f"policy.group_size {policy.group_size} does not divide",

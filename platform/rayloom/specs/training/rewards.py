@@ -268,6 +268,8 @@ def title_of(reward: Reward) -> str:
 
 def _check_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
     refuse_repeated(map(title_of, rewards), "rewards")
+    if rewards and not any(reward.weight for reward in rewards):
+        raise ValueError("every weight is 0: all answers would be worth the same")
     return rewards
 
 

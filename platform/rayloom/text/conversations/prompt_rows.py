@@ -110,15 +110,21 @@ def prepare_prompts(
     seed: int,
     out: Path,
     advance: Callable[[int], None] = lambda _: None,
+    check: Callable[[PromptRow], None] = lambda _: None,
 ) -> PromptCounts:
-    """Writes prompts to `out/train` and `out/heldout`. Raises InputError with every unusable row by number."""
+    """Writes prompts to `out/train` and `out/heldout`. Raises InputError with every unusable row by number.
+
+    check: raises ConversationError for a prompt that cannot be used.
+    """
     counts, problems, rows = PromptCounts(), RowProblems(data.leave_out), list[PromptRow]()
     for number, source in enumerate(data.sources):
         found = []
         for origin, values in table_rows(files[f"data.sources.{number}.dataset"], source):
             advance(1)
             try:
-                found.append(prompt_row(values, data, origin, renderer, source.ignore_keys))
+                row = prompt_row(values, data, origin, renderer, source.ignore_keys)
+                check(row)
+                found.append(row)
             except ConversationError as error:
                 problems.add(origin, error)
         counts.rows_read[f"{number} {source.location}"] = len(found)

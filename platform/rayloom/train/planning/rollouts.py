@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.text import Text
 
+from rayloom.artifacts.store import Artifact
+from rayloom.models.responders.subject import Subject
+from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import NoAdapter
 from rayloom.specs.training.hardware import fleet_of
-from rayloom.specs.training.rewards import title_of
+from rayloom.specs.training.rewards import ModelReward, title_of
 from rayloom.text.conversations.prompt_rows import PromptRows
 from rayloom.train.job import TrainJob
+from rayloom.train.planning.findings import amount
 from rayloom.train.planning.fleet import duration
 from rayloom.train.precision import computing_precision
+from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize
 
 ENGINE_PROCESS_BYTES = 1_600_000_000
@@ -23,8 +30,8 @@ FEW_PROMPTS = 100
 SHOWN_CHARACTERS = 400
 
 
-def add_rollouts(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
-    """Adds answers, memory and time of a policy's engines, the first prompt, problems and warnings."""
+def add_rollouts(sheet: PlanSheet, job: TrainJob, size: ModelSize, parents: Mapping[str, Artifact]) -> None:
+    """Adds answers, memory and time of a policy's engines, reward models, the first prompt, problems and warnings."""
     spec = job.spec
     policy, rollouts = spec.policy, spec.rollouts
     if policy is None or rollouts is None:
@@ -37,6 +44,11 @@ def add_rollouts(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
     rewards = spec.rewards or ()
     sheet.add("rewards", ", ".join(f"{reward.weight:g} × {title_of(reward)}" for reward in rewards))
     sheet.add("engines", _engines(spec, size))
+    held = reward_model_bytes(spec, parents)
+    if held:
+        models = ", ".join(f"{name} {amount(size)}" for name, size in held.items())
+        sheet.add("reward models", f"{models}, beside the first worker's training")
+        _check_held(sheet, spec, memory_per_device(spec, size).total, sum(held.values()))
     reference = "none" if policy.kl is None else "a second model, frozen"
     if policy.kl is not None and not isinstance(spec.adapter, NoAdapter):
         reference = "the model without its adapter, which takes no memory"
@@ -65,9 +77,33 @@ def _engines(spec: TrainSpec, size: ModelSize) -> str:
     )
 
 
+def reward_model_bytes(spec: TrainSpec, parents: Mapping[str, Artifact]) -> dict[str, int]:
+    """Memory of the weights of each reward model, by the reward's name; the first worker holds them."""
+    found = {}
+    for number, reward in enumerate(spec.rewards or ()):
+        artifact = parents.get(f"rewards.{number}.model")
+        if isinstance(reward, ModelReward) and artifact is not None:
+            subject = Subject.of("model", artifact, artifact.store)
+            folders = [subject.base, *([subject.adapter] if subject.adapter is not None else [])]
+            values = sum(one.num_values for folder in folders for one in stored_tensors(folder).values())
+            found[title_of(reward)] = values * unit_bytes(spec)
+    return found
+
+
+def _check_held(sheet: PlanSheet, spec: TrainSpec, training: int, held: int) -> None:
+    if spec.hardware is None or not spec.workers.gpus_per_worker:
+        return
+    room = fleet_of(spec.hardware).device.memory_bytes
+    if training + held > room:
+        sheet.problems.append(
+            f"the first worker's device has {amount(room)}, and training ({amount(training)}) with the reward models "
+            f"({amount(held)}) takes more: lower micro_batch_sequences, or take a smaller reward model or a judge"
+        )
+
+
 def kv_bytes_per_token(spec: TrainSpec, size: ModelSize) -> int:
     """Bytes of the keys and values of one token."""
-    return 2 * size.num_layers * size.num_key_value_heads * size.head_size * _unit(spec)
+    return 2 * size.num_layers * size.num_key_value_heads * size.head_size * unit_bytes(spec)
 
 
 def cache_tokens(spec: TrainSpec, size: ModelSize) -> int:
@@ -77,7 +113,7 @@ def cache_tokens(spec: TrainSpec, size: ModelSize) -> int:
     room = rollouts.kv_cache_bytes
     if rollouts.gpus_per_engine and spec.hardware is not None:
         memory = fleet_of(spec.hardware).device.memory_bytes * rollouts.gpus_per_engine
-        room = max(0, int(memory * rollouts.gpu_memory_share) - size.parameters * _unit(spec))
+        room = max(0, int(memory * rollouts.gpu_memory_share) - size.parameters * unit_bytes(spec))
     return room // kv_bytes_per_token(spec, size)
 
 
@@ -86,10 +122,10 @@ def engine_bytes(spec: TrainSpec, size: ModelSize) -> int:
     rollouts = spec.rollouts
     assert rollouts is not None
     cache = cache_tokens(spec, size) * kv_bytes_per_token(spec, size)
-    return size.parameters * _unit(spec) + cache + (0 if rollouts.gpus_per_engine else ENGINE_PROCESS_BYTES)
+    return size.parameters * unit_bytes(spec) + cache + (0 if rollouts.gpus_per_engine else ENGINE_PROCESS_BYTES)
 
 
-def _unit(spec: TrainSpec) -> int:
+def unit_bytes(spec: TrainSpec) -> int:
     on_gpu = spec.rollouts is not None and spec.rollouts.gpus_per_engine > 0
     return 4 if computing_precision(spec, on_gpu) == "fp32" else 2
 

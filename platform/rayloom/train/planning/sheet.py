@@ -73,7 +73,7 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
         _add_data(sheet, job, data)
         add_fleet(sheet, spec, size, job.num_sequences * spec.sequence_length_tokens)
         add_rows(sheet, job, counts)
-        add_rollouts(sheet, job, size)
+        add_rollouts(sheet, job, size, parents)
         add_method(sheet, spec, size, counts)
         if spec.architecture is not None:  # a base's shape cannot be changed
             _warn_about_shape(sheet, size)

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from rayloom.artifacts.store import Artifact
 from rayloom.errors import ResourceError
 from rayloom.observe.progress import say
+from rayloom.specs.train import TrainSpec
+from rayloom.train.job import TrainJob
 from rayloom.train.rollouts.answers import AskedPrompt, Files, WrittenTokens
 from rayloom.train.rollouts.engine import AnswerEngine, EngineOrder, OldWeightsError
+
+if TYPE_CHECKING:
+    from rayloom.train.rollouts.asking import Asker
 
 MAX_RESTARTS = 3
 """How often an engine is started anew after its process died."""
 
 
-def start_engines(order: EngineOrder) -> list[Any]:
-    """One actor for each engine, which load the model while the caller goes on."""
-    rollouts = order.spec.rollouts
-    assert rollouts is not None
+def start_engines(spec: TrainSpec, base: Artifact) -> list[Any]:
+    """One actor for each engine of a policy, which load the model while the caller goes on; none for other training."""
+    rollouts = spec.rollouts
+    if rollouts is None:
+        return []
+    from rayloom.text.conversations.render import Renderer
+
+    order = EngineOrder(spec, base, tuple(sorted(Renderer.of_model(base.path).stop_tokens)))
+    say(f"{spec.name}: starting {rollouts.num_engines} engines that write answers")
     is_own = rollouts.placement == "own"
     actor = ray.remote(
         # Where the trainer waits while engines write, its CPUs are theirs.
@@ -33,6 +46,24 @@ def start_engines(order: EngineOrder) -> list[Any]:
         runtime_env={"env_vars": order.environment()},
     )(AnswerEngine)
     return [actor.remote(order) for _ in range(rollouts.num_engines)]
+
+
+@contextmanager
+def asker_of(
+    job: TrainJob, parents: Mapping[str, Artifact], engines: Sequence[Any], job_directory: Path
+) -> Iterator[Asker]:
+    """What the first worker needs for a policy's answers; the processes of rewards end with the block."""
+    from rayloom.rewards.opening import opened
+    from rayloom.train.rollouts.asking import Asker
+    from rayloom.train.rollouts.turns import opened_environment
+
+    with (
+        opened(job.spec.rewards or (), "rewards", parents, job_directory) as rewards,
+        opened_environment(job.spec, parents["base"].path, job_directory) as environment,
+    ):
+        writers = ActorWriters(engines)
+        writers.wait()
+        yield Asker(job.spec, job.tokenizer, writers, rewards, environment)
 
 
 class ActorWriters:

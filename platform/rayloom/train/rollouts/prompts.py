@@ -11,7 +11,7 @@ from rayloom.observe.progress import progress
 from rayloom.reading.files import RowFile
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.policies import PromptData
-from rayloom.text.conversations.prompt_rows import PromptRows
+from rayloom.text.conversations.prompt_rows import PromptRow, PromptRows
 
 
 def prepared_prompts(
@@ -24,19 +24,24 @@ def prepared_prompts(
     data, rollouts = spec.data, spec.rollouts
     if (folder / counts_name).exists() or not isinstance(data, PromptData) or rollouts is None:
         return folder
-    from rayloom.rewards.opening import check_rows
+    from rayloom.rewards.opening import fields_of, lacking
+    from rayloom.text.conversations.messages import ConversationError
     from rayloom.text.conversations.prompt_rows import prepare_prompts
     from rayloom.text.conversations.render import Renderer
     from rayloom.train.rollouts.turns import check_continues
 
     renderer = Renderer.of_model(base, template_kwargs=data.chat_template_kwargs)
     room = spec.sequence_length_tokens - rollouts.max_answer_tokens
+    fields = fields_of(spec.rewards or ())
+
+    def check(prompt: PromptRow) -> None:
+        for field, name in fields.items():
+            if prompt.row.get(field) is None:
+                raise ConversationError("missing_column", lacking(field, name))
+
     with progress("rendering prompts", unit="rows") as bar:
-        counts = prepare_prompts(data, files, renderer, room, spec.seed, folder, bar.advance)
-    for part in ("train", "heldout"):
-        rows = PromptRows(folder / part)
-        if rollouts.environment is not None:
-            check_continues(renderer, rows.row(0))
-        check_rows(spec.rewards or (), ((row.origin, row.row) for row in map(rows.row, range(len(rows)))))
+        counts = prepare_prompts(data, files, renderer, room, spec.seed, folder, bar.advance, check)
+    if rollouts.environment is not None:
+        check_continues(renderer, PromptRows(folder / "train").row(0))
     write_durably(folder / counts_name, json.dumps(counts.as_json(), indent=2))
     return folder

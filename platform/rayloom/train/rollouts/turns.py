@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.reading.files import table_rows
 from rayloom.rewards.answer import CannotJudgeError
 from rayloom.rewards.function_process import FunctionProcess
 from rayloom.rewards.opening import check_opening
@@ -22,6 +24,7 @@ from rayloom.specs.training.policies import PromptData
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.prompt_rows import PromptRow
 from rayloom.text.conversations.render import Conversation, Renderer
+from rayloom.train.job_rows import source_files
 from rayloom.train.rollouts.answers import AskedPrompt, Writers, WrittenTokens, seed_of
 
 Message = dict[str, Any]
@@ -204,8 +207,12 @@ def opened_environment(spec: TrainSpec, base: Path, job_directory: Path) -> Iter
 
 def check_functions(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> None:
     """Raises InputError or ResourceError if one of a policy's rewards, or its environment, cannot work at all."""
-    if spec.rewards is not None:
-        check_opening(spec.rewards, "rewards", parents, job_directory)
+    if spec.rewards is not None and isinstance(spec.data, PromptData):
+        firsts = []
+        for number, files in enumerate(source_files(spec.data.sources, parents).values()):
+            first = islice(table_rows(files, spec.data.sources[number]), 1)
+            firsts += [(origin, row) for origin, row in first if isinstance(row, Mapping)]
+        check_opening(spec.rewards, "rewards", parents, job_directory, firsts)
     if spec.rollouts is not None and spec.rollouts.environment is not None:
         with FunctionProcess.of(spec.rollouts.environment, job_directory, "json"):
             pass

@@ -8,6 +8,7 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import ResourceError
 from rayloom.specs.tune import TuneSpec
 from rayloom.text.packed.shards import TokenShards
+from rayloom.train.planning.rollouts import engine_bytes
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_base, with_teachers_size
 from rayloom.train.weights.teacher import teacher_of
@@ -18,13 +19,18 @@ _NAMES = {"CPU": "CPUs", "GPU": "GPUs", "memory": "bytes of memory"}
 
 
 def bundles_of(spec: TuneSpec, memory_bytes_per_worker: int | None = None) -> list[dict[str, float]]:
-    """The resources of one trial: a bundle for each worker; a bundle must fit on one node."""
+    """The resources of one trial: a bundle for each worker, then for each engine; a bundle must fit on one node."""
     workers = spec.train.workers
     gpus = spec.gpus_per_trial / workers.num_workers
     asked = spec.resources.memory_bytes_per_trial
     memory = asked / workers.num_workers if asked is not None else memory_bytes_per_worker
     bundle = {"CPU": float(workers.cpus_per_worker), "GPU": gpus, "memory": float(memory or 0)}
-    return [{name: amount for name, amount in bundle.items() if amount > 0}] * workers.num_workers
+    rollouts = spec.train.rollouts
+    engines = (
+        [] if rollouts is None else [{"CPU": float(one.cpus), "GPU": float(one.gpus)} for one in rollouts.bundles()]
+    )
+    of_workers = [bundle] * workers.num_workers
+    return [{name: amount for name, amount in one.items() if amount > 0} for one in (*of_workers, *engines)]
 
 
 def num_that_fit(nodes: Sequence[Amounts], bundles: Sequence[Amounts], at_most: int = 1_000_000) -> int:
@@ -99,14 +105,20 @@ PROCESS_BYTES = 900_000_000
 
 
 def memory_bytes_per_worker(spec: TuneSpec, parents: Mapping[str, Artifact]) -> int | None:
-    """Main memory of one worker of a trial; None if a GPU holds the model or the base's sizes are not known.
+    """Main memory of one worker of a trial, with its share of engines.
+
+    None if a GPU holds the model or the base's sizes are not known.
 
     Computed for the training job as written: a searched rank or length changes it little.
     """
     if spec.train.workers.gpus_per_worker:
         return None
     size = _size(spec, parents)
-    return None if size is None else PROCESS_BYTES + memory_per_device(spec.train, size).total
+    if size is None:
+        return None
+    rollouts = spec.train.rollouts
+    engines = 0 if rollouts is None else rollouts.num_engines * engine_bytes(spec.train, size)
+    return PROCESS_BYTES + memory_per_device(spec.train, size).total + engines // spec.train.workers.num_workers
 
 
 def gpu_memory_problems(spec: TuneSpec, parents: Mapping[str, Artifact], gpu_bytes: int | None) -> list[str]:

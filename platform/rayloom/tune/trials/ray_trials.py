@@ -43,8 +43,12 @@ def run_trials(
     concurrent: int,
     bundles: list[dict[str, float]],
     on_turn: Callable[[], None],
+    job_directory: Path,
 ) -> None:
-    """Runs the search until it ends or its budget is used up. `on_turn`: called after every turn of Ray Tune's loop."""
+    """Runs the search until it ends or its budget is used up. `on_turn`: called after every turn of Ray Tune's loop.
+
+    job_directory: where functions of rewards are.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     # On this process' node: if that is lost, so is the search's own process.
@@ -54,7 +58,8 @@ def run_trials(
         tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
             search_alg=ConcurrencyLimiter(
-                _SearchSuggestions(search, files, concurrent, PauseSignal(pause)), max_concurrent=concurrent
+                _SearchSuggestions(search, files, concurrent, PauseSignal(pause), job_directory),
+                max_concurrent=concurrent,
             ),
             scheduler=_SearchScheduler(search),
             num_samples=-1,
@@ -115,18 +120,22 @@ def _trial_in_process(config: dict[str, Any]) -> None:
     # A process is reused after the previous trial's thread has ended, which can take a while on a busy machine.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
     from rayloom.tune.trials.trial import run_trial
-    from rayloom.tune.trials.trial_workers import trial_workers_of
+    from rayloom.tune.trials.trial_workers import asking_of, trial_workers_of
 
     task = config["task"]
     workers = task.job.spec.workers
-    run_trial(task, tune.report, trial_workers_of(workers) if workers.num_workers > 1 else None)
+    others = trial_workers_of(workers) if workers.num_workers > 1 else None
+    run_trial(task, tune.report, others, asking_of(task.job.spec, task.parents, config["directory"]))
 
 
 class _SearchSuggestions(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the next run of the search, if there is one."""
 
-    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int, pause: PauseSignal) -> None:
+    def __init__(
+        self, search: Search, files: TrialFiles, num_concurrent: int, pause: PauseSignal, job_directory: Path
+    ) -> None:
         super().__init__(metric=None, mode=None)
+        self._directory = job_directory
         self._pause = pause
         self._search, self._files, self._num_concurrent = search, files, num_concurrent
         self._in_flight: set[str] = set()
@@ -149,7 +158,8 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
             self._search.failed(run.trial, str(error))
             return None
         self._in_flight.add(trial_id)
-        return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": task}
+        known = {"trial": run.trial, "segment": run.segment, "values": run.values}
+        return {**known, "task": task, "directory": self._directory}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         self._in_flight.discard(trial_id)

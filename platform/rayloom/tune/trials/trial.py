@@ -7,6 +7,7 @@ import gc
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,6 +29,7 @@ from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import on_this_node
 from rayloom.train.process_group import current_group
+from rayloom.train.rollouts.asking import Asker
 from rayloom.tune.trials.handover import begin_with, remove
 
 SECONDS_TO_FAIL_TOGETHER = 10.0
@@ -48,6 +50,10 @@ class OtherWorkers(Protocol):
 
     def end(self, within_seconds: float | None = None) -> list[BaseException]:
         """Waits for the others and returns their errors. Those still running after `within_seconds` are killed."""
+
+
+Asking = Callable[[TrainJob, Mapping[str, Artifact]], AbstractContextManager[Asker]]
+"""What the first worker of a policy's trial needs for its answers, from the job and its parents."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class TrialTask:
         return f"trial {self.trial}"
 
 
-def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = None) -> None:
+def run_trial(
+    task: TrialTask, report: Report, others: OtherWorkers | None = None, asking: Asking | None = None
+) -> None:
     """Trains until the end or a pause. Errors are reported, so that this process can run further trials.
 
     Raises only if a trial of several workers failed, because they cannot be used again.
@@ -89,7 +97,8 @@ def run_trial(task: TrialTask, report: Report, others: OtherWorkers | None = Non
             begin_with(task.source, job)
         if others is not None:
             others.begin(task.job, task.parents)
-        train(job, current_group(_device(job)), watch.tell, watch.should_pause)
+        with nullcontext() if asking is None else asking(job, task.parents) as asker:
+            train(job, current_group(_device(job)), watch.tell, watch.should_pause, asker=asker)
         _end(others)
     except InterruptedJobError:
         _end(others)
@@ -240,12 +249,13 @@ def _checked(task: TrialTask) -> dict[str, float]:
     return found
 
 
-def whole_result(job: TrainJob, parents: Mapping[str, Artifact], step: int) -> None:
+def whole_result(job: TrainJob, parents: Mapping[str, Artifact], step: int, asking: Asking | None = None) -> None:
     """Writes the model of a trial that was cut off at `step`, from its checkpoint there, to `job.out`."""
     job = on_this_node(job, parents)
     torch.set_num_threads(job.spec.workers.cpus_per_worker)
-    ended = replace(job, num_rows=step * job.spec.global_batch_sequences)
-    train(ended, current_group(_device(job)), lambda _: None)
+    ended = replace(job, num_rows=step * job.spec.rows_per_step)
+    with nullcontext() if asking is None else asking(job, parents) as asker:
+        train(ended, current_group(_device(job)), lambda _: None, asker=asker)
 
 
 def num_parameters(folder: Path) -> int:

@@ -32,7 +32,7 @@ from rayloom.tune.search import TrialRun
 from rayloom.tune.strategies.history import Trial
 from rayloom.tune.trials.trial import TrialTask
 
-SHAPES_ROWS = ("base", "data", "replay", "objective", "task", "sequence_length_tokens", "seed")
+SHAPES_ROWS = ("base", "data", "replay", "objective", "task", "sequence_length_tokens", "seed", "rollouts", "rewards")
 """Fields of a training job on which its rows depend."""
 RAY_RECORDS = ("params.json", "result.json", "progress.csv", "error.txt", "events.out.tfevents.*")
 """The files of Ray Tune that are kept of a trial, for its own tools and TensorBoard; pickles are not kept."""

@@ -1,5 +1,7 @@
 """Workers of a trial with several: its own process is the first, the others are actors on its remaining bundles.
 
+So are the engines that write a policy's answers.
+
 They are reused by the next trial of the process, with modules loaded and the process group joined.
 """
 
@@ -10,7 +12,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import get_current_placement_group
@@ -18,8 +22,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.ports import free_port
+from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Workers
 from rayloom.train.job import TrainJob
+
+if TYPE_CHECKING:
+    from rayloom.train.rollouts.asking import Asker
+    from rayloom.tune.trials.trial import Asking
 
 GRACE_SECONDS = 20.0
 """How long this process has to notice a lost worker by itself, before it is killed."""
@@ -29,6 +38,30 @@ GRACE_SECONDS = 20.0
 def trial_workers_of(workers: Workers) -> TrialWorkers:
     """The other workers of this process' trials, started once; they live as long as the process."""
     return TrialWorkers(workers)
+
+
+_engines: dict[str, list[Any]] = {}
+"""The engines of this process' trials, by what they were started for; they end with the process."""
+
+
+def asking_of(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> Asking | None:
+    """How the first worker of a trial gets answers: by engines, which the next trial uses too if it needs the same."""
+    if spec.rollouts is None:
+        return None
+    from rayloom.train.rollouts.actors import asker_of, start_engines
+
+    wanted = f"{spec.rollouts!r} {spec.adapter!r} {spec.precision} {spec.sequence_length_tokens} {spec.seed}"
+    if wanted not in _engines:
+        for engine in (one for engines in _engines.values() for one in engines):
+            ray.kill(engine)
+        _engines.clear()
+        _engines[wanted] = start_engines(spec, parents["base"])
+    engines = _engines[wanted]
+
+    def asking(job: TrainJob, own: Mapping[str, Artifact]) -> AbstractContextManager[Asker]:
+        return asker_of(job, own, engines, job_directory)
+
+    return asking
 
 
 class TrialWorkers:
