@@ -153,6 +153,15 @@ def test_whole_weights_are_handed_over_and_held_to_a_second_model(base: Path, tm
     assert max(first["mismatch"], second["mismatch"]) < 1e-5
 
 
+def test_engines_on_the_trainers_gpus_sleep_while_it_trains(base: Path, tmp_path: Path) -> None:
+    shared = {"rollouts": {"max_answer_tokens": 8, "gpus_per_engine": 1}, "workers": {"gpus_per_worker": 1}}
+    spec = policy_spec({"type": "grpo", "group_size": 4, "cut_answers": "judged"}, num_steps=2, **shared)
+    _, writers = run(spec, base, tmp_path)
+    assert writers.is_asleep
+    assert writers.num_sleeps == 4  # after two rounds, and two measurements
+    assert writers.versions == [0, 1, 2]
+
+
 def test_an_engine_that_computes_otherwise_stops_the_training(base: Path, tmp_path: Path) -> None:
     spec = policy_spec({"type": "grpo", "group_size": 4, "cut_answers": "judged", "max_mismatch": 1e-9})
     with pytest.raises(QualityError, match=r"Engine and trainer disagree: the mean of .* over policy.max_mismatch"):

@@ -90,6 +90,14 @@ class ModelWriters:
         self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
         self.versions: list[int] = []
         self.num_asked = 0
+        self.is_asleep, self.num_sleeps = False, 0
+
+    def sleep(self) -> None:
+        assert not self.is_asleep
+        self.is_asleep, self.num_sleeps = True, self.num_sleeps + 1
+
+    def wake(self) -> None:
+        self.is_asleep = False
 
     def load(self, version: int, files: Files) -> None:
         from peft import PeftModel
@@ -106,6 +114,7 @@ class ModelWriters:
         self.versions.append(version)
 
     def ask(self, asked: Sequence[AskedPrompt], goes_on: bool = False) -> _Done:
+        assert not self.is_asleep
         self.num_asked += len(asked)
         return _Done([self._written(one) for one in asked])
 

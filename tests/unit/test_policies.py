@@ -345,6 +345,11 @@ def test_a_round_that_teaches_nothing_ends_the_training(answers: list[PolicyAnsw
         ({"type": "grpo", "group_size": 4}, {"adapter": {"type": "ia3"}}, "cannot take new weights of adapter ia3"),
         ({"type": "grpo", "group_size": 4}, {"rollouts": {"max_answer_tokens": 48}}, "leaves no room for a prompt"),
         ({"type": "grpo", "group_size": 4, "staleness_steps": 1}, {}, "needs policy.importance_limit"),
+        (
+            {"type": "grpo", "group_size": 4},
+            {"rollouts": {"max_answer_tokens": 8, "gpus_per_engine": 1}},
+            "engines on the trainer's GPUs are one on each",
+        ),
         ({"type": "grpo", "group_size": 4, "long_answers_from_tokens": 8}, {}, "is not below the longest answer"),
         (
             {"type": "grpo", "group_size": 4},

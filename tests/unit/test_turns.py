@@ -141,6 +141,11 @@ class Script:
     def load(self, version: int, files: Files) -> None:
         raise AssertionError((version, files))
 
+    def sleep(self) -> None:
+        raise AssertionError
+
+    wake = sleep
+
     def ask(self, asked: Sequence[AskedPrompt], goes_on: bool = False) -> Script:
         self.asked.append((list(asked), goes_on))
         return self

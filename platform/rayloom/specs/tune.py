@@ -199,6 +199,9 @@ class TuneSpec(JobSpec):
         yield from _scheduler_problems(self)
         if self.train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
+        if self.train.rollouts is not None and self.train.rollouts.sleeps:
+            said = "a trial's engines cannot sleep on its trainer's GPUs: set placement: own"
+            yield ("train", "rollouts", "placement"), said
         yield from _gpu_problems(self)
 
 

@@ -80,14 +80,26 @@ def _engines(job: TrainJob, build: Build) -> Iterator[list[Any]]:
     if job.spec.policy is None:
         yield []
         return
-    from rayloom.train.rollouts.actors import start_engines
+    from rayloom.train.rollouts.actors import ActorWriters, start_engines
 
     engines = start_engines(job.spec, build.parents["base"])
     try:
+        if job.spec.rollouts is not None and job.spec.rollouts.sleeps:
+            ActorWriters(engines).wait()
+            ActorWriters(engines).sleep()  # before workers come onto their GPUs
         yield engines
     finally:
         for engine in engines:
             ray.kill(engine)
+
+
+def _share_of_engine(spec: TrainSpec) -> float:
+    """Of a worker's GPU, what an engine that sleeps there holds for Ray."""
+    if spec.rollouts is None or not spec.rollouts.sleeps:
+        return 0.0
+    from rayloom.train.rollouts.actors import SLEEPING_GPU_SHARE
+
+    return SLEEPING_GPU_SHARE
 
 
 def _check_resources(session: Session, spec: TrainSpec) -> None:
@@ -182,7 +194,9 @@ class _Fit(threading.Thread):
         """Wait for this instead of `join`, which after Ctrl-C regards the thread as ended (CPython 3.11)."""
         workers = job.spec.workers
         most = most_workers(workers, session)
-        resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1} if workers.gpus_per_worker else {})
+        resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
+        if workers.gpus_per_worker:
+            resources["GPU"] = 1.0 - _share_of_engine(job.spec)
         self._trainer = TorchTrainer(
             _train_in_worker,
             train_loop_config={

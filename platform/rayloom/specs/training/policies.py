@@ -160,7 +160,8 @@ class Rollouts(Spec):
     num_engines: Annotated[int, Field(ge=1)] = 1
     """Engines that write side by side, each with a copy of the model."""
     placement: Literal["shared", "own"] = "shared"
-    """shared: on the trainer's CPUs, which wait meanwhile. own: on CPUs or GPUs of their own."""
+    """shared: on the trainer's CPUs, which wait meanwhile, or on its GPUs, where engines sleep while it trains: their
+    weights are then in main memory. own: on CPUs or GPUs of their own."""
     cpus_per_engine: Annotated[int, Field(ge=1)] = 1
     """CPUs that each engine computes with."""
     gpus_per_engine: Annotated[int, Field(ge=0)] = 0
@@ -177,7 +178,7 @@ class Rollouts(Spec):
     kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 29
     """For the answers at work, of each engine on a CPU. On a GPU it takes what gpu_memory_share leaves."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """Part of a GPU's memory for weights and cache of an engine."""
+    """Part of a GPU's memory for weights and cache of an engine. On the trainer's GPUs its own memory is left out."""
 
     @property
     def most_written_tokens(self) -> int:
@@ -190,11 +191,10 @@ class Rollouts(Spec):
             [Bundle(self.cpus_per_engine, self.gpus_per_engine)] * self.num_engines if self.placement == "own" else []
         )
 
-    @model_validator(mode="after")
-    def _gpus_are_their_own(self) -> Self:
-        if self.gpus_per_engine and self.placement == "shared":
-            raise ValueError("engines on GPUs need GPUs of their own: set rollouts.placement: own")
-        return self
+    @property
+    def sleeps(self) -> bool:
+        """Whether engines and trainer take turns on the same GPUs."""
+        return self.placement == "shared" and self.gpus_per_engine > 0
 
 
 class PromptSource(SourceOfRows):
@@ -268,6 +268,13 @@ def check_policy(job: TrainSpec) -> None:
         (
             policy.staleness_steps > 0 and (policy.importance_limit is None or rollouts.placement != "own"),
             "policy.staleness_steps needs policy.importance_limit, and rollouts.placement: own",
+        ),
+        (
+            rollouts.sleeps
+            and (rollouts.gpus_per_engine, rollouts.num_engines)
+            != (job.workers.gpus_per_worker, job.workers.num_workers),
+            "engines on the trainer's GPUs are one on each: set rollouts.num_engines to workers.num_workers and "
+            "gpus_per_engine to 1, or rollouts.placement: own",
         ),
         (
             policy.kl is not None and job.sharding.zero_stage == 3,

@@ -55,7 +55,7 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
 
 def warnings(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
     """One sentence for each setting that wastes the hardware."""
-    engines = 0 if spec.rollouts is None else spec.rollouts.num_engines * spec.rollouts.gpus_per_engine
+    engines = 0 if spec.rollouts is None else int(sum(bundle.gpus for bundle in spec.rollouts.bundles()))
     idle = fleet.num_devices - spec.workers.num_workers - engines
     if idle > 0:
         yield f"{idle} of {fleet.num_devices} devices would have no worker: raise workers.num_workers"

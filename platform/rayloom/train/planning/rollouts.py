@@ -70,6 +70,7 @@ def _engines(spec: TrainSpec, size: ModelSize) -> str:
     assert rollouts is not None
     where = f"{rollouts.gpus_per_engine} GPUs" if rollouts.gpus_per_engine else f"{rollouts.cpus_per_engine} CPUs"
     where += " of their own" if rollouts.placement == "own" else " that the trainer leaves to them"
+    where += ", asleep while it trains" if rollouts.sleeps else ""
     tokens = min(cache_tokens(spec, size), rollouts.max_sequences * spec.sequence_length_tokens)
     return (
         f"{rollouts.num_engines} on {where}, about {engine_bytes(spec, size) / 1e9:,.3g} GB each; the cache holds "
@@ -141,7 +142,15 @@ def _add_devices(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
     if spec.hardware is None:
         return
     fleet = fleet_of(spec.hardware)
-    wanted = rollouts.num_engines * rollouts.gpus_per_engine + spec.workers.num_workers * spec.workers.gpus_per_worker
+    wanted = int(sum(bundle.gpus for bundle in spec.bundles()))
+    if rollouts.sleeps:
+        memory, room = memory_per_device(spec, size), fleet.device.memory_bytes * (1 - rollouts.gpu_memory_share)
+        held = memory.weights + memory.optimizer + memory.reference
+        if held > room:
+            sheet.problems.append(
+                f"the trainer holds {amount(held)} of its GPU while an engine writes there, and "
+                f"rollouts.gpu_memory_share leaves it {amount(int(room))}: lower it, or set rollouts.placement: own"
+            )
     if wanted > fleet.num_devices:
         sheet.problems.append(f"engines and workers need {wanted} devices; {spec.hardware} has {fleet.num_devices}")
     if rollouts.gpus_per_engine:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_RESTARTS = 3
 """How often an engine is started anew after its process died."""
 
+SLEEPING_GPU_SHARE = 0.6
+"""Of a GPU that an engine shares with a worker, as Ray counts them: two engines never come onto the same one."""
+
 
 def start_engines(spec: TrainSpec, base: Artifact) -> list[Any]:
     """One actor for each engine of a policy, which load the model while the caller goes on; none for other training."""
@@ -40,7 +43,7 @@ def start_engines(spec: TrainSpec, base: Artifact) -> list[Any]:
     actor = ray.remote(
         # Where the trainer waits while engines write, its CPUs are theirs.
         num_cpus=rollouts.cpus_per_engine if is_own else 0,
-        num_gpus=rollouts.gpus_per_engine,
+        num_gpus=SLEEPING_GPU_SHARE if rollouts.sleeps else rollouts.gpus_per_engine,
         max_restarts=MAX_RESTARTS,
         max_task_retries=-1,
         runtime_env={"env_vars": order.environment()},
@@ -77,6 +80,12 @@ class ActorWriters:
     def wait(self) -> None:
         """Returns once all engines have loaded the base. Raises ResourceError if one cannot."""
         _got([actor.__ray_ready__.remote() for actor in self.actors])
+
+    def sleep(self) -> None:
+        _got([actor.sleep.remote() for actor in self.actors])
+
+    def wake(self) -> None:
+        _got([actor.wake.remote() for actor in self.actors])
 
     def load(self, version: int, files: Files) -> None:
         self._version, self._files = version, ray.put(dict(files))

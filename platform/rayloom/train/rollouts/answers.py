@@ -55,6 +55,12 @@ class PendingAnswers(Protocol):
 class Writers(Protocol):
     """The engines that write answers."""
 
+    def sleep(self) -> None:
+        """Frees the memory of the devices, until `wake`."""
+
+    def wake(self) -> None:
+        """Takes the memory again; the weights are those from before."""
+
     def load(self, version: int, files: Files) -> None:
         """Gives all engines new weights. They answer by these from now on."""
 

@@ -69,7 +69,7 @@ def engine_arguments(spec: TrainSpec) -> dict[str, Any]:
     }
     if is_on_gpu:
         arguments |= {"gpu_memory_utilization": rollouts.gpu_memory_share}
-        arguments |= {"tensor_parallel_size": rollouts.gpus_per_engine}
+        arguments |= {"tensor_parallel_size": rollouts.gpus_per_engine, "enable_sleep_mode": rollouts.sleeps}
     else:
         # Whole blocks of a prompt are shared by its answers; by default a block on a CPU has 128 tokens.
         arguments |= {"kv_cache_memory_bytes": rollouts.kv_cache_bytes, "block_size": CPU_BLOCK_TOKENS}
@@ -88,7 +88,19 @@ class AnswerEngine:
         from vllm import LLM
 
         self._order, self._version, self._adapter, self._num_loaded = order, -1, None, 0
+        self._is_asleep = False
         self._engine = LLM(model=str(order.base.path), seed=order.spec.seed, **engine_arguments(order.spec))
+
+    def sleep(self) -> None:
+        """Brings the weights into main memory, and drops the cache."""
+        if not self._is_asleep:
+            self._engine.sleep(level=1)
+            self._is_asleep = True
+
+    def wake(self) -> None:
+        if self._is_asleep:  # one that was started anew is awake
+            self._engine.wake_up()
+            self._is_asleep = False
 
     def load(self, version: int, files: Files) -> None:
         """Takes new weights: an adapter under a new name, whose old one goes, or all weights in place."""

@@ -60,6 +60,11 @@ def token_measures(seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found | {"mismatch_p99": float(np.percentile(whole["mismatch"], 99))}
 
 
+def plain(seen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tensors as arrays, which travel between workers."""
+    return [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in seen]
+
+
 def heldout_measure(answers: Sequence[PolicyAnswer]) -> HeldoutMeasure:
     """The mean reward of the likeliest answers as a score; the loss is what is left to 1."""
     score = _mean([answer.reward for answer in answers]) or 0.0

@@ -34,7 +34,7 @@ from rayloom.train.process_group import Group
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, Values
 from rayloom.train.rollouts.asking import Asker, StepPrompt
 from rayloom.train.rollouts.handover import files_of
-from rayloom.train.rollouts.measures import heldout_measure, hopeless, measures_of, token_measures
+from rayloom.train.rollouts.measures import heldout_measure, hopeless, measures_of, plain, token_measures
 from rayloom.train.rollouts.turns import PendingDialogues
 from rayloom.train.weights.model import from_base
 
@@ -60,8 +60,8 @@ class PolicySource:
         self._reference = None if policy.kl is None else reference_of(job, group.device)
         self._round: tuple[int, Round] | None = None
         self._ahead: tuple[int, list[StepPrompt], PendingDialogues, dict[str, float]] | None = None
-        self._loaded = -1
-        self._handover_seconds = 0.0
+        self._sleeps = job.spec.rollouts is not None and job.spec.rollouts.sleeps
+        self._loaded, self._handover_seconds = -1, 0.0
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
@@ -106,13 +106,14 @@ class PolicySource:
         answers = None
         if self.asker is not None:
             answers = self.asker.likeliest([rows.row(index) for index in range(len(rows))])
+            self._rest()
         measure: HeldoutMeasure = self.group.from_first(None if answers is None else heldout_measure(answers))
         return measure
 
     def token_measures(self) -> dict[str, float]:
         """What the loss saw of this step's tokens, over all workers. Raises QualityError above policy.max_mismatch."""
         seen, self.engine.model.seen = self.engine.model.seen, []
-        found = token_measures([part for of_worker in self.group.gathered(_plain(seen)) for part in of_worker])
+        found = token_measures([part for of_worker in self.group.gathered(plain(seen)) for part in of_worker])
         limit = self.policy.max_mismatch
         if limit is not None and found.get("mismatch", 0.0) > limit:
             what = (
@@ -141,6 +142,7 @@ class PolicySource:
                 questions = self._questions(number)
                 pending = self.asker.begin(questions, number)
                 self._files.write(number, self.asker.finish(questions, pending, number, facts, self._other))
+                self._rest()
             found = self._files.read(number)
             if following is not None and is_next_missing:
                 questions = self._questions(following)
@@ -190,6 +192,12 @@ class PolicySource:
     def _hand_over(self, step: int) -> dict[str, float]:
         """Gives the engines the weights after `step` steps, unless they have them."""
         started = time.perf_counter()
+        if self._sleeps:
+            if self.group.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.group.agreed(0)  # all workers have given back what they do not hold
+            if self.asker is not None:
+                self.asker.writers.wake()
         if self._loaded != step:
             weights = self.engine.whole_weights()
             if self.asker is not None and weights is not None:
@@ -198,6 +206,11 @@ class PolicySource:
             self._loaded = step
             self._handover_seconds += time.perf_counter() - started
         return {"version": float(step)}
+
+    def _rest(self) -> None:
+        """Ends the turn of engines on the trainer's GPUs."""
+        if self._sleeps and self.asker is not None:
+            self.asker.writers.sleep()
 
     # -- what the trainer computes of answers before it trains on them ---------------------------------------------
 
@@ -259,10 +272,6 @@ def _set(views: dict[str, Any], answers: Sequence[PolicyAnswer]) -> None:
     for name, values in views.items():
         for answer, own in zip(answers, np.split(values, ends), strict=True):
             setattr(answer, name, own)
-
-
-def _plain(seen: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, Any]]:
-    return [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in seen]
 
 
 class PolicyFeed:
