@@ -88,6 +88,7 @@ def test_the_last_number_of_the_reply_is_scaled(endpoint: ThreadingHTTPServer, t
 
 
 def test_a_judge_that_goes_down_is_a_named_problem(endpoint: ThreadingHTTPServer, tmp_path: Path) -> None:
+    # It is asked three times, with pauses.
     (verdict,) = judged(url_of(endpoint), tmp_path, "10", stop=endpoint)
     assert verdict.problem_name == "judge_down"
 
@@ -95,10 +96,10 @@ def test_a_judge_that_goes_down_is_a_named_problem(endpoint: ThreadingHTTPServer
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"url": "http://127.0.0.1:9/v1"}, ResourceError, "The judge does not answer"),
-        ({"model": "other"}, InputError, "has no model other; it has judge-model"),
+        ({"url": "http://127.0.0.1:9/v1"}, ResourceError, "The endpoint does not answer"),
+        ({"model": "other"}, InputError, "The endpoint has no model other; it has judge-model"),
         ({"rubric": "./none.txt"}, InputError, "The judge's rubric is not there"),
-        ({"api_key_variable": "NO_SUCH_KEY"}, InputError, "There is no environment variable NO_SUCH_KEY"),
+        ({"api_key_variable": "NO_SUCH_KEY"}, InputError, "The environment variable NO_SUCH_KEY is not set"),
     ],
 )
 def test_a_judge_that_cannot_judge_is_named_before_anything_is_judged(

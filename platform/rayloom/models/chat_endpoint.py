@@ -65,6 +65,27 @@ class ChatEndpoint:
     def close(self) -> None:
         self._client.close()
 
+    def check_model(self) -> None:
+        """Raises ResourceError if the endpoint does not answer, InputError if it lists models and ours is none."""
+        fix = "Start it, or correct url, model and api_key_variable."
+        try:
+            response = self._client.get(f"{self._spec.url.rstrip('/')}/models")
+        except httpx.HTTPError as error:
+            what = f"The endpoint does not answer ({type(error).__name__})"
+            raise ResourceError(what, where=self._spec.url, fix=fix) from error
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return  # an endpoint that lists no models
+        if not response.is_success:
+            what = f"The endpoint refuses a request: {_said(response)[0]}"
+            raise ResourceError(what, where=self._spec.url, fix=fix)
+        try:
+            known = [str(model["id"]) for model in response.json()["data"]]
+        except (ValueError, KeyError, TypeError):
+            return
+        if known and self._spec.model not in known:
+            what = f"The endpoint has no model {self._spec.model}; it has {', '.join(known[:5])}"
+            raise InputError(what, where=self._spec.url, fix="Correct model.")
+
     def reply(self, messages: Sequence[Mapping[str, str]], max_tokens: int, **how: Any) -> EndpointReply:
         """The answer to a conversation. `how`: further keys of the request.
 
@@ -100,7 +121,7 @@ class ChatEndpoint:
             if attempt + 1 < self._spec.num_attempts:
                 growing = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt) * random.uniform(0.5, 1)
                 self._pause(growing if wanted is None else wanted)
-        fix = "What was answered is kept: run the same command again when it works, or raise engine.num_attempts."
+        fix = "What was answered is kept: run the same command again when it works, or raise num_attempts."
         what = f"The endpoint did not answer {self._spec.num_attempts} times; the last time: {said}"
         raise ResourceError(what, where=self._spec.url, fix=fix)
 
@@ -111,7 +132,7 @@ class ChatEndpoint:
             fix = "What was answered is kept: pay in, and run the same command again."
             raise ResourceError(f"The endpoint's account has no money left: {said}", where=self._spec.url, fix=fix)
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
-            fix = "Check engine.url, engine.model, and the key in the variable that engine.api_key_variable names."
+            fix = "Check url, model, and the key in the variable that api_key_variable names."
             raise InputError(f"The endpoint refuses: {said}", where=self._spec.url, fix=fix)
         if response.status_code < 500 and response.status_code not in (
             httpx.codes.REQUEST_TIMEOUT,
@@ -132,7 +153,7 @@ class ChatEndpoint:
             raise RefusedError(f"answers in another form than /chat/completions: {error!r}") from None
         if self._account is not None and not all(tokens):
             what = "The endpoint does not say how many tokens it used, so that a budget cannot be kept"
-            raise InputError(what, where=self._spec.url, fix="Leave engine.budget out.")
+            raise InputError(what, where=self._spec.url, fix="Leave budget out.")
         return EndpointReply(str(text), *tokens, reason == "length", str(values.get("model") or self._spec.model))
 
     def _wait_for_turn(self) -> None:
@@ -164,7 +185,7 @@ class Account:
         with self._lock:
             if self.cost + self._reserved + most > self._budget.cost:
                 spent = f"{self.cost:.4g} of {self._budget.cost:g}"
-                fix = "What was answered is kept: raise engine.budget.cost, and run the same command again."
+                fix = "What was answered is kept: raise budget.cost, and run the same command again."
                 raise ResourceError(f"The budget is spent ({spent})", where=where, fix=fix)
             self._reserved += most
 

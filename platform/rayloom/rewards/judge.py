@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, NotFoundError, OpenAI
-
 from rayloom.errors import InputError, ResourceError
+from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
 from rayloom.rewards.answer import CannotJudgeError, OneByOne, Verdict, WrittenAnswer
 from rayloom.rewards.texts import field_of, last_number
+from rayloom.specs.generation.engines import EndpointEngine
 from rayloom.specs.training.rewards import JudgeReward
 
 _FIELD = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+NUM_ATTEMPTS, MOST_PARALLEL = 3, 1024
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Judge:
 
     spec: JudgeReward
     rubric: str
-    client: OpenAI
+    endpoint: ChatEndpoint
 
     @classmethod
     def of(cls, spec: JudgeReward, job_directory: Path) -> Judge:
@@ -36,13 +36,17 @@ class Judge:
         rubric = file.read_text(encoding="utf-8")
         if "answer" not in _FIELD.findall(rubric):
             raise InputError("The rubric does not show the answer", where=str(file), fix="Write {{answer}} into it.")
-        key = os.environ.get(spec.api_key_variable) if spec.api_key_variable else "none"
-        if key is None:
-            raise InputError(
-                f"There is no environment variable {spec.api_key_variable}", fix="Set it to the judge's key."
-            )
-        judge = cls(spec, rubric, OpenAI(base_url=spec.url, api_key=key, timeout=spec.seconds, max_retries=2))
-        judge.check()
+        engine = EndpointEngine(
+            type="endpoint",
+            url=spec.url,
+            model=spec.model,
+            api_key_variable=spec.api_key_variable,
+            max_parallel_requests=min(spec.at_once, MOST_PARALLEL),
+            timeout_seconds=spec.seconds,
+            num_attempts=NUM_ATTEMPTS,
+        )
+        judge = cls(spec, rubric, ChatEndpoint(engine))
+        judge.endpoint.check_model()
         return judge
 
     @property
@@ -50,43 +54,21 @@ class Judge:
         """The fields of rows that the rubric shows."""
         return set(_FIELD.findall(self.rubric)) - {"prompt", "answer"}
 
-    def check(self) -> None:
-        """Raises ResourceError or InputError if the endpoint does not answer, refuses, or has no such model."""
-        fix = "Start it, or correct url, model and api_key_variable."
-        try:
-            known = [model.id for model in self.client.models.list()]
-        except NotFoundError:
-            return  # an endpoint that lists no models
-        except APIStatusError as error:
-            raise ResourceError(
-                f"The judge refuses a request: {error.status_code}", where=self.spec.url, fix=fix
-            ) from error
-        except APIError as error:
-            raise ResourceError("The judge does not answer", where=self.spec.url, fix=fix) from error
-        if known and self.spec.model not in known:
-            what = f"The judge's endpoint has no model {self.spec.model}; it has {', '.join(known[:5])}"
-            raise InputError(what, where=self.spec.url, fix="Correct model.")
-
     def judge(self, answers: Sequence[WrittenAnswer]) -> list[Verdict]:
         one_by_one = OneByOne(self._value)
         with ThreadPoolExecutor(self.spec.at_once) as pool:
             return [verdict for (verdict,) in pool.map(lambda answer: one_by_one.judge([answer]), answers)]
 
     def _value(self, answer: WrittenAnswer) -> float:
+        question = {"role": "user", "content": self.question(answer)}
         try:
-            said = self.client.chat.completions.create(
-                model=self.spec.model,
-                messages=[{"role": "user", "content": self.question(answer)}],
-                max_tokens=self.spec.max_reply_tokens,
-                temperature=0,
-            )
-        except APITimeoutError:
-            raise CannotJudgeError("took_too_long", f"no reply within {self.spec.seconds:g} s") from None
-        except APIConnectionError:
-            raise CannotJudgeError("judge_down", f"{self.spec.url} does not answer") from None
-        except APIError as error:
+            reply = self.endpoint.reply([question], self.spec.max_reply_tokens, temperature=0)
+        except (RefusedError, InputError) as error:
             raise CannotJudgeError("judge_refuses", str(error).splitlines()[0][:200]) from None
-        return self._scaled((said.choices[0].message.content or "") if said.choices else "")
+        except ResourceError as error:
+            name = "took_too_long" if "Timeout" in str(error) else "judge_down"
+            raise CannotJudgeError(name, str(error).splitlines()[0][:200]) from None
+        return self._scaled(reply.text)
 
     def question(self, answer: WrittenAnswer) -> str:
         """The rubric with the prompt, the answer and the row's fields filled in."""

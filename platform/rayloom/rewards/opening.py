@@ -119,9 +119,11 @@ def _function(reward: Reward, model: Artifact | None, job_directory: Path, closi
 
         return ModelScores.of(reward, model)
     if isinstance(reward, JudgeReward):
-        from rayloom.rewards.judge import Judge  # loads the client of the API
+        from rayloom.rewards.judge import Judge  # loads an HTTP client
 
-        return Judge.of(reward, job_directory)
+        judge = Judge.of(reward, job_directory)
+        closing.callback(judge.endpoint.close)
+        return judge
     return OneByOne(partial(_ONE_BY_ONE[type(reward)], reward))
 
 
