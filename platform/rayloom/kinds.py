@@ -123,6 +123,14 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
+FURTHER_REPORTERS = {"rate": "rayloom.ui.rating.report:sections"}
+"""Of artifacts that no job file makes."""
+
+
+def reporter_of(kind: str) -> str | None:
+    """The code that reports an artifact of a kind."""
+    return KINDS[kind].reporter if kind in KINDS else FURTHER_REPORTERS.get(kind)
+
 
 def imported(code: str) -> Any:
     """The function or class that `module:name` names."""

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,13 @@ from rayloom.reading.files import table_rows
 from rayloom.specs.training.preferences import PreferenceSource
 from rayloom.text.conversations.judged_rows import judged_row
 from rayloom.ui.protection import Access
+from rayloom.ui.rating import report
 from rayloom.ui.rating.application import Rating, application
 from rayloom.ui.rating.command import finished
-from rayloom.ui.rating.items import RatedItem, pairs, rows, sampled
+from rayloom.ui.rating.items import KEPT, RatedItem, compared, pairs, rows, sampled
 from rayloom.ui.rating.journal import JudgementJournal, RaterJudgement
-from rayloom.ui.rating.result import agreement, kappa, summary_of_pairs, wilson
+from rayloom.ui.rating.result import summary_of_pairs
+from rayloom.ui.rating.spot_checks import spot_check
 
 HERE = f"http://127.0.0.1:{PORT}"
 NUM = 40
@@ -211,8 +215,9 @@ def test_the_result_has_every_judgement_and_pairs_that_training_reads(
     parents = [store.open(store.resolve(name)) for name in NAMES]
     artifact = finished(store, "my-ratings", parents, list(rating.items), rating.journal, options())
     metrics = artifact.manifest.metrics
-    assert (metrics["first_wins"], metrics["num_judgements"]) == (1.0, 50)
-    assert metrics["agreement"]["ann and bob"] == {"kappa": 1.0, "num_items": 20}
+    assert (metrics["pairs"][0]["wins"], metrics["num_judgements"]) == (1.0, 50)
+    assert metrics["agreement"]["ann and bob"] == {"kappa": 1.0, "same_share": 1.0, "num_items": 20}
+    assert artifact.manifest.headline.startswith("strong-model@aaaa00000001 wins 100.0% (100.0% to 100.0%) of 30")
     assert len((artifact.path / "judgements.jsonl").read_text().splitlines()) == 50
     assert {parent.name for parent in artifact.manifest.parents} == set(NAMES)
     source = PreferenceSource(dataset="artifact:my-ratings", files="pairs.jsonl")
@@ -242,19 +247,123 @@ def test_rows_are_judged_one_by_one_and_each_reason_has_a_precision(store: Store
     assert all(one["precision"] == 1.0 and 0.6 < one["low"] < 1 for one in metrics["precision"].values())
 
 
-def test_kappa_and_wilson_are_those_of_the_papers() -> None:
-    # Cohen's own example: 0.29 of 0.50 by chance and 0.70 agreement gives 0.4. Newcombe 1998, table I: 81 of 263.
-    choices = [("a", "a")] * 20 + [("a", "b")] * 5 + [("b", "a")] * 10 + [("b", "b")] * 15
-    assert kappa(choices) == pytest.approx(0.4)
-    assert kappa([("a", "a")] * 3) == 1.0
-    low, high = wilson(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert agreement([]) == {}
+def test_ties_count_half_and_the_judge_is_compared_with_what_most_people_said() -> None:
+    def item(name: str, judged: str) -> RatedItem:
+        return RatedItem(name, name, ("long answer", "short"), models=("m", "n"), judged=judged)
+
+    known = {name: item(name, judged) for name, judged in (("a", "tie"), ("b", "first"), ("c", "second"), ("d", ""))}
+    said = [("a", "x", "tie"), ("b", "x", "left"), ("c", "x", "left"), ("d", "x", "left"), ("c", "y", "right")]
+    found = summary_of_pairs(known, [RaterJudgement(one, who, choice, "", False) for one, who, choice in said])
+    assert (found["pairs"][0]["wins"], found["pairs"][0]["num_judged"]) == (pytest.approx(3.5 / 5), 5)
+    # c has no majority, d no judge: two items, on which both agree.
+    assert found["judge_and_people"] == {"kappa": 1.0, "same_share": 1.0, "num_items": 2}
+    assert (found["longer_wins"]["share"], found["left"]["share"]) == (0.75, 0.75)
 
 
-def test_ties_count_half() -> None:
-    made = [RaterJudgement("a", "x", "tie", "", False), RaterJudgement("b", "x", "left", "", False)]
-    assert summary_of_pairs(made)["first_wins"] == 0.75
+def comparison(store: Store, judged: bool = True) -> Any:
+    answers = [
+        {"number": n, "prompt": f"Q{n}?", "answers": {"big": f"good {n}", "old": f"poor {n}", "new": f"fair {n}"}}
+        for n in range(10)
+    ]
+    wins = [
+        {"prompt": n, "first": one, "second": other, "value": 1.0 if n else 0.5}
+        for n in range(10)
+        for one, other in (("big", "old"), ("big", "new"), ("old", "new"))
+    ]
+    files = {"answers.jsonl": json_lines(answers)} | ({"wins.jsonl": json_lines(wins)} if judged else {})
+    published(store, "which", "eeee00000001", kind="compare", files=files)
+    return store.open(store.resolve("which"))
+
+
+def test_people_judge_the_answers_of_a_comparison_and_are_set_beside_its_judge(store: Store, tmp_path: Path) -> None:
+    artifact = comparison(store)
+    items = sampled(compared(artifact), 99, 0)
+    assert len(items) == 30 and {item.judged for item in items} == {"first", "tie"}
+    rating = Rating(items, JudgementJournal(tmp_path / "r.jsonl"), 0, 1)
+    client = TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
+    page, order = client.get("/rate/ann").text, ("poor", "fair", "good")
+    for _ in range(30):
+        assert not re.search(r"\b(big|old|new|first)\b", page)
+        item, answers = shown(page)
+        left, right = (order.index(answer.split()[0]) for answer in answers)
+        page = client.post("/rate/ann/judge", data={"item": item, "choice": "left" if left > right else "right"}).text
+    result = finished(store, "people", [artifact], items, rating.journal, options(file="answers.jsonl"))
+    rating.journal.close()
+    metrics = result.manifest.metrics
+    assert [one["model"] for one in metrics["ranking"]] == ["big", "new", "old"]
+    # The judge says first in 27 of 30 and people in 20; both in 18: they agree in 18 of 30.
+    assert metrics["judge_and_people"]["same_share"] == pytest.approx(18 / 30)
+    assert metrics["judge_and_people"]["num_items"] == 30
+    html = "".join(section.body for section in report.sections(result))
+    assert "Bradley" not in html and "Cohen" in html and "big" in html
+    one = json.loads((result.path / "judgements.jsonl").read_text().splitlines()[0])
+    assert {one["first"], one["second"]} <= {"big", "old", "new"} and one["judged"]
+
+
+def test_only_pairs_with_the_model_that_others_are_compared_with_are_shown(store: Store) -> None:
+    artifact = comparison(store, judged=False)
+    spec = artifact.manifest.spec | {"judging": {"type": "pairs", "against": "old"}}
+    changed = replace(artifact, manifest=artifact.manifest.model_copy(update={"spec": spec}))
+    assert {item.models for item in compared(changed)} == {("big", "old"), ("new", "old")}
+    assert {item.judged for item in compared(changed)} == {""}
+
+
+def test_a_spot_check_draws_of_every_rule_and_of_what_was_kept(store: Store, tmp_path: Path) -> None:
+    rules = [{"text": f"r {n}", "reason": "too_short" if n % 100 else "not_english"} for n in range(2_000)]
+    doubles = [{"text": f"d {n}", "reason": "near_duplicate"} for n in range(50)]
+    files = {
+        "rejects/rules.jsonl": json_lines(rules), "rejects/duplicates.jsonl": json_lines(doubles),
+        "rejects/unreadable.jsonl": json_lines([{"reason": "not_json"}]),
+        "train.jsonl": json_lines([{"text": f"k {n}", "label": "a"} for n in range(300)]),
+    }  # fmt: skip
+    counts = {"dropped": {"too_short": 1980, "not_english": 20, "near_duplicate": 50}, "documents_kept": 300}
+    published(store, "corpus", "cccc00000002", kind="clean", files=files, metrics=counts)
+    corpus = store.open(store.resolve("corpus"))
+    items = sampled(spot_check(corpus, 40, 0), 40, 0)
+    assert Counter(item.reason for item in items) == {
+        "too_short": 10,
+        "not_english": 10,
+        "near_duplicate": 10,
+        KEPT: 10,
+    }
+    assert {item.question for item in items if item.reason == KEPT} == {"Cleaning kept this. Was that right?"}
+    assert items == sampled(spot_check(corpus, 40, 0), 40, 0) != sampled(spot_check(corpus, 40, 1), 40, 1)
+    journal = JudgementJournal(tmp_path / "r.jsonl")
+    for number, item in enumerate(sorted(items, key=lambda one: one.reason)):
+        journal.add(RaterJudgement(item.id, "ann", "wrong" if number in (30, 31) else "right"))
+    result = finished(store, "spot", [corpus], items, journal, options(file="rejects"))
+    journal.close()
+    found = result.manifest.metrics["precision"]
+    # Two of ten: 20 % of 1,980, and by Wilson's interval between 5.7 % and 51 %.
+    assert found["too_short"]["wrong_rows"] == 396 and found["too_short"]["num_rows"] == 1980
+    low, high = found["too_short"]["wrong_rows_interval"]
+    assert (low / 1980, high / 1980) == (pytest.approx(0.0567, abs=1e-3), pytest.approx(0.5098, abs=1e-3))
+    assert found["near_duplicate"]["precision"] == 1.0 and found[KEPT]["num_rows"] == 300
+    wrong = [json.loads(line) for line in (result.path / "wrong.jsonl").read_text().splitlines()]
+    assert len(wrong) == 2 and {row["reason"] for row in wrong} == {"too_short"}
+    assert "of these likely wrong" in "".join(section.body for section in report.sections(result))
+
+
+def test_labels_in_doubt_and_generated_rows_are_asked_about_and_right_ones_can_be_trained_on(
+    store: Store, tmp_path: Path
+) -> None:
+    doubt = [{"text": "good film", "label": "bad", "group": 1}, {"text": "a  good film", "label": "good", "group": 1}]
+    path = "review/likely_wrong_labels.jsonl"
+    published(store, "reviews", "ffff00000001", kind="clean", files={path: json_lines(doubt)})
+    artifact = store.open(store.resolve("reviews"))
+    items = rows(artifact, path, None)
+    assert [item.question for item in items] == ["Is the label “bad” right?", "Is the label “good” right?"]
+    assert items[0].answers == ("good film",) and "group: 1" in items[0].prompt
+    journal = JudgementJournal(tmp_path / "r.jsonl")
+    for item, choice in zip(items, ("wrong", "right"), strict=True):
+        journal.add(RaterJudgement(item.id, "ann", choice))
+    result = finished(store, "labels", [artifact], items, journal, options(file=path))
+    journal.close()
+    assert [json.loads(line) for line in (result.path / "right.jsonl").read_text().splitlines()] == [doubt[1]]
+    made = [{"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}], "made_by": {}}]
+    published(store, "written", "ffff00000002", kind="generate", files={"rows.jsonl": json_lines(made)})
+    (item,) = rows(store.open(store.resolve("written")), "rows.jsonl", None)
+    assert (item.prompt, item.answers) == ("user: Hi?", ("assistant: Ho.",))
 
 
 def test_artifacts_without_common_prompts_are_refused(store: Store) -> None:

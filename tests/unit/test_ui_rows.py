@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayloom.text.packed.shards import ShardWriter
+from rayloom.text.packed.shards import ShardWriter, save_first
 from rayloom.ui.rows import line_file
 from rayloom.ui.rows.documents import BrowsedDocuments
 from rayloom.ui.rows.line_file import BrowsedLines
@@ -175,3 +175,11 @@ def test_documents_of_shards_are_decoded_with_trained_tokens_marked(tmp_path: Pa
     assert [row.values["text"] for row in page.rows] == ["one two three", "four four", "two"]
     assert page.rows[0].values["pieces"] == [(False, "one"), (True, "two three")]
     assert [row.number for row in file.search(RowFilter("two"), 0, 5).rows] == [0, 2]
+    for count, texts in (
+        (1, ["one two three"]),
+        (9, ["one two three", "four four"]),
+    ):  # two documents in the first shard
+        save_first(tmp_path / "train", tmp_path / f"first-{count}", count)
+        first = BrowsedDocuments(tmp_path / f"first-{count}", tmp_path / "tokenizer.json").page(0, 10)
+        assert [row.values["text"] for row in first.rows] == texts
+        assert first.rows[0].values["pieces"] == [(False, "one"), (True, "two three")]

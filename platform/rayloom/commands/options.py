@@ -93,8 +93,17 @@ BENCH_OPTIONS = (
 )
 
 RATE_OPTIONS = (
-    argument("artifacts", nargs="+", metavar="ARTIFACT", help="two with answers to the same prompts, or one with rows"),
-    argument("--file", default="predictions.jsonl", metavar="PATH", help="the file in them; default predictions.jsonl"),
+    argument(
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT",
+        help="two with answers to the same prompts, a comparison, or one with rows",
+    ),
+    argument(
+        "--file",
+        metavar="PATH",
+        help="the file in them; default: a comparison's answers, what cleaning dropped and kept, or predictions.jsonl",
+    ),
     argument("--prompt", default="text", metavar="FIELD", help="field of the prompt, for two; default text"),
     argument("--answer", metavar="FIELD", help="field of the answer; default: the first of answer, completion, …"),
     argument("--rows", type=positive, default=200, metavar="N", help="items to judge; default 200"),

@@ -12,7 +12,7 @@ from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Store
 from rayloom.commands.artifacts import store_here
 from rayloom.commands.output import size, when
-from rayloom.kinds import KINDS, imported
+from rayloom.kinds import imported, reporter_of
 from rayloom.observe.progress import say
 from rayloom.observe.report_page import Section, metric_rows, page, table, text
 
@@ -29,7 +29,8 @@ def report(options: argparse.Namespace) -> None:
 def rendered(store: Store, manifest: Manifest) -> str:
     """The page: the sections of every artifact, and those of its kind."""
     artifact = store.open(manifest)
-    own: list[Section] = imported(KINDS[manifest.kind].reporter)(artifact) if manifest.kind in KINDS else []
+    reporter = reporter_of(manifest.kind)
+    own: list[Section] = imported(reporter)(artifact) if reporter else []
     sections = [_facts(manifest), *own, _lineage(store, manifest), *_metrics(manifest)]
     sections += [_spec(manifest), _files(manifest), _packages(manifest)]
     return page(manifest.id, manifest.headline or manifest.spec.get("description", ""), sections)

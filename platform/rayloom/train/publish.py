@@ -16,12 +16,15 @@ from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
 from rayloom.specs.training.objectives import Causal
-from rayloom.specs.training.training_data import CorpusData
-from rayloom.text.packed.shards import TokenShards
+from rayloom.specs.training.training_data import ConversationData, CorpusData
+from rayloom.text.packed.shards import TokenShards, save_first
 from rayloom.train.job import TrainJob
 from rayloom.train.job_rows import row_counts
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import RESULT_NAME
+
+SHOWN_NAME, NUM_SHOWN = "first_rows", 100
+"""Folder and number of training rows that the artifact keeps as they were rendered, for people to look at."""
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:
@@ -35,6 +38,8 @@ def publish(job: TrainJob, build: Build) -> Outcome:
         stored_in = f"{job.copy.within}/{RESULT_NAME}".lstrip("/")
     shutil.copyfile(job.log, build.directory / "metrics.jsonl")
     shutil.copytree(next(iter(job.heldout.values())), build.directory / "heldout")
+    if isinstance(job.spec.data, ConversationData):
+        save_first(job.train[0], build.directory / SHOWN_NAME, NUM_SHOWN)
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
     if not metrics["rows"]:
         del metrics["rows"]

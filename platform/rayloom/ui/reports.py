@@ -24,7 +24,7 @@ from rayloom.artifacts.manifest import Manifest
 from rayloom.artifacts.store import Store
 from rayloom.commands.output import size
 from rayloom.errors import RayloomError, unwrapped
-from rayloom.kinds import KINDS, imported
+from rayloom.kinds import imported, reporter_of
 
 SECONDS = 120.0
 MOST_REMOTE_BYTES = 64_000_000
@@ -90,7 +90,8 @@ def _read(file: Path) -> list[ReportSection] | None:
 def sections(store: Store, artifact_id: str) -> list[ReportSection]:
     """What the reporter of the artifact's kind says."""
     manifest = store.resolve(artifact_id)
-    made = imported(KINDS[manifest.kind].reporter)(store.open(manifest)) if manifest.kind in KINDS else []
+    reporter = reporter_of(manifest.kind)
+    made = imported(reporter)(store.open(manifest)) if reporter else []
     return [ReportSection(one.title, _SVG.sub("", one.body), tuple(_SVG.findall(one.body))) for one in made]
 
 

@@ -136,6 +136,20 @@ def save_index(directory: Path, index: dict[str, Any]) -> None:
     (directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
+def save_first(source: Path, target: Path, num_documents: int) -> None:
+    """Copies the first documents of the first shard into a folder of shards of its own, for people to look at."""
+    index = read_index(source)
+    shard = next(_open_shards(source, index["shards"][:1]), None)
+    if shard is None:
+        return
+    starts = shard.starts[:num_documents]
+    end = int(shard.starts[num_documents]) if num_documents < len(shard.starts) else shard.num_tokens
+    target.mkdir(parents=True, exist_ok=True)
+    save_shard(target, 0, shard.tokens[:end], starts, None if shard.trained is None else shard.trained[:end])
+    facts = {"has_rows": False, "sequence_length_tokens": None}
+    save_index(target, index | facts | {"shards": [{"num_tokens": end, "num_documents": len(starts)}]})
+
+
 @dataclass(frozen=True)
 class Shard:
     """One shard's arrays, mapped into memory."""

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -21,15 +20,19 @@ from rayloom.observe.progress import say
 from rayloom.specs.base import JobSpec
 from rayloom.ui.command import access_of
 from rayloom.ui.rating.application import Rating, application
-from rayloom.ui.rating.items import RatedItem, pairs, rows, sampled
+from rayloom.ui.rating.items import RatedItem, compared, pairs, rows, sampled
 from rayloom.ui.rating.journal import JudgementJournal
 from rayloom.ui.rating.result import STAGE_VERSION, RatingSpec, publish
+from rayloom.ui.rating.spot_checks import spot_check
+
+PREDICTIONS, COMPARED, REJECTS = "predictions.jsonl", "answers.jsonl", "rejects"
 
 
 def rate(options: argparse.Namespace) -> None:
     """Prints the address, and serves; with --finish, publishes the judgements instead."""
     store = Store(options.store) if options.store else Store.beside(Path.cwd())
     artifacts = [store.open(store.resolve(reference)) for reference in options.artifacts]
+    options.file = options.file or _usual_file(artifacts)
     items = sampled(_items(artifacts, options), options.rows, options.seed)
     name = options.result or f"{artifacts[0].manifest.name}-ratings"
     file = _journal_file(store, name, artifacts, options)
@@ -53,7 +56,17 @@ def _items(artifacts: list[Artifact], options: argparse.Namespace) -> list[Rated
         )
     if len(artifacts) == 2:
         return pairs(artifacts[0], artifacts[1], options.file, options.prompt, options.answer)
+    if artifacts[0].manifest.kind == "compare" and options.file == COMPARED:
+        return compared(artifacts[0])
+    if options.file == REJECTS:
+        return spot_check(artifacts[0], options.rows, options.seed)
     return rows(artifacts[0], options.file, options.answer)
+
+
+def _usual_file(artifacts: list[Artifact]) -> str:
+    """What people judge of an artifact, if they name no file."""
+    by_kind = {"compare": COMPARED, "clean": REJECTS, "generate": "rows.jsonl"}
+    return by_kind.get(artifacts[0].manifest.kind, PREDICTIONS) if len(artifacts) == 1 else PREDICTIONS
 
 
 def _journal_file(store: Store, name: str, artifacts: list[Artifact], options: argparse.Namespace) -> Path:
@@ -97,7 +110,7 @@ def finished(
     )
 
     def stage(_: JobSpec, folder: Build) -> Outcome:
-        return partial(publish, items, judgements)(spec, folder)
+        return publish(items, judgements, folder)
 
     parents = {f"artifacts.{number}": artifact for number, artifact in enumerate(artifacts)}
     return build(ResolvedJob(spec, STAGE_VERSION, parents, Path.cwd()), store, stage)[0]

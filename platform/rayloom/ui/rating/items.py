@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from rayloom.ui.rows.row_page import shown_value
 PAIR_CHOICES = ("left", "right", "tie")
 ROW_CHOICES = ("right", "wrong", "unsure")
 ANSWER_FIELDS = ("answer", "completion", "prediction", "text")
+KEPT = "kept"
+"""Stands for a rule where a row was not dropped."""
+MOST_CHARACTERS = 6_000
+"""Of a longer row, its beginning is shown."""
+_JUDGED = {1.0: "first", 0.0: "second", 0.5: "tie"}
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,17 @@ class RatedItem:
     """Of its content, so that it is the same in every run, and says nothing about a model."""
     prompt: str
     answers: tuple[str, ...]
-    """Two for a pair, in the order of the artifacts; one for a row."""
+    """Two for a pair, in the order of `models`; one for a row."""
     reason: str = ""
-    """For a row that a rule dropped: which."""
+    """For a row that a rule dropped: which; KEPT if none did."""
+    question: str = ""
+    """For a row: what is asked about it."""
+    models: tuple[str, ...] = ()
+    """For a pair: whose answers they are. No page says it."""
+    judged: str = ""
+    """For a pair that a model judged: first, second or tie. No page says it."""
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """For a row: all of its fields."""
 
     def is_swapped(self, rater: str, seed: int) -> bool:
         """Whether this rater sees the second answer on the left."""
@@ -47,25 +61,76 @@ def pairs(first: Artifact, second: Artifact, file: str, prompt: str, answer: str
     if not both:
         what = f"{first.id} and {second.id} have no prompt in common"
         raise InputError(what, where=file, fix="Name the field of the prompt with --prompt: both need the same rows.")
-    items = [RatedItem(_id(text, one, two), text, (one, two)) for text, one, two in both if one.strip() != two.strip()]
+    return _different((text, (one, two), (first.id, second.id), "") for text, one, two in both)
+
+
+def compared(artifact: Artifact) -> list[RatedItem]:
+    """All pairs of answers of a comparison, with what its judge said. Raises InputError if there are none."""
+    wins = artifact.path / "wins.jsonl"
+    judged = {
+        (one["prompt"], one["first"], one["second"]): _JUDGED[float(one["value"])]
+        for one in (read_json_lines(wins) if wins.exists() else ())
+    }
+    against = (artifact.manifest.spec.get("judging") or {}).get("against")
+
+    def found() -> Iterator[tuple[str, tuple[str, str], tuple[str, str], str]]:
+        for line in read_json_lines(artifact.path / "answers.jsonl"):
+            names = sorted(line["answers"], key=lambda name: name == against)
+            for first, second in itertools.combinations(names, 2):
+                if against in (None, second):
+                    texts = (line["answers"][first], line["answers"][second])
+                    yield line["prompt"], texts, (first, second), judged.get((line["number"], first, second), "")
+
+    return _different(found())
+
+
+def _different(found: Iterator[tuple[str, tuple[str, str], tuple[str, str], str]]) -> list[RatedItem]:
+    items = [
+        RatedItem(_id(prompt, *answers, *models), prompt, answers, models=models, judged=judged)
+        for prompt, answers, models, judged in found
+        if answers[0].strip() != answers[1].strip()
+    ]
     if not items:
-        raise InputError("Both gave the same answers everywhere", where=file, fix="There is nothing to judge.")
+        raise InputError("All gave the same answers everywhere", fix="There is nothing to judge.")
     return items
 
 
 def rows(artifact: Artifact, file: str, answer: str | None) -> list[RatedItem]:
-    """The rows of one file, each to be judged right or wrong."""
-    found = []
-    for number, row in enumerate(_read(artifact, file)):
-        if isinstance(row, dict):
-            field = answer or next((name for name in ANSWER_FIELDS if name in row), None)
-            text = shown_value(row[field]) if field in row else shown_value(row)
-            others = {name: value for name, value in row.items() if name not in (field, "reason")}
-            context = "\n".join(f"{name}: {shown_value(value)}" for name, value in list(others.items())[:12])
-            found.append(RatedItem(_id(str(number), text), context, (text,), str(row.get("reason", ""))))
+    """The rows of one file, each to be judged right or wrong: predictions, generated rows, labels in doubt."""
+    found = [row_item(row, number, answer) for number, row in enumerate(_read(artifact, file)) if isinstance(row, dict)]
     if not found:
         raise InputError(f"{artifact.id} has no rows there", where=file, fix="Name another file with --file.")
     return found
+
+
+def row_item(row: Mapping[str, Any], number: int, answer: str | None = None) -> RatedItem:
+    """A row as it is shown: what is judged, everything else about it, and the question."""
+    if answer is None and isinstance(row.get("messages"), list) and len(row["messages"]) > 1:
+        *before, last = row["messages"]
+        text, context = _turn(last), "\n\n".join(map(_turn, before))
+    else:
+        name = answer or next((name for name in ANSWER_FIELDS if name in row), "")
+        text = shown_value(row[name]) if name in row else shown_value(row)
+        others = {key: value for key, value in row.items() if key not in (name, "reason", "made_by")}
+        context = "\n".join(f"{key}: {shown_value(value)}" for key, value in list(others.items())[:12])
+    reason = str(row.get("reason", ""))
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]} … and {len(text) - MOST_CHARACTERS:,} characters more"
+    return RatedItem(_id(str(number), text), context, (text,), reason, _question(row, reason), row=row)
+
+
+def _question(row: Mapping[str, Any], reason: str) -> str:
+    if reason == KEPT:
+        return "Cleaning kept this. Was that right?"
+    if reason:
+        return f"Dropped because of {reason}. Was that right?"
+    return f"Is the label “{shown_value(row['label'])}” right?" if row.get("label") not in (None, "") else ""
+
+
+def _turn(turn: Any) -> str:
+    if not isinstance(turn, Mapping):
+        return shown_value(turn)
+    return f"{turn.get('role', '')}: {shown_value(turn.get('content', ''))}"
 
 
 def sampled(items: Sequence[RatedItem], most: int, seed: int) -> list[RatedItem]:
@@ -86,9 +151,9 @@ def _answers(artifact: Artifact, file: str, prompt: str, answer: str | None) -> 
     for row in _read(artifact, file):
         if not isinstance(row, dict) or row.get(prompt) is None:
             continue
-        field = answer or next((name for name in ANSWER_FIELDS if name in row and name != prompt), None)
-        if field in row:
-            found[shown_value(row[prompt])] = shown_value(row[field])
+        name = answer or next((name for name in ANSWER_FIELDS if name in row and name != prompt), None)
+        if name in row:
+            found[shown_value(row[prompt])] = shown_value(row[name])
     return found
 
 

@@ -50,7 +50,7 @@ def browse(request: Request) -> Response:
         wanted=wanted,
         last=_last_page(got),
         page_size=PAGE_ROWS,
-        reasons=_reasons(manifest, path),
+        counted=_counted(manifest, path),
     )
 
 
@@ -64,11 +64,22 @@ def _last_page(got: RowPage) -> int | None:
     return max(0, (got.num_rows - 1) // PAGE_ROWS * PAGE_ROWS) if got.num_rows is not None else None
 
 
-def _reasons(manifest: Manifest, path: str) -> dict[str, int]:
-    """Why rows were dropped, in a file of rejects."""
-    dropped = manifest.metrics.get("dropped")
-    is_rejects = path.startswith("rejects/") and isinstance(dropped, dict)
-    return {str(reason): int(count) for reason, count in dropped.items()} if is_rejects and dropped else {}
+COUNTED = (
+    ("rejects/", "reason", "dropped"),
+    ("dropped.jsonl", "reason", "dropped"),
+    ("judgements.jsonl", "outcome", "outcomes"),
+    ("judgements.jsonl", "meant", "choices"),
+)
+"""Files, by the beginning of their names, with the field whose values the metrics of this name count."""
+
+
+def _counted(manifest: Manifest, path: str) -> tuple[str, dict[str, int]]:
+    """A field of a file, and how often it has each value: why rows were dropped, what a judge or people said."""
+    for beginning, field, name in COUNTED:
+        counts = manifest.metrics.get(name)
+        if path.startswith(beginning) and isinstance(counts, dict) and counts:
+            return field, {str(value): int(count) for value, count in counts.items()}
+    return "", {}
 
 
 def _shown(row: BrowsedRow, longest: int) -> dict[str, Any]:
