@@ -28,7 +28,7 @@ export DS_BUILD_OPS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-rewards bench-tune bench-distill bench-continual bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
+.PHONY: setup demo test test-unit test-engines test-base test-cluster test-full lint wheel bench-train chaos-train chaos-cluster bench-submit bench-quantize bench-clean bench-serve bench-finetune bench-rewards bench-tune bench-distill bench-layouts bench-continual bench-fleet bench-generate bench-prepare compare-methods gpu-check lock-cpu lock-gpu reference print-torch-index monitor clean
 
 setup: $(STAMP)
 
@@ -151,6 +151,10 @@ bench-tune: setup
 # alone, SAVE=1 keeps the result.
 bench-distill: setup
 	$(BIN)/python tests/bench/distill.py $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+
+# Tensor and context parallelism on two workers against data parallelism and DTensors; SAVE=1 keeps the result.
+bench-layouts: setup
+	$(BIN)/python tests/bench/layouts.py $(if $(SAVE),--save)
 
 # Three tasks one after the other: what plain training forgets, and every way to retain; SAVE=1 keeps the result.
 bench-continual: setup

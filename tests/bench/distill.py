@@ -32,6 +32,7 @@ from rayloom.dispatch import load_job, run
 from rayloom.models.loading import load
 from rayloom.models.responders.subject import Subject
 from rayloom.score.label_loss import LabelLoss
+from rayloom.score.parallel.axis import Axis
 from rayloom.score.perplexity import heldout_loss
 from rayloom.specs.train import TrainSpec
 from rayloom.text.packed.shards import ShardWriter, TokenShards
@@ -191,7 +192,7 @@ def timed(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, A
 
     def seconds(name: str, turn: int) -> float:
         engine, rows = steps["taught" if name == "teacher" else name]
-        (batch,) = micro_batches(rows, turn, ROWS_A_STEP, 0, 1)
+        (batch,) = micro_batches(rows, turn, ROWS_A_STEP, Axis())
         started = clock()
         if name == "teacher":
             with torch.no_grad():

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.training_jobs import made_up_corpus, small_spec, streamed_job
 
 from rayloom.artifacts.store import Store
+from rayloom.score.parallel.axis import Axis
 from rayloom.train.loop.batch_feed import Feed
 from rayloom.train.loop.run_state import rows_of
 
@@ -45,7 +46,7 @@ def stream_reads(folder: Path, uri: str) -> dict[str, Any]:
         os.environ["RAYLOOM_CACHE"] = str(folder / f"node-{rank}")
         job = streamed_job(folder / f"work-{rank}", uri, "streamed", **changes)
         rows, peak = rows_of(job, job.spec), 0
-        with Feed(rows, 0, job.micro_batch_sequences, rank, NUM_WORKERS) as feed:
+        with Feed(rows, 0, job.micro_batch_sequences, Axis(rank, NUM_WORKERS)) as feed:
             for _ in range(rows.num_steps):
                 given += sum(batch.num_tokens for batch in feed.next())
                 peak = max(peak, _size(folder / f"node-{rank}"))

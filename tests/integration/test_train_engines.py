@@ -25,21 +25,27 @@ class Case:
     optimizer: str = "adamw"
     offload: bool = False
     changed: tuple[tuple[str, Any], ...] = ()
+    tensor: int = 1
+    context: int = 1
+    """Workers that have a part of every matrix, or of every row; alone, a worker has all of it."""
 
     @property
     def name(self) -> str:
         more = "".join(f"-{name}" for name, _ in self.changed)
-        return f"zero{self.stage}-{self.precision}-{self.optimizer}{'-offload' * self.offload}{more}"
+        layout = f"zero{self.stage}-tensor{self.tensor}-context{self.context}"
+        return f"{layout}-{self.precision}-{self.optimizer}{'-offload' * self.offload}{more}"
 
     @property
     def tolerance(self) -> float:
         return 1e-3 if self.precision == "fp32" else 1e-2
 
-    @property
-    def changes(self) -> dict[str, Any]:
+    def changes(self, is_alone: bool) -> dict[str, Any]:
+        tensor, context = (1, 1) if is_alone else (self.tensor, self.context)
         return {
             "sharding": {
                 "zero_stage": self.stage,
+                "tensor": tensor,
+                "context": context,
                 "offload": {"optimizer": self.offload, "parameters": self.offload and self.stage == 3},
             },
             "precision": self.precision,
@@ -48,7 +54,7 @@ class Case:
             "num_steps": NUM_STEPS,
             # Six rows a step in micro-batches of two: they do not come out even on two workers.
             "global_batch_tokens": 6 * 16,
-            "workers": {"num_workers": 1},
+            "workers": {"num_workers": tensor * context},
             **dict(self.changed),
         }
 
@@ -61,7 +67,8 @@ HELD = (
 )
 CORE = [
     Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case(2, "bf16", "muon"),
-    Case(2, "fp32", changed=HELD),
+    Case(2, "fp32", changed=HELD), Case(0, "fp32", tensor=2),
+    Case(0, "fp32", context=2),
 ]  # fmt: skip
 RECOMPUTED = (("activation_checkpointing", True),)
 SENT_IN_BF16 = (("sharding", {"reduce_precision": "bf16"}),)
@@ -69,7 +76,8 @@ REST = [
     Case(2, "fp32", offload=True), Case(3, "fp32", offload=True), Case(3, "fp32", changed=RECOMPUTED),
     Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"),
     Case(0, "bf16", "muon"), Case(0, "fp32", changed=SENT_IN_BF16), Case(2, "fp32", changed=TAUGHT),
-    Case(3, "fp32", changed=TAUGHT),
+    Case(3, "fp32", changed=TAUGHT), Case(1, "bf16", tensor=2), Case(0, "fp32", changed=RECOMPUTED, tensor=2),
+    Case(3, "fp32", context=2), Case(0, "bf16", "muon", context=2),
 ]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]
@@ -91,12 +99,12 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             (root / f"{case.name}-{fate}").mkdir()
             small_job(root / f"{case.name}-{fate}")
 
-    def each(fate: str, dies_at_step: int | None = None) -> list[Training]:
-        return [Training(root / f"{case.name}-{fate}", case.changes, dies_at_step) for case in cases]
+    def each(fate: str, dies_at_step: int | None = None, is_alone: bool = False) -> list[Training]:
+        return [Training(root / f"{case.name}-{fate}", case.changes(is_alone), dies_at_step) for case in cases]
 
-    run_alone([*each("elastic", 3), *each("alone")])
+    run_alone([*each("elastic", 3, is_alone=True), *each("alone", is_alone=True)])
     run_on_workers(2, [*each("whole"), *each("killed", 5), *each("killed"), *each("elastic", 3)])
-    run_alone(each("elastic"))
+    run_alone(each("elastic", is_alone=True))
     return cases, lambda case, fate: losses(root / f"{case.name}-{fate}")
 
 

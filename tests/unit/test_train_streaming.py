@@ -13,6 +13,7 @@ from support.training_jobs import LENGTH, made_up_corpus, small_spec, streamed_j
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, ResourceError
+from rayloom.score.parallel.axis import Axis
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.loop.batch_feed import micro_batches
 from rayloom.train.loop.run_state import rows_of
@@ -140,7 +141,7 @@ def test_a_worker_fetches_the_shards_of_its_own_lanes_only(corpus: Artifact, tmp
         assert run.lanes is not None
         rows.hold_at_most(len(rows.rows_of_shards))
         for step in range(run.num_steps - 1):  # in the last step one of them may have nothing to do
-            micro_batches(run, step, 1, rank, 2)
+            micro_batches(run, step, 1, Axis(rank, 2))
         num_fetched += len(shards_on_disk(corpus))
         rows.close()
     assert num_fetched <= len(rows.rows_of_shards) + run.lanes.num_lanes - 1

@@ -12,6 +12,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
+
+from rayloom.score.parallel.axis import ALONE, Axis
 
 NO_LABEL = -100
 """Label of positions without a label (torch's `ignore_index`)."""
@@ -51,6 +54,10 @@ class Batch:
     known_label_indices: torch.Tensor | None = None
     known_document_lengths: tuple[int, ...] | None = None
     """Both are computed before the batch moves to a device, to avoid synchronising with the device later."""
+    context: Axis = ALONE
+    """The workers that have a part of the positions of these rows each; here are this worker's."""
+    row_positions: torch.Tensor | None = None
+    """(B, positions of all of them) as `positions`; None if they are all here."""
 
     @property
     def num_labels(self) -> int:
@@ -77,6 +84,30 @@ class Batch:
             return self
         known = replace(self, known_label_indices=self.label_indices, known_document_lengths=self.document_lengths)
         return replace(known, **moved(known, device))
+
+    def part(self, context: Axis) -> Self:
+        """This worker's positions of a causal batch, and how long the documents are that they belong to.
+
+        Rows are padded by a document without labels, so that each worker has equally many.
+        """
+        if context.size == 1:
+            return self
+        padding = -self.tokens.shape[1] % context.size
+        tokens = functional.pad(self.tokens, (0, padding))
+        labels = functional.pad(self.labels, (0, padding), value=NO_LABEL)
+        ends = torch.arange(padding).expand(len(tokens), -1)
+        whole = replace(self, positions=torch.cat([self.positions, ends], dim=1))
+        own = slice(*context.share(tokens.shape[1]))
+        return replace(
+            self,
+            tokens=tokens[:, own].contiguous(),
+            positions=whole.positions[:, own].contiguous(),
+            labels=labels[:, own].contiguous(),
+            num_tokens=self.num_tokens if context.rank == 0 else 0,
+            known_document_lengths=whole.document_lengths,
+            context=context,
+            row_positions=whole.positions,
+        )
 
     def without_labels(self) -> Self:
         """The same shapes without labels: the same computation, with zero loss and zero gradients."""

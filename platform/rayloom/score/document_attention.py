@@ -8,6 +8,7 @@ Shapes: B rows, S positions, H heads, D head size, T = B · S.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rayloom.errors import InputError
+from rayloom.score.parallel.axis import ALONE, Axis, exchanged
 
 IMPLEMENTATION = "documents"
 """Name of this attention in transformers' registry."""
@@ -47,6 +51,20 @@ def use_documents(model: nn.Module) -> None:
         AttentionInterface.register(IMPLEMENTATION, attention)
         AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
         config._attn_implementation = IMPLEMENTATION
+
+
+def check_context(config: Any, num_parts: int, num_positions: int) -> None:
+    """Raises InputError if rows cannot be cut among workers that have one of so many parts of the heads each."""
+    fix = "Use sharding.tensor, or zero_stage 3 with activation_checkpointing."
+    if config.model_type not in DECODERS:
+        what = f"sharding.context does not cut the rows of a model of type {config.model_type}"
+        raise InputError(what, fix=f"{fix} Models whose rows can be cut: {', '.join(DECODERS)}.")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < num_positions:
+        raise InputError(f"sharding.context cuts no rows for attention in a window of {window} tokens", fix=fix)
+    if config.num_attention_heads % num_parts:
+        what = f"sharding.tensor × context is {num_parts}, which does not divide {config.num_attention_heads} heads"
+        raise InputError(what, fix=f"Set them to {math.gcd(num_parts, config.num_attention_heads)} together.")
 
 
 def documents_for(model: nn.Module, positions: Tensor, lengths: Sequence[int]) -> Documents | None:
@@ -85,21 +103,60 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     documents: Documents | None = None,
+    context: Axis = ALONE,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """(B, S, H, D) from query (B, H, S, D), key and value; called by transformers' attention layers."""
+    """(B, S, H, D) from query (B, H, S, D), key and value; called by transformers' attention layers.
+
+    With `context`, S positions of a part of all: attention is then computed for a part of the heads, at all positions
+    (Jacobs et al. 2023, DeepSpeed-Ulysses), so that documents and masks are those of one worker.
+    """
+    if context.size > 1:
+        key, value = (_for_workers(heads, context.size) for heads in (key, value))
+        query, key, value = (exchanged(heads, context, split=1, joined=2) for heads in (query, key, value))
+        out = _of_all_positions(query, key, value, attention_mask, dropout, scaling, documents)
+        return exchanged(out, context, split=1, joined=2), None
     if documents is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
+    return _by_documents(query, key, value, documents, dropout, scaling), None
+
+
+def _of_all_positions(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    documents: Documents | None,
+) -> Tensor:
+    """(B, S, H, D) of some heads, by documents or with a mask."""
+    if documents is not None:
+        return _by_documents(query, key, value, documents, dropout, scaling)
+    is_shared = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(
+        query, key, value, mask, dropout, scale=scaling, enable_gqa=is_shared
+    ).transpose(1, 2)
+
+
+def _for_workers(heads: Tensor, num_workers: int) -> Tensor:
+    """Key or value heads (B, H, S, D), each repeated until they divide among the workers."""
+    return heads.repeat_interleave(math.lcm(heads.shape[1], num_workers) // heads.shape[1], dim=1)
+
+
+def _by_documents(
+    query: Tensor, key: Tensor, value: Tensor, documents: Documents, dropout: float, scaling: float | None
+) -> Tensor:
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     if documents.starts is None:
         out = _one_after_the_other(q, k, v, documents.lengths, dropout, scaling)
     else:
         out = _in_one_kernel(q, k, v, documents.starts, documents.longest, scaling)
-    return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
+    return out.view(query.shape[0], query.shape[2], query.shape[1], -1)
 
 
 def _one_after_the_other(

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rayloom.score.batches import Batch
 from rayloom.score.model_inputs import model_inputs
+from rayloom.score.parallel.axis import entering
+from rayloom.score.parallel.vocabulary import SplitCrossEntropy, split_of
 
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Most logits in a chunk (C × V), by device. Each chunk reads the head's weight and gradient: small ones are slow."""
@@ -61,7 +63,11 @@ class LabelLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """() fp32, summed over the labels, not averaged: only the caller knows how many there are in all."""
         indices = batch.label_indices
-        return self.head_loss(self.hidden_states(batch, indices), CrossEntropy(batch.labels.take(indices)))
+        hidden, labels = self.hidden_states(batch, indices), batch.labels.take(indices)
+        split = split_of(output_head(self.model))
+        if split is None:
+            return self.head_loss(hidden, CrossEntropy(labels))
+        return self.head_loss(entering(hidden, split.axis), SplitCrossEntropy(labels, split))
 
     def by_row(self, batch: Batch) -> Tensor:
         """(B,) the sum for each row."""

@@ -46,10 +46,17 @@ def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> di
         mask = _encoder_mask(model, batch)
         return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.positions}
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
-    documents = None if has_virtual_tokens else documents_for(model, batch.positions, batch.document_lengths)
+    positions = batch.positions if batch.row_positions is None else batch.row_positions
+    documents = None if has_virtual_tokens else documents_for(model, positions, batch.document_lengths)
+    if batch.context.size > 1:
+        # In attention, a worker has some heads of all positions (see `document_attention`).
+        inputs["context"] = batch.context
     if documents is not None:
         # transformers passes a 4-D mask on unchanged, so an empty one stops it from making its own.
         return inputs | {"attention_mask": batch.tokens.new_empty((0, 0, 0, 0)), "documents": documents}
+    if batch.row_positions is not None:
+        texts = documents_of(batch.row_positions)
+        return inputs | {"attention_mask": causal(same_document(texts, texts))}
     # transformers derives packing from positions only without cache and mask (masking_utils). With virtual tokens, rows
     # hold one text each, and the model counts the positions itself.
     if has_virtual_tokens:

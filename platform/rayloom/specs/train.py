@@ -170,7 +170,12 @@ class TrainSpec(JobSpec):
 
     @property
     def accumulation_steps(self) -> int:
-        return self.global_batch_sequences // (self.micro_batch_sequences * self.workers.num_workers)
+        return self.global_batch_sequences // (self.micro_batch_sequences * self.num_copies)
+
+    @property
+    def num_copies(self) -> int:
+        """How many groups of workers compute other rows, each with all of the model."""
+        return self.workers.num_workers // self.sharding.together
 
     @model_validator(mode="after")
     def _one_starting_point(self) -> Self:
@@ -237,13 +242,14 @@ class TrainSpec(JobSpec):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        at_once = self.sequence_length_tokens * self.micro_batch_sequences * self.workers.num_workers
+        at_once = self.sequence_length_tokens * self.micro_batch_sequences * max(1, self.num_copies)
         if self.global_batch_tokens % at_once:
             below = self.global_batch_tokens // at_once * at_once
             nearest = f"{below} or {below + at_once}" if below else str(at_once)
+            divided = f" / {self.sharding.together} that share rows" if self.sharding.together > 1 else ""
             raise ValueError(
                 f"global_batch_tokens must be a multiple of {at_once} (sequence_length_tokens × micro_batch_sequences "
-                f"× workers.num_workers): try {nearest}"
+                f"× workers.num_workers{divided}): try {nearest}"
             )
         return self
 

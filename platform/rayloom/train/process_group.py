@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from rayloom.errors import InputError
+from rayloom.score.parallel.axis import ALONE, Axis
+from rayloom.specs.training.endurance import Sharding
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,23 @@ class Group:
     device: torch.device
     control: Any = None
     """A gloo group for small values on the CPU, so that exchanging them does not synchronise with the device."""
+    tensor: Axis = ALONE
+    """The workers that have a part of every matrix each, and compute the same rows. Their ranks follow each other."""
+    context: Axis = ALONE
+    """The workers that have a part of the positions of the same rows each."""
+    copies_group: Any = None
+    """torch's group of `copies`; None if all workers hold the same weights."""
+
+    @property
+    def rows(self) -> Axis:
+        """This worker's place among those that compute other rows (data parallelism)."""
+        together = self.tensor.size * self.context.size
+        return Axis(self.rank // together, self.num_workers // together)
+
+    @property
+    def copies(self) -> Axis:
+        """Its place among those with the same part of the weights, over which losses and gradients are summed."""
+        return Axis(self.rank // self.tensor.size, self.num_workers // self.tensor.size, self.copies_group)
 
     @property
     def is_first(self) -> bool:
@@ -33,15 +56,13 @@ class Group:
         dist.all_reduce(tensor, group=self.control)
         return tuple(tensor.tolist())
 
-    def summed(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over all processes in place, bitwise equal on all of them."""
-        if self.num_workers > 1:
-            dist.all_reduce(tensor)
-        return tensor
+    def once(self, value: float) -> float:
+        """What this worker adds to a sum over all, of a value that all workers of `tensor` have alike."""
+        return value if self.tensor.rank == 0 else 0
 
     def sum_in_background(self, tensor: Tensor) -> Any:
-        """Begins to sum the tensor over all processes in place; `wait()` of the result ends it."""
-        return dist.all_reduce(tensor, async_op=True)
+        """Begins to sum the tensor over `copies` in place; `wait()` of the result ends it."""
+        return dist.all_reduce(tensor, group=self.copies.group, async_op=True)
 
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
@@ -76,3 +97,41 @@ def current_group(device: torch.device, timeout_seconds: float = 1800.0) -> Grou
     if dist.get_world_size() > 1:
         control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
     return Group(dist.get_rank(), dist.get_world_size(), device, control)
+
+
+@contextmanager
+def arranged(group: Group, sharding: Sharding) -> Iterator[Group]:
+    """The group with its workers in the places that `sharding` gives them. All of them call it together.
+
+    Workers of a tensor axis follow each other, as they exchange most; then those of a context axis, then other rows.
+    Raises InputError if there are no whole copies of the model.
+    """
+    tensor, context, num_workers = sharding.tensor, sharding.context, group.num_workers
+    if num_workers % (tensor * context):
+        what = f"{num_workers} workers cannot be {context} parts of rows × {tensor} parts of matrices"
+        raise InputError(what, fix=f"Start a multiple of {tensor * context} workers, as workers.num_workers says.")
+    ranks = range(num_workers)
+    made: list[Any] = []
+
+    def axis(size: int, step: int) -> Axis:
+        """Of workers that are `step` ranks apart."""
+        place = group.rank // step % size
+        if size == 1:
+            return ALONE
+        sets = [ranks[first : first + size * step : step] for first in ranks if first // step % size == 0]
+        made.append(_own_group(sets, group.rank))
+        return Axis(place, size, made[-1])
+
+    placed = replace(group, tensor=axis(tensor, 1), context=axis(context, tensor))
+    if tensor > 1:
+        made.append(_own_group([ranks[first::tensor] for first in range(tensor)], group.rank))
+        placed = replace(placed, copies_group=made[-1])
+    yield placed
+    for of_this in made:
+        dist.destroy_process_group(of_this)
+
+
+def _own_group(sets: Sequence[Sequence[int]], rank: int) -> Any:
+    """torch's group of the set with this rank; every process makes all of them."""
+    groups = [dist.new_group(list(one)) for one in sets]
+    return next(made for made, one in zip(groups, sets, strict=True) if rank in one)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+from rayloom.specs.training.adapters import LoraAdapter
+from rayloom.specs.training.architectures import DecoderArchitecture
 
 if TYPE_CHECKING:
     from rayloom.specs.train import TrainSpec
@@ -13,6 +17,7 @@ def check_computing(spec: TrainSpec) -> None:
     _check_optimizer(spec)
     _check_layers(spec)
     _check_device(spec)
+    _check_layout(spec)
 
 
 def _check_optimizer(spec: TrainSpec) -> None:
@@ -46,3 +51,55 @@ def _check_device(spec: TrainSpec) -> None:
         raise ValueError("precision fp16 is for GPUs (workers.gpus_per_worker: 1); on CPUs use bf16")
     if spec.optimizer.type == "adamw8bit" and not on_gpu:
         raise ValueError("optimizer adamw8bit is for GPUs (workers.gpus_per_worker: 1); on CPUs use adamw")
+
+
+def _check_layout(spec: TrainSpec) -> None:
+    """What tensor and context parallelism are proven with; the rest is refused, with what works instead."""
+    sharding, workers = spec.sharding, spec.workers
+    if sharding.together == 1:
+        return
+    axes = {"tensor": sharding.tensor, "context": sharding.context}
+    where = "sharding." + " and ".join(f"{name} {size}" for name, size in axes.items() if size > 1)
+    if workers.num_workers % sharding.together:
+        below = workers.num_workers // sharding.together * sharding.together
+        nearest = f"{below} or {below + sharding.together}" if below else str(sharding.together)
+        raise ValueError(f"{where} does not divide workers.num_workers {workers.num_workers}: set it to {nearest}")
+    if workers.min_workers is not None:
+        raise ValueError(f"workers.min_workers could leave a part without a worker, with {where}: leave it out")
+    others = {
+        "task": spec.task, "preference": spec.preference, "policy": spec.policy, "teacher": spec.teacher,
+        "retain": spec.retain, "fisher": spec.fisher, "embedding_noise": spec.embedding_noise,
+    }  # fmt: skip
+    asked = [name for name, value in others.items() if value]
+    if asked or spec.objective_in_use.type != "causal":
+        what = asked[0] if asked else f"objective {spec.objective_in_use.type}"
+        raise ValueError(f"{where} is for causal models and their labels, not for {what}: use zero_stage 3")
+    if spec.compile:
+        raise ValueError(f"compile is not proven with {where}: leave it out")
+    if spec.adapter.type not in ("none", "lora"):
+        raise ValueError(f"adapter {spec.adapter.type} is not proven with {where}: use lora, or zero_stage instead")
+    if sharding.tensor > 1:
+        _check_parts(spec, sharding.tensor)
+    shape = spec.architecture
+    if isinstance(shape, DecoderArchitecture) and shape.heads % sharding.together:
+        fitting = math.gcd(shape.heads, sharding.together)
+        raise ValueError(f"{where} must divide num_heads {shape.heads} together: {fitting} workers would")
+
+
+def _check_parts(spec: TrainSpec, size: int) -> None:
+    if spec.optimizer.type != "adamw":
+        raise ValueError(f"optimizer {spec.optimizer.type} needs whole matrices, which sharding.tensor cuts: use adamw")
+    if isinstance(spec.adapter, LoraAdapter) and (spec.adapter.weight_decomposed or spec.adapter.quantised_base):
+        raise ValueError("sharding.tensor cuts neither DoRA nor a quantised base: use plain lora")
+    shape = spec.architecture
+    if not isinstance(shape, DecoderArchitecture):
+        return
+    if shape.family != "llama":
+        raise ValueError(f"sharding.tensor cuts no {shape.family}: use family llama, or zero_stage 3")
+    counts = (shape.heads, shape.num_key_value_heads or shape.heads, shape.feed_forward)
+    if any(count % size for count in counts):
+        nearest = max(n for n in range(1, size) if not any(count % n for count in counts))
+        raise ValueError(
+            f"sharding.tensor {size} must divide num_heads {counts[0]}, num_key_value_heads {counts[1]} and "
+            f"feed_forward_size {counts[2]}: the largest below it that does is {nearest}"
+        )

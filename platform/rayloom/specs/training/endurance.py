@@ -28,22 +28,33 @@ class Offload(Spec):
 
 
 class Sharding(Spec):
-    """How DeepSpeed shards state over workers (ZeRO, Rajbhandari et al. 2020).
+    """How a model and its rows are spread over workers: num_workers = tensor × context × workers with other rows.
 
-    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles at run time; tensor
-    parallelism (AutoTP), because checkpoints have no layout for split layers; pipeline parallelism, which needs models
-    written as a list of layers, unlike those of transformers; and Ulysses' sequence parallelism, which passes no mask
-    to attention, so that packed texts would attend to each other.
+    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles at run time; and pipeline
+    parallelism, which needs models written as a list of layers, unlike those of transformers.
     """
 
+    tensor: Annotated[int, Field(ge=1)] = 1
+    """Workers that compute the same rows together: each holds a part of every large matrix (Shoeybi et al. 2019,
+    arXiv:1909.08053). They exchange hidden states four times a layer, so they should be the GPUs of one node."""
+    context: Annotated[int, Field(ge=1)] = 1
+    """Workers that compute the same rows together, each some of the positions, for long rows (Jacobs et al. 2023,
+    DeepSpeed-Ulysses, arXiv:2309.14509). In attention each has some of the heads at all positions, so packed texts stay
+    apart; with tensor, they must divide the heads together."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """What is split among the workers. 0: nothing. 1: optimiser state. 2: gradients too. 3: weights too."""
+    """What DeepSpeed splits among the workers with the same part of the matrices, all without `tensor` (ZeRO,
+    Rajbhandari et al. 2020). 0: nothing. 1: optimiser state. 2: gradients too. 3: weights too."""
     offload: Offload = Offload()
     """What is kept in the machine's memory instead of the device's."""
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
     """Number format in which gradients are summed over workers. bf16 sends half the bytes and rounds each sum."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further keys of DeepSpeed's own configuration; keys that other fields of the spec decide are refused."""
+
+    @property
+    def together(self) -> int:
+        """Workers that compute the same rows."""
+        return self.tensor * self.context
 
     @model_validator(mode="after")
     def _offload_needs_sharding(self) -> Self:
@@ -65,7 +76,8 @@ class Sharding(Spec):
             raise ValueError(f"extra repeats what the spec says itself: {', '.join(taken)}")
         uncovered = sorted(UNCOVERED_KEYS & set(self.extra))
         if uncovered:
-            raise ValueError(f"extra asks for what is not covered here: {', '.join(uncovered)}; use zero_stage instead")
+            what = f"extra asks for what is not covered here: {', '.join(uncovered)}"
+            raise ValueError(f"{what}; use tensor, context or zero_stage instead")
         return self
 
 

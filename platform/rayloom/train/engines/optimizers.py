@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from rayloom.score.label_loss import output_head_of
 from rayloom.specs.training import optimization as spec_of
 from rayloom.train.engines.muon import MuonAdamW
+from rayloom.train.weights.tensor_parallel import part_of
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 MUON_STATE = ("momentum",)
@@ -28,6 +29,8 @@ class ParameterGroup:
     weight_decay: float
     is_orthogonalized: bool = False
     is_in_8_bits: bool = False
+    are_parts: bool = False
+    """Whether each worker has a part of them (tensor parallelism)."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -52,9 +55,12 @@ def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[Paramete
         (decayed, spec.weight_decay, False),
         (plain, 0.0, False),
     ):
-        if named:
-            names, parameters = zip(*named, strict=True)
-            groups.append(ParameterGroup(names, parameters, decay, orthogonal, spec.type == "adamw8bit"))
+        for are_parts in (False, True):
+            alike = [(name, p) for name, p in named if (part_of(p) is not None) == are_parts]
+            if alike:
+                names, parameters = zip(*alike, strict=True)
+                in_8_bits = spec.type == "adamw8bit"
+                groups.append(ParameterGroup(names, parameters, decay, orthogonal, in_8_bits, are_parts))
     return groups
 
 

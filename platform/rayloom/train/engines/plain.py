@@ -16,14 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rayloom.score.parallel.axis import Axis
 from rayloom.specs.train import TrainSpec
-from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.engines.reduction import GradientSums, Place
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
+from rayloom.train.weights.tensor_parallel import whole
 
 ALIGNMENT = 32
 """Each parameter begins at a multiple of this many elements, so that vector instructions are aligned."""
@@ -80,7 +82,7 @@ class PlainEngine:
             for _, parameter, view in flat.views(flat.weights):
                 parameter.data = view.view(parameter.shape)
         self._collect_gradients()
-        self._sums = self._sums_of_gradients(spec) if group.num_workers > 1 else None
+        self._sums = self._sums_of_gradients(spec) if group.copies.size > 1 else None
         self.optimizer = optimizer_over(groups, [flat.pieces for flat in self._flats], spec.optimizer)
         for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
             cut = torch.split(flat.gradients, len(flat.pieces[0]))
@@ -102,7 +104,7 @@ class PlainEngine:
             sums.finish()
 
     def step(self, learning_rate: float) -> float:
-        norm = float(torch.linalg.vector_norm(self._gradients)) / self.loss_scale
+        norm = self._norm() / self.loss_scale
         if math.isfinite(norm):
             is_clipped = self.clip_norm is not None and norm > self.clip_norm
             factor = (self.clip_norm / norm if self.clip_norm and is_clipped else 1.0) / self.loss_scale
@@ -123,13 +125,15 @@ class PlainEngine:
             # With one piece, the usual case, nothing is copied.
             state = {kind: torch.cat([s[kind] for s in states]) for kind in states[0]} if states[1:] else states[0]
             for name, parameter, weights in flat.views(flat.master):
-                start, end = _part(parameter.numel(), self.group)
+                # What all workers of a tensor axis hold, all of them share the writing of.
+                writers = self.group.copies if flat.group.are_parts else Axis(self.group.rank, self.group.num_workers)
+                start, end = writers.share(parameter.numel())
                 offset = weights.storage_offset() - flat.master.storage_offset()
                 tensors = {WEIGHT: weights[start:end]}
                 for kind, tensor in state.items():
                     tensors[kind] = tensor[offset + start : offset + end]
                 if start < end:
-                    yield Fragment(name, start, tensors)
+                    yield Fragment(name, ElementRange.within(parameter, start, end), tensors)
 
     def restore(self, reader: FragmentReader, num_updates: int) -> None:
         self.num_updates = num_updates
@@ -137,7 +141,7 @@ class PlainEngine:
             state = blank(flat.master.detach(), flat.state_kinds) if num_updates else {}
             for kind, tensor in ({WEIGHT: flat.master.detach()} | state).items():
                 for name, parameter, view in flat.views(tensor):
-                    view.copy_(reader.read(kind, name, 0, parameter.numel()))
+                    view.copy_(reader.read(kind, name, ElementRange.within(parameter, 0, parameter.numel())))
             if num_updates:
                 for place, piece in enumerate(flat.pieces):
                     begin = place * len(flat.pieces[0])
@@ -147,16 +151,28 @@ class PlainEngine:
         self._convert()
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        if not self.group.is_first:
+        if not self.group.is_first and self.group.tensor.size == 1:
             return None
-        return {
-            name: view.view(parameter.shape)
-            for flat in self._flats
-            for name, parameter, view in flat.views(flat.weights)
-        }
+        gathered = {}
+        for flat in self._flats:
+            for name, parameter, view in flat.views(flat.weights):
+                weights = whole(parameter, view.view(parameter.shape), self.group.tensor)
+                if self.group.is_first:
+                    gathered[name] = weights
+        return gathered if self.group.is_first else None
 
     def close(self) -> None:
         pass
+
+    def _norm(self) -> float:
+        """The norm of all gradients; of parts, those of all workers count."""
+        if self.group.tensor.size == 1:
+            return float(torch.linalg.vector_norm(self._gradients))
+        squares = self._gradients.new_zeros(2)
+        for flat in self._flats:
+            squares[int(flat.group.are_parts)] += torch.linalg.vector_norm(flat.gradients).square()
+        self.group.tensor.summed(squares[1:])
+        return float(squares.sum().sqrt())
 
     def _convert(self) -> None:
         for flat in self._flats:
@@ -212,11 +228,6 @@ def _flattened(
         view.copy_(parameter.detach().reshape(-1))
     weights.copy_(master)
     return flat
-
-
-def _part(size: int, group: Group) -> tuple[int, int]:
-    """First element, and one past the last, of the part of a parameter that this worker writes to checkpoints."""
-    return size * group.rank // group.num_workers, size * (group.rank + 1) // group.num_workers
 
 
 # Optimiser state in checkpoints: tensors with one value for each weight.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
+import deepspeed.utils.groups
 import torch
 from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
 from torch import Tensor
@@ -29,6 +30,7 @@ from rayloom.train.precision import DTYPES, computing_precision, convert_paramet
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
 from rayloom.train.weights.sharded import ShardedWeights
+from rayloom.train.weights.tensor_parallel import part_of
 
 
 def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:
@@ -90,15 +92,17 @@ class ZeroEngine:
         self.is_fp16, self.loss_scale = spec.precision == "fp16", 1.0
         groups = parameter_groups(model.model, spec.optimizer)
         num_trained = sum(p.numel() for found in groups for p in found.parameters)
-        config = deepspeed_config(spec, group.num_workers, num_trained, group.device.type == "cuda")
+        config = deepspeed_config(spec, group.copies.size, num_trained, group.device.type == "cuda")
         if weights is not None:
             fill_in_shards(model.model, weights, config, DTYPES[spec.precision], group)
         elif spec.precision == "fp32":
             # DeepSpeed converts to bf16 and fp16, but without either it computes in the precision of the base's files.
             convert_parameters(model.model, torch.float32)
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
+        for parameter in model.parameters():
+            parameter.model_parallel = part_of(parameter) is not None  # counted on each worker in the gradients' norm
         self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, dist_init_required=False
+            model=model, optimizer=optimizer, config=config, dist_init_required=False, mpu=_axes_of(group)
         )
         shards = ShardsOfStage3 if spec.sharding.zero_stage == 3 else ShardsOfStages1And2
         self.shards = shards(self.engine, groups, model.model, group)
@@ -118,7 +122,7 @@ class ZeroEngine:
         if self.is_fp16:
             self.engine.optimizer.override_loss_scale(self.loss_scale)
         # DeepSpeed averages gradients over workers; the loop needs the sum.
-        self.engine.backward(scaled_loss * self.group.num_workers, scale_wrt_gas=False)
+        self.engine.backward(scaled_loss * self.group.copies.size, scale_wrt_gas=False)
         if not is_last:
             self.engine.step()
 
@@ -141,6 +145,7 @@ class ZeroEngine:
         return self.shards.whole_weights()
 
     def close(self) -> None:
+        deepspeed.utils.groups.mpu = None  # DeepSpeed keeps it for the whole process
         # Stage 3 replaces torch.nn.functional.linear, and would leave the replacement in this process.
         before = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
         if before is not None:
@@ -159,6 +164,19 @@ class ZeroEngine:
         whole = torch.empty(len(shard) * self.group.num_workers, dtype=shard.dtype, device=shard.device)
         dist.all_gather_single(whole, shard)
         return whole
+
+
+class _Axes:
+    """The axes of the workers, as DeepSpeed asks for them (Megatron's `mpu`)."""
+
+    def __init__(self, group: Group) -> None:
+        for name, axis in (("model", group.tensor), ("data", group.copies)):
+            for asked, value in (("rank", axis.rank), ("world_size", axis.size), ("group", axis.group)):
+                setattr(self, f"get_{name}_parallel_{asked}", lambda value=value: value)
+
+
+def _axes_of(group: Group) -> _Axes | None:
+    return _Axes(group) if group.tensor.size > 1 else None
 
 
 def _ensure_process_group(group: Group) -> None:

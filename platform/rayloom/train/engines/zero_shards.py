@@ -10,9 +10,10 @@ import torch
 from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 from torch import Tensor, nn
 
-from rayloom.train.engines.fragments import WEIGHT, Fragment, FragmentReader
+from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.optimizers import ParameterGroup
 from rayloom.train.process_group import Group
+from rayloom.train.weights.tensor_parallel import part_of, whole
 
 
 class _Shards:
@@ -20,6 +21,16 @@ class _Shards:
 
     def __init__(self, engine: Any, groups: Sequence[ParameterGroup], model: nn.Module, group: Group) -> None:
         self.optimizer, self.groups, self.model, self.group = engine.optimizer, groups, model, group
+
+    def fragments(self) -> Iterator[Fragment]:
+        """This worker's part of a checkpoint. What all workers of a tensor axis hold, the first one writes."""
+        for parameter, fragment in self._held():
+            if part_of(parameter) is not None or self.group.tensor.rank == 0:
+                yield fragment
+
+    def _held(self) -> Iterator[tuple[nn.Parameter, Fragment]]:
+        """What this worker holds, as views."""
+        raise NotImplementedError
 
     @property
     def _state(self) -> Any:
@@ -44,28 +55,31 @@ class ShardsOfStages1And2(_Shards):
         flats: list[Tensor] = next(getattr(self.optimizer, name) for name in names if hasattr(self.optimizer, name))
         return flats
 
-    def fragments(self) -> Iterator[Fragment]:
+    def _held(self) -> Iterator[tuple[nn.Parameter, Fragment]]:
         for flat, group, name, parameter in self._parameters():
             here, kept = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
             tensors = {WEIGHT: flat.detach()}
             tensors |= {k: self._state[flat][k] for k in group.state_kinds if k in self._state[flat]}
             cut = {kind: t[kept.start : kept.start + kept.numel] for kind, t in tensors.items()}
-            yield Fragment(name, here.start, cut)
+            span = ElementRange.within(parameter, here.start, here.start + kept.numel)
+            yield parameter, Fragment(name, span, cut)
 
     def restore(self, reader: FragmentReader, num_updates: int) -> None:
         self.num_updates = num_updates
         for flat, group in zip(self._flats, self.groups, strict=True):
             self._make_state(flat, group)
-        for fragment in self.fragments():
-            for kind, tensor in fragment.tensors.items():
-                end = fragment.start + len(tensor)
-                tensor.copy_(reader.read(kind, fragment.parameter, fragment.start, end))
+        for _, fragment in self._held():
+            reader.read_into(fragment)
         self.optimizer.update_lp_params()
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        if not self.group.is_first:
-            return None
-        return {name: p.detach() for g in self.groups for name, p in zip(g.names, g.parameters, strict=True)}
+        gathered = {}
+        for group in self.groups:
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                weights = whole(parameter, parameter.detach(), self.group.tensor)
+                if self.group.is_first:
+                    gathered[name] = weights
+        return gathered if self.group.is_first else None
 
     def _parameters(self) -> Iterator[tuple[Tensor, ParameterGroup, str, Any]]:
         for flat, group in zip(self._flats, self.groups, strict=True):
@@ -77,27 +91,26 @@ class ShardsOfStages1And2(_Shards):
 class ShardsOfStage3(_Shards):
     """Every worker holds one range of each parameter, padded to equal length."""
 
-    def fragments(self) -> Iterator[Fragment]:
+    def _held(self) -> Iterator[tuple[nn.Parameter, Fragment]]:
         for group in self.groups:
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 tensors = {WEIGHT: safe_get_local_fp32_param(parameter)}
                 if self.num_updates:
                     kinds = group.state_kinds
                     tensors |= {kind: safe_get_local_optimizer_state(parameter, kind) for kind in kinds}
-                start = len(tensors[WEIGHT]) * self.group.rank
+                start = len(tensors[WEIGHT]) * self.group.copies.rank
                 size = min(len(tensors[WEIGHT]), parameter.ds_numel - start)  # type: ignore[attr-defined]
                 if size > 0:
-                    yield Fragment(name, start, {kind: tensor.detach()[:size] for kind, tensor in tensors.items()})
+                    cut = {kind: tensor.detach()[:size] for kind, tensor in tensors.items()}
+                    yield parameter, Fragment(name, ElementRange.within(parameter, start, start + size), cut)
 
     def restore(self, reader: FragmentReader, num_updates: int) -> None:
         self.num_updates = num_updates
         optimizer = self.optimizer
         for number, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
             self._make_state(flat, self.groups[optimizer.sub_group_to_group_id[number]])
-        for fragment in self.fragments():
-            for kind, tensor in fragment.tensors.items():
-                end = fragment.start + len(tensor)
-                tensor.copy_(reader.read(kind, fragment.parameter, fragment.start, end))
+        for _, fragment in self._held():
+            reader.read_into(fragment)
         for number in range(len(optimizer.fp32_partitioned_groups_flat)):
             optimizer._reassign_or_swap_out_partitioned_parameters(number)
         if optimizer.persistent_parameters:
@@ -105,11 +118,12 @@ class ShardsOfStage3(_Shards):
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        whole = {}
+        gathered = {}
         for group in self.groups:
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 # One parameter at a time, so that no device ever holds the whole model.
                 with deepspeed.zero.GatheredParameters([parameter]):
+                    weights = whole(parameter, parameter.detach(), self.group.tensor)
                     if self.group.is_first:
-                        whole[name] = parameter.detach().to("cpu", copy=True)
-        return whole if self.group.is_first else None
+                        gathered[name] = weights.to("cpu", copy=True)
+        return gathered if self.group.is_first else None

@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from rayloom.score.parallel.axis import Axis
 from rayloom.train.loop.sample_order import Source, located
 from rayloom.train.objectives.objective import Objective, StoredRows, TrainBatch
 from rayloom.train.streaming.lane_order import SHARDS_HELD_A_LANE, LaneOrder, lane_order
@@ -59,19 +60,19 @@ class RunRows:
             return None
         return lane_order(first.rows_of_shards, self.global_batch_sequences, self.lane_rows, self.seed)
 
-    def prepare(self, step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
+    def prepare(self, step: int, micro_batch_sequences: int, workers: Axis) -> None:
         """Begins to fetch what a worker will need of a streamed corpus a quarter of a window after this step."""
         lanes, (first, *_) = self.lanes, self.shards
         if lanes is None or not isinstance(first, StreamedRows):
             return
         # Where memory ran out, a lane's rows are cut into more micro-batches, of which a worker takes those in turn.
         cuts = -(-self.lane_rows // micro_batch_sequences)
-        first.hold_at_most(SHARDS_HELD_A_LANE * min(lanes.num_lanes, lanes.lanes_of_worker(num_workers) * cuts))
+        first.hold_at_most(SHARDS_HELD_A_LANE * min(lanes.num_lanes, lanes.lanes_of_worker(workers.size) * cuts))
         rows_a_step = max(1, self.global_batch_sequences // lanes.num_lanes)
         later = step + AHEAD_STEPS + lanes.window_rows // (4 * rows_a_step)
         if later < self.num_steps:
             places = self.of_step(later)
-            starts = range(0, len(places), micro_batch_sequences)[rank::num_workers]
+            starts = range(0, len(places), micro_batch_sequences)[workers.rank :: workers.size]
             first.want(row for i in starts for _, row in places[i : i + micro_batch_sequences])
 
     def close(self) -> None:
@@ -86,9 +87,7 @@ class RunRows:
         return self.objective.batch(rows, [(self.seed, TRAINING, position + index) for index in range(len(rows))])
 
 
-def micro_batches(
-    rows: RunRows, step: int, micro_batch_sequences: int, rank: int, num_workers: int
-) -> list[TrainBatch]:
+def micro_batches(rows: RunRows, step: int, micro_batch_sequences: int, workers: Axis) -> list[TrainBatch]:
     """This worker's micro-batches of a step; all workers get equally many.
 
     The rows of a micro-batch do not depend on the number of workers, which take micro-batches in turn. A worker that
@@ -96,8 +95,10 @@ def micro_batches(
     """
     places, begin = rows.of_step(step), step * rows.global_batch_sequences
     starts = range(0, len(places), micro_batch_sequences)
-    batches = [rows.batch(places[i : i + micro_batch_sequences], begin + i) for i in starts[rank::num_workers]]
-    missing = -(-len(starts) // num_workers) - len(batches)
+    batches = [
+        rows.batch(places[i : i + micro_batch_sequences], begin + i) for i in starts[workers.rank :: workers.size]
+    ]
+    missing = -(-len(starts) // workers.size) - len(batches)
     # Made only where one is missing: of a streamed corpus, its shard would be fetched.
     return batches + [rows.batch(places[:1], begin).without_labels() for _ in range(missing)]
 
@@ -105,10 +106,11 @@ def micro_batches(
 class Feed:
     """Gives each step's micro-batches in order, and prepares those of the next AHEAD_STEPS steps in a thread."""
 
-    def __init__(self, rows: RunRows, first_step: int, micro_batch_sequences: int, rank: int, num_workers: int) -> None:
+    def __init__(self, rows: RunRows, first_step: int, micro_batch_sequences: int, workers: Axis) -> None:
+        """`workers`: this worker's place among those that compute other rows."""
         self._made: queue.Queue[list[TrainBatch] | BaseException] = queue.Queue(AHEAD_STEPS)
         self._stopped = threading.Event()
-        self._work = (rows, first_step, micro_batch_sequences, rank, num_workers)
+        self._work = (rows, first_step, micro_batch_sequences, workers)
         self._thread = threading.Thread(target=self._make, name="feed", daemon=True)
         self.wait_seconds = 0.0
         """Seconds that training has waited for data."""
@@ -136,11 +138,11 @@ class Feed:
         return {}
 
     def _make(self) -> None:
-        rows, step, micro_batch_sequences, rank, num_workers = self._work
+        rows, step, micro_batch_sequences, workers = self._work
         try:
             while step < rows.num_steps and not self._stopped.is_set():
-                rows.prepare(step, micro_batch_sequences, rank, num_workers)
-                self._put(micro_batches(rows, step, micro_batch_sequences, rank, num_workers))
+                rows.prepare(step, micro_batch_sequences, workers)
+                self._put(micro_batches(rows, step, micro_batch_sequences, workers))
                 step += 1
         except Exception as error:  # noqa: BLE001 - raised again by `next`
             self._put(error)

@@ -45,9 +45,9 @@ def heldout_loss(
     is_counted = hasattr(engine.model, "tally")
     if is_counted:
         engine.model.tally = AnswerTally()
-    at_once = micro_batch_sequences * group.num_workers
+    at_once = micro_batch_sequences * group.rows.size
     for begin in range(0, len(shards), at_once):
-        first = begin + group.rank * micro_batch_sequences
+        first = begin + group.rows.rank * micro_batch_sequences
         last = min(first + micro_batch_sequences, len(shards))
         # Sharded weights are gathered collectively, so all workers must run equally many batches.
         numbers = list(range(first, last)) or [begin]
@@ -57,7 +57,7 @@ def heldout_loss(
         total += float(engine.loss(batch.to(group.device)))
         num_labels += batch.num_labels
     own = engine.model.tally if is_counted else AnswerTally()
-    total, labels, *counts = group.agreed(total, num_labels, *own.values)
+    total, labels, *counts = group.agreed(*(group.once(value) for value in (total, num_labels, *own.values)))
     loss = HeldoutMeasure(total / max(1, labels), int(labels))
     if not is_counted:
         return loss

@@ -28,7 +28,7 @@ from rayloom.train.loop.run_log import Tell
 from rayloom.train.loop.run_state import Run, go_to, prepared
 from rayloom.train.objectives.objective import StoredRows, TrainBatch
 from rayloom.train.precision import DTYPES, after_step, computing_precision, loss_scale
-from rayloom.train.process_group import Group
+from rayloom.train.process_group import Group, arranged
 from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.source import PolicyFeed
 from rayloom.train.sizes.estimates import flops_per_token
@@ -52,7 +52,10 @@ def train(
     Raises InterruptedJobError, after a checkpoint, if `should_stop` is true on any worker, and QualityError if the
     policy for bad steps decides to stop.
     """
-    with closing(prepared(job, group, tell, should_stop, has_notice, asker)) as run:
+    with (
+        arranged(group, job.spec.sharding) as placed,
+        closing(prepared(job, placed, tell, should_stop, has_notice, asker)) as run,
+    ):
         _note_device(run)
         if run.state.step == 0:
             _measure(run)
@@ -69,7 +72,7 @@ def _feed(run: Run) -> Feed | PolicyFeed:
     step, at_once = run.state.step, run.micro_batch_sequences
     if run.source is not None:
         return PolicyFeed(run.source, step, at_once)
-    return Feed(run.rows, step, at_once, run.group.rank, run.group.num_workers)
+    return Feed(run.rows, step, at_once, run.group.rows)
 
 
 def _note_device(run: Run) -> None:
@@ -149,8 +152,8 @@ class _Agreed:
 def _agreed(run: Run, batches: Sequence[TrainBatch]) -> _Agreed:
     checkpoints = run.checkpoints
     sums = run.group.agreed(
-        sum(batch.num_labels for batch in batches),
-        sum(batch.num_tokens for batch in batches),
+        run.group.once(sum(batch.num_labels for batch in batches)),
+        run.group.once(sum(batch.num_tokens for batch in batches)),
         run.should_stop(),
         run.is_checkpoint_due,
         run.is_asking_due,
@@ -191,7 +194,7 @@ def _accumulate(run: Run, batches: Sequence[TrainBatch], num_labels: int) -> flo
         scale = torch.tensor(1 / max(1, num_labels), device=run.group.device)
         is_last = number == len(batches) - 1
         if is_last:
-            mean = run.group.summed(total) * scale
+            mean = run.group.copies.summed(total) * scale
             scale = torch.where(mean <= limit, scale, torch.nan)
         run.engine.backward(loss * scale, is_last)
     return float(mean)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.random import SeedSequence
 
 from rayloom.models.lora_sequence import put_over, start_from
 from rayloom.score.document_attention import use_documents
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.engine import Engine, engine_for
 from rayloom.train.failures import note_micro_batch
@@ -37,6 +39,7 @@ from rayloom.train.weights.model import build_model, prepare_layers, save_model,
 from rayloom.train.weights.retention import with_retention
 from rayloom.train.weights.sharded import ShardedWeights
 from rayloom.train.weights.teacher import with_teacher
+from rayloom.train.weights.tensor_parallel import check_layout
 
 ASKING_SECONDS = 5.0
 """Between two checks for a preemption notice; clouds give notice at least 30 seconds before."""
@@ -110,7 +113,7 @@ class Run:
 
     def seed_micro_batch(self, number: int) -> None:
         """Seeds torch from (seed, step, micro-batch), so that checkpoints need no random state."""
-        place = number * self.group.num_workers + self.group.rank
+        place = number * self.group.copies.size + self.group.copies.rank
         words = SeedSequence([self.job.spec.seed, self.state.step, place]).generate_state(1)
         torch.manual_seed(int(words[0]))
 
@@ -163,7 +166,7 @@ def prepared(
     """The run, restored from its newest sound checkpoint, or at step 0."""
     spec = job.spec
     record(job, group, lambda text: _tell_text(tell, group, text))
-    rows = rows_of(job, spec)
+    rows = rows_of(job, spec, group.context)
     objective = rows.objective
     heldout: dict[str, StoredRows] = {name: objective.rows(folder) for name, folder in job.heldout.items()}
     checkpoints = Checkpoints(
@@ -204,8 +207,8 @@ def prepared(
     return run
 
 
-def objective_of(job: TrainJob) -> Objective:
-    """The objective of the job's spec."""
+def objective_of(job: TrainJob, context: Axis = ALONE) -> Objective:
+    """The objective of the job's spec. `context`: the workers among which rows are cut."""
     spec = job.spec
     if spec.task is not None:
         return objective_of_task(spec.task, job.train[0], job.tokenizer, spec.sequence_length_tokens)
@@ -215,12 +218,12 @@ def objective_of(job: TrainJob) -> Objective:
         return PolicyObjective(spec.policy, spec.rollouts)
     if job.records:
         return RecordedTeacher(spec.sequence_length_tokens, job.records)
-    return pretraining_objective(spec, job.tokenizer)
+    return pretraining_objective(spec, job.tokenizer, context)
 
 
-def rows_of(job: TrainJob, spec: TrainSpec) -> RunRows:
-    """The job's training rows, with the batch size of `spec`."""
-    objective = objective_of(job)
+def rows_of(job: TrainJob, spec: TrainSpec, context: Axis = ALONE) -> RunRows:
+    """The job's training rows, with the batch size of `spec`, of which each worker of `context` has some positions."""
+    objective = objective_of(job, context)
     return RunRows(
         objective=objective,
         shards=[
@@ -240,10 +243,11 @@ def engine_model(
 ) -> tuple[torch.nn.Module, torch.nn.Module, ShardedWeights | None]:
     """The model in training mode, and the loss module around it, which the engine takes.
 
-    With ZeRO-3 the model is without weights, where the engine can give each worker its part of them: the third result.
+    With ZeRO-3 and tensor parallelism the model is without weights, where the engine can give each worker its part of
+    them: the third result.
     """
     model, weights = None, None
-    if job.spec.sharding.zero_stage == 3 and job.start is None:
+    if (job.spec.sharding.zero_stage == 3 or job.spec.sharding.tensor > 1) and job.start is None:
         model, weights = sharded_model(job.spec, job.base, job.tokenizer)
     if model is None or weights is None:
         model = build_model(job.spec, job.base, job.tokenizer, device)
@@ -255,6 +259,8 @@ def engine_model(
     # On a CPU, attention by documents would recompile for each batch's document lengths.
     if not (job.spec.compile and device.type == "cpu"):
         use_documents(model)
+    config: Any = model.config
+    check_layout(job.spec, config)
     model.train()
     loss = with_teacher(objective.loss_of(model), job.spec, job.teacher, device)
     return model, with_retention(loss, job.spec, job.base), weights

@@ -16,6 +16,7 @@ from torch import nn
 
 from rayloom.score.batches import NO_LABEL, Batch, PackedRow, stacked
 from rayloom.score.label_loss import LabelLoss
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.text.packed.shards import TokenShards
@@ -107,11 +108,14 @@ class CorruptedSpans:
         return np.where(read == NO_LABEL, self.start_token, read)
 
 
-def pretraining_objective(job: TrainSpec, folder: Path) -> Objective:
-    """The objective of a job without task or preference. `folder`: tokenizer of `weights.vocabulary.tokenizer_for`."""
+def pretraining_objective(job: TrainSpec, folder: Path, context: Axis = ALONE) -> Objective:
+    """The objective of a job without task or preference. `folder`: tokenizer of `weights.vocabulary.tokenizer_for`.
+
+    `context`: the workers among which rows are cut.
+    """
     spec, length = job.objective_in_use, job.sequence_length_tokens
     if isinstance(spec, Causal):
-        return NextToken(length)
+        return NextToken(length, context)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

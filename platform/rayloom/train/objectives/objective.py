@@ -16,6 +16,7 @@ from torch import nn
 
 from rayloom.score.batches import Batch, causal_batch
 from rayloom.score.label_loss import LabelLoss
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.text.packed.shards import TokenShards
 
 Draw = tuple[int, ...]
@@ -63,13 +64,15 @@ class NextToken:
     """Causal language modelling: predicts every trained token from the tokens before it."""
 
     sequence_length_tokens: int
+    context: Axis = ALONE
+    """The workers that have a part of the positions of each row."""
 
     def rows(self, folder: Path) -> TokenShards:
         return TokenShards(folder, self.sequence_length_tokens)
 
     def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> Batch:  # noqa: ARG002
         # Padding has no label and no other token attends to it, so any token will do.
-        return causal_batch(rows, padding_token=0)
+        return causal_batch(rows, padding_token=0).part(self.context)
 
     def loss_of(self, model: nn.Module) -> LabelLoss:
         return LabelLoss(model)

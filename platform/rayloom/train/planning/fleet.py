@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.hardware import Fleet, fleet_of
+from rayloom.train.planning.layouts import ASSUMED_UTILISATION, counts_to_cut, fastest, layout_of, step_seconds
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize
+from rayloom.train.sizes.traffic import traffic
 
-ASSUMED_UTILISATION = 0.4
-"""Model FLOPs utilisation that well-tuned training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
+WORTH_SAYING = 0.9
+"""Another layout is recommended if a step takes less than this share of the time."""
 CONTEXT_BYTES = 2 * 10**9
 """CUDA's context, NCCL's buffers and kernels' workspaces."""
 FRAGMENTATION_SHARE = 0.05
@@ -31,6 +33,7 @@ def add_fleet(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, num_tokens: in
     sheet.add("hardware", f"{nodes}, {device.peak_flops / 1e12:,.0f} TFLOP/s each by the data sheet")
     flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use) * num_tokens
     seconds = flops / (device.peak_flops * ASSUMED_UTILISATION * workers)
+    add_layouts(sheet, spec, size, fleet)
     sheet.add(
         "time", f"about {duration(seconds)} on {workers} devices, if they reach {ASSUMED_UTILISATION:.0%} of that"
     )
@@ -44,6 +47,14 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
         yield f"hardware is {spec.hardware}, but workers.gpus_per_worker is 0: set it to 1"
     if spec.workers.num_workers > fleet.num_devices:
         yield f"{spec.workers.num_workers} workers need as many devices; {spec.hardware} has {fleet.num_devices}"
+    if spec.sharding.together > fleet.devices_per_node:
+        yield (
+            f"sharding.tensor × context is {spec.sharding.together} and reaches over nodes, which are too slow for it: "
+            f"set it to {fleet.devices_per_node} at most"
+        )
+    for name, count in counts_to_cut(size).items():
+        if count % spec.sharding.tensor:
+            yield f"sharding.tensor {spec.sharding.tensor} does not divide the model's {count} {name}"
     if spec.precision == "bf16" and not fleet.device.has_bf16:
         yield f"{fleet.device.name} does not compute in bf16: set precision: fp16"
     if not fits(spec, size, fleet):
@@ -72,6 +83,21 @@ def warnings(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
         yield "activation_checkpointing takes about a third more time, and all fits without it"
 
 
+def add_layouts(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, fleet: Fleet) -> None:
+    """Adds the time of a step with this layout, and the fastest layout that fits if that is another one."""
+    if spec.workers.num_workers == 1:
+        return
+    own, best = step_seconds(spec, size, fleet), fastest(spec, size, fleet, lambda other: fits(other, size, fleet))
+    sent = traffic(spec, size).total / 1e9
+    sheet.add("layout", f"{layout_of(spec)}: {own:,.2g} s a step, in which a device sends {sent:,.3g} GB")
+    if best is None or layout_of(best) == layout_of(spec):
+        return
+    seconds = step_seconds(best, size, fleet)
+    sheet.add("fastest that fits", f"{layout_of(best)}: {seconds:,.2g} s a step, {gigabytes(best, size)} a device")
+    if fits(spec, size, fleet) and seconds < WORTH_SAYING * own:
+        sheet.warnings.append(f"{layout_of(best)} would take {seconds / own:.0%} of a step's time")
+
+
 def fits(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> bool:
     needed = memory_per_device(spec, size).total * (1 + FRAGMENTATION_SHARE) + CONTEXT_BYTES
     return needed <= fleet.device.memory_bytes
@@ -93,6 +119,9 @@ def advice(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> str:
     for said, changed in changes:
         if changed != spec and fits(changed, size, fleet):
             return f"it would with {said} ({gigabytes(changed, size)})"
+    best = fastest(spec, size, fleet, lambda other: fits(other, size, fleet))
+    if best is not None:
+        return f"it would with {layout_of(best)} ({gigabytes(best, size)})"
     return "take more devices with sharding.zero_stage: 3, or a smaller model"
 
 

@@ -13,6 +13,7 @@ import torch
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.score.parallel.axis import Axis
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.endurance import Sharding
 from rayloom.train.engines.engine import engine_for
@@ -51,7 +52,7 @@ def probe(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path)
         tokens, seconds = 0, 0.0
         for step in range(NUM_STEPS):
             started = time.perf_counter()
-            (batch,) = micro_batches(rows, step, small.micro_batch_sequences, 0, 1)
+            (batch,) = micro_batches(rows, step, small.micro_batch_sequences, Axis())
             engine.backward(engine.loss(batch.to(device)) / max(1, batch.num_labels), is_last=True)
             engine.step(0.0)  # synchronises with the device, to read the gradient norm
             if step:  # the first step also includes initialisation

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from transformers import AutoConfig
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
@@ -30,6 +31,7 @@ from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job,
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.lane_order import SHARDS_A_LANE, SHARDS_HELD_A_LANE, lane_order
 from rayloom.train.streaming.streamed_rows import StreamedRows
+from rayloom.train.weights.tensor_parallel import check_layout
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},
@@ -53,6 +55,8 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
             work = Path(folder)
             job = job_of(spec, parents, work, work / "result", store=store, may_sample=may_sample)
             size = size_of_job(job)
+            if job.base is not None and spec.sharding.together > 1:
+                check_layout(spec, AutoConfig.from_pretrained(job.base))
         except RayloomError as error:
             return Findings(PlanSheet(problems=[str(error)]))
         counts = row_counts(work)
@@ -158,10 +162,11 @@ def _add_data(sheet: PlanSheet, job: TrainJob, data: _DataSize) -> None:
         _add_streaming(sheet, data.train, spec)
     for name, (rows, tokens) in data.heldout.items():
         sheet.add(name, f"{rows:,} rows ({tokens:,} tokens)")
-    workers = spec.workers.num_workers
+    together = spec.sharding.together
+    workers = f"{spec.num_copies} workers" if together == 1 else f"{spec.num_copies} groups of {together} workers"
     sheet.add(
         "batch",
-        f"{spec.global_batch_tokens:,} tokens: {workers} workers × {spec.accumulation_steps} accumulated × "
+        f"{spec.global_batch_tokens:,} tokens: {workers} × {spec.accumulation_steps} accumulated × "
         f"{spec.micro_batch_sequences} rows",
     )
     epochs = job.num_rows / data.rows
@@ -170,7 +175,7 @@ def _add_data(sheet: PlanSheet, job: TrainJob, data: _DataSize) -> None:
 
 
 def _add_streaming(sheet: PlanSheet, rows: StreamedRows, spec: TrainSpec) -> None:
-    num_shards, workers = len(rows.rows_of_shards), spec.workers.num_workers
+    num_shards, workers = len(rows.rows_of_shards), spec.num_copies
     order = lane_order(rows.rows_of_shards, spec.global_batch_sequences, spec.micro_batch_sequences, spec.seed)
     mine = order.lanes_of_worker(workers)
     held = min(num_shards, SHARDS_HELD_A_LANE * mine)

@@ -82,7 +82,7 @@ def _written_share(objective: SpanCorruption) -> float:
 
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed."""
-    stage, workers = spec.sharding.zero_stage, spec.workers.num_workers
+    stage, workers = spec.sharding.zero_stage, spec.workers.num_workers // spec.sharding.tensor
     state_bytes = MASTER_AND_ADAM_BYTES
     if _computes_in_fp32(spec) and not stage:
         state_bytes -= 4  # in fp32 there is no separate master copy
@@ -90,26 +90,37 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
     if spec.optimizer.type == "muon":
         state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
-    weights = _weights(spec, size) // (workers if stage == 3 else 1)
-    gradients = size.trained * 4 // (workers if stage >= 2 else 1)
+    weights = _weights(spec, size) // spec.sharding.tensor // (workers if stage == 3 else 1)
+    trained = trained_by_worker(spec, size)
+    gradients = trained * 4 // (workers if stage >= 2 else 1)
     if stage == 0 and workers > 1 and spec.sharding.reduce_precision == "bf16":
-        gradients += size.trained * 2  # what is sent
+        gradients += trained * 2  # what is sent
     if stage == 3:
-        gradients += 4 * min(size.trained, MAX_BUCKET_ELEMENTS)  # the bucket that is being reduced
-    optimizer = size.trained * state_bytes // (workers if stage >= 1 else 1)
+        gradients += 4 * min(trained, MAX_BUCKET_ELEMENTS)  # the bucket that is being reduced
+    optimizer = trained * state_bytes // (workers if stage >= 1 else 1)
     if spec.sharding.offload.optimizer:
         optimizer = 0
     if spec.sharding.offload.parameters:
         weights = weights // size.num_layers  # about one layer at a time is on the device
     # A teacher's activations are gone before the student's loss is computed.
-    reference = size.of_teacher.parameters * _unit(spec) if size.of_teacher is not None else 0
-    held = [4 + _unit(spec) if one.type == "ewc" else _unit(spec) for one in spec.retain if one.type != "old_model"]
+    reference = size.of_teacher.parameters * number_bytes(spec) if size.of_teacher is not None else 0
+    held = [
+        4 + number_bytes(spec) if one.type == "ewc" else number_bytes(spec)
+        for one in spec.retain
+        if one.type != "old_model"
+    ]
     reference += size.trained * max(held, default=0)
     return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size), reference)
 
 
+def trained_by_worker(spec: TrainSpec, size: ModelSize) -> int:
+    """Trained parameters that a worker computes gradients of. Of LoRA's pairs, tensor parallelism cuts one matrix or
+    the other: all are counted."""
+    return size.trained // (spec.sharding.tensor if is_whole_model(spec.adapter) else 1)
+
+
 def _weights(spec: TrainSpec, size: ModelSize) -> int:
-    plain = (size.parameters - size.quantised) * _unit(spec)
+    plain = (size.parameters - size.quantised) * number_bytes(spec)
     if spec.policy is not None and spec.policy.kl is not None and is_whole_model(spec.adapter):
         plain *= 2  # the reference
     if not isinstance(spec.adapter, LoraAdapter) or spec.adapter.quantised_base is None:
@@ -119,7 +130,7 @@ def _weights(spec: TrainSpec, size: ModelSize) -> int:
 
 def _activations(spec: TrainSpec, size: ModelSize) -> int:
     """Bytes of activations that are kept for the backward pass of one micro-batch (dense layers)."""
-    unit, length = _unit(spec), spec.sequence_length_tokens
+    unit, length = number_bytes(spec), spec.sequence_length_tokens
     if isinstance(spec.adapter, PromptAdapter | PTuningAdapter):
         length += spec.adapter.num_virtual_tokens
     per_layer = _kept_by_a_layer(spec, size, length)
@@ -133,13 +144,16 @@ def _activations(spec: TrainSpec, size: ModelSize) -> int:
         # The decoder has as many layers, over the target; a task's target may be as long as its input.
         objective = spec.objective_in_use if spec.task is None else None
         layers *= 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
-    return int(spec.micro_batch_sequences * length * (layers + unit * 2 * size.hidden_size))
+    return int(
+        spec.micro_batch_sequences * -(-length // spec.sharding.context) * (layers + unit * 2 * size.hidden_size)
+    )
 
 
 def _products_of_a_layer(spec: TrainSpec, size: ModelSize) -> int:
     """Bytes for each token of the results of a layer's matrix products and of attention."""
-    attention = 4 * size.hidden_size + 2 * size.hidden_size * size.num_key_value_heads // size.num_heads
-    return _unit(spec) * (attention + (2 if size.is_gated else 1) * size.feed_forward_size)
+    in_parts = 2 * size.hidden_size + 2 * size.hidden_size * size.num_key_value_heads // size.num_heads
+    in_parts += (2 if size.is_gated else 1) * size.feed_forward_size
+    return number_bytes(spec) * (2 * size.hidden_size + in_parts // spec.sharding.tensor)
 
 
 def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
@@ -147,16 +161,18 @@ def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
 
     Both norms' inputs and their fp32 copies, query, key, value, attention's output, the feed-forward intermediates and
     the residual sums. Without a fused kernel, attention keeps its fp32 scores before, during and after dropout. Checked
-    against measurements in tests/integration/test_memory_estimate.py.
+    against measurements in tests/integration/test_memory_estimate.py. With tensor parallelism, a worker has a part of
+    what heads and feed-forward features compute, and all of the rest.
     """
-    unit, hidden = _unit(spec), size.hidden_size
+    unit, hidden = number_bytes(spec), size.hidden_size
     is_t5 = size.multiplied_in_decoder > 0
     # T5 has no fused kernels for attention and for its gate's GELU.
     intermediates = (8 if is_t5 else 4) if size.is_gated else 2
-    kept = unit * (6 * hidden + 2 * hidden * size.num_key_value_heads // size.num_heads) + 8 * hidden
-    kept += unit * intermediates * size.feed_forward_size
+    in_parts = unit * (2 * hidden + 2 * hidden * size.num_key_value_heads // size.num_heads)
+    in_parts += unit * intermediates * size.feed_forward_size
     if is_t5 or (size.has_attention_dropout and not spec.workers.gpus_per_worker):
-        kept += 3 * 4 * size.num_heads * length
+        in_parts += 3 * 4 * size.num_heads * length
+    kept = unit * 4 * hidden + 8 * hidden + in_parts // spec.sharding.tensor
     if isinstance(spec.adapter, FROZEN):
         kept -= unit * (2 * hidden + size.feed_forward_size)
     kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's dropout: its output and its mask
@@ -174,17 +190,17 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     if spec.task is not None and not isinstance(spec.task, SequenceToSequence):
         return 0
     device = "cuda" if spec.workers.gpus_per_worker else "cpu"
-    positions = spec.micro_batch_sequences * spec.sequence_length_tokens
+    positions = spec.micro_batch_sequences * -(-spec.sequence_length_tokens // spec.sharding.context)
     chunk = min(positions, chunk_positions(size.vocabulary_size, device))
     head_gradient = 4 * size.vocabulary_size * size.hidden_size if is_whole_model(spec.adapter) else 0
     # Preference losses need an answer's sum before any gradient, so logits are recomputed in the backward pass.
     # A teacher's logits, and what both distributions are made of, stand beside the student's.
     keeps_logits = spec.preference is not None or spec.policy is not None
     copies = (3 if keeps_logits else 2) + (4 if size.of_teacher is not None else 0)
-    return copies * 4 * chunk * size.vocabulary_size + head_gradient
+    return (copies * 4 * chunk * size.vocabulary_size + head_gradient) // spec.sharding.tensor
 
 
-def _unit(spec: TrainSpec) -> int:
+def number_bytes(spec: TrainSpec) -> int:
     """Bytes of a number in the precision that the worker computes in."""
     return 4 if _computes_in_fp32(spec) else 2
 

@@ -1,0 +1,105 @@
+"""The workers with which one shares the computation of the same rows, and what they exchange while they compute.
+
+Where each worker has a part of a matrix, values enter that part on all of them and leave it as a sum (Shoeybi et al.
+2019, Megatron-LM, figure 3). Both are exact for autograd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A worker's place among workers that share something; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+    """Their torch process group; None for all workers, or if there is only one."""
+
+    def share(self, count: int) -> tuple[int, int]:
+        """First of `count` things, and one past the last, that are this worker's part."""
+        return count * self.rank // self.size, count * (self.rank + 1) // self.size
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over the workers in place, bitwise equal on all of them."""
+        if self.size > 1:
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """As `summed`, but the maximum."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return tensor
+
+    def swapped(self, tensor: Tensor) -> Tensor:
+        """(workers, …) of (workers, …): from each of them what it has at this worker's place."""
+        if self.size == 1:
+            return tensor
+        received = torch.empty_like(tensor)
+        dist.all_to_all_single(received, tensor, group=self.group)
+        return received
+
+    def sent_by(self, rank: int, tensor: Tensor) -> Tensor:
+        """The tensor of one of the workers, put into those of the others."""
+        if self.size > 1:
+            dist.broadcast(tensor, group=self.group, group_src=rank)
+        return tensor
+
+
+ALONE = Axis()
+
+
+def entering(tensor: Tensor, axis: Axis) -> Tensor:
+    """The tensor, which all workers have alike; its gradient is the sum of what each worker's part makes of it."""
+    return _Entering.apply(tensor, axis) if axis.size > 1 else tensor  # type: ignore[no-untyped-call]
+
+
+def left(tensor: Tensor, axis: Axis) -> Tensor:
+    """The sum of all workers' tensors; its gradient, which all workers have alike, is that of each."""
+    return _Left.apply(tensor, axis) if axis.size > 1 else tensor  # type: ignore[no-untyped-call]
+
+
+def exchanged(tensor: Tensor, axis: Axis, split: int, joined: int) -> Tensor:
+    """The tensor cut along one dimension, with what all workers have of this worker's part joined along another."""
+    return _Exchanged.apply(tensor, axis, split, joined)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Exchanged(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, axis: Axis, split: int, joined: int) -> Tensor:
+        ctx.way_back = (axis, joined, split)
+        parts = axis.swapped(torch.stack(tensor.chunk(axis.size, dim=split)))
+        return torch.cat(parts.unbind(), dim=joined)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return exchanged(grads[0], *ctx.way_back), None, None, None
+
+
+class _Entering(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.axis.summed(grads[0].clone(memory_format=torch.contiguous_format)), None
+
+
+class _Left(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, tensor: Tensor, axis: Axis) -> Tensor:
+        return axis.summed(tensor.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

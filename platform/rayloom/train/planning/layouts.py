@@ -1,0 +1,76 @@
+"""Layouts of a training job over a fleet (tensor × context × ZeRO), and how long a step takes with each."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+
+from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.computing import check_computing
+from rayloom.specs.training.hardware import Fleet
+from rayloom.train.sizes.estimates import flops_per_token
+from rayloom.train.sizes.model_size import ModelSize
+from rayloom.train.sizes.traffic import traffic
+
+ASSUMED_UTILISATION = 0.4
+"""Model FLOPs utilisation that well-tuned training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
+NETWORK_BYTES_PER_SECOND = 50e9
+"""What a device sends to other nodes: 400 Gbit/s for each, as in NVIDIA's DGX H100."""
+RECOMPUTING_SHARE = 1 / 3
+"""Of a step's arithmetic that computing all layers' activations again adds (Chen et al. 2016)."""
+
+
+def layout_of(spec: TrainSpec) -> str:
+    """The settings that make the layout, as they stand in a file."""
+    sharding = spec.sharding
+    axes = {"tensor": sharding.tensor, "context": sharding.context}
+    parts = [f"{name}: {count}" for name, count in axes.items() if count > 1]
+    said = f"sharding: {{{', '.join([*parts, f'zero_stage: {sharding.zero_stage}'])}}}"
+    return said + (" with activation_checkpointing" if spec.recomputed is not None else "")
+
+
+def step_seconds(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> float:
+    """Seconds of a step, if nothing is sent while something is computed."""
+    device, workers, sent = fleet.device, spec.workers.num_workers, traffic(spec, size)
+    flops = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use) * spec.global_batch_tokens
+    if spec.recomputed is not None:
+        flops += round(flops * RECOMPUTING_SHARE / spec.recomputed.every_layers)
+    within, between = device.link_bytes_per_second, min(NETWORK_BYTES_PER_SECOND, device.link_bytes_per_second)
+    are_on_one_node = workers <= fleet.devices_per_node
+    is_within = spec.sharding.together <= fleet.devices_per_node
+    sending = (sent.tensor + sent.context) / (within if is_within else between)
+    sending += sent.copies / (within if are_on_one_node else between)
+    return flops / (device.peak_flops * ASSUMED_UTILISATION * workers) + sending
+
+
+def fastest(spec: TrainSpec, size: ModelSize, fleet: Fleet, fits: Callable[[TrainSpec], bool]) -> TrainSpec | None:
+    """The same job with the layout that takes the least time of those that fit; None if none fits."""
+    fitting = [other for other in _layouts(spec, size, fleet) if fits(other)]
+    return min(fitting, key=lambda other: step_seconds(other, size, fleet), default=None)
+
+
+def counts_to_cut(size: ModelSize) -> dict[str, int]:
+    """What tensor parallelism must divide."""
+    return {
+        "attention heads": size.num_heads,
+        "key-value heads": size.num_key_value_heads,
+        "feed-forward features": size.feed_forward_size,
+    }
+
+
+def _layouts(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[TrainSpec]:
+    """All that can be computed with as many workers, rows and steps, and keep what is exchanged in layers in a node."""
+    within = range(1, fleet.devices_per_node + 1)
+    tensors = [n for n in within if not any(count % n for count in counts_to_cut(size).values())]
+    contexts = [n for n in within if size.num_heads % n == 0]
+    recomputing = [spec.activation_checkpointing, *([] if spec.recomputed else [True])]
+    for tensor, context, stage, recomputed in itertools.product(tensors, contexts, range(4), recomputing):
+        sharding = spec.sharding.model_copy(update={"tensor": tensor, "context": context, "zero_stage": stage})
+        other = spec.model_copy(update={"sharding": sharding, "activation_checkpointing": recomputed})
+        if sharding.together > fleet.devices_per_node or size.num_heads % sharding.together:
+            continue
+        with contextlib.suppress(ValueError):
+            check_computing(other)
+            if spec.global_batch_sequences % (spec.micro_batch_sequences * other.num_copies) == 0:
+                yield other

@@ -1,0 +1,79 @@
+"""What one worker sends to others in a step, by axis; made without loading torch.
+
+Collectives are counted as rings: of n bytes over k workers, an all-reduce sends 2n(k − 1)/k, and gathering or
+scattering half of that (Patarasuk & Yuan 2009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rayloom.specs.train import TrainSpec
+from rayloom.train.sizes.estimates import number_bytes, trained_by_worker
+from rayloom.train.sizes.model_size import ModelSize
+
+GRADIENT_BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a worker sends in a step."""
+
+    tensor: int
+    """Hidden states and their gradients, to those with the other parts of the matrices."""
+    context: int
+    """Queries, keys, values and attention's outputs, to those with the other positions."""
+    copies: int
+    """Gradients, and weights if ZeRO shards them, to those with the same part of the matrices."""
+
+    @property
+    def total(self) -> int:
+        return self.tensor + self.context + self.copies
+
+
+def traffic(spec: TrainSpec, size: ModelSize) -> Traffic:
+    """The bytes that a worker sends in one step of the spec."""
+    return Traffic(_of_parts(spec, size), _of_context(spec, size), _of_copies(spec, size))
+
+
+def _of_parts(spec: TrainSpec, size: ModelSize) -> int:
+    hidden = _positions(spec) * size.hidden_size * number_bytes(spec)
+    # Each layer sums after attention and feed-forward, and before them in the backward pass; embeddings and head once.
+    sums = 4 * size.num_layers + 2 + 2 * _computed_again(spec, size)
+    return spec.accumulation_steps * sums * _share(2 * hidden, spec.sharding.tensor)
+
+
+def _of_context(spec: TrainSpec, size: ModelSize) -> int:
+    heads = 2 * size.num_heads + 2 * max(size.num_key_value_heads, spec.sharding.together)
+    exchanged = _positions(spec) * heads * size.head_size * number_bytes(spec) // spec.sharding.tensor
+    passes = 2 * size.num_layers + _computed_again(spec, size)
+    return spec.accumulation_steps * passes * _share(exchanged, spec.sharding.context)
+
+
+def _positions(spec: TrainSpec) -> int:
+    """Positions of a micro-batch that a worker has."""
+    return spec.micro_batch_sequences * -(-spec.sequence_length_tokens // spec.sharding.context)
+
+
+def _computed_again(spec: TrainSpec, size: ModelSize) -> int:
+    """Layers whose forward pass is computed again."""
+    return -(-size.num_layers // spec.recomputed.every_layers) if spec.recomputed is not None else 0
+
+
+def _of_copies(spec: TrainSpec, size: ModelSize) -> int:
+    copies = spec.workers.num_workers // spec.sharding.tensor
+    stage, passes = spec.sharding.zero_stage, spec.accumulation_steps
+    gradients = _share(trained_by_worker(spec, size) * GRADIENT_BYTES[spec.sharding.reduce_precision], copies)
+    trained = _share(trained_by_worker(spec, size) * number_bytes(spec), copies)
+    if stage == 0:
+        return 2 * gradients
+    if stage == 1:
+        return gradients + trained
+    if stage == 2:
+        return passes * gradients + trained
+    weights = _share(size.parameters // spec.sharding.tensor * number_bytes(spec), copies)
+    return passes * (gradients + (2 if spec.recomputed is None else 3) * weights)
+
+
+def _share(num_bytes: int, workers: int) -> int:
+    return num_bytes * (workers - 1) // workers

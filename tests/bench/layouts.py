@@ -1,0 +1,140 @@
+"""Tensor and context parallelism on two gloo workers against data parallelism, and against transformers' DTensors.
+
+Both sides compute the same matrices cut by the same plan, forward and backward, in turns in one run. The last line is
+one JSON object: medians of seconds for each way, and ratios above 1 where ours is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from hardware import hardware
+from torch import Tensor
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.distributed.tensor_parallel import apply_tensor_parallelism
+
+from rayloom.score.batches import Batch
+from rayloom.score.document_attention import use_documents
+from rayloom.score.label_loss import LabelLoss
+from rayloom.score.parallel.axis import Axis
+from rayloom.train.weights.tensor_parallel import make_parts
+
+NUM_WORKERS = 2
+RESULTS = Path(__file__).parent / "results"
+SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 4}
+
+
+def rows(length: int, first: int, count: int) -> Batch:
+    """Rows of two documents each."""
+    tokens = torch.randint(0, 4096, (8, length + 1), generator=torch.Generator().manual_seed(1))[first : first + count]
+    positions = torch.cat([torch.arange(length // 4), torch.arange(length - length // 4)]).expand(count, -1)
+    return Batch(tokens[:, :-1].contiguous(), positions.contiguous(), tokens[:, 1:].contiguous(), count * length)
+
+
+def ways(num_layers: int, length: int, axis: Axis) -> dict[str, Callable[[], Any]]:
+    """One pass over two rows by each way. Of `…_layers`, without the head, which transformers' plan gathers."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=4096, num_hidden_layers=num_layers, **SHAPE)
+    model = LlamaForCausalLM(config)
+    use_documents(model)
+    cut, by_plan = copy.deepcopy(model), copy.deepcopy(model)
+    make_parts(cut, None, axis, torch.device("cpu"), torch.float32)
+    layers = {name: style for name, style in by_plan.tp_plan.items() if "layers" in name}
+    apply_tensor_parallelism(by_plan, init_device_mesh("cpu", (NUM_WORKERS,)), layers)
+
+    def summed(model: Any) -> None:
+        for parameter in model.parameters():
+            axis.summed(parameter.grad)
+
+    def whole(own: Batch, has_sums: bool) -> Callable[[], Any]:
+        def run() -> None:
+            LabelLoss(model)(own).backward()
+            if has_sums:
+                summed(model)
+
+        return run
+
+    def of_layers(model: Any) -> Callable[[], Any]:
+        batch = rows(length, 0, 2)
+
+        def run() -> None:
+            out: Tensor = model.model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False)[0]
+            out.square().mean().backward()
+
+        return run
+
+    return {
+        "data": whole(rows(length, axis.rank, 1), has_sums=True),
+        "context": whole(rows(length, 0, 2).part(axis), has_sums=True),
+        "tensor": lambda: LabelLoss(cut)(rows(length, 0, 2)).backward(),
+        "tensor_layers": of_layers(cut),
+        "dtensor_layers": of_layers(by_plan),
+    }
+
+
+def work(rank: int, port: int, num_layers: int, length: int, rounds: int, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(NUM_WORKERS))
+    dist.init_process_group("gloo")
+    seconds: dict[str, list[float]] = {}
+    chosen = ways(num_layers, length, Axis(rank, NUM_WORKERS))
+    for turn in range(rounds + 1):
+        for name, run in chosen.items():
+            dist.barrier()
+            started = time.perf_counter()
+            run()
+            if turn:  # the first is a warm-up
+                seconds.setdefault(name, []).append(time.perf_counter() - started)
+    if rank == 0:
+        Path(out).write_text(json.dumps({name: statistics.median(each) for name, each in seconds.items()}))
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--save", action="store_true")
+    asked = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = Path(f"/tmp/rayloom-bench-layouts-{os.getpid()}.json")
+    mp.spawn(work, args=(port, asked.layers, asked.length, asked.rounds, str(out)), nprocs=NUM_WORKERS)
+    seconds = json.loads(out.read_text())
+    out.unlink()
+    result = {
+        "hardware": hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "layers": asked.layers,
+        "length_tokens": asked.length,
+        "rounds": asked.rounds,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "tensor_ratio_vs_dtensor": round(seconds["dtensor_layers"] / seconds["tensor_layers"], 3),
+        "tensor_ratio_vs_data": round(seconds["data"] / seconds["tensor"], 3),
+        "context_ratio_vs_data": round(seconds["data"] / seconds["context"], 3),
+    }
+    if asked.save:
+        (RESULTS / f"layouts-{result['hardware']}-{result['date']}.json").write_text(
+            json.dumps(result, indent=1) + "\n"
+        )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Layouts of a training job: what is refused, what a worker holds and sends, and which is proposed for a fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from support.training_jobs import small_spec
+
+from rayloom.errors import InputError
+from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.score.parallel.axis import Axis
+from rayloom.specs.training.hardware import fleet_of
+from rayloom.train.planning.fleet import add_fleet, advice, fits, problems
+from rayloom.train.planning.layouts import fastest, layout_of
+from rayloom.train.process_group import Group, arranged
+from rayloom.train.sizes.estimates import memory_per_device
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
+from rayloom.train.sizes.traffic import traffic
+from rayloom.train.weights.architectures import config_of, model_of
+from rayloom.train.weights.tensor_parallel import make_parts
+
+SHAPE = {
+    "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
+    "feed_forward_size": 32, "max_positions": 32,
+}  # fmt: skip
+GPT2 = {"type": "decoder", "family": "gpt2", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "max_positions": 32}
+ENCODER = {"type": "encoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4}
+LLAMA_70B = {
+    "type": "decoder", "num_layers": 80, "hidden_size": 8192, "num_heads": 64, "num_key_value_heads": 8,
+    "feed_forward_size": 28672, "max_positions": 131072, "tied_embeddings": False,
+}  # fmt: skip
+LARGE: dict[str, Any] = {
+    "architecture": LLAMA_70B,
+    "sequence_length_tokens": 4096,
+    "micro_batch_sequences": 1,
+    "global_batch_tokens": 64 * 4096,
+    "precision": "bf16",
+    "workers": {"num_workers": 32, "gpus_per_worker": 1},
+    "hardware": "4x8xH100-80GB",
+}
+
+
+@pytest.fixture(scope="module")
+def size() -> ModelSize:
+    return size_of_architecture(small_spec(**LARGE).architecture, 128256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sharding": {"tensor": 2}, "workers": {"num_workers": 3}}, "does not divide workers.num_workers 3.*2 or 4"),
+        (
+            {"sharding": {"tensor": 2, "context": 2}, "workers": {"num_workers": 2}},
+            "tensor 2 and context 2.*set it to 4",
+        ),
+        ({"sharding": {"tensor": 4}, "workers": {"num_workers": 4}}, "num_key_value_heads 2.*below it that does is 2"),
+        ({"sharding": {"context": 3}, "workers": {"num_workers": 3}}, "must divide num_heads 4 together: 1 "),
+        ({"sharding": {"tensor": 2}, "workers": {"num_workers": 4, "min_workers": 2}}, "min_workers.*leave it out"),
+        ({"sharding": {"tensor": 2}, "compile": True}, "compile is not proven"),
+        ({"sharding": {"tensor": 2}, "optimizer": {"type": "muon"}}, "muon needs whole matrices.*use adamw"),
+        ({"sharding": {"tensor": 2}, "architecture": GPT2}, "family llama"),
+        (
+            {"sharding": {"context": 2}, "architecture": {"type": "encoder", "hidden_size": 16}},
+            "not for objective masked",
+        ),
+        ({"sharding": {"extra": {"tensor_parallel": {}}, "zero_stage": 1}}, "not covered here.*use tensor"),
+    ],
+)
+def test_what_is_not_proven_is_refused_with_what_works(changes: dict[str, Any], said: str) -> None:
+    given = {"architecture": SHAPE, "global_batch_tokens": 12 * 16, "workers": {"num_workers": 2}} | changes
+    with pytest.raises(ValidationError, match=said):
+        small_spec(**given)
+
+
+def test_lora_is_cut_but_not_with_a_quantised_base() -> None:
+    given = {"architecture": None, "base": "./base", "sharding": {"tensor": 2}, "workers": {"num_workers": 2}}
+    assert small_spec(**given, adapter={"type": "lora"}).num_copies == 1
+    with pytest.raises(ValidationError, match="neither DoRA nor a quantised base"):
+        small_spec(**given, adapter={"type": "lora", "quantised_base": "nf4"})
+
+
+def test_too_few_workers_for_the_layout_are_refused_before_anything_is_sent() -> None:
+    sharding = small_spec(architecture=SHAPE, sharding={"tensor": 2}, workers={"num_workers": 2}).sharding
+    with pytest.raises(InputError, match="multiple of 2"), arranged(Group(0, 1, torch.device("cpu")), sharding):
+        pass
+
+
+def test_a_batch_is_divided_by_the_workers_that_compute_other_rows() -> None:
+    layout = {"sharding": {"tensor": 2, "context": 2}, "workers": {"num_workers": 8}}
+    spec = small_spec(architecture=SHAPE, global_batch_tokens=8 * 16, **layout)
+    assert (spec.num_copies, spec.accumulation_steps) == (2, 2)
+    group = [Group(rank, 8, torch.device("cpu"), None, Axis(rank % 2, 2), Axis(rank // 2 % 2, 2)) for rank in range(8)]
+    assert [one.rows.rank for one in group] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [one.copies.rank for one in group] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {one.rows.size for one in group} == {2}
+
+
+@pytest.mark.parametrize("tensor", [2, 8])
+def test_what_a_worker_holds_is_counted_on_the_meta_device(size: ModelSize, tensor: int) -> None:
+    spec = small_spec(**LARGE | {"sharding": {"tensor": tensor}, "architecture": {**LLAMA_70B, "num_layers": 2}})
+    shape = spec.architecture
+    assert shape is not None
+    with torch.device("meta"):
+        model = model_of(config_of(shape, 128256))
+    counted = size_of_architecture(shape, 128256)
+    make_parts(model, None, Axis(0, tensor), torch.device("meta"), torch.bfloat16)
+    held = sum(parameter.numel() for parameter in model.parameters())
+    assert memory_per_device(spec, counted).weights == pytest.approx(2 * held, rel=1e-3)
+
+
+def test_what_a_step_sends_by_hand(size: ModelSize) -> None:
+    changes = {"sharding": {"tensor": 8}, "global_batch_tokens": 8 * 4096}
+    sent = traffic(small_spec(**LARGE | changes), size)
+    # 80 layers with four sums, the embeddings' and the head's, of 4096 × 8192 numbers in bf16, over 8 workers.
+    assert sent.tensor == 2 * (80 * 4 + 2) * (2 * 4096 * 8192 * 2 * 7 // 8)
+    assert sent.context == 0
+    assert sent.copies == 2 * (size.parameters // 8 * 4 * 3 // 4)
+    cut = traffic(small_spec(**LARGE | changes | {"sharding": {"context": 8, "zero_stage": 3}}), size)
+    # Forward and backward, 64 heads of queries and of outputs, and 8 each of keys and values.
+    assert cut.context == 2 * 2 * 80 * (4096 // 8 * (2 * 64 + 2 * 8) * 128 * 2 * 7 // 8)
+    assert cut.tensor == 0
+
+
+def test_70b_on_four_nodes_fits_with_a_layout_that_is_named(size: ModelSize) -> None:
+    fleet, spec = fleet_of("4x8xH100-80GB"), small_spec(**LARGE)
+    assert not fits(spec, size, fleet)
+    best = fastest(spec, size, fleet, lambda other: fits(other, size, fleet))
+    assert best is not None
+    assert fits(best, size, fleet)
+    assert "activation_checkpointing: true with sharding.zero_stage: 3" in advice(spec, size, fleet)
+    assert (best.sharding.tensor, best.sharding.zero_stage) == (8, 2)
+    sheet = PlanSheet()
+    add_fleet(sheet, spec, size, 10**9)
+    facts = dict(sheet.facts)
+    assert facts["fastest that fits"].startswith(layout_of(best))
+    assert any("do not fit" in problem for problem in sheet.problems)
+
+
+def test_a_row_of_128k_tokens_fits_where_it_is_cut(size: ModelSize) -> None:
+    fleet = fleet_of("4x8xH100-80GB")
+    long = {"sequence_length_tokens": 131072, "global_batch_tokens": 32 * 131072, "activation_checkpointing": True}
+    alone = small_spec(**LARGE | long | {"sharding": {"zero_stage": 3}})
+    assert not fits(alone, size, fleet)
+    best = fastest(alone, size, fleet, lambda other: fits(other, size, fleet))
+    assert best is not None
+    assert best.sharding.together > 1
+
+
+def test_a_layout_over_nodes_or_of_other_heads_is_a_problem(size: ModelSize) -> None:
+    wide = small_spec(**LARGE | {"sharding": {"tensor": 8, "context": 2, "zero_stage": 3}})
+    assert any("reaches over nodes" in said for said in problems(wide, size, fleet_of("4x8xH100-80GB")))
+    model = small_spec(**LARGE | {"sharding": {"tensor": 8, "zero_stage": 3}})
+    fewer = ModelSize(**{**size.__dict__, "num_key_value_heads": 4})
+    assert any("4 key-value heads" in said for said in problems(model, fewer, fleet_of("4x8xH100-80GB")))
