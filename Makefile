@@ -143,6 +143,18 @@ bench-prepare: setup $(TRL)/bin/python
 bench-ui: setup
 	$(BIN)/python tests/bench/ui.py $(if $(SAVE),--save)
 
+# Asked by a prompt beside lm-evaluation-harness, which gets an environment of its own over ours; ROWS=200, SHOWN=8, SAVE=1
+# keeps the result.
+HARNESS := .venv-lm-eval
+$(HARNESS)/bin/python: setup
+	$(PYTHON) -m venv $(HARNESS)
+	$@ -m pip install --quiet --no-deps "lm-eval==0.4.13" evaluate==0.4.6 pytablewriter sqlitedict word2number more-itertools DataProperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
+	cd $(VENV)/lib/python$(WANTED)/site-packages && pwd > $(CURDIR)/$(HARNESS)/lib/python$(WANTED)/site-packages/rayloom-peer.pth
+
+.PHONY: bench-prompted
+bench-prompted: setup $(HARNESS)/bin/python
+	$(BIN)/python tests/bench/prompted.py --peer $(HARNESS)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(SHOWN),--shown $(SHOWN)) $(if $(SAVE),--save)
+
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
 	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)

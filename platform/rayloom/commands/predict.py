@@ -32,7 +32,7 @@ def answers(name: str, rows: list[dict[str, Any]], store: Store, max_new_tokens:
     """The artifact's prediction for each row."""
     from rayloom.models.responders.responder import respond_to_each, responder_for
     from rayloom.models.responders.subject import Subject
-    from rayloom.specs.predict import Generation
+    from rayloom.specs.text_generation import Generation
 
     manifest = store.resolve(name)
     if manifest.content not in ("model", "adapter"):

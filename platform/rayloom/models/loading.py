@@ -64,3 +64,36 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     if adapter is not None:
         loaded = load_adapter(loaded, adapter)
     return loaded.eval().to("cuda" if on_gpu else "cpu")
+
+
+def load_masked(model: Path, adapter: Path | None = None) -> nn.Module:
+    """The masked language model in a folder, ready for inference on this process' device.
+
+    Raises InputError if the folder has no encoder, or one without a head over its vocabulary.
+    """
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    check_masked(model)
+    found = AutoModelForMaskedLM.from_pretrained(model, use_safetensors=True, output_loading_info=True, dtype="auto")
+    loaded: nn.Module = found[0].float()
+    if missing := sorted(found[1]["missing_keys"]):
+        what = f"The encoder has no head over its vocabulary: {missing[0]} is missing"
+        raise InputError(what, where=str(model), fix="A cloze needs an encoder as masked language modelling leaves it.")
+    if adapter is not None:
+        loaded = load_adapter(loaded, adapter)
+    return loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_masked(model: Path) -> None:
+    """Raises InputError if the folder has no encoder with a mask. No weights are loaded."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    fix = "A cloze needs an encoder as masked language modelling leaves it; ask decoders by likelihood or generated."
+    if not (model / "config.json").exists():
+        raise InputError("This is not a model: it has no config.json", where=str(model), fix=fix)
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        raise InputError(f"This model ({config.model_type}) predicts no masked words", where=str(model), fix=fix)

@@ -15,8 +15,8 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def goes_offline(spec: PredictSpec, subject: Subject) -> bool:
-    """Whether vLLM's offline engine answers: it writes text, and a task's labels are none."""
-    return subject.task is None and spec.generation.engine == "vllm"
+    """Whether vLLM's offline engine answers: it writes text, and a task's labels are none, nor are a prompt's."""
+    return subject.task is None and spec.prompt is None and spec.generation.engine == "vllm"
 
 
 def check_offline(subject: Subject) -> None:

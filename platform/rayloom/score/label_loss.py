@@ -81,9 +81,9 @@ class LabelLoss(nn.Module):
     def hidden_states(self, batch: Batch, label_indices: Tensor) -> Tensor:
         """(N, D) the inputs of the output head at labelled positions."""
         inputs = model_inputs(self.model, batch, has_virtual_tokens(self.model))
-        return self._hidden_of(inputs, batch.labels.shape[1], label_indices)
+        return self.hidden_of(inputs, batch.labels.shape[1], label_indices)
 
-    def _hidden_of(self, inputs: dict[str, Any], num_positions: int, indices: Tensor) -> Tensor:
+    def hidden_of(self, inputs: dict[str, Any], num_positions: int, indices: Tensor) -> Tensor:
         """(N, D) the inputs of the output head at these positions of the flattened batch."""
         taken: list[Tensor] = []
 

@@ -111,7 +111,7 @@ class PolicyLoss(LabelLoss):
             dtype = self.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
             mask = as_attention_takes_it(branch_mask(batch.branches), "eager" if is_eager else "sdpa", dtype)
         inputs = {"input_ids": batch.tokens, "position_ids": batch.positions, "attention_mask": mask}
-        hidden = self._hidden_of({**inputs, "use_cache": False}, batch.tokens.shape[1], batch.indices)
+        hidden = self.hidden_of({**inputs, "use_cache": False}, batch.tokens.shape[1], batch.indices)
         log_p, entropy = self._of_tokens(hidden, batch.labels)
         head = getattr(self.model, VALUE_HEAD, None)
         values = None if head is None else head(hidden).float().squeeze(-1)

@@ -213,7 +213,7 @@ def versions_of(
         engine = settings(served, artifact, draft, store, doors.max_answer_tokens)
         versions[served.name] = Version(application_name(spec.name, served.name, generation), engine)
     for index, predictor in enumerate(spec.predictors):
-        made = predictor_settings(predictor, parents[f"predictors.{index}.model"], store, doors.max_answers_per_request)
+        made = predictor_settings(predictor, index, parents, store, doors.max_answers_per_request)
         versions[predictor.name] = Version(application_name(spec.name, predictor.name, generation), made)
     return versions
 

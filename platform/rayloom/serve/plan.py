@@ -23,7 +23,7 @@ from rayloom.serve.replicas.capacity import (
     serving_problems,
 )
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, served_architectures, tool_parsers
-from rayloom.serve.replicas.engine_settings import draft_of, precision_here, shape_of, task_type
+from rayloom.serve.replicas.engine_settings import draft_of, precision_here, shape_of, shown_to, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
 from rayloom.specs.serve import ServedModel, ServedPredictor, ServeSpec
 from rayloom.specs.serving.engine import EngineSpec
@@ -56,6 +56,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         if artifact is not None:
             sheet.add(predictor.name, artifact.id)
             try:
+                shown_to(predictor, index, parents)
                 _add_predictor(sheet, predictor, artifact, Store.beside(job_directory))
             except RayloomError as error:
                 sheet.problems.append(f"{predictor.name}: {error}")
@@ -66,7 +67,12 @@ def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact
     from rayloom.models.responders.subject import Subject
 
     task, subject = task_type(artifact, store), Subject.of("model", artifact, store)
-    if task == TEXT_TASK:
+    if served.prompt is not None:
+        from rayloom.models.responders.prompted import PromptedModel
+
+        PromptedModel(subject, served.prompt).check()
+        task = served.prompt.task.type
+    elif task == TEXT_TASK:
         subject.renderer  # noqa: B018 (raises if the model has no chat template)
     weights_bytes = sum(file.stat().st_size for file in subject.base.glob("*.safetensors"))
     batching, scaling = served.batching, served.autoscaling

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, DatasetRef, MeasuredRowsRef, Name, Share, Spec, TunedRef, refuse_repeated
+from rayloom.specs.base import (
+    Bundle,
+    DatasetRef,
+    MeasuredRowsRef,
+    Name,
+    OutsideFiles,
+    Share,
+    Spec,
+    TunedRef,
+    refuse_repeated,
+)
 from rayloom.specs.one_task import GpuTaskSpec
-from rayloom.specs.predict import Generation
+from rayloom.specs.prompting import Generated, Prompt
+from rayloom.specs.row_files import files_at_uris
+from rayloom.specs.text_generation import Generation
+from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.training_data import TemplateKwargs
 
 
@@ -131,12 +145,48 @@ class HarnessCheck(Spec):
     """The job fails if the score is lower. Default: no limit."""
 
 
+class PromptedCheck(Spec):
+    """Answers of a model that was not trained for the task, asked by a prompt alone, scored as by a check of type task.
+
+    With demonstrations, scores depend on which they are and on their order: several of both give a mean and a spread.
+    """
+
+    type: Literal["prompted"]
+    name: Name = "prompted"
+    """Name in the report and in `metrics`; different for each check."""
+    data: LabelledData
+    """Where rows come from, as in training: `heldout_rows` of them are tested, the same that a `train` job with this
+    data and seed holds out, and demonstrations are chosen from the others."""
+    seed: int = 0
+    """Seed of the held-out rows, and of the first draw of demonstrations."""
+    prompt: Prompt
+    """How the model is asked."""
+    num_draws: Annotated[int, Field(ge=1)] = 1
+    """How often demonstrations are drawn, each time by another seed."""
+    num_orders: Annotated[int, Field(ge=1)] = 1
+    """In how many orders each draw is shown."""
+    min_score: Share | None = None
+    """The job fails if the mean score is lower. Default: no limit."""
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> Self:
+        shown = self.prompt.demonstrations
+        if shown is None and self.num_draws * self.num_orders > 1:
+            raise ValueError("num_draws and num_orders are of demonstrations: there are none in the prompt")
+        if shown is not None and shown.choose == "nearest" and self.num_draws > 1:
+            raise ValueError("num_draws must be 1 with choose: nearest, which draws nothing")
+        if shown is not None and shown.count == 1 and self.num_orders > 1:
+            raise ValueError("num_orders must be 1 where count is 1")
+        return self
+
+
 CHECK_METRICS = {
     "heldout_loss": ("mean_nats", "perplexity"),
     "answers": ("share", "count"),
     "lm_eval": ("score",),
     "pairs": ("score", "log_loss", "calibration_error"),
     "written": ("score", "bleu", "rouge_l"),
+    "prompted": ("score", "spread", "accuracy", "macro_f1", "micro_f1", "exact_match"),
     "task": ("score", "accuracy", "macro_f1", "micro_f1", "exact_match"),
 }
 """The metrics of each type of check, by which models can be compared."""
@@ -157,7 +207,7 @@ class EvaluateSpec(GpuTaskSpec):
     checks: Annotated[
         tuple[
             Annotated[
-                HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | PairsCheck | HarnessCheck,
+                HeldoutLoss | AnswersCheck | WrittenCheck | TaskCheck | PairsCheck | HarnessCheck | PromptedCheck,
                 Field(discriminator="type"),
             ],
             ...,
@@ -170,8 +220,17 @@ class EvaluateSpec(GpuTaskSpec):
 
     def bundles(self) -> list[Bundle]:
         """The task that measures, and beside it the engine of a check that has one."""
-        engines = [Bundle(c.cpus_per_worker, c.gpus_per_worker) for c in self.checks if isinstance(c, WrittenCheck)]
+        writing = [c.prompt.scoring if isinstance(c, PromptedCheck) else c for c in self.checks]
+        engines = [
+            Bundle(c.cpus_per_worker, c.gpus_per_worker) for c in writing if isinstance(c, WrittenCheck | Generated)
+        ]
         return super().bundles() + engines[:1]
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        for number, check in enumerate(self.checks):
+            if isinstance(check, PromptedCheck):
+                yield from files_at_uris(f"checks.{number}.data.sources", check.data.sources)
+                yield from check.prompt.files_of(f"checks.{number}.prompt")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, Spec, TunedRef, refuse_repeated
-from rayloom.specs.predict import Generation
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, OutsideFiles, Spec, TunedRef, refuse_repeated
+from rayloom.specs.prompting import LabelPrompt
 from rayloom.specs.serving.engine import EngineSpec
+from rayloom.specs.text_generation import Generation
 
 # The number of replicas of a served model, and the routing of requests to them.
 
@@ -117,6 +119,8 @@ class ServedPredictor(Spec):
     """The model or adapter to serve; its task decides the path that it is asked under."""
     generation: Generation = Generation()
     """How a language model writes its answers."""
+    prompt: LabelPrompt | None = None
+    """Ask a language model for labels by this prompt, under `/v1/classify`. Default: each text is a user's message."""
     batching: Batching = Batching()
     """How texts of different requests are computed together."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
@@ -232,6 +236,11 @@ class ServeSpec(JobSpec):
     @property
     def served(self) -> tuple[ServedModel | ServedPredictor, ...]:
         return (*self.models, *self.predictors)
+
+    def outside_files(self) -> Iterator[OutsideFiles]:
+        for number, predictor in enumerate(self.predictors):
+            if predictor.prompt is not None:
+                yield from predictor.prompt.files_of(f"predictors.{number}.prompt")
 
     def bundles(self) -> list[Bundle]:
         return [served.bundle for served in self.served for _ in range(max(1, served.autoscaling.min_replicas))]

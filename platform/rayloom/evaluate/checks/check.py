@@ -59,6 +59,8 @@ class Case(Generic[S]):
     micro_batch_sequences: int
     store: Store | None = None
     """Where the data behind `rows_of` is looked for."""
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+    """All artifacts that the check names, by their field's path in it."""
 
     @property
     def rows(self) -> Artifact:

@@ -14,6 +14,7 @@ from rayloom.evaluate.checks.check import Case, Check
 from rayloom.evaluate.checks.harness import HarnessScore
 from rayloom.evaluate.checks.heldout import Perplexity
 from rayloom.evaluate.checks.pairs import PairAccuracy
+from rayloom.evaluate.checks.prompted import PromptedScore
 from rayloom.evaluate.checks.task import TaskScore
 from rayloom.evaluate.checks.written import WrittenScore
 from rayloom.models.responders.subject import Subject
@@ -21,6 +22,7 @@ from rayloom.specs.evaluate import EvaluateSpec
 
 CHECKS: dict[str, Check[Any]] = {
     "task": TaskScore(),
+    "prompted": PromptedScore(),
     "pairs": PairAccuracy(),
     "lm_eval": HarnessScore(),
     "written": WrittenScore(),
@@ -35,5 +37,7 @@ def cases(
 ) -> Iterator[tuple[Check[Any], Case[Any]]]:
     """Every check of the job on one model."""
     for number, check in enumerate(spec.checks):
-        rows_of = parents.get(f"checks.{number}.rows_of") or parents.get(f"checks.{number}.task_files")
-        yield CHECKS[check.type], Case(check, subject, rows_of, spec.micro_batch_sequences, store)
+        start = f"checks.{number}."
+        named = {path.removeprefix(start): parent for path, parent in parents.items() if path.startswith(start)}
+        rows_of = named.get("rows_of") or named.get("task_files")
+        yield CHECKS[check.type], Case(check, subject, rows_of, spec.micro_batch_sequences, store, named)

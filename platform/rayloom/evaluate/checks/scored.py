@@ -7,9 +7,9 @@ from typing import Any, ClassVar, TypeVar
 
 from rayloom.evaluate.checks.check import Check, Limit, Measured
 from rayloom.observe.report_page import Section, table
-from rayloom.specs.evaluate import HarnessCheck, PairsCheck, TaskCheck, WrittenCheck
+from rayloom.specs.evaluate import HarnessCheck, PairsCheck, PromptedCheck, TaskCheck, WrittenCheck
 
-S = TypeVar("S", bound=TaskCheck | HarnessCheck | WrittenCheck | PairsCheck)
+S = TypeVar("S", bound=TaskCheck | HarnessCheck | WrittenCheck | PairsCheck | PromptedCheck)
 
 MOST_TEXTS_SHOWN = 50
 TEXT_CHARACTERS = 400

@@ -18,6 +18,7 @@ from rayloom.observe.report_page import Section, table
 from rayloom.score.class_scores import Part, Scores, confusion, of_difference, of_ratio, ratio, scores
 from rayloom.score.text_scores import exact_match, sentence_chrf, text_scores, word_f1
 from rayloom.specs.evaluate import TaskCheck
+from rayloom.specs.prompting import MultipleChoice
 from rayloom.specs.training.tasks import (
     QuestionAnswering,
     SequenceToSequence,
@@ -25,6 +26,7 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
+from rayloom.text.labelled.dataset import NO_LABEL
 from rayloom.text.labelled.decoding import Prediction
 from rayloom.text.labelled.examples import Example
 
@@ -63,7 +65,7 @@ class TaskScore(ScoreCheck[TaskCheck]):
             say(f"{spec.name}: training a linear model on the same rows")
             baseline = judge(predictor.task, examples, linear_predictions(predictor, case.rows, examples, case.store))
             metrics["linear_baseline"] = compared(judged, baseline)
-        return Measured(metrics, _readable(spec.name, predictor.task, examples, predictions, judged), judged.parts)
+        return Measured(metrics, readable(spec.name, predictor.task, examples, predictions, judged), judged.parts)
 
     def short(self, metrics: Mapping[str, Any]) -> str:
         linear = metrics.get("linear_baseline")
@@ -78,19 +80,24 @@ class TaskScore(ScoreCheck[TaskCheck]):
 
     def sections(self, title: str, metrics: Mapping[str, Any], better: Mapping[str, Any]) -> list[Section]:
         """Also each class, and which was taken for which, for tasks that have classes and one label for each text."""
-        parts = super().sections(title, metrics, better)
-        if "by_class" in metrics:
-            classes = [
-                (label, float(s["precision"]), float(s["recall"]), float(s["f1"]), s["support"])
-                for label, s in metrics["by_class"].items()
-            ]
-            parts.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
-        if "confusion" in metrics:
-            labels = metrics["confusion"]["labels"]
-            counts = zip(labels, metrics["confusion"]["counts"], strict=True)
-            body = table(("is / was answered", *labels), [(label, *row) for label, row in counts])
-            parts.append(Section(f"{title}, confusion", body))
-        return parts
+        return super().sections(title, metrics, better) + class_sections(title, metrics)
+
+
+def class_sections(title: str, metrics: Mapping[str, Any]) -> list[Section]:
+    """Each class, and which was taken for which, where the metrics say so."""
+    parts: list[Section] = []
+    if "by_class" in metrics:
+        classes = [
+            (label, float(s["precision"]), float(s["recall"]), float(s["f1"]), s["support"])
+            for label, s in metrics["by_class"].items()
+        ]
+        parts.append(Section(f"{title}, by class", table(("", "precision", "recall", "F1", "support"), classes)))
+    if "confusion" in metrics:
+        labels = metrics["confusion"]["labels"]
+        counts = zip(labels, metrics["confusion"]["counts"], strict=True)
+        body = table(("is / was answered", *labels), [(label, *row) for label, row in counts])
+        parts.append(Section(f"{title}, confusion", body))
+    return parts
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Judged:
     is_right: list[bool]
 
 
-def judge(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
+def judge(task: Task | MultipleChoice, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Judged:
     """Scores of the predictions with a 95 % interval."""
     if isinstance(task, QuestionAnswering):
         judged = _answers(examples, predictions)
@@ -112,6 +119,9 @@ def judge(task: Task, examples: Sequence[Example], predictions: Sequence[Predict
         want = [_entities(example.spans) for example in examples]
         got = [_entities(prediction.spans) for prediction in predictions]
         judged = _classes("entity F1", scores(want, got, task.entities), _f1_parts(want, got), want, got)
+    elif isinstance(task, MultipleChoice):
+        is_right = [w.labels == g.labels for w, g in zip(examples, predictions, strict=True)]
+        judged = Judged({"score_name": "accuracy"}, [(float(right), 1.0) for right in is_right], is_right)
     else:
         judged = _labels(task, examples, predictions)
     metrics = {"score": round(ratio(judged.parts), 6), "interval": of_ratio(judged.parts).as_metrics()}
@@ -135,8 +145,11 @@ def _labels(task: Task, examples: Sequence[Example], predictions: Sequence[Predi
         return _classes("micro F1", scores(want, got, labels), _f1_parts(want, got), want, got)
     parts = [(float(w == g), 1.0) for w, g in zip(want, got, strict=True)]
     judged = _classes("accuracy", scores(want, got, labels), parts, want, got)
-    counts = confusion([e.labels[0] for e in examples], [p.labels[0] for p in predictions], labels)
-    return Judged(judged.metrics | {"confusion": {"labels": list(labels), "counts": counts}}, parts, judged.is_right)
+    # A model that writes may name no label at all.
+    answered = [p.labels[0] if p.labels else NO_LABEL for p in predictions]
+    names = [*labels, NO_LABEL] if NO_LABEL in answered else [*labels]
+    counts = confusion([e.labels[0] for e in examples], answered, names)
+    return Judged(judged.metrics | {"confusion": {"labels": names, "counts": counts}}, parts, judged.is_right)
 
 
 def _classes(name: str, scored: Scores, parts: list[Part], want: Sequence[Any], got: Sequence[Any]) -> Judged:
@@ -177,7 +190,8 @@ def _entities(spans: Sequence[Any]) -> set[tuple[int, int, str]]:
 
 
 def _words(example: Example, prediction: Prediction) -> str:
-    return " ".join(example.text[span.start : span.end] for span in prediction.spans)
+    """The answer's words; what a model wrote may stand nowhere in the text."""
+    return " ".join([*prediction.labels, *(example.text[span.start : span.end] for span in prediction.spans)])
 
 
 def _said(task: Task, examples: Sequence[Example]) -> list[str]:
@@ -186,8 +200,12 @@ def _said(task: Task, examples: Sequence[Example]) -> list[str]:
     return [label for example in examples for label in example.labels]
 
 
-def _readable(
-    name: str, task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], judged: Judged
+def readable(
+    name: str,
+    task: Task | MultipleChoice,
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    judged: Judged,
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -204,8 +222,8 @@ def _readable(
     ]
 
 
-def in_words(task: Task, labels: Sequence[str], example: Example) -> list[str]:
+def in_words(task: Task | MultipleChoice, labels: Sequence[str], example: Example) -> list[str]:
     """Labels, or what stands at each place with its kind: `person: Anna`."""
     if isinstance(task, TokenClassification | QuestionAnswering):
-        return [f"{span.label}: {example.text[span.start : span.end]}" for span in example.spans]
+        return [*labels, *(f"{span.label}: {example.text[span.start : span.end]}" for span in example.spans)]
     return list(labels)

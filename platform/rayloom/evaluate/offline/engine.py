@@ -17,7 +17,7 @@ from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import room_for_rank
 from rayloom.models.vllm_process import cpu_dtype, vllm_environment
-from rayloom.specs.predict import Generation
+from rayloom.specs.text_generation import Generation
 
 Row = dict[str, Any]
 
@@ -36,6 +36,8 @@ class EngineUse:
     num_workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
+    stop_tokens: frozenset[int] = frozenset()
+    """Where answers end. Default: where the chat template's do."""
 
     def asked(self, prompt: Sequence[int], stop_tokens: Sequence[int], **position: int) -> Row:
         """A prompt as the engine takes it; `place` comes back with its answer."""
@@ -53,7 +55,7 @@ class EngineUse:
 
 def answers(use: EngineUse, prompts: Sequence[Sequence[int]]) -> list[Row]:
     """For each prompt `answer` and `num_tokens`, or `failed` with the reason."""
-    stop_tokens = sorted(use.subject.renderer.stop_tokens)
+    stop_tokens = sorted(use.stop_tokens or use.subject.renderer.stop_tokens)
     asked = [use.asked(prompt, stop_tokens, row=number) for number, prompt in enumerate(prompts)]
     answers_in_order: list[Row] = [{} for _ in prompts]
     for answer in answered(use, asked):
@@ -139,9 +141,17 @@ class _Answer:
     use: EngineUse
 
     def __call__(self, row: Row) -> Row:
-        responder = TextResponder(self.use.subject, self.use.generation)
         position = {name: row[name] for name in ("part", "row") if name in row}
-        return position | responder.answer([int(token) for token in row["generated_tokens"]])
+        tokens, stop_tokens = [int(token) for token in row["generated_tokens"]], self.use.stop_tokens
+        if stop_tokens:
+            return position | self._until(tokens, stop_tokens)
+        return position | TextResponder(self.use.subject, self.use.generation).answer(tokens)
+
+    def _until(self, tokens: Sequence[int], stop_tokens: frozenset[int]) -> Row:
+        """Of a model that may have no chat template."""
+        end = next((place for place, token in enumerate(tokens) if token in stop_tokens), len(tokens))
+        text = self.use.subject.tokenizer.decode(list(tokens[:end]), skip_special_tokens=True)
+        return {"answer": str(text), "num_tokens": end}
 
 
 def _plain(row: Mapping[str, Any]) -> Row:

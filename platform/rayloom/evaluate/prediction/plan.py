@@ -12,6 +12,8 @@ from rich.text import Text
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import RayloomError
 from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, asked
+from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.prompted_rows import rows_to_show
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import check_offline, goes_offline
 from rayloom.observe.plan_sheet import PlanSheet
@@ -19,6 +21,7 @@ from rayloom.observe.report_page import Section, table
 from rayloom.reading.files import text_or_table_rows
 from rayloom.reading.sources import row_files
 from rayloom.specs.predict import PredictSpec
+from rayloom.text.labelled.examples import Example
 
 NUM_SHOWN = 100
 
@@ -28,7 +31,11 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
     sheet = PlanSheet()
     try:
         subject = Subject.of("model", parents["model"], Store.beside(job_directory))
-        if subject.task is None:
+        if spec.prompt is not None:
+            shown = rows_to_show(spec.prompt, parents)
+            model = PromptedModel(subject, spec.prompt)
+            model.check()
+        elif subject.task is None:
             subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         if goes_offline(spec, subject):
             check_offline(subject)
@@ -37,7 +44,10 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
     except RayloomError as error:
         sheet.problems.append(str(error))
         return sheet
-    does = f"labels for {subject.task[0].type}" if subject.task else f"answers in text, by {spec.generation.engine}"
+    if spec.prompt is not None:
+        does = f"{spec.prompt.task.type.replace('_', ' ')} by a prompt, {spec.prompt.scoring.type}"
+    else:
+        does = _does(spec, subject)
     sheet.add("model", f"{subject.artifact_id}: {does}")
     sheet.add("files", ", ".join(file.name for file in files[:5]) + (" …" if len(files) > 5 else ""))
     sheet.add("workers", f"{spec.num_workers} of {spec.cpus_per_worker} CPUs, {spec.rows_per_part} rows a part")
@@ -48,10 +58,18 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
     sheet.examples.append(Text(f"{first[0]}: {row['text']}", style="dim"))
     if "unreadable" in row:
         sheet.problems.append(f"{first[0]} cannot be read: {row['unreadable']}")
+    elif spec.prompt is not None and row["text"] is not None:
+        example = Example(str(row["text"]), row.get("pair"))
+        first_prompt = model.readable(example, model.demonstrations([example], shown, 0, 0, 1)[0])
+        sheet.examples.append(Text(f"the first prompt:\n{first_prompt}", style="dim"))
     elif row["text"] is None:
         known = ", ".join(map(str, first[1])) if isinstance(first[1], Mapping) else type(first[1]).__name__
         sheet.problems.append(f"the first row has no column {spec.text!r}; it has {known}")
     return sheet
+
+
+def _does(spec: PredictSpec, subject: Subject) -> str:
+    return f"labels for {subject.task[0].type}" if subject.task else f"answers in text, by {spec.generation.engine}"
 
 
 def sections(artifact: Artifact) -> list[Section]:

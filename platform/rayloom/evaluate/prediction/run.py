@@ -18,14 +18,16 @@ from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import QualityError
 from rayloom.evaluate.offline.engine import EngineUse, answered
 from rayloom.evaluate.prediction.parts import FAILED_FILE, Parts, joined, read_part, write_answers, write_parts
-from rayloom.models.responders.responder import TextResponder, respond_to_each, responder_for
+from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.prompted_rows import PromptedResponder, rows_to_show
+from rayloom.models.responders.responder import Responder, TextResponder, respond_to_each, responder_for
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import check_offline, goes_offline
 from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.reading.sources import row_files
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled.examples import ExampleError
+from rayloom.text.labelled.examples import Example, ExampleError
 
 ROWS_NAME = "rows.json"
 
@@ -40,8 +42,9 @@ def run(spec: PredictSpec, build: Build) -> Outcome:
         say(f"{spec.name}: {num_parts - len(missing)} of {num_parts} parts are done already")
     if missing:
         subject = Subject.of("model", build.parents["model"], build.store)
-        _check_can_answer(spec, subject)
-        _answer(spec, subject, parts, missing, num_rows)
+        shown = rows_to_show(spec.prompt, build.parents) if spec.prompt is not None else ()
+        _check_can_answer(spec, subject, shown)
+        _answer(spec, subject, shown, parts, missing, num_rows)
     total, failed = joined(parts, num_parts, build.directory)
     reasons = Counter(str(answer["failed"]).partition(":")[0] for answer in failed)
     _check(spec, total, failed, build)
@@ -49,14 +52,22 @@ def run(spec: PredictSpec, build: Build) -> Outcome:
     return Outcome("dataset", metrics, headline=f"{total - len(failed):,} of {total:,} rows answered")
 
 
-def _check_can_answer(spec: PredictSpec, subject: Subject) -> None:
+def _check_can_answer(spec: PredictSpec, subject: Subject, shown: tuple[Example, ...]) -> None:
     """Raises InputError for what would stop every worker."""
     if goes_offline(spec, subject):
         check_offline(subject)
         subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         return
-    responder_for(subject, spec.generation)
+    _responder(spec, subject, shown)
     subject.release()
+
+
+def _responder(spec: PredictSpec, subject: Subject, shown: tuple[Example, ...]) -> Responder:
+    if spec.prompt is None:
+        return responder_for(subject, spec.generation)
+    model = PromptedModel(subject, spec.prompt)
+    model.check()
+    return PromptedResponder(model, shown)
 
 
 def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
@@ -71,17 +82,21 @@ def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
     return num_rows
 
 
-def _answer(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int], num_rows: int) -> None:
+def _answer(
+    spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts, missing: list[int], num_rows: int
+) -> None:
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     with progress(f"predicting {spec.name}", num_rows) as bar:
         bar.advance(num_rows - sum(len(read_part(parts.questions(number))) for number in missing))
-        for num_answered in _answered(spec, subject, parts, missing):
+        for num_answered in _answered(spec, subject, shown, parts, missing):
             bar.advance(num_answered)
 
 
-def _answered(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[int]) -> Iterator[int]:
+def _answered(
+    spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts, missing: list[int]
+) -> Iterator[int]:
     """Rows of each part as it is written: by vLLM where there is text to write, else by actors of our own."""
     if goes_offline(spec, subject):
         yield from answered_parts(spec, subject, parts, missing)
@@ -89,7 +104,7 @@ def _answered(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[i
     numbers = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
     answered = numbers.map_batches(
         _Worker,
-        fn_constructor_args=(spec, subject, parts),
+        fn_constructor_args=(spec, subject, shown, parts),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(spec.num_workers, len(missing))),
         num_cpus=spec.cpus_per_worker,
@@ -102,9 +117,9 @@ def _answered(spec: PredictSpec, subject: Subject, parts: Parts, missing: list[i
 class _Worker:
     """An actor with the model in memory."""
 
-    def __init__(self, spec: PredictSpec, subject: Subject, parts: Parts) -> None:
+    def __init__(self, spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts) -> None:
         self._spec, self._parts = spec, parts
-        self._responder = responder_for(subject, spec.generation)
+        self._responder = _responder(spec, subject, shown)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         counts = []

@@ -18,7 +18,7 @@ from rayloom.score.answers import greedy_answers, written_texts
 from rayloom.score.reward_loss import ScoredText
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_loss import logits_of_rows
-from rayloom.specs.predict import Generation
+from rayloom.specs.text_generation import Generation
 from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, RewardScoring, SequenceToSequence, Task
 from rayloom.text.conversations.judged_rows import JudgedRow
 from rayloom.text.conversations.messages import ConversationError

@@ -54,8 +54,18 @@ class Subject:
         return self.adapter if brings_one and self.adapter is not None else self.base
 
     @functools.cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.tokenizer_folder)
+
+    @functools.cached_property
     def model(self) -> nn.Module:
         return loading.load(self.base, self.adapter)
+
+    @functools.cached_property
+    def masked_model(self) -> nn.Module:
+        return loading.load_masked(self.base, self.adapter)
 
     @functools.cached_property
     def task(self) -> tuple[Task, int] | None:
@@ -74,8 +84,8 @@ class Subject:
 
     def release(self) -> None:
         """Frees the memory of the weights."""
-        self.__dict__.pop("model", None)
-        self.__dict__.pop("task_model", None)
+        for name in ("model", "masked_model", "task_model"):
+            self.__dict__.pop(name, None)
 
 
 def subjects(parents: Mapping[str, Artifact], store: Store) -> list[Subject]:

@@ -15,6 +15,7 @@ from rayloom.serve.replicas.predictor_requests import TEXT_TASK
 from rayloom.specs.serve import ServedModel, ServedPredictor
 from rayloom.specs.serving.engine import EngineSpec, NgramSpeculation
 from rayloom.specs.training.tasks import TASK_FILE
+from rayloom.text.labelled.examples import Example
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class PredictorSettings:
     """Most texts in one request."""
     base_digests: tuple[str, ...] = ()
     """Always empty: predictors serve no adapters."""
+    shown: tuple[Example, ...] = ()
+    """The rows that a prompt's demonstrations are chosen from."""
 
 
 ReplicaSettings = EngineSettings | PredictorSettings
@@ -91,10 +94,24 @@ def precision_here(engine: EngineSpec, shape: ModelShape) -> str | None:
     return "fp32" if is_in_fp32_on_cpu(is_quantised=shape.quantization is not None) else None
 
 
-def predictor_settings(served: ServedPredictor, artifact: Artifact, store: Store, max_texts: int) -> PredictorSettings:
+def predictor_settings(
+    served: ServedPredictor, index: int, parents: Mapping[str, Artifact], store: Store, max_texts: int
+) -> PredictorSettings:
+    """Those of the spec's predictor with this index. Raises InputError where a prompt's rows cannot be used."""
+    artifact, shown = parents[f"predictors.{index}.model"], shown_to(served, index, parents)
+    task = task_type(artifact, store) if served.prompt is None else served.prompt.task.type
     manifest = artifact.manifest
-    task = task_type(artifact, store)
-    return PredictorSettings(served, store.uri, manifest.name, manifest.version, task, max_texts)
+    return PredictorSettings(served, store.uri, manifest.name, manifest.version, task, max_texts, (), shown)
+
+
+def shown_to(served: ServedPredictor, index: int, parents: Mapping[str, Artifact]) -> tuple[Example, ...]:
+    """The rows that the demonstrations of a predictor's prompt are chosen from. Raises InputError."""
+    if served.prompt is None or served.prompt.demonstrations is None:
+        return ()
+    from rayloom.models.responders.prompted_rows import rows_to_show
+
+    start = f"predictors.{index}."
+    return rows_to_show(served.prompt, {path.removeprefix(start): own for path, own in parents.items()})
 
 
 def task_type(artifact: Artifact, store: Store) -> str:

@@ -91,6 +91,15 @@ def _loaded(settings: PredictorSettings) -> Responder:
     torch.set_num_threads(settings.served.cpus_per_replica)
     artifact = opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version)
     subject = Subject.of("model", artifact, Store(settings.store_uri))
+    prompt = settings.served.prompt
+    if prompt is not None:
+        from rayloom.models.responders.prompted import PromptedModel
+        from rayloom.models.responders.prompted_rows import PromptedResponder
+
+        asked = PromptedModel(subject, prompt)
+        asked.check()
+        asked.load()
+        return PromptedResponder(asked, settings.shown)
     responder = responder_for(subject, settings.served.generation)
     if subject.task is None:
         subject.model  # noqa: B018 (loads a language model now; a task's model is loaded already)

@@ -110,6 +110,7 @@ class Label(_Schema):
     labels: list[str]
     """The most likely label; if a text can have several, all with a probability over 0.5."""
     probabilities: dict[str, float]
+    """Empty where a model was asked to write the label."""
 
 
 class Entity(_Schema):
@@ -258,7 +259,7 @@ def response_body(endpoint: PredictorEndpoint, model: str, answers: Sequence[Map
 
 
 def _classes(answers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"labels": answers["labels"], "probabilities": answers["probabilities"]}
+    return {"labels": answers["labels"], "probabilities": answers.get("probabilities", {})}
 
 
 def _entities(answers: Mapping[str, Any]) -> dict[str, Any]:

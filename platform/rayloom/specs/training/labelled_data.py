@@ -142,6 +142,18 @@ class PairRows(Spec):
     """Column of the text that is to be written."""
 
 
+class ChoiceRows(Spec):
+    """Rows with a question, a list of choices and the right one, for a model that is asked by a prompt."""
+
+    type: Literal["choices"]
+    question: str = "question"
+    """Column of the question."""
+    choices: str = "choices"
+    """Column of the list of choices. Of an object with lists `text` and `label`, as ARC has it, the texts."""
+    answer: str = "answer"
+    """Column of the right choice: its index from 0, its letter or label, or its text."""
+
+
 Reading = Annotated[
     TableRows
     | LineRows
@@ -152,7 +164,8 @@ Reading = Annotated[
     | SpanRows
     | RelationRows
     | QuestionRows
-    | PairRows,
+    | PairRows
+    | ChoiceRows,
     Field(discriminator="type"),
 ]
 

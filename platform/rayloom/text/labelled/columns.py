@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rayloom.specs.training.labelled_data import (
+    ChoiceRows,
     PairRows,
     QuestionRows,
     Reading,
@@ -33,6 +34,8 @@ def columns_of(reading: Reading) -> tuple[str, ...]:
         return (reading.text, reading.entities)
     if isinstance(reading, RelationRows):
         return (reading.text, reading.head, reading.tail, reading.label)
+    if isinstance(reading, ChoiceRows):
+        return (reading.question, reading.choices, reading.answer)
     return (reading.source, reading.target) if isinstance(reading, PairRows) else ()
 
 

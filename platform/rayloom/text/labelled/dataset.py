@@ -98,15 +98,25 @@ def split_examples(
     """The examples to train on and those held out, in an order that the seed decides."""
     counts = counts or LabelledCounts()
     left_out: Counter[str] = Counter()
-    examples = _read(data, files, encoder, seed, counts, left_out, advance)
+    examples = read_examples(data, files, encoder.check, seed, counts, left_out, advance)
     examples = _within_length(examples, data, encoder, counts, left_out)
-    order = np.random.default_rng([seed, len(examples)]).permutation(len(examples))
+    train, heldout = split(examples, data, seed, left_out)
+    _count_repeated(train, counts)
+    counts.left_out = dict(left_out)
+    return train, heldout
+
+
+def split(
+    examples: Sequence[Example], data: LabelledData, seed: int, left_out: Counter[str]
+) -> tuple[list[Example], list[Example]]:
+    """The examples to train on and those held out. Raises InputError where too few are left."""
     if len(examples) < 2 * data.heldout_rows:
         what = f"heldout_rows is {data.heldout_rows}, but there are {len(examples)} rows"
         raise InputError(what, fix=f"Hold out at most {len(examples) // 2}, or add rows.")
-    heldout = [examples[index] for index in order[: data.heldout_rows]]
+    shuffled = in_order_of(seed, examples)
+    heldout, others = shuffled[: data.heldout_rows], shuffled[data.heldout_rows :]
     known = {_text_of(example) for example in heldout}
-    train = [examples[index] for index in order[data.heldout_rows :] if _text_of(examples[index]) not in known]
+    train = [example for example in others if _text_of(example) not in known]
     if len(examples) - len(heldout) - len(train):
         left_out["same_as_a_heldout_row"] = len(examples) - len(heldout) - len(train)
     if not train:
@@ -115,20 +125,27 @@ def split_examples(
     if data.train_rows is not None and len(train) > data.train_rows:
         left_out["over_train_rows"] = len(train) - data.train_rows
         train = train[: data.train_rows]
-    _count_repeated(train, counts)
-    counts.left_out = dict(left_out)
     return train, heldout
 
 
-def _read(
+def in_order_of(seed: int, examples: Sequence[Example]) -> list[Example]:
+    """The examples as the seed shuffles them: the first are held out."""
+    return [examples[index] for index in np.random.default_rng([seed, len(examples)]).permutation(len(examples))]
+
+
+def read_examples(
     data: LabelledData,
     files: Mapping[str, Sequence[RowFile]],
-    encoder: TaskEncoder,
+    check: Callable[[Example], None],
     seed: int,
     counts: LabelledCounts,
     left_out: Counter[str],
-    advance: Callable[[int], None],
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[Example]:
+    """Every usable row of the sources. `check` raises ExampleError for one that does not fit the task.
+
+    Raises InputError with every unusable row by number.
+    """
     problems = RowProblems(data.leave_out, left_out)
     kept: list[Example] = []
     unknown = Counter[str]()
@@ -142,7 +159,7 @@ def _read(
                 left_out["passed_over"] += 1
             elif isinstance(row, ExampleError):
                 problems.add(origin, row)
-            elif (problem := _problem(row, encoder)) is not None:
+            elif (problem := _problem(row, check)) is not None:
                 problems.add(origin, problem)
             else:
                 examples.append(row)
@@ -157,9 +174,9 @@ def _read(
     return kept
 
 
-def _problem(example: Example, encoder: TaskEncoder) -> ExampleError | None:
+def _problem(example: Example, check: Callable[[Example], None]) -> ExampleError | None:
     try:
-        encoder.check(example)
+        check(example)
     except ExampleError as error:
         return error
     return None

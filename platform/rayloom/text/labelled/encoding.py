@@ -23,7 +23,7 @@ from rayloom.specs.training.tasks import (
     TextClassification,
     TokenClassification,
 )
-from rayloom.text.labelled.examples import Example, ExampleError, Span, tags_of_tokens
+from rayloom.text.labelled.examples import Example, Span, check_example, tags_of_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,20 +115,8 @@ class TaskEncoder:
         return [[self._text_row(encoded, number, example)] for number, example in enumerate(examples)]
 
     def check(self, example: Example) -> None:
-        """Raises ExampleError if the example has labels, entities or answers that the task does not have."""
-        if isinstance(self.task, TokenClassification):
-            strange = [span for span in example.spans if span.label not in self.task.entities]
-            if strange:
-                known = ", ".join(self.task.entities)
-                raise ExampleError("unknown_label", f"{strange[0].label!r} is not among the entities: {known}")
-        elif isinstance(self.task, TextClassification | RelationExtraction):
-            _check_labels(example.labels, self.task)
-        if isinstance(self.task, RelationExtraction) and {span.label for span in example.spans} != {"head", "tail"}:
-            raise ExampleError("bad_span", "has no head and tail: read it with {type: relations}")
-        if isinstance(self.task, SequenceToSequence) and len(example.labels) != 1:
-            raise ExampleError("missing_column", "has no text to write: read it with {type: pairs}")
-        if isinstance(self.task, QuestionAnswering) and example.pair is None:
-            raise ExampleError("missing_column", "has no question: read it with {type: questions}")
+        """As `check_example`, for the encoder's task."""
+        check_example(self.task, example)
 
     # -- long texts ----------------------------------------------------------------------------------------------------
 
@@ -252,18 +240,6 @@ def both_ends(length: int, limit: int) -> NDArray[np.int64]:
         return np.arange(length)
     num_first = limit // 4
     return np.concatenate([np.arange(num_first), np.arange(length - limit + num_first, length)])
-
-
-def _check_labels(labels: Sequence[str], task: TextClassification | RelationExtraction) -> None:
-    unknown = [label for label in labels if label not in task.labels]
-    if unknown:
-        raise ExampleError("unknown_label", f"{unknown[0]!r} is not among the labels: {', '.join(task.labels)}")
-    if isinstance(task, TextClassification) and task.multiple:
-        return
-    if not labels:
-        raise ExampleError("no_label", "has no label")
-    if len(labels) > 1:
-        raise ExampleError("several_labels", f"has {len(labels)} labels; set task.multiple where that is meant")
 
 
 def marked_entities(text: str, spans: Sequence[Span]) -> str:

@@ -13,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.specs.training.labelled_data import LabelledProblem
+from rayloom.specs.training.tasks import (
+    QuestionAnswering,
+    RelationExtraction,
+    SequenceToSequence,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 
 
 class ExampleError(ValueError):
@@ -43,14 +51,47 @@ class Example:
     spans: tuple[Span, ...] = ()
     origin: str = ""
     """Where it was read: `reviews.csv row 7`."""
+    choices: tuple[str, ...] = ()
+    """Of a question with choices, of which the right one is the label."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        return values if self.choices else {name: value for name, value in values.items() if name != "choices"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Example:
         spans = tuple(Span(**span) for span in values.get("spans", ()))
-        return cls(values["text"], values.get("pair"), tuple(values.get("labels", ())), spans, values.get("origin", ""))
+        labels, choices = (tuple(values.get(name, ())) for name in ("labels", "choices"))
+        return cls(values["text"], values.get("pair"), labels, spans, values.get("origin", ""), choices)
+
+
+def check_example(task: Task, example: Example) -> None:
+    """Raises ExampleError if the example has labels, entities or answers that the task does not have."""
+    if isinstance(task, TokenClassification):
+        strange = [span for span in example.spans if span.label not in task.entities]
+        if strange:
+            known = ", ".join(task.entities)
+            raise ExampleError("unknown_label", f"{strange[0].label!r} is not among the entities: {known}")
+    elif isinstance(task, TextClassification | RelationExtraction):
+        _check_labels(example.labels, task)
+    if isinstance(task, RelationExtraction) and {span.label for span in example.spans} != {"head", "tail"}:
+        raise ExampleError("bad_span", "has no head and tail: read it with {type: relations}")
+    if isinstance(task, SequenceToSequence) and len(example.labels) != 1:
+        raise ExampleError("missing_column", "has no text to write: read it with {type: pairs}")
+    if isinstance(task, QuestionAnswering) and example.pair is None:
+        raise ExampleError("missing_column", "has no question: read it with {type: questions}")
+
+
+def _check_labels(labels: Sequence[str], task: TextClassification | RelationExtraction) -> None:
+    unknown = [label for label in labels if label not in task.labels]
+    if unknown:
+        raise ExampleError("unknown_label", f"{unknown[0]!r} is not among the labels: {', '.join(task.labels)}")
+    if isinstance(task, TextClassification) and task.multiple:
+        return
+    if not labels:
+        raise ExampleError("no_label", "has no label")
+    if len(labels) > 1:
+        raise ExampleError("several_labels", f"has {len(labels)} labels; set task.multiple where that is meant")
 
 
 def write_examples(examples: Iterable[Example], file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from rayloom.reading.files import NamedRow, RowFile, named_rows, table_rows
 from rayloom.reading.records import BadRow, ReadOptions
 from rayloom.specs.row_files import RowFiles
 from rayloom.specs.training.labelled_data import (
+    ChoiceRows,
     ConllRows,
     DocumentRows,
     LineRows,
@@ -176,6 +178,27 @@ def _pairs(row: Any, reading: PairRows) -> Example:
     return Example(text_of(row, reading.source), labels=(text_of(row, reading.target),))
 
 
+def _choices(row: Any, reading: ChoiceRows) -> Example:
+    need(row, reading.question, reading.choices, reading.answer)
+    found, names = row[reading.choices], list(string.ascii_uppercase)
+    if isinstance(found, Mapping):
+        names = [str(name) for name in listed(found.get("label"))]
+        found = found.get("text")
+    if not isinstance(found, list) or not all(isinstance(choice, str) and choice.strip() for choice in found):
+        raise ExampleError("missing_column", f"`{reading.choices}` is no list of texts")
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise ExampleError("several_labels", f"`{reading.choices}` needs two choices or more, each another one")
+    said = row[reading.answer]
+    number = found.index(said) if said in found else None
+    if number is None and str(said) in names:
+        number = names.index(str(said))
+    if number is None and str(said).isdigit():
+        number = int(str(said))
+    if number is None or number >= len(found):
+        raise ExampleError("unknown_label", f"the answer {said!r:.60} is neither index, letter nor text of a choice")
+    return Example(text_of(row, reading.question), labels=(found[number],), choices=tuple(found))
+
+
 def _answer(text: Any, start: Any, context: str) -> Span:
     if not isinstance(text, str) or not text:
         raise ExampleError("missing_column", "an answer has no `text`")
@@ -217,5 +240,6 @@ _READERS: dict[type, tuple[Callable[[Any, Any], Example | None], Callable[[RowFi
     RelationRows: (_relations, _table),
     QuestionRows: (_questions, _table),
     PairRows: (_pairs, _table),
+    ChoiceRows: (_choices, _table),
 }
 """From one row to its example, and the rows of a file, for each form."""

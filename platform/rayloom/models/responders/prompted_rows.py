@@ -1,0 +1,94 @@
+"""Rows of labelled data as a prompt uses them, and the responder that answers rows by a prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
+from rayloom.models.responders.prompted import PromptedModel
+from rayloom.reading.sources import row_files
+from rayloom.specs.prompting import MultipleChoice, Prompt
+from rayloom.specs.training.labelled_data import LabelledData
+from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction
+from rayloom.text.labelled.dataset import LabelledCounts, read_examples
+from rayloom.text.labelled.examples import Example, ExampleError, Span
+from rayloom.text.prompts.template import PromptRenderer
+
+
+def labelled_examples(
+    prompt: Prompt, data: LabelledData, artifacts: Mapping[str, Artifact], field: str, seed: int = 0
+) -> list[Example]:
+    """Every usable row. `artifacts` by the path of their reference, which begins at `field` with the source's number.
+
+    Raises InputError with every row that the prompt cannot use, or where there is none.
+    """
+    files = {}
+    for number, source in enumerate(data.sources):
+        files[f"data.sources.{number}.dataset"] = row_files(source, artifacts.get(f"{field}.{number}.dataset"))
+    check = PromptRenderer(prompt).check
+    examples = read_examples(data, files, check, seed, LabelledCounts(), Counter())
+    if not examples:
+        raise InputError("There is no row for the prompt", where=field, fix="Correct `files` or `read`.")
+    return examples
+
+
+def rows_to_show(prompt: Prompt, artifacts: Mapping[str, Artifact], field: str = "prompt") -> tuple[Example, ...]:
+    """The rows of the prompt's own sources, which demonstrations are chosen from. Raises InputError if they are few."""
+    how = prompt.demonstrations
+    if how is None:
+        return ()
+    data = LabelledData(type="labelled", sources=how.sources)
+    pool = labelled_examples(prompt, data, artifacts, f"{field}.demonstrations.sources")
+    if len(pool) < how.count:
+        what = f"There are {len(pool)} rows to show, and demonstrations.count is {how.count}"
+        raise InputError(what, where=field, fix="Show fewer, or add rows.")
+    return tuple(pool)
+
+
+@dataclass(frozen=True)
+class PromptedResponder:
+    """Answers rows by a prompt, with the fields that a model trained for the task would give."""
+
+    model: PromptedModel
+    pool: tuple[Example, ...] = ()
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        example = self._example(row)
+        try:
+            self.model.check_lengths([example], self._shown([example]))
+        except InputError as error:
+            raise ExampleError("too_long", error.what) from error
+
+    def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
+        examples = [self._example(row) for row in rows]
+        answers = self.model.answers(examples, self._shown(examples), micro_batch_sequences)
+        return [
+            answer.prediction.as_json(example.text) | ({} if answer.said is None else {"said": answer.said})
+            for answer, example in zip(answers, examples, strict=True)
+        ]
+
+    def _shown(self, examples: Sequence[Example]) -> list[list[Example]]:
+        return self.model.demonstrations(examples, self.pool, 0, 0, 1)
+
+    def _example(self, row: Mapping[str, Any]) -> Example:
+        """The row as a task's example. Raises ExampleError if it lacks what the prompt shows."""
+        if "unreadable" in row:
+            raise ExampleError("unreadable", str(row["unreadable"]))
+        text, pair, prompt = row.get("text"), row.get("pair"), self.model.prompt
+        if not isinstance(text, str) or not text.strip():
+            raise ExampleError("missing_column" if text is None else "empty_text", "has no text")
+        wants_pair = isinstance(prompt.task, QuestionAnswering) or "{pair}" in prompt.template
+        if wants_pair and not isinstance(pair, str):
+            raise ExampleError("missing_column", "has no second text")
+        marks = {name: row[name] for name in ("head", "tail") if isinstance(row.get(name), Mapping)}
+        if isinstance(prompt.task, RelationExtraction) and len(marks) < 2:
+            raise ExampleError("missing_column", "has no marked head and tail")
+        spans = tuple(Span(int(mark["start"]), int(mark["end"]), name) for name, mark in marks.items())
+        choices = row.get("choices")
+        if isinstance(prompt.task, MultipleChoice) and not choices:
+            raise ExampleError("missing_column", "has no choices")
+        return Example(text, pair if wants_pair else None, spans=spans, choices=tuple(choices or ()))

@@ -1,0 +1,207 @@
+"""A model asked by a prompt alone: likelihoods, clozes and written answers of small real models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.models import made, tiny_llama, write_model
+from support.tasks import BAD, GOOD, review_rows, wordpiece, write_encoder, write_jsonl
+from transformers import BertForMaskedLM
+
+from rayloom.artifacts.build import ResolvedJob, build
+from rayloom.artifacts.store import Artifact, Store
+from rayloom.errors import InputError
+from rayloom.evaluate import plan, report, run
+from rayloom.evaluate.checks.prompted import rows_of
+from rayloom.evaluate.checks.registry import cases
+from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.subject import Subject, subjects
+from rayloom.score.prompted import likelihoods
+from rayloom.score.prompted.likelihoods import Asked, groups, word_likelihoods
+from rayloom.specs.evaluate import EvaluateSpec
+from rayloom.text.labelled.examples import Example
+from rayloom.text.labelled.labelled_rows import labelled_rows
+from rayloom.text.prompts.demonstrations import same_text
+
+TASK = {"type": "text_classification", "labels": ["bad", "good"]}
+READ = {"type": "table", "names": {"0": "bad", "1": "good"}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(str(tmp_path_factory.mktemp("prompted") / "store"))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> Artifact:
+    return made(store, "reviews", "dataset", lambda folder: write_jsonl(review_rows(60), folder / "rows.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def decoder(store: Store) -> Artifact:
+    return made(store, "decoder", "model", write_model)
+
+
+@pytest.fixture(scope="module")
+def encoder(store: Store) -> Artifact:
+    """Random weights, larger than usual, so that words differ clearly."""
+    return made(store, "encoder", "model", lambda folder: write_encoder(folder, initializer_range=0.5))
+
+
+def spec(model: Artifact, rows: Artifact, prompt: dict[str, Any], **check: Any) -> EvaluateSpec:
+    data = {
+        "type": "labelled", "sources": [{"dataset": f"artifact:{rows.id}", "read": READ}], "heldout_rows": 20,
+    }  # fmt: skip
+    asked = {"task": TASK, "template": "{text}\nIt was {answer}"} | prompt
+    checks = [{"type": "prompted", "data": data, "prompt": asked} | check]
+    return EvaluateSpec.model_validate(
+        {"kind": "evaluate", "name": "asked", "model": f"artifact:{model.id}", "checks": checks}
+    )
+
+
+def evaluated(store: Store, job: EvaluateSpec, model: Artifact, rows: Artifact) -> Artifact:
+    parents = {"model": model, "checks.0.data.sources.0.dataset": rows}
+    return build(ResolvedJob(job, 1, parents, Path.cwd()), store, run.run)[0]
+
+
+def test_words_behind_a_shared_beginning_are_as_likely_as_read_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, random = tiny_llama(), np.random.default_rng(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in random.integers(5, 500, count))
+
+    shared = ids(40)
+    asked = [Asked(shared + ids(3 + n % 5), tuple(ids(1 + (n + k) % 3) for k in range(3))) for n in range(7)]
+    asked += [Asked(ids(4), (ids(1), ids(2))) for _ in range(3)]
+    assert sorted((len(numbers), least) for numbers, least in groups([one.prompt for one in asked])) == [
+        (3, 0),
+        (7, 40),
+    ]
+    found = word_likelihoods(model, asked, 4)
+    monkeypatch.setattr(likelihoods, "_has_plain_cache", lambda _: False)
+    for own, other, one in zip(found, word_likelihoods(model, asked, 4), asked, strict=True):
+        assert own == pytest.approx(other, abs=1e-4)
+        whole = torch.tensor([[*one.prompt, *one.words[-1]]])
+        with torch.no_grad():
+            log_p = model(whole).logits.log_softmax(-1)[0, len(one.prompt) - 1 : -1]
+        assert own[-1] == pytest.approx(float(log_p.gather(1, whole[0, len(one.prompt) :, None]).sum()), abs=1e-4)
+
+
+def test_a_prompted_check_is_planned_measured_over_draws_and_orders_and_reported(
+    store: Store, decoder: Artifact, rows: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = {"demonstrations": {"count": 4}, "calibration": ["N/A", ""], "words": {"good": ["good", "gorgeous"]}}
+    job = spec(decoder, rows, prompt, num_draws=2, num_orders=2)
+    parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
+    monkeypatch.setenv("RAYLOOM_STORE", store.uri)
+    sheet = plan.plan(job, parents, tmp_path)
+    assert sheet.problems == [] and "4 of 40 rows before each (by_label), 4 runs" in dict(sheet.facts)["prompted"]
+    shown = str(sheet.examples[0])
+    assert shown.count("It was ") == 5 and "It was →" in shown
+
+    artifact = evaluated(store, job, decoder, rows)
+    metrics = artifact.manifest.metrics["checks"]["prompted"]["model"]
+    runs = metrics["runs"]
+    assert [(one["draw"], one["order"]) for one in runs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    scores = [one["score"] for one in runs]
+    assert metrics["score"] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert metrics["spread"] == pytest.approx(np.std(scores, ddof=1), abs=1e-5)
+    assert metrics["uncalibrated_score"] == pytest.approx(np.mean([one["uncalibrated"] for one in runs]), abs=1e-5)
+    assert metrics["num_rows"] == 20 and len(metrics["prompts"]) == 2
+    said = [json.loads(line) for line in (artifact.path / run.PREDICTIONS_NAME).read_text().splitlines()]
+    assert len(said) == 20 and set(said[0]["probabilities"]) == {"bad", "good"}
+    titles = [section.title for section in report.sections(artifact)]
+    assert any("by draw and order" in title for title in titles) and any("first prompts" in title for title in titles)
+
+
+def test_demonstrations_are_never_tested_rows(store: Store, decoder: Artifact, rows: Artifact) -> None:
+    for choose in ("random", "by_label", "nearest"):
+        job = spec(decoder, rows, {"demonstrations": {"count": 4, "choose": choose}})
+        parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
+        (subject,) = subjects(parents, store)
+        ((_, case),) = cases(job, parents, subject, store)
+        tested, pool = rows_of(case)
+        assert {same_text(one) for one in tested}.isdisjoint(same_text(one) for one in pool)
+        shown = PromptedModel(subject, job.checks[0].prompt).demonstrations(tested, pool, 0, 0, 8)  # type: ignore[union-attr]
+        assert all(len(own) == 4 and {same_text(one) for one in own} <= {same_text(o) for o in pool} for own in shown)
+
+
+def test_the_tested_rows_are_those_that_a_training_holds_out(store: Store, decoder: Artifact, rows: Artifact) -> None:
+    from collections import Counter
+
+    from rayloom.text.labelled.dataset import split
+
+    alone = spec(decoder, rows, {})
+    shown = spec(decoder, rows, {"demonstrations": {"count": 2}})
+    parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
+    (subject,) = subjects(parents, store)
+    both = [rows_of(next(cases(job, parents, subject, store))[1])[0] for job in (alone, shown)]
+    data: Any = alone.checks[0].data  # type: ignore[union-attr]
+    found = [row for _, row in labelled_rows([rows.path / "rows.jsonl"], data.sources[0].read)]
+    _, heldout = split([row for row in found if isinstance(row, Example)], data, 0, Counter())
+    assert [one.text for one in both[0]] == [one.text for one in both[1]] == [one.text for one in heldout]
+
+
+def test_a_cloze_asks_an_encoder_at_its_mask(store: Store, encoder: Artifact, rows: Artifact) -> None:
+    words = {"good": [GOOD[0], GOOD[1]], "bad": BAD[0]}
+    prompt = {"template": "{text} it was {answer} ?", "scoring": {"type": "cloze"}, "words": words}
+    artifact = evaluated(store, spec(encoder, rows, prompt), encoder, rows)
+    said = [json.loads(line) for line in (artifact.path / run.PREDICTIONS_NAME).read_text().splitlines()]
+    model, tokenizer = BertForMaskedLM.from_pretrained(encoder.path).eval(), wordpiece()
+    ids = tokenizer.convert_tokens_to_ids([GOOD[0], GOOD[1], BAD[0]])
+    for row in said[:5]:
+        batch = tokenizer(f"{row['text']} it was [MASK] ?", return_tensors="pt")
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            shares = model(**inputs).logits[batch["input_ids"] == 4].softmax(-1)[0, ids]
+        good = float((shares[0] + shares[1]) / 2 / ((shares[0] + shares[1]) / 2 + shares[2]))
+        assert row["probabilities"]["good"] == pytest.approx(good, abs=1e-3)
+
+
+def test_written_answers_are_counted_where_they_say_nothing(store: Store, decoder: Artifact, rows: Artifact) -> None:
+    scoring = {"type": "generated", "generation": {"engine": "transformers", "max_new_tokens": 4}}
+    artifact = evaluated(store, spec(decoder, rows, {"scoring": scoring}), decoder, rows)
+    metrics = artifact.manifest.metrics["checks"]["prompted"]["model"]
+    assert metrics["score"] == 0.0 and metrics["unparsed_share"] == 1.0
+    assert metrics["confusion"]["labels"] == ["bad", "good", "(no label)"]
+
+
+def _refusal(store: Store, model: Artifact, rows: Artifact, prompt: dict[str, Any], **check: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        evaluated(store, spec(model, rows, prompt, **check), model, rows)
+    return str(caught.value)
+
+
+def test_what_cannot_be_asked_is_said_before_a_weight_is_loaded(
+    store: Store, decoder: Artifact, encoder: Artifact, rows: Artifact
+) -> None:
+    cloze: dict[str, Any] = {"template": "{text} it was {answer}", "scoring": {"type": "cloze"}}
+    words = {"words": {"good": "great", "bad": "unheard"}}
+    assert "predicts no masked words" in _refusal(store, decoder, rows, cloze)
+    assert "is not one token" in _refusal(store, encoder, rows, cloze | words)
+    assert "is an encoder" in _refusal(store, encoder, rows, {})
+    long = _refusal(store, decoder, rows, {"demonstrations": {"count": 30}})
+    assert "demonstrations, and there is room for" in long and "would fit" in long
+    assert "There are 40 rows to show" in _refusal(store, decoder, rows, {"demonstrations": {"count": 41}})
+    unknown = {"task": {"type": "text_classification", "labels": ["bad", "better"]}}
+    assert "'good' is not among the labels" in _refusal(store, decoder, rows, unknown)
+
+
+def test_label_words_that_begin_alike_are_named(decoder: Artifact, store: Store) -> None:
+    words = {"good": "abcgood", "bad": "abcbad"}
+    prompt = spec(decoder, decoder, {"words": words}).checks[0].prompt  # type: ignore[union-attr]
+    (line,) = PromptedModel(Subject.of("model", decoder, store), prompt).shared_first_tokens()
+    assert "begin with the same token" in line
+
+
+def test_the_nearest_by_embedding_are_those_with_the_same_words(store: Store, encoder: Artifact) -> None:
+    job = spec(encoder, encoder, {"demonstrations": {"count": 1, "choose": "nearest", "nearest_by": "embedding"}})
+    pool = [Example("anna went in rome"), Example("the film was dull")]
+    model = PromptedModel(Subject.of("model", encoder, store), job.checks[0].prompt)  # type: ignore[union-attr]
+    shown = model.demonstrations([Example("carl went in rome"), Example("the film was poor")], pool, 0, 0, 8)
+    assert [own[0].text for own in shown] == [pool[0].text, pool[1].text]
