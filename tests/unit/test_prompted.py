@@ -22,7 +22,7 @@ from rayloom.evaluate.checks.registry import cases
 from rayloom.models.responders.prompted import PromptedModel
 from rayloom.models.responders.subject import Subject, subjects
 from rayloom.score.prompted import likelihoods
-from rayloom.score.prompted.likelihoods import Asked, groups, word_likelihoods
+from rayloom.score.prompted.likelihoods import AskedWords, groups, word_likelihoods
 from rayloom.specs.evaluate import EvaluateSpec
 from rayloom.text.labelled.examples import Example
 from rayloom.text.labelled.labelled_rows import labelled_rows
@@ -76,8 +76,8 @@ def test_words_behind_a_shared_beginning_are_as_likely_as_read_from_the_start(mo
         return tuple(int(token) for token in random.integers(5, 500, count))
 
     shared = ids(40)
-    asked = [Asked(shared + ids(3 + n % 5), tuple(ids(1 + (n + k) % 3) for k in range(3))) for n in range(7)]
-    asked += [Asked(ids(4), (ids(1), ids(2))) for _ in range(3)]
+    asked = [AskedWords(shared + ids(3 + n % 5), tuple(ids(1 + (n + k) % 3) for k in range(3))) for n in range(7)]
+    asked += [AskedWords(ids(4), (ids(1), ids(2))) for _ in range(3)]
     assert sorted((len(numbers), least) for numbers, least in groups([one.prompt for one in asked])) == [
         (3, 0),
         (7, 40),

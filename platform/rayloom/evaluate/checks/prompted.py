@@ -15,7 +15,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.checks.check import Case, Measured
 from rayloom.evaluate.checks.scored import ScoreCheck, wrong_texts
 from rayloom.evaluate.checks.task import class_sections, judge, readable
-from rayloom.models.responders.prompted import Answer, PromptedModel
+from rayloom.models.responders.prompted import PromptedAnswer, PromptedModel
 from rayloom.models.responders.prompted_rows import labelled_examples, rows_to_show
 from rayloom.models.responders.subject import Subject
 from rayloom.observe.plan_sheet import PlanSheet
@@ -71,7 +71,7 @@ class PromptedScore(ScoreCheck[PromptedCheck]):
     def measure(self, case: Case[PromptedCheck]) -> Measured:
         spec, model = case.spec, _model(case)
         tested, pool = rows_of(case)
-        runs: list[tuple[int, int, list[Answer]]] = []
+        runs: list[tuple[int, int, list[PromptedAnswer]]] = []
         with progress(f"{spec.name}: {case.subject.artifact_id}", len(tested) * _num_runs(spec), "answers") as bar:
             for seed in range(spec.seed, spec.seed + spec.num_draws):
                 for order in range(spec.num_orders):
@@ -176,7 +176,7 @@ def _written_by_vllm(
 
 
 def judged_runs(
-    spec: PromptedCheck, tested: Sequence[Example], runs: Sequence[tuple[int, int, Sequence[Answer]]]
+    spec: PromptedCheck, tested: Sequence[Example], runs: Sequence[tuple[int, int, Sequence[PromptedAnswer]]]
 ) -> tuple[dict[str, Any], list[Part]]:
     """Metrics over all runs together, and what each row adds to the score on average over them."""
     task, count = spec.prompt.task, len(runs)
@@ -211,7 +211,9 @@ def _spread(scores: Sequence[float], prefix: str) -> dict[str, float]:
     return {f"{prefix}spread": spread, f"{prefix}lowest": min(scores), f"{prefix}highest": max(scores)}
 
 
-def _predictions(spec: PromptedCheck, tested: Sequence[Example], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _predictions(
+    spec: PromptedCheck, tested: Sequence[Example], answers: Sequence[PromptedAnswer]
+) -> list[dict[str, Any]]:
     """Those of the first run, to read."""
     predictions = [answer.prediction for answer in answers]
     judged = judge(spec.prompt.task, tested, predictions)

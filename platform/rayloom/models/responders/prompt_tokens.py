@@ -11,7 +11,7 @@ from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.models.loading import check_causal, check_masked
 from rayloom.models.responders.subject import Subject
-from rayloom.score.prompted.likelihoods import Asked
+from rayloom.score.prompted.likelihoods import AskedWords
 from rayloom.specs.prompting import Cloze, Generated, Likelihood, MultipleChoice, Prompt
 from rayloom.text.labelled.examples import Example
 from rayloom.text.prompts.template import PromptRenderer, letter
@@ -88,7 +88,9 @@ class PromptTokens:
         ids = ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
         return ids or [begin if begin is not None else end]
 
-    def asked(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], free: str | None) -> list[Asked]:
+    def asked(
+        self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], free: str | None
+    ) -> list[AskedWords]:
         """Prompts with the label words behind them, tokenised together, as lm-evaluation-harness does: so a word has
         the tokens that it has in a text."""
         prompts = self.prompts(examples, shown, free)
@@ -96,7 +98,7 @@ class PromptTokens:
         if self.prompt.chat_template:
             ids = {word: self.tokenizer(word, add_special_tokens=False)["input_ids"] for own in words for word in own}
             return [
-                Asked(tuple(prompt), tuple(tuple(ids[word]) for word in own))
+                AskedWords(tuple(prompt), tuple(tuple(ids[word]) for word in own))
                 for prompt, own in zip(prompts, words, strict=True)
             ]
         texts = [self.renderer.text(e, own, free).before for e, own in zip(examples, shown, strict=True)]
@@ -111,7 +113,7 @@ class PromptTokens:
                 word = own[behind.index(())]
                 what = f"The word {word!r} has no tokens of its own behind the prompt"
                 raise InputError(what, where="prompt.words", fix="Choose other words, or put a space before {answer}.")
-            asked.append(Asked(tuple(prompt), tuple(behind)))
+            asked.append(AskedWords(tuple(prompt), tuple(behind)))
         return asked
 
     def said(self, example: Example) -> list[str]:

@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class PromptedAnswer:
     """What was found for one row."""
 
     prediction: Prediction
@@ -82,7 +82,7 @@ class PromptedModel(PromptTokens):
         micro_batch_sequences: int,
         advance: Advance = lambda _: None,
         write: Callable[[list[list[int]]], list[str]] | None = None,
-    ) -> list[Answer]:
+    ) -> list[PromptedAnswer]:
         """One for each row. `write`: what writes for prompts of token ids; without it, transformers does."""
         if isinstance(self.prompt.scoring, Generated):
             prompts = self.prompts(examples, shown)
@@ -93,13 +93,13 @@ class PromptedModel(PromptTokens):
             free = self._scores(examples, shown, "", micro_batch_sequences)
             scores = [own - other for own, other in zip(scores, free, strict=True)]
         if isinstance(self.prompt.task, MultipleChoice):
-            return [Answer(chosen(example.choices, own)) for example, own in zip(examples, scores, strict=True)]
+            return [PromptedAnswer(chosen(example.choices, own)) for example, own in zip(examples, scores, strict=True)]
         labels = self.prompt.labels
         plain = [chosen(labels, own) for own in scores]
         if not self.prompt.calibration:
-            return [Answer(one) for one in plain]
+            return [PromptedAnswer(one) for one in plain]
         better = self._calibrated(np.stack(scores), shown, micro_batch_sequences)
-        return [Answer(chosen(labels, own), one) for own, one in zip(better, plain, strict=True)]
+        return [PromptedAnswer(chosen(labels, own), one) for own, one in zip(better, plain, strict=True)]
 
     def _calibrated(self, scores: Any, shown: Sequence[Sequence[Example]], size: int) -> Any:
         """By the rows that say nothing, behind each set of demonstrations."""
@@ -156,14 +156,14 @@ class PromptedModel(PromptTokens):
         tokens = greedy_answers(self.subject.model, prompts, longest, self.stop_tokens, size, advance)
         return [str(self.tokenizer.decode(own, skip_special_tokens=True)) for own in tokens]
 
-    def read(self, example: Example, text: str) -> Answer:
+    def read(self, example: Example, text: str) -> PromptedAnswer:
         """What a written answer says."""
         scoring = self.prompt.scoring
         if not isinstance(scoring, Generated):
             raise TypeError("only a generated answer is read")
         said = stopped(text, scoring)
         prediction = parsed(self.prompt, example, said)
-        return Answer(prediction or Prediction(), said=said, is_parsed=prediction is not None)
+        return PromptedAnswer(prediction or Prediction(), said=said, is_parsed=prediction is not None)
 
 
 def chosen(names: Sequence[str], scores: Any) -> Prediction:

@@ -23,7 +23,7 @@ SHARED_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedWords:
     """A prompt, and the words whose likelihood behind it is asked for, in token ids."""
 
     prompt: tuple[int, ...]
@@ -33,7 +33,7 @@ class Asked:
 @torch.no_grad()
 def word_likelihoods(
     model: nn.Module,
-    asked: Sequence[Asked],
+    asked: Sequence[AskedWords],
     micro_batch_sequences: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[list[float]]:
@@ -46,7 +46,7 @@ def word_likelihoods(
         numbers = sorted(numbers, key=lambda number: len(asked[number].prompt))
         for first in range(0, len(numbers), micro_batch_sequences):
             batch = numbers[first : first + micro_batch_sequences]
-            rows = [Asked(asked[number].prompt[read:], asked[number].words) for number in batch]
+            rows = [AskedWords(asked[number].prompt[read:], asked[number].words) for number in batch]
             if one_by_one:
                 values = [_whole(model, row, micro_batch_sequences) for row in rows]
             else:
@@ -117,7 +117,7 @@ def _of_rows(cache: Any, rows: Tensor) -> Any:
     return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
 
 
-def _behind(model: nn.Module, rows: Sequence[Asked], prefix: Any, most: int) -> list[list[float]]:
+def _behind(model: nn.Module, rows: Sequence[AskedWords], prefix: Any, most: int) -> list[list[float]]:
     """Likelihoods of the words of one batch of rows, whose prompts go on where the prefix ends."""
     from transformers import DynamicCache
 
@@ -153,7 +153,7 @@ def _behind(model: nn.Module, rows: Sequence[Asked], prefix: Any, most: int) -> 
     return [[next(given) for _ in row.words] for row in rows]
 
 
-def _whole(model: nn.Module, row: Asked, most: int) -> list[float]:
+def _whole(model: nn.Module, row: AskedWords, most: int) -> list[float]:
     """Likelihoods of a row's words, each read behind the whole prompt."""
     device = next(model.parameters()).device
     values: list[float] = []
