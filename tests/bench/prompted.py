@@ -149,7 +149,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
     prompt = {
         "task": {"type": "text_classification", "labels": list(LABELS)},
         "template": "Review: {text}\nSentiment: {answer}",
-        "demonstrations": {"count": options.shown},
+        "demonstrations": {"num_rows": options.shown},
     }
     checks = [
         {"type": "prompted", "name": name, "data": data, "prompt": prompt | {"scoring": scoring[name]}}

@@ -95,7 +95,7 @@ def test_words_behind_a_shared_beginning_are_as_likely_as_read_from_the_start(mo
 def test_a_prompted_check_is_planned_measured_over_draws_and_orders_and_reported(
     store: Store, decoder: Artifact, rows: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompt = {"demonstrations": {"count": 4}, "calibration": ["N/A", ""], "words": {"good": ["good", "gorgeous"]}}
+    prompt = {"demonstrations": {"num_rows": 4}, "calibration": ["N/A", ""], "words": {"good": ["good", "gorgeous"]}}
     job = spec(decoder, rows, prompt, num_draws=2, num_orders=2)
     parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
     monkeypatch.setenv("RAYLOOM_STORE", store.uri)
@@ -121,7 +121,7 @@ def test_a_prompted_check_is_planned_measured_over_draws_and_orders_and_reported
 
 def test_demonstrations_are_never_tested_rows(store: Store, decoder: Artifact, rows: Artifact) -> None:
     for choose in ("random", "by_label", "nearest"):
-        job = spec(decoder, rows, {"demonstrations": {"count": 4, "choose": choose}})
+        job = spec(decoder, rows, {"demonstrations": {"num_rows": 4, "choose": choose}})
         parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
         (subject,) = subjects(parents, store)
         ((_, case),) = cases(job, parents, subject, store)
@@ -137,7 +137,7 @@ def test_the_tested_rows_are_those_that_a_training_holds_out(store: Store, decod
     from rayloom.text.labelled.dataset import split
 
     alone = spec(decoder, rows, {})
-    shown = spec(decoder, rows, {"demonstrations": {"count": 2}})
+    shown = spec(decoder, rows, {"demonstrations": {"num_rows": 2}})
     parents = {"model": decoder, "checks.0.data.sources.0.dataset": rows}
     (subject,) = subjects(parents, store)
     both = [rows_of(next(cases(job, parents, subject, store))[1])[0] for job in (alone, shown)]
@@ -185,9 +185,9 @@ def test_what_cannot_be_asked_is_said_before_a_weight_is_loaded(
     assert "predicts no masked words" in _refusal(store, decoder, rows, cloze)
     assert "is not one token" in _refusal(store, encoder, rows, cloze | words)
     assert "is an encoder" in _refusal(store, encoder, rows, {})
-    long = _refusal(store, decoder, rows, {"demonstrations": {"count": 30}})
+    long = _refusal(store, decoder, rows, {"demonstrations": {"num_rows": 30}})
     assert "demonstrations, and there is room for" in long and "would fit" in long
-    assert "There are 40 rows to show" in _refusal(store, decoder, rows, {"demonstrations": {"count": 41}})
+    assert "There are 40 rows to show" in _refusal(store, decoder, rows, {"demonstrations": {"num_rows": 41}})
     unknown = {"task": {"type": "text_classification", "labels": ["bad", "better"]}}
     assert "'good' is not among the labels" in _refusal(store, decoder, rows, unknown)
 
@@ -200,7 +200,7 @@ def test_label_words_that_begin_alike_are_named(decoder: Artifact, store: Store)
 
 
 def test_the_nearest_by_embedding_are_those_with_the_same_words(store: Store, encoder: Artifact) -> None:
-    job = spec(encoder, encoder, {"demonstrations": {"count": 1, "choose": "nearest", "nearest_by": "embedding"}})
+    job = spec(encoder, encoder, {"demonstrations": {"num_rows": 1, "choose": "nearest", "nearest_by": "embedding"}})
     pool = [Example("anna went in rome"), Example("the film was dull")]
     model = PromptedModel(Subject.of("model", encoder, store), job.checks[0].prompt)  # type: ignore[union-attr]
     shown = model.demonstrations([Example("carl went in rome"), Example("the film was poor")], pool, 0, 0, 8)

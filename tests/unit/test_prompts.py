@@ -55,7 +55,7 @@ def refused(**values: Any) -> str:
         ({"scoring": {"type": "cloze"}, "chat_template": True}, "a cloze is asked of an encoder"),
         ({"scoring": GENERATED | {"pattern": "("}}, "is no regular expression"),
         ({"scoring": {"type": "generated", "generation": {"system": "Be brief."}}}, "need chat_template: true"),
-        ({"demonstrations": {"count": 2, "embedder": "artifact:e"}}, "embedder is used with choose: nearest"),
+        ({"demonstrations": {"num_rows": 2, "embedder": "artifact:e"}}, "embedder is used with choose: nearest"),
         ({"task": {"type": "multiple_choice", "answers": "letters"}, "template": "{question} {answer}"}, "{choices}"),
     ],
 )
@@ -155,13 +155,13 @@ POOL = [Example(f"row {number}", labels=("good" if number % 5 else "bad",)) for 
 
 
 def test_draws_are_even_by_label_repeatable_and_orders_hold_the_same_rows() -> None:
-    asked = prompt(demonstrations={"count": 6})
+    asked = prompt(demonstrations={"num_rows": 6})
     first = drawn(POOL, asked, 0)
     assert Counter(one.labels[0] for one in first) == {"good": 3, "bad": 3}
     assert first == drawn(POOL, asked, 0) and first != drawn(POOL, asked, 1)
     other = drawn(POOL, asked, 0, order=1)
     assert other != first and sorted(o.text for o in other) == sorted(o.text for o in first)
-    assert len({one.text for one in drawn(POOL[:10], prompt(demonstrations={"count": 8}), 0)}) == 8
+    assert len({one.text for one in drawn(POOL[:10], prompt(demonstrations={"num_rows": 8}), 0)}) == 8
 
 
 def test_bm25_is_the_formula() -> None:

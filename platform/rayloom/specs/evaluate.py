@@ -175,8 +175,8 @@ class PromptedCheck(Spec):
             raise ValueError("num_draws and num_orders are of demonstrations: there are none in the prompt")
         if shown is not None and shown.choose == "nearest" and self.num_draws > 1:
             raise ValueError("num_draws must be 1 with choose: nearest, which draws nothing")
-        if shown is not None and shown.count == 1 and self.num_orders > 1:
-            raise ValueError("num_orders must be 1 where count is 1")
+        if shown is not None and shown.num_rows == 1 and self.num_orders > 1:
+            raise ValueError("num_orders must be 1 where num_rows is 1")
         return self
 
 

@@ -94,7 +94,7 @@ class Generated(Spec):
 class Demonstrations(Spec):
     """Solved rows before the one that is asked. A row with the same text is never among them."""
 
-    count: Annotated[int, Field(ge=1)]
+    num_rows: Annotated[int, Field(ge=1)]
     """How many there are before each row."""
     choose: Literal["random", "by_label", "nearest"] = "by_label"
     """random: the same for all rows. by_label: the same, and as many of each label as of every other. nearest: for each

@@ -60,7 +60,7 @@ class PromptedScore(ScoreCheck[PromptedCheck]):
         how = spec.prompt.demonstrations
         said = f"{len(tested):,} rows by {spec.prompt.scoring.type}"
         if how is not None:
-            said += f", {how.count} of {len(pool):,} rows before each ({how.choose}), {_num_runs(spec)} runs"
+            said += f", {how.num_rows} of {len(pool):,} rows before each ({how.choose}), {_num_runs(spec)} runs"
         sheet.add(spec.name, f"{said}; the longest prompt has {model.check_lengths(tested, shown):,} tokens")
         sheet.warnings += [f"{spec.name}: {line}" for line in model.shared_first_tokens()]
         for example, own in list(zip(tested, shown, strict=True))[:NUM_PROMPTS_SHOWN]:
@@ -142,8 +142,8 @@ def _rows_of(asked: _Asked) -> tuple[list[Example], list[Example]]:
     if how.sources:
         known = {same_text(example) for example in tested}
         pool = [one for one in rows_to_show(spec.prompt, case.parents) if same_text(one) not in known]
-    if len(pool) < how.count:
-        what = f"There are {len(pool)} rows to show, and demonstrations.count is {how.count}"
+    if len(pool) < how.num_rows:
+        what = f"There are {len(pool)} rows to show, and demonstrations.num_rows is {how.num_rows}"
         raise InputError(what, where=f"checks {spec.name}", fix="Show fewer, or add rows.")
     return tested, pool
 

@@ -190,7 +190,7 @@ class PromptTokens:
                     room = "not even the row alone does" if number is None else f"{number} would fit"
                     what = f"The prompt of {example.origin or 'a row'} has {len(ids)} tokens with {len(own)} "
                     what += f"demonstrations, and there is room for {most}: {room}"
-                    fix = "Lower demonstrations.count, or cut fields by max_field_characters."
+                    fix = "Lower demonstrations.num_rows, or cut fields by max_field_characters."
                     raise InputError(what, where="prompt", fix=fix)
         return longest
 

@@ -64,10 +64,10 @@ class PromptedModel(PromptTokens):
             size = micro_batch_sequences
             texts = ([whole_text(one) for one in some] for some in (examples, pool))
             asked, known = (text_embeddings(own.base, own.tokenizer_folder, some, size) for some in texts)
-            chosen = nearest(asked @ known.T, pool, examples, how.count)
+            chosen = nearest(asked @ known.T, pool, examples, how.num_rows)
         else:
             parts = (examples[first : first + ROWS_AT_ONCE] for first in range(0, len(examples), ROWS_AT_ONCE))
-            chosen = [own for part in parts for own in nearest(bm25(pool, part), pool, part, how.count)]
+            chosen = [own for part in parts for own in nearest(bm25(pool, part), pool, part, how.num_rows)]
         if order:
             shuffle = np.random.default_rng([seed, order])
             chosen = [[own[index] for index in shuffle.permutation(len(own))] for own in chosen]

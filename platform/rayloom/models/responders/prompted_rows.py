@@ -43,8 +43,8 @@ def rows_to_show(prompt: Prompt, artifacts: Mapping[str, Artifact], field: str =
         return ()
     data = LabelledData(type="labelled", sources=how.sources)
     pool = labelled_examples(prompt, data, artifacts, f"{field}.demonstrations.sources")
-    if len(pool) < how.count:
-        what = f"There are {len(pool)} rows to show, and demonstrations.count is {how.count}"
+    if len(pool) < how.num_rows:
+        what = f"There are {len(pool)} rows to show, and demonstrations.num_rows is {how.num_rows}"
         raise InputError(what, where=field, fix="Show fewer, or add rows.")
     return tuple(pool)
 

@@ -34,7 +34,7 @@ def drawn(pool: Sequence[Example], prompt: Prompt, seed: int, order: int = 0) ->
             label: [one for one in shuffled if label in one.labels or _has(one, label)] for label in prompt.labels
         }
         shuffled = _in_turn(groups, shuffled)
-    chosen = shuffled[: how.count]
+    chosen = shuffled[: how.num_rows]
     return [chosen[index] for index in np.random.default_rng([seed, len(pool), order]).permutation(len(chosen))]
 
 
