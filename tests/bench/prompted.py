@@ -97,7 +97,7 @@ def both_sides(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for name in ("imports/movie-reviews", "../quickstart/import-smollm2"):
         file = load_job(ROOT / f"jobs/recipes/{name}.yaml", ())
         run(file, Store.beside(file.directory))
-    (folder / "job.yaml").write_text(yaml.safe_dump(job_of(options)))
+    (folder / "job.yaml").write_text(json.dumps(job_of(options)))
     file = load_job(folder / "job.yaml", ())
     store = Store.beside(ROOT / "jobs/recipes")
     resolved = resolve(file, store)

@@ -15,12 +15,16 @@ from peft import PrefixTuningConfig
 from pydantic import TypeAdapter
 from support.models import made, write_adapter, write_model
 from support.service import Served, free_port, served_by, until
-from support.tasks import wordpiece, write_encoder, write_encoder_decoder
+from support.tasks import review_rows, wordpiece, write_encoder, write_encoder_decoder, write_jsonl
 from support.tokenizers import chatml
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.commands.predict import answers
+from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.prompted_rows import PromptedResponder, rows_to_show
+from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import save_task, task_model
+from rayloom.specs.prompting import Prompt
 from rayloom.specs.training.tasks import Task
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -32,6 +36,13 @@ MESSAGES = [
     [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": text}] for text in ("Ada.", "No no!")
 ]
 MAX_NEW_TOKENS = 8
+PROMPT: dict[str, Any] = {
+    "task": {"type": "text_classification", "labels": ["0", "1"]},
+    "template": "{text}\nIt was {answer}",
+    "words": {"0": "bad", "1": "good"},
+    "calibration": ["N/A", ""],
+    "demonstrations": {"num_rows": 2, "sources": [{"dataset": "artifact:reviewed", "read": {"type": "table"}}]},
+}
 TEXTS = [f"the film was {word} and we saw anna in {town}" for word in ("fine", "dull") for town in ("rome", "oslo")]
 QUESTIONS = [{"question": "who went?", "text": text} for text in TEXTS]
 
@@ -81,6 +92,8 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     generation = {"generation": {"max_new_tokens": MAX_NEW_TOKENS}}
     served = [{"name": name, "model": f"artifact:{name}"} for name in (*TASKS, "writer", "judge")]
     served.append({"name": "prefixed", "model": "artifact:prefixed", **generation})
+    made(store, "reviewed", "dataset", lambda directory: write_jsonl(review_rows(8), directory / "rows.jsonl"))
+    served.append({"name": "prompted", "model": "artifact:base", "prompt": PROMPT})
     doors = {"keys_required": True, "max_answers_per_request": 64}
     job = folder / "serve.yaml"
     job.write_text(
@@ -108,6 +121,20 @@ def test_classes_are_those_of_predict(predictors: Served) -> None:
     for one, wanted in zip(found, expected, strict=True):
         assert one["probabilities"] == pytest.approx(wanted["probabilities"], abs=2e-3)
     assert len({one["probabilities"]["yes"] for one in found}) > 1
+
+
+def test_a_language_model_gives_labels_by_a_prompt(predictors: Served) -> None:
+    store = predictors.store
+    prompt, shown = Prompt.model_validate(PROMPT), store.open(store.resolve("reviewed"))
+    pool = rows_to_show(prompt, {"prompt.demonstrations.sources.0.dataset": shown})
+    subject = Subject.of("model", store.open(store.resolve("base")), store)
+    expected = PromptedResponder(PromptedModel(subject, prompt), pool).respond([{"text": text} for text in TEXTS], 4)
+    answer = asked(predictors, "/v1/classify", "prompted", TEXTS)
+    assert answer.status_code == 200, answer.text
+    for one, wanted in zip(answer.json()["data"], expected, strict=True):
+        assert one["probabilities"] == pytest.approx(wanted["probabilities"], abs=2e-3)
+    refused = asked(predictors, "/v1/classify", "prompted", "dull " * 300)
+    assert refused.status_code == 400 and "there is room for" in refused.json()["error"]["message"]
 
 
 def test_entities_and_answers_are_those_of_predict(predictors: Served) -> None:

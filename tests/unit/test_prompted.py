@@ -19,11 +19,16 @@ from rayloom.errors import InputError
 from rayloom.evaluate import plan, report, run
 from rayloom.evaluate.checks.prompted import rows_of
 from rayloom.evaluate.checks.registry import cases
+from rayloom.evaluate.prediction.plan import plan as plan_prediction
 from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.prompted_rows import PromptedResponder, rows_to_show
+from rayloom.models.responders.responder import respond_to_each
 from rayloom.models.responders.subject import Subject, subjects
 from rayloom.score.prompted import likelihoods
 from rayloom.score.prompted.likelihoods import AskedWords, groups, word_likelihoods
 from rayloom.specs.evaluate import EvaluateSpec
+from rayloom.specs.predict import PredictSpec
+from rayloom.specs.serve import ServedPredictor
 from rayloom.text.labelled.examples import Example
 from rayloom.text.labelled.labelled_rows import labelled_rows
 from rayloom.text.prompts.demonstrations import same_text
@@ -205,3 +210,46 @@ def test_the_nearest_by_embedding_are_those_with_the_same_words(store: Store, en
     model = PromptedModel(Subject.of("model", encoder, store), job.checks[0].prompt)  # type: ignore[union-attr]
     shown = model.demonstrations([Example("carl went in rome"), Example("the film was poor")], pool, 0, 0, 8)
     assert [own[0].text for own in shown] == [pool[0].text, pool[1].text]
+
+
+def _asking(store: Store, model: Artifact, rows: Artifact, **values: Any) -> PredictSpec:
+    source = {"dataset": f"artifact:{rows.id}", "read": READ}
+    prompt = {
+        "task": TASK, "template": "{text}\nIt was {answer}", "demonstrations": {"num_rows": 2, "sources": [source]},
+    } | values  # fmt: skip
+    job = {"kind": "predict", "name": "labels", "model": f"artifact:{model.id}", "data": f"artifact:{rows.id}"}
+    return PredictSpec.model_validate(job | {"prompt": prompt})
+
+
+def test_rows_are_answered_by_the_prompt_and_a_bad_one_fails_alone(
+    store: Store, decoder: Artifact, rows: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _asking(store, decoder, rows)
+    parents = {"model": decoder, "data": rows, "prompt.demonstrations.sources.0.dataset": rows}
+    monkeypatch.setenv("RAYLOOM_STORE", store.uri)
+    sheet = plan_prediction(job, parents, tmp_path)
+    assert sheet.problems == [] and "text classification by a prompt, likelihood" in dict(sheet.facts)["model"]
+    assert str(sheet.examples[-1]).count("It was") == 3
+
+    assert job.prompt is not None
+    responder = PromptedResponder(
+        PromptedModel(Subject.of("model", decoder, store), job.prompt), rows_to_show(job.prompt, parents)
+    )
+    given = [{"text": "a film"}, {"text": " "}, {"text": None}, {"text": "dull " * 200}]
+    answers = respond_to_each(responder, given, 2)
+    assert set(answers[0]["probabilities"]) == {"bad", "good"} and answers[0]["labels"][0] in ("bad", "good")
+    assert [answer["failed"].partition(":")[0] for answer in answers[1:]] == [
+        "empty_text", "missing_column", "too_long",
+    ]  # fmt: skip
+
+
+def test_what_a_prediction_cannot_ask_is_refused(store: Store, decoder: Artifact, rows: Artifact) -> None:
+    with pytest.raises(ValueError, match="demonstrations needs sources"):
+        _asking(store, decoder, rows, demonstrations={"num_rows": 2})
+    with pytest.raises(ValueError, match=r"needs generation\.engine: transformers"):
+        _asking(store, decoder, rows, scoring={"type": "generated"})
+    served = {"name": "asked", "model": f"artifact:{decoder.id}"}
+    prompt = {"task": {"type": "token_classification", "entities": ["a"]}, "template": "{text} {answer}"}
+    written = {"type": "generated", "generation": {"engine": "transformers"}}
+    with pytest.raises(ValueError, match="offered here for text_classification"):
+        ServedPredictor.model_validate(served | {"prompt": prompt | {"scoring": written}})
