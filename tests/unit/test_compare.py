@@ -36,7 +36,7 @@ def says(prompt: str) -> str:
 
 
 def job_file(folder: Path, server: ChatServer, models: list[dict[str, Any]], **values: Any) -> Path:
-    write_rows(ROWS, folder / "rows")
+    write_rows(values.pop("rows", ROWS), folder / "rows")
     endpoint = {"type": "endpoint", "url": server.url, "model": "m", "licence": "theirs", "max_parallel_requests": 4}
     models = [endpoint | {"name": one["name"]} if "type" not in one else one for one in models]
     spec = {
@@ -66,12 +66,12 @@ def test_the_better_one_wins_in_both_orders_and_its_answers_are_pairs_to_train_o
     metrics = artifact.manifest.metrics
     assert metrics["outcomes"] == {"first": NUM_ROWS}
     (pair,) = metrics["pairs"]
-    assert (pair["first"], pair["second"], pair["wins"], pair["interval"]) == ("asked", "bad", 1.0, [1.0, 1.0])
+    assert (pair["first"], pair["second"], pair["wins"], pair["interval"]) == ("asked", "bad", 1.0, [0.8389, 1.0])
     assert metrics["position"]["first_place"]["share"] == 0.5
     assert metrics["position"]["same_in_both_orders"]["share"] == 1.0
     assert metrics["longer_wins"]["share"] == 1.0
     assert metrics["models"]["bad"]["answers"] == NUM_ROWS and metrics["judge_requests"] == 2 * NUM_ROWS
-    assert artifact.manifest.headline == "asked wins 100.0% (100.0% to 100.0%) against bad"
+    assert artifact.manifest.headline == "asked wins 100.0% (83.9% to 100.0%) against bad"
     assert "theirs" in artifact.manifest.licences
     source = PreferenceSource(dataset="artifact:which", files="pairs.jsonl")
     found = [row for _, row in table_rows([artifact.path / "pairs.jsonl"], source)]
@@ -181,6 +181,14 @@ def test_answers_in_files_are_found_by_prompt_and_missing_ones_are_named(tmp_pat
             made(job_file(tmp_path, server, [one | {"prompt": "said"}, BAD]))
 
 
+def test_halves_of_characters_in_answers_and_rows_are_no_end_of_it(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi \ud800?", "answer": "good \ud83d", "other": "bad"}]
+    with chat_server(says) as server:
+        artifact = made(job_file(tmp_path, server, [GOOD, BAD], rows=rows))
+    assert artifact.manifest.metrics["outcomes"] == {"first": 1}
+    assert lines(artifact, "answers.jsonl")[0]["answers"] == {"good": "good ?", "bad": "bad"}
+
+
 def test_without_a_judge_the_answers_wait_for_people(tmp_path: Path) -> None:
     with chat_server(says) as server:
         artifact = made(job_file(tmp_path, server, [GOOD, {"name": "asked"}], judge={}, description="x"))
@@ -261,6 +269,8 @@ def test_the_plan_counts_the_judges_requests_and_tokens_and_asks_nothing(tmp_pat
     read = int(facts["judge's tokens"].split()[1].replace(",", ""))
     assert 120 * (2 * 256 + 80) < read < 120 * (2 * 256 + 200)
     assert "[Answer A]" in str(sheet.examples[0]) and not sheet.problems
+    (warning,) = sheet.warnings
+    assert "judge: it is asked itself, and judges prefer their own answers" in warning
 
 
 def test_a_plan_without_usable_prompts_says_so(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_the_interval_is_the_binomials() -> None:
     widths = [high - low for low, high in (found["interval"], grouped["interval"])]
     assert widths[1] / widths[0] == pytest.approx(math.sqrt(5), rel=0.15)
     assert share_over_prompts([])["share"] is None
+    # What always happened, in 20 prompts, is not certain: Wilson's interval.
+    assert share_over_prompts((number, 1.0) for number in range(20))["interval"] == [0.8389, 1.0]
+    assert share_over_prompts((number, 0.0) for number in range(20))["interval"] == [0.0, 0.1611]
 
 
 def test_two_models_have_the_log_odds_of_their_wins() -> None:

@@ -217,7 +217,7 @@ def test_the_result_has_every_judgement_and_pairs_that_training_reads(
     metrics = artifact.manifest.metrics
     assert (metrics["pairs"][0]["wins"], metrics["num_judgements"]) == (1.0, 50)
     assert metrics["agreement"]["ann and bob"] == {"kappa": 1.0, "same_share": 1.0, "num_items": 20}
-    assert artifact.manifest.headline.startswith("strong-model@aaaa00000001 wins 100.0% (100.0% to 100.0%) of 30")
+    assert artifact.manifest.headline.startswith("strong-model@aaaa00000001 wins 100.0% (88.6% to 100.0%) of 30")
     assert len((artifact.path / "judgements.jsonl").read_text().splitlines()) == 50
     assert {parent.name for parent in artifact.manifest.parents} == set(NAMES)
     source = PreferenceSource(dataset="artifact:my-ratings", files="pairs.jsonl")

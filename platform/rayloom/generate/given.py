@@ -54,7 +54,12 @@ def _given(source: GivenRows, origin: str, row: Any) -> Given:
             return Given(origin, kept=kept, problem=f"missing_column: no {source.text!r} ({columns}): {error}")
     if not isinstance(text, str) or not text.strip():
         return Given(origin, kept=kept, problem=f"no_text: {source.text!r} is {str(text)[:60]!r}")
-    return Given(origin, text.encode(errors="replace").decode(), kept, values)
+    return Given(origin, whole_characters(text), kept, values)
+
+
+def whole_characters(text: str) -> str:
+    """The text without halves of characters, which JSON can hold and which no endpoint and no file takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _first_of(messages: Sequence[Mapping[str, Any]], role: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rayloom.generate.asks import Ask, ModelAnswer
 from rayloom.generate.comparing.pairwise import Duel
 from rayloom.generate.comparing.prompts import AnsweredPrompt
+from rayloom.generate.given import whole_characters
 from rayloom.generate.prompts import Rubric
 from rayloom.generate.verdicts import letter_of, points_of, verdict_of
 from rayloom.specs.compare import CompareSpec, JudgedCriterion, PairJudging, ScoreJudging
@@ -164,4 +165,4 @@ def _about(row: AnsweredPrompt) -> dict[str, Any]:
 
 
 def _ask(key: str, text: str, max_reply_tokens: int) -> Ask:
-    return Ask(key, text, "rubric", is_sampled=False, by_judge=True, max_new_tokens=max_reply_tokens)
+    return Ask(key, whole_characters(text), "rubric", is_sampled=False, by_judge=True, max_new_tokens=max_reply_tokens)

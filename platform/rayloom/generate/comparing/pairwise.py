@@ -68,6 +68,9 @@ def share_over_prompts(values: Iterable[tuple[Hashable, float]]) -> dict[str, An
         return {"share": None, "interval": None, "num_prompts": 0, "num_judged": 0}
     share = sum(total for total, _ in parts) / num
     interval = of_ratio(parts).as_metrics()
+    if share in (0.0, 1.0):
+        # No resample of what is always the same differs; Wilson's interval says how little few prompts say.
+        interval = [round(bound, 4) for bound in wilson(round(share) * len(parts), len(parts))]
     return {"share": round(share, 6), "interval": interval, "num_prompts": len(parts), "num_judged": num}
 
 
@@ -77,7 +80,8 @@ def share_over_prompts(values: Iterable[tuple[Hashable, float]]) -> dict[str, An
 def ranking(names: Sequence[str], duels: Sequence[Duel]) -> list[dict[str, Any]]:
     """The models by strength, the strongest first, on the Elo scale with mean 0, and their interval.
 
-    One more tie is counted for each two models that were compared, so that one that always won has a finite strength.
+    One more tie is counted for each two models that were compared, so that one that always won has a finite strength;
+    its interval is then too narrow, as all resamples are alike.
     Empty if some models cannot be compared, as nothing connects them.
     """
     prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(duel.prompt for duel in duels))}

@@ -16,8 +16,8 @@ from rayloom.generate.given import Given
 from rayloom.generate.plan import add_writer
 from rayloom.generate.writers import writing_subject
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.compare import CompareSpec, PairJudging
-from rayloom.specs.generation.engines import EndpointEngine, ModelEngine
+from rayloom.specs.compare import Compared, CompareSpec, PairJudging
+from rayloom.specs.generation.engines import EndpointEngine, Engine, ModelEngine
 
 BYTES_PER_TOKEN = 4.0
 """About so many in English, where a judge's tokenizer is not at hand."""
@@ -32,6 +32,10 @@ def plan(spec: CompareSpec, parents: Mapping[str, Artifact], job_directory: Path
             add_writer(sheet, f"models.{number}", one, parents, job_directory, shown=one.name)
     if spec.judge is not None:
         add_writer(sheet, "judge", spec.judge, parents, job_directory)
+        own = [one.name for one in spec.models if _writer_of(one) == _writer_of(spec.judge)]
+        if own:
+            why = "judges prefer their own answers (Zheng et al. 2023, section 3.3)"
+            sheet.warnings.append(f"judge: it is {own[0]} itself, and {why}")
     try:
         given, skipped = asked_rows(spec, parents)
         known = [known_answers(spec, number, given, parents) for number in range(len(spec.models))]
@@ -48,6 +52,13 @@ def plan(spec: CompareSpec, parents: Mapping[str, Artifact], job_directory: Path
     except RayloomError as error:
         sheet.problems.append(str(error))
     return sheet
+
+
+def _writer_of(one: Compared | Engine) -> tuple[str, str] | None:
+    """What tells apart who writes; None for answers that are there."""
+    if isinstance(one, ModelEngine):
+        return "", one.model
+    return (one.url, one.model) if isinstance(one, EndpointEngine) else None
 
 
 def _add_judge(

@@ -10,7 +10,7 @@ from pathlib import Path
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.generate.asks import ModelAnswer
-from rayloom.generate.given import Given, given_rows
+from rayloom.generate.given import Given, given_rows, whole_characters
 from rayloom.generate.prompts import Rubric
 from rayloom.reading.files import text_or_table_rows
 from rayloom.reading.records import BadRow
@@ -78,20 +78,20 @@ def _by_prompt(one: ComparedFile, files: Sequence[object]) -> dict[str, str]:
         if not isinstance(values, BadRow) and isinstance(values, Mapping):
             prompt, answer = values.get(one.prompt), values.get(one.answer)
             if isinstance(prompt, str) and isinstance(answer, str):
-                found.setdefault(prompt, answer)
+                found.setdefault(whole_characters(prompt), whole_characters(answer))
     return found
 
 
 def _own(column: str | None, row: Given) -> str | None:
     if column is not None:
         text = row.values.get(column)
-        return text if isinstance(text, str) else None
+        return whole_characters(text) if isinstance(text, str) else None
     try:
         messages = conversation(dict(row.values), None, {}, row.origin).messages
     except ConversationError:
         return None
     found = next((message["content"] for message in messages if message["role"] == "assistant"), None)
-    return found if isinstance(found, str) else None
+    return whole_characters(found) if isinstance(found, str) else None
 
 
 def rubric_of(spec: CompareSpec, job_directory: Path) -> Rubric:

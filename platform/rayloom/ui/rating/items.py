@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def pairs(first: Artifact, second: Artifact, file: str, prompt: str, answer: str
     if not both:
         what = f"{first.id} and {second.id} have no prompt in common"
         raise InputError(what, where=file, fix="Name the field of the prompt with --prompt: both need the same rows.")
-    return _different((text, (one, two), (first.id, second.id), "") for text, one, two in both)
+    items = [RatedItem(_id(*row), row[0], row[1:], models=(first.id, second.id)) for row in both]
+    return _different(items)
 
 
 def compared(artifact: Artifact) -> list[RatedItem]:
@@ -73,26 +74,24 @@ def compared(artifact: Artifact) -> list[RatedItem]:
     }
     against = (artifact.manifest.spec.get("judging") or {}).get("against")
 
-    def found() -> Iterator[tuple[str, tuple[str, str], tuple[str, str], str]]:
+    def found() -> Iterator[RatedItem]:
         for line in read_json_lines(artifact.path / "answers.jsonl"):
             names = sorted(line["answers"], key=lambda name: name == against)
             for first, second in itertools.combinations(names, 2):
                 if against in (None, second):
-                    texts = (line["answers"][first], line["answers"][second])
-                    yield line["prompt"], texts, (first, second), judged.get((line["number"], first, second), "")
+                    prompt, texts = line["prompt"], (line["answers"][first], line["answers"][second])
+                    said = judged.get((line["number"], first, second), "")
+                    id_ = _id(prompt, *texts, first, second)  # two models may have given the same answer
+                    yield RatedItem(id_, prompt, texts, models=(first, second), judged=said)
 
     return _different(found())
 
 
-def _different(found: Iterator[tuple[str, tuple[str, str], tuple[str, str], str]]) -> list[RatedItem]:
-    items = [
-        RatedItem(_id(prompt, *answers, *models), prompt, answers, models=models, judged=judged)
-        for prompt, answers, models, judged in found
-        if answers[0].strip() != answers[1].strip()
-    ]
-    if not items:
+def _different(items: Iterable[RatedItem]) -> list[RatedItem]:
+    different = [item for item in items if item.answers[0].strip() != item.answers[1].strip()]
+    if not different:
         raise InputError("All gave the same answers everywhere", fix="There is nothing to judge.")
-    return items
+    return different
 
 
 def rows(artifact: Artifact, file: str, answer: str | None) -> list[RatedItem]:
@@ -113,10 +112,10 @@ def row_item(row: Mapping[str, Any], number: int, answer: str | None = None) -> 
         text = shown_value(row[name]) if name in row else shown_value(row)
         others = {key: value for key, value in row.items() if key not in (name, "reason", "made_by")}
         context = "\n".join(f"{key}: {shown_value(value)}" for key, value in list(others.items())[:12])
-    reason = str(row.get("reason", ""))
+    reason, id_ = str(row.get("reason", "")), _id(str(number), text)
     if len(text) > MOST_CHARACTERS:
         text = f"{text[:MOST_CHARACTERS]} … and {len(text) - MOST_CHARACTERS:,} characters more"
-    return RatedItem(_id(str(number), text), context, (text,), reason, _question(row, reason), row=row)
+    return RatedItem(id_, context, (text,), reason, _question(row, reason), row=row)
 
 
 def _question(row: Mapping[str, Any], reason: str) -> str:
