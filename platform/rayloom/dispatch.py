@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,14 +31,21 @@ def resolve(job: Job, store: Store, *, fetch: bool = True) -> ResolvedJob:
     `hf://` references and paths are imported as artifacts, so that the lineage is complete. Without `fetch`, raises
     InputError if one was not imported before.
     """
-    parents = {}
-    for reference in references(job.spec):
-        artifact = _find(reference, job, store, fetch)
-        check_content(reference, artifact.manifest)
-        parents[reference.path] = artifact
+    parents = _parents(job, store, fetch)
     settle = KINDS[job.spec.kind].settle
     spec = imported(settle)(job.spec, parents) if settle is not None else job.spec
+    if spec != job.spec:  # what was filled in can name artifacts too, such as a draft model
+        parents = _parents(replace(job, spec=spec), store, fetch)
     return ResolvedJob(spec, KINDS[spec.kind].version, parents, job.directory, _outside(job))
+
+
+def _parents(job: Job, store: Store, fetch: bool) -> dict[str, Artifact]:
+    """The artifact of each reference in the job, by dotted path."""
+    parents = {}
+    for reference in references(job.spec):
+        parents[reference.path] = _find(reference, job, store, fetch)
+        check_content(reference, parents[reference.path].manifest)
+    return parents
 
 
 def run(job: Job, store: Store) -> tuple[Artifact, bool]:

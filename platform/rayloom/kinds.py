@@ -29,7 +29,7 @@ class Kind:
     version: int
     """Increased if the stage's code gives another result for the same spec: old results are then not reused."""
     settle: str | None = None
-    """`(spec, parents) -> spec`: fills in the values that the job takes from one of its parents."""
+    """`(spec, parents) -> spec`: fills in the values that the job takes from a parent, the store or the machine."""
     prober: str | None = None
     """`(spec, parents, job directory) -> PlanSheet`: what `plan --probe` measures on this machine."""
     whole_planner: str | None = None
@@ -83,6 +83,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.tune.plan:plan",
         "rayloom.tune.report:sections",
         3,
+        settle="rayloom.tune.results:on_this_machine",
         whole_planner="rayloom.tune.plan:plan_all",
     ),
     "evaluate": Kind(
@@ -118,7 +119,8 @@ KINDS: dict[str, Kind] = {
         "rayloom.serve.run:check",
         "rayloom.serve.plan:plan",
         "rayloom.serve.report:sections",
-        2,
+        3,
+        settle="rayloom.serve.found_engines:with_found_engines",
         foreground="rayloom.serve.run:serve_until_stopped",
     ),
 }

@@ -99,7 +99,10 @@ def bare_vllm(model: Path, log: Path, *extra: str, limits: Sequence[str] = LIMIT
 def rayloom_service(
     store: Store, models: Mapping[str, Artifact], *, model_changes: Mapping[str, Any] | None = None, **changes: Any
 ) -> Iterator[dict[str, Endpoint]]:
-    """A service of these models with keys, limits, log and metrics on; an endpoint for each model."""
+    """A service of these models with keys, limits, log and metrics on; an endpoint for each model.
+
+    `model_changes`: of every model; an engine of `auto` is told nothing.
+    """
     session = connect()
     engine = {
         "max_model_length_tokens": MAX_MODEL_LENGTH_TOKENS,
@@ -107,9 +110,10 @@ def rayloom_service(
         "kv_cache": {"size_bytes": KV_CACHE_BYTES},
     }
     changed = dict(model_changes or {})
-    engine |= changed.pop("engine", {})
+    asked = changed.pop("engine", {})
+    own = "auto" if asked == "auto" else engine | asked
     served = [
-        {"name": name, "model": f"artifact:{artifact.manifest.name}", "engine": engine, **changed}
+        {"name": name, "model": f"artifact:{artifact.manifest.name}", "engine": own, **changed}
         for name, artifact in models.items()
     ]
     facts = {

@@ -1,8 +1,10 @@
 """Rayloom's endpoint beside bare vLLM's own server, in one run on one machine: `make bench-serve`.
 
 Compared endpoints are up at once with the same engine arguments and take turns, in alternating order; medians of the
-rounds are compared. Parts: `gateway` (full and direct profile against bare vLLM), `tuned` (Rayloom's own defaults for
-this hardware against vLLM's), `caches` (prefix hits, adapters) and `scale` (a ramp, and a replica that is killed).
+rounds are compared. Parts: `gateway` (full and direct profile against bare vLLM), `default` (a job that says nothing of
+its engine against vLLM that is told as little), `tuned` (Rayloom's own settings for this hardware against vLLM's),
+`search` (what `kind: tune` finds in fewer trials, against the whole grid), `caches` (prefix hits, adapters) and `scale`
+(a ramp, and a replica that is killed).
 Prints a table and, last, one JSON object. With --save, also writes it to results/.
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cpu_shares import cpu_seconds, spent
-from endpoints import Endpoint, bare_vllm, rayloom_service
+from endpoints import MAX_MODEL_LENGTH_TOKENS, Endpoint, bare_vllm, rayloom_service
 from hardware import hardware
 from serve_scale import measured_kill, measured_ramp
 
@@ -120,6 +122,60 @@ def measure_gateway(store: Store, bf16: Artifact, rounds: int, folder: Path) -> 
     }
 
 
+def measure_default(store: Store, bf16: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
+    """A served model with `engine: auto` and no search before, against vLLM's server; both are told the length only."""
+    length = ("--max-model-len", str(MAX_MODEL_LENGTH_TOKENS))
+    with ExitStack() as stack:
+        own = stack.enter_context(rayloom_service(store, {"m": bf16}, model_changes={"engine": "auto"}))["m"]
+        bare = stack.enter_context(bare_vllm(bf16.path, folder / "bare-default.log", limits=length))
+        found = in_turns({"bare": bare, "default": own}, rounds)
+    return {
+        "default_throughput_ratio": ratio(found, "tokens_per_second", "default", "bare"),
+        "default_ttft_ratio": ratio(found, "ttft_seconds", "default", "bare"),
+        "default": found,
+    }
+
+
+def measure_search(store: Store, bf16: Artifact, int8: Artifact, folder: Path, seconds: float) -> dict[str, Any]:
+    """TPE in half as many trials as the grid has points: its winner's goodput in the grid, over the grid's best."""
+    from rayloom.dispatch import load_job, run
+    from rayloom.tune.results import read_trials
+
+    cores = len(os.sched_getaffinity(0))
+    models = [f"artifact:{artifact.id}" for artifact in (bf16, int8)]
+    engine = {"max_model_length_tokens": MAX_MODEL_LENGTH_TOKENS}
+    served = {"name": "m", "model": models[0], "engine": engine}
+    job: dict[str, Any] = {
+        "kind": "tune",
+        "serve": {"kind": "serve", "name": "bench-search", "models": [served]},
+        "load": {"clients": NUM_CLIENTS, "seconds": seconds, "new_tokens": NEW_TOKENS},
+        "space": {
+            "models.0.model": {"type": "model", "values": models},
+            "models.0.engine.cpus_per_replica": {"type": "choice", "values": sorted({1, cores})},
+            "models.0.engine.compiled": {"type": "choice", "values": [False, True]},
+        },
+        "objectives": [{"metric": "goodput_tokens_per_second"}],
+    }
+    num_points = len(models) * len({1, cores}) * 2
+    few = {"searcher": {"type": "tpe", "random_trials": 2}, "budget": {"num_trials": num_points // 2}}
+    found = {}
+    # The process in the name, so that a search is never one that was done before.
+    for name, how in {"grid": {"searcher": {"type": "grid"}}, "few": few}.items():
+        file = folder / f"{name}.yaml"
+        file.write_text(json.dumps(job | how | {"name": f"bench-search-{name}-{next(_numbers)}-{os.getpid()}"}))
+        found[name] = run(load_job(file), store)[0]
+    goodput = {
+        json.dumps(trial.values, sort_keys=True): trial.metrics["goodput_tokens_per_second"]
+        for trial in read_trials(found["grid"])
+        if trial.outcome == "finished"
+    }
+    winner = found["few"].manifest.metrics["best"]["values"]
+    return {
+        "tuned_vs_best": round(goodput[json.dumps(winner, sort_keys=True)] / max(goodput.values()), 3),
+        "search": {"grid": goodput, "found": winner, "trials": num_points // 2},
+    }
+
+
 def measure_tuned(store: Store, bf16: Artifact, int8: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
     """Every core, compiled and in INT8, as Rayloom would have it here, against vLLM as it starts by itself."""
     engine = {"cpus_per_replica": len(os.sched_getaffinity(0)), "compiled": True}
@@ -210,7 +266,8 @@ def models_of(store: Store) -> tuple[Artifact, Artifact]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", default="gateway,tuned,caches,scale")
+    parser.add_argument("--parts", default="gateway,default,tuned,search,caches,scale")
+    parser.add_argument("--seconds", type=float, default=20, help="of load in each trial of the part `search`")
     parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
     options = parser.parse_args()
     store = Store.beside(JOBS)
@@ -220,6 +277,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "gateway": lambda: measure_gateway(store, bf16, options.rounds, Path(folder)),
+            "default": lambda: measure_default(store, bf16, options.rounds, Path(folder)),
+            "search": lambda: measure_search(store, bf16, int8, Path(folder), options.seconds),
             "tuned": lambda: measure_tuned(store, bf16, int8, options.rounds, Path(folder)),
             "caches": lambda: measure_caches(store, bf16, options.rounds),
             "scale": lambda: measure_scale(store, bf16),

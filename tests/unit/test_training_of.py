@@ -22,11 +22,11 @@ def manifest(kind: str, spec: dict[str, Any], metrics: dict[str, Any], field: st
 def test_a_search_stands_for_its_best_trials_training(tmp_path: Any) -> None:
     spec = tune_spec()
     best = {"best": {"values": {"sequence_length_tokens": 64, "adapter.rank": 8}}}
-    searched = manifest("tune", spec.model_dump(mode="json"), best, "train.base")
+    searched = manifest("tune", spec.model_dump(mode="json", by_alias=True), best, "train.base")
     assert training_of(searched)["sequence_length_tokens"] == 64
     assert training_of(searched)["adapter"]["rank"] == 8
-    trained = manifest("train", spec.plain_train, {}, "base")
-    assert training_of(trained) == spec.plain_train
+    trained = manifest("train", spec.plain_job, {}, "base")
+    assert training_of(trained) == spec.plain_job
     for each in (searched, trained):
         base = recorded_base(Artifact(each, Store(str(tmp_path))))
         assert base is not None

@@ -55,18 +55,18 @@ def test_a_multiple_follows_what_it_is_a_multiple_of() -> None:
         "learning_rate": 1e-3, "adapter.rank": 2, "adapter.alpha": 1, "schedule.warmup_steps": 5,
         "schedule.type": 0, "adapter.target_modules": 1,
     }  # fmt: skip
-    values = values_of(spec.space, point, spec.plain_train)
+    values = values_of(spec.space, point, spec.plain_job)
     assert values["adapter.alpha"] == 32
     assert values["adapter.target_modules"] == ["q_proj", "v_proj"]
-    changed = TrainSpec.model_validate(substituted(spec.plain_train, values))
+    changed = TrainSpec.model_validate(substituted(spec.plain_job, values))
     assert (changed.adapter.type, changed.schedule.warmup_steps, changed.learning_rate) == ("lora", 5, 1e-3)
-    assert value_at(substituted(spec.plain_train, values), "adapter.alpha") == 32
+    assert value_at(substituted(spec.plain_job, values), "adapter.alpha") == 32
 
 
 def test_a_multiple_of_the_field_itself_is_of_what_the_file_says() -> None:
     space = {"learning_rate": {"type": "multiple", "of": "learning_rate", "times": [0.5, 2]}}
     spec = tune_spec(space=space)
-    assert values_of(spec.space, {"learning_rate": 1}, spec.plain_train) == {"learning_rate": 4e-4}
+    assert values_of(spec.space, {"learning_rate": 1}, spec.plain_job) == {"learning_rate": 4e-4}
     steps = {"schedule.warmup_steps": {"type": "multiple", "of": "num_steps", "times": [0.125], "to_whole": True}}
     assert values_of(tune_spec(space=steps).space, {}, {"num_steps": 90}) == {"schedule.warmup_steps": 11}
 
@@ -78,10 +78,10 @@ def test_points_drawn_lie_in_the_space_and_come_back_from_their_values(seed: int
     assert point == drawn(spec.space, generator(seed, "x"))
     assert 1e-5 <= point["learning_rate"] <= 1e-2
     assert point["schedule.warmup_steps"] in (0, 5, 10, 15, 20)
-    values = values_of(spec.space, point, spec.plain_train)
-    assert point_of(spec.space, values, spec.plain_train) == point
+    values = values_of(spec.space, point, spec.plain_job)
+    assert point_of(spec.space, values, spec.plain_job) == point
     near = {path: perturbed(d, point[path], (0.8, 1.25), generator(seed, path)) for path, d in spec.space.items()}
-    assert values_of(spec.space, near, spec.plain_train).keys() == values.keys()
+    assert values_of(spec.space, near, spec.plain_job).keys() == values.keys()
     assert abs(near["adapter.rank"] - point["adapter.rank"]) <= 1
 
 
@@ -106,7 +106,7 @@ def test_a_grid_counts_through_every_combination_once() -> None:
 def test_values_outside_the_space_have_no_point() -> None:
     spec = tune_spec()
     for values in ({"learning_rate": 1.0, "adapter.rank": 4}, {"learning_rate": 1e-3, "adapter.rank": 5}, {}):
-        assert point_of(spec.space, values, spec.plain_train) is None
+        assert point_of(spec.space, values, spec.plain_job) is None
 
 
 # -- searchers ---------------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def test_the_best_job_names_what_it_was_made_from_and_leaves_nothing_to_defaults
     assert not {"description", "architecture", "early_stopping"} & job.keys()
     read = TrainSpec.model_validate_json(json.dumps(job), strict=True)
     assert read.model_dump(exclude={"name", "base", "data", "description"}) == TrainSpec.model_validate(
-        substituted(spec.plain_train, winner.values)
+        substituted(spec.plain_job, winner.values)
     ).model_dump(exclude={"name", "base", "data", "description"})
     assert text.startswith(f"# Trial {winner.number} of the search search: heldout_loss ")
     made = summary(spec, history, winner)

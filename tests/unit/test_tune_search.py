@@ -175,9 +175,7 @@ def test_values_that_are_refused_only_together_cost_no_training(tmp_path: Path) 
     spec = tune_spec(space=space, searcher={"type": "grid"}, budget={}, scheduler={"type": "none"})
     history = Laboratory(search_in(tmp_path, spec), lambda values, step: 1.0).work().search.history
     assert outcomes(history) == {"finished": [0, 1, 3], "failed": [2]}
-    assert history.trials[2].reason.startswith(
-        "refused: the training job: global_batch_tokens must be a multiple of 384"
-    )
+    assert history.trials[2].reason.startswith("refused: the job: global_batch_tokens must be a multiple of 384")
 
 
 def test_members_of_a_population_wait_for_each_other_and_the_worst_copies_the_best(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def _text(kind: str, as_page: bool) -> str:
 
 # The reference page of a kind in Markdown: `rayloom schema KIND --markdown`, kept under `jobs/reference/`.
 
-_TRAINING_JOB = "TrainSpec"
-"""Title of the training job's schema, which a search also holds: it has a page of its own and is not repeated."""
+_OTHER_JOBS = ("TrainSpec", "ServeSpec")
+"""Titles of the schemas of jobs that a search holds: they have pages of their own and are not repeated."""
 
 
 def page(kind: str, spec: type[JobSpec]) -> str:
@@ -71,7 +71,7 @@ def _sections(root: Model, reference: Reference) -> Iterator[tuple[str, Key, lis
         for key in model.fields():
             path = f"{above}.{key.name}".lstrip(".")
             models = [variant for variant in reference.models(key.schema) if id(variant.schema) not in seen]
-            if models and models[0].schema.get("title") != _TRAINING_JOB:
+            if models and models[0].schema.get("title") not in _OTHER_JOBS:
                 seen |= {id(variant.schema) for variant in models}
                 yield path, key, models
                 waiting += [(f"{path}.{variant.tag}" if variant.tag else path, variant) for variant in models]

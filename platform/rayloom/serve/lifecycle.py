@@ -18,6 +18,7 @@ from rayloom.observe.ports import check_port, is_port_free
 from rayloom.observe.progress import progress
 from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
+from rayloom.serve.found_engines import slower_than_original
 from rayloom.serve.gateway.deployment import GatewaySettings
 from rayloom.serve.replicas.capacity import ModelShape, replica_bytes, replicas_that_fit, serving_problems
 from rayloom.serve.replicas.engine_internals import (
@@ -133,7 +134,7 @@ def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[Serve
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
-    """Raises ResourceError if vLLM would not serve a model with these settings."""
+    """Raises ResourceError if vLLM would not serve a model with these settings, or slower than its original."""
     reasons = [
         f"{served.name}: {problem}"
         for served, shape in shapes(spec, parents)
@@ -141,6 +142,9 @@ def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
             shape, served.engine, served_architectures(), tool_parsers(), engine_arguments_known()
         )
     ]
+    for index, served in enumerate(spec.models):
+        slower = slower_than_original(served, parents[f"models.{index}.model"])
+        reasons += [] if slower is None else [f"{served.name}: {slower}"]
     if reasons:
         raise ResourceError("; ".join(reasons))
 

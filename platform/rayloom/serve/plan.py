@@ -12,6 +12,7 @@ from rayloom.models.processor import INT8_WARNING, multiplies_int8
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.ports import check_port
+from rayloom.serve.found_engines import choice_of_engine, slower_than_original
 from rayloom.serve.replicas.adapters import AdapterCatalog, compatible_bases
 from rayloom.serve.replicas.capacity import (
     GRAPHS_AND_CONTEXT_BYTES,
@@ -43,6 +44,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
         if artifact is None:
             continue
         sheet.add(served.name, artifact.id)
+        _add_found(sheet, served, artifact)
         try:
             draft = draft_of(parents, index)
             if draft is not None:
@@ -61,6 +63,14 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             except RayloomError as error:
                 sheet.problems.append(f"{predictor.name}: {error}")
     return sheet
+
+
+def _add_found(sheet: PlanSheet, served: ServedModel, artifact: Artifact) -> None:
+    """Adds what searches on this kind of machine found for the model."""
+    if (chosen := choice_of_engine(served, artifact)) is not None:
+        sheet.add("  engine settings", chosen)
+    if (slower := slower_than_original(served, artifact)) is not None:
+        sheet.problems.append(f"{served.name}: {slower}")
 
 
 def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact, store: Store) -> None:

@@ -20,6 +20,7 @@ from rayloom.observe.ports import check_port
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import connect
 from rayloom.serve import api_keys, applications, control_records
+from rayloom.serve.found_engines import choice_of_engine
 from rayloom.serve.lifecycle import Service, access_log, check_before, start
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
@@ -37,6 +38,7 @@ def serve_until_stopped(spec: ServeSpec, parents: Mapping[str, Artifact], job_di
         check_port(spec.host, spec.port)  # before any slow step
     session = connect()
     check_before(spec, parents, num_cores=session.num_cores if session.is_embedded else None)
+    _say_engines(spec, parents)
     store = Store.beside(job_directory)
     with _stop_signals() as stopped:
         service = start(spec, parents, store, session, stopped.is_set)
@@ -57,6 +59,7 @@ def check(spec: ServeSpec, build: Build) -> Outcome:
     """Starts the service, checks an answer, loads it until all its replicas run, and stops it."""
     session = connect()
     check_before(spec, build.parents, num_cores=session.num_cores if session.is_embedded else None)
+    _say_engines(spec, build.parents)
     with _key_of_the_check(spec, build.store) as api_key:
         service = start(spec, build.parents, build.store, session)
         assert service is not None  # only an exception can stop it here
@@ -64,6 +67,14 @@ def check(spec: ServeSpec, build: Build) -> Outcome:
             return checked(service, build.directory, api_key)
         finally:
             service.stop()
+
+
+def _say_engines(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
+    """Says where each model's engine settings come from, if they are not the file's own."""
+    for index, served in enumerate(spec.models):
+        chosen = choice_of_engine(served, parents[f"models.{index}.model"])
+        if chosen is not None:
+            say(f"{served.name}: engine settings: {chosen}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, OutsideFiles, Spec, TunedRef, refuse_repeated
 from rayloom.specs.prompting import LabelPrompt
+from rayloom.specs.serving.batching import Batching
 from rayloom.specs.serving.engine import EngineSpec
 from rayloom.specs.text_generation import Generation
 
@@ -77,10 +78,21 @@ class ServedModel(Spec):
     """The model to serve."""
     adapters: Adapters | None = None
     """LoRA adapters to serve with this model. Default: none."""
-    engine: EngineSpec = EngineSpec()
-    """vLLM's settings for each replica."""
+    written_engine: Annotated[EngineSpec | Literal["auto"], Field(alias="engine")] = "auto"
+    """vLLM's settings for each replica. auto: all that a search (`rayloom init speed`) found fastest for this model on
+    this kind of machine; without one the defaults."""
+    serve_if_slower: bool = False
+    """Serve a quantised model even if it was measured slower on this machine than the model that it was made from."""
     autoscaling: Autoscaling = Autoscaling()
     """How many replicas run, and when their number changes."""
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The settings as written; the defaults where a search's were to be taken and there are none."""
+        return EngineSpec() if self.written_engine == "auto" else self.written_engine
+
+    def with_engine(self, engine: EngineSpec) -> ServedModel:
+        return self.model_copy(update={"written_engine": engine})
 
     @property
     def resources(self) -> EngineSpec:
@@ -97,15 +109,6 @@ class ServedModel(Spec):
         if self.adapters is not None and self.engine.compiled and not self.engine.gpus_per_replica:
             raise ValueError("vLLM does not compile a model that carries adapters on a CPU: set engine.compiled: false")
         return self
-
-
-class Batching(Spec):
-    """How texts of different requests are batched."""
-
-    max_texts: Annotated[int, Field(ge=1)] = 16
-    """Most texts that are computed together."""
-    wait_seconds: Annotated[float, Field(ge=0)] = 0.005
-    """How long the first text waits for others."""
 
 
 class ServedPredictor(Spec):

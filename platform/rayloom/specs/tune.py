@@ -1,4 +1,4 @@
-"""`kind: tune`: a hyperparameter search over the fields of a training job, within a budget; it writes the best job."""
+"""`kind: tune`: a search over the fields of a training or serve job, within a budget; it writes the best job."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobFile, JobSpec, OutsideFiles, Spec, references
-from rayloom.specs.files.problems import nearest
-from rayloom.specs.search.space import Choice, Multiple, Space, space_problems
+from rayloom.specs.base import Bundle, JobFile, JobSpec, OutsideFiles, Spec
+from rayloom.specs.search.problems import (
+    gpu_problems,
+    metric_problems,
+    scheduler_problems,
+    searcher_problems,
+    unvaried,
+)
+from rayloom.specs.search.refusals import space_problems
+from rayloom.specs.search.space import Space, num_values
+from rayloom.specs.search.speed import (
+    SERVING_METRICS,
+    TIMED_METRICS,
+    ServingLoad,
+    TimedSteps,
+    speed_problems,
+    unmeasured_paths,
+)
 from rayloom.specs.search.strategies import (
     AshaScheduler,
-    BohbSearcher,
-    GaussianProcessSearcher,
     GridSearcher,
-    NoScheduler,
     PopulationScheduler,
-    RandomSearcher,
     Scheduler,
     Searcher,
     TpeSearcher,
@@ -32,20 +43,19 @@ from rayloom.specs.search.trial_metrics import (
     is_better_large,
     training_metrics,
 )
+from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.trackers import MlflowRecords
 
 Goal = Literal["minimise", "maximise"]
-
-CHANGEABLE = ("learning_rate", "schedule.", "optimizer.", "gradient_clip_norm", "adapter.dropout")
-"""Fields that population-based training can change, because it keeps the weights."""
 
 
 class SearchObjective(Spec):
     """One metric to minimise or maximise."""
 
     metric: str = "heldout_loss"
-    """What training reports, or `checks.NAME.share` and the like of a check below."""
+    """What training reports, or `checks.NAME.share` and the like of a check below; of a search for speed, such as
+    goodput_tokens_per_second of a service, what it measures."""
     goal: Goal | None = None
     """Default: maximise for speed, accuracies, scores, shares and counts, minimise for other metrics."""
 
@@ -100,15 +110,23 @@ class Budget(Spec):
 
 
 class TuneSpec(JobSpec):
-    """Searches for the values of a training job that give the best metric."""
+    """Searches for the values of a training job that give the best metric, or with which a job is fastest here."""
 
     kind: Literal["tune"]
-    train: Annotated[TrainSpec, JobFile(overrides="set")]
-    """The job whose fields are varied: the path of its file, or the job itself."""
+    train_job: Annotated[TrainSpec | None, Field(alias="train"), JobFile(overrides="set")] = None
+    """The training job whose fields are varied: the path of its file, or the job itself. Default: serve is given."""
+    serve: Annotated[ServeSpec | None, JobFile(overrides="set")] = None
+    """The serve job whose fields are varied: each trial starts it, loads its first model, and stops it."""
+    load: ServingLoad = ServingLoad()
+    """With serve: the load under which a trial is measured, and what a good answer is."""
+    timed_steps: TimedSteps | None = None
+    """With train: measure the speed of a few steps, not the model. Default: trials train to their end."""
+    hardware: str | None = None
+    """The machine that a search for speed holds for. Filled in at its start: another machine measures anew."""
     set: tuple[str, ...] = ()
     """Changes to that job for every trial, each `path.to.field=value`, such as fewer steps than the final run."""
     space: Space
-    """What is varied: the dotted path of a key of the training job, and the values that it may take."""
+    """What is varied: the dotted path of a key of the job, and the values that it may take."""
     objectives: Annotated[tuple[SearchObjective, ...], Field(min_length=1, max_length=2)] = (SearchObjective(),)
     """One or two metrics to optimise. With two, the result is the Pareto front: the trials that no other beats in both.
     The scheduler, and the choice of the best trial, then use the first metric only."""
@@ -126,16 +144,18 @@ class TuneSpec(JobSpec):
     max_crashes_per_trial: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process or node died goes on from its last checkpoint before it counts as failed."""
     seed: int = 0
-    """Seed of the search; the training job has its own, the same for all trials."""
+    """Seed of the search; a training job has its own, the same for all trials."""
     mlflow: Annotated[MlflowRecords | None, "unfingerprinted"] = None
     """One parent run for the search and a child for each trial, beside the search's own records."""
 
     def bundles(self) -> list[Bundle]:
         """The bundles of one trial; the search runs as many trials at once as fit."""
-        return self.train.bundles()
+        return self.job.bundles()
 
     def most_bundles(self) -> list[Bundle]:
         """The bundles of all trials that may run at once."""
+        if self.measures_speed:
+            return self.job.most_bundles()
         workers = self.train.workers
         one = Bundle(workers.cpus_per_worker, self.gpus_per_trial / workers.num_workers)
         trials = self.num_trials or 1
@@ -143,16 +163,39 @@ class TuneSpec(JobSpec):
         return [one] * (workers.num_workers * trials)
 
     def outside_files(self) -> Iterator[OutsideFiles]:
-        yield from (replace(files, path=f"train.{files.path}") for files in self.train.outside_files())
+        yield from (replace(files, path=f"{self.job.kind}.{files.path}") for files in self.job.outside_files())
+        if self.load.prompts is not None:
+            yield OutsideFiles("load.prompts", self.load.prompts)
 
     @cached_property
-    def plain_train(self) -> dict[str, Any]:
-        """The training job as plain values."""
-        return self.train.model_dump(mode="json", by_alias=True)
+    def job(self) -> TrainSpec | ServeSpec:
+        """The searched job, with engines as settings; its kind is the key that it stands under."""
+        if self.serve is None:
+            return self.train
+        models = tuple(served.with_engine(served.engine) for served in self.serve.models)
+        return self.serve.model_copy(update={"models": models})
+
+    @property
+    def train(self) -> TrainSpec:
+        """The training job of a search over one."""
+        assert self.train_job is not None
+        return self.train_job
+
+    @property
+    def measures_speed(self) -> bool:
+        """Whether trials measure a job's speed and make no model."""
+        return self.serve is not None or self.timed_steps is not None
+
+    @cached_property
+    def plain_job(self) -> dict[str, Any]:
+        """The searched job as plain values."""
+        return self.job.model_dump(mode="json", by_alias=True)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """All metrics that a trial reports, during training or at its end."""
+        if self.measures_speed:
+            return SERVING_METRICS if self.serve is not None else TIMED_METRICS
         return (*training_metrics(self.train), *RESULT_METRICS, *check_metrics(self.checks, self.train.task))
 
     @property
@@ -174,6 +217,12 @@ class TuneSpec(JobSpec):
         return self.budget.num_trials
 
     @model_validator(mode="after")
+    def _searches_over_one_job(self) -> Self:
+        if (self.train_job is None) == (self.serve is None):
+            raise ValueError("a search is over one job: give train or serve")
+        return self
+
+    @model_validator(mode="after")
     def _has_an_end(self) -> Self:
         if self.num_trials is None:
             raise ValueError(f"budget.num_trials is needed with the searcher {self.searcher.type}")
@@ -186,112 +235,30 @@ class TuneSpec(JobSpec):
         return self
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Values that the training job refuses, and conflicts between scheduler, searcher and space."""
-        varied = {path: dimension for path, dimension in self.space.items() if path not in _unvaried(self)}
-        for path, reason in _unvaried(self).items():
+        """Values that the job refuses, and conflicts between scheduler, searcher and space."""
+        fixed = unmeasured_paths(self) if self.measures_speed else unvaried(self)
+        for path, reason in fixed.items():
             yield ("space", path), reason
+        varied = {path: dimension for path, dimension in self.space.items() if path not in fixed}
         if varied:
-            for path, reason in space_problems(TrainSpec, self.plain_train, varied):
+            for path, reason in space_problems(type(self.job), self.plain_job, varied):
                 yield ("space", path), reason
-        yield from _metric_problems(self)
+        yield from metric_problems(self)
+        yield from searcher_problems(self)
+        if self.train_job is not None:
+            yield from self._training_problems(self.train_job)
+        if self.measures_speed:
+            yield from speed_problems(self)
+            return
         yield from check_problems(self.checks, self.train)
-        yield from _searcher_problems(self)
-        yield from _scheduler_problems(self)
-        if self.train.settings_from is not None:
+        yield from scheduler_problems(self)
+        yield from gpu_problems(self)
+
+    def _training_problems(self, train: TrainSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if train.settings_from is not None:
             yield ("train", "settings_from"), "a search finds values itself: add settings_from=null to `set`"
-        if self.train.rollouts is not None and self.train.rollouts.sleeps:
+        if self.measures_speed and train.policy is not None:
+            yield ("timed_steps",), "times training on rows; a policy's rows are written by engines"
+        if train.rollouts is not None and train.rollouts.sleeps:
             said = "a trial's engines cannot sleep on its trainer's GPUs: set placement: own"
             yield ("train", "rollouts", "placement"), said
-        yield from _gpu_problems(self)
-
-
-def _unvaried(spec: TuneSpec) -> dict[str, str]:
-    """Paths of the space that must be the same in all trials, with the reason."""
-    named = [reference.path for reference in references(spec.train)]
-    reasons = {}
-    for path in spec.space:
-        if any(f"{name}.".startswith(f"{path}.") for name in named):
-            reasons[path] = "names an artifact, and all trials start from the same ones; make a search for each"
-        elif f"{path}.".startswith("workers."):
-            reasons[path] = "says what a trial holds, which is the same for all; make a search for each"
-        elif path in ("kind", "name", "description"):
-            reasons[path] = "changes nothing that is trained"
-    return reasons
-
-
-def _gpu_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    gpus = spec.gpus_per_trial
-    if not gpus.is_integer() and spec.train.workers.num_workers > 1:
-        yield ("resources", "gpus_per_trial"), "a part of a GPU is for trials of one worker"
-    elif not gpus.is_integer() and gpus > 1:
-        yield ("resources", "gpus_per_trial"), "must be a part of one GPU, or a whole number of them"
-
-
-def num_values(dimension: Any) -> int:
-    """The number of values of a dimension; 0 for a range."""
-    if isinstance(dimension, Choice):
-        return len(dimension.values)
-    if isinstance(dimension, Multiple):
-        return len(dimension.times)
-    return (dimension.high - dimension.low) // dimension.step + 1 if hasattr(dimension, "step") else 0
-
-
-def _metric_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    for number, objective in enumerate(spec.objectives):
-        if objective.metric not in spec.metrics:
-            message = f"{objective.metric!r} is no metric that training or a check reports"
-            yield (
-                ("objectives", number, "metric"),
-                f"{message}{nearest(objective.metric, spec.metrics)}; there are {', '.join(spec.metrics)}",
-            )
-
-
-def _searcher_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if isinstance(spec.searcher, GridSearcher):
-        for path, dimension in spec.space.items():
-            if num_values(dimension) == 0:
-                yield ("space", path), "a grid needs a list of values here, not a range: make it a choice"
-    if isinstance(spec.searcher, GaussianProcessSearcher | BohbSearcher) and len(spec.objectives) > 1:
-        yield ("searcher", "type"), f"{spec.searcher.type} takes one objective; tpe takes two"
-
-
-def _scheduler_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    scheduler, every = spec.scheduler, spec.train.evaluate_every_steps
-    if isinstance(scheduler, NoScheduler):
-        return
-    key = "interval_steps" if isinstance(scheduler, PopulationScheduler) else "grace_steps"
-    if every is None:
-        yield (
-            ("scheduler",),
-            f"{scheduler.type} compares trials while they run: set evaluate_every_steps in the training job, or "
-            "`scheduler: {type: none}`",
-        )
-    elif (getattr(scheduler, key) or every) % every:
-        yield (
-            ("scheduler", key),
-            f"must be a multiple of the training job's evaluate_every_steps ({every}), where trials are measured",
-        )
-    if spec.objectives[0].metric not in training_metrics(spec.train):
-        yield (
-            ("objectives", 0, "metric"),
-            f"is known at the end of a trial only, and {scheduler.type} compares trials while they run: make it the "
-            "second objective, or set `scheduler: {type: none}`",
-        )
-    if isinstance(scheduler, PopulationScheduler):
-        yield from _population_problems(spec)
-
-
-def _population_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if spec.budget.num_trials is not None:
-        yield ("budget", "num_trials"), "a population's trials are its members: set scheduler.num_members"
-    for path in spec.space:
-        if not path.startswith(CHANGEABLE):
-            yield (
-                ("space", path),
-                "population-based training keeps weights while values change, and this field shapes or scales them; "
-                f"it can vary {', '.join(name.rstrip('.') for name in CHANGEABLE)}",
-            )
-    if not isinstance(spec.searcher, GridSearcher | RandomSearcher):
-        yield ("searcher", "type"), "population-based training begins from random or grid points"
-    if spec.train.early_stopping is not None:
-        yield ("scheduler", "type"), "population-based training needs a training job without early_stopping"

@@ -36,6 +36,7 @@ from rayloom.train.failures import (
     noted_micro_batch,
 )
 from rayloom.train.job import TrainJob
+from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import RESULT_NAME, job_with_rows
 from rayloom.train.publish import publish
 from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
@@ -139,6 +140,19 @@ def _train_until_done(job: TrainJob, build: Build, trackers: Sequence[Following]
             raise decision.error
         say(f"{job.spec.name}: {decision.why}")
         attempts.restart(decision, failure.cause is Cause.OUT_OF_MEMORY)
+
+
+def timed(job: TrainJob, build: Build, num_steps: int) -> list[dict[str, Any]]:
+    """The log of the job's first steps, without held-out rows. Raises the error of a worker that failed."""
+    _check_resources(connect(), job.spec)
+    spec = job.spec.model_copy(update={"early_stopping": None, "evaluate_every_steps": None})
+    short = replace(job, spec=spec, heldout={}, num_rows=num_steps * spec.rows_per_step)
+    failure = _train_on_ray(short, build, (), ())
+    if failure is not None:
+        raise failure.error
+    if job.copy is not None:
+        job.copy.replace(job.log.name)
+    return list(read_log(job.log))
 
 
 def _train_on_ray(job: TrainJob, build: Build, trackers: Sequence[Following], engines: Sequence[Any]) -> Failure | None:

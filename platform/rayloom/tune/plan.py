@@ -12,10 +12,13 @@ from rich.table import Table
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import RayloomError
+from rayloom.models.processor import machine_name
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, values_of
+from rayloom.serve.plan import plan as plan_service
+from rayloom.specs.search.space import Integer, Listed, LogUniform, Multiple, values_of
 from rayloom.specs.search.strategies import GridSearcher, NoScheduler, PopulationScheduler
+from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.hardware import fleet_of
 from rayloom.specs.tune import TuneSpec
@@ -60,19 +63,34 @@ def _planned(
         sheet.add("combinations", size)
     sheet.add("trials", spec.num_trials or 0)
     _add_searcher(sheet, spec, parents)
+    if spec.measures_speed:
+        _add_measuring(sheet, spec)
+        _add_job(sheet, planned_job(spec, parents, job_directory, training))
+        return sheet
     _add_scheduler(sheet, spec)
     _add_budget(sheet, spec)
     _add_room(sheet, spec, parents)
-    # The training job as written; trials differ from it by their searched values.
-    prefix = "train."
-    own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
-    _add_training(sheet, training(spec.train, own, job_directory))
+    _add_job(sheet, planned_job(spec, parents, job_directory, training))
     return sheet
+
+
+def planned_job(
+    spec: TuneSpec,
+    parents: Mapping[str, Artifact],
+    job_directory: Path,
+    training: Callable[[TrainSpec, Mapping[str, Artifact], Path], PlanSheet],
+) -> PlanSheet:
+    """The plan of the job as written; trials differ from it by their searched values."""
+    prefix = f"{spec.job.kind}."
+    own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
+    if isinstance(spec.job, ServeSpec):
+        return plan_service(spec.job, own, job_directory)
+    return training(spec.job, own, job_directory)
 
 
 def described(dimension: Any) -> str:
     """A dimension in words, such as `1 to 8 in steps of 2`."""
-    if isinstance(dimension, Choice):
+    if isinstance(dimension, Listed):
         return " | ".join(shown(list(v) if isinstance(v, tuple) else v) for v in dimension.values)
     if isinstance(dimension, Multiple):
         return f"{' | '.join(f'{times:g}' for times in dimension.times)} × {dimension.of}"
@@ -89,6 +107,34 @@ def local_node() -> list[dict[str, float]]:
 
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count()), "memory": memory}]
+
+
+START_AND_STOP_SECONDS = 60.0
+"""Of a trial beside its load: a small model's start on a CPU without compilation, its warm-up and its end."""
+
+
+def _add_measuring(sheet: PlanSheet, spec: TuneSpec) -> None:
+    """Adds what a trial measures, and how long all of them take."""
+    sheet.add("measured on", spec.hardware or machine_name())
+    trials, steps = spec.num_trials or 0, spec.timed_steps
+    if spec.serve is None and steps is not None:
+        total = steps.warm_up_steps + steps.steps
+        sheet.add("a trial", f"{total} steps, of which the last {steps.steps} are timed, and the start of its workers")
+        sheet.add("in all", f"{trials} trials, one at a time: {trials * total} steps")
+        return
+    load = spec.load
+    bounds = {"first token": load.first_token_seconds, "next tokens": load.per_token_seconds}
+    said = [f"{name} within {seconds:g} s" for name, seconds in bounds.items() if seconds is not None]
+    if not said:
+        sheet.warnings.append("no bound on latency: every answer is good (load.first_token_seconds, per_token_seconds)")
+    sheet.add("a trial", f"{load.clients} clients for {load.seconds:g} s, {load.new_tokens} tokens an answer")
+    sheet.add("a good answer", " and ".join(said) or "any")
+    minutes = (load.seconds + START_AND_STOP_SECONDS) / 60
+    sheet.add(
+        "in all",
+        f"{trials} trials × about {minutes:.1f} minutes = {trials * minutes:.0f} minutes; more for a model that takes "
+        f"longer than {START_AND_STOP_SECONDS:.0f} s to start and stop",
+    )
 
 
 def _add_searcher(sheet: PlanSheet, spec: TuneSpec, parents: Mapping[str, Artifact]) -> None:
@@ -119,7 +165,7 @@ def _add_first_points(sheet: PlanSheet, spec: TuneSpec, num_earlier: int) -> Non
     table = Table("trial", *spec.space, title="first trials", title_justify="left")
     history = History()
     for number in range(min(certain, POINTS_SHOWN)):
-        values = values_of(spec.space, suggested_point(spec, history, number), spec.plain_train)
+        values = values_of(spec.space, suggested_point(spec, history, number), spec.plain_job)
         table.add_row(str(number), *(shown(values[path]) for path in spec.space))
     if certain:
         sheet.examples.append(table)
@@ -211,8 +257,8 @@ def _gpu_bytes(spec: TuneSpec) -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if is_here else None
 
 
-def _add_training(sheet: PlanSheet, training: PlanSheet) -> None:
-    sheet.facts += [(f"trial: {name}", value) for name, value in training.facts]
-    sheet.examples += training.examples
-    sheet.warnings += [f"trial: {line}" for line in training.warnings]
-    sheet.problems += [f"trial: {line}" for line in training.problems]
+def _add_job(sheet: PlanSheet, job: PlanSheet) -> None:
+    sheet.facts += [(f"trial: {name}", value) for name, value in job.facts]
+    sheet.examples += job.examples
+    sheet.warnings += [f"trial: {line}" for line in job.warnings]
+    sheet.problems += [f"trial: {line}" for line in job.problems]

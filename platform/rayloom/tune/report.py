@@ -21,11 +21,10 @@ def sections(artifact: Artifact) -> list[Section]:
     winner = best(spec, trials)
     if winner is None:
         return []
-    made = [
-        Section("Best trial", _best_table(winner)),
-        Section("Learning curves", chart(learning_curves(spec.objectives[0], trials, winner))),
-        Section("Values and result", chart(parallel_coordinates(spec, trials, winner))),
-    ]
+    made = [Section("Best trial", _best_table(winner))]
+    if not spec.measures_speed:
+        made.append(Section("Learning curves", chart(learning_curves(spec.objectives[0], trials, winner))))
+    made.append(Section("Values and result", chart(parallel_coordinates(spec, trials, winner))))
     step = comparable_step(trials)
     shares = importances(spec, trials, step) if step is not None else {}
     if shares:

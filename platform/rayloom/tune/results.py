@@ -17,8 +17,10 @@ import yaml
 from rayloom.artifacts.files import read_json_lines
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError, SpecError
+from rayloom.models.processor import machine_name
 from rayloom.specs.base import Spec
-from rayloom.specs.search.space import refusals, substituted
+from rayloom.specs.search.refusals import refusals
+from rayloom.specs.search.space import substituted
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Event, History, Trial
@@ -89,7 +91,7 @@ def earlier_trials(spec: TuneSpec, searches: Sequence[Artifact]) -> list[Trial]:
     trials = []
     for artifact in searches:
         for trial in read_trials(artifact):
-            point = point_of(spec.space, trial.values, spec.plain_train)
+            point = point_of(spec.space, trial.values, spec.plain_job)
             if point is not None and trial.outcome is not None and trial.outcome != "cut_off":
                 trial.point = point
                 trials.append(trial)
@@ -102,14 +104,16 @@ def write_trials(directory: Path, history: History) -> None:
 
 
 def write_best(directory: Path, spec: TuneSpec, trial: Trial, parents: Mapping[str, Artifact]) -> None:
-    """Writes the best trial's job as a file for `rayloom run`, and its values alone as JSON."""
-    job = substituted(spec.plain_train, trial.values)
+    """Writes the best trial's job as a file for `rayloom run`, and its values alone as JSON.
+
+    `parents`: the artifacts of the trial's job, by dotted path in it.
+    """
+    job = substituted(spec.plain_job, trial.values)
     job |= {"name": f"{spec.name[:57]}-best", "description": ""}
     for path, artifact in parents.items():
-        if path.startswith("train."):
-            job = substituted(job, {path.removeprefix("train."): f"artifact:{artifact.id}"})
+        job = substituted(job, {path: f"artifact:{artifact.id}"})
     text = "".join(f"# {line}\n" for line in _comment(spec, trial))
-    readable = _readable(TrainSpec.model_validate_json(json.dumps(job), strict=True))
+    readable = _readable(type(spec.job).model_validate_json(json.dumps(job), strict=True))
     text += yaml.safe_dump(readable, sort_keys=False, allow_unicode=True, width=100)
     (directory / BEST_JOB_NAME).write_text(text, encoding="utf-8")
     best = {"trial": trial.number, "values": trial.values, "step": trial.step, "metrics": _plain(trial.metrics)}
@@ -123,6 +127,8 @@ def is_reproducible(trial: Trial) -> bool:
 
 def _comment(spec: TuneSpec, trial: Trial) -> list[str]:
     measured = ", ".join(f"{o.metric} {trial.metrics.get(o.metric, math.nan):.6g}" for o in spec.objectives)
+    if spec.measures_speed:
+        return [f"Trial {trial.number} of the search {spec.name}: {measured}, on {spec.hardware}."]
     lines = [f"Trial {trial.number} of the search {spec.name}: {measured} at step {trial.step}."]
     if trial.copies:
         lines.append("Its values changed on the way and its weights came from others (trials.jsonl says when);")
@@ -170,6 +176,8 @@ def shown(value: Any) -> str:
     """A value as text for tables."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {shown(entry)}" for key, entry in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -193,6 +201,20 @@ def _filled(spec: Spec, plain: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, tuple) and any(isinstance(item, Spec) for item in value):
             kept[key] = [_filled(item, entry) for item, entry in zip(value, plain[key], strict=True)]
     return kept
+
+
+def on_this_machine(spec: TuneSpec, parents: Mapping[str, Artifact]) -> TuneSpec:  # noqa: ARG001
+    """The search; if it measures speed, with the machine's name, so that another machine's result is not taken for its.
+
+    Raises SpecError if the file names another machine.
+    """
+    if not spec.measures_speed:
+        return spec
+    here = machine_name()
+    if spec.hardware not in (None, here):
+        what = f"The search {spec.name} is for {spec.hardware}, and this machine is {here}"
+        raise SpecError(what, where="hardware", fix="Run it there, or leave `hardware` out.")
+    return spec.model_copy(update={"hardware": here})
 
 
 # The best values of a search, put into a training job that refers to it (`settings_from`).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from rayloom.errors import QualityError, ResourceError
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.progress import say
 from rayloom.observe.ray_session import Session, connect
+from rayloom.specs.search.space import Values
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.publish import publish
 from rayloom.tune.reporting.live import LiveTable
 from rayloom.tune.reporting.mlflow_runs import MlflowRuns
 from rayloom.tune.results import earlier_trials, headline, summary, write_best, write_trials
 from rayloom.tune.search import Search
-from rayloom.tune.strategies.history import JOURNAL_NAME, History, Journal
-from rayloom.tune.strategies.ranking import best
+from rayloom.tune.strategies.history import JOURNAL_NAME, History, Journal, Trial
+from rayloom.tune.strategies.ranking import best, best_by_model
 from rayloom.tune.strategies.searchers import missing_package
 from rayloom.tune.trials.capacity import bundles_of, memory_bytes_per_worker, num_concurrent
 from rayloom.tune.trials.ray_trials import run_trials
+from rayloom.tune.trials.speed_trials import STEP, ServedTrials, TimedTrials, parents_of_trial, run_one_by_one
 from rayloom.tune.trials.trial_files import TrialFiles
 
 
@@ -36,32 +38,63 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     copy = WorkCopy(build.store, spec.name, build.version)
     copy.fetch(JOURNAL_NAME)
+    if spec.measures_speed:
+        return _fastest(spec, build, copy)
     files = TrialFiles(spec, build.parents, build.work, copy if copy.is_needed else None, build.store)
     files.prepare_rows()
     memory = memory_bytes_per_worker(spec, build.parents)
     concurrent = num_concurrent(spec, nodes_of(connect()), memory)
-    warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
-    search = Search(
-        spec,
-        Journal(build.work / JOURNAL_NAME),
-        num_concurrent=concurrent,
-        length_of=files.length,
-        earlier=earlier_trials(spec, warm),
-    )
-    done = len(search.history.ended)
-    state = f"{done} trials are done already; going on with the rest" if done else f"{concurrent} at once"
-    say(f"{spec.name}: {spec.num_trials} trials, {state}")
+    search = _search(spec, build, concurrent, files.length)
     records = None
     if spec.mlflow is not None:
         records = MlflowRuns(spec.mlflow, spec, build.version, search.history, build.job_directory)
     if not search.is_over:
         _train_all(search, files, concurrent, bundles_of(spec, memory), records, build.job_directory)
-    if search.hindrance is not None:
-        raise _hindered(search, build.work)
-    search.cut_off()
+    _end(search, build.work)
     if records is not None:
         records.finish(best(spec, search.history.trials.values()))
     return _published(search, files, build)
+
+
+def _fastest(spec: TuneSpec, build: Build, copy: WorkCopy) -> Outcome:
+    """The search for speed: measures one trial after another, and keeps a served model's best engine for `auto`."""
+    search = _search(spec, build, 1, lambda _: STEP)
+    of_nodes, trials = copy if copy.is_needed else None, search.history.trials
+    measuring = ServedTrials(spec, build) if spec.serve is not None else TimedTrials(spec, build, of_nodes, trials)
+    if not search.is_over:
+        connect()  # a cluster that does not start is no trial's failure
+    with LiveTable(spec, search.history) as live:
+
+        def follow() -> None:
+            copy.put(JOURNAL_NAME)
+            live.show()
+
+        run_one_by_one(search, measuring, follow)
+    _end(search, build.work)
+    winner = _winner(search.history, spec, build.work)
+    write_trials(build.directory, search.history)
+    write_best(build.directory, spec, winner, parents_of_trial(spec, build.parents, winner.values))
+    if isinstance(measuring, ServedTrials):
+        for found in best_by_model(spec, trials.values()):
+            measuring.keep(found)
+    return Outcome("report", summary(spec, search.history, winner), headline=headline(spec, search.history, winner))
+
+
+def _search(spec: TuneSpec, build: Build, concurrent: int, length_of: Callable[[Values], int]) -> Search:
+    warm = [artifact for path, artifact in build.parents.items() if path.startswith("searcher.warm_start.")]
+    journal, earlier = Journal(build.work / JOURNAL_NAME), earlier_trials(spec, warm)
+    search = Search(spec, journal, num_concurrent=concurrent, length_of=length_of, earlier=earlier)
+    done = len(search.history.ended)
+    state = f"{done} trials are done already; going on with the rest" if done else f"{concurrent} at once"
+    say(f"{spec.name}: {spec.num_trials} trials, {state}")
+    return search
+
+
+def _end(search: Search, work: Path) -> None:
+    """Ends what the budget cut off. Raises ResourceError if something outside the trials stopped the search."""
+    if search.hindrance is not None:
+        raise _hindered(search, work)
+    search.cut_off()
 
 
 def _train_all(
@@ -106,9 +139,7 @@ def nodes_of(session: Session) -> list[dict[str, float]]:
 def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
     """Writes the artifact: the best trial's files, and the records of all trials."""
     spec, history = search.spec, search.history
-    winner = best(spec, history.trials.values())
-    if winner is None:
-        raise _no_result(history, build.work)
+    winner = _winner(history, spec, build.work)
     segment = len(winner.copies)
     job = files.job(winner.number, segment, winner.values)
     if winner.outcome != "finished":
@@ -122,11 +153,18 @@ def _published(search: Search, files: TrialFiles, build: Build) -> Outcome:
             job.copy.replace(name)
     outcome = publish(job, build)
     write_trials(build.directory, history)
-    write_best(build.directory, spec, winner, build.parents)
+    write_best(build.directory, spec, winner, files.training_parents)
     files.write_logs(build.directory / "trials", history.trials.values())
     files.write_ray_records(build.directory / "ray")
     metrics = summary(spec, history, winner) | {"training": outcome.metrics}
     return replace(outcome, metrics=metrics, headline=headline(spec, history, winner))
+
+
+def _winner(history: History, spec: TuneSpec, work: Path) -> Trial:
+    winner = best(spec, history.trials.values())
+    if winner is None:
+        raise _no_result(history, work)
+    return winner
 
 
 def _hindered(search: Search, work: Path) -> ResourceError:

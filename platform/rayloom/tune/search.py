@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.specs.search.space import Values, refusals, values_of
+from rayloom.specs.search.refusals import refusals
+from rayloom.specs.search.space import Values, values_of
 from rayloom.specs.search.strategies import PopulationScheduler
-from rayloom.specs.train import TrainSpec
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Event, EventType, History, Journal, Outcome, Trial
 from rayloom.tune.strategies.schedulers import copies_at, next_exchange, reason_to_stop, step_to_exchange
@@ -122,10 +122,10 @@ class Search:
         while len(self.history.trials) < (self.spec.num_trials or 0):
             number = len(self.history.trials)
             point = suggested_point(self.spec, self.history, number, self._earlier)
-            values = values_of(self.spec.space, point, self.spec.plain_train)
+            values = values_of(self.spec.space, point, self.spec.plain_job)
             self._append(Event("created", self.seconds, number, point=point, values=values))
             trial = self.history.trials[number]
-            refused = refusals(TrainSpec, self.spec.plain_train, values)
+            refused = refusals(type(self.spec.job), self.spec.plain_job, values)
             if not refused:
                 return trial
             self._note("ended", trial, outcome="failed", reason=f"refused: {refused[0]}")
@@ -149,7 +149,7 @@ class Search:
             return
         events = []
         for copy in copies_at(self.spec, self.history, step):
-            values = values_of(self.spec.space, copy.point, self.spec.plain_train)
+            values = values_of(self.spec.space, copy.point, self.spec.plain_job)
             events.append(
                 Event(
                     "copied", self.seconds, copy.trial, step, point=copy.point, values=values, donor=copy.donor,

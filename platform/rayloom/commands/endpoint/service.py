@@ -25,9 +25,9 @@ def update(options: argparse.Namespace) -> int:
         raise InputError(f"This is a {job.spec.kind} job, not a service", where=str(options.file))
     store = Store.beside(job.directory)
     control_records.running(store, job.spec.name)
-    parents = resolve(job, store).parents
-    artifacts = {path: artifact.id for path, artifact in parents.items()}
-    spec = job.spec.model_dump(mode="json", by_alias=True)
+    resolved = resolve(job, store)
+    artifacts = {path: artifact.id for path, artifact in resolved.parents.items()}
+    spec = resolved.spec.model_dump(mode="json", by_alias=True)
     return _ask(
         store,
         control_records.ChangeRequest(job.spec.name, "update", spec=spec, artifacts=artifacts, share=options.share),

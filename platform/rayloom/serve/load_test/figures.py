@@ -94,9 +94,10 @@ class LatencyObjectives:
 
 
 def goodput(answers: Sequence[MeasuredAnswer], objectives: LatencyObjectives, seconds: float) -> dict[str, float]:
-    """The answers that meet the objectives, as a rate per second and as a share of all."""
-    good = sum(objectives.are_met_by(answer) for answer in answers)
+    """The answers that meet the objectives: requests and tokens per second, and their share of all answers."""
+    good = [answer for answer in answers if objectives.are_met_by(answer)]
     return {
-        "requests_per_second": round(good / seconds, 3) if seconds else 0.0,
-        "share": round(good / len(answers), 4) if answers else 0.0,
+        "requests_per_second": round(len(good) / seconds, 3) if seconds else 0.0,
+        "tokens_per_second": _rate(sum(answer.num_tokens for answer in good), seconds),
+        "share": round(len(good) / len(answers), 4) if answers else 0.0,
     }

@@ -16,6 +16,7 @@ from rayloom.errors import InputError, SpecError
 from rayloom.specs.base import JobFile, JobSpec, Spec
 from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
 from rayloom.specs.files.problems import nearest, problems_of
+from rayloom.specs.files.schema_walk import key_of
 
 Kinds = Mapping[str, type[JobSpec]]
 
@@ -59,7 +60,7 @@ def loaded(text: str, file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -
 def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
     """The fields that hold another job, with their JobFile marks."""
     fields = spec.model_fields.items() if spec else ()
-    return [(name, mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
+    return [(key_of(name, info), mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
 
 
 def _set_only(document: YamlDocument, keys: Sequence[str], overrides: list[str]) -> list[str]:
@@ -76,6 +77,8 @@ def _include(document: YamlDocument, key: str, mark: JobFile, directory: Path) -
     Relative paths in that file still start from its own folder.
     """
     value, changes = document.values.get(key), document.values.get(mark.overrides)
+    if value is None:
+        return
     if isinstance(value, str):
         file = directory / Path(value).expanduser()
         other = parse(_read(file), str(file))

@@ -211,7 +211,7 @@ def _built(
             fields[name] = _value(info.annotation, values[key], here, broken, violations)
         elif info.is_required():
             missing.add(name)
-    built = spec.model_construct(**fields)
+    built = spec.model_construct(**{key_of(name, spec.model_fields[name]): value for name, value in fields.items()})
     for name in missing:
         built.__dict__.pop(name, None)
     if any(wrong[: len(path)] == path for wrong in broken):

@@ -1,42 +1,47 @@
-"""The space of a search: dimensions over fields of a training job, and the check of their paths and values.
+"""The space of a search: dimensions over fields of the searched job, and the values of its points.
 
 A point is what a searcher proposes: for each dimension a number, or the index of one of its choices. Its values are
-those of the training job's fields, by dotted path.
+those of the job's fields, by dotted path.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
-import json
-import math
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rayloom.specs.base import JobSpec, Spec
-from rayloom.specs.files.document import YamlDocument
-from rayloom.specs.files.problems import problems_of
+from rayloom.specs.base import ModelRef, Spec
 
 Scalar = bool | int | float | str | None
-Value = Scalar | tuple[Scalar, ...]
+Value = Scalar | tuple[Scalar, ...] | dict[str, Scalar]
 Number = int | float
 Point = Mapping[str, Number]
 """A coordinate for each dimension: a number, or the index of the choice for choices and multiples."""
 Values = dict[str, Any]
-"""Values of the training job's fields, by dotted path."""
-
-MOST_COMBINATIONS_CHECKED = 512
+"""Values of the job's fields, by dotted path."""
 
 
-class Choice(Spec):
+class Listed(Spec):
+    """Values to choose from, in the order of the file."""
+
+    values: Annotated[tuple[Value, ...], Field(min_length=1)]
+    """The values to choose from; for a field that is a mapping, mappings or null."""
+
+
+class Choice(Listed):
     """One of the listed values."""
 
     type: Literal["choice"]
-    values: Annotated[tuple[Value, ...], Field(min_length=1)]
-    """The values to choose from."""
+
+
+class ModelChoice(Listed):
+    """One of the listed models, for the model of a served job: the original and what it was quantised to."""
+
+    type: Literal["model"]
+    values: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
+    """The models to choose from."""
 
 
 class _Range(Spec):
@@ -87,22 +92,31 @@ class Integer(Spec):
 
 
 class Multiple(Spec):
-    """One of the listed multiples of another field: of its searched value, or else of its value in the training job.
+    """One of the listed multiples of another field: of its searched value, or else of its value in the job.
 
     `of` may name the field itself: a learning rate of 0.5, 1 or 2 times the one in the file.
     """
 
     type: Literal["multiple"]
     of: str
-    """Dotted path into the training job."""
+    """Dotted path into the searched job."""
     times: Annotated[tuple[float, ...], Field(min_length=1)]
     """The factors to choose from."""
     to_whole: bool = False
     """Round the product to a whole number, for fields such as steps."""
 
 
-Dimension = Annotated[Choice | Uniform | LogUniform | Integer | Multiple, Field(discriminator="type")]
+Dimension = Annotated[Choice | ModelChoice | Uniform | LogUniform | Integer | Multiple, Field(discriminator="type")]
 Space = Annotated[dict[str, Dimension], Field(min_length=1)]
+
+
+def num_values(dimension: Any) -> int:
+    """The number of values of a dimension; 0 for a range."""
+    if isinstance(dimension, Listed):
+        return len(dimension.values)
+    if isinstance(dimension, Multiple):
+        return len(dimension.times)
+    return (dimension.high - dimension.low) // dimension.step + 1 if hasattr(dimension, "step") else 0
 
 
 def value_at(job: Mapping[str, Any], path: str) -> Any:
@@ -114,7 +128,7 @@ def value_at(job: Mapping[str, Any], path: str) -> Any:
         elif isinstance(value, Mapping) and key in value:
             value = value[key]
         else:
-            raise LookupError(f"{path}: there is no such field in the training job")
+            raise LookupError(f"{path}: there is no such field in the job")
     return value
 
 
@@ -123,7 +137,7 @@ def values_of(space: Mapping[str, Any], point: Point, job: Mapping[str, Any]) ->
     values: Values = {}
     for path in dependency_order(space):
         dimension = space[path]
-        if isinstance(dimension, Choice):
+        if isinstance(dimension, Listed):
             value = dimension.values[int(point[path])]
             values[path] = list(value) if isinstance(value, tuple) else value
         elif isinstance(dimension, Multiple):
@@ -147,7 +161,7 @@ def dependency_order(space: Mapping[str, Any]) -> list[str]:
     done: list[str] = []
     waiting = list(space)
     while waiting:
-        ready = [path for path in waiting if _needs(space, path) in (None, *done)]
+        ready = [path for path in waiting if needed_by(space, path) in (None, *done)]
         if not ready:
             raise ValueError(f"these are multiples of each other in a circle: {', '.join(waiting)}")
         done.append(ready[0])
@@ -155,7 +169,8 @@ def dependency_order(space: Mapping[str, Any]) -> list[str]:
     return done
 
 
-def _needs(space: Mapping[str, Any], path: str) -> str | None:
+def needed_by(space: Mapping[str, Any], path: str) -> str | None:
+    """The path of the space of which the value at `path` is a multiple; None if there is none."""
     dimension = space[path]
     other = dimension.of if isinstance(dimension, Multiple) else None
     return other if other in space and other != path else None
@@ -173,115 +188,5 @@ def substituted(job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
             parent[last] = value
         else:
             shown = "empty" if parent is None else repr(parent)
-            raise LookupError(f"{path}: no such field, because {above} is {shown} in the training job")
+            raise LookupError(f"{path}: no such field, because {above} is {shown} in the job")
     return plain
-
-
-def refusals(spec: type[JobSpec], job: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """The loader's messages about values that the job does not accept; empty if it accepts all."""
-    try:
-        plain = substituted(job, values)
-    except LookupError as error:
-        return [str(error.args[0])]
-    try:
-        spec.model_validate_json(json.dumps(plain), strict=True)
-    except ValidationError as error:
-        problems = problems_of(error.errors(include_url=False), YamlDocument("", plain), spec)
-        return [problem.text.replace("(the file)", "the training job", 1) for problem in problems]
-    return []
-
-
-def space_problems(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Path and reason of each problem of the space that the training job would refuse.
-
-    Every value of a choice or multiple and both ends of a range are tried alone. Then combinations of them are tried,
-    because there are rules between fields: all, or `MOST_COMBINATIONS_CHECKED` random ones if there are more.
-    """
-    try:
-        dependency_order(space)
-    except ValueError as error:
-        yield next(iter(space)), str(error)
-        return
-    alone = [(path, reason) for path in space for reason in _refused_alone(spec, job, space, path)]
-    alone += [(path, reason) for path in space for reason in _repeated(job, space, path)]
-    yield from alone
-    if not alone:
-        yield from _refused_together(spec, job, space)
-
-
-def _refused_alone(spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> Iterator[str]:
-    try:
-        probes = list(_probes(space[path]))
-        tried = [values_of(_with_what_it_needs(space, path), _first_of(space) | {path: p}, job)[path] for p in probes]
-    except LookupError as error:
-        yield f"a multiple of {error.args[0]}"
-        return
-    except TypeError:
-        yield f"{space[path].of} is not a number, so that there is no multiple of it"
-        return
-    reasons = dict.fromkeys(reason for value in tried for reason in refusals(spec, job, {path: value}))
-    for reason in reasons:
-        # A rule between fields can be satisfied if other fields of the space change too.
-        if reason.startswith(path):
-            yield reason.removeprefix(f"{path}: ")
-
-
-def _repeated(job: Mapping[str, Any], space: Mapping[str, Any], path: str) -> Iterator[str]:
-    """Each value that two choices or multiples give: the same trial would be trained twice."""
-    dimension = space[path]
-    if not isinstance(dimension, Choice | Multiple):
-        return
-    needed = _with_what_it_needs(space, path)
-    others = [name for name in needed if name != path]
-    for probes in _combinations([_probes(needed[name]) for name in others]):
-        fixed = dict(zip(others, probes, strict=True))
-        try:
-            values = [values_of(needed, fixed | {path: probe}, job)[path] for probe in _probes(dimension)]
-        except (LookupError, TypeError):  # reported by `_refused_alone`
-            return
-        texts = [json.dumps(value) for value in values]
-        repeated = next((text for text in texts if texts.count(text) > 1), None)
-        if repeated is not None:
-            yield f"gives {repeated} {texts.count(repeated)} times, and each value is tried once: leave the others out"
-            return
-
-
-def _refused_together(
-    spec: type[JobSpec], job: Mapping[str, Any], space: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    for probes in _combinations([_probes(dimension) for dimension in space.values()]):
-        values = values_of(space, dict(zip(space, probes, strict=True)), job)
-        for reason in refusals(spec, job, values):
-            assigned = ", ".join(f"{path} {value!r}" for path, value in values.items())
-            yield next(iter(space)), f"together ({assigned}) these are refused: {reason}"
-            return
-
-
-def _combinations(probes: list[tuple[Number, ...]]) -> Iterator[tuple[Number, ...]]:
-    if math.prod(map(len, probes)) <= MOST_COMBINATIONS_CHECKED:
-        yield from itertools.product(*probes)
-        return
-    draw = random.Random(0)
-    for _ in range(MOST_COMBINATIONS_CHECKED):
-        yield tuple(draw.choice(choices) for choices in probes)
-
-
-def _probes(dimension: Any) -> tuple[Number, ...]:
-    """The coordinates of a dimension that are checked: every choice, or both ends of a range."""
-    if isinstance(dimension, Choice):
-        return tuple(range(len(dimension.values)))
-    if isinstance(dimension, Multiple):
-        return tuple(range(len(dimension.times)))
-    return (dimension.low, dimension.high)
-
-
-def _first_of(space: Mapping[str, Any]) -> dict[str, Number]:
-    return {path: _probes(dimension)[0] for path, dimension in space.items()}
-
-
-def _with_what_it_needs(space: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The part of the space on which the value at `path` depends."""
-    needed = [path]
-    while (other := _needs(space, needed[-1])) is not None:
-        needed.append(other)
-    return {name: space[name] for name in needed}

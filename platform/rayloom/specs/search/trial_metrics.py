@@ -27,7 +27,16 @@ pairs in which the model prefers the chosen answer; for a policy the score is th
 to held-out prompts, and the loss 1 less that."""
 RESULT_METRICS = ("trainable_parameters",)
 """Metrics that are known only of finished trials, as are those of checks."""
-_LARGER_IS_BETTER = ("tokens_per_second", "accuracy", "score", "_f1", ".exact_match", ".share", ".count")
+_LARGER_IS_BETTER = (
+    "tokens_per_second",
+    "accuracy",
+    "score",
+    "_f1",
+    ".exact_match",
+    ".share",
+    ".count",
+    "goodput_share",
+)
 _WITHOUT_CLASSES = {QuestionAnswering: ("score", "exact_match"), SequenceToSequence: ("score",)}
 _OF_CLASSES = ("score", "accuracy", "macro_f1", "micro_f1")
 

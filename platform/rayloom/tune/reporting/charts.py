@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rayloom.specs.search.space import Choice, LogUniform, Multiple
+from rayloom.specs.search.space import Listed, LogUniform, Multiple
 from rayloom.specs.tune import SearchObjective, TuneSpec
 from rayloom.tune.results import shown
 from rayloom.tune.strategies.history import Trial
@@ -130,7 +130,7 @@ def _axis(spec: TuneSpec, name: str, trials: Sequence[Trial]) -> Axis:
         values = {trial.number: float(trial.metrics[name]) for trial in trials}
         return _numeric(values, is_log=False, digits=4)
     dimension: Any = spec.space[name]
-    if isinstance(dimension, Choice | Multiple):
+    if isinstance(dimension, Listed | Multiple):
         values_by_trial = {trial.number: trial.values[name] for trial in trials}
         if not all(_is_number(value) for value in values_by_trial.values()):
             return _named(values_by_trial)

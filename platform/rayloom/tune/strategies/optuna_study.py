@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rayloom.specs.search.space import Choice, Integer, LogUniform, Multiple, Number
+from rayloom.specs.search.space import Integer, Listed, LogUniform, Multiple, Number, num_values
 from rayloom.specs.search.strategies import GaussianProcessSearcher
-from rayloom.specs.tune import TuneSpec, num_values
+from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Trial
 from rayloom.tune.strategies.points import is_ordered, rounded_into_range
 from rayloom.tune.strategies.schedulers import as_minimised
@@ -74,7 +74,7 @@ def _distributions(spec: TuneSpec) -> dict[str, BaseDistribution]:
 
 
 def _distribution(dimension: Any) -> BaseDistribution:
-    if isinstance(dimension, Choice | Multiple):
+    if isinstance(dimension, Listed | Multiple):
         indices = range(num_values(dimension))
         return IntDistribution(0, len(indices) - 1) if is_ordered(dimension) else CategoricalDistribution(indices)
     if isinstance(dimension, Integer):

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayloom.specs.search.space import (
-    Choice,
     Integer,
+    Listed,
     LogUniform,
     Multiple,
     Number,
     Space,
     Values,
     dependency_order,
+    num_values,
     value_at,
 )
-from rayloom.specs.tune import num_values
 
 Draw = random.Random
 
@@ -37,7 +37,7 @@ def drawn(space: Space, draw: Draw) -> dict[str, Number]:
 
 
 def drawn_coordinate(dimension: Any, draw: Draw) -> Number:
-    if isinstance(dimension, Choice | Multiple):
+    if isinstance(dimension, Listed | Multiple):
         return draw.randrange(num_values(dimension))
     if isinstance(dimension, Integer):
         return int(dimension.low + dimension.step * draw.randrange(num_values(dimension)))
@@ -62,7 +62,7 @@ def grid_point(space: Space, number: int) -> dict[str, Number]:
 
 def perturbed(dimension: Any, coordinate: Number, factors: Sequence[float], draw: Draw) -> Number:
     """A perturbed coordinate: a neighbouring choice, or the number times one of the factors, clipped to the range."""
-    if isinstance(dimension, Choice | Multiple):
+    if isinstance(dimension, Listed | Multiple):
         return min(max(int(coordinate) + draw.choice((-1, 1)), 0), num_values(dimension) - 1)
     changed = min(max(coordinate * draw.choice(factors), dimension.low), dimension.high)
     if isinstance(dimension, Integer):
@@ -83,7 +83,7 @@ def point_of(space: Space, values: Mapping[str, Any], job: Mapping[str, Any]) ->
 
 def _coordinate(dimension: Any, path: str, values: Values | Mapping[str, Any], job: Mapping[str, Any]) -> Number | None:
     value = values[path]
-    if isinstance(dimension, Choice):
+    if isinstance(dimension, Listed):
         plain = [list(choice) if isinstance(choice, tuple) else choice for choice in dimension.values]
         return plain.index(value) if value in plain else None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -98,7 +98,7 @@ def _coordinate(dimension: Any, path: str, values: Values | Mapping[str, Any], j
 
 def is_ordered(dimension: Any) -> bool:
     """Whether the choices of a dimension are increasing numbers, so that neighbours are similar."""
-    if isinstance(dimension, Choice):
+    if isinstance(dimension, Listed):
         numbers = [v for v in dimension.values if isinstance(v, int | float) and not isinstance(v, bool)]
         return len(numbers) == len(dimension.values) and numbers == sorted(numbers)
     return not isinstance(dimension, Multiple) or list(dimension.times) == sorted(dimension.times)
@@ -106,7 +106,7 @@ def is_ordered(dimension: Any) -> bool:
 
 def rounded_into_range(dimension: Any, coordinate: Number) -> Number:
     """The coordinate clipped to its range; real numbers are rounded to four significant digits."""
-    if isinstance(dimension, Choice | Multiple | Integer):
+    if isinstance(dimension, Listed | Multiple | Integer):
         return int(coordinate)
     low, high = float(dimension.low), float(dimension.high)
     return min(max(float(f"{coordinate:.4g}"), low), high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rayloom.specs.search.space import ModelChoice
 from rayloom.specs.tune import TuneSpec
 from rayloom.tune.strategies.history import Trial
 from rayloom.tune.strategies.schedulers import as_minimised
@@ -39,6 +40,15 @@ def candidates(trials: Iterable[Trial]) -> list[Trial]:
 def best(spec: TuneSpec, trials: Iterable[Trial]) -> Trial | None:
     """The trial whose model is published; None if there is none."""
     return next(iter(ranked(spec, candidates(trials))), None)
+
+
+def best_by_model(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:
+    """The best finished trial with each model, of a search that chooses between models; else the best alone."""
+    paths = [path for path, dimension in spec.space.items() if isinstance(dimension, ModelChoice)]
+    first: dict[tuple[object, ...], Trial] = {}
+    for trial in ranked(spec, [trial for trial in trials if trial.outcome == "finished"]):
+        first.setdefault(tuple(trial.values[path] for path in paths), trial)
+    return list(first.values())
 
 
 def front(spec: TuneSpec, trials: Iterable[Trial]) -> list[Trial]:

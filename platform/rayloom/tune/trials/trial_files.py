@@ -145,6 +145,12 @@ class TrialFiles:
                 if self.copy is not None:
                     self.copy.remove(self._path(folder))
 
+    def remove(self, number: int) -> None:
+        """Removes all of a trial, its log too."""
+        shutil.rmtree(self._trial(number), ignore_errors=True)
+        if self.copy is not None:
+            self.copy.remove(self._path(self._trial(number)))
+
     def save(self, name: str) -> None:
         """Copies one of the search's own files to the store."""
         if self.copy is not None:
@@ -160,7 +166,7 @@ class TrialFiles:
         return self._trial(number) / str(segment)
 
     def _job_with_rows(self, values: Values) -> TrainJob:
-        plain = substituted(self.spec.plain_train, values)
+        plain = substituted(self.spec.plain_job, values)
         spec = TrainSpec.model_validate_json(json.dumps(plain), strict=True)
         method = spec.preference and spec.preference.type
         shaping = json.dumps([spec.packs_rows, method, *(plain.get(name) for name in SHAPES_ROWS)], sort_keys=True)
