@@ -11,9 +11,11 @@ from support.models import write_model
 from support.training_jobs import small_spec, write_tokenizer
 from torch import nn
 
+from rayloom.score.parallel.axis import Axis
 from rayloom.train.weights import sharded
 from rayloom.train.weights.model import build_model, sharded_model
 from rayloom.train.weights.sharded import Shards
+from rayloom.train.weights.tensor_parallel import make_parts, part_of
 
 LORA = {"type": "lora", "rank": 4}
 
@@ -80,6 +82,24 @@ def test_fresh_weights(tmp_path: Path, num_workers: int, is_tied: bool) -> None:
         "tied_embeddings": is_tied,
     }  # fmt: skip
     check_equal(spec_for(None, architecture=shape, seed=3), None, write_tokenizer(tmp_path), num_workers)
+
+
+@pytest.mark.parametrize("adapter", [{"type": "none"}, LORA], ids=["all", "lora"])
+def test_parts_of_matrices_are_those_of_the_model_that_is_built_whole(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    write_model(tmp_path)
+    layout = {"sharding": {"tensor": 2}, "workers": {"num_workers": 2}}
+    spec = spec_for(tmp_path, adapter=adapter, **layout)
+    built = build_model(spec, tmp_path, tmp_path)
+    expected = {name: parameter.detach().float() for name, parameter in built.named_parameters()}
+    for rank in range(2):
+        model, weights = sharded_model(spec, tmp_path, tmp_path)
+        assert model is not None
+        make_parts(model, weights, Axis(rank, 2), torch.device("cpu"), torch.float32)
+        for name, parameter in model.named_parameters():
+            part = part_of(parameter)
+            assert torch.equal(parameter, expected[name] if part is None else part.of(expected[name])), name
+        held = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name)
+        assert held < 0.51 * sum(whole.numel() for name, whole in expected.items() if ".lora_" not in name)
 
 
 def test_only_the_rows_of_a_part_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
