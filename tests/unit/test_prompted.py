@@ -31,7 +31,7 @@ from rayloom.specs.predict import PredictSpec
 from rayloom.specs.serve import ServedPredictor
 from rayloom.text.labelled.examples import Example
 from rayloom.text.labelled.labelled_rows import labelled_rows
-from rayloom.text.prompts.demonstrations import same_text
+from rayloom.text.prompts.demonstrations import Pool, same_text
 
 TASK = {"type": "text_classification", "labels": ["bad", "good"]}
 READ = {"type": "table", "names": {"0": "bad", "1": "good"}}
@@ -131,9 +131,11 @@ def test_demonstrations_are_never_tested_rows(store: Store, decoder: Artifact, r
         (subject,) = subjects(parents, store)
         ((_, case),) = cases(job, parents, subject, store)
         tested, pool = rows_of(case)
-        assert {same_text(one) for one in tested}.isdisjoint(same_text(one) for one in pool)
+        assert {same_text(one) for one in tested}.isdisjoint(same_text(one) for one in pool.examples)
         shown = PromptedModel(subject, job.checks[0].prompt).demonstrations(tested, pool, 0, 0, 8)  # type: ignore[union-attr]
-        assert all(len(own) == 4 and {same_text(one) for one in own} <= {same_text(o) for o in pool} for own in shown)
+        assert all(
+            len(own) == 4 and {same_text(one) for one in own} <= {same_text(o) for o in pool.examples} for own in shown
+        )
 
 
 def test_the_tested_rows_are_those_that_a_training_holds_out(store: Store, decoder: Artifact, rows: Artifact) -> None:
@@ -208,7 +210,9 @@ def test_the_nearest_by_embedding_are_those_with_the_same_words(store: Store, en
     job = spec(encoder, encoder, {"demonstrations": {"num_rows": 1, "choose": "nearest", "nearest_by": "embedding"}})
     pool = [Example("anna went in rome"), Example("the film was dull")]
     model = PromptedModel(Subject.of("model", encoder, store), job.checks[0].prompt)  # type: ignore[union-attr]
-    shown = model.demonstrations([Example("carl went in rome"), Example("the film was poor")], pool, 0, 0, 8)
+    shown = model.demonstrations(
+        [Example("carl went in rome"), Example("the film was poor")], Pool(tuple(pool)), 0, 0, 8
+    )
     assert [own[0].text for own in shown] == [pool[0].text, pool[1].text]
 
 

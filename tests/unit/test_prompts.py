@@ -17,7 +17,7 @@ from rayloom.specs.training.labelled_data import ChoiceRows
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 from rayloom.text.labelled.labelled_rows import _choices
 from rayloom.text.prompts.answers import parsed
-from rayloom.text.prompts.demonstrations import K1, B, bm25, drawn, nearest
+from rayloom.text.prompts.demonstrations import K1, B, Bm25, drawn, nearest
 from rayloom.text.prompts.template import PromptRenderer, stopped
 
 LABELS = {"type": "text_classification", "labels": ["bad", "good"]}
@@ -179,7 +179,7 @@ def test_bm25_is_the_formula() -> None:
         return total
 
     want = [[score(query, own) for own in words] for query in (["the", "dog"], ["猫"], ["unseen"])]
-    assert np.allclose(bm25(pool, rows), want)
+    assert np.allclose(Bm25(pool).similar(rows), want)
 
 
 def test_the_nearest_stand_last_and_never_the_row_itself() -> None:

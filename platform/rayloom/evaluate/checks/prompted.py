@@ -26,7 +26,7 @@ from rayloom.specs.evaluate import PromptedCheck
 from rayloom.specs.prompting import Generated
 from rayloom.text.labelled.dataset import in_order_of, split
 from rayloom.text.labelled.examples import Example
-from rayloom.text.prompts.demonstrations import same_text
+from rayloom.text.prompts.demonstrations import Pool, same_text
 from rayloom.text.prompts.template import PromptRenderer
 
 NUM_PROMPTS_SHOWN = 2
@@ -119,7 +119,7 @@ class _Asked:
     case: Case[PromptedCheck] = field(compare=False)
 
 
-def rows_of(case: Case[PromptedCheck]) -> tuple[list[Example], list[Example]]:
+def rows_of(case: Case[PromptedCheck]) -> tuple[list[Example], Pool]:
     """The tested rows, and those that demonstrations are chosen from, none of which has the text of a tested one.
 
     Raises InputError where rows cannot be used, or are too few.
@@ -129,7 +129,7 @@ def rows_of(case: Case[PromptedCheck]) -> tuple[list[Example], list[Example]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _rows_of(asked: _Asked) -> tuple[list[Example], list[Example]]:
+def _rows_of(asked: _Asked) -> tuple[list[Example], Pool]:
     case = asked.case
     spec, how = case.spec, case.spec.prompt.demonstrations
     examples = labelled_examples(spec.prompt, spec.data, case.parents, "data.sources", spec.seed)
@@ -138,14 +138,14 @@ def _rows_of(asked: _Asked) -> tuple[list[Example], list[Example]]:
     else:
         pool, tested = split(examples, spec.data, spec.seed, Counter())
     if how is None:
-        return tested, []
+        return tested, Pool()
     if how.sources:
         known = {same_text(example) for example in tested}
-        pool = [one for one in rows_to_show(spec.prompt, case.parents) if same_text(one) not in known]
+        pool = [one for one in rows_to_show(spec.prompt, case.parents).examples if same_text(one) not in known]
     if len(pool) < how.num_rows:
         what = f"There are {len(pool)} rows to show, and demonstrations.num_rows is {how.num_rows}"
         raise InputError(what, where=f"checks {spec.name}", fix="Show fewer, or add rows.")
-    return tested, pool
+    return tested, Pool(tuple(pool))
 
 
 def _engine(case: Case[PromptedCheck], model: PromptedModel) -> Callable[[list[list[int]]], list[str]] | None:

@@ -27,7 +27,8 @@ from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import connect
 from rayloom.reading.sources import row_files
 from rayloom.specs.predict import PredictSpec
-from rayloom.text.labelled.examples import Example, ExampleError
+from rayloom.text.labelled.examples import ExampleError
+from rayloom.text.prompts.demonstrations import Pool
 
 ROWS_NAME = "rows.json"
 
@@ -42,7 +43,7 @@ def run(spec: PredictSpec, build: Build) -> Outcome:
         say(f"{spec.name}: {num_parts - len(missing)} of {num_parts} parts are done already")
     if missing:
         subject = Subject.of("model", build.parents["model"], build.store)
-        shown = rows_to_show(spec.prompt, build.parents) if spec.prompt is not None else ()
+        shown = rows_to_show(spec.prompt, build.parents) if spec.prompt is not None else Pool()
         _check_can_answer(spec, subject, shown)
         _answer(spec, subject, shown, parts, missing, num_rows)
     total, failed = joined(parts, num_parts, build.directory)
@@ -52,7 +53,7 @@ def run(spec: PredictSpec, build: Build) -> Outcome:
     return Outcome("dataset", metrics, headline=f"{total - len(failed):,} of {total:,} rows answered")
 
 
-def _check_can_answer(spec: PredictSpec, subject: Subject, shown: tuple[Example, ...]) -> None:
+def _check_can_answer(spec: PredictSpec, subject: Subject, shown: Pool) -> None:
     """Raises InputError for what would stop every worker."""
     if goes_offline(spec, subject):
         check_offline(subject)
@@ -62,7 +63,7 @@ def _check_can_answer(spec: PredictSpec, subject: Subject, shown: tuple[Example,
     subject.release()
 
 
-def _responder(spec: PredictSpec, subject: Subject, shown: tuple[Example, ...]) -> Responder:
+def _responder(spec: PredictSpec, subject: Subject, shown: Pool) -> Responder:
     if spec.prompt is None:
         return responder_for(subject, spec.generation)
     model = PromptedModel(subject, spec.prompt)
@@ -82,9 +83,7 @@ def _num_rows(spec: PredictSpec, build: Build, parts: Parts) -> int:
     return num_rows
 
 
-def _answer(
-    spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts, missing: list[int], num_rows: int
-) -> None:
+def _answer(spec: PredictSpec, subject: Subject, shown: Pool, parts: Parts, missing: list[int], num_rows: int) -> None:
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -94,9 +93,7 @@ def _answer(
             bar.advance(num_answered)
 
 
-def _answered(
-    spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts, missing: list[int]
-) -> Iterator[int]:
+def _answered(spec: PredictSpec, subject: Subject, shown: Pool, parts: Parts, missing: list[int]) -> Iterator[int]:
     """Rows of each part as it is written: by vLLM where there is text to write, else by actors of our own."""
     if goes_offline(spec, subject):
         yield from answered_parts(spec, subject, parts, missing)
@@ -117,7 +114,7 @@ def _answered(
 class _Worker:
     """An actor with the model in memory."""
 
-    def __init__(self, spec: PredictSpec, subject: Subject, shown: tuple[Example, ...], parts: Parts) -> None:
+    def __init__(self, spec: PredictSpec, subject: Subject, shown: Pool, parts: Parts) -> None:
         self._spec, self._parts = spec, parts
         self._responder = _responder(spec, subject, shown)
 

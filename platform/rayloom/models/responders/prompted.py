@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,12 @@ from rayloom.specs.prompting import Cloze, Generated, Likelihood, MultipleChoice
 from rayloom.text.labelled.decoding import Prediction
 from rayloom.text.labelled.examples import Example
 from rayloom.text.prompts.answers import parsed
-from rayloom.text.prompts.demonstrations import bm25, drawn, nearest, whole_text
+from rayloom.text.prompts.demonstrations import Pool, drawn, nearest, whole_text
 from rayloom.text.prompts.template import stopped
 
 Advance = Callable[[int], None]
+BLOCK_ROWS = 4096
+"""Rows whose prompts are held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,25 @@ class PromptedModel(PromptTokens):
     # -- demonstrations ------------------------------------------------------------------------------------------------
 
     def demonstrations(
-        self, examples: Sequence[Example], pool: Sequence[Example], seed: int, order: int, micro_batch_sequences: int
+        self, examples: Sequence[Example], pool: Pool, seed: int, order: int, micro_batch_sequences: int
     ) -> list[list[Example]]:
         """Those of each row."""
         how = self.prompt.demonstrations
         if how is None:
             return [[] for _ in examples]
         if how.choose != "nearest":
-            same = drawn(pool, self.prompt, seed, order)
+            same = drawn(pool.examples, self.prompt, seed, order)
             return [same for _ in examples]
         if how.nearest_by == "embedding":
             own = self.embedder or self.subject
             size = micro_batch_sequences
-            texts = ([whole_text(one) for one in some] for some in (examples, pool))
+            texts = ([whole_text(one) for one in some] for some in (examples, pool.examples))
             asked, known = (text_embeddings(own.base, own.tokenizer_folder, some, size) for some in texts)
-            chosen = nearest(asked @ known.T, pool, examples, how.num_rows)
+            chosen = nearest(asked @ known.T, pool.examples, examples, how.num_rows)
         else:
             parts = (examples[first : first + ROWS_AT_ONCE] for first in range(0, len(examples), ROWS_AT_ONCE))
-            chosen = [own for part in parts for own in nearest(bm25(pool, part), pool, part, how.num_rows)]
+            found = (nearest(pool.bm25.similar(part), pool.examples, part, how.num_rows) for part in parts)
+            chosen = [own for part in found for own in part]
         if order:
             shuffle = np.random.default_rng([seed, order])
             chosen = [[own[index] for index in shuffle.permutation(len(own))] for own in chosen]
@@ -88,6 +92,17 @@ class PromptedModel(PromptTokens):
             prompts = self.prompts(examples, shown)
             said = write(prompts) if write else self._written(prompts, micro_batch_sequences, advance)
             return [self.read(example, text) for example, text in zip(examples, said, strict=True)]
+        blocks = (slice(first, first + BLOCK_ROWS) for first in range(0, len(examples), BLOCK_ROWS))
+        found = (self._likeliest(examples[b], shown[b], micro_batch_sequences, advance) for b in blocks)
+        return [answer for block in found for answer in block]
+
+    def _likeliest(
+        self,
+        examples: Sequence[Example],
+        shown: Sequence[Sequence[Example]],
+        micro_batch_sequences: int,
+        advance: Advance,
+    ) -> list[PromptedAnswer]:
         scores = self._scores(examples, shown, None, micro_batch_sequences, advance)
         if isinstance(self.prompt.scoring, Likelihood) and self.prompt.scoring.normalisation == "pmi":
             free = self._scores(examples, shown, "", micro_batch_sequences)
@@ -109,9 +124,19 @@ class PromptedModel(PromptTokens):
         nothing, corrected = Example(""), np.zeros_like(scores)
         for numbers in by_shown.values():
             own = shown[numbers[0]]
-            free = [self._scores([nothing], [own], text, size)[0] for text in self.prompt.calibration]
-            corrected[numbers] = calibrated(scores[numbers], np.stack(free))
+            free = self._priors.get(tuple(own))
+            if free is None:
+                texts = self.prompt.calibration
+                free = np.stack([self._scores([nothing], [own], text, size)[0] for text in texts])
+            if self.prompt.demonstrations is None or self.prompt.demonstrations.choose != "nearest":
+                self._priors[tuple(own)] = free
+            corrected[numbers] = calibrated(scores[numbers], free)
         return corrected
+
+    @functools.cached_property
+    def _priors(self) -> dict[tuple[Example, ...], Any]:
+        """Scores of rows that say nothing, by demonstrations: a service asks for them once."""
+        return {}
 
     def _scores(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
@@ -16,6 +16,7 @@ from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction
 from rayloom.text.labelled.dataset import LabelledCounts, read_examples
 from rayloom.text.labelled.examples import Example, ExampleError, Span
+from rayloom.text.prompts.demonstrations import Pool
 from rayloom.text.prompts.template import PromptRenderer
 
 
@@ -36,17 +37,17 @@ def labelled_examples(
     return examples
 
 
-def rows_to_show(prompt: Prompt, artifacts: Mapping[str, Artifact], field: str = "prompt") -> tuple[Example, ...]:
+def rows_to_show(prompt: Prompt, artifacts: Mapping[str, Artifact], field: str = "prompt") -> Pool:
     """The rows of the prompt's own sources, which demonstrations are chosen from. Raises InputError if they are few."""
     how = prompt.demonstrations
     if how is None:
-        return ()
+        return Pool()
     data = LabelledData(type="labelled", sources=how.sources)
     pool = labelled_examples(prompt, data, artifacts, f"{field}.demonstrations.sources")
     if len(pool) < how.num_rows:
         what = f"There are {len(pool)} rows to show, and demonstrations.num_rows is {how.num_rows}"
         raise InputError(what, where=field, fix="Show fewer, or add rows.")
-    return tuple(pool)
+    return Pool(tuple(pool))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PromptedResponder:
     """Answers rows by a prompt, with the fields that a model trained for the task would give."""
 
     model: PromptedModel
-    pool: tuple[Example, ...] = ()
+    pool: Pool = field(default_factory=Pool)
 
     def check(self, row: Mapping[str, Any]) -> None:
         example = self._example(row)

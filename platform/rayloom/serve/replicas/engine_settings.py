@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.artifacts.store import Artifact, Store
@@ -15,7 +15,7 @@ from rayloom.serve.replicas.predictor_requests import TEXT_TASK
 from rayloom.specs.serve import ServedModel, ServedPredictor
 from rayloom.specs.serving.engine import EngineSpec, NgramSpeculation
 from rayloom.specs.training.tasks import TASK_FILE
-from rayloom.text.labelled.examples import Example
+from rayloom.text.prompts.demonstrations import Pool
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PredictorSettings:
     """Most texts in one request."""
     base_digests: tuple[str, ...] = ()
     """Always empty: predictors serve no adapters."""
-    shown: tuple[Example, ...] = ()
+    shown: Pool = field(default_factory=Pool)
     """The rows that a prompt's demonstrations are chosen from."""
 
 
@@ -104,10 +104,10 @@ def predictor_settings(
     return PredictorSettings(served, store.uri, manifest.name, manifest.version, task, max_texts, (), shown)
 
 
-def shown_to(served: ServedPredictor, index: int, parents: Mapping[str, Artifact]) -> tuple[Example, ...]:
+def shown_to(served: ServedPredictor, index: int, parents: Mapping[str, Artifact]) -> Pool:
     """The rows that the demonstrations of a predictor's prompt are chosen from. Raises InputError."""
     if served.prompt is None or served.prompt.demonstrations is None:
-        return ()
+        return Pool()
     from rayloom.models.responders.prompted_rows import rows_to_show
 
     start = f"predictors.{index}."

@@ -5,7 +5,9 @@ Shapes: N rows that are asked, P rows to choose from.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,21 +60,41 @@ def nearest(similar: Floats, pool: Sequence[Example], rows: Sequence[Example], c
     return chosen
 
 
-def bm25(pool: Sequence[Example], rows: Sequence[Example]) -> Floats:
-    """(N, P) by how many rare words each row shares with each of the pool (Robertson & Zaragoza 2009)."""
-    from sklearn.feature_extraction.text import CountVectorizer
+class Bm25:
+    """Which of the rows to choose from share many rare words with a row (Robertson & Zaragoza 2009)."""
 
-    counter = CountVectorizer(token_pattern=_WORD)
-    counts = counter.fit_transform([whole_text(one) for one in pool]).tocsr().astype(np.float64)
-    occurs = np.bincount(counts.indices, minlength=counts.shape[1])
-    rarity = np.log1p((len(pool) - occurs + 0.5) / (occurs + 0.5))
-    lengths = np.asarray(counts.sum(axis=1)).ravel()
-    penalty = K1 * (1 - B + B * lengths / max(lengths.mean(), 1.0))
-    of_row = np.repeat(np.arange(len(pool)), np.diff(counts.indptr))
-    counts.data = rarity[counts.indices] * counts.data * (K1 + 1) / (counts.data + penalty[of_row])
-    asked = counter.transform([whole_text(one) for one in rows])
-    similar: Floats = np.asarray((asked.sign() @ counts.T).todense())
-    return similar
+    def __init__(self, examples: Sequence[Example]) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._counter = CountVectorizer(token_pattern=_WORD)
+        counts = self._counter.fit_transform(map(whole_text, examples)).tocsr().astype(np.float64)
+        occurs = np.bincount(counts.indices, minlength=counts.shape[1])
+        rarity = np.log1p((len(examples) - occurs + 0.5) / (occurs + 0.5))
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        penalty = K1 * (1 - B + B * lengths / max(lengths.mean(), 1.0))
+        of_row = np.repeat(np.arange(len(examples)), np.diff(counts.indptr))
+        counts.data = rarity[counts.indices] * counts.data * (K1 + 1) / (counts.data + penalty[of_row])
+        self._weights = counts.T
+
+    def similar(self, rows: Sequence[Example]) -> Floats:
+        """(N, P)"""
+        asked = self._counter.transform(map(whole_text, rows)).sign()
+        similar: Floats = np.asarray((asked @ self._weights).todense())
+        return similar
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Solved rows that demonstrations are chosen from."""
+
+    examples: tuple[Example, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @functools.cached_property
+    def bm25(self) -> Bm25:
+        return Bm25(self.examples)
 
 
 def whole_text(example: Example) -> str:
