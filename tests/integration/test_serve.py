@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,26 @@ def test_adapters_are_asked_for_by_name_and_one_makes_room_for_another(served: S
     first = {model: said(model) for model in names}
     assert len(set(first.values())) == 3
     assert {model: said(model) for model in names} == first
+
+
+def test_the_base_and_an_adapter_answer_together_as_each_does_alone(served: Served) -> None:
+    """Also where the engine has room for one adapter only."""
+    names = [MODEL, f"{MODEL}:first-lora"]
+
+    def first_log_p(model: str) -> float:
+        answer = served.client.completions.create(
+            model=model, prompt="The ships", temperature=0, max_tokens=40, logprobs=0
+        )
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.token_logprobs is not None
+        return float(logprobs.token_logprobs[0] or 0.0)
+
+    alone = [first_log_p(model) for model in names]
+    assert abs(alone[0] - alone[1]) > 0.5
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(first_log_p, names * 4))
+    assert together == pytest.approx(alone * 4, abs=0.1)
 
 
 @pytest.mark.parametrize("adapter", ["..", "../smollm2", "missing", "smollm2"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.models import vllm_lora
 from rayloom.models.vllm_process import vllm_environment
 from rayloom.serve.gateway.deployment import RequestBody
 from rayloom.serve.replicas import engine_internals
@@ -198,3 +199,13 @@ def test_the_sampler_that_has_no_kernels_is_left_out_on_gpus(monkeypatch: pytest
 )
 def test_vllm_reads_the_variables_that_are_set(name: str) -> None:
     assert f'"{name}"' in source("vllm/envs.py")
+
+
+def test_lora_on_cpus_is_computed_by_what_is_replaced() -> None:
+    file = "vllm/lora/punica_wrapper/punica_cpu.py"
+    own = "vllm/lora/ops/torch_ops/lora_ops.py"
+    runs = ["b_seq_start_loc", "seq_len_tensor", "lora_indices_tensor", "batches", "max_seq_length", "token_nums"]
+    for name in vllm_lora.OPERATIONS:
+        assert f"    {name},\n" in source(file)
+        assert [argument.arg for argument in function(own, name).args.args][3:9] == runs
+    assert "is_prefill=True" in source("vllm/v1/worker/lora_model_runner_mixin.py")

@@ -11,6 +11,9 @@ from typing import Any
 
 from rayloom.models.processor import multiplies_bf16
 
+LORA_BY_ADAPTER = "RAYLOOM_LORA_BY_ADAPTER"
+"""Set to 1 where vLLM computes LoRA on a CPU as `vllm_lora` does; its other processes are left alone."""
+
 
 def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> dict[str, str]:
     """Variables to set before vLLM is imported. `num_cores`: cores for computing; None on GPUs.
@@ -34,7 +37,7 @@ def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> 
             variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         return variables
     # By default vLLM binds all engines of a node to the same cores and leaves one core unused.
-    variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores)}
+    variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores), LORA_BY_ADAPTER: "1"}
     if in_one_process:
         # On a CPU, vLLM 0.32 cannot load its ahead-of-time compilation cache, and would compile each time.
         variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_AOT_COMPILE": "0"}
