@@ -24,6 +24,10 @@ def test_a_column_of_numbers_stands_to_the_right_and_a_mixed_one_does_not() -> N
     assert "number" not in table(("name", "value"), [("a", 1), ("b", "text"), ("c", True)])
 
 
+def test_a_text_of_several_lines_stays_one_in_a_table() -> None:
+    assert "<td>one<br>&lt;two&gt;</td>" in table(("text",), [("one\n<two>",)])
+
+
 def test_truth_is_said_in_words() -> None:
     assert "<td>yes</td>" in table(("is",), [(True,)])
     assert "<td>no</td>" in table(("is",), [(False,)])

@@ -81,6 +81,17 @@ def test_hostile_rows_are_shown_as_they_are(client: TestClient) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in client.get("/artifacts/hostile/ffff00000001/rows").text
 
 
+def test_rejects_and_judgements_are_filtered_by_what_their_metrics_count(client: TestClient, bench: Workbench) -> None:
+    page = client.get("/artifacts/corpus/cccc00000001/rows").text
+    assert "By reason:" in page and "field=reason&amp;value=not_english" in page
+    judged = json_lines([{"number": n, "outcome": "tie" if n else "no_verdict"} for n in range(5)])
+    counts = {"outcomes": {"tie": 4, "no_verdict": 1}}
+    published(bench.store, "which", "abcd00000001", kind="compare", files={"judgements.jsonl": judged}, metrics=counts)
+    bench.index.read_now()
+    page = client.get("/artifacts/which/abcd00000001/rows?field=outcome&value=no_verdict").text
+    assert "By outcome:" in page and 'aria-current="true">no_verdict' in page and page.count("<article") == 1
+
+
 def test_the_list_is_filtered_and_ordered(client: TestClient) -> None:
     assert client.get("/?kind=train").text.count('name="id"') == 1
     assert client.get("/?kind=train&all=yes").text.count('name="id"') == 2

@@ -79,7 +79,7 @@ def _shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else html.escape(str(value))
+    return f"{value:,.4g}" if isinstance(value, float) else html.escape(str(value)).replace("\n", "<br>")
 
 
 # Nested values flattened to rows, for tables of metrics and specs.

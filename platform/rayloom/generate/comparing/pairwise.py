@@ -38,7 +38,7 @@ class Duel(NamedTuple):
 def summary(names: Sequence[str], duels: Sequence[Duel]) -> dict[str, Any]:
     """`pairs`: how often each model wins against each other, a tie counting half; `ranking`: all models by strength.
 
-    The ranking is empty for two models, and where not all of them were compared with each other, if over others.
+    There is no ranking of two models, nor where not all of them were compared with each other, if over others.
     """
     pairs = []
     for first, second in itertools.combinations(names, 2):
@@ -46,7 +46,8 @@ def summary(names: Sequence[str], duels: Sequence[Duel]) -> dict[str, Any]:
         if values:
             wins = share_over_prompts(values)
             pairs.append({"first": first, "second": second, "wins": wins["share"]} | _without_share(wins))
-    return {"pairs": pairs, "ranking": ranking(names, duels) if len(names) > 2 else []}
+    ranked = ranking(names, duels) if len(names) > 2 else []
+    return {"pairs": pairs} | ({"ranking": ranked} if ranked else {})
 
 
 def _turned(duel: Duel, first: str) -> float:

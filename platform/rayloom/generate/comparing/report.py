@@ -21,7 +21,7 @@ def sections(artifact: Artifact) -> list[Section]:
         made.append(Section("Means by criterion", _scores(numbers["scores"])))
     if "outcomes" in numbers:
         made.append(Section("What became of the judge's requests", _outcomes(numbers)))
-        made.append(Section("What the judge hangs on besides", bias(numbers)))
+        made.append(Section("What else moves the judge", bias(numbers)))
     made.append(Section("Answers", _answers(numbers["models"])))
     return [*made, *_samples(artifact)]
 

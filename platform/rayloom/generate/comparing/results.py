@@ -1,4 +1,4 @@
-"""The numbers of a comparison: wins, strengths, scores, and what the judge hangs on besides (order, length)."""
+"""The numbers of a comparison: wins, strengths, scores, and what else moves the judge (order, length)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def preferences(rows: Sequence[AnsweredPrompt], duels: Sequence[Duel]) -> list[d
 
 def headline(metrics: dict[str, Any]) -> str:
     """The result in one line."""
-    if metrics["ranking"]:
+    if metrics.get("ranking"):
         strengths = (f"{one['model']} {one['strength']:+.0f}" for one in metrics["ranking"])
         return f"{', '.join(strengths)} (Elo, of {metrics['num_prompts']:,} prompts)"
     said = []

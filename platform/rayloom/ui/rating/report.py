@@ -28,7 +28,7 @@ def sections(artifact: Artifact) -> list[Section]:
         made.append(Section("Agreement", table(("who", "Cohen's κ", "same choice", "items"), rows)))
     if "left" in numbers:
         position = {"position": {"first_place": numbers["left"]}, "longer_wins": numbers["longer_wins"]}
-        made.append(Section("What people hang on besides", bias(position)))
+        made.append(Section("What else moves people", bias(position)))
     return [*made, *_samples(artifact)]
 
 

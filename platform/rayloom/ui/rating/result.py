@@ -84,7 +84,7 @@ def summary_of_pairs(known: Mapping[str, RatedItem], judged: Sequence[RaterJudge
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    if metrics["ranking"]:
+    if metrics.get("ranking"):
         said = ", ".join(f"{one['model']} {one['strength']:+.0f}" for one in metrics["ranking"])
         said += f" (Elo, of {metrics['num_items']} pairs)"
     else:
