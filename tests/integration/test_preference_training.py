@@ -11,11 +11,11 @@ import pytest
 import torch
 from support.artifacts import Folder
 from support.models import write_model
-from support.preferences import LENGTH, judged, pairs, spec_of, write
+from support.preferences import BAD, GOOD, LENGTH, judged, pairs, spec_of, write
 from support.training_jobs import ONE
 from transformers import AutoModelForSequenceClassification
 
-from rayloom.models.responders.responder import AnswerScorer
+from rayloom.models.responders.answer_scorer import AnswerScorer
 from rayloom.models.responders.subject import Subject
 from rayloom.score.reward_loss import answers_of
 from rayloom.text.conversations.preference_rows import REFERENCE_NAME, PreferenceRows
@@ -74,6 +74,24 @@ def test_preferences_are_learned_with_sharded_weights(stage: int, base: Path, tm
     before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
     assert before["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert after["loss"] < before["loss"] - 0.01
+
+
+def test_a_process_reward_is_learned_from_judged_steps(base: Path, tmp_path: Path) -> None:
+    task = {"type": "reward", "step_separator": "\n"}
+    spec = spec_of({"type": "reward"}, preference=None, task=task, num_steps=20)
+    steps = {"completions": [GOOD, BAD], "labels": [True, False]}
+    write([{"prompt": f"Tell me {number} jokes", **steps} for number in range(24)], tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    parents: Any = {"base": Folder(base), "data.sources.0.dataset": Folder(tmp_path / "data")}
+    job = job_of(spec, parents, tmp_path / "work", tmp_path / "out")
+    train(job, ONE, lambda event: None)
+    before, *_, after = [event for event in read_log(job.log) if event["event"] == "heldout"]
+    assert after["loss"] < before["loss"] - 0.05
+    assert after["accuracy"] == 1.0
+    scorer = AnswerScorer.of(Subject("model", "x", base, job.out))
+    messages = [{"role": "user", "content": "Tell me 3 jokes"}, {"role": "assistant", "content": f"{GOOD}\n{BAD}"}]
+    good, bad = scorer.respond([{"messages": messages}], 1)[0]["steps"]
+    assert bad < 0.5 < good
 
 
 @pytest.mark.parametrize(

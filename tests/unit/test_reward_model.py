@@ -21,7 +21,8 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.evaluate.checks.check import Case
 from rayloom.evaluate.checks.pairs import PairAccuracy
-from rayloom.models.responders.responder import AnswerScorer, respond_to_each
+from rayloom.models.responders.answer_scorer import AnswerScorer
+from rayloom.models.responders.responder import respond_to_each
 from rayloom.models.responders.subject import Subject
 from rayloom.rewards.answer import WrittenAnswer
 from rayloom.rewards.opening import opened, weighted

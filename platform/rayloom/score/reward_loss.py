@@ -1,11 +1,11 @@
-"""The loss of a reward model over pairs of answers, and how well its numbers tell the better one.
+"""Losses of a reward model over pairs of answers and over judged steps, and how well its numbers tell the better one.
 
-Shapes: B pairs, S positions.
+Shapes: B pairs, or rows with steps; S positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayloom.score.batches import moved
+from rayloom.score.batches import NO_LABEL, moved
 from rayloom.score.tally import AnswerTally
-from rayloom.score.task_batches import TaskBatch, task_batch
+from rayloom.score.task_batches import TaskBatch, TaskRow, task_batch
 from rayloom.score.task_loss import task_logits
 
 NUM_BINS = 10
@@ -107,3 +107,59 @@ def calibration_error(leads: NDArray[np.float64]) -> float:
     bins = np.minimum(((sure - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
     parts = [(bins == number) for number in range(NUM_BINS)]
     return float(sum(abs(sure[part].sum() - right[part].sum()) for part in parts) / len(leads))
+
+
+# Process rewards (Lightman et al. 2023, arXiv:2305.20050).
+
+
+class StepLoss(nn.Module):
+    """Maps a batch to the sum of −log of the probability of each step's label; `tally` counts the right ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.tally = AnswerTally()
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        logits, asked = position_logits(self.model, batch), batch.targets != NO_LABEL
+        if not self.model.training:
+            hits, steps = float(((logits > 0) == (batch.targets == 1))[asked].sum()), float(asked.sum())
+            self.tally += AnswerTally(hits, hits, steps, steps)
+        losses = functional.binary_cross_entropy_with_logits(logits, (batch.targets == 1).float(), reduction="none")
+        return (losses * asked).sum()
+
+
+def position_logits(model: nn.Module, batch: TaskBatch) -> Tensor:
+    """(B, S) fp32 what the head of a reward model says at every position, of which the model gives the last one."""
+    config: Any = model.config
+    heads = (module for name, module in model.named_modules() if name.rpartition(".")[2] == "score")
+    found: list[Tensor] = []
+    # The head is a module of its own in transformers' models; with an adapter, a wrapper around it.
+    handle = next(heads).register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    try:
+        # transformers finds the end of a text by the configuration's padding token, which the tokenizer may not have.
+        tokens = batch.tokens.masked_fill(batch.mask == 0, config.pad_token_id)
+        task_logits(model, replace(batch, tokens=tokens), "label")
+    finally:
+        handle.remove()
+    return found[-1][:, -batch.tokens.shape[1] :, 0].float()
+
+
+@torch.no_grad()
+def step_probabilities(
+    model: nn.Module,
+    rows: Sequence[tuple[TaskRow, Sequence[int]]],
+    micro_batch_sequences: int,
+    padding_token: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[list[float]]:
+    """The probability that each step is right, for rows with the places where their steps end."""
+    device = next(model.parameters()).device
+    found: list[list[float]] = []
+    for first in range(0, len(rows), micro_batch_sequences):
+        part = rows[first : first + micro_batch_sequences]
+        batch = task_batch([row for row, _ in part], "tags", padding_token).to(device)
+        logits = position_logits(model, batch)
+        found += [logits[number, list(ends)].sigmoid().tolist() for number, (_, ends) in enumerate(part)]
+        advance(len(part))
+    return found

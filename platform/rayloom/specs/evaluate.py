@@ -100,7 +100,10 @@ class TaskCheck(Spec):
 
 
 class PairsCheck(Spec):
-    """The share of held-out pairs in which a reward model gives the better answer the larger number."""
+    """The share of held-out pairs in which a reward model gives the better answer the larger number.
+
+    Of a process reward (`step_separator`): the share of held-out steps that it judges as people did.
+    """
 
     type: Literal["pairs"]
     name: Name = "pairs"

@@ -18,6 +18,7 @@ from rayloom.specs.row_files import SourceOfRows
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.preferences import Kto, PreferenceData
+from rayloom.specs.training.tasks import step_separator_of
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.row_workers import RowWorkers
@@ -106,23 +107,27 @@ def preference_rows(
         return folder
     from rayloom.text.conversations.preference_rows import prepare_preferences
     from rayloom.text.conversations.render import Renderer
+    from rayloom.text.conversations.step_rows import prepare_steps
 
     renderer = Renderer.of_model(parents["base"].path, template_kwargs=data.chat_template_kwargs)
     files, length = source_files(data.sources, parents), spec.sequence_length_tokens
-    is_paired = not isinstance(spec.preference, Kto)
+    is_paired, separator = not isinstance(spec.preference, Kto), step_separator_of(spec.task)
     with progress("rendering answers", unit="rows") as bar:
-        counts = prepare_preferences(
-            data,
-            files,
-            renderer,
-            length,
-            spec.seed,
-            folder,
-            is_paired=is_paired,
-            has_margins=spec.learns_reward,
-            advance=bar.advance,
-            workers=workers,
-        )
+        if separator is not None:
+            counts = prepare_steps(data, files, renderer, separator, length, spec.seed, folder, bar.advance)
+        else:
+            counts = prepare_preferences(
+                data,
+                files,
+                renderer,
+                length,
+                spec.seed,
+                folder,
+                is_paired=is_paired,
+                has_margins=spec.learns_reward,
+                advance=bar.advance,
+                workers=workers,
+            )
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder
 

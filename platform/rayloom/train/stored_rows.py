@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from rayloom.specs.train import TrainSpec
+from rayloom.specs.training.tasks import step_separator_of
 from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.text.conversations.prompt_rows import PromptRows
+from rayloom.text.conversations.step_rows import StepRows
 from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 
-AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows | PromptRows
+AnyRows = TokenShards | StreamedRows | TaskRows | PreferenceRows | StepRows | PromptRows
 
 
 def stored_rows(spec: TrainSpec, folder: Path) -> AnyRows:
     """The prepared rows in a folder, of the kind that the spec trains on."""
+    if step_separator_of(spec.task) is not None:
+        return StepRows(folder)
     if spec.preference is not None or spec.learns_reward:
         return PreferenceRows(folder, spec.sequence_length_tokens)
     if spec.task is not None:

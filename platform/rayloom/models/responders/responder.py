@@ -7,27 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from rayloom.errors import InputError, RayloomError
 from rayloom.models.context_length import context_tokens_of
+from rayloom.models.responders.answer_scorer import AnswerScorer
 from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import greedy_answers, written_texts
-from rayloom.score.reward_loss import ScoredText
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_loss import logits_of_rows
 from rayloom.specs.text_generation import Generation
 from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, RewardScoring, SequenceToSequence, Task
-from rayloom.text.conversations.judged_rows import JudgedRow
-from rayloom.text.conversations.messages import ConversationError
-from rayloom.text.conversations.preference_rows import answer_sample
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.labelled.decoding import Prediction, decoded
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.labelled.examples import Example, ExampleError, Span
-from rayloom.text.tokenizer_files import tokenizer_digest
 
 
 class Responder(Protocol):
@@ -107,60 +101,6 @@ class TextResponder:
         stop = next((position for position, token in enumerate(tokens) if token in renderer.stop_tokens), len(tokens))
         text = str(renderer.tokenizer.decode(list(tokens[:stop]), skip_special_tokens=True))
         return {"answer": text, "num_tokens": stop}
-
-
-@dataclass(frozen=True)
-class AnswerScorer:
-    """Gives the last answer of each conversation the number of a reward model. Weights are loaded on first use."""
-
-    subject: Subject
-    sequence_length_tokens: int
-
-    @classmethod
-    def of(cls, subject: Subject) -> AnswerScorer:
-        """The scorer of a subject. Raises InputError if it is no reward model, or has no chat template."""
-        if subject.task is None or not isinstance(subject.task[0], RewardScoring):
-            what = f"{subject.artifact_id} is no reward model"
-            raise InputError(what, fix="Name the result of a `train` job with task reward.")
-        subject.renderer  # noqa: B018 (raises InputError without a template)
-        return cls(subject, subject.task[1])
-
-    @property
-    def tokenizer_digest(self) -> str:
-        return tokenizer_digest(self.subject.renderer.tokenizer)
-
-    def check(self, row: Mapping[str, Any]) -> None:
-        messages = row.get("messages")
-        if not messages or messages[-1].get("role") != "assistant":
-            raise ExampleError("missing_column", "has no messages that end with an answer of the assistant")
-        most, num_tokens = context_tokens_of(self.subject.base), len(self.tokens(messages))
-        if most is not None and num_tokens > most:
-            raise ExampleError("too_long", f"the conversation has {num_tokens} tokens, and the model takes {most}")
-
-    def respond(self, rows: Sequence[Mapping[str, Any]], micro_batch_sequences: int) -> list[dict[str, Any]]:
-        tokens = [self.tokens(row["messages"]) for row in rows]
-        return [{"score": reward} for reward in self.rewards(tokens, micro_batch_sequences)]
-
-    def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The conversation as in training. Raises ExampleError if it cannot be rendered."""
-        row = JudgedRow("", tuple(messages[:-1]), tuple(messages[-1:]), None)
-        try:
-            return answer_sample(self.subject.renderer, row, row.better).tokens
-        except ConversationError as error:
-            raise ExampleError("not_text", str(error)) from error
-
-    def rewards(
-        self,
-        answers: Sequence[Sequence[int] | NDArray[np.int64]],
-        micro_batch_sequences: int,
-        advance: Callable[[int], None] = lambda _: None,
-    ) -> list[float]:
-        """The number of each conversation, of which `answers` has the token ids."""
-        model: Any = self.subject.task_model
-        rows, padding = [ScoredText.of(tokens) for tokens in answers], int(model.config.pad_token_id)
-        return [
-            float(logits[0]) for logits in logits_of_rows(model, rows, "label", micro_batch_sequences, padding, advance)
-        ]
 
 
 def respond_to_each(

@@ -153,6 +153,8 @@ class AnswerScore(_Schema):
 
     index: int
     score: float
+    steps: list[float] | None = None
+    """Of a process reward: the probability that each step is right; the score is the lowest."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def _text(answers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _score(answers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"score": answers["score"]}
+    return {name: answers[name] for name in ("score", "steps") if name in answers}
 
 
 _ITEM_FIELDS = {

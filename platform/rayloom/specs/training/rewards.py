@@ -241,6 +241,8 @@ class ModelReward(_Reward):
     """The reward model."""
     micro_batch_sequences: Annotated[int, Field(ge=1)] = 8
     """Answers computed at once."""
+    over_steps: Literal["min", "mean", "last"] = "min"
+    """What an answer is worth by a process reward (`step_separator`): its worst step, its mean step, or its last."""
 
 
 Reward = Annotated[

@@ -138,6 +138,10 @@ class RewardScoring(Spec):
     """
 
     type: Literal["reward"]
+    step_separator: Annotated[str, StringConstraints(min_length=1, strip_whitespace=False)] | None = None
+    """Learn a process reward: the probability that a step of an answer is right, for each of its steps, which end with
+    this text (Lightman et al. 2023, arXiv:2305.20050). Rows then have `prompt`, `completions` (the steps) and `labels`
+    (true or false for each). Default: one number for the whole answer, from pairs."""
     labels: ClassVar[tuple[str, ...]] = ("reward",)
     peft_task: ClassVar[PeftTask] = "SEQ_CLS"
 
@@ -151,6 +155,11 @@ Task = Annotated[
     | RewardScoring,
     Field(discriminator="type"),
 ]
+
+
+def step_separator_of(task: Task | None) -> str | None:
+    """What ends the steps that a process reward judges; None for any other task."""
+    return task.step_separator if isinstance(task, RewardScoring) else None
 
 
 def _check_weights(weights: dict[str, float], labels: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
+from rayloom.text.conversations.preference_counts import PreferenceCounts, within_length
 from rayloom.text.conversations.render import Conversation, Renderer
 from rayloom.text.conversations.samples import Sample
 from rayloom.text.packed.shards import Row, ShardWriter, TokenShards
@@ -33,22 +34,6 @@ from rayloom.text.tokenizer_files import tokenizer_digest
 Turns = tuple[Mapping[str, Any], ...]
 ROWS_AT_ONCE = 256
 GOOD_NAME, REFERENCE_NAME, MARGIN_NAME = "good.npy", "reference.npy", "margin.npy"
-
-
-@dataclass
-class PreferenceCounts:
-    """Where every row went."""
-
-    rows_read: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-    unknown_keys: dict[str, int] = field(default_factory=dict)
-    """Keys of rows and messages (`messages.KEY`) that have no meaning, by how many have them."""
-    lengths_tokens: dict[str, int] = field(default_factory=dict)
-    train: dict[str, int] = field(default_factory=dict)
-    heldout: dict[str, int] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -124,7 +109,7 @@ def prepare_preferences(
         rows = [rendered[number] for number in order]
         if not is_paired:
             rows = _with_other_answers(rows, answers)
-    rows = _within_length(rows, data, sequence_length_tokens, counts, problems)
+    rows = within_length(rows, data, sequence_length_tokens, counts, problems)
     if len(rows) < 2 * data.heldout_rows:
         what = f"heldout_rows is {data.heldout_rows}, but there are {len(rows)} rows"
         raise InputError(what, fix=f"Hold out at most {len(rows) // 2}, or add rows.")
@@ -150,6 +135,10 @@ def prepare_preferences(
 class _Pair:
     judged: JudgedRow
     samples: tuple[Sample, ...]
+
+    @property
+    def origin(self) -> str:
+        return self.judged.origin
 
     @property
     def length_tokens(self) -> int:
@@ -252,29 +241,6 @@ def _with_other_answers(rows: Sequence[_Pair], answers: _RenderedAnswers) -> lis
     second = answers.of(asked, problems)
     problems.raise_any()
     return [_Pair(row.judged, (*row.samples, *other.samples)) for row, other in zip(rows, second, strict=True)]
-
-
-def _within_length(
-    rows: list[_Pair], data: PreferenceData, limit: int, counts: PreferenceCounts, problems: RowProblems
-) -> list[_Pair]:
-    if rows:
-        found = np.percentile([row.length_tokens for row in rows], [50, 90, 99, 100], method="higher")
-        names = ("median", "p90", "p99", "longest")
-        counts.lengths_tokens = dict(zip(names, (int(length) for length in found), strict=True))
-    too_long = [row for row in rows if row.length_tokens > limit]
-    if not too_long:
-        return rows
-    share = len(too_long) / len(rows)
-    named = ", ".join(f"{row.judged.origin} ({row.length_tokens})" for row in too_long[:5])
-    what = f"{len(too_long)} of {len(rows)} pairs are longer than sequence_length_tokens ({limit}): {named}"
-    longest = max(row.length_tokens for row in too_long)
-    if data.length_policy == "error":
-        raise InputError(what, fix=f"Raise sequence_length_tokens to {longest}, or set length_policy: drop.")
-    if share > data.max_length_policy_share:
-        fix = f"Raise sequence_length_tokens to {longest}, or data.max_length_policy_share."
-        raise InputError(f"{what}; that is {share:.1%}, over max_length_policy_share", fix=fix)
-    problems.left_out["longer_than_sequence_length"] = len(too_long)
-    return [row for row in rows if row.length_tokens <= limit]
 
 
 def _write(rows: Sequence[_Pair], writer: ShardWriter) -> None:

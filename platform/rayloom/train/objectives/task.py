@@ -12,7 +12,7 @@ from torch import nn
 
 from rayloom.score.batches import NO_LABEL, Batch, stacked
 from rayloom.score.label_loss import LabelLoss
-from rayloom.score.reward_loss import PairBatch, PairLoss, pair_batch
+from rayloom.score.reward_loss import PairBatch, PairLoss, StepLoss, pair_batch
 from rayloom.score.task_batches import TaskBatch, target_of, task_batch
 from rayloom.score.task_loss import TaskLoss
 from rayloom.specs.training.tasks import (
@@ -25,6 +25,7 @@ from rayloom.specs.training.tasks import (
     TokenClassification,
 )
 from rayloom.text.conversations.preference_rows import PreferenceRows
+from rayloom.text.conversations.step_rows import StepRows
 from rayloom.text.labelled.encoded_rows import TaskRows
 from rayloom.train.objectives.objective import Draw
 
@@ -93,6 +94,22 @@ class PairedAnswers:
         return PairLoss(model)
 
 
+@dataclass(frozen=True)
+class JudgedSteps:
+    """A process reward: whether each step of an answer is right."""
+
+    padding_token: int
+
+    def rows(self, folder: Path) -> StepRows:
+        return StepRows(folder)
+
+    def batch(self, rows: Sequence[Any], draws: Sequence[Draw]) -> TaskBatch:  # noqa: ARG002
+        return task_batch(rows, "tags", self.padding_token)
+
+    def loss_of(self, model: nn.Module) -> StepLoss:
+        return StepLoss(model)
+
+
 def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | None:
     """One weight for each label, or None. `counts`: how often each label occurs among the training targets.
 
@@ -111,13 +128,15 @@ def class_weights(task: Task, counts: Mapping[str, int]) -> tuple[float, ...] | 
 
 def objective_of_task(
     task: Task, train: Path, tokenizer: Path, sequence_length_tokens: int
-) -> TaskObjective | WrittenText | PairedAnswers:
+) -> TaskObjective | WrittenText | PairedAnswers | JudgedSteps:
     """The objective of a task. `train`: folder of the rows for class weights. `tokenizer`: folder of the tokenizer."""
     from transformers import AutoTokenizer
 
     padding = AutoTokenizer.from_pretrained(tokenizer).pad_token_id
     if isinstance(task, SequenceToSequence):
         return WrittenText(int(padding or 0))
+    if isinstance(task, RewardScoring) and task.step_separator is not None:
+        return JudgedSteps(int(padding or 0))
     if isinstance(task, RewardScoring):
         return PairedAnswers(int(padding or 0), sequence_length_tokens)
     weights = None

@@ -14,7 +14,13 @@ from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.policies import PromptData
 from rayloom.specs.training.preferences import Kto, PreferenceData
-from rayloom.specs.training.tasks import QuestionAnswering, RewardScoring, SequenceToSequence, TokenClassification
+from rayloom.specs.training.tasks import (
+    QuestionAnswering,
+    RewardScoring,
+    SequenceToSequence,
+    TokenClassification,
+    step_separator_of,
+)
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.preference_rows import PreferenceRows
 from rayloom.text.labelled.dataset import EXAMPLES_NAME
@@ -139,6 +145,11 @@ def _add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], le
     train = counts["train"]
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
     sheet.add("tokens of a row", lengths)
+    if step_separator_of(job.spec.task) is not None:
+        sheet.add("judged steps", f"{train['trained_tokens']:,} an epoch, {train['good']:,} of them right")
+        if train["good"] in (0, train["trained_tokens"]):
+            sheet.problems.append("all steps were judged alike: there is nothing to learn from that")
+        return
     sheet.add("judged tokens", f"{train['trained_tokens']:,} of {train['tokens']:,} an epoch")
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
     row = PreferenceRows(job.train[0], job.spec.sequence_length_tokens).row(0)
