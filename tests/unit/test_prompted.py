@@ -28,6 +28,7 @@ from rayloom.score.prompted import likelihoods
 from rayloom.score.prompted.likelihoods import AskedWords, groups, word_likelihoods
 from rayloom.specs.evaluate import EvaluateSpec
 from rayloom.specs.predict import PredictSpec
+from rayloom.specs.prompting import Prompt
 from rayloom.specs.serve import ServedPredictor
 from rayloom.text.labelled.examples import Example
 from rayloom.text.labelled.labelled_rows import labelled_rows
@@ -257,3 +258,26 @@ def test_what_a_prediction_cannot_ask_is_refused(store: Store, decoder: Artifact
     written = {"type": "generated", "generation": {"engine": "transformers"}}
     with pytest.raises(ValueError, match="offered here for text_classification"):
         ServedPredictor.model_validate(served | {"prompt": prompt | {"scoring": written}})
+
+
+def test_choices_are_ranked_by_their_likelihood_and_one_that_does_not_fit_is_named(
+    store: Store, decoder: Artifact
+) -> None:
+    def ask(normalisation: str) -> PromptedModel:
+        scoring = {"type": "likelihood", "normalisation": normalisation}
+        task = {"type": "multiple_choice"}
+        prompt = Prompt.model_validate({"task": task, "template": "{question} {answer}", "scoring": scoring})
+        return PromptedModel(Subject.of("model", decoder, store), prompt)
+
+    rows = [Example(f"Which is {n}?", labels=("a cat",), choices=("a cat", "dogs and more dogs")) for n in range(3)]
+    for normalisation in ("none", "tokens", "characters", "pmi"):
+        answers = ask(normalisation).answers(rows, [[]] * 3, 2)
+        assert all(set(answer.prediction.probabilities or ()) == set(rows[0].choices) for answer in answers)
+    plain = ask("none")
+    (asked, *_) = plain.asked(rows, [[]] * 3, None)
+    (values, *_) = word_likelihoods(plain.subject.model, [asked], 2)
+    shares = np.exp(values) / np.exp(values).sum()
+    found = plain.answers(rows[:1], [[]], 2)[0].prediction.probabilities
+    assert found == pytest.approx(dict(zip(rows[0].choices, shares, strict=True)), abs=1e-5)
+    with pytest.raises(InputError, match="not even the row alone"):
+        plain.check_lengths([Example("Which?", labels=("a",), choices=("a", "word " * 300))], [[]])

@@ -177,32 +177,45 @@ class PromptTokens:
 
     def check_lengths(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]]) -> int:
         """Tokens of the longest prompt. Raises InputError where one leaves no room in the model's context."""
-        most, longest = self.room, 0
+        longest = 0
         for first in range(0, len(examples), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
-            for example, own, ids in zip(
-                examples[part], shown[part], self.prompts(examples[part], shown[part]), strict=True
-            ):
+            prompts = self.prompts(examples[part], shown[part])
+            for example, own, ids in zip(examples[part], shown[part], prompts, strict=True):
                 longest = max(longest, len(ids))
-                if most is not None and len(ids) > most:
-                    fits = (n for n in range(len(own), -1, -1) if len(self.prompts([example], [own[:n]])[0]) <= most)
-                    number = next(fits, None)
-                    room = "not even the row alone does" if number is None else f"{number} would fit"
-                    what = f"The prompt of {example.origin or 'a row'} has {len(ids)} tokens with {len(own)} "
-                    what += f"demonstrations, and there is room for {most}: {room}"
-                    fix = "Lower demonstrations.num_rows, or cut fields by max_field_characters."
-                    raise InputError(what, where="prompt", fix=fix)
+                room = None if self._context is None else self._context - self._answer_tokens(example)
+                if room is not None and len(ids) > room:
+                    raise self._too_long(example, own, len(ids), room)
         return longest
 
-    @property
-    def room(self) -> int | None:
-        """Most tokens of a prompt, so that its answer fits behind it; None if the model sets no limit."""
+    def _too_long(self, example: Example, own: Sequence[Example], num_tokens: int, room: int) -> InputError:
+        fits = (n for n in range(len(own), -1, -1) if len(self.prompts([example], [own[:n]])[0]) <= room)
+        number = next(fits, None)
+        fit = "not even the row alone does" if number is None else f"{number} would fit"
+        what = f"The prompt of {example.origin or 'a row'} has {num_tokens} tokens with {len(own)} demonstrations, and "
+        fix = "Lower demonstrations.num_rows, or cut fields by max_field_characters."
+        return InputError(f"{what}there is room for {room}: {fit}", where="prompt", fix=fix)
+
+    @functools.cached_property
+    def _context(self) -> int | None:
+        """Most tokens of prompt and answer; None if nothing limits them."""
         scoring, most = self.prompt.scoring, context_tokens_of(self.subject.base)
+        if isinstance(scoring, Generated) and scoring.generation.engine == "vllm":
+            return min(most or scoring.generation.max_length_tokens, scoring.generation.max_length_tokens)
+        return most
+
+    def _answer_tokens(self, example: Example) -> int:
+        """Most tokens that stand behind the prompt of a row."""
+        scoring = self.prompt.scoring
         if isinstance(scoring, Generated):
-            if scoring.generation.engine == "vllm":
-                most = min(most or scoring.generation.max_length_tokens, scoring.generation.max_length_tokens)
-            return None if most is None else most - scoring.generation.max_new_tokens
-        if most is None or isinstance(scoring, Cloze):
-            return most
-        words = [word for label in self.prompt.labels for word in self.prompt.words_of(label)] or [" "]
-        return most - max(len(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in words)
+            return scoring.generation.max_new_tokens
+        if isinstance(scoring, Cloze):
+            return 0
+        return self._longest_word if self.prompt.labels else self._longest(self.said(example))
+
+    @functools.cached_property
+    def _longest_word(self) -> int:
+        return self._longest(self.said(Example("")))
+
+    def _longest(self, words: Sequence[str]) -> int:
+        return max(len(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in words)
