@@ -208,4 +208,6 @@ def test_lora_on_cpus_is_computed_by_what_is_replaced() -> None:
     for name in vllm_lora.OPERATIONS:
         assert f"    {name},\n" in source(file)
         assert [argument.arg for argument in function(own, name).args.args][3:9] == runs
+    logits = parameters(file, "PunicaWrapperCPU.add_lora_logits")
+    assert logits == {"self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "buffer"}
     assert "is_prefill=True" in source("vllm/v1/worker/lora_model_runner_mixin.py")

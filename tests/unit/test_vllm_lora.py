@@ -70,6 +70,35 @@ def test_an_embeddings_outputs_may_be_padded(theirs: Any, add_inputs: bool) -> N
     torch.testing.assert_close(*outputs)
 
 
+class Wrapper:
+    def __init__(self, adapters: list[int]) -> None:
+        self.sampler_indices = torch.tensor(adapters)
+
+
+def logits_after(adapters: list[int], a: Tensor) -> Tensor:
+    logits = torch.zeros(TOKENS, OUTPUTS)
+    vllm_lora.add_lora_logits(Wrapper(adapters), logits, drawn(TOKENS, INPUTS), a, drawn(2, 1, OUTPUTS, RANK), 0.5)
+    return logits
+
+
+def test_logits_change_by_each_samplers_adapter_and_by_none_without_one() -> None:
+    a, b = drawn(2, 1, RANK, INPUTS), drawn(2, 1, OUTPUTS, RANK)
+    found = logits_after([1, 1, -1, 0, 0, 0, -1, 1, 0], a)
+    for row, adapter in ((0, 1), (3, 0), (7, 1)):
+        expected = drawn(TOKENS, INPUTS)[row] @ a[adapter, 0].T @ b[adapter, 0].T * 0.5
+        torch.testing.assert_close(found[row], expected)
+    assert not found[[2, 6]].any()
+
+
+def test_logits_of_a_prompt_are_no_matter_of_the_samplers() -> None:
+    """vLLM computes them request by request, while the indices are those of all requests of the step."""
+    a = drawn(2, 1, RANK, INPUTS)
+    assert not logits_after([0, -1], torch.zeros_like(a)).any()
+    torch.testing.assert_close(logits_after([1, 1], a), logits_after([1] * TOKENS, a))
+    with pytest.raises(ValueError, match="output layer"):
+        logits_after([0, -1], a)
+
+
 def test_vllm_finds_it_in_each_of_its_processes() -> None:
     (plugin,) = entry_points(group="vllm.general_plugins", name="rayloom_lora")
     assert plugin.load() is vllm_lora.register

@@ -1,8 +1,9 @@
 """LoRA inside vLLM on CPUs: a product of matrices for each adapter of a batch, instead of one for each token.
 
 vLLM 0.32's operations for CPUs copy an adapter's matrices for every token of a batch, which takes two to seven times as
-long as the layer itself. And they know no tokens without an adapter: index −1 gives these the adapter in the last slot.
-vLLM calls `register` in each of its processes, as an entry point of `vllm.general_plugins`.
+long as the layer itself, and more for the output layer, also if no adapter has weights for it. They know no tokens
+without an adapter: index −1 gives these the adapter in the last slot. And two requests for log-probabilities of their
+prompts end the engine. vLLM calls `register` in each of its processes, as an entry point of `vllm.general_plugins`.
 
 Shapes: T tokens, I inputs, O outputs of a layer, R rank, A slots for adapters.
 """
@@ -28,6 +29,7 @@ def register() -> None:
 
         for name in OPERATIONS:
             setattr(punica_cpu, name, globals()[name])
+        punica_cpu.PunicaWrapperCPU.add_lora_logits = add_lora_logits
 
 
 def sgmv_shrink(
@@ -56,6 +58,25 @@ def sgmv_expand(
     """The same for the first columns."""
     *_, add_inputs = rest
     _expand(inputs, weights, output, _runs(weights, starts, lengths, adapters), add_inputs)
+
+
+def add_lora_logits(wrapper: Any, logits: Tensor, hidden: Tensor, a: Tensor, b: Tensor, scale: float, **_: Any) -> None:
+    """Adds to logits (T, V) what adapters with weights for the output layer say about hidden states (T, I).
+
+    A method of vLLM's wrapper, which knows the adapter of each token that is sampled from.
+    """
+    if not a.any():
+        return
+    adapters = wrapper.sampler_indices
+    if len(adapters) != len(hidden):
+        if len(adapters.unique()) > 1:
+            raise ValueError("Log-probabilities of prompts cannot be had beside adapters that change the output layer")
+        adapters = adapters[:1].expand(len(hidden))
+    numbers, lengths = adapters.unique_consecutive(return_counts=True)
+    runs = lengths.cumsum(0) - lengths, lengths, numbers
+    low = torch.zeros(len(hidden), b.shape[-1])
+    sgmv_shrink(hidden, a, low, *runs, scale)
+    sgmv_expand(low, b, logits, *runs, True)
 
 
 def _expand(
