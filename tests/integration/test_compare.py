@@ -37,4 +37,4 @@ def test_a_model_of_the_store_answers_and_judges(shared_store: Store, smollm2: A
     assert (metrics["judge"], metrics["judge_requests"], metrics["num_prompts"]) == (smollm2.id, 12, 3)
     assert metrics["outcomes"]["same_answers"] == 3 and metrics["outcomes"]["judge_failed"] == 2
     assert 0 < metrics["judge_written_tokens"] <= 8 * 4
-    assert [parent.field for parent in made.manifest.parents] == ["data.dataset", "models.0.model", "judge.model"]
+    assert {parent.field for parent in made.manifest.parents} == {"data.dataset", "models.0.model", "judge.model"}
