@@ -168,6 +168,8 @@ ModelRef = Annotated[_Reference, RefersTo(("model",))]
 TunedRef = Annotated[_Reference, RefersTo(("model", "adapter"))]
 """A model, or an adapter with the base that is named in its lineage."""
 AdapterRef = Annotated[_Reference, RefersTo(("adapter",))]
+SearchRef = Annotated[_Reference, RefersTo(("model", "adapter", "report"))]
+"""The result of a search: its best model or adapter, or of a search for speed its records."""
 CorpusRef = Annotated[_Reference, RefersTo(("corpus",))]
 MeasuredRowsRef = Annotated[_Reference, RefersTo(("model", "adapter", "corpus", "dataset"))]
 """The result of a training job, which contains its held-out rows; a corpus; or a data set of texts or conversations,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, TunedRef
+from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, SearchRef
 from rayloom.specs.row_files import files_at_uris
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
@@ -111,7 +111,7 @@ class TrainSpec(JobSpec):
     """Where numbers also go while the job runs, beside its log and its progress bar."""
     seed: int = 0
     """Seed of the order of rows, of dropout and of fresh weights."""
-    settings_from: TunedRef | None = None
+    settings_from: SearchRef | None = None
     """A search (the artifact of a `tune` job): the values of its best trial replace those that stand here."""
 
     def bundles(self) -> list[Bundle]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayloom.specs.base import Spec, TunedRef
+from rayloom.specs.base import SearchRef, Spec
 
 
 class GridSearcher(Spec):
@@ -27,7 +27,7 @@ class TpeSearcher(Spec):
     type: Literal["tpe"]
     random_trials: Annotated[int, Field(ge=1)] = 8
     """Trials, warm-start trials included, before the model chooses values; until then they are drawn at random."""
-    warm_start: tuple[TunedRef, ...] = ()
+    warm_start: tuple[SearchRef, ...] = ()
     """Artifacts of earlier searches over the same paths. The searcher learns from their trials before the first new
     one."""
 
@@ -38,7 +38,7 @@ class GaussianProcessSearcher(Spec):
     type: Literal["gaussian_process"]
     random_trials: Annotated[int, Field(ge=1)] = 8
     """Trials, warm-start trials included, before the model chooses values; until then they are drawn at random."""
-    warm_start: tuple[TunedRef, ...] = ()
+    warm_start: tuple[SearchRef, ...] = ()
     """Artifacts of earlier searches over the same paths. The searcher learns from their trials before the first new
     one."""
 
