@@ -119,7 +119,7 @@ def answer(first: float, total: float, tokens: int = 11, status: int = 200) -> M
 def test_good_answers_keep_to_every_limit(limits: LatencyObjectives, good: int) -> None:
     answers = [answer(0.2, 1.2), answer(0.9, 1.9), answer(0.4, 2.4), answer(0.1, 0.2, status=429)]
     found = goodput(answers, limits, seconds=2.0)
-    assert found == {"requests_per_second": good / 2, "share": good / 4}
+    assert found == {"requests_per_second": good / 2, "tokens_per_second": 11 * good / 2, "share": good / 4}
 
 
 def test_in_a_closed_loop_no_client_has_two_requests_out_and_the_loop_ends_when_told(url: str) -> None:

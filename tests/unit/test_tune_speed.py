@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 from pydantic import ValidationError
 from support.artifacts import note, write_note
 from support.searches import tune_spec
@@ -24,8 +26,8 @@ from rayloom.serve.found_engines import (
     slower_than_original,
     with_found_engines,
 )
-from rayloom.serve.load_test.clients import MeasuredAnswer
-from rayloom.serve.speed_trial import as_measured, figures
+from rayloom.serve.load_test.clients import LoadTarget, MeasuredAnswer
+from rayloom.serve.speed_trial import WARM_UP_TOKENS, as_measured, figures, loaded
 from rayloom.specs.base import references
 from rayloom.specs.search.speed import SERVING_METRICS, ServingLoad
 from rayloom.specs.serve import ServeSpec
@@ -231,6 +233,46 @@ def test_goodput_is_the_tokens_of_answers_within_both_bounds() -> None:
     assert (found["tokens_per_second"], found["first_token_seconds"], found["seconds_to_start"]) == (3.3, 0.5, 12.3)
     with pytest.raises(ResourceError, match="No request was answered under load: cut"):
         figures(answers[3:], load, 1.0)
+
+
+def test_a_load_begins_with_a_warm_up_and_ends_by_the_clock(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
+    seen: list[dict[str, Any]] = []
+
+    async def write(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        seen.append(body)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(body["max_tokens"]):
+            await response.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
+            await asyncio.sleep(0.001)
+        await response.write(b'data: {"choices": [], "usage": {"completion_tokens": %d}}\n\n' % body["max_tokens"])
+        return response
+
+    async def run() -> list[MeasuredAnswer]:
+        application = web.Application()
+        application.router.add_post("/v1/chat/completions", write)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        try:
+            return await loaded(LoadTarget(f"http://127.0.0.1:{port}", "m"), load, tmp_path)
+        finally:
+            await runner.cleanup()
+
+    load = ServingLoad(clients=3, seconds=0.2, new_tokens=5, prompts="prompts.txt")
+    answers = asyncio.run(run())
+    assert [body["max_tokens"] for body in seen[:4]] == [WARM_UP_TOKENS] * 3 + [5]
+    assert {body["max_tokens"] for body in seen[3:]} == {5}
+    assert len(answers) == len(seen) - 3 >= 3
+    assert all(body["ignore_eos"] for body in seen)
+    assert max(answer.started_seconds for answer in answers) < 0.2
+    found = figures(answers, load, 1.0)
+    assert found[GOODPUT] == pytest.approx(found["tokens_per_second"], rel=0.05)
+    assert found["goodput_share"] == 1
 
 
 def test_a_trials_service_keeps_its_engine_and_none_of_its_doors() -> None:

@@ -45,7 +45,7 @@ def measured(
         what = f"{spec.models[0].name} had not started after {load.start_seconds:g} s"
         raise ResourceError(what, fix="Raise load.start_seconds.")
     try:
-        answers = asyncio.run(_answers(LoadTarget(service.url, spec.models[0].name), load, job_directory))
+        answers = asyncio.run(loaded(LoadTarget(service.url, spec.models[0].name), load, job_directory))
     finally:
         service.stop()
     return figures(answers, load, service.seconds_to_start)
@@ -60,7 +60,7 @@ def as_measured(spec: ServeSpec, load: ServingLoad) -> ServeSpec:
     return spec.model_copy(update=own)
 
 
-async def _answers(target: LoadTarget, load: ServingLoad, job_directory: Path) -> list[MeasuredAnswer]:
+async def loaded(target: LoadTarget, load: ServingLoad, job_directory: Path) -> list[MeasuredAnswer]:
     """The answers to the load, after others that warm the engine up."""
     file = load.prompts
     texts = made_up_prompts() if file is None else cycle(prompts_in(job_directory / Path(file).expanduser()))
