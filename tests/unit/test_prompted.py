@@ -17,7 +17,7 @@ from rayloom.artifacts.build import ResolvedJob, build
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.evaluate import plan, report, run
-from rayloom.evaluate.checks.prompted import rows_of
+from rayloom.evaluate.checks.prompted import judged_runs, rows_of
 from rayloom.evaluate.checks.registry import cases
 from rayloom.evaluate.prediction.plan import plan as plan_prediction
 from rayloom.models.responders.prompted import PromptedModel
@@ -26,11 +26,11 @@ from rayloom.models.responders.responder import respond_to_each
 from rayloom.models.responders.subject import Subject, subjects
 from rayloom.score.prompted import likelihoods
 from rayloom.score.prompted.likelihoods import AskedWords, groups, word_likelihoods
-from rayloom.specs.evaluate import EvaluateSpec
+from rayloom.specs.evaluate import EvaluateSpec, PromptedCheck
 from rayloom.specs.predict import PredictSpec
 from rayloom.specs.prompting import Prompt
 from rayloom.specs.serve import ServedPredictor
-from rayloom.text.labelled.examples import Example
+from rayloom.text.labelled.examples import Example, Span
 from rayloom.text.labelled.labelled_rows import labelled_rows
 from rayloom.text.prompts.demonstrations import Pool, same_text
 
@@ -281,3 +281,57 @@ def test_choices_are_ranked_by_their_likelihood_and_one_that_does_not_fit_is_nam
     assert found == pytest.approx(dict(zip(rows[0].choices, shares, strict=True)), abs=1e-5)
     with pytest.raises(InputError, match="not even the row alone"):
         plain.check_lengths([Example("Which?", labels=("a",), choices=("a", "word " * 300))], [[]])
+
+
+def test_a_chat_template_asks_with_demonstrations_as_turns(store: Store, decoder: Artifact) -> None:
+    prompt = Prompt.model_validate(
+        {"task": TASK, "template": "{text} {answer}", "instruction": "Judge.", "chat_template": True}
+    )
+    model = PromptedModel(Subject.of("model", decoder, store), prompt)
+    model.check()
+    asked, shown = Example("a film"), [Example("dull", labels=("bad",))]
+    said = (("system", "Judge."), ("user", "dull"), ("assistant", "bad"), ("user", "a film"))
+    messages = [{"role": role, "content": content} for role, content in said]
+    assert model.prompts([asked], [shown]) == [model.subject.renderer.prompt(messages)]
+    assert model.readable(asked, shown) == model.subject.renderer.prompt_text(messages)
+    (words,) = model.asked([asked], [shown], None)
+    own = [tuple(model.tokenizer(word, add_special_tokens=False)["input_ids"]) for word in ("bad", "good")]
+    assert list(words.words) == own
+    (values,) = word_likelihoods(model.subject.model, [words], 2)
+    shares = np.exp(values) / np.exp(values).sum()
+    found = model.answers([asked], [shown], 2)[0].prediction.probabilities
+    assert found == pytest.approx(dict(zip(("bad", "good"), shares, strict=True)), abs=1e-5)
+
+
+QUESTION = Example("anna went in rome", "where?", spans=(Span(13, 17, "answer"),))
+NAMED = Example("anna went in rome", spans=(Span(0, 4, "person"), Span(13, 17, "place")))
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "example", "said", "name", "score"),
+    [
+        ({"type": "question_answering"}, "{text} {question} {answer}", QUESTION, ("rome", "oslo"), "answer F1", 0.5),
+        (
+            {"type": "token_classification", "entities": ["person", "place"]}, "{text} {answer}", NAMED,
+            ("person: anna; place: rome", "person: anna"), "entity F1", 6 / 7,
+        ),
+        (TASK | {"multiple": True}, "{text} {answer}", Example("x", labels=("bad",)), ("bad", "?"), "micro F1", 2 / 3),
+        ({"type": "sequence_to_sequence"}, "{text} {answer}", Example("x", labels=("y z",)), ("y z", "y z"), "chrF", 1),
+        (
+            {"type": "multiple_choice"}, "{question} {answer}", Example("x", labels=("a",), choices=("a", "b")),
+            ("a", "b"), "accuracy", 0.5,
+        ),
+    ],
+)  # fmt: skip
+def test_every_task_is_judged_over_its_runs(
+    task: dict[str, Any], template: str, example: Example, said: tuple[str, str], name: str, score: float
+) -> None:
+    scoring = {"type": "generated", "generation": {"engine": "transformers"}}
+    prompt = Prompt.model_validate({"task": task, "template": template, "scoring": scoring})
+    check = PromptedCheck.model_construct(prompt=prompt, name="p")
+    model = PromptedModel(Subject("model", "m", Path()), prompt)
+    runs = [(0, order, [model.read(example, text)]) for order, text in enumerate(said)]
+    metrics, parts = judged_runs(check, [example], runs)
+    assert metrics["score_name"] == name and metrics["score"] == pytest.approx(score, abs=1e-4)
+    assert len(parts) == 1 and metrics["num_rows"] == 1 and len(metrics["runs"]) == 2
+    assert metrics["unparsed_share"] == (0.5 if "?" in said else 0.0)
