@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from rich.text import Text
 
 from rayloom.artifacts.store import Artifact
+from rayloom.errors import InputError
 from rayloom.models.responders.subject import Subject
 from rayloom.models.weight_files import stored_tensors
 from rayloom.observe.plan_sheet import PlanSheet
@@ -83,7 +85,9 @@ def reward_model_bytes(spec: TrainSpec, parents: Mapping[str, Artifact]) -> dict
     found = {}
     for number, reward in enumerate(spec.rewards or ()):
         artifact = parents.get(f"rewards.{number}.model")
-        if isinstance(reward, ModelReward) and artifact is not None:
+        if not isinstance(reward, ModelReward) or artifact is None:
+            continue
+        with contextlib.suppress(InputError):  # opening the rewards says what is wrong with it
             subject = Subject.of("model", artifact, artifact.store)
             folders = [subject.base, *([subject.adapter] if subject.adapter is not None else [])]
             values = sum(one.num_values for folder in folders for one in stored_tensors(folder).values())
