@@ -22,10 +22,7 @@ LAYOUTS: dict[str, dict[str, int]] = {
     "tensor": {"tensor": 2},
     "context": {"context": 2},
     "both": {"tensor": 2, "context": 2},
-    "tensor-zero1": {"tensor": 2, "zero_stage": 1},
     "tensor-zero2": {"tensor": 2, "zero_stage": 2},
-    "tensor-zero3": {"tensor": 2, "zero_stage": 3},
-    "context-zero3": {"context": 2, "zero_stage": 3},
 }
 DATA: dict[str, int] = {}
 
