@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -176,7 +177,9 @@ def harness(folder: Path, model: str, options: argparse.Namespace) -> dict[str, 
     asked = {"model": model, "tasks": str(folder), "names": options.parts, "num_fewshot": options.shown}
     asked |= {"batch_size": options.batch, "threads": torch.get_num_threads()}
     command = [str(options.peer), str(Path(__file__).parent / "prompted_peer.py")]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    # All that it reads is here; it would otherwise wait for the hub again and again.
+    alone = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False, env=alone)
     if done.returncode:
         sys.exit(f"the harness failed:\n{done.stderr[-4000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
