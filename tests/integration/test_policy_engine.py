@@ -67,7 +67,7 @@ def test_the_engine_computes_what_the_trainer_computes(whole: tuple[Path, Store,
     events = list(read_log(whole[2].path / "metrics.jsonl"))
     assert max(event["mismatch"] for event in of(events, "step")) < 1e-4
     assert [event["version"] for event in of(events, "rollout")] == list(range(NUM_STEPS))
-    assert min(event["turns"] for event in of(events, "rollout")) > 1.2
+    assert of(events, "rollout")[0]["turns"] > 1.2  # later it has learned not to end its turns
     assert whole[2].manifest.content == "adapter"
     assert {"before", "after"} <= set(whole[2].manifest.metrics["heldout"]["heldout"])
 

@@ -41,8 +41,10 @@ def write_ending_model(folder: Path, **changes: Any) -> None:
     with torch.no_grad():
         # One place of the hidden state is large for every text, and only the end of a turn reads it.
         model.model.embed_tokens.weight[:, 0] = 2.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
         model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[tokenizer.eos_token_id, 0] = 4.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 3.2
     model.generation_config.eos_token_id = [tokenizer.eos_token_id]
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -55,11 +55,13 @@ def run_trials(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     pause = ray.remote(num_cpus=0, scheduling_strategy=here)(PauseSwitch).remote()
     tuner = tune.Tuner(
-        tune.with_resources(_trial_in_process, tune.PlacementGroupFactory(bundles)),
+        # Ray Tune records a trial's configuration, and a machine's path is none of a trial's values.
+        tune.with_resources(
+            tune.with_parameters(_trial_in_process, job_directory=job_directory), tune.PlacementGroupFactory(bundles)
+        ),
         tune_config=tune.TuneConfig(
             search_alg=ConcurrencyLimiter(
-                _SearchSuggestions(search, files, concurrent, PauseSignal(pause), job_directory),
-                max_concurrent=concurrent,
+                _SearchSuggestions(search, files, concurrent, PauseSignal(pause)), max_concurrent=concurrent
             ),
             scheduler=_SearchScheduler(search),
             num_samples=-1,
@@ -115,7 +117,7 @@ class PauseSignal:
         return PauseSignal, (self._switch,)
 
 
-def _trial_in_process(config: dict[str, Any]) -> None:
+def _trial_in_process(config: dict[str, Any], job_directory: Path) -> None:
     """The function that Ray Tune calls in a trial's process. Imported modules stay loaded for the next trial."""
     # A process is reused after the previous trial's thread has ended, which can take a while on a busy machine.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
@@ -125,17 +127,14 @@ def _trial_in_process(config: dict[str, Any]) -> None:
     task = config["task"]
     workers = task.job.spec.workers
     others = trial_workers_of(workers) if workers.num_workers > 1 else None
-    run_trial(task, tune.report, others, asking_of(task.job.spec, task.parents, config["directory"]))
+    run_trial(task, tune.report, others, asking_of(task.job.spec, task.parents, job_directory))
 
 
 class _SearchSuggestions(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the next run of the search, if there is one."""
 
-    def __init__(
-        self, search: Search, files: TrialFiles, num_concurrent: int, pause: PauseSignal, job_directory: Path
-    ) -> None:
+    def __init__(self, search: Search, files: TrialFiles, num_concurrent: int, pause: PauseSignal) -> None:
         super().__init__(metric=None, mode=None)
-        self._directory = job_directory
         self._pause = pause
         self._search, self._files, self._num_concurrent = search, files, num_concurrent
         self._in_flight: set[str] = set()
@@ -158,8 +157,7 @@ class _SearchSuggestions(Searcher):  # type: ignore[misc]
             self._search.failed(run.trial, str(error))
             return None
         self._in_flight.add(trial_id)
-        known = {"trial": run.trial, "segment": run.segment, "values": run.values}
-        return {**known, "task": task, "directory": self._directory}
+        return {"trial": run.trial, "segment": run.segment, "values": run.values, "task": task}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         self._in_flight.discard(trial_id)
