@@ -61,23 +61,28 @@ PYTEST := $(BIN)/python -m pytest
 # Unit tests share the cores, each worker of them with one thread; an engine's test wants all of them.
 UNIT   := OMP_NUM_THREADS=1 $(PYTEST) tests/unit --dist worksteal -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
-ENGINES := $(PYTEST) tests/integration tests/cluster tests/gpu
+# Engines' tests in two halves side by side, since much of their time is waiting: their sum takes some 50 minutes on two
+# cores, both together some 30. The lines of the first half follow those of the second. $(1): pytest's options.
+HALF    := tests/integration/test_[a-r]*.py tests/gpu
+OTHER   := tests/integration/test_[s-z]*.py tests/cluster
+engines  = log=$$(mktemp); $(PYTEST) $(HALF) $(1) >$$log 2>&1 & half=$$!; other=0; $(PYTEST) $(OTHER) $(1) || other=$$?; \
+           wait $$half || other=$$?; cat $$log; rm $$log; test $$other = 0
 
 test: setup
 	@echo "Unit tests, then real clusters and engines on small models; without the long ones (make test-full)"
-	@unit=0; $(UNIT) -m "not full and not gpu" || unit=$$?; $(ENGINES) -m "not full and not gpu" && exit $$unit
+	@unit=0; $(UNIT) -m "not full and not gpu" || unit=$$?; $(call engines,-m "not full and not gpu") && exit $$unit
 
 test-unit: setup
 	$(UNIT) -m "not full and not gpu"
 
 test-engines: setup
-	$(ENGINES) -m "not full and not gpu"
+	@$(call engines,-m "not full and not gpu")
 
 test-cluster: setup
 	$(PYTEST) tests/cluster
 
 test-full: setup
-	@unit=0; $(UNIT) -m "not gpu" --hypothesis-profile=full || unit=$$?; $(ENGINES) -m "not gpu" && exit $$unit
+	@unit=0; $(UNIT) -m "not gpu" --hypothesis-profile=full || unit=$$?; $(call engines,-m "not gpu") && exit $$unit
 
 # Rayloom's wheel without the engines, in an environment of its own: what checks and explains job files needs none.
 BASE := .venv-base
