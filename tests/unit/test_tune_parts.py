@@ -329,8 +329,8 @@ def test_the_best_job_names_what_it_was_made_from_and_leaves_nothing_to_defaults
     winner = best(spec, history.trials.values())
     assert winner is not None
     parents: Any = {
-        "train.base": SimpleNamespace(id="small@0123456789ab"),
-        "train.data.corpus": SimpleNamespace(id="words@ba9876543210"),
+        "base": SimpleNamespace(id="small@0123456789ab"),
+        "data.corpus": SimpleNamespace(id="words@ba9876543210"),
     }
     write_best(tmp_path, spec, winner, parents)
     text = (tmp_path / "best.yaml").read_text()
