@@ -65,11 +65,10 @@ def _planned(
     _add_searcher(sheet, spec, parents)
     if spec.measures_speed:
         _add_measuring(sheet, spec)
-        _add_job(sheet, planned_job(spec, parents, job_directory, training))
-        return sheet
-    _add_scheduler(sheet, spec)
-    _add_budget(sheet, spec)
-    _add_room(sheet, spec, parents)
+    else:
+        _add_scheduler(sheet, spec)
+        _add_budget(sheet, spec)
+        _add_room(sheet, spec, parents)
     _add_job(sheet, planned_job(spec, parents, job_directory, training))
     return sheet
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.errors import InputError
 from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
+from rayloom.text.conversations.heldout_prompts import in_drawn_order, split_by_prompt
 from rayloom.text.conversations.judged_rows import JudgedRow, judged_row
 from rayloom.text.conversations.messages import ConversationError
 from rayloom.text.conversations.preference_counts import PreferenceCounts, within_length
@@ -105,22 +105,14 @@ def prepare_preferences(
     with closing(_RenderedAnswers(renderer, workers or RowProcesses())) as answers:
         rendered = answers.of([(row, row.answers) for row in judged], problems)
         problems.raise_any()
-        order = np.random.default_rng([seed, len(rendered)]).permutation(len(rendered))
-        rows = [rendered[number] for number in order]
+        rows = in_drawn_order(rendered, seed)
         if not is_paired:
             rows = _with_other_answers(rows, answers)
     rows = within_length(rows, data, sequence_length_tokens, counts, problems)
-    if len(rows) < 2 * data.heldout_rows:
-        what = f"heldout_rows is {data.heldout_rows}, but there are {len(rows)} rows"
-        raise InputError(what, fix=f"Hold out at most {len(rows) // 2}, or add rows.")
-    heldout = rows[: data.heldout_rows]
-    prompts = {_key(row.judged.prompt) for row in heldout}
-    train = [row for row in rows[data.heldout_rows :] if _key(row.judged.prompt) not in prompts]
-    if len(rows) - len(heldout) - len(train):
-        problems.left_out["same_prompt_as_a_heldout_row"] = len(rows) - len(heldout) - len(train)
+    parts = split_by_prompt(rows, data.heldout_rows, lambda row: _key(row.judged.prompt), problems)
     counts.left_out = dict(problems.left_out)
     digest = tokenizer_digest(renderer.tokenizer)
-    for name, part in (("train", train), ("heldout", heldout)):
+    for name, part in parts.items():
         writer = ShardWriter(out / name, len(renderer.tokenizer), digest, sequence_length_tokens=sequence_length_tokens)
         _write(part, writer)
         np.save(out / name / GOOD_NAME, np.asarray([row.judged.is_good for row in part]), allow_pickle=False)

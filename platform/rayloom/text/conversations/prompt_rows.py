@@ -14,6 +14,7 @@ from rayloom.errors import InputError
 from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.policies import PromptData
 from rayloom.text.conversations.formats import COMMON_KEYS, messages_of, recognised, row_values, with_row_keys
+from rayloom.text.conversations.heldout_prompts import in_drawn_order, split_by_prompt
 from rayloom.text.conversations.messages import ConversationError, check_turns
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.conversations.row_messages import read_messages
@@ -134,20 +135,10 @@ def prepare_prompts(
         rows += found
     problems.raise_any()
     rows = _within_length(rows, data, max_prompt_tokens, counts, problems)
-    if len(rows) < 2 * data.heldout_rows:
-        what = f"heldout_rows is {data.heldout_rows}, but there are {len(rows)} prompts"
-        raise InputError(what, fix=f"Hold out at most {len(rows) // 2}, or add rows.")
-    order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    heldout = [rows[index] for index in order[: data.heldout_rows]]
-    asked = {tuple(row.tokens) for row in heldout}
-    train = [rows[index] for index in order[data.heldout_rows :] if tuple(rows[index].tokens) not in asked]
-    if len(rows) - len(heldout) - len(train):
-        problems.left_out["same_prompt_as_a_heldout_row"] = len(rows) - len(heldout) - len(train)
-    if not train:
-        raise InputError("Every prompt is held out: the rows ask the same", fix="Give rows with other prompts.")
+    parts = split_by_prompt(in_drawn_order(rows, seed), data.heldout_rows, lambda row: tuple(row.tokens), problems)
     counts.left_out = dict(problems.left_out)
     digest = tokenizer_digest(renderer.tokenizer)
-    for name, part in (("train", train), ("heldout", heldout)):
+    for name, part in parts.items():
         write_prompts(part, digest, out / name)
         setattr(counts, name, {"rows": len(part), "tokens": sum(len(row.tokens) for row in part)})
     return counts

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom.errors import InputError
 from rayloom.reading.files import RowFile, table_rows
 from rayloom.specs.training.preferences import PreferenceData
 from rayloom.text.conversations.formats import messages_of, need, row_values
+from rayloom.text.conversations.heldout_prompts import in_drawn_order, split_by_prompt
 from rayloom.text.conversations.messages import ConversationError, check_turns
 from rayloom.text.conversations.preference_counts import PreferenceCounts, within_length
 from rayloom.text.conversations.render import Renderer
@@ -137,19 +137,9 @@ def prepare_steps(
         rows += [found[index] for index in sorted(order)]
     problems.raise_any()
     rows = within_length(rows, data, sequence_length_tokens, counts, problems)
-    if len(rows) < 2 * data.heldout_rows:
-        what = f"heldout_rows is {data.heldout_rows}, but there are {len(rows)} rows"
-        raise InputError(what, fix=f"Hold out at most {len(rows) // 2}, or add rows.")
-    order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    heldout = [rows[index] for index in order[: data.heldout_rows]]
-    known = {_prompt(row) for row in heldout}
-    train = [row for index in order[data.heldout_rows :] if _prompt(row := rows[index]) not in known]
-    if len(rows) - len(heldout) - len(train):
-        problems.left_out["same_prompt_as_a_heldout_row"] = len(rows) - len(heldout) - len(train)
-    if not train:
-        raise InputError("Every prompt is held out: the rows ask the same", fix="Give rows with other prompts.")
+    parts = split_by_prompt(in_drawn_order(rows, seed), data.heldout_rows, _prompt, problems)
     counts.left_out = dict(problems.left_out)
-    for name, part in (("train", train), ("heldout", heldout)):
+    for name, part in parts.items():
         _write(part, out / name, tokenizer_digest(renderer.tokenizer))
         judged = np.concatenate([row.targets[row.targets != NO_TARGET] for row in part])
         sizes = {"rows": len(part), "tokens": sum(row.length_tokens for row in part)}
