@@ -119,9 +119,10 @@ $(TRL)/bin/python: setup
 bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
 
-# Learning from rewards by GRPO, RLOO and PPO, and beside TRL; METHODS="grpo", SEEDS="0 1 2", SAVE=1 keeps the result.
+# Learning from rewards by GRPO, RLOO and PPO, and beside TRL; METHODS="grpo", SEEDS="0 1 2", PARTS="policies peer
+# reward_model", SAVE=1 keeps the result.
 bench-rewards: setup $(TRL)/bin/python
-	$(BIN)/python tests/bench/rewards.py --peer $(TRL)/bin/python $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SAVE),--save)
+	$(BIN)/python tests/bench/rewards.py --peer $(TRL)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SAVE),--save)
 
 # A store in S3 beside a folder, and its transfers beside public clients, of which obstore gets an environment of its own;
 # PARTS="transfer chain", SAVE=1 keeps the result.

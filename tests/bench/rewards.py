@@ -2,7 +2,9 @@
 
 The recipe jobs/recipes/rewards/verifiable.yaml by GRPO, RLOO and PPO: the share of held-out questions to which the
 likeliest answer is right, before and after. Beside it TRL's GRPOTrainer in a process of its own, on the same prompts
-with the same group size, steps, learning rate and precision: answers written and trained on in a second of training.
+with the same group size, learning rate and precision: answers written and trained on in a second of training, and the
+share of right answers after as many steps. The reward model of the recipes: in how many held-out pairs it gives the
+better answer more.
 Mismatch: the mean of |log p by the engine − log p by the trainer| over all tokens of a run. Hand-over: the part of the
 steps' time in which new weights go to the engine. What was not measured is null, and `why_null` says why. The last line
 is one JSON object.
@@ -34,6 +36,7 @@ from rayloom.train.prepare import job_of
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "jobs/recipes/rewards"
+PARTS = ("policies", "peer", "reward_model")
 METHODS = {
     "grpo": ("policy.type=grpo", "policy.group_size=8"),
     "rloo": ("policy.type=rloo", "policy.group_size=8"),
@@ -48,9 +51,11 @@ KEYS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="steps of each run; default: the recipe's")
+    parser.add_argument("--peer-steps", type=int, default=20, help="steps of TRL's run; ours is scored after as many")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one field")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     options = parser.parse_args()
@@ -58,7 +63,8 @@ def main() -> None:
     rows.parent.mkdir(exist_ok=True)
     rows.write_bytes(subprocess.run([sys.executable, RECIPES / "one_word.py"], check=True, capture_output=True).stdout)
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), **dict.fromkeys(KEYS)}
-    measured = {method: [trained(method, seed, options) for seed in options.seeds] for method in options.methods}
+    methods = options.methods if "policies" in options.parts else []
+    measured = {method: [trained(method, seed, options) for seed in options.seeds] for method in methods}
     for method, runs in measured.items():
         after = [one["after"] for one in runs]
         result |= {
@@ -74,13 +80,17 @@ def main() -> None:
         }
     result["runs"] = measured
     why = {"mismatch_bf16": "this processor multiplies no bf16: engine and trainer compute in fp32 on it"}
-    why["reward_model_accuracy"] = "see the bench of reward models"
-    if options.peer and measured.get("grpo"):
+    if "peer" in options.parts and options.peer and measured.get("grpo"):
         result["trl"] = beside_trl(options)
         ours = measured["grpo"][0]
         result["ratio_vs_trl"] = round(ours["answers_per_second"] / result["trl"]["answers_per_second"], 3)
+        result["score_ours_then"] = ours["by_step"].get(options.peer_steps)
     else:
-        why["ratio_vs_trl"] = "--peer was not given"
+        why["ratio_vs_trl"] = "not asked for: it wants --peer, the part peer and the method grpo"
+    if "reward_model" in options.parts:
+        result |= reward_model()
+    else:
+        why["reward_model_accuracy"] = "not asked for: it is the part reward_model"
     result["why_null"] = {key: said for key, said in why.items() if result[key] is None}
     if options.save:
         RESULTS.mkdir(exist_ok=True)
@@ -124,6 +134,20 @@ def figures(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def reward_model() -> dict[str, Any]:
+    """The recipe's reward model on the pairs that its training held out."""
+    metrics: dict[str, Any] = {}
+    for name in ("imports/preferences", "rewards/reward_model", "rewards/evaluate_reward_model"):
+        job = load_job(RECIPES.parent / f"{name}.yaml")
+        metrics = run(job, Store.beside(job.directory))[0].manifest.metrics
+    (by_role,) = metrics["checks"].values()
+    found = by_role["model"]
+    return {
+        "reward_model_accuracy": found["score"],
+        "reward_model": {key: found[key] for key in ("interval", "calibration_error", "longer_is_better", "num_rows")},
+    }
+
+
 def beside_trl(options: argparse.Namespace) -> dict[str, Any]:
     """TRL's trainer on the prompts of our run with the first seed."""
     loaded = load_job(RECIPES / "verifiable.yaml", overrides("grpo", options.seeds[0], options))
@@ -142,7 +166,7 @@ def beside_trl(options: argparse.Namespace) -> dict[str, Any]:
         asked = {
             "model": str(job.base), "rows": plain, "out": folder, "group_size": spec.policy.group_size,
             "answers_a_step": spec.global_batch_sequences, "at_once": spec.micro_batch_sequences,
-            "steps": spec.num_steps, "learning_rate": spec.peak_learning_rate, "seed": spec.seed,
+            "steps": options.peer_steps, "learning_rate": spec.peak_learning_rate, "seed": spec.seed,
             "max_answer_tokens": spec.rollouts.max_answer_tokens, "rank": spec.adapter.rank,  # type: ignore[union-attr]
         }  # fmt: skip
         command = [str(options.peer), str(Path(__file__).parent / "trl_rewards_peer.py")]
