@@ -39,6 +39,11 @@ def right(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     return [float(text == wanted.strip().lower()) for text, wanted in zip(said, answer, strict=True)]
 
 
+def found(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    said = [one[0]["content"].lower() for one in completions]
+    return [float(wanted.lower() in text) for text, wanted in zip(said, answer, strict=True)]
+
+
 def one_word(completions: list[Any], **_: Any) -> list[float]:
     return [float(re.fullmatch(r"\w+", one[0]["content"]) is not None) for one in completions]
 
@@ -58,7 +63,7 @@ def main() -> None:
         beta=0.0,
         loss_type="grpo",
         scale_rewards="group",
-        reward_weights=[1.0, 0.2],
+        reward_weights=[1.0, 0.5, 0.2],
         weight_decay=0.0,
         adam_beta2=0.99,
         bf16=False,
@@ -75,7 +80,7 @@ def main() -> None:
     clock = Clock()
     trainer = GRPOTrainer(
         model=job["model"],
-        reward_funcs=[right, one_word],
+        reward_funcs=[right, found, one_word],
         args=config,
         train_dataset=Dataset.from_list(job["rows"]["train"]),
         peft_config=lora,
