@@ -11,7 +11,8 @@ from support.training_jobs import small_spec
 from tensorboardX.proto.event_pb2 import Event
 
 from rayloom.errors import ResourceError
-from rayloom.train.reporting.trackers import TrackedRun, opened
+from rayloom.train.loop.heldout_loss import HeldoutMeasure
+from rayloom.train.reporting.trackers import TrackedRun, measured_in_words, opened
 
 STEP: dict[str, Any] = {
     "event": "step", "step": 7, "loss": 2.5, "learning_rate": 0.1, "gradient_norm": 1.5, "tokens": 100, "seconds": 0.5,
@@ -45,6 +46,16 @@ def test_curves_by_step(tmp_path: Path) -> None:
     assert found["train/tokens_per_second", 7] == 200.0
     assert found["domain/perplexity", 8] == 2.75
     assert len(found) == 8
+
+
+def test_rewards_have_no_perplexity_and_losses_no_parts() -> None:
+    rewards = HeldoutMeasure(-0.68, 100, score=1.68, parts={"exact": 0.98, "judge": None}).as_event()
+    assert "perplexity" not in rewards
+    assert measured_in_words(rewards) == "reward 1.680 (exact 0.980, judge unknown)"
+    loss = HeldoutMeasure(0.0, 10).as_event()
+    assert loss == {"loss": 0.0, "perplexity": 1.0, "labels": 10}
+    assert measured_in_words(loss) == "loss 0.0000, perplexity 1.0"
+    assert measured_in_words(HeldoutMeasure(0.5, 10, 0.75, 0.7).as_event()) == "loss 0.5000, score 0.700"
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,9 @@ def _headline(metrics: dict[str, Any]) -> str:
     """One line of results, such as `heldout perplexity 4,261.6 → 61.3 (unigram 702, bigram 148)`."""
     said = []
     for name, found in metrics["heldout"].items():
+        if "parts" in found["after"]:
+            said.append(f"{name} reward {found['before']['score']:.3f} → {found['after']['score']:.3f}")
+            continue
         if "accuracy" in found["after"]:
             # Most tags are O, so accuracy over tags says little; the score counts entities.
             measure = "score" if "score" in found["after"] else "accuracy"
@@ -155,8 +158,8 @@ def _heldout(events: list[dict[str, Any]], best_step: int | None) -> dict[str, A
     """Numbers before and after training, by name of the held-out set. After: at the step of the published weights."""
     found: dict[str, Any] = {}
     for event in events:
-        numbers = {"loss": round(event["loss"], 5), "perplexity": round(event["perplexity"], 3)}
-        numbers |= {measure: round(event[measure], 5) for measure in ("accuracy", "score") if measure in event}
+        digits = {"loss": 5, "perplexity": 3, "accuracy": 5, "score": 5}
+        numbers = {measure: round(event[measure], places) for measure, places in digits.items() if measure in event}
         numbers |= {"parts": event["parts"]} if "parts" in event else {}
         named = found.setdefault(event["name"], {"before": numbers, "labels": event["labels"]})
         if best_step is None or event["step"] == best_step:

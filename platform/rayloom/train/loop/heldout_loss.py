@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -28,9 +29,13 @@ class HeldoutMeasure:
     parts: dict[str, float | None] | None = None
     """Of a policy: the mean of each reward."""
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
+    def as_event(self) -> dict[str, Any]:
+        """What is logged: numbers that were measured. What is left of a reward to 1 has no perplexity."""
+        found: dict[str, Any] = {"loss": self.loss, "labels": self.num_labels}
+        if self.parts is None:
+            found["perplexity"] = math.exp(min(self.loss, 700.0))
+        further = {"accuracy": self.accuracy, "score": self.score, "parts": self.parts}
+        return found | {name: value for name, value in further.items() if value is not None}
 
 
 @torch.no_grad()

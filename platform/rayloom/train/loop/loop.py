@@ -231,11 +231,7 @@ def _measure(run: Run) -> None:
     run.model.train()
     state, stopping = run.state, run.job.spec.early_stopping
     for name, measure in measured.items():
-        numbers = {"loss": measure.loss, "perplexity": measure.perplexity, "labels": measure.num_labels}
-        if measure.accuracy is not None and measure.score is not None:
-            numbers |= {"accuracy": measure.accuracy, "score": measure.score}
-        parts = {} if measure.parts is None else {"parts": measure.parts}
-        run.log.add("heldout", state.step, name=name, **numbers, **parts)
+        run.log.add("heldout", state.step, name=name, **measure.as_event())
     if stopping is None or state.step == 0:
         return
     deciding = next(iter(measured.values()))

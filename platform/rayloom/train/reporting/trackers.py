@@ -205,6 +205,15 @@ def scalars(event: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
+def measured_in_words(event: dict[str, Any]) -> str:
+    """A held-out measurement in words: `loss 1.5290, perplexity 4.6`, `reward 1.680 (exact 0.980, one-word 1.000)`."""
+    if "parts" in event:
+        said = {name: "unknown" if value is None else f"{value:.3f}" for name, value in event["parts"].items()}
+        return f"reward {event['score']:.3f} ({', '.join(f'{name} {value}' for name, value in said.items())})"
+    beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
+    return f"loss {event['loss']:.4f}, {beside}"
+
+
 # The same events in the terminal: a progress bar and lines of text.
 
 RECENT_STEPS = 20
@@ -236,9 +245,7 @@ class TrainingProgress:
         elif event["event"] == "resumed":
             self.bar.continue_from(event["step"])
         elif event["event"] == "heldout":
-            beside = f"score {event['score']:.3f}" if "score" in event else f"perplexity {event['perplexity']:,.1f}"
-            where = f"{self.job.spec.name}: step {event['step']}: {event['name']}"
-            say(f"{where} loss {event['loss']:.4f}, {beside}", rank=0)
+            say(f"{self.job.spec.name}: step {event['step']}: {event['name']} {measured_in_words(event)}", rank=0)
         elif event["event"] == "said":
             say(f"{self.job.spec.name}: {event['text']}", rank=0)
 

@@ -68,7 +68,7 @@ def plain(seen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def heldout_measure(answers: Sequence[PolicyAnswer]) -> HeldoutMeasure:
     """The mean reward of the likeliest answers as a score; the loss is what is left to 1."""
     score = _mean([answer.reward for answer in answers]) or 0.0
-    return HeldoutMeasure(1 - score, len(answers), score, score, _parts(answers))
+    return HeldoutMeasure(1 - score, len(answers), score=score, parts=_parts(answers))
 
 
 def hopeless(answers: Sequence[PolicyAnswer], policy: Policy, is_first: bool) -> tuple[str, str] | None:
