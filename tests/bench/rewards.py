@@ -4,10 +4,10 @@ The recipe jobs/recipes/rewards/verifiable.yaml by GRPO, RLOO and PPO: the share
 likeliest answer is right, before and after. Beside it TRL's GRPOTrainer in a process of its own, on the same prompts
 with the same group size, learning rate and precision: answers written and trained on in a second of training, and the
 share of right answers after as many steps. The reward model of the recipes: in how many held-out pairs it gives the
-better answer more.
+better answer more. The recipe with the rewards' sign turned, for ten steps: how many answers hold the right word then.
 Mismatch: the mean of |log p by the engine − log p by the trainer| over all tokens of a run. Hand-over: the part of the
 steps' time in which new weights go to the engine. What was not measured is null, and `why_null` says why. The last line
-is one JSON object.
+is one JSON object; with --save, what was measured earlier that day is kept beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from rayloom.train.prepare import job_of
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "jobs/recipes/rewards"
-PARTS = ("policies", "peer", "reward_model")
+PARTS = ("policies", "peer", "turned", "reward_model")
+TURNED = tuple(f"rewards.{number}.weight={weight}" for number, weight in enumerate((-1, -0.5, -0.2)))
 METHODS = {
     "grpo": ("policy.type=grpo", "policy.group_size=8"),
     "rloo": ("policy.type=rloo", "policy.group_size=8"),
@@ -87,14 +88,20 @@ def main() -> None:
         result["score_ours_then"] = ours["by_step"].get(options.peer_steps)
     else:
         why["ratio_vs_trl"] = "not asked for: it wants --peer, the part peer and the method grpo"
+    if "turned" in options.parts:
+        result["turned"] = trained("grpo", 0, options, "name=one-word-turned", "num_steps=10", *TURNED)["parts"]
     if "reward_model" in options.parts:
         result |= reward_model()
     else:
         why["reward_model_accuracy"] = "not asked for: it is the part reward_model"
+    file = RESULTS / f"rewards-{result['hardware']}-{result['date']}.json"
+    if options.save and file.is_file():
+        earlier = json.loads(file.read_text())
+        runs = earlier["runs"] | result["runs"]
+        result = earlier | {key: value for key, value in result.items() if value is not None} | {"runs": runs}
     result["why_null"] = {key: said for key, said in why.items() if result[key] is None}
     if options.save:
         RESULTS.mkdir(exist_ok=True)
-        file = RESULTS / f"rewards-{result['hardware']}-{result['date']}.json"
         file.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
@@ -104,9 +111,9 @@ def overrides(method: str, seed: int, options: argparse.Namespace) -> tuple[str,
     return (*METHODS[method], f"name=one-word-{method}", f"seed={seed}", *steps, *options.set)
 
 
-def trained(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One run of the recipe; taken from the store where it is finished."""
-    job = load_job(RECIPES / "verifiable.yaml", overrides(method, seed, options))
+def trained(method: str, seed: int, options: argparse.Namespace, *further: str) -> dict[str, Any]:
+    """One run of the recipe, with `further` overrides; taken from the store where it is finished."""
+    job = load_job(RECIPES / "verifiable.yaml", (*overrides(method, seed, options), *further))
     artifact, _ = run(job, Store.beside(job.directory))
     found = figures(artifact)
     print(f"{method}, seed {seed}: {found}", file=sys.stderr, flush=True)
@@ -122,6 +129,7 @@ def figures(artifact: Artifact) -> dict[str, Any]:
         "before": of["heldout"][0]["parts"]["exact"],
         "after": of["heldout"][-1]["parts"]["exact"],
         "by_step": {event["step"]: event["parts"]["exact"] for event in of["heldout"]},
+        "parts": [of["heldout"][0]["parts"], of["heldout"][-1]["parts"]],
         "steps": len(of["step"]),
         # The first step has the engine's own warm-up, and so has TRL's.
         "answers_per_second": round((answers - of["rollout"][0]["answers"]) / (seconds - first), 3),
