@@ -120,7 +120,7 @@ bench-finetune: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/finetune.py --peer $(TRL)/bin/python $(if $(SAVE),--save)
 
 # Learning from rewards by GRPO, RLOO and PPO, and beside TRL; METHODS="grpo", SEEDS="0 1 2", PARTS="policies peer
-# turned reward_model", SAVE=1 keeps the result.
+# turned bf16 reward_model", SAVE=1 keeps the result.
 bench-rewards: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/rewards.py --peer $(TRL)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SAVE),--save)
 

@@ -28,6 +28,7 @@ from hardware import hardware
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, resolve, run
+from rayloom.models.processor import multiplies_bf16
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.prompt_rows import PromptRows
 from rayloom.train.loop.run_log import read_log
@@ -36,7 +37,7 @@ from rayloom.train.prepare import job_of
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "jobs/recipes/rewards"
-PARTS = ("policies", "peer", "turned", "reward_model")
+PARTS = ("policies", "peer", "turned", "bf16", "reward_model")
 TURNED = tuple(f"rewards.{number}.weight={weight}" for number, weight in enumerate((-1, -0.5, -0.2)))
 METHODS = {
     "grpo": ("policy.type=grpo", "policy.group_size=8"),
@@ -80,7 +81,7 @@ def main() -> None:
             "handover_fraction": max(one["handover_fraction"] for one in every),
         }
     result["runs"] = measured
-    why = {"mismatch_bf16": "this processor multiplies no bf16: engine and trainer compute in fp32 on it"}
+    why = {}
     if "peer" in options.parts and options.peer and measured.get("grpo"):
         result["trl"] = beside_trl(options)
         ours = measured["grpo"][0]
@@ -88,6 +89,11 @@ def main() -> None:
         result["score_ours_then"] = ours["by_step"].get(options.peer_steps)
     else:
         why["ratio_vs_trl"] = "not asked for: it wants --peer, the part peer and the method grpo"
+    if "bf16" in options.parts and multiplies_bf16():
+        short = ("name=one-word-bf16", "precision=bf16", "num_steps=5")
+        result["mismatch_bf16"] = trained("grpo", 0, options, *short)["mismatch"]
+    else:
+        why["mismatch_bf16"] = "the part bf16 was not asked for, or this processor does not multiply bf16"
     if "turned" in options.parts:
         result["turned"] = trained("grpo", 0, options, "name=one-word-turned", "num_steps=10", *TURNED)["parts"]
     if "reward_model" in options.parts:
