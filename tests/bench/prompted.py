@@ -144,6 +144,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
         "likelihood": {"type": "likelihood"},
         "generated": {
             "type": "generated",
+            "cpus_per_worker": torch.get_num_threads(),
             "generation": {"engine": options.engine, "max_new_tokens": 4, "kv_cache_bytes": 1 << 29},
         },
     }

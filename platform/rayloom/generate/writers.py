@@ -15,7 +15,7 @@ from rayloom.generate.asks import Ask, ModelAnswer
 from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import check_offline, room_for_rank
-from rayloom.models.vllm_process import cpu_dtype
+from rayloom.models.vllm_process import cpu_arguments
 from rayloom.specs.generation.engines import EndpointEngine, ModelEngine, Sampling
 
 
@@ -100,9 +100,7 @@ class VllmWriter:
         self._renderer = subject.renderer.with_kwargs(engine.chat_template_kwargs) if engine.form == "chat" else None
         arguments: dict[str, Any] = {"max_model_len": engine.max_length_tokens}
         if not engine.gpus_per_worker:
-            arguments |= {"kv_cache_memory_bytes": engine.kv_cache_bytes, "dtype": cpu_dtype(subject.base)}
-            arguments["enforce_eager"] = True
-            arguments["dtype"] = cpu_dtype(subject.base)
+            arguments |= cpu_arguments(subject.base, engine.kv_cache_bytes)
         if subject.adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(subject.adapter), "max_loras": 1}
         self.llm = LLM(

@@ -16,7 +16,7 @@ from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import room_for_rank
-from rayloom.models.vllm_process import cpu_dtype, vllm_environment
+from rayloom.models.vllm_process import cpu_arguments, vllm_environment
 from rayloom.specs.text_generation import Generation
 
 Row = dict[str, Any]
@@ -93,12 +93,12 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         "max_model_len": generation.max_length_tokens,
         "max_num_seqs": use.micro_batch_sequences,
         "trust_remote_code": False,
-        "enforce_eager": not is_on_gpu,
     }
     if not is_on_gpu:
-        arguments |= {"kv_cache_memory_bytes": generation.kv_cache_bytes, "dtype": cpu_dtype(use.subject.base)}
+        arguments |= cpu_arguments(use.subject.base, generation.kv_cache_bytes)
     if use.subject.adapter is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": room_for_rank(use.subject.adapter), "max_loras": 1}
+    cores = None if is_on_gpu else use.cpus_per_worker
     bundle = {"CPU": use.cpus_per_worker} | ({"GPU": use.gpus_per_worker} if is_on_gpu else {})
     return vLLMEngineProcessorConfig(
         model_source=str(use.subject.base),
@@ -106,7 +106,7 @@ def _config(use: EngineUse) -> vLLMEngineProcessorConfig:
         concurrency=(use.num_workers, use.num_workers),
         batch_size=use.micro_batch_sequences,
         placement_group_config={"bundles": [bundle]},
-        runtime_env={"env_vars": vllm_environment(None if is_on_gpu else use.cpus_per_worker)},
+        runtime_env={"env_vars": vllm_environment(cores, in_one_process=cores is not None)},
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=False,

@@ -14,15 +14,13 @@ from typing import Any
 from rayloom.artifacts.store import Artifact
 from rayloom.models.processor import multiplies_bf16
 from rayloom.models.vllm_adapter import LORA_RANKS
-from rayloom.models.vllm_process import vllm_environment
+from rayloom.models.vllm_process import CPU_BLOCK_TOKENS, vllm_environment
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.train.rollouts.answers import AskedPrompt, Files, WrittenTokens
 
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 MEMORY = Path("/dev/shm")
-CPU_BLOCK_TOKENS = 32
-"""The smallest that vLLM's attention takes on a CPU."""
 
 
 class OldWeightsError(Exception):
@@ -71,7 +69,6 @@ def engine_arguments(spec: TrainSpec) -> dict[str, Any]:
         arguments |= {"gpu_memory_utilization": rollouts.gpu_memory_share}
         arguments |= {"tensor_parallel_size": rollouts.gpus_per_engine, "enable_sleep_mode": rollouts.sleeps}
     else:
-        # Whole blocks of a prompt are shared by its answers; by default a block on a CPU has 128 tokens.
         arguments |= {"kv_cache_memory_bytes": rollouts.kv_cache_bytes, "block_size": CPU_BLOCK_TOKENS}
     if isinstance(spec.adapter, LoraAdapter):
         rank = next(rank for rank in LORA_RANKS if rank >= spec.adapter.rank)
