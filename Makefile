@@ -161,6 +161,11 @@ $(HARNESS)/bin/python: setup
 bench-prompted: setup $(HARNESS)/bin/python
 	$(BIN)/python tests/bench/prompted.py --peer $(HARNESS)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(SHOWN),--shown $(SHOWN)) $(if $(SAVE),--save)
 
+# One task at 0, 16, 100 and 1,000 rows: prompts, the prompt trained, heads of their own; SAVE=1 keeps the result.
+.PHONY: bench-few-rows
+bench-few-rows: setup
+	$(BIN)/python tests/bench/few_rows.py $(if $(SAVE),--save)
+
 # What a search costs and what ASHA saves; SAVE=1 keeps the result.
 bench-tune: setup
 	$(BIN)/python tests/bench/tune.py $(if $(SAVE),--save)

@@ -20,7 +20,8 @@ from rayloom.train.objectives.objective import NextToken
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import size_of_architecture
 from rayloom.train.state import TrainState
-from rayloom.train.weights.model import build_model, layers_of, prepare_layers
+from rayloom.train.weights.layers import layers_of, prepare_layers
+from rayloom.train.weights.model import build_model
 
 GPU = {"workers": {"num_workers": 1, "gpus_per_worker": 1}}
 """What a spec must say for fp16 and 8 bits; the loop then runs on whatever device its group has."""

@@ -7,7 +7,7 @@ import math
 import torch
 from support.models import tiny_llama
 
-from rayloom.train.weights.model import add_embedding_noise
+from rayloom.train.weights.layers import add_embedding_noise
 
 
 def test_noise_is_bounded_by_length_and_size_and_absent_in_evaluation() -> None:

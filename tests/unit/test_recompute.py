@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rayloom.specs.training.optimization import ActivationCheckpointing
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
-from rayloom.train.weights.model import recompute
+from rayloom.train.weights.layers import recompute
 
 SETTINGS: dict[str, dict[str, Any] | None] = {
     "nothing": None,

@@ -18,7 +18,7 @@ from rayloom.errors import InputError
 from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import Axis
-from rayloom.train.weights.model import recompute
+from rayloom.train.weights.layers import recompute
 from rayloom.train.weights.tensor_parallel import PROVEN, check_parts, make_parts, part_of, whole
 
 VOCABULARY = 67

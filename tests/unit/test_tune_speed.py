@@ -127,9 +127,9 @@ def test_what_a_search_for_speed_cannot_do_is_said(changes: dict[str, Any], said
 
 
 def test_a_search_is_over_one_job() -> None:
-    with pytest.raises(ValidationError, match="give train or serve"):
+    with pytest.raises(ValidationError, match="give train, serve or evaluate"):
         tune_spec(serve={"kind": "serve", "name": "s", "models": [{"name": "m", "model": "artifact:m"}]})
-    with pytest.raises(ValidationError, match="give train or serve"):
+    with pytest.raises(ValidationError, match="give train, serve or evaluate"):
         TuneSpec.model_validate(serving().model_dump(by_alias=True) | {"serve": None})
 
 

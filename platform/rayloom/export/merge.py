@@ -62,7 +62,8 @@ def run(spec: MergeSpec, build: Build) -> Outcome:
         check_agreement(exact, effect, spec, adapter_artifact)
         save(tuned, base, PRECISIONS[spec.save_precision], build.directory)
         del model, tuned
-        base.copy_companions(build.directory)
+        # A prompt that the base was trained on is not that of its adapter.
+        copy_companions(base.path, build.directory, with_prompt=False)
         copy_companions(adapter.path, build.directory)
         bar.advance()
         saved = ModelFolder.of(build.directory)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rayloom.errors import InputError, ResourceError
 from rayloom.models.weight_files import FLOAT_TYPES, stored_tensors
 from rayloom.observe.memory import available_bytes
+from rayloom.specs.training.prompted import PROMPT_FILE, SHOWN_FILE
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class ModelFolder:
         copy_companions(self.path, target)
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    copy_files(source, target, COMPANIONS)
+def copy_companions(source: Path, target: Path, *, with_prompt: bool = True) -> None:
+    """Copies them, and the prompt that the model was trained on, if it was."""
+    copy_files(source, target, (*COMPANIONS, *((PROMPT_FILE, SHOWN_FILE) if with_prompt else ())))
 
 
 def check_memory(needed_bytes: int, doing: str) -> None:

@@ -30,7 +30,7 @@ from rayloom.specs.training.adapters import (
     PTuningAdapter,
 )
 
-TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
+TaskType = Literal["CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"]
 """PEFT's task types. For those in HEADED_TASKS the task head is trained and saved with the adapter."""
 
 HEADED_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")

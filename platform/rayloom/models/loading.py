@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from rayloom.errors import InputError
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
 from rayloom.models.processor import multiplies_bf16
+from rayloom.models.weight_files import stored_tensors
 
 _FIX = "Name a folder or artifact with config.json and model.safetensors of a causal language model."
 
@@ -87,8 +89,8 @@ def load_masked(model: Path, adapter: Path | None = None) -> nn.Module:
 
 
 def check_masked(model: Path) -> None:
-    """Raises InputError if the folder has no encoder with a mask. No weights are loaded."""
-    from transformers import AutoConfig
+    """Raises InputError if the folder has no encoder with a head over its vocabulary. No weights are loaded."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     fix = "A cloze needs an encoder as masked language modelling leaves it; ask decoders by likelihood or generated."
@@ -97,3 +99,11 @@ def check_masked(model: Path) -> None:
     config = AutoConfig.from_pretrained(model)
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
         raise InputError(f"This model ({config.model_type}) predicts no masked words", where=str(model), fix=fix)
+    with torch.device("meta"):
+        empty: Any = AutoModelForMaskedLM.from_config(config)
+    inside = f"{empty.base_model_prefix}."
+    head = {name for name, _ in empty.named_parameters() if not name.startswith(inside)}
+    # Old checkpoints call some of a head's parameters otherwise (gamma, beta), never all.
+    if head and not head & set(stored_tensors(model)):
+        what = f"The encoder has no head over its vocabulary: {min(head)} is missing"
+        raise InputError(what, where=str(model), fix=fix)

@@ -1,9 +1,12 @@
-"""Models with a task head: made from a base, saved with their task, and loaded with or without an adapter."""
+"""Models with a task head: made from a base, saved with their task, and loaded with or without an adapter.
+
+Also the prompt that a language model was trained on, kept with it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from rayloom.models.adapters import load as load_adapter
 from rayloom.models.int8_linear import use_int8_arithmetic
 from rayloom.models.quantised import NEVER_QUANTISED, load_quantised
 from rayloom.models.weight_files import stored_tensors
+from rayloom.specs.prompting import Prompt
 from rayloom.specs.training.adapters import Adapter, LoraAdapter
+from rayloom.specs.training.prompted import PROMPT_FILE, SHOWN_FILE
 from rayloom.specs.training.tasks import (
     TASK_FILE,
     QuestionAnswering,
@@ -27,6 +32,7 @@ from rayloom.specs.training.tasks import (
     Task,
     TokenClassification,
 )
+from rayloom.text.labelled.examples import Example, write_examples
 
 _FIX = "Name a folder or artifact with config.json, model.safetensors and tokenizer.json."
 
@@ -173,6 +179,23 @@ def task_of(folder: Path) -> tuple[Task, int] | None:
     facts = json.loads(file.read_text(encoding="utf-8"))
     task: Task = TypeAdapter(Task).validate_python(facts["task"])
     return task, int(facts["sequence_length_tokens"])
+
+
+def save_prompt(prompt: Prompt, sequence_length_tokens: int, shown: Sequence[Example], folder: Path) -> None:
+    """Writes the prompt that the model in the folder was trained on, and the rows that it may show."""
+    facts = {"prompt": prompt.model_dump(mode="json"), "sequence_length_tokens": sequence_length_tokens}
+    (folder / PROMPT_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if prompt.demonstrations is not None:
+        write_examples(shown, folder / SHOWN_FILE)
+
+
+def prompt_of(folder: Path) -> tuple[Prompt, int] | None:
+    """The prompt that the model or adapter in a folder was trained on, and its row length; None if on none."""
+    file = folder / PROMPT_FILE
+    if not file.exists():
+        return None
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    return Prompt.model_validate(facts["prompt"]), int(facts["sequence_length_tokens"])
 
 
 def load_task_model(base: Path, adapter: Path | None, task: Task) -> nn.Module:

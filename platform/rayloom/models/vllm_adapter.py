@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import InputError
+from rayloom.models.responders.responder import task_of
 from rayloom.models.responders.subject import Subject
 from rayloom.specs.predict import PredictSpec
 
@@ -16,7 +17,7 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 def goes_offline(spec: PredictSpec, subject: Subject) -> bool:
     """Whether vLLM's offline engine answers: it writes text, and a task's labels are none, nor are a prompt's."""
-    return subject.task is None and spec.prompt is None and spec.generation.engine == "vllm"
+    return task_of(subject) is None and spec.prompt is None and spec.generation.engine == "vllm"
 
 
 def check_offline(subject: Subject) -> None:

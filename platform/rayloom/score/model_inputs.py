@@ -18,14 +18,15 @@ PACKED_ENCODER_DECODERS = ("t5", "mt5")
 """Model types that are tested to give the same result for packed and single documents (tests/unit/test_packing.py)."""
 
 
-def kind_of(config: Any) -> Kind:
-    """The model's kind. Raises InputError for an encoder or encoder-decoder that is not tested with packed rows."""
+def kind_of(config: Any, *, is_packed: bool = True) -> Kind:
+    """The model's kind. Raises InputError for an encoder or encoder-decoder that is not tested with packed rows, unless
+    rows hold one text each."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if getattr(config, "is_encoder_decoder", False):
         return _proven(config, "encoder-decoder", PACKED_ENCODER_DECODERS)
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        return _proven(config, "encoder", PACKED_ENCODERS)
+        return _proven(config, "encoder", PACKED_ENCODERS) if is_packed else "encoder"
     return "decoder"
 
 

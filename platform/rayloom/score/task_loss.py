@@ -60,9 +60,7 @@ def task_logits(model: nn.Module, batch: TaskBatch, target: Target) -> Tensor:
     config: Any = model.config
     if int(getattr(config, "type_vocab_size", 0) or 0) > 1:
         inputs["token_type_ids"] = batch.segments
-    if getattr(config, "is_encoder_decoder", False) is False and hasattr(config, "use_cache"):
-        inputs["use_cache"] = False
-    output = model(**_known(model, inputs))
+    output = model(**inputs, **without_cache(model))
     if target == "answer":
         ends = torch.stack([output.start_logits, output.end_logits], dim=1)[..., -batch.tokens.shape[1] :]
         # Padding must not be chosen as an end.
@@ -72,13 +70,14 @@ def task_logits(model: nn.Module, batch: TaskBatch, target: Target) -> Tensor:
     return (logits[:, -batch.tokens.shape[1] :] if target == "tags" else logits).float()
 
 
-def _known(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs without `use_cache` if virtual tokens are passed as a cache, or if the model is an encoder."""
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The input that keeps a decoder from filling a cache; none if virtual tokens are passed as one, or for an encoder,
+    which has none."""
+    config: Any = model.config
     peft: Any = getattr(model, "active_peft_config", None)
-    is_encoder = not getattr(model.config, "is_decoder", False) and hasattr(model.config, "type_vocab_size")
-    if is_encoder or getattr(peft, "is_prompt_learning", False):
-        inputs.pop("use_cache", None)
-    return inputs
+    is_encoder = not getattr(config, "is_decoder", False) and hasattr(config, "type_vocab_size")
+    is_without = is_encoder or getattr(peft, "is_prompt_learning", False) or not hasattr(config, "use_cache")
+    return {} if is_without or getattr(config, "is_encoder_decoder", False) else {"use_cache": False}
 
 
 def _labels_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, JobSpec, ModelRef, OutsideFiles, SearchRef
+from rayloom.specs.prompting import Cloze, Prompt
 from rayloom.specs.row_files import files_at_uris
 from rayloom.specs.training.adapters import VIRTUAL_TOKEN_METHODS, Adapter, LoraAdapter, NoAdapter, PartsOnly
 from rayloom.specs.training.architectures import Architecture, EncoderDecoderArchitecture
@@ -15,10 +16,11 @@ from rayloom.specs.training.computing import check_computing
 from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, Faults, Sharding, Workers
 from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
-from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption
+from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption, check_objective
 from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.training.policies import Policy, PromptData, Rollouts, check_policy
 from rayloom.specs.training.preferences import Preference, PreferenceData, check_preference
+from rayloom.specs.training.prompted import PromptTraining, TrainTask, check_prompted
 from rayloom.specs.training.retain import Fisher, Retention, check_retaining, old_model_of
 from rayloom.specs.training.rewards import Rewards, files_of_rewards
 from rayloom.specs.training.tasks import RewardScoring, SequenceToSequence, Task, check_task
@@ -40,7 +42,7 @@ class TrainSpec(JobSpec):
     """Shape of a model with fresh weights, trained from scratch."""
     objective: Objective | None = None
     """Default: the architecture's own (decoder causal, encoder masked, encoder-decoder span); causal for a base."""
-    task: Task | None = None
+    task: TrainTask | None = None
     """What the model learns to say about a text. Default: it learns language, by its objective."""
     preference: Preference | None = None
     """Learn from judged answers by this method."""
@@ -126,7 +128,19 @@ class TrainSpec(JobSpec):
 
     @property
     def objective_in_use(self) -> Causal | Masked | SpanCorruption:
+        if self.prompt is not None and isinstance(self.prompt.scoring, Cloze):
+            return OBJECTIVE_OF["encoder"]
         return self.objective or OBJECTIVE_OF["decoder" if self.architecture is None else self.architecture.type]
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """The prompt that a language model is trained on; None for all other training."""
+        return self.task.prompt if isinstance(self.task, PromptTraining) else None
+
+    @property
+    def headed_task(self) -> Task | None:
+        """The task whose model gets a head for it, or is made for it; None for language models."""
+        return None if isinstance(self.task, PromptTraining) else self.task
 
     @property
     def teacher_in_use(self) -> Teacher | None:
@@ -200,16 +214,7 @@ class TrainSpec(JobSpec):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> Self:
-        objective = self.objective_in_use
-        if self.architecture is not None and objective.type != OBJECTIVE_OF[self.architecture.type].type:
-            own = OBJECTIVE_OF[self.architecture.type].type
-            raise ValueError(
-                f"architecture {self.architecture.type} is trained with objective {own}, not {objective.type}"
-            )
-        if objective.type != "causal" and self.data.type != "corpus":
-            raise ValueError(f"objective {objective.type} needs data of type corpus")
-        if objective.type != "causal" and not isinstance(self.adapter, NoAdapter):
-            raise ValueError(f"objective {objective.type} trains whole weights: leave adapter out")
+        check_objective(self)
         return self
 
     @model_validator(mode="after")
@@ -220,18 +225,6 @@ class TrainSpec(JobSpec):
             raise ValueError("data.streamed has one corpus: mix general text in the clean job, instead of replay")
         if self.replay is not None and not self.packs_rows:
             raise ValueError(f"adapter {self.adapter.type} needs one text in each row, and replay's corpus packs many")
-        return self
-
-    @model_validator(mode="after")
-    def _sentinels_suffice(self) -> Self:
-        objective = self.objective_in_use
-        if isinstance(objective, SpanCorruption):
-            spans = objective.most_spans(self.sequence_length_tokens)
-            if spans > objective.num_sentinels:
-                raise ValueError(
-                    f"rows of {self.sequence_length_tokens} tokens can have {spans} spans, but objective.num_sentinels "
-                    f"is {objective.num_sentinels}: give {spans}"
-                )
         return self
 
     @model_validator(mode="after")
@@ -256,6 +249,7 @@ class TrainSpec(JobSpec):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         check_task(self)
+        check_prompted(self)
         check_preference(self)
         check_retaining(self)
         check_teaching(self)

@@ -1,4 +1,4 @@
-"""`kind: tune`: a search over the fields of a training or serve job, within a budget; it writes the best job."""
+"""`kind: tune`: a search over the fields of a training, serve or evaluate job, in a budget; it writes the best job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rayloom.specs.base import Bundle, JobFile, JobSpec, OutsideFiles, Spec
+from rayloom.specs.evaluate import EvaluateSpec
 from rayloom.specs.search.problems import (
     gpu_problems,
     metric_problems,
@@ -17,6 +18,7 @@ from rayloom.specs.search.problems import (
     searcher_problems,
     unvaried,
 )
+from rayloom.specs.search.prompts import fixed_paths, prompt_metrics, prompt_problems
 from rayloom.specs.search.refusals import space_problems
 from rayloom.specs.search.space import Space, num_values
 from rayloom.specs.search.speed import (
@@ -24,7 +26,7 @@ from rayloom.specs.search.speed import (
     TIMED_METRICS,
     ServingLoad,
     TimedSteps,
-    speed_problems,
+    measuring_problems,
     unmeasured_paths,
 )
 from rayloom.specs.search.strategies import (
@@ -110,13 +112,16 @@ class Budget(Spec):
 
 
 class TuneSpec(JobSpec):
-    """Searches for the values of a training job that give the best metric, or with which a job is fastest here."""
+    """Searches for the values of a training job that give the best metric, or with which a job is fastest here, or for
+    the best prompt."""
 
     kind: Literal["tune"]
     train_job: Annotated[TrainSpec | None, Field(alias="train"), JobFile(overrides="set")] = None
     """The training job whose fields are varied: the path of its file, or the job itself. Default: serve is given."""
     serve: Annotated[ServeSpec | None, JobFile(overrides="set")] = None
     """The serve job whose fields are varied: each trial starts it, loads its first model, and stops it."""
+    evaluate: Annotated[EvaluateSpec | None, JobFile(overrides="set")] = None
+    """The evaluation whose prompts are varied (checks of type prompted): templates, label words, demonstrations."""
     load: ServingLoad = ServingLoad()
     """With serve: the load under which a trial is measured, and what a good answer is."""
     timed_steps: TimedSteps | None = None
@@ -154,7 +159,7 @@ class TuneSpec(JobSpec):
 
     def most_bundles(self) -> list[Bundle]:
         """The bundles of all trials that may run at once."""
-        if self.measures_speed:
+        if self.is_measured_once:
             return self.job.most_bundles()
         workers = self.train.workers
         one = Bundle(workers.cpus_per_worker, self.gpus_per_trial / workers.num_workers)
@@ -168,8 +173,10 @@ class TuneSpec(JobSpec):
             yield OutsideFiles("load.prompts", self.load.prompts)
 
     @cached_property
-    def job(self) -> TrainSpec | ServeSpec:
+    def job(self) -> TrainSpec | ServeSpec | EvaluateSpec:
         """The searched job, with engines as settings; its kind is the key that it stands under."""
+        if self.evaluate is not None:
+            return self.evaluate
         if self.serve is None:
             return self.train
         models = tuple(served.with_engine(served.engine) for served in self.serve.models)
@@ -186,6 +193,16 @@ class TuneSpec(JobSpec):
         """Whether trials measure a job's speed and make no model."""
         return self.serve is not None or self.timed_steps is not None
 
+    @property
+    def is_measured_once(self) -> bool:
+        """Whether trials measure a job, one after the other, and make no model."""
+        return self.measures_speed or self.evaluate is not None
+
+    @property
+    def aim(self) -> str:
+        """What a search whose trials make no model is for, in words."""
+        return "for speed" if self.measures_speed else "over prompts"
+
     @cached_property
     def plain_job(self) -> dict[str, Any]:
         """The searched job as plain values."""
@@ -194,6 +211,8 @@ class TuneSpec(JobSpec):
     @property
     def metrics(self) -> tuple[str, ...]:
         """All metrics that a trial reports, during training or at its end."""
+        if self.evaluate is not None:
+            return prompt_metrics(self.evaluate)
         if self.measures_speed:
             return SERVING_METRICS if self.serve is not None else TIMED_METRICS
         return (*training_metrics(self.train), *RESULT_METRICS, *check_metrics(self.checks, self.train.task))
@@ -218,8 +237,8 @@ class TuneSpec(JobSpec):
 
     @model_validator(mode="after")
     def _searches_over_one_job(self) -> Self:
-        if (self.train_job is None) == (self.serve is None):
-            raise ValueError("a search is over one job: give train or serve")
+        if [self.train_job, self.serve, self.evaluate].count(None) != 2:
+            raise ValueError("a search is over one job: give train, serve or evaluate")
         return self
 
     @model_validator(mode="after")
@@ -236,7 +255,10 @@ class TuneSpec(JobSpec):
 
     def further_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Values that the job refuses, and conflicts between scheduler, searcher and space."""
-        fixed = unmeasured_paths(self) if self.measures_speed else unvaried(self)
+        if self.evaluate is not None:
+            fixed = fixed_paths(self, self.evaluate)
+        else:
+            fixed = unmeasured_paths(self) if self.measures_speed else unvaried(self)
         for path, reason in fixed.items():
             yield ("space", path), reason
         varied = {path: dimension for path, dimension in self.space.items() if path not in fixed}
@@ -247,8 +269,9 @@ class TuneSpec(JobSpec):
         yield from searcher_problems(self)
         if self.train_job is not None:
             yield from self._training_problems(self.train_job)
-        if self.measures_speed:
-            yield from speed_problems(self)
+        if self.is_measured_once:
+            yield from measuring_problems(self)
+            yield from prompt_problems(self.evaluate) if self.evaluate is not None else ()
             return
         yield from check_problems(self.checks, self.train)
         yield from scheduler_problems(self)

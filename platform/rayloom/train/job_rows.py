@@ -23,6 +23,7 @@ from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.row_workers import RowWorkers
 from rayloom.train.kept_rows import is_kept, kept, rows_key
+from rayloom.train.objectives.prompted import asked_of, prepare_prompted
 
 COUNTS_NAME = "counts.json"
 DATA_NAME = "data"
@@ -91,9 +92,14 @@ def labelled_task_rows(spec: TrainSpec, parents: Mapping[str, Artifact], folder:
         return folder
     from rayloom.text.labelled.dataset import prepare_labelled
 
-    encoder = TaskEncoder.of_folder(spec.task, parents["base"].path, spec.sequence_length_tokens)
+    base, length, files = parents["base"].path, spec.sequence_length_tokens, source_files(data.sources, parents)
     with progress("encoding texts", unit="rows") as bar:
-        counts = prepare_labelled(data, source_files(data.sources, parents), encoder, spec.seed, folder, bar.advance)
+        if spec.prompt is not None:
+            asked = asked_of(spec.prompt, base)
+            counts = prepare_prompted(data, files, asked, length, spec.seed, folder, bar.advance)
+        elif spec.headed_task is not None:
+            encoder = TaskEncoder.of_folder(spec.headed_task, base, length)
+            counts = prepare_labelled(data, files, encoder, spec.seed, folder, bar.advance)
     (folder / COUNTS_NAME).write_text(json.dumps(counts.as_json(), indent=2))
     return folder
 
@@ -111,7 +117,7 @@ def preference_rows(
 
     renderer = Renderer.of_model(parents["base"].path, template_kwargs=data.chat_template_kwargs)
     files, length = source_files(data.sources, parents), spec.sequence_length_tokens
-    is_paired, separator = not isinstance(spec.preference, Kto), step_separator_of(spec.task)
+    is_paired, separator = not isinstance(spec.preference, Kto), step_separator_of(spec.headed_task)
     with progress("rendering answers", unit="rows") as bar:
         if separator is not None:
             counts = prepare_steps(data, files, renderer, separator, length, spec.seed, folder, bar.advance)

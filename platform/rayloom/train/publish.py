@@ -21,10 +21,13 @@ from rayloom.text.packed.shards import TokenShards, save_first
 from rayloom.train.job import TrainJob
 from rayloom.train.job_rows import row_counts
 from rayloom.train.loop.run_log import read_log
+from rayloom.train.objectives.prompted import first_prompts
 from rayloom.train.prepare import RESULT_NAME
 
 SHOWN_NAME, NUM_SHOWN = "first_rows", 100
 """Folder and number of training rows that the artifact keeps as they were rendered, for people to look at."""
+NUM_PROMPTS = 2
+"""Prompts that the metrics show."""
 
 
 def publish(job: TrainJob, build: Build) -> Outcome:
@@ -43,6 +46,8 @@ def publish(job: TrainJob, build: Build) -> Outcome:
     metrics = summarize(read_log(job.log)) | {"rows": row_counts(job.work)}
     if not metrics["rows"]:
         del metrics["rows"]
+    if job.spec.prompt is not None:
+        metrics["prompts"] = [f"{text} → {answer}" for _, text, answer in first_prompts(job, NUM_PROMPTS)]
     is_whole_here = isinstance(job.spec.data, CorpusData) and not job.spec.is_streamed
     if is_whole_here and isinstance(job.spec.objective_in_use, Causal):
         metrics["baselines"] = _baselines(job)

@@ -31,7 +31,9 @@ def sections(artifact: Artifact) -> list[Section]:
     bad = [(e["step"], e["loss"], e["decision"]) for e in events if e["event"] == "bad_step"]
     if bad:
         made.append(Section("Steps that were not applied", table(("step", "loss", "decision"), bad)))
-    shown = {name: value for name, value in metrics.items() if name not in ("heldout", "baselines")}
+    if prompts := metrics.get("prompts"):
+        made.append(Section("First prompts", table(("row", "prompt"), list(enumerate(prompts, 1)))))
+    shown = {name: value for name, value in metrics.items() if name not in ("heldout", "baselines", "prompts")}
     made.append(Section("Run", table(("", ""), metric_rows(shown))))
     return made
 

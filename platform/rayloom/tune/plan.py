@@ -12,10 +12,12 @@ from rich.table import Table
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import RayloomError
+from rayloom.evaluate.plan import plan as plan_evaluation
 from rayloom.models.processor import machine_name
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.serve.plan import plan as plan_service
+from rayloom.specs.evaluate import EvaluateSpec
 from rayloom.specs.search.space import Integer, Listed, LogUniform, Multiple, values_of
 from rayloom.specs.search.strategies import GridSearcher, NoScheduler, PopulationScheduler
 from rayloom.specs.serve import ServeSpec
@@ -63,7 +65,12 @@ def _planned(
         sheet.add("combinations", size)
     sheet.add("trials", spec.num_trials or 0)
     _add_searcher(sheet, spec, parents)
-    if spec.measures_speed:
+    if spec.evaluate is not None:
+        sheet.add("in all", f"{spec.num_trials or 0} trials, one at a time, by one model that is loaded once")
+        sheet.warnings.append(
+            "the winner is chosen by the rows that are tested, and its score is too good: measure best.yaml on others"
+        )
+    elif spec.measures_speed:
         _add_measuring(sheet, spec)
     else:
         _add_scheduler(sheet, spec)
@@ -84,6 +91,8 @@ def planned_job(
     own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
     if isinstance(spec.job, ServeSpec):
         return plan_service(spec.job, own, job_directory)
+    if isinstance(spec.job, EvaluateSpec):
+        return plan_evaluation(spec.job, own, job_directory)
     return training(spec.job, own, job_directory)
 
 

@@ -22,7 +22,7 @@ def sections(artifact: Artifact) -> list[Section]:
     if winner is None:
         return []
     made = [Section("Best trial", _best_table(winner))]
-    if not spec.measures_speed:
+    if not spec.is_measured_once:
         made.append(Section("Learning curves", chart(learning_curves(spec.objectives[0], trials, winner))))
     made.append(Section("Values and result", chart(parallel_coordinates(spec, trials, winner))))
     step = comparable_step(trials)

@@ -129,6 +129,11 @@ def _comment(spec: TuneSpec, trial: Trial) -> list[str]:
     measured = ", ".join(f"{o.metric} {trial.metrics.get(o.metric, math.nan):.6g}" for o in spec.objectives)
     if spec.measures_speed:
         return [f"Trial {trial.number} of the search {spec.name}: {measured}, on {spec.hardware}."]
+    if spec.evaluate is not None:
+        return [
+            f"Trial {trial.number} of the search {spec.name}: {measured}.",
+            "It was chosen by these rows, so that its score on others is likely to be lower.",
+        ]
     lines = [f"Trial {trial.number} of the search {spec.name}: {measured} at step {trial.step}."]
     if trial.copies:
         lines.append("Its values changed on the way and its weights came from others (trials.jsonl says when);")

@@ -15,7 +15,7 @@ from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.errors import QualityError, ResourceError
 from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.progress import say
-from rayloom.observe.ray_session import Session, connect
+from rayloom.observe.ray_session import Session, connect, is_on_cluster
 from rayloom.specs.search.space import Values
 from rayloom.specs.tune import TuneSpec
 from rayloom.train.publish import publish
@@ -27,8 +27,16 @@ from rayloom.tune.strategies.history import JOURNAL_NAME, History, Journal, Tria
 from rayloom.tune.strategies.ranking import best, best_by_model
 from rayloom.tune.strategies.searchers import missing_package
 from rayloom.tune.trials.capacity import bundles_of, memory_bytes_per_worker, num_concurrent
+from rayloom.tune.trials.prompt_trials import PromptTrials
 from rayloom.tune.trials.ray_trials import run_trials
-from rayloom.tune.trials.speed_trials import STEP, ServedTrials, TimedTrials, parents_of_trial, run_one_by_one
+from rayloom.tune.trials.speed_trials import (
+    STEP,
+    MeasuredTrials,
+    ServedTrials,
+    TimedTrials,
+    parents_of_trial,
+    run_one_by_one,
+)
 from rayloom.tune.trials.trial_files import TrialFiles
 
 
@@ -38,8 +46,8 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
         raise ResourceError(f"{missing[0].upper()}{missing[1:]}")
     copy = WorkCopy(build.store, spec.name, build.version)
     copy.fetch(JOURNAL_NAME)
-    if spec.measures_speed:
-        return _fastest(spec, build, copy)
+    if spec.is_measured_once:
+        return _measured(spec, build, copy)
     files = TrialFiles(spec, build.parents, build.work, copy if copy.is_needed else None, build.store)
     files.prepare_rows()
     memory = memory_bytes_per_worker(spec, build.parents)
@@ -56,13 +64,18 @@ def run(spec: TuneSpec, build: Build) -> Outcome:
     return _published(search, files, build)
 
 
-def _fastest(spec: TuneSpec, build: Build, copy: WorkCopy) -> Outcome:
-    """The search for speed: measures one trial after another, and keeps a served model's best engine for `auto`."""
+def _measured(spec: TuneSpec, build: Build, copy: WorkCopy) -> Outcome:
+    """The search for speed, or over prompts: measures one trial after another, and keeps a served model's best engine
+    for `auto`."""
     search = _search(spec, build, 1, lambda _: STEP)
     of_nodes, trials = copy if copy.is_needed else None, search.history.trials
-    measuring = ServedTrials(spec, build) if spec.serve is not None else TimedTrials(spec, build, of_nodes, trials)
-    if not search.is_over:
-        connect()  # a cluster that does not start is no trial's failure
+    measuring: MeasuredTrials
+    if spec.evaluate is not None:
+        measuring = _asking(spec, build)
+    else:
+        measuring = ServedTrials(spec, build) if spec.serve is not None else TimedTrials(spec, build, of_nodes, trials)
+        if not search.is_over:
+            connect()  # a cluster that does not start is no trial's failure
     with LiveTable(spec, search.history) as live:
 
         def follow() -> None:
@@ -78,6 +91,27 @@ def _fastest(spec: TuneSpec, build: Build, copy: WorkCopy) -> Outcome:
         for found in best_by_model(spec, trials.values()):
             measuring.keep(found)
     return Outcome("report", summary(spec, search.history, winner), headline=headline(spec, search.history, winner))
+
+
+def _asking(spec: TuneSpec, build: Build) -> MeasuredTrials:
+    """Trials of prompts: in this process, or on a cluster in one with the CPUs and GPUs of the job."""
+    if not is_on_cluster():
+        return PromptTrials(spec, build.parents, build.store)
+    connect()
+    return _ElsewhereAsked(spec, build)
+
+
+class _ElsewhereAsked(MeasuredTrials):
+    """Trials in a process of the cluster, which keeps the model from one to the next."""
+
+    def __init__(self, spec: TuneSpec, build: Build) -> None:
+        (bundle,) = spec.bundles()[:1]
+        asking = ray.remote(num_cpus=bundle.cpus, num_gpus=bundle.gpus)(PromptTrials)
+        self._asking = asking.remote(spec, build.parents, build.store)
+
+    def measure(self, number: int, values: Values) -> dict[str, float]:
+        metrics: dict[str, float] = ray.get(self._asking.measure.remote(number, values))
+        return metrics
 
 
 def _search(spec: TuneSpec, build: Build, concurrent: int, length_of: Callable[[Values], int]) -> Search:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from rayloom.artifacts.lineage import field_in_training, training_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
+from rayloom.models.responders.prompted_rows import PromptPredictor
 from rayloom.models.responders.responder import Predictor
 from rayloom.reading.sources import row_files
 from rayloom.specs.training.labelled_data import LabelledData
@@ -23,7 +24,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff
 
 
 def linear_predictions(
-    predictor: Predictor, rows_of: Artifact, examples: Sequence[Example], store: Store
+    predictor: Predictor | PromptPredictor, rows_of: Artifact, examples: Sequence[Example], store: Store
 ) -> list[Prediction]:
     """What a linear model says about the texts. Raises InputError if there is none for the task."""
     task = predictor.task
@@ -42,7 +43,7 @@ def linear_predictions(
     return [Prediction((label,)) for label in labels]
 
 
-def training_examples(predictor: Predictor, rows_of: Artifact, store: Store) -> list[Example]:
+def training_examples(predictor: Predictor | PromptPredictor, rows_of: Artifact, store: Store) -> list[Example]:
     """The texts that a training job was trained on, read and split again as it did."""
     training = training_of(rows_of.manifest)
     data = TypeAdapter(LabelledData).validate_python(training["data"])

@@ -10,7 +10,7 @@ from rayloom.errors import InputError
 from rayloom.evaluate.checks.check import Case, Measured
 from rayloom.evaluate.checks.linear import linear_predictions
 from rayloom.evaluate.checks.scored import ScoreCheck, interval, wrong_texts
-from rayloom.models.responders.responder import Predictor
+from rayloom.models.responders.responder import predictor_of, task_of
 from rayloom.models.responders.subject import heldout_examples
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.observe.progress import progress, say
@@ -38,10 +38,11 @@ class TaskScore(ScoreCheck[TaskCheck]):
     texts = staticmethod(wrong_texts)
 
     def ready(self, case: Case[TaskCheck]) -> None:
-        if case.subject.task is None:
+        task = task_of(case.subject)
+        if task is None:
             what = f"{case.subject.artifact_id} was not trained for a task"
             raise InputError(what, where="model", fix="Name the result of a `train` job with a task.")
-        task, examples = case.subject.task[0], heldout_examples(case.rows)
+        examples = heldout_examples(case.rows)
         known = set(getattr(task, "entities", getattr(task, "labels", ())))
         if not isinstance(task, QuestionAnswering | SequenceToSequence):
             strange = sorted(set(_said(task, examples)) - known)
@@ -56,7 +57,7 @@ class TaskScore(ScoreCheck[TaskCheck]):
     def measure(self, case: Case[TaskCheck]) -> Measured:
         spec, subject = case.spec, case.subject
         examples = heldout_examples(case.rows)
-        predictor = Predictor.of(subject)
+        predictor = predictor_of(subject)
         with progress(f"{spec.name}: {subject.artifact_id}", len(examples), "texts") as bar:
             predictions = predictor.predict(examples, case.micro_batch_sequences, bar.advance)
         judged = judge(predictor.task, examples, predictions)

@@ -14,6 +14,7 @@ from rayloom.errors import RayloomError
 from rayloom.evaluate.prediction.parts import FAILED_FILE, PREDICTIONS_FILE, asked
 from rayloom.models.responders.prompted import PromptedModel
 from rayloom.models.responders.prompted_rows import rows_to_show
+from rayloom.models.responders.responder import task_of
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import check_offline, goes_offline
 from rayloom.observe.plan_sheet import PlanSheet
@@ -35,7 +36,7 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
             shown = rows_to_show(spec.prompt, parents)
             model = PromptedModel(subject, spec.prompt)
             model.check()
-        elif subject.task is None:
+        elif task_of(subject) is None:
             subject.renderer.with_kwargs(spec.generation.chat_template_kwargs)
         if goes_offline(spec, subject):
             check_offline(subject)
@@ -69,7 +70,8 @@ def plan(spec: PredictSpec, parents: Mapping[str, Artifact], job_directory: Path
 
 
 def _does(spec: PredictSpec, subject: Subject) -> str:
-    return f"labels for {subject.task[0].type}" if subject.task else f"answers in text, by {spec.generation.engine}"
+    task = task_of(subject)
+    return f"labels for {task.type}" if task is not None else f"answers in text, by {spec.generation.engine}"
 
 
 def sections(artifact: Artifact) -> list[Section]:

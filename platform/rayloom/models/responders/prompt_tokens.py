@@ -175,15 +175,20 @@ class PromptTokens:
                     found.append(f"{other!r} of {of_label} and {word!r} of {label} begin with the same token")
         return found
 
-    def check_lengths(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]]) -> int:
-        """Tokens of the longest prompt. Raises InputError where one leaves no room in the model's context."""
-        longest = 0
+    def check_lengths(
+        self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], most: int | None = None
+    ) -> int:
+        """Tokens of the longest prompt. Raises InputError where one leaves no room for the answer.
+
+        `most`: tokens of both together. Default: the model's context.
+        """
+        longest, most = 0, self._context if most is None else most
         for first in range(0, len(examples), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
             prompts = self.prompts(examples[part], shown[part])
             for example, own, ids in zip(examples[part], shown[part], prompts, strict=True):
                 longest = max(longest, len(ids))
-                room = None if self._context is None else self._context - self._answer_tokens(example)
+                room = None if most is None else most - self.answer_tokens(example)
                 if room is not None and len(ids) > room:
                     raise self._too_long(example, own, len(ids), room)
         return longest
@@ -204,7 +209,7 @@ class PromptTokens:
             return min(most or scoring.generation.max_length_tokens, scoring.generation.max_length_tokens)
         return most
 
-    def _answer_tokens(self, example: Example) -> int:
+    def answer_tokens(self, example: Example) -> int:
         """Most tokens that stand behind the prompt of a row."""
         scoring = self.prompt.scoring
         if isinstance(scoring, Generated):

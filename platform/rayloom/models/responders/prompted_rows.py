@@ -1,20 +1,25 @@
-"""Rows of labelled data as a prompt uses them, and the responder that answers rows by a prompt."""
+"""Rows of labelled data as a prompt uses them, and what answers rows by a prompt: a job's, or a model's own."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
+from rayloom.models.responders.prompt_tokens import ROWS_AT_ONCE, PromptTokens
 from rayloom.models.responders.prompted import PromptedModel
+from rayloom.models.responders.subject import Subject
 from rayloom.reading.sources import row_files
 from rayloom.specs.prompting import MultipleChoice, Prompt
 from rayloom.specs.training.labelled_data import LabelledData
-from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction
+from rayloom.specs.training.prompted import SHOWN_FILE, classes_of
+from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, TextClassification
+from rayloom.text.labelled import examples as stored
 from rayloom.text.labelled.dataset import LabelledCounts, read_examples
+from rayloom.text.labelled.decoding import Prediction
 from rayloom.text.labelled.examples import Example, ExampleError, Span
 from rayloom.text.prompts.demonstrations import Pool
 from rayloom.text.prompts.template import PromptRenderer
@@ -93,3 +98,78 @@ class PromptedResponder:
         if isinstance(prompt.task, MultipleChoice) and not choices:
             raise ExampleError("missing_column", "has no choices")
         return Example(text, pair if wants_pair else None, spans=spans, choices=tuple(choices or ()))
+
+
+# A model that was trained on a prompt, asked by it.
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Checks and measures rows for one prompt, as a TaskEncoder does for a task."""
+
+    tokens: PromptTokens
+    max_tokens: int
+    reads_windows: bool = False
+
+    @property
+    def task(self) -> TextClassification | RelationExtraction:
+        return classes_of(self.tokens.prompt)
+
+    def check(self, example: Example) -> None:
+        """Raises ExampleError for a row that the task or the template cannot use."""
+        self.tokens.renderer.check(example)
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each row's prompt without demonstrations, with the longest label word."""
+        parts = (examples[first : first + ROWS_AT_ONCE] for first in range(0, len(examples), ROWS_AT_ONCE))
+        prompts = (zip(part, self.tokens.prompts(part, [()] * len(part)), strict=True) for part in parts)
+        return [len(ids) + self.tokens.answer_tokens(example) for rows in prompts for example, ids in rows]
+
+    def cut(self, examples: Sequence[Example]) -> list[str]:
+        """The part of each text that the prompt shows, followed by that of the second text if there is one."""
+        most = self.tokens.prompt.max_field_characters
+        return [f"{example.text[:most]} {(example.pair or '')[:most]}".strip() for example in examples]
+
+
+@dataclass(frozen=True)
+class PromptPredictor:
+    """Predicts labels by a prompt, as a Predictor does by a task's head."""
+
+    model: PromptedModel
+    pool: Pool
+    max_tokens: int
+
+    @classmethod
+    def of(cls, subject: Subject) -> PromptPredictor:
+        """The predictor of a model by its own prompt. Raises InputError if it was trained on none."""
+        if subject.prompt is None:
+            raise InputError(f"{subject.artifact_id} was not trained on a prompt", fix="Give a prompt.")
+        prompt, max_tokens = subject.prompt
+        model = PromptedModel(subject, prompt)
+        model.check()
+        file = (subject.adapter or subject.base) / SHOWN_FILE
+        if prompt.demonstrations is not None and not file.exists():
+            what = "The rows that its prompt shows are missing, as they stay where a model was trained"
+            raise InputError(what, where=str(file), fix="Give a prompt with demonstrations.sources.")
+        shown = () if prompt.demonstrations is None else tuple(stored.read_examples(file))
+        return cls(model, Pool(shown), max_tokens)
+
+    @property
+    def task(self) -> TextClassification | RelationExtraction:
+        return self.encoder.task
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        return PromptEncoder(self.model, self.max_tokens)
+
+    @property
+    def responder(self) -> PromptedResponder:
+        return PromptedResponder(self.model, self.pool)
+
+    def predict(
+        self, examples: Sequence[Example], micro_batch_sequences: int, advance: Callable[[int], None] = lambda _: None
+    ) -> list[Prediction]:
+        """One prediction for each text, in order."""
+        shown = self.model.demonstrations(examples, self.pool, 0, 0, micro_batch_sequences)
+        answers = self.model.answers(examples, shown, micro_batch_sequences, advance)
+        return [answer.prediction for answer in answers]

@@ -12,11 +12,13 @@ from torch import nn
 from rayloom.errors import InputError, RayloomError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.models.responders.answer_scorer import AnswerScorer
+from rayloom.models.responders.prompted_rows import PromptPredictor
 from rayloom.models.responders.subject import Subject
 from rayloom.score.answers import greedy_answers, written_texts
 from rayloom.score.task_batches import target_of
 from rayloom.score.task_loss import logits_of_rows
 from rayloom.specs.text_generation import Generation
+from rayloom.specs.training.prompted import classes_of
 from rayloom.specs.training.tasks import QuestionAnswering, RelationExtraction, RewardScoring, SequenceToSequence, Task
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.labelled.decoding import Prediction, decoded
@@ -35,11 +37,13 @@ class Responder(Protocol):
 
 
 def responder_for(subject: Subject, generation: Generation) -> Responder:
-    """The responder for a model: a TaskResponder if it has a task, else a TextResponder."""
+    """The responder for a model: by its task, by the prompt that it was trained on, or with text."""
     if subject.task is not None and isinstance(subject.task[0], RewardScoring):
         return AnswerScorer.of(subject)
     if subject.task is not None:
         return TaskResponder(Predictor.of(subject))
+    if subject.prompt is not None:
+        return PromptPredictor.of(subject).responder
     return TextResponder(subject, generation)
 
 
@@ -196,6 +200,18 @@ class Predictor:
         rows = [row.tokens.tolist() for (row,) in self.encoder.rows(examples)]
         answers = written_texts(self.model, rows, task.max_target_tokens, micro_batch_sequences)
         return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+
+
+def task_of(subject: Subject) -> Task | None:
+    """What a model was trained to say about texts, with a head or on a prompt; None if it writes text."""
+    if subject.prompt is not None:
+        return classes_of(subject.prompt[0])
+    return None if subject.task is None else subject.task[0]
+
+
+def predictor_of(subject: Subject) -> Predictor | PromptPredictor:
+    """What predicts labels with a model: by the prompt that it was trained on, or by its task."""
+    return Predictor.of(subject) if subject.prompt is None else PromptPredictor.of(subject)
 
 
 def needs(task: Task) -> str:

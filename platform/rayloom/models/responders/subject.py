@@ -14,7 +14,8 @@ from rayloom.artifacts.lineage import base_of
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError
 from rayloom.models import loading
-from rayloom.models.task_models import load_task_model, task_of
+from rayloom.models.task_models import load_task_model, prompt_of, task_of
+from rayloom.specs.prompting import Prompt
 from rayloom.specs.training.tasks import Task
 from rayloom.text.conversations.render import Renderer
 from rayloom.text.labelled.dataset import EXAMPLES_NAME
@@ -71,6 +72,11 @@ class Subject:
     def task(self) -> tuple[Task, int] | None:
         """The model's task and row length; None if it is a causal language model."""
         return task_of(self.adapter or self.base)
+
+    @functools.cached_property
+    def prompt(self) -> tuple[Prompt, int] | None:
+        """The prompt that a language model was trained on, and its row length; None if on none."""
+        return prompt_of(self.adapter or self.base)
 
     @functools.cached_property
     def task_model(self) -> nn.Module:

@@ -14,6 +14,7 @@ from rayloom.serve.replicas.capacity import ModelShape, read_shape
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK
 from rayloom.specs.serve import ServedModel, ServedPredictor
 from rayloom.specs.serving.engine import EngineSpec, NgramSpeculation
+from rayloom.specs.training.prompted import PROMPT_FILE
 from rayloom.specs.training.tasks import TASK_FILE
 from rayloom.text.prompts.demonstrations import Pool
 
@@ -116,10 +117,12 @@ def shown_to(served: ServedPredictor, index: int, parents: Mapping[str, Artifact
 
 def task_type(artifact: Artifact, store: Store) -> str:
     """The type of task for which a model or adapter was trained, read from the store without fetching its files."""
-    path = f"{store.location(artifact.manifest.name, artifact.manifest.version)}/{TASK_FILE}"
-    if not store.filesystem.exists(path):
-        return TEXT_TASK
-    return str(json.loads(store.read_now(path))["task"]["type"])
+    folder = store.location(artifact.manifest.name, artifact.manifest.version)
+    for name in (TASK_FILE, PROMPT_FILE):
+        if store.filesystem.exists(f"{folder}/{name}"):
+            facts = json.loads(store.read_now(f"{folder}/{name}"))
+            return str(facts.get("prompt", facts)["task"]["type"])
+    return TEXT_TASK
 
 
 def engine_arguments(

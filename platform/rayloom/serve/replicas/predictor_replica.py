@@ -85,6 +85,8 @@ class PredictorReplica(AnsweringReplica):
 def _loaded(settings: PredictorSettings) -> Responder:
     import torch
 
+    from rayloom.models.responders.prompted import PromptedModel
+    from rayloom.models.responders.prompted_rows import PromptedResponder
     from rayloom.models.responders.responder import responder_for
     from rayloom.models.responders.subject import Subject
 
@@ -93,14 +95,13 @@ def _loaded(settings: PredictorSettings) -> Responder:
     subject = Subject.of("model", artifact, Store(settings.store_uri))
     prompt = settings.served.prompt
     if prompt is not None:
-        from rayloom.models.responders.prompted import PromptedModel
-        from rayloom.models.responders.prompted_rows import PromptedResponder
-
         asked = PromptedModel(subject, prompt)
         asked.check()
         asked.load()
         return PromptedResponder(asked, settings.shown)
     responder = responder_for(subject, settings.served.generation)
-    if subject.task is None:
+    if isinstance(responder, PromptedResponder):
+        responder.model.load()
+    elif subject.task is None:
         subject.model  # noqa: B018 (loads a language model now; a task's model is loaded already)
     return responder

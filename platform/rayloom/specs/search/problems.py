@@ -52,7 +52,9 @@ def gpu_problems(spec: TuneSpec) -> Problems:
 def metric_problems(spec: TuneSpec) -> Problems:
     for number, objective in enumerate(spec.objectives):
         if objective.metric not in spec.metrics:
-            reported = "a search for speed measures" if spec.measures_speed else "training or a check reports"
+            reported = "training or a check reports"
+            if spec.is_measured_once:
+                reported = f"a search {spec.aim} measures"
             message = f"{objective.metric!r} is no metric that {reported}"
             yield (
                 ("objectives", number, "metric"),

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from rayloom.specs.base import ModelRef, Spec
 
 Scalar = bool | int | float | str | None
-Value = Scalar | tuple[Scalar, ...] | dict[str, Scalar]
+Value = Scalar | tuple[Scalar, ...] | dict[str, Scalar | tuple[Scalar, ...]]
 Number = int | float
 Point = Mapping[str, Number]
 """A coordinate for each dimension: a number, or the index of the choice for choices and multiples."""

@@ -87,17 +87,17 @@ def unmeasured_paths(spec: TuneSpec) -> dict[str, str]:
     return reasons
 
 
-def speed_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Path and text of what does not go with a search for speed."""
+def measuring_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Path and text of what does not go with trials that are measured and make no model."""
     if not isinstance(spec.scheduler, NoScheduler) and spec.scheduler != AshaScheduler(type="asha"):
-        yield ("scheduler",), "trials of a search for speed are measured once, at their end: leave it out"
+        yield ("scheduler",), f"trials of a search {spec.aim} are measured once, at their end: leave it out"
     if spec.checks or spec.mlflow:
-        yield ("checks" if spec.checks else "mlflow",), "trials of a search for speed make no model: leave it out"
+        yield ("checks" if spec.checks else "mlflow",), f"trials of a search {spec.aim} make no model: leave it out"
     if spec.budget.num_steps is not None:
-        yield ("budget", "num_steps"), "a search for speed is limited by num_trials and wall_seconds"
+        yield ("budget", "num_steps"), f"a search {spec.aim} is limited by num_trials and wall_seconds"
     if spec.resources.max_concurrent_trials not in (None, 1):
         yield ("resources", "max_concurrent_trials"), "trials would slow each other down: one is measured at a time"
     if spec.serve is not None and not spec.serve.models:
         yield ("serve", "models"), "the load is for a language model, and there is none"
-    if spec.serve is not None and spec.timed_steps is not None:
+    if spec.train_job is None and spec.timed_steps is not None:
         yield ("timed_steps",), "is for a search over a training job"

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from rayloom.specs.evaluate import CHECK_METRICS, AnswersCheck, HeldoutLoss, TaskCheck
 from rayloom.specs.train import TrainSpec
-from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, Task
+from rayloom.specs.training.prompted import TrainTask
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence
 
 TrialCheck = Annotated[HeldoutLoss | AnswersCheck | TaskCheck, Field(discriminator="type")]
 
@@ -53,12 +54,12 @@ def training_metrics(train: TrainSpec) -> tuple[str, ...]:
     return (*_TRAINING_METRICS, *_OF_JUDGED_ROWS) if counts_hits else _TRAINING_METRICS
 
 
-def check_metrics(checks: Sequence[TrialCheck], task: Task | None) -> tuple[str, ...]:
+def check_metrics(checks: Sequence[TrialCheck], task: TrainTask | None) -> tuple[str, ...]:
     """The metrics of checks, as `checks.NAME.KEY`."""
     return tuple(f"checks.{check.name}.{key}" for check in checks for key in _keys(check, task))
 
 
-def _keys(check: TrialCheck, task: Task | None) -> tuple[str, ...]:
+def _keys(check: TrialCheck, task: TrainTask | None) -> tuple[str, ...]:
     if isinstance(check, TaskCheck) and task is not None:
         return _WITHOUT_CLASSES.get(type(task), _OF_CLASSES)
     return CHECK_METRICS[check.type]

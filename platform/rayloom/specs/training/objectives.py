@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from rayloom.specs.base import Spec
+
+if TYPE_CHECKING:
+    from rayloom.specs.train import TrainSpec
 
 NoiseShare = Annotated[float, Field(gt=0, lt=1)]
 
@@ -56,3 +59,24 @@ OBJECTIVE_OF: dict[str, Causal | Masked | SpanCorruption] = {
     "encoder-decoder": SpanCorruption(type="span"),
 }
 """The default objective of each architecture."""
+
+
+def check_objective(job: TrainSpec) -> None:
+    """Raises ValueError if the objective does not fit the rest of the spec."""
+    objective = job.objective_in_use
+    if job.architecture is not None and objective.type != OBJECTIVE_OF[job.architecture.type].type:
+        own = OBJECTIVE_OF[job.architecture.type].type
+        raise ValueError(f"architecture {job.architecture.type} is trained with objective {own}, not {objective.type}")
+    if job.prompt is not None and job.data.type == "labelled":
+        return
+    if objective.type != "causal" and job.data.type != "corpus":
+        raise ValueError(f"objective {objective.type} needs data of type corpus")
+    if objective.type != "causal" and job.adapter.type != "none":
+        raise ValueError(f"objective {objective.type} trains whole weights: leave adapter out")
+    if isinstance(objective, SpanCorruption):
+        spans = objective.most_spans(job.sequence_length_tokens)
+        if spans > objective.num_sentinels:
+            raise ValueError(
+                f"rows of {job.sequence_length_tokens} tokens can have {spans} spans, but objective.num_sentinels "
+                f"is {objective.num_sentinels}: give {spans}"
+            )

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rayloom.errors import InputError
 from rayloom.reading.files import RowFile
 from rayloom.specs.training.labelled_data import LabelledData
-from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, TokenClassification
+from rayloom.specs.training.tasks import QuestionAnswering, SequenceToSequence, Task, TokenClassification
 from rayloom.text.labelled.encoded_rows import write_task_rows
 from rayloom.text.labelled.encoding import TaskEncoder
 from rayloom.text.labelled.examples import Example, ExampleError, write_examples
@@ -23,6 +23,21 @@ from rayloom.text.tokenizer_files import tokenizer_digest
 
 EXAMPLES_NAME = "examples.jsonl"
 NO_ENTITY, NO_ANSWER, NO_LABEL = "(no entity)", "(no answer)", "(no label)"
+
+
+class RowEncoder(Protocol):
+    """Says which examples a task can use, and how long they are."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def reads_windows(self) -> bool:
+        """Whether long texts are read in parts, so that none is too long."""
+
+    def check(self, example: Example) -> None: ...
+    def lengths(self, examples: Sequence[Example]) -> list[int]: ...
 
 
 @dataclass
@@ -82,7 +97,7 @@ def prepare_labelled(
         write_task_rows(rows, out / name, digest)
         split.rows, split.windows = len(part), len(rows)
         split.tokens = sum(row.length_tokens for row in rows)
-        split.labels = dict(Counter(label for example in part for label in said_of(example, encoder)).most_common())
+        split.labels = label_counts(part, encoder.task)
     write_examples(heldout, out / "heldout" / EXAMPLES_NAME)
     return counts
 
@@ -90,7 +105,7 @@ def prepare_labelled(
 def split_examples(
     data: LabelledData,
     files: Mapping[str, Sequence[RowFile]],
-    encoder: TaskEncoder,
+    encoder: RowEncoder,
     seed: int,
     counts: LabelledCounts | None = None,
     advance: Callable[[int], None] = lambda _: None,
@@ -183,7 +198,7 @@ def _problem(example: Example, check: Callable[[Example], None]) -> ExampleError
 
 
 def _within_length(
-    examples: list[Example], data: LabelledData, encoder: TaskEncoder, counts: LabelledCounts, left_out: Counter[str]
+    examples: list[Example], data: LabelledData, encoder: RowEncoder, counts: LabelledCounts, left_out: Counter[str]
 ) -> list[Example]:
     lengths = encoder.lengths(examples) if examples else []
     if lengths:
@@ -225,12 +240,17 @@ def _count_repeated(train: Sequence[Example], counts: LabelledCounts) -> None:
             counts.contradicting += earlier.labels != example.labels
 
 
-def said_of(example: Example, encoder: TaskEncoder) -> tuple[str, ...]:
+def label_counts(examples: Sequence[Example], task: Task) -> dict[str, int]:
+    """How often the data say each thing, the most frequent first."""
+    return dict(Counter(label for example in examples for label in said_of(example, task)).most_common())
+
+
+def said_of(example: Example, task: Task) -> tuple[str, ...]:
     """What the data says about an example, for counting."""
-    if isinstance(encoder.task, QuestionAnswering):
+    if isinstance(task, QuestionAnswering):
         return ("answer",) if example.spans else (NO_ANSWER,)
-    if isinstance(encoder.task, SequenceToSequence):
+    if isinstance(task, SequenceToSequence):
         return ("text",)
-    if isinstance(encoder.task, TokenClassification):
+    if isinstance(task, TokenClassification):
         return tuple(span.label for span in example.spans) or (NO_ENTITY,)
     return example.labels or (NO_LABEL,)

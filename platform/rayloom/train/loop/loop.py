@@ -33,7 +33,6 @@ from rayloom.train.rollouts.asking import Asker
 from rayloom.train.rollouts.source import PolicyFeed
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.peaks import data_sheet_peak, matrix_peak, peak_memory_bytes
-from rayloom.train.weights.model import save_model
 from rayloom.train.weights.retention import keep_fisher
 
 
@@ -257,7 +256,7 @@ def _publish(run: Run) -> None:
             _measure(run)
         weights = run.engine.whole_weights()
         if weights is not None:
-            save_model(job.spec, run.model, weights, job.tokenizer, job.out)
+            run.save_result(weights, job.out)
     elif run.group.is_first and state.best_step is not None:
         shutil.copytree(run.best.path(state.best_step), job.out, dirs_exist_ok=True)
     if run.group.is_first:

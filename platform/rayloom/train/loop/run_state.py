@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rayloom.train.objectives.denoising import pretraining_objective
 from rayloom.train.objectives.objective import Objective, StoredRows
 from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.objectives.preference import PreferenceObjective, add_reference
+from rayloom.train.objectives.prompted import PromptedObjective, keep_prompt
 from rayloom.train.objectives.recorded import RecordedTeacher, record
 from rayloom.train.objectives.task import objective_of_task
 from rayloom.train.process_group import Group
@@ -35,7 +36,8 @@ from rayloom.train.sizes.model_size import ModelSize, size_of_model, with_teache
 from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
-from rayloom.train.weights.model import build_model, prepare_layers, save_model, sharded_model
+from rayloom.train.weights.layers import prepare_layers
+from rayloom.train.weights.model import build_model, save_model, sharded_model
 from rayloom.train.weights.retention import with_retention
 from rayloom.train.weights.sharded import ShardedWeights
 from rayloom.train.weights.teacher import with_teacher
@@ -145,8 +147,12 @@ class Run:
     def save_best(self) -> None:
         weights = self.engine.whole_weights()
         if weights is not None:
-            job = self.job
-            self.best.save(self.state.step, lambda out: save_model(job.spec, self.model, weights, job.tokenizer, out))
+            self.best.save(self.state.step, lambda out: self.save_result(weights, out))
+
+    def save_result(self, weights: Mapping[str, torch.Tensor], out: Path) -> None:
+        """Writes the model with these weights as a folder."""
+        save_model(self.job.spec, self.model, weights, self.job.tokenizer, out)
+        keep_prompt(self.job, out)
 
     def close(self) -> None:
         self.engine.close()
@@ -210,8 +216,10 @@ def prepared(
 def objective_of(job: TrainJob, context: Axis = ALONE) -> Objective:
     """The objective of the job's spec. `context`: the workers among which rows are cut."""
     spec = job.spec
-    if spec.task is not None:
-        return objective_of_task(spec.task, job.train[0], job.tokenizer, spec.sequence_length_tokens)
+    if spec.prompt is not None and job.base is not None:
+        return PromptedObjective.of(spec.prompt, job.base, job.train[0])
+    if spec.headed_task is not None:
+        return objective_of_task(spec.headed_task, job.train[0], job.tokenizer, spec.sequence_length_tokens)
     if spec.preference is not None:
         return PreferenceObjective(spec.preference, spec.sequence_length_tokens)
     if spec.policy is not None and spec.rollouts is not None:

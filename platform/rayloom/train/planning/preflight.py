@@ -14,6 +14,7 @@ from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.policies import PromptData
 from rayloom.specs.training.preferences import Kto, PreferenceData
+from rayloom.specs.training.prompted import classes_of
 from rayloom.specs.training.tasks import (
     QuestionAnswering,
     RewardScoring,
@@ -28,6 +29,7 @@ from rayloom.text.labelled.examples import Example, read_examples
 from rayloom.text.packed.preview import CONTEXT, TRAINED, documents, examples, marked
 from rayloom.text.packed.shards import TokenShards
 from rayloom.train.job import TrainJob
+from rayloom.train.objectives.prompted import asked_of, first_prompts
 from rayloom.train.sizes.model_size import ModelSize
 
 NUM_EXAMPLES = 2
@@ -103,9 +105,25 @@ def _add_labelled(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengt
     sheet.add("texts", f"{train['rows']:,} an epoch in {train['windows']:,} rows, {heldout['rows']:,} held out")
     sheet.add("tokens of a text", lengths)
     sheet.add("labels", ", ".join(f"{label} {n:,}" for label, n in train["labels"].items()))
-    for example in itertools.islice(read_examples(job.heldout["heldout"] / EXAMPLES_NAME), NUM_EXAMPLES):
+    _add_prompts(sheet, job)
+    count = NUM_EXAMPLES if job.spec.prompt is None else 0
+    for example in itertools.islice(read_examples(job.heldout["heldout"] / EXAMPLES_NAME), count):
         sheet.examples += [Text(f"{example.origin}, what is asked for in green:", style="underline"), _shown(example)]
     _warn_about_labels(sheet, job, counts)
+
+
+def _add_prompts(sheet: PlanSheet, job: TrainJob) -> None:
+    """Adds how a model is asked that is trained on a prompt, and label words that are hard to tell apart."""
+    prompt = job.spec.prompt
+    if prompt is None or job.base is None:
+        return
+    how = prompt.demonstrations
+    shown = "" if how is None else f", {how.num_rows} other rows before each ({how.choose}), drawn each time anew"
+    sheet.add("prompt", f"{prompt.scoring.type}, {len(prompt.labels)} labels{shown}")
+    sheet.warnings += asked_of(prompt, job.base).shared_first_tokens()
+    for example, text, answer in first_prompts(job, NUM_EXAMPLES):
+        read = Text(text, style=CONTEXT).append(f" → {answer}", style=TRAINED)
+        sheet.examples += [Text(f"{example.origin}, the word that is learned in green:", style="underline"), read]
 
 
 def _shown(example: Example) -> Text:
@@ -120,7 +138,8 @@ def _shown(example: Example) -> Text:
 
 
 def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
-    train, task = counts["train"], job.spec.task
+    train, prompt = counts["train"], job.spec.prompt
+    task = job.spec.headed_task if prompt is None else classes_of(prompt)
     if counts["repeated_in_training"]:
         sheet.warnings.append(f"{counts['repeated_in_training']} training rows have the text of an earlier one")
     if counts["contradicting"]:
@@ -145,7 +164,7 @@ def _add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], le
     train = counts["train"]
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
     sheet.add("tokens of a row", lengths)
-    if step_separator_of(job.spec.task) is not None:
+    if step_separator_of(job.spec.headed_task) is not None:
         sheet.add("judged steps", f"{train['trained_tokens']:,} an epoch, {train['good']:,} of them right")
         if train["good"] in (0, train["trained_tokens"]):
             sheet.problems.append("all steps were judged alike: there is nothing to learn from that")
@@ -206,6 +225,8 @@ def _what_suits_few_rows(spec: TrainSpec) -> str | None:
 
 
 def _why_not_served(spec: TrainSpec) -> str | None:
-    if spec.task is None:
+    if spec.objective_in_use.type == "masked":
+        return "an encoder writes no text: serve it under `predictors`"
+    if spec.headed_task is None:
         return why_not_served(spec.adapter)
     return "a task's labels are no text: serve it under `predictors`"

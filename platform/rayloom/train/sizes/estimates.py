@@ -187,6 +187,8 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     """
     from rayloom.score.label_loss import chunk_positions
 
+    if spec.prompt is not None:
+        return 3 * 4 * spec.micro_batch_sequences * size.vocabulary_size
     if spec.task is not None and not isinstance(spec.task, SequenceToSequence):
         return 0
     device = "cuda" if spec.workers.gpus_per_worker else "cpu"

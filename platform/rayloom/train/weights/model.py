@@ -1,14 +1,8 @@
-"""Builds models for training and saves them: from an architecture, or from a base with or without an adapter.
-
-Also activation checkpointing and compilation of their layers, and noise on their embeddings.
-"""
+"""Builds models for training and saves them: from an architecture, or from a base with or without an adapter."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from rayloom.errors import InputError, QualityError, ResourceError
-from rayloom.models.adapters import attach, save
+from rayloom.errors import InputError, QualityError
+from rayloom.models.adapters import TaskType, attach, save
 from rayloom.models.quantised import Precision, load_quantised
 from rayloom.models.task_models import empty_task_model, save_task, trained_task_model
 from rayloom.models.weight_files import stored_tensors
@@ -28,11 +21,11 @@ from rayloom.score.model_inputs import Kind, kind_of
 from rayloom.score.policy_loss import without_critic
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter, PartsOnly, PromptAdapter, is_whole_model
-from rayloom.specs.training.optimization import ActivationCheckpointing
 from rayloom.text.tokenizer_files import TOKENIZER_FILES, copy_files
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.weights.architectures import fresh
 from rayloom.train.weights.fewer_layers import keep_layers
+from rayloom.train.weights.layers import add_embedding_noise
 from rayloom.train.weights.sharded import ShardedWeights, sharded_weights
 from rayloom.train.weights.vocabulary import extend_embeddings
 
@@ -55,14 +48,14 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path, device: tor
         raise ValueError("a spec without architecture needs its base")
     quantised = spec.adapter.quantised_base if isinstance(spec.adapter, LoraAdapter) else None
     compute_dtype = DTYPES[computing_precision(spec, torch.cuda.is_available())]
-    if spec.task is not None:
+    if spec.headed_task is not None:
         fewer = partial(keep_layers, wanted=spec.keep_layers)
-        model = trained_task_model(base, spec.task, spec.adapter, tokenizer, compute_dtype, fewer)
+        model = trained_task_model(base, spec.headed_task, spec.adapter, tokenizer, compute_dtype, fewer)
     else:
-        whole = from_base(base, quantised, compute_dtype, spec.objective_in_use.type)
+        whole = from_base(base, quantised, compute_dtype, spec.objective_in_use.type, is_packed=spec.prompt is None)
         whole = keep_layers(whole, spec.keep_layers)
         _extend(spec, whole, base, tokenizer)
-        model = attach(whole, spec.adapter, tokenizer=tokenizer)
+        model = attach(whole, spec.adapter, _peft_task(spec), tokenizer)
     if spec.embedding_noise is not None:
         add_embedding_noise(model, spec.embedding_noise)
     return model
@@ -77,14 +70,21 @@ def empty_model(spec: TrainSpec, base: Path) -> nn.Module:
     adapter = spec.adapter
     if isinstance(adapter, PromptAdapter):
         adapter = adapter.model_copy(update={"initial_text": None})  # a meta tensor has no embeddings to copy
-    if spec.task is None:
-        model = keep_layers(_empty_base(base, spec.objective_in_use.type), spec.keep_layers)
-        with torch.device("meta"):
-            return attach(model, adapter)
-    model, fresh = empty_task_model(base, spec.task)
+    task, fresh = spec.headed_task, list[str]()
+    if task is None:
+        model = _empty_base(base, spec.objective_in_use.type, is_packed=spec.prompt is None)
+    else:
+        model, fresh = empty_task_model(base, task)
     model = keep_layers(model, spec.keep_layers)
     with torch.device("meta"):
-        return attach(model, adapter, spec.task.peft_task, fresh=fresh)
+        return attach(model, adapter, _peft_task(spec), fresh=fresh)
+
+
+def _peft_task(spec: TrainSpec) -> TaskType:
+    """PEFT's word for what the model gives. For one that predicts masked words it has none of its own."""
+    if spec.headed_task is not None:
+        return spec.headed_task.peft_task
+    return "FEATURE_EXTRACTION" if spec.objective_in_use.type == "masked" else "CAUSAL_LM"
 
 
 def sharded_model(
@@ -156,27 +156,29 @@ def from_base(
     quantised: Precision | None = None,
     compute_dtype: torch.dtype = torch.bfloat16,
     objective: str = "causal",
+    *,
+    is_packed: bool = True,
 ) -> nn.Module:
     """The model in a folder with the head of the objective, its linear layers quantised if `quantised` is given.
 
-    Raises InputError if the folder has no such model.
+    `is_packed`: see `kind_of`. Raises InputError if the folder has no such model.
     """
-    with _loading(base, objective) as (model_class, _):
+    with _loading(base, objective, is_packed) as (model_class, _):
         if quantised is not None:
             return load_quantised(model_class, base, quantised, compute_dtype)
         model: nn.Module = model_class.from_pretrained(base, dtype="auto", use_safetensors=True)
     return model
 
 
-def _empty_base(base: Path, objective: str) -> nn.Module:
-    with _loading(base, objective) as (model_class, config), torch.device("meta"):
+def _empty_base(base: Path, objective: str, *, is_packed: bool) -> nn.Module:
+    with _loading(base, objective, is_packed) as (model_class, config), torch.device("meta"):
         stored_tensors(base)  # raises InputError if there are no weights
         model: nn.Module = model_class.from_config(config)
     return model
 
 
 @contextmanager
-def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
+def _loading(base: Path, objective: str, is_packed: bool) -> Iterator[tuple[Any, Any]]:
     """transformers' class for the objective, and the base's configuration. Turns loading errors into InputError."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
@@ -186,8 +188,9 @@ def _loading(base: Path, objective: str) -> Iterator[tuple[Any, Any]]:
         raise InputError("The base is not a model: it has no config.json", where=str(base), fix=fix)
     try:
         config = AutoConfig.from_pretrained(base)
-        if KIND_OF[objective] != kind_of(config):
-            what = f"The base is of kind {kind_of(config)}, which objective {objective} does not train"
+        kind = kind_of(config, is_packed=is_packed)
+        if KIND_OF[objective] != kind:
+            what = f"The base is of kind {kind}, which objective {objective} does not train"
             raise InputError(what, where=str(base), fix=fix)
         yield classes[objective], config
     except (OSError, ValueError, KeyError) as error:
@@ -220,8 +223,8 @@ def save_model(spec: TrainSpec, model: nn.Module, weights: Mapping[str, Tensor],
         (out / "config.json").write_text(
             json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
         )
-    if spec.task is not None:
-        save_task(spec.task, spec.sequence_length_tokens, out)
+    if spec.headed_task is not None:
+        save_task(spec.headed_task, spec.sequence_length_tokens, out)
     copy_files(tokenizer, out)
 
 
@@ -232,67 +235,3 @@ def _check_adapter(weights: Mapping[str, Tensor]) -> None:
         if not tensor.numel() or is_zero:
             what = f"The adapter's {name} is empty or all zero after training"
             raise QualityError(what, fix="Train for more steps or with a higher learning rate.")
-
-
-# Activation checkpointing and compilation of a model's layers.
-
-
-def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> None:
-    """Turns on activation checkpointing and compilation as the spec says. Parameter names do not change."""
-    if spec.recomputed is not None:
-        recompute(model, spec.recomputed)
-    if spec.compile:
-        _check_compiler(device)
-        for layer in layers_of(model):
-            layer.compile()
-
-
-def recompute(model: Any, settings: ActivationCheckpointing) -> None:
-    """Lets layers compute activations again in the backward pass."""
-    # The reentrant variant needs inputs with gradients, which frozen embeddings do not have.
-    how: dict[str, Any] = {"use_reentrant": False}
-    if settings.keep == "products":
-        how["context_fn"] = partial(create_selective_checkpoint_contexts, _kept_if_product)
-    layers = {} if settings.every_layers == 1 else {"every_n_layers": settings.every_layers}
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how, **layers)
-
-
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "_varlen_attn")
-"""Beginnings of the names of operations whose results are worth keeping."""
-
-
-def _kept_if_product(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
-    name = operation.name().partition("::")[2]
-    return CheckpointPolicy.MUST_SAVE if name.startswith(PRODUCTS) else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def layers_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The model's repeated blocks. They have the same structure, so one compilation serves all of them."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
-
-
-def _check_compiler(device: torch.device) -> None:
-    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        fix = "Install one (on Debian: apt-get install g++), or set compile: false."
-        raise ResourceError("compile needs a C++ compiler on a CPU, and there is none", where="g++", fix=fix)
-
-
-# Noise on embeddings during fine-tuning (NEFTune, Jain et al. 2023, arXiv:2310.05914).
-
-
-def add_embedding_noise(model: nn.Module, alpha: float) -> None:
-    """Adds uniform noise in ±alpha / √(S · D) to all embeddings in training mode, for S positions and hidden size D.
-
-    It is drawn from torch's generator, which the loop seeds for each micro-batch.
-    """
-
-    def noisy(module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
-        if not module.training:
-            return embedded
-        positions, size = embedded.shape[-2:]
-        return embedded + torch.empty_like(embedded).uniform_(-1, 1) * (alpha / math.sqrt(positions * size))
-
-    inner: Any = model
-    inner.get_input_embeddings().register_forward_hook(noisy)

@@ -18,6 +18,7 @@ BEST, FINISHED, STOPPED, FAILED = "#c0392b", "#2a6f97", "#b5b5b5", "#e0a030"
 _COLOURS = {"finished": FINISHED, "cut_off": FINISHED, "stopped": STOPPED, "failed": FAILED}
 _LABELS: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "fontsize": 8, "va": "center", "zorder": 5}
 _BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+MOST_TICK_CHARACTERS = 28
 _NAMES = {"finished": "finished", "cut_off": "cut off by the budget", "stopped": "stopped", "failed": "failed"}
 
 
@@ -155,7 +156,14 @@ def _numeric(values: Mapping[int, float], is_log: bool, digits: int) -> Axis:
 def _named(values: Mapping[int, Any]) -> Axis:
     names = list(dict.fromkeys(shown(value) for value in values.values()))
     step = 1 / max(1, len(names) - 1)
-    return {n: names.index(shown(v)) * step for n, v in values.items()}, [(i * step, t) for i, t in enumerate(names)]
+    ticks = [(number * step, _short(name)) for number, name in enumerate(names)]
+    return {number: names.index(shown(value)) * step for number, value in values.items()}, ticks
+
+
+def _short(text: str) -> str:
+    """A value's text as a tick label: one line, and no formula of matplotlib's."""
+    line = text.replace("\n", r"\n").replace("$", r"\$")
+    return line if len(line) <= MOST_TICK_CHARACTERS else f"{line[: MOST_TICK_CHARACTERS - 1]}…"
 
 
 def _is_number(value: object) -> bool:

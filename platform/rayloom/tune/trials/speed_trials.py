@@ -28,15 +28,15 @@ STEP = 1
 """A trial is measured once, at its end."""
 
 
-class SpeedTrials(ABC):
-    """What is measured in a trial."""
+class MeasuredTrials(ABC):
+    """What is measured in a trial that makes no model."""
 
     @abstractmethod
     def measure(self, number: int, values: Values) -> dict[str, float]:
         """The metrics of a job with these values. Raises if the job cannot run with them."""
 
 
-def run_one_by_one(search: Search, trials: SpeedTrials, on_end: Callable[[], None]) -> None:
+def run_one_by_one(search: Search, trials: MeasuredTrials, on_end: Callable[[], None]) -> None:
     """Runs the search until it ends. A trial whose job fails is recorded with the reason, and the next one begins."""
     while (run := search.next_run()) is not None:
         try:
@@ -52,7 +52,7 @@ def run_one_by_one(search: Search, trials: SpeedTrials, on_end: Callable[[], Non
         on_end()
 
 
-class ServedTrials(SpeedTrials):
+class ServedTrials(MeasuredTrials):
     """Services under load."""
 
     def __init__(self, spec: TuneSpec, build: Build) -> None:
@@ -84,12 +84,12 @@ def parents_of_trial(spec: TuneSpec, parents: Mapping[str, Artifact], values: Va
     prefix = f"{spec.job.kind}."
     own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
     for path, dimension in spec.space.items():
-        if isinstance(dimension, ModelChoice):
+        if isinstance(dimension, ModelChoice) and path in values:
             own[path] = parents[f"space.{path}.values.{dimension.values.index(values[path])}"]
     return own
 
 
-class TimedTrials(SpeedTrials):
+class TimedTrials(MeasuredTrials):
     """The first steps of training jobs, on Ray Train's workers as in a whole run."""
 
     def __init__(self, spec: TuneSpec, build: Build, copy: WorkCopy | None, trials: Mapping[int, Trial]) -> None:

@@ -1,0 +1,158 @@
+"""One task at 0, 16, 100 and 1,000 rows, by every way that recipes/few-rows has: `make bench-few-rows`.
+
+Prompts alone (zero shots, 4 and 16 shots with their spread, the nearest; calibrated and not), the prompt trained by
+LoRA with and without demonstrations, and a head of its own by LoRA and with all weights: all on the same held-out
+reviews, in a process each, without Ray. Imports what is missing. Passes over the rows are such that every size has
+enough steps. Prints a table; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
+
+from hardware import hardware
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "jobs/recipes/few-rows"
+RESULTS = Path(__file__).parent / "results"
+EPOCHS = {16: 20, 100: 8, 1000: 2}
+"""Passes over so many rows: 40, 100 and 250 steps of eight rows."""
+DEMONSTRATIONS = "task.prompt.demonstrations={num_rows: 2}"
+TRAINED = {
+    "prompt, LoRA": ("train-prompted", []),
+    "prompt with demonstrations, LoRA": ("train-prompted", [DEMONSTRATIONS]),
+    "head, LoRA": ("train-lora", []),
+    "head, all weights": ("train", []),
+}
+KEPT = ("score", "interval", "spread", "lowest", "highest", "uncalibrated_score", "uncalibrated_spread", "num_rows")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", nargs="+", default=["prompts", *TRAINED], choices=["prompts", *TRAINED])
+    parser.add_argument("--rows", nargs="+", type=int, default=list(EPOCHS), choices=list(EPOCHS))
+    parser.add_argument("--heldout", type=int, default=1000, help="rows that all are measured on")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="applied to every training job"
+    )
+    parser.add_argument("--model", default="artifact:smollm2")
+    parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        way, rows = options.one.rsplit("@", 1)
+        print(json.dumps(asked(options) if way == "prompts" else trained(way, int(rows), options)))
+        return
+    if options.model == "artifact:smollm2":
+        _import()
+    result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "heldout": options.heldout}
+    result["prompts"] = in_own_process("prompts", 0) if "prompts" in options.ways else {}
+    result["trained"] = {
+        way: {str(rows): in_own_process(way, rows) for rows in options.rows} for way in options.ways if way in TRAINED
+    }
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        name = f"few-rows-{result['hardware']}-{result['date']}.json"
+        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+    for name, found in result["prompts"].items():
+        print(
+            f"{name:<34} {found['score']:.3f}  ± {found['spread']:.3f}  uncalibrated {found.get('uncalibrated_score')}"
+        )
+    for way, by_rows in result["trained"].items():
+        print(f"{way:<34} " + "  ".join(f"{rows} rows {found['score']:.3f}" for rows, found in by_rows.items()))
+    print(json.dumps(result))
+
+
+def _import() -> None:
+    from rayloom.artifacts.store import Store
+    from rayloom.dispatch import load_job, run
+
+    for file in (ROOT / "jobs/recipes/imports/movie-reviews.yaml", ROOT / "jobs/quickstart/import-smollm2.yaml"):
+        run(load_job(file, ()), Store.beside(file.parent))
+
+
+def in_own_process(way: str, rows: int) -> dict[str, Any]:
+    """A process for each, so that memory and threads are its own."""
+    command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", f"{way}@{rows}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{way} with {rows} rows failed:\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{way}, {rows} rows: {json.dumps(found)[:300]}", file=sys.stderr, flush=True)
+    return found
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Each check of prompts.yaml."""
+    from rayloom.artifacts.store import Store
+    from rayloom.dispatch import load_job, resolve
+    from rayloom.evaluate.checks.registry import cases
+    from rayloom.models.responders.subject import subjects
+
+    overrides = [f"model={options.model}"]
+    overrides += [f"checks.{number}.data.heldout_rows={options.heldout}" for number in range(4)]
+    file = load_job(RECIPES / "prompts.yaml", overrides)
+    store = Store.beside(file.directory)
+    resolved = resolve(file, store)
+    spec: Any = resolved.spec
+    (subject,) = subjects(resolved.parents, store)
+    found = {}
+    for check, case in cases(spec, resolved.parents, subject, store):
+        started = time.perf_counter()
+        metrics = check.measure(case).metrics
+        found[case.spec.name] = {name: metrics[name] for name in KEPT if name in metrics}
+        found[case.spec.name]["seconds"] = round(time.perf_counter() - started, 1)
+    return found
+
+
+def trained(way: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One training run, and the accuracy of its result on the held-out rows."""
+    import torch
+
+    from rayloom.artifacts.store import Store
+    from rayloom.dispatch import load_job, resolve
+    from rayloom.evaluate.checks.task import judge
+    from rayloom.models.responders.responder import predictor_of
+    from rayloom.models.responders.subject import Subject
+    from rayloom.specs.training.adapters import is_whole_model
+    from rayloom.text.labelled.dataset import EXAMPLES_NAME
+    from rayloom.text.labelled.examples import read_examples
+    from rayloom.train.loop.loop import train
+    from rayloom.train.loop.run_log import read_log
+    from rayloom.train.prepare import job_of
+    from rayloom.train.process_group import Group
+
+    name, further = TRAINED[way]
+    overrides = [f"base={options.model}", f"data.train_rows={rows}", f"num_epochs={EPOCHS[rows]}"]
+    file = load_job(
+        RECIPES / f"{name}.yaml", [*overrides, f"data.heldout_rows={options.heldout}", *further, *options.set]
+    )
+    resolved = resolve(file, Store.beside(file.directory))
+    spec: Any = resolved.spec
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work"
+        work.mkdir()
+        job = job_of(spec, resolved.parents, work, Path(folder) / "out")
+        if job.base is None:
+            raise ValueError("a way of training needs a base")
+        train(job, Group(0, 1, torch.device("cpu")), lambda event: None)
+        seconds = sum(event["seconds"] for event in read_log(job.log) if event["event"] == "step")
+        is_whole = is_whole_model(spec.adapter)
+        subject = Subject("model", way, job.out if is_whole else job.base, None if is_whole else job.out)
+        examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
+        predictor = predictor_of(subject)
+        metrics = judge(predictor.task, examples, predictor.predict(examples, 16)).metrics
+    return {name: metrics[name] for name in KEPT if name in metrics} | {"seconds_training": round(seconds, 1)}
+
+
+if __name__ == "__main__":
+    main()
