@@ -234,6 +234,9 @@ def read_index(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         fix = "Name a corpus made by a `clean` job."
         raise InputError("There are no finished token shards here", where=str(directory), fix=fix) from None
+    if "shards" not in index:
+        fix = "Name a corpus or what was trained on text; labels have a check of type task."
+        raise InputError("There are no token shards here, but rows of a task", where=str(directory), fix=fix)
     return index
 
 
