@@ -5,6 +5,7 @@ So the ids are those of training and of the server, and an answer ends where the
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ from rayloom.specs.text_generation import Generation
 Row = dict[str, Any]
 
 _FAILED = "__inference_error__"
-_BESIDE: dict[str, Any] = {"num_cpus": 0.25}
-"""For tasks beside the engine: on a machine whose cores it has all of, they would wait for a whole one for ever."""
+CPUS_BESIDE = 0.25
+"""Of a task beside the engine: on a machine whose cores it has all of, it would wait for a whole one for ever."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,17 @@ def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    rows = ray.data.from_items(list(items), override_num_blocks=len(items) if expand else None)
-    asked = rows.flat_map(expand, **_BESIDE) if expand else rows
+    # By default each row is a block, and as many processes as fit begin by importing Ray's stages, for nothing.
+    rows_a_block = 1 if expand else use.micro_batch_sequences
+    rows = ray.data.from_items(list(items), override_num_blocks=math.ceil(len(items) / rows_a_block))
+    beside = {"num_cpus": CPUS_BESIDE, "concurrency": use.num_workers}
+    asked = rows.flat_map(expand, **beside) if expand else rows
     processor = build_processor(
         _config(use),
         preprocess=_as_it_is,
         postprocess=_Answer(use),
-        preprocess_map_kwargs=_BESIDE,
-        postprocess_map_kwargs=_BESIDE,
+        preprocess_map_kwargs=beside,
+        postprocess_map_kwargs=beside,
     )
     engine = processor.get_stage_by_name("vLLMEngineStage")
     engine.fn_constructor_kwargs["subject"] = use.subject
