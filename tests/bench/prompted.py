@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with lm-eval")
     parser.add_argument("--rows", type=int, default=200, help="tested rows")
     parser.add_argument("--shown", type=int, default=8, help="demonstrations before each")
-    parser.add_argument("--batch", type=int, default=16, help="rows computed at once by either side")
+    parser.add_argument("--batch", type=int, default=32, help="rows computed at once by either side")
     parser.add_argument("--parts", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="what writes here")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
