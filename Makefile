@@ -214,8 +214,9 @@ bench-submit: setup
 bench-serve: setup
 	$(BIN)/python tests/bench/serve.py $(if $(PARTS),--parts $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
 
-# The pages of jobs/reference, written anew from the descriptions in the specs.
+# The pages and schemas of jobs/reference, written anew from the specs.
 reference: setup
+	$(BIN)/rayloom schema --output jobs/reference
 	$(BIN)/rayloom schema --markdown --output jobs/reference
 
 # Writes the locks anew with pip's resolver; nothing is installed.

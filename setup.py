@@ -9,7 +9,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 # In the wheel they are `rayloom/jobs/` and `rayloom/cluster/`; a checkout and an editable install read the originals.
-BESIDE = ("jobs/**/*.yaml", "jobs/**/*.md", "jobs/**/*.py", "cluster/requirements-*.txt")
+BESIDE = ("jobs/**/*.yaml", "jobs/**/*.md", "jobs/**/*.json", "jobs/**/*.py", "cluster/requirements-*.txt")
 
 
 class BuildWithJobs(build_py):

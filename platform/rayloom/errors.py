@@ -14,8 +14,10 @@ exception, also one from another process, into one of these.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -106,6 +108,12 @@ class DefectError(RayloomError):
 
 BY_EXIT_CODE: dict[int, type[RayloomError]] = {kind.exit_code: kind for kind in RayloomError.__subclasses__()}
 """The error behind the exit code of a `rayloom` process."""
+
+
+def nearest(word: object, known: Iterable[str], closeness: float = 0.6) -> str:
+    """`; did you mean X?` if a known word is similar, else an empty text."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=closeness)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def is_ours(error: BaseException) -> bool:

@@ -147,6 +147,9 @@ class _Specs(Mapping[str, "type[JobSpec]"]):
         code = _PIPELINE if kind == "pipeline" else KINDS[kind].spec
         return imported(code)  # type: ignore[no-any-return]
 
+    def __contains__(self, kind: object) -> bool:
+        return kind in list(self)  # without importing its spec
+
     def __iter__(self) -> Iterator[str]:
         return iter((*KINDS, "pipeline"))
 

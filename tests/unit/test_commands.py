@@ -14,7 +14,7 @@ from rayloom.artifacts.build import build
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
-from rayloom.commands.init import templates
+from rayloom.commands.shipped import templates
 from rayloom.kinds import SPECS
 
 JOB = """

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from rayloom.cli import main
 from rayloom.commands.explain import wishes
-from rayloom.commands.init import uses
+from rayloom.commands.shipped import schema_of, uses
 from rayloom.kinds import SPECS
 from rayloom.specs.base import Spec, field_docs
 from rayloom.specs.files.reference import Key, Model, Reference, first_sentence, sample, type_words, unit
@@ -37,7 +37,7 @@ def keys_below(reference: Reference, key: Key, path: tuple[str, ...]) -> Iterato
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_of_a_kind_is_found_by_its_path(kind: str) -> None:
-    reference = Reference(kind, SPECS[kind])
+    reference = Reference(kind, schema_of(kind))
     found = list(keys_below(reference, reference.find(())[0], ()))
     assert len(found) > 3
     for path, key, _ in found:
@@ -57,7 +57,7 @@ def models(spec: type[Spec], seen: dict[str, type[Spec]]) -> dict[str, type[Spec
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_example_made_from_the_schema_is_one_that_the_spec_accepts(kind: str) -> None:
-    reference = Reference(kind, SPECS[kind])
+    reference = Reference(kind, schema_of(kind))
     for model in models(SPECS[kind], {}).values():
         schema = reference.definitions.get(model.__name__, reference.root)
         for name, field in model.model_fields.items():

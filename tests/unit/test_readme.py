@@ -11,7 +11,8 @@ import pytest
 
 from rayloom.cli import parser
 from rayloom.commands.explain import wishes
-from rayloom.commands.init import job_files, recipes
+from rayloom.commands.init import recipes
+from rayloom.commands.shipped import job_files
 from rayloom.dispatch import load_job
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands.schema import page
+from rayloom.commands.schema import page, schema_text
 from rayloom.kinds import SPECS
 from rayloom.specs.files.reference import Key, Reference, unit
 
@@ -40,7 +40,7 @@ WITHOUT_UNIT = {
 
 def described(kind: str) -> list[tuple[str, Key]]:
     """Every key of every mapping of a kind, with the mapping's name."""
-    reference = Reference(kind, SPECS[kind])
+    reference = Reference(kind, SPECS[kind].model_json_schema())
     schemas = {kind: reference.root, **reference.definitions}
     return [
         (f"{title}.{key.name}", key)
@@ -68,14 +68,15 @@ def test_every_number_has_a_unit_in_its_name_or_needs_none(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list(SPECS))
-def test_the_page_says_what_the_specs_say(kind: str) -> None:
-    kept = (PAGES / f"{kind}.md").read_text(encoding="utf-8")
-    assert kept == page(kind, SPECS[kind]), "write the pages again with `make reference`"
+def test_page_and_schema_say_what_the_specs_say(kind: str) -> None:
+    written = {"md": page(kind, SPECS[kind]), "json": schema_text(SPECS[kind])}
+    kept = {end: (PAGES / f"{kind}.{end}").read_text(encoding="utf-8") for end in written}
+    assert kept == written, "write both again with `make reference`"
 
 
-def test_no_page_is_of_a_kind_that_has_gone() -> None:
-    written = [file for file in PAGES.iterdir() if file.read_text(encoding="utf-8").startswith("# kind: ")]
-    assert {file.stem for file in written} == set(SPECS)
+def test_no_page_or_schema_is_of_a_kind_that_has_gone() -> None:
+    pages = [file for file in PAGES.glob("*.md") if file.read_text(encoding="utf-8").startswith("# kind: ")]
+    assert {file.stem for file in pages} == {file.stem for file in PAGES.glob("*.json")} == set(SPECS)
 
 
 def test_schema_prints_a_page_or_writes_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

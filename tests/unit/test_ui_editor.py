@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from support.ui_store import HOSTILE, PORT, family, workbench
 
-from rayloom.commands.init import templates
+from rayloom.commands.shipped import templates
 from rayloom.kinds import SPECS
 from rayloom.ui.application import application
 from rayloom.ui.editing.form_fields import FormField, form_of

@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from rayloom.commands.explain import spec_of
-from rayloom.commands.init import starters_of
+from rayloom.commands.explain import known
+from rayloom.commands.shipped import starters_of
 from rayloom.kinds import SPECS
 from rayloom.observe.progress import say
 from rayloom.specs.base import JobSpec
@@ -19,7 +19,8 @@ def schema(options: argparse.Namespace) -> None:
     """Prints a kind's schema or page, or writes those of every kind into a folder."""
     kinds = [options.kind] if options.kind else list(SPECS)
     for kind in kinds:
-        text = _text(kind, options.markdown)
+        spec = SPECS[known(kind)]
+        text = page(kind, spec) if options.markdown else schema_text(spec)
         if options.output is None:
             sys.stdout.write(text)
             continue
@@ -29,10 +30,8 @@ def schema(options: argparse.Namespace) -> None:
         say(str(file))
 
 
-def _text(kind: str, as_page: bool) -> str:
-    spec = spec_of(kind)
-    if as_page:
-        return page(kind, spec)
+def schema_text(spec: type[JobSpec]) -> str:
+    """The JSON schema as text, as it is kept under `jobs/reference/` for `rayloom explain` and editors."""
     values = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.model_json_schema()
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
@@ -45,7 +44,7 @@ _OTHER_JOBS = ("TrainSpec", "ServeSpec")
 
 def page(kind: str, spec: type[JobSpec]) -> str:
     """The page: what the kind is for, a starter, and every key with type, unit, default and meaning."""
-    reference = Reference(kind, spec)
+    reference = Reference(kind, spec.model_json_schema())
     root = reference.models(reference.root)[0]
     lines = [f"# kind: {kind}", "", _flat(root.schema["description"]), ""]
     for name, text in starters_of(kind).items():

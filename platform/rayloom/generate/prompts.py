@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayloom.errors import InputError
-from rayloom.specs.files.problems import nearest
+from rayloom.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from jinja2 import Template

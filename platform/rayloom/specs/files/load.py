@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rayloom.errors import InputError, SpecError
+from rayloom.errors import InputError, SpecError, nearest
 from rayloom.specs.base import JobFile, JobSpec, Spec
 from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
-from rayloom.specs.files.problems import nearest, problems_of
+from rayloom.specs.files.problems import problems_of
 from rayloom.specs.files.schema_walk import key_of
 
 Kinds = Mapping[str, type[JobSpec]]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from rayloom.errors import nearest
 from rayloom.specs.base import rule_of
 from rayloom.specs.files.document import Path, Problem, YamlDocument, dotted
 from rayloom.specs.files.schema_walk import Spot, bare, key_of, keys_of, locate, models_of, tags_of, variant_of
@@ -56,12 +57,6 @@ def problems_of(details: Iterable[ErrorDetails], document: YamlDocument, root: t
     for path, rule in broken_rules(root, document.values, broken):
         problems.append(document.problem(path, f"{dotted(path) or '(the file)'}: {rule}"))
     return list(dict.fromkeys(problems))
-
-
-def nearest(word: object, known: Iterable[str], closeness: float = 0.6) -> str:
-    """`; did you mean X?` if a known word is similar, else an empty text."""
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=closeness)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(detail: ErrorDetails, spot: Spot) -> Path:

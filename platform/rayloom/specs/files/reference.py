@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
-from rayloom.errors import SpecError
-from rayloom.specs.files.problems import nearest
+from rayloom.errors import SpecError, nearest
 
 Schema = Mapping[str, Any]
 
@@ -49,10 +47,10 @@ class Model:
 class Reference:
     """The JSON schema of one kind of job, with lookup by path."""
 
-    def __init__(self, kind: str, spec: type[BaseModel]) -> None:
+    def __init__(self, kind: str, schema: Schema) -> None:
         self.kind = kind
-        self.root: Schema = spec.model_json_schema()
-        self.definitions: Schema = self.root.get("$defs", {})
+        self.root = schema
+        self.definitions: Schema = schema.get("$defs", {})
 
     def find(self, path: Sequence[str]) -> list[Key]:
         """The keys at a path; several if variants differ. Indices of list entries can be left out.

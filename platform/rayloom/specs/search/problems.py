@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rayloom.errors import nearest
 from rayloom.specs.base import references
-from rayloom.specs.files.problems import nearest
 from rayloom.specs.search.space import num_values
 from rayloom.specs.search.strategies import (
     BohbSearcher,

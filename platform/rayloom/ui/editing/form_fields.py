@@ -48,7 +48,7 @@ def form_of(kind: str, spec: type[JobSpec], values: Mapping[str, Any]) -> tuple[
 @functools.cache
 def _reference(kind: str, spec: type[JobSpec]) -> Reference:
     """Kept, since a form is made anew while one types."""
-    return Reference(kind, spec)
+    return Reference(kind, spec.model_json_schema())
 
 
 def _fields(model: Model, values: Any, above: str, reference: Reference, depth: int) -> tuple[FormField, ...]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from rayloom.commands.explain import wishes
-from rayloom.commands.init import templates as starters
+from rayloom.commands.shipped import templates as starters
 from rayloom.errors import InputError, RayloomError
 from rayloom.kinds import SPECS
 from rayloom.ui.editing import job_file
