@@ -47,7 +47,7 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(README) + commands(GUIDE), ids=" ".join)
 def test_a_command_is_one_that_rayloom_takes(command: list[str]) -> None:
-    assert isinstance(parser().parse_args(command), argparse.Namespace)
+    assert isinstance(parser(command).parse_args(command), argparse.Namespace)
 
 
 def test_the_quickstart_has_as_many_job_files_as_it_says() -> None:
