@@ -23,7 +23,7 @@ from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.specs.training.policies import Grpo, KlPenalty, Ppo, PromptData, ReinforcePlusPlus, Rollouts
 from rayloom.text.conversations.prompt_rows import PromptRows, prepare_prompts
 from rayloom.text.conversations.render import Renderer
-from rayloom.train.objectives import grpo, ppo, reinforce_pp, rloo
+from rayloom.train.objectives.advantages import generalised, grpo, ppo, reinforce_pp, rloo, teaches
 from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.plan import plan
 from rayloom.train.reporting.signs import Signs
@@ -51,39 +51,39 @@ def objective(policy: Any, longest: int = ANSWER) -> PolicyObjective:
 
 
 def test_grpo_compares_within_a_group() -> None:
-    scaled = grpo.advantages(Grpo(type="grpo"), REWARDS)
+    scaled = grpo(Grpo(type="grpo"), REWARDS)
     deviation = math.sqrt(4 * 0.25 / 3)
     assert scaled[0] == pytest.approx(np.array([0.5, -0.5, -0.5, 0.5]) / (deviation + 1e-4))
     assert scaled[1] == pytest.approx(np.zeros(4))
-    plain = grpo.advantages(Grpo(type="grpo", scale_by_std=False), REWARDS)
+    plain = grpo(Grpo(type="grpo", scale_by_std=False), REWARDS)
     assert plain[0] == pytest.approx([0.5, -0.5, -0.5, 0.5])
-    assert grpo.teaches(REWARDS).tolist() == [True, False]
+    assert teaches(REWARDS).tolist() == [True, False]
 
 
 def test_an_answer_without_a_reward_counts_in_no_mean() -> None:
     rewards = np.array([[1.0, 0.0, np.nan]])
-    assert grpo.advantages(Grpo(type="grpo", scale_by_std=False), rewards)[0] == pytest.approx([0.5, -0.5, 0.0])
-    assert rloo.advantages(rewards)[0] == pytest.approx([1.0, -1.0, 0.0])
+    assert grpo(Grpo(type="grpo", scale_by_std=False), rewards)[0] == pytest.approx([0.5, -0.5, 0.0])
+    assert rloo(rewards)[0] == pytest.approx([1.0, -1.0, 0.0])
 
 
 def test_rloo_leaves_one_out() -> None:
-    assert rloo.advantages(REWARDS)[0] == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
+    assert rloo(REWARDS)[0] == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
 
 
 def test_reinforce_plus_plus_takes_the_kl_to_come_off_and_normalises_over_all_tokens() -> None:
     penalties = [np.array([0.1, 0.3]), np.array([0.2])]
     raw = np.array([1 - 0.4, 1 - 0.3, 0 - 0.2])
-    found = reinforce_pp.advantages(np.array([[1.0], [0.0]]), penalties)
+    found = reinforce_pp(np.array([[1.0], [0.0]]), penalties)
     assert np.concatenate(found) == pytest.approx((raw - raw.mean()) / raw.std())
 
 
 def test_generalised_advantages_by_hand() -> None:
     policy = Ppo(type="ppo", trace_decay=0.95)
     rewards, values = np.array([0.0, 0.0, 1.0]), np.full(3, 0.5)
-    assert ppo.generalised(policy, rewards, values) == pytest.approx([0.45125, 0.475, 0.5])
+    assert generalised(policy, rewards, values) == pytest.approx([0.45125, 0.475, 0.5])
     near = Ppo(type="ppo", trace_decay=0.0, discount=0.9)  # one-step surprises: r + γV' − V
-    assert ppo.generalised(near, rewards, values) == pytest.approx([-0.05, -0.05, 0.5])
-    _, returns = ppo.advantages(policy, np.array([1.0]), [np.zeros(3)], [values])
+    assert generalised(near, rewards, values) == pytest.approx([-0.05, -0.05, 0.5])
+    _, returns = ppo(policy, np.array([1.0]), [np.zeros(3)], [values])
     assert returns[0] == pytest.approx([0.95125, 0.975, 1.0])
 
 

@@ -15,7 +15,7 @@ from rayloom.score.batches import stacked
 from rayloom.score.policy_loss import VALUE_HEAD, PolicyBatch, PolicyLoss, kl_estimate, shares_prompts
 from rayloom.specs.training.policies import Grpo, Policy, Ppo, ReinforcePlusPlus, Rollouts
 from rayloom.text.conversations.prompt_rows import PromptRows
-from rayloom.train.objectives import grpo, ppo, reinforce_pp, rloo
+from rayloom.train.objectives.advantages import grpo, ppo, reinforce_pp, rloo
 from rayloom.train.objectives.objective import Draw
 from rayloom.train.rollouts.answers import PolicyAnswer, Values, rewards_of
 
@@ -126,15 +126,15 @@ class PolicyObjective:
         penalties = [self._penalty(answer) for answer in answers]
         if isinstance(policy, Ppo):
             values = [_known(answer.values, answer) for answer in answers]
-            found, returns = ppo.advantages(policy, rewards.reshape(-1), penalties, values)
+            found, returns = ppo(policy, rewards.reshape(-1), penalties, values)
             for answer, target in zip(answers, returns, strict=True):
                 answer.returns = np.nan_to_num(target)
         elif isinstance(policy, ReinforcePlusPlus):
-            found = reinforce_pp.advantages(rewards, penalties)
+            found = reinforce_pp(rewards, penalties)
         else:
             # The KL of an answer's tokens is taken off its one reward (Ahmadian et al. 2024, section 2).
             rewards = rewards - np.asarray([one.sum() for one in penalties]).reshape(rewards.shape)
-            of_each = grpo.advantages(policy, rewards) if isinstance(policy, Grpo) else rloo.advantages(rewards)
+            of_each = grpo(policy, rewards) if isinstance(policy, Grpo) else rloo(rewards)
             pairs = zip(of_each.reshape(-1), answers, strict=True)
             found = [np.full(answer.num_written, value) for value, answer in pairs]
         for answer, advantages in zip(answers, found, strict=True):

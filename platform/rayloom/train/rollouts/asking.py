@@ -15,7 +15,7 @@ from rayloom.rewards.answer import WrittenAnswer
 from rayloom.rewards.opening import OpenReward, weighted
 from rayloom.specs.train import TrainSpec
 from rayloom.text.conversations.prompt_rows import PromptRow
-from rayloom.train.objectives.grpo import teaches
+from rayloom.train.objectives.advantages import teaches
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, Writers, rewards_of
 from rayloom.train.rollouts.turns import Dialogue, Environment, PendingDialogues
 

@@ -11,7 +11,7 @@ import numpy as np
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.policies import Policy
 from rayloom.train.loop.heldout_loss import HeldoutMeasure
-from rayloom.train.objectives.grpo import teaches
+from rayloom.train.objectives.advantages import teaches
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, rewards_of, shown
 
 MOST_UNJUDGED = 0.2
