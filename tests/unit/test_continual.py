@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rayloom.score.continual import continual
+from rayloom.evaluate.sequence import continual
 from rayloom.specs.evaluate import EvaluateSpec
 
 SCORES = [[0.9, 0.5, 0.4], [0.7, 0.8, 0.6], [0.6, 0.9, 0.7]]
