@@ -32,8 +32,7 @@ def work(rank: int, port: int, base: str, out: str) -> None:
     import deepspeed
     from support.training_jobs import small_spec
 
-    from rayloom.train.engines.zero import deepspeed_config
-    from rayloom.train.engines.zero_loading import fill_in_shards
+    from rayloom.train.engines.zero import deepspeed_config, fill_in_shards
     from rayloom.train.process_group import current_group
     from rayloom.train.weights.model import sharded_model
 

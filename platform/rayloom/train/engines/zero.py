@@ -16,20 +16,19 @@ import deepspeed
 import deepspeed.utils.groups
 import torch
 from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
-from rayloom.train.engines.zero_loading import fill_in_shards
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
-from rayloom.train.weights.sharded import ShardedWeights
+from rayloom.train.weights.sharded import ShardedWeights, Shards
 from rayloom.train.weights.tensor_parallel import part_of
 
 
@@ -192,3 +191,26 @@ def _quieten() -> None:
     # Its shared-memory communication takes about a minute to compile on first use, and a build that was killed leaves
     # a lock on which every later run would silently wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def fill_in_shards(
+    model: nn.Module, weights: ShardedWeights, config: dict[str, Any], dtype: torch.dtype, group: Group
+) -> None:
+    """Fills a model on the meta device: afterwards each worker holds its part of each parameter, as ZeRO-3 cuts them.
+
+    DeepSpeed's own `zero.Init` would make each parameter whole on the first worker and send it to all others.
+    """
+    deepspeed.init_distributed(backend_for(group.device), dist_init_required=False)
+    made: Any = deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype)
+    made._enable_mem_efficient_linear()  # as `deepspeed.initialize` does if it cuts the model itself
+
+    def own(num_elements: int) -> tuple[int, int]:
+        size = -(-num_elements // group.num_workers)
+        start = min(size * group.rank, num_elements)
+        return start, min(start + size, num_elements)
+
+    def keep(parameter: Any) -> None:
+        made._convert_to_deepspeed_param(parameter)
+        parameter.partition()
+
+    weights.fill(model, Shards(made.local_device, dtype, own, keep))
