@@ -85,10 +85,14 @@ def bare_vllm(model: Path, log: Path, *extra: str, limits: Sequence[str] = LIMIT
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_for_answer(url, {}, _first("m"), lambda: process.poll() is None)
+        try:
+            _wait_for_answer(url, {}, _first("m"), lambda: process.poll() is None)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}:\n{log.read_text()[-4000:]}") from None
         yield Endpoint(url, "m", time.monotonic() - began)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:

@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cpu_shares import cpu_seconds, spent
-from endpoints import MAX_MODEL_LENGTH_TOKENS, Endpoint, bare_vllm, rayloom_service
+from endpoints import KV_CACHE_BYTES, MAX_MODEL_LENGTH_TOKENS, Endpoint, bare_vllm, rayloom_service
 from hardware import hardware
 from serve_scale import measured_kill, measured_ramp
 
@@ -123,11 +123,14 @@ def measure_gateway(store: Store, bf16: Artifact, rounds: int, folder: Path) -> 
 
 
 def measure_default(store: Store, bf16: Artifact, rounds: int, folder: Path) -> dict[str, Any]:
-    """A served model with `engine: auto` and no search before, against vLLM's server; both are told the length only."""
-    length = ("--max-model-len", str(MAX_MODEL_LENGTH_TOKENS))
+    """A served model with `engine: auto` and no search before, against vLLM's server; both are told the length only.
+
+    And vLLM the size of its cache: it takes nine tenths of a machine's memory, and does not start beside another.
+    """
+    told = ("--max-model-len", str(MAX_MODEL_LENGTH_TOKENS), "--kv-cache-memory-bytes", str(KV_CACHE_BYTES))
     with ExitStack() as stack:
         own = stack.enter_context(rayloom_service(store, {"m": bf16}, model_changes={"engine": "auto"}))["m"]
-        bare = stack.enter_context(bare_vllm(bf16.path, folder / "bare-default.log", limits=length))
+        bare = stack.enter_context(bare_vllm(bf16.path, folder / "bare-default.log", limits=told))
         found = in_turns({"bare": bare, "default": own}, rounds)
     return {
         "default_throughput_ratio": ratio(found, "tokens_per_second", "default", "bare"),
