@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 from support.artifacts import Folder
 from support.models import tiny_llama, write_model
-from support.tasks import review_rows, write_encoder, write_jsonl
-from transformers import BertConfig, BertModel
+from support.tasks import review_rows, wordpiece, write_encoder, write_jsonl
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from rayloom.errors import InputError
 from rayloom.models.responders.prompted import PromptedModel
@@ -26,6 +26,8 @@ from rayloom.text.labelled.examples import Example
 from rayloom.text.prompts.demonstrations import same_text
 from rayloom.train.job_rows import labelled_task_rows
 from rayloom.train.objectives.prompted import PromptedObjective
+from rayloom.train.sizes.model_size import size_of_base
+from rayloom.train.weights.model import build_model
 
 PROMPT = {
     "task": {"type": "text_classification", "labels": ["no", "yes"]},
@@ -98,6 +100,20 @@ def test_a_decoders_labels_are_learned_by_what_predictions_say(normalisation: st
 def test_an_encoders_labels_are_learned_by_what_predictions_say(tmp_path: Path) -> None:
     write_encoder(tmp_path / "base", initializer_range=0.5)
     _learns_what_is_predicted(spec_of(CLOZE | {"demonstrations": {"num_rows": 2}}), tmp_path)
+
+
+def test_an_encoder_that_is_not_proven_with_packed_rows_is_trained_too(tmp_path: Path) -> None:
+    """Rows hold one text each."""
+    tokenizer = wordpiece()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=96, pad_token_id=0, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    spec = spec_of(CLOZE)
+    _learns_what_is_predicted(spec, tmp_path)
+    assert size_of_base(spec, tmp_path / "base").trained > 0
+    model: Any = build_model(spec, tmp_path / "base", tmp_path / "base")
+    assert type(model) is RobertaForMaskedLM
 
 
 def _learns_what_is_predicted(spec: TrainSpec, folder: Path) -> None:

@@ -110,7 +110,6 @@ def test_every_prompt_is_tried_by_one_model_and_the_best_is_a_file_that_runs(
         ({"scheduler": {"type": "median"}}, "trials of a search over prompts are measured once"),
         ({"timed_steps": {}}, "is for a search over a training job"),
         ({"evaluate": job_of()["evaluate"] | {"baseline": "artifact:encoder"}}, "asks one model"),
-        ({"train": "artifact:x"}, "train"),
     ],
 )
 def test_what_a_search_over_prompts_cannot_do_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

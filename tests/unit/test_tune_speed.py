@@ -38,7 +38,7 @@ from rayloom.tune.strategies.history import Journal
 from rayloom.tune.strategies.ranking import best, best_by_model
 from rayloom.tune.trials.speed_trials import (
     STEP,
-    SpeedTrials,
+    MeasuredTrials,
     disagreement,
     parents_of_trial,
     run_one_by_one,
@@ -146,7 +146,7 @@ def test_threads_and_micro_batches_of_a_training_job_vary() -> None:
 # -- trials ------------------------------------------------------------------------------------------------------------
 
 
-class Bench(SpeedTrials):
+class Bench(MeasuredTrials):
     """More cores are faster, four too many, and of the first model's two the machine dies once."""
 
     def __init__(self, death: BaseException | None = None) -> None:
@@ -162,7 +162,7 @@ class Bench(SpeedTrials):
         return {GOODPUT: 10.0 * values[CORES] + (values[MODEL] == "artifact:m")}
 
 
-def searched(folder: Path, trials: SpeedTrials, spec: TuneSpec | None = None) -> Search:
+def searched(folder: Path, trials: MeasuredTrials, spec: TuneSpec | None = None) -> Search:
     spec = spec or serving()
     search = Search(spec, Journal(folder / "journal.jsonl"), num_concurrent=1, length_of=lambda _: STEP)
     run_one_by_one(search, trials, lambda: None)
@@ -213,7 +213,7 @@ def test_steps_after_the_warm_up_are_timed_and_losses_must_agree(tmp_path: Path)
     events = [step(1, 4.0, 9.0), step(2, 3.0, 2.0), step(3, 2.0, 3.0), {"event": "finished", "peak_memory_bytes": 7}]
     assert timed_figures(events, 1) == {"tokens_per_second": 40.0, "train_loss": 3.0, "peak_memory_bytes": 7.0}
     measure: Callable[..., dict[str, float]] = lambda *_: timed_figures(events, 1)  # noqa: E731
-    trials = type("Same", (SpeedTrials,), {"measure": measure})()
+    trials = type("Same", (MeasuredTrials,), {"measure": measure})()
     history = searched(tmp_path, trials, timing()).history
     assert disagreement(3.02, history.trials.values(), 0.01) is None
     assert disagreement(3.02, [], 1e-9) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from rayloom.observe.mlflow_experiment import missing_mlflow
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.serve.plan import plan as plan_service
 from rayloom.specs.evaluate import EvaluateSpec
-from rayloom.specs.search.space import Integer, Listed, LogUniform, Multiple, values_of
+from rayloom.specs.search.space import Integer, Listed, LogUniform, Multiple, substituted, values_of
 from rayloom.specs.search.strategies import GridSearcher, NoScheduler, PopulationScheduler
 from rayloom.specs.serve import ServeSpec
 from rayloom.specs.train import TrainSpec
@@ -86,13 +87,16 @@ def planned_job(
     job_directory: Path,
     training: Callable[[TrainSpec, Mapping[str, Artifact], Path], PlanSheet],
 ) -> PlanSheet:
-    """The plan of the job as written; trials differ from it by their searched values."""
+    """The plan of the job as written; trials differ from it by their searched values. Of prompts, that of the first
+    trial: what is written there need not be askable, such as a label that is none of the model's words."""
     prefix = f"{spec.job.kind}."
     own = {path.removeprefix(prefix): artifact for path, artifact in parents.items() if path.startswith(prefix)}
     if isinstance(spec.job, ServeSpec):
         return plan_service(spec.job, own, job_directory)
     if isinstance(spec.job, EvaluateSpec):
-        return plan_evaluation(spec.job, own, job_directory)
+        values = values_of(spec.space, suggested_point(spec, History(), 0), spec.plain_job)
+        first = EvaluateSpec.model_validate_json(json.dumps(substituted(spec.plain_job, values)), strict=True)
+        return plan_evaluation(first, own, job_directory)
     return training(spec.job, own, job_directory)
 
 

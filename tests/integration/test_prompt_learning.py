@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.artifacts import Folder
-from support.models import write_model
+from support.models import made, write_model
 from support.tasks import review_rows, write_encoder, write_jsonl
 from support.training_jobs import ONE
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from rayloom.artifacts.store import Store
 from rayloom.evaluate.checks.task import judge
+from rayloom.export.model_folder import copy_companions
 from rayloom.models.responders.prompted import PromptedModel
 from rayloom.models.responders.prompted_rows import PromptedResponder
 from rayloom.models.responders.responder import predictor_of, respond_to_each, responder_for
 from rayloom.models.responders.subject import Subject
+from rayloom.serve.replicas.engine_settings import predictor_settings
+from rayloom.serve.replicas.predictor_replica import _loaded
+from rayloom.specs.serve import ServedPredictor
 from rayloom.specs.text_generation import Generation
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.prompted import PROMPT_FILE, SHOWN_FILE
@@ -99,6 +105,17 @@ def test_an_encoder_learns_the_words_of_a_cloze(tmp_path: Path) -> None:
     assert found == respond_to_each(PromptedResponder(asked), rows, 2)
     assert [answer["labels"] for answer in found] == [["yes"], ["no"]]
     assert own.task.labels == ("no", "yes")  # type: ignore[union-attr]
+    # So it does behind /v1/classify, and where its weights are copied for another form of it.
+    store = Store(str(tmp_path / "store"))
+    copied = made(store, "tuned", "model", lambda folder: shutil.copytree(job.out, folder, dirs_exist_ok=True))
+    served = ServedPredictor.model_validate({"name": "asked", "model": "artifact:tuned"})
+    settings = predictor_settings(served, 0, {"predictors.0.model": copied}, store, 8)
+    assert settings.task == "text_classification"
+    assert respond_to_each(_loaded(settings), rows, 2) == found
+    for name, with_prompt in (("kept", True), ("left", False)):
+        (tmp_path / name).mkdir()
+        copy_companions(job.out, tmp_path / name, with_prompt=with_prompt)
+        assert (tmp_path / name / PROMPT_FILE).exists() == with_prompt
 
 
 def test_a_decoder_learns_behind_demonstrations_by_lora_and_keeps_them(tmp_path: Path) -> None:
