@@ -210,6 +210,11 @@ gpu-check: setup
 bench-submit: setup
 	$(BIN)/python tests/bench/submit.py $(if $(SAVE),--save)
 
+# What --help, check and explain take beside Python with pydantic; SAVE=1 keeps the result.
+.PHONY: bench-startup
+bench-startup: setup
+	$(BIN)/python tests/bench/startup.py $(if $(SAVE),--save)
+
 # The endpoint beside bare vLLM's own server; PARTS=gateway,tuned,caches,scale, ROUNDS=5, SAVE=1 keeps the result.
 bench-serve: setup
 	$(BIN)/python tests/bench/serve.py $(if $(PARTS),--parts $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
