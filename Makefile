@@ -62,9 +62,10 @@ PYTEST := $(BIN)/python -m pytest
 UNIT   := OMP_NUM_THREADS=1 $(PYTEST) tests/unit --dist worksteal -n $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 
 # Engines' tests in two halves side by side, since much of their time is waiting: their sum takes some 50 minutes on two
-# cores, both together some 30. The lines of the first half follow those of the second. $(1): pytest's options.
-HALF    := tests/integration/test_[a-r]*.py tests/gpu
-OTHER   := tests/integration/test_[s-z]*.py tests/cluster
+# cores. What asks SmolLM2 or a service is in the first, so that both are made once; training, searches and nodes are in
+# the second. The lines of the first half follow those of the second. $(1): pytest's options.
+HALF    := tests/integration/test_[a-s]*.py tests/gpu
+OTHER   := tests/integration/test_[t-z]*.py tests/cluster
 engines  = log=$$(mktemp); $(PYTEST) $(HALF) $(1) >$$log 2>&1 & half=$$!; other=0; $(PYTEST) $(OTHER) $(1) || other=$$?; \
            wait $$half || other=$$?; cat $$log; rm $$log; test $$other = 0
 
