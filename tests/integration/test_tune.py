@@ -153,7 +153,9 @@ def test_a_search_without_a_usable_trial_says_why(store: Store, cluster: None, t
 def test_a_failure_outside_the_values_ends_the_search_and_mended_it_goes_on(
     store: Store, cluster: None, tmp_path: Path
 ) -> None:
-    file = search_file(tmp_path, resources={"max_concurrent_trials": 1}, max_crashes_per_trial=1)
+    file = search_file(
+        tmp_path, budget={"num_trials": 2}, resources={"max_concurrent_trials": 1}, max_crashes_per_trial=1
+    )
     blocked = tmp_path / "work" / "trials" / "0001" / "0" / "metrics.jsonl"
     blocked.mkdir(parents=True)
     with pytest.raises(ResourceError, match=r"trial 1: IsADirectoryError.*run the same command again: the 1 trials"):
@@ -161,7 +163,7 @@ def test_a_failure_outside_the_values_ends_the_search_and_mended_it_goes_on(
     blocked.rmdir()
     shutil.rmtree(tmp_path / "artifact")
     outcome, _ = direct(store, file, tmp_path)
-    assert outcome.metrics["outcomes"] == {"finished": 4}
+    assert outcome.metrics["outcomes"] == {"finished": 2}
     assert outcome.metrics["sessions"] == 2
 
 

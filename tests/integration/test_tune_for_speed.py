@@ -33,7 +33,12 @@ def tiny(store: Store) -> Artifact:
     return made(store, "tiny", "model", write)
 
 
-def test_a_service_takes_the_engine_that_a_search_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "refused",
+    [[], pytest.param([REFUSED_BY_VLLM], marks=pytest.mark.full)],
+    ids=["alone", "after one that vLLM refuses"],
+)
+def test_a_service_takes_the_engine_that_a_search_found(refused: list[dict[str, str]], tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     tiny(store)
     served = {"name": "m", "model": "artifact:tiny"}
@@ -46,16 +51,17 @@ def test_a_service_takes_the_engine_that_a_search_found(tmp_path: Path) -> None:
     search = {
         "kind": "tune", "name": "fast", "serve": service, "searcher": {"type": "grid"},
         "load": {"clients": 4, "seconds": 1, "new_tokens": 8, "first_token_seconds": 60},
-        "space": {"models.0.engine.extra": {"type": "choice", "values": [REFUSED_BY_VLLM, {}]}},
+        "space": {"models.0.engine.extra": {"type": "choice", "values": [*refused, {}]}},
         "objectives": [{"metric": "goodput_tokens_per_second"}],
     }  # fmt: skip
     (tmp_path / "fast.yaml").write_text(json.dumps(search))
     artifact, is_new = run(load_job(tmp_path / "fast.yaml"), store)
     assert is_new
     assert service_processes() == []
-    refused, measured = read_trials(artifact)
-    assert (refused.outcome, measured.outcome) == ("failed", "finished")
-    assert "did not start" in refused.reason
+    *failed, measured = read_trials(artifact)
+    assert [trial.outcome for trial in failed] == ["failed"] * len(refused)
+    assert all("did not start" in trial.reason for trial in failed)
+    assert measured.outcome == "finished"
     assert set(measured.metrics) == set(SERVING_METRICS)
     assert measured.metrics["goodput_share"] == 1
     assert measured.metrics["tokens_per_second"] > 0
