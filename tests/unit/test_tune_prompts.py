@@ -23,7 +23,7 @@ SPACE = {
     "checks.0.prompt.template": {"type": "choice", "values": ["{text} it was {answer}", "$ {text} {answer} film"]},
     "checks.0.prompt.words": {
         "type": "choice",
-        "values": [{"no": "b", "yes": "a"}, {"no": "s", "yes": ["very", "in"]}],
+        "values": [{"no": "b", "yes": "a"}, {"no": "it", "yes": ["very", "in"]}],
     },
     "checks.0.prompt.demonstrations": {"type": "choice", "values": [None, {"num_rows": 2}]},
 }
