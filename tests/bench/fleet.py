@@ -28,6 +28,7 @@ import numpy as np
 from clean_requests import request_growth
 from hardware import hardware
 from real_text import real_documents
+from s3fs import S3FileSystem  # type: ignore[import-untyped]
 from stream_reads import stream_reads
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -83,6 +84,8 @@ def main() -> None:
                 found |= parts[name](Path(folder) / name, bucket)
             finally:
                 end([bucket.session])
+                # fsspec keeps a client for each bucket's name, and the next part's server has another port.
+                S3FileSystem.clear_instance_cache()
     found |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
     result = RESULTS / f"fleet-{found['hardware']}-{found['date']}.json"
     if options.save and result.exists():
