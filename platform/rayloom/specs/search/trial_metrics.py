@@ -49,7 +49,7 @@ def is_better_large(metric: str) -> bool:
 def training_metrics(train: TrainSpec) -> tuple[str, ...]:
     """The metrics that training reports at each measurement."""
     if train.policy is not None:
-        return (*_TRAINING_METRICS, _OF_JUDGED_ROWS[1])
+        return (*(name for name in _TRAINING_METRICS if name != "heldout_perplexity"), _OF_JUDGED_ROWS[1])
     counts_hits = train.task is not None or train.preference is not None
     return (*_TRAINING_METRICS, *_OF_JUDGED_ROWS) if counts_hits else _TRAINING_METRICS
 

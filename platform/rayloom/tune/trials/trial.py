@@ -215,13 +215,12 @@ class TrialMonitor:
     def _metrics(self, event: dict[str, Any]) -> dict[str, float]:
         found = {
             "heldout_loss": event["loss"],
-            "heldout_perplexity": event["perplexity"],
             "train_loss": math.fsum(self.losses) / len(self.losses) if self.losses else math.nan,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else math.nan,
             "peak_memory_bytes": float(_peak_memory_bytes()),
             "seconds": round(self.seconds, 4),
         }
-        found |= {f"heldout_{name}": event[name] for name in ("accuracy", "score") if name in event}
+        found |= {f"heldout_{name}": event[name] for name in ("perplexity", "accuracy", "score") if name in event}
         return {name: value for name, value in found.items() if not math.isnan(value) or name == "heldout_loss"}
 
     def result(self) -> dict[str, float]:
