@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from support.policies import ENVIRONMENT, TURNS, policy_spec, write_ending_model, write_prompts_file
+from support.processes import processes_below
 from test_policy_training import of, same_training
 
 from rayloom.artifacts.store import Artifact, Store
@@ -31,10 +31,6 @@ def job_of(folder: Path, name: str, **changes: Any) -> Path:
     return file
 
 
-def processes(title: str) -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if title in " ".join(one.cmdline())]
-
-
 def strike_after_first_step(root: Path) -> threading.Thread:
     """Kills the engine, and the trainer with it, once there is a checkpoint behind the first step."""
 
@@ -43,7 +39,7 @@ def strike_after_first_step(root: Path) -> threading.Thread:
             if done.wait(0.02):
                 return
         for title in ("ray::AnswerEngine", "RayTrainWorker"):
-            for process in processes(title):
+            for process in processes_below(title):
                 process.send_signal(signal.SIGKILL)
 
     done = threading.Event()

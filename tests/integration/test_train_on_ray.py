@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from support.models import write_model
+from support.processes import processes_below
 from support.training_jobs import made_up_corpus, small_spec
 
 from rayloom.artifacts.store import Artifact, Store
@@ -113,16 +113,10 @@ def test_a_dead_worker_is_replaced_and_the_losses_are_the_same(
     running = threading.Thread(target=lambda: made.append(run_job(job, store)[0]))
     running.start()
     wait_for_step(store, "bereaved", 30, running.is_alive)
-    os.kill(_train_worker_processes()[-1].pid, signal.SIGKILL)
+    os.kill(processes_below("RayTrainWorker")[-1].pid, signal.SIGKILL)
     running.join()
     assert "a worker died; start 2 of 4" in capfd.readouterr().err
     assert step_losses(made[0]) == step_losses(whole)
-
-
-def _train_worker_processes() -> list[psutil.Process]:
-    """Ray Train's workers of this process' embedded cluster."""
-    mine = psutil.Process().children(recursive=True)
-    return [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
 def test_fewer_workers_than_wished_train_where_the_spec_allows_it(

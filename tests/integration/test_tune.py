@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from support.processes import processes_below
 from support.searches_on_rows import (
     NUM_STEPS,
     events,
@@ -221,5 +221,4 @@ def test_a_killed_search_repeats_no_finished_trial_and_a_killed_trial_goes_on(st
 
 def trial_process(driver: int) -> int:
     """A process that trains, below the driver's embedded cluster."""
-    below = psutil.Process(driver).children(recursive=True)
-    return next(process.pid for process in below if "ImplicitFunc" in " ".join(process.cmdline()))
+    return processes_below("ImplicitFunc", driver)[0].pid

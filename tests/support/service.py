@@ -22,6 +22,7 @@ from openai import OpenAI
 
 from rayloom.artifacts.store import Store
 from rayloom.serve import api_keys, control_records
+from support.processes import title_of
 
 UP_WITHIN_SECONDS = 300.0
 MODEL = "smollm"
@@ -74,14 +75,7 @@ class Running:
     def processes(self, title: str) -> list[psutil.Process]:
         """Those of the service whose name begins so."""
         family = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in family if _title(process).startswith(title)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+        return [process for process in family if title_of(process).startswith(title)]
 
 
 def free_port() -> int:
