@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayloom.cli import main
-from rayloom.commands import init as shipped
+from rayloom.commands import shipped
 from rayloom.commands.init import recipes
 from rayloom.dispatch import load_job
 from rayloom.specs.base import references
