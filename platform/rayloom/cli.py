@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import os
 import signal
@@ -18,14 +17,10 @@ from rayloom.engine_errors import causes
 from rayloom.errors import INTERRUPTED_EXIT_CODE, unwrapped
 
 BROKEN_PIPE_EXIT_CODE = 141
-_OBJECTS_PER_COLLECTION = 50_000
-"""Python's own is 700 (2,000 from 3.13 on)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (see `rayloom.errors`)."""
-    # Classes of specs live as long as the command: looking for garbage among them takes a twentieth of `rayloom check`.
-    gc.set_threshold(_OBJECTS_PER_COLLECTION)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(arguments).parse_args(arguments)
     # Pydantic looks for plugins in the metadata of every installed package, which takes longer than reading a job file.

@@ -15,7 +15,6 @@ import math
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.observe.report_page import Section, page, table
 
 RECIPES = Path(__file__).parents[2] / "jobs/recipes/compare-methods"
 METHODS = ("full", "lora", "qlora", "bottleneck", "prefix", "prompt", "p-tuning", "bitfit", "ia3")
-RESULTS = Path(__file__).parent / "results"
 SIZES = ((100, 8), (4000, 2))
 """Training rows, and epochs over them."""
 NUM_TIMED = 40
@@ -51,9 +50,7 @@ def main() -> None:
     if options.page:
         options.page.write_text(as_page(rows, f"{result['hardware']}, {result['date']}", options.set), encoding="utf-8")
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"compare-methods-{result['hardware']}-{result['date']}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+        save("compare-methods", result)
     for row in rows:
         accuracies = ", ".join(f"{found['accuracy']:.3f} of {found['train_rows']} rows" for found in row["by_rows"])
         seconds = sum(found["seconds_training"] for found in row["by_rows"])
@@ -93,54 +90,29 @@ def measured(method: str, overrides: list[str]) -> dict[str, Any]:
 
 def trained(method: str, overrides: list[str]) -> dict[str, Any]:
     """One training run and what its result says about the held-out rows."""
-    import torch
+    from recipe_training import trained as trained_recipe
 
-    from rayloom.artifacts.store import Store
-    from rayloom.dispatch import load_job, resolve
-    from rayloom.evaluate.checks.task import judge
     from rayloom.models.responders.responder import Predictor
-    from rayloom.models.responders.subject import Subject
     from rayloom.models.task_models import task_model
-    from rayloom.text.labelled.dataset import EXAMPLES_NAME
-    from rayloom.text.labelled.examples import read_examples
-    from rayloom.train.loop.loop import train
-    from rayloom.train.loop.run_log import read_log
-    from rayloom.train.prepare import job_of
-    from rayloom.train.process_group import Group
     from rayloom.train.weights.model import build_model
 
-    file = load_job(RECIPES / f"{method}.yaml", overrides)
-    found = resolve(file, Store.beside(file.directory))
-    spec: Any = found.spec
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder) / "work"
-        work.mkdir()
-        job = job_of(spec, found.parents, work, Path(folder) / "out")
-        if job.base is None:
-            raise ValueError("a method needs a base")
-        train(job, Group(0, 1, torch.device("cpu")), lambda event: None)
-        log = list(read_log(job.log))
-        seconds = sum(event["seconds"] for event in log if event["event"] == "step")
-        model = build_model(spec, job.base, job.tokenizer)
+    with trained_recipe(RECIPES / f"{method}.yaml", overrides) as found:
+        model = build_model(found.job.spec, found.base, found.job.tokenizer)
         sizes = [(size_of(parameter), parameter.requires_grad) for parameter in model.parameters()]
-        is_whole = method == "full"
-        subject = Subject("model", method, job.out if is_whole else job.base, None if is_whole else job.out)
-        predictor = Predictor.of(subject)
-        examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
-        judged = judge(predictor.task, examples, predictor.predict(examples, 16))
+        predictor = found.predictor
         # In the precision of the other: whole weights are kept in bf16, and adapters are put on the base as it is.
-        plain = task_model(job.base, predictor.task)[0].eval().to(next(predictor.model.parameters()).dtype)
+        plain = task_model(found.base, predictor.task)[0].eval().to(next(predictor.model.parameters()).dtype)
         bare = Predictor(predictor.task, predictor.encoder, plain)
-        own, others = latencies([predictor, bare], examples[: NUM_TIMED + WARM_UP])
+        own, others = latencies([predictor, bare], found.examples[: NUM_TIMED + WARM_UP])
     return {
         "trained_parameters": sum(size for size, is_trained in sizes if is_trained),
         "trained_share": sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes),
-        "train_rows": spec.data.train_rows,
-        "num_epochs": spec.num_epochs,
-        "seconds_training": round(seconds, 2),
-        "peak_gigabytes": round(log[-1]["peak_memory_bytes"] / 1e9, 3),
-        "accuracy": judged.metrics["score"],
-        "interval": judged.metrics["interval"],
+        "train_rows": found.job.spec.data.train_rows,
+        "num_epochs": found.job.spec.num_epochs,
+        "seconds_training": round(found.seconds, 2),
+        "peak_gigabytes": round(found.log[-1]["peak_memory_bytes"] / 1e9, 3),
+        "accuracy": found.metrics["score"],
+        "interval": found.metrics["interval"],
         "milliseconds_a_text": round(own, 2),
         "milliseconds_of_base": round(others, 2),
     }

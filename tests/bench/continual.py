@@ -27,6 +27,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.artifacts.build import Build, ResolvedJob, build
 from rayloom.artifacts.manifest import Outcome
@@ -40,7 +41,6 @@ from rayloom.specs.ingest import ImportSpec
 from rayloom.train.__main__ import main as train
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
 TASKS = ("reviews", "spam", "tweets")
 IMPORTS = {"reviews": "movie-reviews", "spam": "spam-assassin", "tweets": "tweets-ner"}
 LENGTH, BATCH_ROWS = 48, 16
@@ -80,8 +80,7 @@ def main() -> None:
     result = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "base": options.base, "seeds": options.seeds}
     result |= {"rows": options.rows, "epochs": options.epochs, "length_tokens": LENGTH} | compared(found)
     if options.save:
-        file = RESULTS / f"continual-{result['hardware']}-{result['date']}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        save("continual", result)
     print(json.dumps(result))
 
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
 from real_text import real_documents
+from results_file import save
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
@@ -48,7 +49,6 @@ from rayloom.train.process_group import Group
 from rayloom.train.weights.teacher import load_teacher
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
 LENGTH, ROWS_A_STEP = 256, 2
 HELDOUT_ROWS = 16
 MOST_CHARACTERS = 8000
@@ -94,9 +94,7 @@ def main() -> None:
     if "gap" in options.parts:
         result |= gap(folder, teacher, options)
     if options.save:
-        file = RESULTS / f"distill-{result['hardware']}-{result['date']}.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(known | result, indent=2) + "\n")
+        save("distill", result)
     print(json.dumps(result))
 
 

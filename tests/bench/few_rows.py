@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "jobs/recipes/few-rows"
-RESULTS = Path(__file__).parent / "results"
 EPOCHS = {16: 20, 100: 8, 1000: 2}
 """Passes over so many rows: 40, 100 and 250 steps of eight rows."""
 DEMONSTRATIONS = "task.prompt.demonstrations={num_rows: 2}"
@@ -60,9 +59,7 @@ def main() -> None:
         way: {str(rows): in_own_process(way, rows) for rows in options.rows} for way in options.ways if way in TRAINED
     }
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"few-rows-{result['hardware']}-{result['date']}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+        save("few-rows", result)
     for name, found in result["prompts"].items():
         print(
             f"{name:<34} {found['score']:.3f}  ± {found['spread']:.3f}  uncalibrated {found.get('uncalibrated_score')}"
@@ -116,42 +113,14 @@ def asked(options: argparse.Namespace) -> dict[str, Any]:
 
 def trained(way: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """One training run, and the accuracy of its result on the held-out rows."""
-    import torch
-
-    from rayloom.artifacts.store import Store
-    from rayloom.dispatch import load_job, resolve
-    from rayloom.evaluate.checks.task import judge
-    from rayloom.models.responders.responder import predictor_of
-    from rayloom.models.responders.subject import Subject
-    from rayloom.specs.training.adapters import is_whole_model
-    from rayloom.text.labelled.dataset import EXAMPLES_NAME
-    from rayloom.text.labelled.examples import read_examples
-    from rayloom.train.loop.loop import train
-    from rayloom.train.loop.run_log import read_log
-    from rayloom.train.prepare import job_of
-    from rayloom.train.process_group import Group
+    from recipe_training import trained as trained_recipe
 
     name, further = TRAINED[way]
     overrides = [f"base={options.model}", f"data.train_rows={rows}", f"num_epochs={EPOCHS[rows]}"]
-    file = load_job(
-        RECIPES / f"{name}.yaml", [*overrides, f"data.heldout_rows={options.heldout}", *further, *options.set]
-    )
-    resolved = resolve(file, Store.beside(file.directory))
-    spec: Any = resolved.spec
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder) / "work"
-        work.mkdir()
-        job = job_of(spec, resolved.parents, work, Path(folder) / "out")
-        if job.base is None:
-            raise ValueError("a way of training needs a base")
-        train(job, Group(0, 1, torch.device("cpu")), lambda event: None)
-        seconds = sum(event["seconds"] for event in read_log(job.log) if event["event"] == "step")
-        is_whole = is_whole_model(spec.adapter)
-        subject = Subject("model", way, job.out if is_whole else job.base, None if is_whole else job.out)
-        examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
-        predictor = predictor_of(subject)
-        metrics = judge(predictor.task, examples, predictor.predict(examples, 16)).metrics
-    return {name: metrics[name] for name in KEPT if name in metrics} | {"seconds_training": round(seconds, 1)}
+    overrides += [f"data.heldout_rows={options.heldout}", *further, *options.set]
+    with trained_recipe(RECIPES / f"{name}.yaml", overrides) as found:
+        kept = {name: found.metrics[name] for name in KEPT if name in found.metrics}
+    return kept | {"seconds_training": round(found.seconds, 1)}
 
 
 if __name__ == "__main__":

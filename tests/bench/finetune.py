@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, resolve, run
@@ -41,7 +42,6 @@ from rayloom.train.prepare import job_of
 from rayloom.train.process_group import Group
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
 WARM_UP_STEPS = 2
 RANK = 16
 LEARNING_RATE = 5e-4
@@ -74,10 +74,7 @@ def main() -> None:
     if not options.no_sentiment:
         result |= sentiment()
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        file = RESULTS / f"finetune-{result['hardware']}-{result['date']}.json"
-        known = json.loads(file.read_text()) if options.no_sentiment and file.exists() else {}
-        file.write_text(json.dumps(known | result, indent=2) + "\n")
+        save("finetune", result)
     print(json.dumps(result))
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from clean_requests import request_growth
 from hardware import hardware
 from real_text import real_documents
+from results_file import save, with_earlier
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 from stream_reads import stream_reads
 
@@ -43,7 +44,6 @@ from rayloom.submit.local_node import end
 from rayloom.submit.own_disks import BUCKET, Bucket, start_bucket
 from rayloom.train.loop.run_log import read_log
 
-RESULTS = Path(__file__).parent / "results"
 PEER = Path(__file__).parent / "obstore_peer.py"
 NUM_FILES = 4
 PARTS = ("transfer", "chain", "checkpoints", "nodes", "requests", "stream")
@@ -86,14 +86,10 @@ def main() -> None:
                 end([bucket.session])
                 # fsspec keeps a client for each bucket's name, and the next part's server has another port.
                 S3FileSystem.clear_instance_cache()
-    found |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
-    result = RESULTS / f"fleet-{found['hardware']}-{found['date']}.json"
-    if options.save and result.exists():
-        found = json.loads(result.read_text()) | found
-    found = dict.fromkeys(KEYS) | found
+    found = dict.fromkeys(KEYS) | found | {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        result.write_text(json.dumps(found, indent=2) + "\n")
+        found = with_earlier("fleet", found)
+        save("fleet", found)
     print(json.dumps(found))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 from hardware import hardware
+from results_file import save
 from rouge_score.rouge_scorer import RougeScorer
 
 from rayloom.artifacts.store import Store
@@ -36,7 +37,6 @@ from rayloom.score.rouge_index import RougeIndex, rouge_words
 from rayloom.specs.generate import GenerateSpec
 
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
-RESULTS = Path(__file__).parent / "results"
 THRESHOLD = 0.7
 NUM_KEPT, NUM_COMPARED, NUM_CANDIDATES = 100_000, 1000, 200
 SHARE_OF_OWN_WORDS = 0.35
@@ -162,10 +162,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"generate-{result['hardware']}-{result['date']}.json").write_text(
-            json.dumps(result, indent=2) + "\n"
-        )
+        save("generate", result)
     print(json.dumps(result))
 
 

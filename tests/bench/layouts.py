@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from hardware import hardware
+from results_file import save
 from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
@@ -34,7 +35,6 @@ from rayloom.score.parallel.axis import Axis
 from rayloom.train.weights.tensor_parallel import make_parts
 
 NUM_WORKERS = 2
-RESULTS = Path(__file__).parent / "results"
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 4}
 
 
@@ -130,9 +130,7 @@ def main() -> None:
         "context_ratio_vs_data": round(seconds["data"] / seconds["context"], 3),
     }
     if asked.save:
-        (RESULTS / f"layouts-{result['hardware']}-{result['date']}.json").write_text(
-            json.dumps(result, indent=1) + "\n"
-        )
+        save("layouts", result)
     print(json.dumps(result))
 
 

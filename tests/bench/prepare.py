@@ -25,11 +25,11 @@ from hardware import hardware
 from instruction_rows import instruction_rows, write_rows
 from process_memory import PeakMemory, cpu_seconds
 from real_text import ROOT
+from results_file import save
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
 
-RESULTS = Path(__file__).parent / "results"
 CORES = len(os.sched_getaffinity(0))
 SMALL_ROWS, TURNS = 20_000, 20
 LENGTH = 1024
@@ -69,8 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
         found |= measured(Path(folder), options)
     if options.save:
-        file = RESULTS / f"prepare-{options.rows}-rows-{found['hardware']}-{found['date']}.json"
-        file.write_text(json.dumps(found, indent=2) + "\n")
+        save(f"prepare-{options.rows}-rows", found)
     print(json.dumps(found))
 
 

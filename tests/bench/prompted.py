@@ -24,6 +24,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, resolve, run
@@ -33,7 +34,6 @@ from rayloom.evaluate.checks.task import judge
 from rayloom.models.responders.subject import subjects
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
 LABELS = ("negative", "positive")
 COMMON: dict[str, Any] = {
     "dataset_path": "json",
@@ -87,9 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         result |= both_sides(Path(name), options)
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        file = RESULTS / f"prompted-{result['hardware']}-{result['date']}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        save("prompted", result)
     print(json.dumps(result))
 
 

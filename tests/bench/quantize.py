@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.export.quality.engine_process import engines, in_turns
 from rayloom.specs.export import Speed
 
 BATCHES = (1, 8, 32)
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
-RESULTS = Path(__file__).parent / "results"
 
 
 def measure(models: dict[str, Path], num_cores: int, speed: Speed) -> dict[int, dict[str, float]]:
@@ -86,10 +86,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"quantize-{result['hardware']}-{result['date']}.json").write_text(
-            json.dumps(result, indent=2) + "\n"
-        )
+        save("quantize", result)
     print(json.dumps(result))
 
 

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
 
 from hardware import hardware
+from results_file import save, with_earlier
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, resolve, run
@@ -35,7 +36,6 @@ from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "jobs/recipes/rewards"
 PARTS = ("policies", "peer", "turned", "bf16", "reward_model")
 TURNED = tuple(f"rewards.{number}.weight={weight}" for number, weight in enumerate((-1, -0.5, -0.2)))
@@ -80,7 +80,7 @@ def main() -> None:
             "mismatch_fp32": max(one["mismatch"] for one in every),
             "handover_fraction": max(one["handover_fraction"] for one in every),
         }
-    result["runs"] = measured
+    result |= {f"runs_{method}": runs for method, runs in measured.items()}
     why = {}
     if "peer" in options.parts and options.peer and measured.get("grpo"):
         result["trl"] = beside_trl(options)
@@ -100,15 +100,11 @@ def main() -> None:
         result |= reward_model()
     else:
         why["reward_model_accuracy"] = "not asked for: it is the part reward_model"
-    file = RESULTS / f"rewards-{result['hardware']}-{result['date']}.json"
-    if options.save and file.is_file():
-        earlier = json.loads(file.read_text())
-        runs = earlier["runs"] | result["runs"]
-        result = earlier | {key: value for key, value in result.items() if value is not None} | {"runs": runs}
+    if options.save:
+        result = with_earlier("rewards", result)
     result["why_null"] = {key: said for key, said in why.items() if result[key] is None}
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        save("rewards", result)
     print(json.dumps(result))
 
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cpu_shares import cpu_seconds, spent
 from endpoints import KV_CACHE_BYTES, MAX_MODEL_LENGTH_TOKENS, Endpoint, bare_vllm, rayloom_service
 from hardware import hardware
+from results_file import save
 from serve_scale import measured_kill, measured_ramp
 
 from rayloom.artifacts.store import Artifact, Store
@@ -37,7 +38,6 @@ from rayloom.serve.load_test.figures import Summary, summary
 from rayloom.specs.base import JobSpec
 
 JOBS = Path(__file__).parents[2] / "jobs" / "quickstart"
-RESULTS = Path(__file__).parent / "results"
 NUM_CLIENTS = 32
 NEW_TOKENS = 64
 FIRST_TOKENS = 12
@@ -276,7 +276,6 @@ def main() -> None:
     store = Store.beside(JOBS)
     bf16, int8 = models_of(store)
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds}
-    file = RESULTS / f"serve-{result['hardware']}-{result['date']}.json"
     with tempfile.TemporaryDirectory() as folder:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "gateway": lambda: measure_gateway(store, bf16, options.rounds, Path(folder)),
@@ -289,15 +288,8 @@ def main() -> None:
         for part in options.parts.split(","):
             result |= measures[part]()
             if options.save:
-                _save(result, file)
+                save("serve", result)
     print(json.dumps(result))
-
-
-def _save(result: dict[str, Any], file: Path) -> None:
-    """Beside what other parts were found to be on the same day."""
-    RESULTS.mkdir(exist_ok=True)
-    known = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(known | result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from hardware import hardware
+from results_file import save
 
-RESULTS = Path(__file__).parent / "results"
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 RAYLOOM = ("-m", "rayloom")
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -54,9 +54,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"startup-{result['hardware']}-{result['date']}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+        save("startup", result)
     print(json.dumps(result))
 
 

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 from hardware import hardware
+from results_file import save
 
 from rayloom.submit.jobs_api import JobsApi
 from rayloom.submit.local_cluster import down, up
 from rayloom.submit.local_node import Shape
 
-RESULTS = Path(__file__).parent / "results"
 JOB = "kind: import\nname: job-{}\nsource: {{type: folder, path: ./pages}}\ncontent: {{type: dataset}}\nlicence: MIT\n"
 NUM_JOBS, AT_ONCE = 100, 4
 OF_RAY = ("Runtime env is setting up", "Running entrypoint for job")
@@ -55,9 +55,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"submit-{result['hardware']}-{result['date']}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+        save("submit", result)
     print(json.dumps(result))
 
 

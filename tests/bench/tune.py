@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from hardware import hardware
+from results_file import save
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
 RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
-RESULTS = Path(__file__).parent / "results"
 NUM_CANDIDATES = 16
 NUM_PACED = 6
 SEARCHED_STEPS = 108
@@ -199,17 +199,10 @@ def main() -> None:
         for part in [options.part] if options.part else PARTS:
             result |= PARTS[part](inputs, Path(folder) / part)
     if options.save:
-        save(result, options.part is not None)
+        save("tune", result)
     for key, value in result.items():
         print(f"{key:28} {value}", file=shown)
     print(json.dumps(result), file=shown)
-
-
-def save(result: dict[str, Any], is_part: bool) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"tune-{result['hardware']}-{result['date']}.json"
-    known = json.loads(file.read_text()) if is_part and file.exists() else {}
-    file.write_text(json.dumps(known | result, indent=2) + "\n")
 
 
 def num_parameters(folder: Path) -> int:

@@ -30,6 +30,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hardware import hardware
+from results_file import save
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.browser import AXE, CHROMIUM, chromium, tab_at
@@ -38,7 +39,6 @@ from support.ui_store import family, json_lines, published, trained, training_lo
 from rayloom.artifacts.store import Store
 from rayloom.observe.ports import free_port
 
-RESULTS = Path(__file__).parent / "results"
 NUM_ARTIFACTS, NUM_ROWS = 5_000, 1_000_000
 ROWS = "/artifacts/million/11aa00000001/rows?file="
 WORDS = ("the", "model", "rows", "tokens", "learns", "from", "text", "with", "many", "words", "in", "every", "line")
@@ -58,8 +58,7 @@ def main() -> None:
         result = _measured(folder, store)
     result |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
     if options.save:
-        file = RESULTS / f"ui-{result['hardware']}-{result['date']}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        save("ui", result)
     print(json.dumps(result))
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.artifacts import Folder
 from support.models import made, write_model
+from support.prompted import CLOZE, PROMPT, prompted_spec
 from support.tasks import review_rows, write_encoder, write_jsonl
 from support.training_jobs import ONE
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -35,40 +36,18 @@ from rayloom.train.loop.loop import train
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import job_of
 
-CLOZE = {
-    "task": {"type": "text_classification", "labels": ["no", "yes"]},
-    "template": "{text} it was {answer} film",
-    "words": {"no": "b", "yes": ["a", "very"]},
-    "scoring": {"type": "cloze"},
-}
-"""Words that say nothing of the labels by themselves."""
-BEHIND = CLOZE | {
-    "template": "{text}\nIt was {answer}",
-    "words": {"no": ["bad", "bald"], "yes": "good"},
-    "scoring": {"type": "likelihood", "normalisation": "tokens"},
-}
+BEHIND = PROMPT | {"scoring": {"type": "likelihood", "normalisation": "tokens"}}
 
 
 def spec_of(prompt: dict[str, Any], **changes: Any) -> TrainSpec:
-    values: dict[str, Any] = {
-        "kind": "train",
-        "name": "tuned",
-        "base": "./base",
-        "task": {"type": "prompted", "prompt": prompt},
-        "data": {
-            "type": "labelled",
-            "sources": [{"dataset": "./data", "read": {"type": "table", "names": {"0": "no", "1": "yes"}}}],
-            "heldout_rows": 24,
-        },
-        "sequence_length_tokens": 64,
-        "micro_batch_sequences": 8,
-        "global_batch_tokens": 16 * 64,
+    """Long enough that words are learned."""
+    longer: dict[str, Any] = {
         "num_steps": 40,
         "learning_rate": 5e-3,
         "precision": "fp32",
         "schedule": {"type": "linear", "warmup_steps": 3},
     }
-    return TrainSpec.model_validate(values | changes)
+    return prompted_spec(prompt, {"heldout_rows": 24}, **longer | changes)
 
 
 def trained(spec: TrainSpec, base: Path, folder: Path, num_rows: int = 124) -> TrainJob:

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from support.artifacts import Folder
 from support.models import tiny_llama, write_model
+from support.prompted import CLOZE, PROMPT, prompted_spec
 from support.tasks import review_rows, wordpiece, write_encoder, write_jsonl
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM
 
@@ -28,35 +29,6 @@ from rayloom.train.job_rows import labelled_task_rows
 from rayloom.train.objectives.prompted import PromptedObjective
 from rayloom.train.sizes.model_size import size_of_base
 from rayloom.train.weights.model import build_model
-
-PROMPT = {
-    "task": {"type": "text_classification", "labels": ["no", "yes"]},
-    "template": "{text}\nIt was {answer}",
-    "words": {"no": ["bad", "bald"], "yes": "good"},
-}
-CLOZE = PROMPT | {
-    "template": "{text} it was {answer} film", "words": {"no": "b", "yes": ["a", "very"]}, "scoring": {"type": "cloze"},
-}  # fmt: skip
-
-
-def spec_of(prompt: dict[str, Any], data: dict[str, Any] | None = None, **changes: Any) -> TrainSpec:
-    values: dict[str, Any] = {
-        "kind": "train",
-        "name": "tuned",
-        "base": "./base",
-        "task": {"type": "prompted", "prompt": prompt},
-        "data": {
-            "type": "labelled",
-            "sources": [{"dataset": "./data", "read": {"type": "table", "names": {"0": "no", "1": "yes"}}}],
-            "heldout_rows": 8,
-        }
-        | (data or {}),
-        "sequence_length_tokens": 64,
-        "micro_batch_sequences": 8,
-        "global_batch_tokens": 16 * 64,
-        "num_steps": 4,
-    }
-    return TrainSpec.model_validate(values | changes)
 
 
 def prepared(spec: TrainSpec, base: Path, folder: Path, rows: list[dict[str, Any]] | None = None) -> PromptedObjective:
@@ -94,12 +66,12 @@ def test_the_loss_is_of_the_scores_that_an_evaluation_chooses_by() -> None:
 def test_a_decoders_labels_are_learned_by_what_predictions_say(normalisation: str, tmp_path: Path) -> None:
     write_model(tmp_path / "base")
     prompt = PROMPT | {"scoring": {"type": "likelihood", "normalisation": normalisation}}
-    _learns_what_is_predicted(spec_of(prompt), tmp_path)
+    _learns_what_is_predicted(prompted_spec(prompt), tmp_path)
 
 
 def test_an_encoders_labels_are_learned_by_what_predictions_say(tmp_path: Path) -> None:
     write_encoder(tmp_path / "base", initializer_range=0.5)
-    _learns_what_is_predicted(spec_of(CLOZE | {"demonstrations": {"num_rows": 2}}), tmp_path)
+    _learns_what_is_predicted(prompted_spec(CLOZE | {"demonstrations": {"num_rows": 2}}), tmp_path)
 
 
 def test_an_encoder_that_is_not_proven_with_packed_rows_is_trained_too(tmp_path: Path) -> None:
@@ -109,7 +81,7 @@ def test_an_encoder_that_is_not_proven_with_packed_rows_is_trained_too(tmp_path:
     config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=96, pad_token_id=0, **sizes)
     RobertaForMaskedLM(config).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    spec = spec_of(CLOZE)
+    spec = prompted_spec(CLOZE)
     _learns_what_is_predicted(spec, tmp_path)
     assert size_of_base(spec, tmp_path / "base").trained > 0
     model: Any = build_model(spec, tmp_path / "base", tmp_path / "base")
@@ -137,7 +109,9 @@ def _learns_what_is_predicted(spec: TrainSpec, folder: Path) -> None:
 def test_rows_are_read_behind_others_which_are_drawn_anew(choose: str, tmp_path: Path) -> None:
     base = write_encoder(tmp_path / "base", max_position_embeddings=128)
     prompt = CLOZE | {"demonstrations": {"num_rows": 4, "choose": choose}}
-    objective = prepared(spec_of(prompt, sequence_length_tokens=128, global_batch_tokens=16 * 128), base, tmp_path)
+    objective = prepared(
+        prompted_spec(prompt, sequence_length_tokens=128, global_batch_tokens=16 * 128), base, tmp_path
+    )
     rows, heldout = objective.rows(tmp_path / "made/train"), objective.rows(tmp_path / "made/heldout")
     tested = {same_text(heldout.row(number).example) for number in range(len(heldout))}
     draws = [[objective.shown(rows.row(3), (0, 0, 16 * epoch))] for epoch in range(6)]
@@ -167,7 +141,7 @@ def test_rows_are_read_behind_others_which_are_drawn_anew(choose: str, tmp_path:
 )
 def test_prompts_that_cannot_be_trained_on_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        spec_of(PROMPT | changes)
+        prompted_spec(PROMPT | changes)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +154,12 @@ def test_prompts_that_cannot_be_trained_on_are_refused(changes: dict[str, Any], 
 )
 def test_jobs_that_do_not_go_with_a_prompt_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        spec_of(PROMPT, **changes)
+        prompted_spec(PROMPT, **changes)
 
 
 def test_texts_are_not_cut_where_predictions_would_not() -> None:
     with pytest.raises(ValidationError, match="max_field_characters"):
-        spec_of(PROMPT, data={"length_policy": "truncate"})
+        prompted_spec(PROMPT, data={"length_policy": "truncate"})
 
 
 def test_bases_and_words_that_cannot_be_asked_are_refused_before_training(tmp_path: Path) -> None:
@@ -198,14 +172,14 @@ def test_bases_and_words_that_cannot_be_asked_are_refused_before_training(tmp_pa
         ("d", encoder, CLOZE | {"words": {"no": "lovely", "yes": "LOVELY "}}, "for no and for yes"),
     ]:
         with pytest.raises((InputError, ValidationError), match=said):
-            prepared(spec_of(prompt), base, tmp_path / name)
+            prepared(prompted_spec(prompt), base, tmp_path / name)
 
 
 def test_an_encoder_without_a_head_over_its_vocabulary_is_refused_without_its_weights(tmp_path: Path) -> None:
     encoder = write_encoder(tmp_path / "encoder")
     BertModel(BertConfig.from_pretrained(encoder)).save_pretrained(encoder)
     with pytest.raises(InputError, match="no head over its vocabulary"):
-        prepared(spec_of(CLOZE), encoder, tmp_path)
+        prepared(prompted_spec(CLOZE), encoder, tmp_path)
 
 
 def test_rows_and_demonstrations_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -213,20 +187,20 @@ def test_rows_and_demonstrations_that_do_not_fit_are_named(tmp_path: Path) -> No
     rows = review_rows(40)
     rows[5]["text"] = " ".join(["film"] * 80)
     with pytest.raises(InputError, match=r"1 of 40 rows are longer than sequence_length_tokens \(64\): x.jsonl row 6"):
-        prepared(spec_of(CLOZE), base, tmp_path / "long", rows)
+        prepared(prompted_spec(CLOZE), base, tmp_path / "long", rows)
     shown = CLOZE | {"demonstrations": {"num_rows": 12}}
     with pytest.raises(InputError, match=r"there is room for 64: \d+ would fit \(behind the longest rows\)") as error:
-        prepared(spec_of(shown), base, tmp_path / "shown")
+        prepared(prompted_spec(shown), base, tmp_path / "shown")
     assert "Raise sequence_length_tokens" in str(error.value)
     few = CLOZE | {"demonstrations": {"num_rows": 6, "choose": "random"}}
     with pytest.raises(InputError, match="there are 3 other rows to show"):
-        prepared(spec_of(few, data={"train_rows": 4}), base, tmp_path / "few")
+        prepared(prompted_spec(few, data={"train_rows": 4}), base, tmp_path / "few")
 
 
 def test_label_words_that_begin_alike_are_said_in_the_plan(tmp_path: Path) -> None:
     write_model(tmp_path / "base")
     objective = prepared(
-        spec_of(PROMPT | {"words": {"no": "good one", "yes": "good two"}}), tmp_path / "base", tmp_path
+        prompted_spec(PROMPT | {"words": {"no": "good one", "yes": "good two"}}), tmp_path / "base", tmp_path
     )
     assert any("begin with the same token" in line for line in objective.model.shared_first_tokens())
     row = objective.rows(tmp_path / "made/train").row(0)

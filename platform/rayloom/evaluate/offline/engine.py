@@ -73,7 +73,7 @@ def answered(use: EngineUse, items: Sequence[Row], expand: Callable[[Row], list[
     context.enable_progress_bars = False
     # By default each row is a block, and as many processes as fit begin by importing Ray's stages, for nothing.
     rows_a_block = 1 if expand else use.micro_batch_sequences
-    rows = ray.data.from_items(list(items), override_num_blocks=math.ceil(len(items) / rows_a_block))
+    rows = ray.data.from_items(list(items), override_num_blocks=max(1, math.ceil(len(items) / rows_a_block)))
     beside = {"num_cpus": CPUS_BESIDE, "concurrency": use.num_workers}
     asked = rows.flat_map(expand, **beside) if expand else rows
     processor = build_processor(
