@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from rayloom.text.conversations.render import Renderer
 from rayloom.train.objectives.advantages import generalised, grpo, ppo, reinforce_pp, rloo, teaches
 from rayloom.train.objectives.policy import PolicyObjective
 from rayloom.train.plan import plan
+from rayloom.train.report import sections
 from rayloom.train.reporting.signs import Signs
 from rayloom.train.reporting.trackers import scalars
 from rayloom.train.rollouts.answers import PolicyAnswer, Round, RoundFiles, WrittenTokens, seed_of
@@ -415,3 +417,20 @@ def test_a_round_is_shown_by_its_parts_and_its_best_and_worst_answer() -> None:
     assert [shown["samples"][which]["answer"] for which in ("best", "worst")] == ["yes", "no"]
     assert shown["problems"] == {"a: took_too_long": 1}
     assert scalars({"event": "rollout", "step": 1, **shown})["reward/a"] == 0.5
+
+
+def test_a_policys_report_shows_rewards_and_no_loss(tmp_path: Path) -> None:
+    sample = {"reward": 1.0, "tokens": 2, "answer": "yes"}
+    events: list[dict[str, Any]] = [
+        {"event": "heldout", "step": 0, "name": "heldout", "loss": 0.75, "score": 0.25, "parts": {"exact": 0.25}},
+        {"event": "rollout", "step": 1, "reward": 0.5, "parts": {"exact": 0.5}, "samples": {"best": sample}},
+        {"event": "step", "step": 1, "loss": 0.0, "seconds": 1.0},
+        {"event": "heldout", "step": 1, "name": "heldout", "loss": 0.25, "score": 0.75, "parts": {"exact": 0.75}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    found = {name: {"score": exact, "parts": {"exact": exact}} for name, exact in (("before", 0.25), ("after", 0.75))}
+    artifact: Any = SimpleNamespace(manifest=SimpleNamespace(metrics={"heldout": {"heldout": found}}), path=tmp_path)
+    titles = [section.title for section in sections(artifact)]
+    assert titles[:2] == ["Held-out rewards", "Reward by step"]
+    assert not any("loss" in title.lower() for title in titles)
+    assert all(text in sections(artifact)[0].body for text in ("exact", "0.25", "0.75"))

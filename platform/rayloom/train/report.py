@@ -14,20 +14,11 @@ MAX_POINTS = 2000
 
 
 def sections(artifact: Artifact) -> list[Section]:
-    """Held-out losses, n-gram baselines, the loss curve, skipped steps, and all metrics of the run."""
+    """What was learned (losses, or a policy's rewards), skipped steps, and all metrics of the run."""
     metrics = artifact.manifest.metrics
     events = list(read_log(artifact.path / "metrics.jsonl"))
-    made = [
-        Section("Held-out loss", table(("rows", "before", "after", *_measures(metrics), "labels"), _heldout(metrics)))
-    ]
-    if metrics.get("baselines"):
-        rows = [(name, value) for name, value in metrics["baselines"].items()]
-        made.append(Section("Counting alone, on the same tokens", table(("model", "perplexity"), rows)))
-    if any(event["event"] == "step" for event in events):
-        made.append(Section("Loss by step", _curve(events)))
-    rounds = [event for event in events if event["event"] == "rollout"]
-    if rounds:
-        made += rollout_sections(rounds, [event for event in events if event["event"] == "step"])
+    is_policy = any(event["event"] == "rollout" for event in events)
+    made = rollout_sections(metrics, events) if is_policy else _loss_sections(metrics, events)
     bad = [(e["step"], e["loss"], e["decision"]) for e in events if e["event"] == "bad_step"]
     if bad:
         made.append(Section("Steps that were not applied", table(("step", "loss", "decision"), bad)))
@@ -35,6 +26,18 @@ def sections(artifact: Artifact) -> list[Section]:
         made.append(Section("First prompts", table(("row", "prompt"), list(enumerate(prompts, 1)))))
     shown = {name: value for name, value in metrics.items() if name not in ("heldout", "baselines", "prompts")}
     made.append(Section("Run", table(("", ""), metric_rows(shown))))
+    return made
+
+
+def _loss_sections(metrics: dict[str, Any], events: list[dict[str, Any]]) -> list[Section]:
+    """Held-out losses, n-gram baselines and the loss curve."""
+    measures = _measures(metrics)
+    made = [Section("Held-out loss", table(("rows", "before", "after", *measures, "labels"), _heldout(metrics)))]
+    if metrics.get("baselines"):
+        rows = [(name, value) for name, value in metrics["baselines"].items()]
+        made.append(Section("Counting alone, on the same tokens", table(("model", "perplexity"), rows)))
+    if any(event["event"] == "step" for event in events):
+        made.append(Section("Loss by step", _curve(events, "token" if "perplexity" in measures else "label")))
     return made
 
 
@@ -54,7 +57,7 @@ def _measures(metrics: dict[str, Any]) -> tuple[str, ...]:
     return names or ("perplexity",)
 
 
-def _curve(events: list[dict[str, Any]]) -> str:
+def _curve(events: list[dict[str, Any]], unit: str) -> str:
     from matplotlib.figure import Figure
 
     steps = [event for event in events if event["event"] == "step"]
@@ -67,7 +70,7 @@ def _curve(events: list[dict[str, Any]]) -> str:
         measured = [event for event in events if event["event"] == "heldout" and event["name"] == name]
         axes.plot([e["step"] for e in measured], [e["loss"] for e in measured], "o-", markersize=4, label=name)
     axes.set_xlabel("step")
-    axes.set_ylabel("nats per token")
+    axes.set_ylabel(f"nats per {unit}")
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     return chart(figure)

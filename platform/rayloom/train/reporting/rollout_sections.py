@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayloom.observe.report_page import Section, chart, table
@@ -10,16 +10,30 @@ from rayloom.observe.report_page import Section, chart, table
 MOST_SAMPLED_STEPS = 20
 
 
-def rollout_sections(rounds: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> list[Section]:
-    """`rounds` and `steps`: the events of the run's log."""
+def rollout_sections(metrics: Mapping[str, Any], events: Sequence[dict[str, Any]]) -> list[Section]:
+    """`metrics`: the artifact's; `events`: the run's log."""
+    rounds, steps, heldout = (
+        [event for event in events if event["event"] == kind] for kind in ("rollout", "step", "heldout")
+    )
     return [
-        Section("Reward by step", _curves(rounds)),
+        Section("Held-out rewards", table(("rows", "reward", "before", "after"), _heldout(metrics))),
+        Section("Reward by step", _curves(rounds, heldout)),
         Section("How answers were made", table(("", "first", "last", "mean"), _figures(rounds, steps))),
         Section("Best and worst answers", table(("step", "", "reward", "tokens", "answer"), _samples(rounds))),
     ]
 
 
-def _curves(rounds: Sequence[dict[str, Any]]) -> str:
+def _heldout(metrics: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Of the likeliest answers to prompts that were held out: the sum of the rewards, and each of them."""
+    rows: list[tuple[object, ...]] = []
+    for name, found in metrics["heldout"].items():
+        before, after = found["before"], found["after"]
+        rows.append((name, "all parts", before["score"], after["score"]))
+        rows += [(name, part, before["parts"][part], after["parts"][part]) for part in before["parts"]]
+    return rows
+
+
+def _curves(rounds: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.6))
@@ -28,6 +42,9 @@ def _curves(rounds: Sequence[dict[str, Any]]) -> str:
     axes.plot(numbers, [event["reward"] for event in rounds], label="reward, all parts", linewidth=2)
     for name in rounds[0]["parts"]:
         axes.plot(numbers, [event["parts"].get(name) for event in rounds], label=name, linewidth=0.8)
+    for name in dict.fromkeys(event["name"] for event in heldout):
+        own = [event for event in heldout if event["name"] == name]
+        axes.plot([e["step"] for e in own], [e["score"] for e in own], "o-", markersize=4, label=f"{name}, all parts")
     axes.set_xlabel("step")
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
