@@ -57,7 +57,8 @@ def _lineage(store: Store, manifest: Manifest) -> Section:
 def _lineage_rows(node: Ancestor, depth: int) -> list[tuple[str, ...]]:
     kind = node.manifest.kind if node.manifest else "no longer in the store"
     licences = ", ".join(node.manifest.licences) if node.manifest else ""
-    name = "\u2003" * depth + ("└\u00a0" if depth else "") + node.id
+    # Spaces that do not break: a deep parent's name would stand below its corner.
+    name = "\u00a0" * 3 * depth + ("└\u00a0" if depth else "") + node.id
     row = (name, node.field, kind, node.digest[:12], licences)
     return [row, *(row for parent in node.parents for row in _lineage_rows(parent, depth + 1))]
 
