@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.artifacts import Folder
+from support.models import write_model
 from support.tasks import (
     entity_rows,
     question_rows,
@@ -21,7 +22,7 @@ from support.training_jobs import ONE
 
 from rayloom.dispatch import load_job
 from rayloom.evaluate.checks.task import judge
-from rayloom.models.responders.responder import Predictor
+from rayloom.models.responders.responder import predictor_of
 from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import is_whole_model
@@ -34,7 +35,7 @@ from rayloom.train.prepare import job_of
 
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"
 SMALL = (
-    "sequence_length_tokens=48", "micro_batch_sequences=4", "global_batch_tokens=192", "num_epochs=null", "num_steps=2",
+    "sequence_length_tokens=64", "micro_batch_sequences=4", "global_batch_tokens=256", "num_epochs=null", "num_steps=2",
     "data.heldout_rows=6",
 )  # fmt: skip
 
@@ -52,7 +53,9 @@ def _is_of_labels(spec: TrainSpec) -> bool:
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    return {"encoder": write_encoder(folder / "encoder"), "writer": write_encoder_decoder(folder / "writer")}
+    write_model(folder / "causal")
+    causal, encoder = folder / "causal", write_encoder(folder / "encoder")
+    return {"prompted": causal, "sequence_to_sequence": write_encoder_decoder(folder / "writer"), "other": encoder}
 
 
 @pytest.mark.parametrize("file", task_recipes(), ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -62,7 +65,7 @@ def test_a_recipe_trains_and_its_model_answers(file: Path, bases: dict[str, Path
     assert isinstance(spec, TrainSpec)
     assert spec.data.type == "labelled"
     assert spec.task is not None
-    base = bases["writer" if spec.task.type == "sequence_to_sequence" else "encoder"]
+    base = bases.get(spec.task.type, bases["other"])
     parents: Any = {"base": Folder(base)}
     for number, source in enumerate(spec.data.sources):
         folder = tmp_path / f"rows-{number}"
@@ -74,7 +77,7 @@ def test_a_recipe_trains_and_its_model_answers(file: Path, bases: dict[str, Path
     whole = is_whole_model(spec.adapter)
     subject = Subject("model", spec.name, job.out if whole else base, None if whole else job.out)
     examples = list(read_examples(job.heldout["heldout"] / EXAMPLES_NAME))
-    predictor = Predictor.of(subject)
+    predictor = predictor_of(subject)
     assert 0 <= judge(predictor.task, examples, predictor.predict(examples, 4)).metrics["score"] <= 1
 
 

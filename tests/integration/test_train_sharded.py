@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from support.models import write_model
+from support.workers import on_workers
 
 NUM_WORKERS = 3
 SHAPE = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 4096}
@@ -24,8 +23,8 @@ def anonymous_bytes() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) * 1024
 
 
-def work(rank: int, port: int, base: str, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(NUM_WORKERS))
+def work(rank: int, num_workers: int, port: int, base: str, out: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(num_workers))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
@@ -72,10 +71,7 @@ def work(rank: int, port: int, base: str, out: str) -> None:
 
 def test_each_worker_reads_its_part_and_together_they_have_the_base(tmp_path: Path) -> None:
     write_model(tmp_path / "base", **SHAPE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path / "base"), str(tmp_path)), nprocs=NUM_WORKERS)
+    on_workers(NUM_WORKERS, work, str(tmp_path / "base"), str(tmp_path))
     stored, gathered = (load_file(tmp_path / name) for name in ("base/model.safetensors", "whole.safetensors"))
     assert stored.keys() == gathered.keys()
     for name, tensor in stored.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,13 +40,20 @@ class DeadError(Exception):
 
 def run_on_workers(num_workers: int, trainings: Sequence[Training]) -> None:
     """Raises where a worker fails in another way than by dying as it should."""
+    on_workers(num_workers, _work, list(trainings), dict(os.environ))
+
+
+def on_workers(num_workers: int, work: Callable[..., None], *arguments: object) -> None:
+    """Calls `work(rank, num_workers, port, *arguments)` in as many processes, which can meet at the port.
+
+    They are forked off one process that has imported everything and computed nothing: each would take seconds for that.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Forked off one process that has imported everything and computed nothing: each would take seconds for that.
     multiprocessing.set_forkserver_preload(list(IMPORTED))
-    work = (num_workers, port, list(trainings), dict(os.environ))
-    mp.start_processes(_work, args=work, nprocs=num_workers, start_method="forkserver")  # type: ignore[no-untyped-call]
+    given = (num_workers, port, *arguments)
+    mp.start_processes(work, args=given, nprocs=num_workers, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 def run_alone(trainings: Sequence[Training]) -> None:

@@ -84,8 +84,7 @@ class ZeroEngine:
     """Engine for ZeRO stages 1, 2 and 3."""
 
     def __init__(self, spec: TrainSpec, model: Any, group: Group, weights: ShardedWeights | None = None) -> None:
-        _quieten()
-        _ensure_process_group(group)
+        _start_communication(group)
         self.model, self.group = model, group
         spec = spec.model_copy(update={"precision": computing_precision(spec, group.device.type == "cuda")})
         self.is_fp16, self.loss_scale = spec.precision == "fp16", 1.0
@@ -178,19 +177,19 @@ def _axes_of(group: Group) -> _Axes | None:
     return _Axes(group) if group.tensor.size > 1 else None
 
 
-def _ensure_process_group(group: Group) -> None:
-    """Makes a process group if there is none: DeepSpeed needs one, and a local rank, even for a single worker."""
-    os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
-    if not dist.is_initialized():
-        dist.init_process_group(backend_for(group.device), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+def _start_communication(group: Group) -> None:
+    """Starts DeepSpeed's communication in torch's process group, and makes that group if there is none.
 
-
-def _quieten() -> None:
-    """Turns off DeepSpeed's logging below warnings, and its C++ build at the start of a run."""
+    DeepSpeed needs one, and a local rank, even for a single worker.
+    """
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # Its shared-memory communication takes about a minute to compile on first use, and a build that was killed leaves
     # a lock on which every later run would silently wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", str(group.device.index or 0))
+    if not dist.is_initialized():
+        dist.init_process_group(backend_for(group.device), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    deepspeed.init_distributed(backend_for(group.device), dist_init_required=False)
 
 
 def fill_in_shards(
@@ -200,7 +199,7 @@ def fill_in_shards(
 
     DeepSpeed's own `zero.Init` would make each parameter whole on the first worker and send it to all others.
     """
-    deepspeed.init_distributed(backend_for(group.device), dist_init_required=False)
+    _start_communication(group)
     made: Any = deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype)
     made._enable_mem_efficient_linear()  # as `deepspeed.initialize` does if it cuts the model itself
 
