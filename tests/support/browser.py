@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -42,30 +43,83 @@ def chromium(folder: Path) -> Iterator[int]:
         browser.wait(timeout=30)
 
 
+class RefusedError(Exception):
+    """The browser does not do what it is told, such as in a page that is just being replaced."""
+
+
 class Tab:
     """A page that is told what to do."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket, self._ids = socket, itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.errors: list[str] = []
         """What the page's scripts and its policy complained about."""
+        self.exchanged: list[str] = []
+        """What the page sent and received since `record`: addresses, headers, cookies and bodies."""
+        self._tasks = {asyncio.create_task(self._read())}
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The browser's answer. Raises RefusedError, ConnectionError if the page is gone, TimeoutError if it hangs."""
         number = next(self._ids)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        while True:
-            message: dict[str, Any] = await self._socket.receive_json(timeout=60)
-            self._note(message)
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]  # type: ignore[no-any-return]
+        message = await asyncio.wait_for(answer, 60)
+        if "error" in message:
+            raise RefusedError(method, message["error"])
+        return message["result"]  # type: ignore[no-any-return]
 
-    def _note(self, message: dict[str, Any]) -> None:
-        if message.get("method") == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(message["params"]["exceptionDetails"])[:500])
-        entry = message.get("params", {}).get("entry", {}) if message.get("method") == "Log.entryAdded" else {}
-        if entry.get("level") == "error":
-            self.errors.append(f"{entry['text']} {entry.get('url', '')}")
+    async def _read(self) -> None:
+        async for received in self._socket:
+            message = received.json()
+            if message.get("method") in ("Inspector.targetCrashed", "Inspector.detached"):
+                break
+            self._note(message.get("method", ""), message.get("params", {}))
+            if (answer := self._answers.pop(message.get("id"), None)) and not answer.done():
+                answer.set_result(message)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionResetError("the page is gone"))
+        await self._socket.close()
+
+    def _note(self, event: str, said: dict[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(said["exceptionDetails"])[:500])
+        elif event == "Log.entryAdded" and said["entry"]["level"] == "error":
+            self.errors.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
+        elif event.startswith("Network."):
+            self.exchanged.append(json.dumps(said, ensure_ascii=False))
+        elif event == "Fetch.requestPaused":
+            task = asyncio.create_task(self._recorded(said))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def record(self) -> None:
+        """Keeps from now on everything that the page sends and receives; an answer waits until its body is kept."""
+        await self.call("Network.enable")
+        await self.call("Fetch.enable", patterns=[{"requestStage": "Response"}])
+
+    async def _recorded(self, paused: dict[str, Any]) -> None:
+        with contextlib.suppress(ConnectionError):
+            if 200 <= paused.get("responseStatusCode", 0) < 300 or paused.get("responseStatusCode", 0) >= 400:
+                with contextlib.suppress(RefusedError):  # the server was killed before the body was sent
+                    body = await self.call("Fetch.getResponseBody", requestId=paused["requestId"])
+                    text = base64.b64decode(body["body"]).decode() if body["base64Encoded"] else body["body"]
+                    self.exchanged.append(text)
+            with contextlib.suppress(RefusedError):  # the page has gone elsewhere meanwhile
+                await self.call("Fetch.continueRequest", requestId=paused["requestId"])
+
+    async def press(self, key: str) -> None:
+        """A key, as the keyboard sends it."""
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
+    async def close(self) -> None:
+        await self._socket.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def value(self, script: str) -> Any:
         found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -84,6 +138,7 @@ class Tab:
         """Notes from now on what goes wrong in the pages."""
         await self.call("Runtime.enable")
         await self.call("Log.enable")
+        await self.call("Inspector.enable")
 
     async def show(self, width: int, is_dark: bool) -> None:
         """A window of this width, in light or dark."""
@@ -119,4 +174,8 @@ async def tab_at(port: int, url: str = "about:blank") -> AsyncIterator[Tab]:
         async with session.put(f"http://127.0.0.1:{port}/json/new?{url}") as opened:
             address = json.loads(await opened.text())["webSocketDebuggerUrl"]
         async with session.ws_connect(address, max_msg_size=0) as socket:
-            yield Tab(socket)
+            tab = Tab(socket)
+            try:
+                yield tab
+            finally:
+                await tab.close()

@@ -104,7 +104,7 @@ def rating(tmp_path: Path) -> Iterator[tuple[str, Rating]]:
     """A rating of 12 pairs, and its address."""
     items = [RatedItem(f"{n:02x}", f"Question {n}?", (f"good {n}", f"poor {n}")) for n in range(12)]
     journal, port = JudgementJournal(tmp_path / "ratings.jsonl"), free_port()
-    made = Rating(items, journal, seed=0, each=2)
+    made = Rating(items, journal, key=b"k", each=2)
     with served(rating_application(made, Access(port)), port) as url:
         yield url, made
     journal.close()

@@ -7,15 +7,19 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -33,12 +37,14 @@ from rayloom.ui.rating import report
 from rayloom.ui.rating.application import Rating, application
 from rayloom.ui.rating.command import finished
 from rayloom.ui.rating.items import KEPT, RatedItem, compared, pairs, rows, sampled
-from rayloom.ui.rating.journal import JudgementJournal, RaterJudgement
+from rayloom.ui.rating.journal import JudgementJournal, RaterJudgement, blinding_key
 from rayloom.ui.rating.result import summary_of_pairs
 from rayloom.ui.rating.spot_checks import spot_check
 
 HERE = f"http://127.0.0.1:{PORT}"
 NUM = 40
+RATERS = ("ann", "bob", "cid", "dan")
+KEY = b"a key"
 NAMES = ("strong-model", "weak-model")
 
 
@@ -61,7 +67,7 @@ def items(store: Store) -> list[RatedItem]:
 @pytest.fixture
 def rating(items: list[RatedItem], tmp_path: Path) -> Iterator[Rating]:
     journal = JudgementJournal(tmp_path / "ratings.jsonl")
-    yield Rating(items, journal, seed=3, each=2)
+    yield Rating(items, journal, KEY, each=2)
     journal.close()
 
 
@@ -98,10 +104,10 @@ def test_nothing_in_a_page_says_which_model_wrote_an_answer(client: TestClient) 
 
 
 def test_sides_are_shuffled_and_the_same_again_for_the_same_rater(client: TestClient, rating: Rating) -> None:
-    sides = [item.is_swapped("ann", 3) for item in rating.items]
+    sides = [item.is_swapped("ann", KEY) for item in rating.items]
     assert 8 < sum(sides) < 32
-    assert sides == [item.is_swapped("ann", 3) for item in rating.items]
-    assert sides != [item.is_swapped("bob", 3) for item in rating.items]
+    assert sides == [item.is_swapped("ann", KEY) for item in rating.items]
+    assert sides != [item.is_swapped("bob", KEY) for item in rating.items]
     assert client.get("/rate/ann").text == client.get("/rate/ann").text
 
 
@@ -120,16 +126,108 @@ def test_each_item_goes_to_as_many_raters_as_asked_for(client: TestClient, ratin
     assert rating.num_done() == 2 * NUM
 
 
+def undone(client: TestClient, rater: str) -> str:
+    """The page after pressing undo on the rater's present page."""
+    last = re.search(r'/undo"><input type="hidden" name="item" value="(\w*)"', client.get(f"/rate/{rater}").text)
+    assert last is not None
+    return client.post(f"/rate/{rater}/undo", data={"item": last[1]}).text
+
+
 def test_undo_takes_the_last_back_and_shows_it_again(client: TestClient, rating: Rating) -> None:
     judged_by(client, "ann", 3)
     last = rating.journal.of("ann")[-1].item
-    page = client.post("/rate/ann/undo").text
-    assert shown(page)[0] == last
+    page = undone(client, "ann")
+    assert rating.by_token[shown(page)[0]].id == last
     assert len(rating.journal.of("ann")) == 2
-    client.post("/rate/ann/undo")
-    client.post("/rate/ann/undo")
-    assert client.post("/rate/ann/undo").status_code == 200
+    undone(client, "ann")
+    undone(client, "ann")
+    assert shown(undone(client, "ann"))
     assert rating.journal.of("ann") == []
+
+
+def test_a_request_that_comes_twice_does_what_it_did_the_first_time(client: TestClient, rating: Rating) -> None:
+    """A page whose server was killed before it answered asks again."""
+    judged_by(client, "ann", 3)
+    last = rating.journal.of("ann")[-1]
+    data = {"item": rating.items[2].token(KEY), "choice": last.choice}
+    assert "judged that before" not in client.post("/rate/ann/judge", data=data).text
+    assert [one.item for one in rating.journal.of("ann")] == [item.id for item in rating.items[:3]]
+    for _ in range(2):
+        page = client.post("/rate/ann/undo", data=data).text
+        assert shown(page)[0] == data["item"]
+    assert len(rating.journal.of("ann")) == 2
+
+
+def test_another_choice_in_another_tab_counts_and_the_page_says_so(client: TestClient, rating: Rating) -> None:
+    tabs = [shown(client.get("/rate/ann").text)[0] for _ in range(2)]
+    pages = [
+        client.post("/rate/ann/judge", data={"item": item, "choice": choice}).text
+        for item, choice in zip(tabs, ("left", "tie"), strict=True)
+    ]
+    assert ["judged that before" in page for page in pages] == [False, True]
+    assert [one.choice for one in rating.journal.of("ann")] == ["tie"]
+
+
+def test_neither_ids_nor_sides_can_be_worked_out_from_what_is_seen(items: list[RatedItem], tmp_path: Path) -> None:
+    """Everything but the key is on the page or in public code: another key, another order."""
+    keys = [blinding_key(tmp_path / f"{n}.jsonl") for n in range(2)]
+    assert keys[0] == blinding_key(tmp_path / "0.jsonl") and oct((tmp_path / "0.key").stat().st_mode)[-3:] == "600"
+    sides = [[item.is_swapped("ann", key) for item in items] for key in keys]
+    assert 8 < sum(one != other for one, other in zip(*sides, strict=True)) < 32
+    tokens = [{item.token(key) for item in items} for key in keys]
+    assert len(tokens[0] | tokens[1] | {item.id for item in items}) == 3 * NUM
+
+
+def test_what_cannot_be_written_is_refused_and_spoils_nothing(
+    client: TestClient, rating: Rating, tmp_path: Path
+) -> None:
+    file, judged = tmp_path / "ratings.jsonl", {"item": rating.items[2].token(KEY), "choice": "tie", "note": "n" * 900}
+    judged_by(client, "ann", 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (file.stat().st_size + 100, limits[1])
+    )  # as a full disk: half a line fits
+    try:
+        answer = client.post("/rate/ann/judge", data=judged)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (answer.status_code, "This is not kept: the file of judgements" in answer.text) == (500, True)
+    assert len(rating.journal.of("ann")) == len(read_again(file)) == 2
+    assert client.post("/rate/ann/judge", data=judged).status_code == 200
+    assert [one.note for one in read_again(file)] == ["", "", "n" * 900]
+
+
+def test_a_store_that_vanishes_is_said_and_rating_goes_on_when_it_is_back(
+    client: TestClient, rating: Rating, tmp_path: Path
+) -> None:
+    """The open file would take judgements that nobody finds again."""
+    judged_by(client, "ann", 2)
+    file = tmp_path / "ratings.jsonl"
+    file.rename(tmp_path / "away")
+    judged = {"item": rating.items[2].token(KEY), "choice": "tie"}
+    answer = client.post("/rate/ann/judge", data=judged)
+    assert answer.status_code == 500 and "bring the store back" in answer.text
+    (tmp_path / "away").rename(file)
+    assert client.post("/rate/ann/judge", data=judged).status_code == 200
+    assert len(read_again(file)) == 3
+
+
+def read_again(file: Path) -> list[RaterJudgement]:
+    journal = JudgementJournal(file)
+    journal.close()
+    return journal.all()
+
+
+def test_raters_at_once_do_not_disturb_each_other(rating: Rating) -> None:
+    """Pages are made in several threads: each reads while others write."""
+
+    def rate(rater: str) -> None:
+        while (item := rating.journal.next_item(rating.items, rater, len(RATERS))) is not None:
+            rating.journal.add(RaterJudgement(item.id, rater, "tie"))
+
+    with ThreadPoolExecutor(len(RATERS)) as threads:
+        list(threads.map(rate, RATERS))
+    assert Counter(one.rater for one in rating.journal.all()) == dict.fromkeys(RATERS, NUM)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +238,19 @@ def test_a_judgement_of_nothing_is_refused(client: TestClient, rating: Rating, d
     assert rating.num_done() == 0
 
 
-def test_a_name_may_not_be_anything(client: TestClient) -> None:
-    assert "A name has letters" in client.get("/", params={"rater": HOSTILE}).text
-    assert client.get("/rate/%3Cscript%3E").status_code == 404
+@pytest.mark.parametrize("name", [HOSTILE, "..", ".", "", " ", "a/b", "a" * 61, "x\x00"])
+def test_a_name_may_not_be_anything(client: TestClient, name: str) -> None:
+    assert "A name has letters" in client.get("/", params={"rater": name}).text
+    assert 'name="choice"' not in client.get(f"/rate/{quote(name, safe='')}").text
+
+
+@pytest.mark.parametrize("name", ["José", "अनीता", " Ann  B. "])
+def test_a_name_is_kept_in_one_spelling(client: TestClient, rating: Rating, name: str) -> None:
+    for form in ("NFC", "NFD"):
+        item = shown(client.get("/", params={"rater": unicodedata.normalize(form, name)}).text)[0]
+        assert item == rating.items[0].token(KEY)
+    address = client.get("/", params={"rater": name}, follow_redirects=False).headers["location"]
+    assert unquote(address) == f"/rate/{unicodedata.normalize('NFC', ' '.join(name.split()))}"
 
 
 def test_a_line_that_a_kill_cut_off_goes_and_the_others_stay(tmp_path: Path) -> None:
@@ -164,11 +272,12 @@ def test_a_line_that_a_kill_cut_off_goes_and_the_others_stay(tmp_path: Path) -> 
         JudgementJournal(path)
 
 
-@pytest.mark.parametrize("moment", range(3))
-def test_a_killed_server_has_lost_nothing_that_it_acknowledged(store: Store, tmp_path: Path, moment: int) -> None:
+def test_a_killed_server_has_lost_nothing_that_it_acknowledged(
+    store: Store, items: list[RatedItem], tmp_path: Path
+) -> None:
     """Asked by a real client over HTTP and killed at a random moment; then the same command goes on."""
     acknowledged: list[str] = []
-    for _ in range(2):
+    for moment in range(2):
         port = free_port()
         command = [sys.executable, "-m", "rayloom", "rate", *NAMES, "--port", str(port), "--store", store.root]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path)
@@ -190,7 +299,9 @@ def test_a_killed_server_has_lost_nothing_that_it_acknowledged(store: Store, tmp
             process.wait()
         (file,) = (Path(store.root) / ".ratings").glob("*.jsonl")
         assert acknowledged
-        assert {json.loads(line)["item"] for line in file.read_text().splitlines()} >= set(acknowledged)
+        kept = {json.loads(line)["item"] for line in file.read_text().splitlines()}
+        key = blinding_key(file)
+        assert {item.token(key) for item in items if item.id in kept} >= set(acknowledged)
 
 
 def _ready(url: str, end: float) -> None:
@@ -233,7 +344,7 @@ def test_rows_are_judged_one_by_one_and_each_reason_has_a_precision(store: Store
     corpus = store.open(store.resolve("corpus"))
     chosen = sampled(rows(corpus, "rejects/rules.jsonl", None), 20, 0)
     assert sum(item.reason == "not_english" for item in chosen) == 10
-    rating = Rating(chosen, JudgementJournal(tmp_path / "r.jsonl"), 0, 1)
+    rating = Rating(chosen, JudgementJournal(tmp_path / "r.jsonl"), KEY, 1)
     client = TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
     page = client.get("/rate/ann").text
     for number in range(20):
@@ -279,7 +390,7 @@ def test_people_judge_the_answers_of_a_comparison_and_are_set_beside_its_judge(s
     artifact = comparison(store)
     items = sampled(compared(artifact), 99, 0)
     assert len(items) == 30 and {item.judged for item in items} == {"first", "tie"}
-    rating = Rating(items, JudgementJournal(tmp_path / "r.jsonl"), 0, 1)
+    rating = Rating(items, JudgementJournal(tmp_path / "r.jsonl"), KEY, 1)
     client = TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
     page, order = client.get("/rate/ann").text, ("poor", "fair", "good")
     for _ in range(30):

@@ -108,7 +108,7 @@ RATE_OPTIONS = (
     argument("--answer", metavar="FIELD", help="field of the answer; default: the first of answer, completion, …"),
     argument("--rows", type=positive, default=200, metavar="N", help="items to judge; default 200"),
     argument("--each", type=positive, default=1, metavar="N", help="raters for each item; default 1"),
-    argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of items and of sides; default 0"),
+    argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of items and their order; default 0"),
     argument("--result", metavar="NAME", help="name of the artifact; default: ARTIFACT-ratings"),
     flag("--finish", "make the artifact of what was judged"),
     argument("--port", type=int, default=8501, help="default 8501"),

@@ -100,7 +100,7 @@ class Protection:
         if KEY_PARAMETER in connection.query_params and method == "GET":
             return self._entered(connection)
         if not access.is_entitled(connection):
-            return PlainTextResponse("This page needs the key that `rayloom ui` printed when it started.\n", 401)
+            return PlainTextResponse("This page needs the key that the command printed when it started.\n", 401)
         if method not in SAFE_METHODS and not access.is_same_origin(headers):
             return PlainTextResponse("This request comes from another site.\n", 403)
         return None
@@ -113,7 +113,7 @@ class Protection:
         if self._access.key is None:
             return answer
         if not _equal(QueryParams(connection.scope["query_string"])[KEY_PARAMETER], self._access.key):
-            return PlainTextResponse("This is not the key that `rayloom ui` printed when it started.\n", 401)
+            return PlainTextResponse("This is not the key that the command printed when it started.\n", 401)
         answer.set_cookie(
             self._access.cookie, self._access.session, max_age=COOKIE_SECONDS, httponly=True, samesite="lax"
         )

@@ -21,7 +21,7 @@ from rayloom.specs.base import JobSpec
 from rayloom.ui.command import access_of
 from rayloom.ui.rating.application import Rating, application
 from rayloom.ui.rating.items import RatedItem, compared, pairs, rows, sampled
-from rayloom.ui.rating.journal import JudgementJournal
+from rayloom.ui.rating.journal import JudgementJournal, blinding_key
 from rayloom.ui.rating.result import STAGE_VERSION, RatingSpec, publish
 from rayloom.ui.rating.spot_checks import spot_check
 
@@ -44,7 +44,7 @@ def rate(options: argparse.Namespace) -> None:
                 say(f"{artifact.id} made: {artifact.place}")
                 say(artifact.manifest.headline)
             else:
-                _serve(Rating(items, journal, options.seed, options.each), file, options)
+                _serve(Rating(items, journal, blinding_key(file), options.each), file, options)
         finally:
             journal.close()
 
@@ -96,7 +96,7 @@ def finished(
     options: argparse.Namespace,
 ) -> Artifact:
     """The artifact with every judgement. Raises InputError if there is none."""
-    judgements = list(journal.judgements.values())
+    judgements = journal.all()
     if not judgements:
         raise InputError("Nothing was judged yet", fix="Run the command without --finish, and rate.")
     digest = hashlib.sha256(json.dumps([asdict(one) for one in judgements]).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ class RatedItem:
     """One screen."""
 
     id: str
-    """Of its content, so that it is the same in every run, and says nothing about a model."""
+    """Of its content, so that it is the same in every run. No page says it: it tells which answer is the first."""
     prompt: str
     answers: tuple[str, ...]
     """Two for a pair, in the order of `models`; one for a row."""
@@ -45,13 +46,21 @@ class RatedItem:
     row: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """For a row: all of its fields."""
 
-    def is_swapped(self, rater: str, seed: int) -> bool:
-        """Whether this rater sees the second answer on the left."""
-        return hashlib.sha256(f"{seed} {rater} {self.id}".encode()).digest()[0] % 2 == 1
+    def token(self, key: bytes) -> str:
+        """Stands for the item in pages and their requests."""
+        return _keyed(key, self.id).hex()[:16]
 
-    def shown(self, rater: str, seed: int) -> tuple[str, ...]:
+    def is_swapped(self, rater: str, key: bytes) -> bool:
+        """Whether this rater sees the second answer on the left."""
+        return _keyed(key, f"{rater} {self.id}")[0] % 2 == 1
+
+    def shown(self, rater: str, key: bytes) -> tuple[str, ...]:
         """The answers from left to right."""
-        return self.answers[::-1] if self.is_swapped(rater, seed) else self.answers
+        return self.answers[::-1] if self.is_swapped(rater, key) else self.answers
+
+
+def _keyed(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")
 
 
 def pairs(first: Artifact, second: Artifact, file: str, prompt: str, answer: str | None) -> list[RatedItem]:

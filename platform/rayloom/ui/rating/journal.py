@@ -1,16 +1,22 @@
-"""Judgements on disk: each is one line, flushed to the disk before it is acknowledged; undoing is a line too."""
+"""Judgements on disk: each is one line, flushed to the disk before it is acknowledged; undoing is a line too.
+
+Beside them lies the key of what raters see (`blinding_key`), by which neither ids nor sides tell whose answer is whose.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rayloom.errors import InputError
+from rayloom.artifacts.durable import flush, write_durably
+from rayloom.errors import InputError, ResourceError
 from rayloom.ui.rating.items import RatedItem
 
 
@@ -39,46 +45,84 @@ UNDO = "undo"
 
 
 class JudgementJournal:
-    """The judgements of one rating. Several threads may add; the file is this process's alone."""
+    """The judgements of one rating. Several threads may ask and add; the file is this process's alone."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._lock = path, threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.judgements = _read(path)
-        self._file = path.open("ab")
+        self._judgements = _read(path)
+        self._file = path.open("ab", buffering=0)
+        flush(path.parent)
 
-    def add(self, judgement: RaterJudgement) -> None:
-        """Returns when the line is on the disk. A second judgement of an item by the same rater replaces the first."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        record = {**asdict(judgement), "time": now}
+    def add(self, judgement: RaterJudgement) -> RaterJudgement | None:
+        """Returns when the line is on the disk. A second judgement of an item by the same rater replaces the first.
+
+        Gives the one that it replaces. Raises ResourceError if it could not be kept; then nothing of it is.
+        """
+        record = {**asdict(judgement), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         with self._lock:
-            self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-            self._file.flush()
+            earlier = self._judgements.get((judgement.item, judgement.rater))
+            self._append(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            _apply(self._judgements, RaterJudgement(**record))
+        return earlier
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                raise FileNotFoundError(2, "another file is there now")
+            rest = line
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
             os.fsync(self._file.fileno())
-            _apply(self.judgements, RaterJudgement(**record))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)  # half a line would spoil the next one
+            what = (
+                f"This is not kept: the file of judgements cannot be written ({(error.strerror or str(error)).lower()})"
+            )
+            fix = "What was judged before is kept. Make room, or bring the store back, and send it again."
+            raise ResourceError(what, where=str(self._path), fix=fix) from error
+
+    def all(self) -> list[RaterJudgement]:
+        """In the order in which they were made."""
+        with self._lock:
+            return list(self._judgements.values())
 
     def of(self, rater: str) -> list[RaterJudgement]:
-        """In the order in which they were made."""
-        return [one for (_, name), one in self.judgements.items() if name == rater]
+        """One rater's, in the order in which they were made."""
+        return [one for one in self.all() if one.rater == rater]
 
-    def undo(self, rater: str) -> str | None:
-        """Takes the rater's last judgement back; the item that it was about, or None if there is none."""
-        made = self.of(rater)
-        if not made:
-            return None
-        self.add(RaterJudgement(made[-1].item, rater, UNDO))
-        return made[-1].item
+    def undo(self, rater: str, item: str) -> bool:
+        """Takes the rater's judgement of an item back; whether there was one. Asking twice takes back one."""
+        with self._lock:
+            is_judged = (item, rater) in self._judgements
+            if is_judged:
+                self.add(RaterJudgement(item, rater, UNDO))
+        return is_judged
 
     def next_item(self, items: Sequence[RatedItem], rater: str, each: int) -> RatedItem | None:
         """The first item that this rater has not judged and that fewer than `each` others have."""
-        counts: dict[str, int] = {}
-        for item, _ in self.judgements:
-            counts[item] = counts.get(item, 0) + 1
-        free = (one for one in items if (one.id, rater) not in self.judgements and counts.get(one.id, 0) < each)
-        return next(free, None)
+        raters: dict[str, set[str]] = {}
+        for one in self.all():
+            raters.setdefault(one.item, set()).add(one.rater)
+        judged_by = ((item, raters.get(item.id, set())) for item in items)
+        return next((item for item, names in judged_by if rater not in names and len(names) < each), None)
 
     def close(self) -> None:
         self._file.close()
+
+
+def blinding_key(path: Path) -> bytes:
+    """The secret of the rating whose judgements are in `path`, made at first use.
+
+    Answers are on the page and Rayloom's code is public: whatever only these decide, a rater can work out.
+    """
+    file = path.with_suffix(".key")
+    if not file.exists():
+        write_durably(file, secrets.token_hex(32))
+        file.chmod(0o600)
+    return file.read_text(encoding="ascii").encode()
 
 
 Judgements = dict[tuple[str, str], RaterJudgement]

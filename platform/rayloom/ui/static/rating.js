@@ -1,8 +1,9 @@
-// Rating by keys: a button's key presses it, n goes to the note, Escape leaves it. A judgement is sent once.
+// Rating by keys: a button's key presses it, n goes to the note, Escape leaves it. A judgement is sent once at a time,
+// and the page stays, with the note, until the server has said that it is kept.
 "use strict";
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.matches("input[type=text]")) {
     if (event.key === "Escape") event.target.blur();
     if (event.key === "Enter" && event.target.id === "note") { event.preventDefault(); event.target.blur(); }
@@ -14,8 +15,26 @@ document.addEventListener("keydown", (event) => {
 });
 
 let isSent = false;
-document.addEventListener("submit", (event) => {
-  if (isSent) event.preventDefault();
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  event.preventDefault();
+  if (isSent) return;
   isSent = true;
+  const unsent = document.getElementById("unsent");
+  unsent.hidden = true;
+  try {
+    const answer = await fetch(form.action, {
+      method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)),
+    });
+    if (answer.ok) { location.assign(answer.url); return; }
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    unsent.textContent = (page.querySelector(".problem") ?? page.body).textContent;
+  } catch {
+    unsent.textContent = "The server does not answer, so this may not be kept yet. Leave the page open; once " +
+      "`rayloom rate` runs again, press the same key again.";
+  }
+  unsent.hidden = false;
+  isSent = false;
 });
 addEventListener("pageshow", () => { isSent = false; });
