@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.kinds import KINDS
+from rayloom.kinds import KINDS, SPECS
+from rayloom.specs.base import Spec
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "platform" / "rayloom"
@@ -194,6 +195,15 @@ def test_specs_know_pydantic_and_yaml_only() -> None:
     assert len(specs) > 20
     others = {path: {name.split(".")[0] for name in imports(path)} - allowed for path in specs}
     assert {name_of(path): names for path, names in others.items() if names} == {}
+
+
+def test_annotations_of_specs_are_not_texts_that_pydantic_would_compile_at_every_start() -> None:
+    specs = [Spec, *SPECS.values()]  # whose modules are imported by that
+    for spec in specs:
+        specs += spec.__subclasses__()
+    modules = {spec.__module__ for spec in specs if spec.__module__.startswith("rayloom.specs.")}
+    assert len(modules) > 20
+    assert {name for name in modules if hasattr(sys.modules[name], "annotations")} == set()
 
 
 def test_a_file_is_short_and_says_what_it_is_for() -> None:

@@ -2,9 +2,10 @@
 
 A spec holds exactly what a job file says. Validators check values and never change them; values derived from several
 fields are properties. Only Pydantic and YAML are imported: `rayloom check` must take well under half a second.
-"""
 
-from __future__ import annotations
+Modules with specs do without `from __future__ import annotations`. It makes each annotation a text, and Pydantic would
+compile and evaluate all of them at every start: a tenth of the time of `rayloom check`.
+"""
 
 import ast
 import functools

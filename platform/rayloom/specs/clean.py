@@ -1,7 +1,5 @@
 """`kind: clean`: raw text in; a deduplicated, tokenised corpus or a split data set of rows out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

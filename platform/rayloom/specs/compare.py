@@ -1,7 +1,5 @@
 """`kind: compare`: answers of several models to the same prompts, and who is better, by a judge."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

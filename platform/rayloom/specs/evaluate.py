@@ -1,7 +1,5 @@
 """`kind: evaluate`: the quality of a model or adapter, beside a baseline, with limits that can stop a pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """`kind: merge` and `kind: quantize`: from a trained adapter to weights that a server loads."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator

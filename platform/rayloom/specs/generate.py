@@ -1,7 +1,5 @@
 """`kind: generate`: data that a model writes, filtered, each row with what wrote it and from what."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """`kind: import`: copies a model or data set into the store, with digest, licence and lineage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

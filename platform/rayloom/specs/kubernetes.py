@@ -1,7 +1,5 @@
 """The machines of a Kubernetes cluster, for `rayloom manifest --nodes FILE`: what job files do not say."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

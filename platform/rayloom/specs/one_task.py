@@ -1,7 +1,5 @@
 """The fields of jobs whose work is one process: on a cluster, one task on a node with room for it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

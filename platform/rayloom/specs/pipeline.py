@@ -1,7 +1,5 @@
 """`kind: pipeline`: several job files as one dependency graph."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """`kind: predict`: a model's prediction for every row of a data set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """`prompt`: a language model asked for a task's answers by text alone, without training."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self

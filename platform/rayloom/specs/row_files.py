@@ -1,7 +1,5 @@
 """The files of rows that a job names, how they are read, and the glob patterns that select them."""
 
-from __future__ import annotations
-
 import codecs
 import functools
 import re

@@ -1,7 +1,5 @@
 """`kind: serve`: models behind one OpenAI-compatible endpoint, each with autoscaled replicas."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
@@ -91,7 +89,7 @@ class ServedModel(Spec):
         """The settings as written; the defaults where a search's were to be taken and there are none."""
         return EngineSpec() if self.written_engine == "auto" else self.written_engine
 
-    def with_engine(self, engine: EngineSpec) -> ServedModel:
+    def with_engine(self, engine: EngineSpec) -> Self:
         return self.model_copy(update={"written_engine": engine})
 
     @property
@@ -134,7 +132,7 @@ class ServedPredictor(Spec):
     """How many replicas run, and when their number changes."""
 
     @property
-    def resources(self) -> ServedPredictor:
+    def resources(self) -> Self:
         """The object with a replica's cores and GPUs."""
         return self
 

@@ -1,7 +1,5 @@
 """`kind: train`: pretraining, continued pretraining and fine-tuning, which differ in values only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

@@ -1,7 +1,5 @@
 """`kind: tune`: a search over the fields of a training, serve or evaluate job, in a budget; it writes the best job."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property

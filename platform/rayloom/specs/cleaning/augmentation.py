@@ -1,7 +1,5 @@
 """Augmentation: changed copies of the training rows of a labelled data set."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints

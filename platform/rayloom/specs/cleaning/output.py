@@ -1,7 +1,5 @@
 """`output` of a cleaning job: a tokenised corpus mixed by tokens, or a data set of rows split into parts."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints

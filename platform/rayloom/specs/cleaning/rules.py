@@ -3,8 +3,6 @@
 Every family can be turned off (`c4: null`) and every threshold set, for all domains or for one.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints

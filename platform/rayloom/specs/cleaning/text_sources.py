@@ -1,7 +1,5 @@
 """The sources of a cleaning job: file formats, and sources with their domain, label and weight."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator

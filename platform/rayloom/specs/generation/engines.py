@@ -1,7 +1,5 @@
 """`engine` and `judge` of a generating job: what writes, and how it samples."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator

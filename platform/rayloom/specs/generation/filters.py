@@ -1,7 +1,5 @@
 """Filters of a generating job: why a written instruction or row is dropped. Each can be turned off by null."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, StringConstraints

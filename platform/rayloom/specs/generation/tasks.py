@@ -1,7 +1,5 @@
 """`task` of a generating job: what is written."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator

@@ -4,8 +4,6 @@ A point is what a searcher proposes: for each dimension a number, or the index o
 those of the job's fields, by dotted path.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self

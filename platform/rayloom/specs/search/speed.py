@@ -3,8 +3,6 @@
 Nothing is trained to its end there. A trial starts the real engine or the real training, measures it, and stops it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +68,7 @@ class TimedSteps(Spec):
     failed: it trains something else."""
 
 
-def unmeasured_paths(spec: TuneSpec) -> dict[str, str]:
+def unmeasured_paths(spec: "TuneSpec") -> dict[str, str]:
     """Paths of the space of a search for speed that cannot vary, with the reason."""
     named = [reference.path for reference in references(spec.job)]
     reasons = {}
@@ -87,7 +85,7 @@ def unmeasured_paths(spec: TuneSpec) -> dict[str, str]:
     return reasons
 
 
-def measuring_problems(spec: TuneSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def measuring_problems(spec: "TuneSpec") -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Path and text of what does not go with trials that are measured and make no model."""
     if not isinstance(spec.scheduler, NoScheduler) and spec.scheduler != AshaScheduler(type="asha"):
         yield ("scheduler",), f"trials of a search {spec.aim} are measured once, at their end: leave it out"

@@ -1,7 +1,5 @@
 """`searcher` and `scheduler` of a search: how points are chosen, and which trials are stopped early."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

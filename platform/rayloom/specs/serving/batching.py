@@ -1,7 +1,5 @@
 """How requests to a model for tasks are computed together."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The vLLM engine of a served model: its limits, its memory, and the GPUs and cores of a replica."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator

@@ -3,8 +3,6 @@
 The usual learning rate of each method is that of its paper or of PEFT's examples, with AdamW.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator

@@ -3,8 +3,6 @@
 The vocabulary is that of the corpus' tokenizer. Defaults are those of well-known models of each family.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Workers, sharding, checkpoints and fault handling of a training job."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Data for tasks: texts with labels, entities, relations or answers, in the formats usual for such data sets."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """`objective` of a training job: what the model predicts."""
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -61,7 +59,7 @@ OBJECTIVE_OF: dict[str, Causal | Masked | SpanCorruption] = {
 """The default objective of each architecture."""
 
 
-def check_objective(job: TrainSpec) -> None:
+def check_objective(job: "TrainSpec") -> None:
     """Raises ValueError if the objective does not fit the rest of the spec."""
     objective = job.objective_in_use
     if job.architecture is not None and objective.type != OBJECTIVE_OF[job.architecture.type].type:

@@ -1,7 +1,5 @@
 """Optimiser, learning rate schedule and precision of a training job."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

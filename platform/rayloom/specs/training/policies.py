@@ -3,8 +3,6 @@
 Symbols: G answers to one prompt, r reward, A advantage, ρ = π/π_old the ratio of a token's probabilities.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -227,7 +225,7 @@ class PromptData(Spec):
     """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them."""
 
 
-def check_policy(job: TrainSpec) -> None:
+def check_policy(job: "TrainSpec") -> None:
     """Raises ValueError if a policy does not fit the rest of the spec."""
     policy, rollouts, adapter = job.policy, job.rollouts, job.adapter
     if policy is None or rollouts is None or job.rewards is None or not isinstance(job.data, PromptData):

@@ -1,7 +1,5 @@
 """`preference` of a training job: learning from pairs of a better and a worse answer, or from good and bad answers."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -109,7 +107,7 @@ class PreferenceData(Spec):
     """Settings of the chat template, such as `enable_thinking: false`; a row's own go before them."""
 
 
-def check_preference(job: TrainSpec) -> None:
+def check_preference(job: "TrainSpec") -> None:
     """Raises ValueError if a preference does not fit the rest of the spec."""
     if (job.preference is None and not job.learns_reward) == isinstance(job.data, PreferenceData):
         raise ValueError("a preference or task reward needs data of type preferences, and such data needs one of them")

@@ -1,7 +1,5 @@
 """`task: {type: prompted}`: a language model learns the label words of a prompt, from few rows."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -77,7 +75,7 @@ TrainTask = Annotated[
 ]
 
 
-def check_prompted(job: TrainSpec) -> None:
+def check_prompted(job: "TrainSpec") -> None:
     """Raises ValueError if training on a prompt does not fit the rest of the spec."""
     if not isinstance(job.task, PromptTraining) or job.data.type != "labelled":
         return

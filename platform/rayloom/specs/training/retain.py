@@ -3,8 +3,6 @@
 `replay` mixes old text into the new; these hold the weights or the answers of the base instead, and can be combined.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -91,12 +89,12 @@ class Fisher(Spec):
     """What the Fisher information that the base kept counts beside it (γ). 0: only this job's."""
 
 
-def earlier_adapter_of(spec: TrainSpec) -> FrozenAdapter | OrthogonalLora | None:
+def earlier_adapter_of(spec: "TrainSpec") -> FrozenAdapter | OrthogonalLora | None:
     """What `retain` says of an earlier adapter."""
     return next((one for one in spec.retain if isinstance(one, FrozenAdapter | OrthogonalLora)), None)
 
 
-def old_model_of(spec: TrainSpec) -> Teacher | None:
+def old_model_of(spec: "TrainSpec") -> Teacher | None:
     """The base as a teacher, where `retain` asks for it."""
     asked = next((one for one in spec.retain if isinstance(one, OldModel)), None)
     if asked is None or spec.base is None:
@@ -104,7 +102,7 @@ def old_model_of(spec: TrainSpec) -> Teacher | None:
     return Teacher(model=spec.base, divergence=asked.divergence, temperature=asked.temperature, weight=asked.weight)
 
 
-def check_retaining(spec: TrainSpec) -> None:
+def check_retaining(spec: "TrainSpec") -> None:
     """Raises ValueError if a value of `retain`, or `fisher`, does not fit the rest of the spec."""
     _check_fisher(spec)
     if not spec.retain:
@@ -130,7 +128,7 @@ def check_retaining(spec: TrainSpec) -> None:
         raise ValueError(f"retain {held[0]} needs whole weights, which sharding.zero_stage 3 cuts up: use stage 2")
 
 
-def _check_earlier(spec: TrainSpec) -> None:
+def _check_earlier(spec: "TrainSpec") -> None:
     over = [one.type for one in spec.retain if isinstance(one, FrozenAdapter | OrthogonalLora)]
     if len(over) > 1:
         raise ValueError("retain orthogonal_lora is a frozen_adapter already: leave one out")
@@ -140,7 +138,7 @@ def _check_earlier(spec: TrainSpec) -> None:
         raise ValueError(f"retain {over[0]} reads whole matrices, which sharding.zero_stage 3 cuts up: use stage 2")
 
 
-def _check_fisher(spec: TrainSpec) -> None:
+def _check_fisher(spec: "TrainSpec") -> None:
     judged = spec.preference is not None or spec.policy is not None
     if spec.fisher is not None and (judged or not is_whole_model(spec.adapter)):
         raise ValueError("fisher is of a whole model that learns labels: leave out adapter, preference and policy")

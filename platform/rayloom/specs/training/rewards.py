@@ -4,8 +4,6 @@ A reward gives 1 to a right answer and 0 to a wrong one, unless it says otherwis
 gives no number at all, but the name of the problem.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self

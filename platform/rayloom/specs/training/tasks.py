@@ -1,7 +1,5 @@
 """`task` of a training job: classification, tagging, question answering or generation of a text from a text."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -168,7 +166,7 @@ def _check_weights(weights: dict[str, float], labels: tuple[str, ...]) -> None:
         raise ValueError(f"class_weights names {', '.join(unknown)}, which is no label; labels are {', '.join(labels)}")
 
 
-def check_task(job: TrainSpec) -> None:
+def check_task(job: "TrainSpec") -> None:
     """Raises ValueError if a task does not fit the rest of the spec."""
     if (job.task is None or job.learns_reward) == (job.data.type == "labelled"):
         raise ValueError("a task other than reward needs data of type labelled, and such data needs a task")

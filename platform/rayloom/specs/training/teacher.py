@@ -3,8 +3,6 @@
 Also which layers of a base a smaller student begins with.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -95,7 +93,7 @@ ANSWERS_INSTEAD = "let it answer your prompts in a `generate` job, and train on 
 """What works with every teacher."""
 
 
-def check_teaching(spec: TrainSpec) -> None:
+def check_teaching(spec: "TrainSpec") -> None:
     """Raises ValueError if a teacher, or fewer layers, do not fit the rest of the spec."""
     if spec.keep_layers is not None and (spec.base is None or not is_whole_model(spec.adapter)):
         raise ValueError("keep_layers makes a smaller whole model of a base: give base, and leave adapter out")
@@ -117,7 +115,7 @@ def check_teaching(spec: TrainSpec) -> None:
         )
 
 
-def _check_recorded(spec: TrainSpec, teacher: Teacher) -> None:
+def _check_recorded(spec: "TrainSpec", teacher: Teacher) -> None:
     if spec.task is not None or spec.objective_in_use.type != "causal":
         raise ValueError("teacher.recorded is of rows that are the same in every epoch: for the causal objective only")
     if teacher.temperature != 1:

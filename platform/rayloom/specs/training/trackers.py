@@ -1,7 +1,5 @@
 """`trackers` of a training job: services to which its metrics are logged too; the artifact always has all of them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints

@@ -1,7 +1,5 @@
 """`data` of a training job: what it reads, and on which of its tokens it is trained."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
