@@ -24,13 +24,15 @@ from support.browser import RefusedError, Tab, tab_at
 NAMES = ("strong-model", "weak-model")
 VERSIONS = ("aaaa00000001", "bbbb00000001")
 KEYS = {"left": "1", "right": "2", "tie": "3"}
-WAITS_SECONDS = 120.0
+WAITS_SECONDS = 200.0
+"""For the disk, and for a server's start, of a machine that measures other things meanwhile."""
 SETTLES_SECONDS = 0.5
 """After which a request that a page sent before it died has come to its end."""
 LOOK = """(() => {
   const text = (where) => document.querySelector(where)?.textContent ?? "";
   return {
     is_ready: document.readyState === "complete",
+    has_script: typeof isSent !== "undefined",
     mine: text("header .muted"),
     prompt: text("main pre"),
     answers: [...document.querySelectorAll(".answer")].map((one) => one.textContent),
@@ -169,17 +171,19 @@ class Rater:
     async def _pressed(self, key: str, before: Screen, note: str) -> Screen:
         """What the page shows after a key: the next pair, that nothing could be sent, or itself if loaded anew."""
         end = time.monotonic() + WAITS_SECONDS
-        tab = await self._tab()
+        tab, is_pressed = await self._tab(), False
         with contextlib.suppress(RefusedError):
             if note:
                 await self._write(tab, note)
             if await tab.value("document.readyState === 'complete' && (window.isPressed = true)"):
                 await tab.press(key)
+                is_pressed = True
         while True:
             screen = await self._look(tab)
-            if screen and (screen.num_mine != before.num_mine or screen.unsent or not screen.is_pressed):
+            is_still = screen is None or (screen.num_mine == before.num_mine and not screen.unsent)
+            if screen and not (is_still and is_pressed and screen.is_pressed):
                 return screen
-            assert time.monotonic() < end, (self.name, key, screen)
+            assert time.monotonic() < end, (self.name, key, screen, [one[:600] for one in tab.exchanged[-8:]])
             await asyncio.sleep(0.02)
 
     async def _write(self, tab: Tab, note: str) -> None:
@@ -202,19 +206,18 @@ class Rater:
         raise AssertionError(f"{self.name} sees no page")
 
     async def _look(self, tab: Tab) -> Screen | None:
-        """None while a page is loading; one that could not be loaded, as the server was killed, is loaded again."""
+        """None while a page is loading; one that was not loaded whole, as the server was killed, is loaded again."""
         try:
             found = await tab.value(LOOK)
         except RefusedError:
             return None
         counted = re.fullmatch(rf"{re.escape(self.name)}: ([\d,]+) judged; .*", found["mine"])
-        if counted is None:
-            if found["is_ready"]:
-                self._count("pages loaded again")
-                await asyncio.sleep(0.2)
-                await tab.call("Page.navigate", url=f"{self.server.url}/rate/{self.name}")
-            return None
         if not found["is_ready"]:
+            return None
+        if counted is None or not found["has_script"]:
+            self._count("pages loaded again")
+            await asyncio.sleep(0.2)
+            await tab.call("Page.navigate", url=f"{self.server.url}/rate/{self.name}")
             return None
         mine = int(counted[1].replace(",", ""))
         answers, unsent = tuple(found["answers"]), found["unsent"]

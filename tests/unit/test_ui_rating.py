@@ -103,6 +103,12 @@ def test_nothing_in_a_page_says_which_model_wrote_an_answer(client: TestClient) 
         assert not any(word in said for word in (*NAMES, "aaaa0000", "bbbb0000", "predictions", "/store"))
 
 
+def test_scripts_are_asked_for_once(client: TestClient) -> None:
+    """A server that is killed between a page and its script would leave a page without keys."""
+    (address,) = re.findall(r'src="(/static/rating.js[^"]*)"', client.get("/rate/ann").text)
+    assert "max-age" in client.get(address).headers["cache-control"]
+
+
 def test_sides_are_shuffled_and_the_same_again_for_the_same_rater(client: TestClient, rating: Rating) -> None:
     sides = [item.is_swapped("ann", KEY) for item in rating.items]
     assert 8 < sum(sides) < 32

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-from pathlib import Path
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from rayloom.errors import InputError, RayloomError
-from rayloom.ui.pages import error_page
+from rayloom.ui.pages import assets, error_page
 from rayloom.ui.protection import Protection
 from rayloom.ui.views import artifacts, compare, editor, playground, rows, running, services
 from rayloom.ui.workbench import Workbench
@@ -56,21 +52,10 @@ ROUTES = (
 
 def application(workbench: Workbench) -> ASGIApp:
     """The ASGI application over one store. The protection is outermost, so that error pages have its headers too."""
-    with as_file(files("rayloom.ui").joinpath("static")) as static:
-        routes = [*ROUTES, Mount("/static", _StaticFiles(directory=Path(static)))]
     handlers = {HTTPException: _not_found, RayloomError: _failed, Exception: _failed}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=[*ROUTES, assets()], exception_handlers=handlers)
     app.state.workbench = workbench
     return Protection(app, workbench.access)
-
-
-class _StaticFiles(StaticFiles):
-    """Scripts and styles; their addresses change with their content, so browsers may keep them."""
-
-    def file_response(self, *arguments: object, **settings: object) -> Response:
-        answer = super().file_response(*arguments, **settings)  # type: ignore[arg-type]
-        answer.headers["cache-control"] = "private, max-age=31536000"
-        return answer
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from rayloom.commands.output import size, when
@@ -94,6 +97,21 @@ def asset(name: str) -> str:
     """The address of a script or style, with a digest so that a new one is fetched."""
     content = files("rayloom.ui").joinpath("static", *name.split("/")).read_bytes()
     return f"/static/{name}?{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+class _StaticFiles(StaticFiles):
+    """Scripts and styles; their addresses change with their content, so browsers may keep them."""
+
+    def file_response(self, *arguments: object, **settings: object) -> Response:
+        answer = super().file_response(*arguments, **settings)  # type: ignore[arg-type]
+        answer.headers["cache-control"] = "private, max-age=31536000"
+        return answer
+
+
+def assets() -> Mount:
+    """Where an application has its scripts and styles."""
+    with as_file(files("rayloom.ui").joinpath("static")) as static:
+        return Mount("/static", _StaticFiles(directory=Path(static)))
 
 
 def short(artifact_id: str) -> str:

@@ -10,8 +10,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -20,12 +18,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from rayloom.errors import InputError, RayloomError, unwrapped
-from rayloom.ui.pages import form_of, templates
+from rayloom.ui.pages import assets, form_of, templates
 from rayloom.ui.protection import Access, Protection
 from rayloom.ui.rating.items import PAIR_CHOICES, ROW_CHOICES, RatedItem
 from rayloom.ui.rating.journal import JudgementJournal, RaterJudgement
@@ -59,14 +56,12 @@ class Rating:
 
 def application(rating: Rating, access: Access) -> ASGIApp:
     """The ASGI application."""
-    with as_file(files("rayloom.ui").joinpath("static")) as static:
-        mount = Mount("/static", StaticFiles(directory=Path(static)))
     routes = [
         Route("/", begin),
         Route("/rate/{rater}", rate),
         Route("/rate/{rater}/judge", judge, methods=["POST"]),
         Route("/rate/{rater}/undo", undo, methods=["POST"]),
-        mount,
+        assets(),
     ]
     handlers = {HTTPException: _refused, RayloomError: _failed, Exception: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)

@@ -48,7 +48,7 @@ class JudgementJournal:
     """The judgements of one rating. Several threads may ask and add; the file is this process's alone."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.RLock()
+        self._path, self._lock, self._writing = path, threading.Lock(), threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._judgements = _read(path)
         self._file = path.open("ab", buffering=0)
@@ -60,10 +60,11 @@ class JudgementJournal:
         Gives the one that it replaces. Raises ResourceError if it could not be kept; then nothing of it is.
         """
         record = {**asdict(judgement), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        with self._lock:
-            earlier = self._judgements.get((judgement.item, judgement.rater))
+        with self._writing:
             self._append(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-            _apply(self._judgements, RaterJudgement(**record))
+            with self._lock:  # not while the disk writes, which can take seconds: pages are shown meanwhile
+                earlier = self._judgements.get((judgement.item, judgement.rater))
+                _apply(self._judgements, RaterJudgement(**record))
         return earlier
 
     def _append(self, line: bytes) -> None:
@@ -95,7 +96,7 @@ class JudgementJournal:
 
     def undo(self, rater: str, item: str) -> bool:
         """Takes the rater's judgement of an item back; whether there was one. Asking twice takes back one."""
-        with self._lock:
+        with self._writing:
             is_judged = (item, rater) in self._judgements
             if is_judged:
                 self.add(RaterJudgement(item, rater, UNDO))
