@@ -144,11 +144,11 @@ bench-generate: setup
 bench-prepare: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/prepare.py --peer $(TRL)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PEER_ROWS),--peer-rows $(PEER_ROWS)) $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 
-# Pages over 5,000 artifacts and a million rows: seconds and memory; with Chromium and AXE_CORE=…/axe.min.js (of npm's
-# axe-core) also what axe finds; SAVE=1 keeps the result.
+# Pages over 5,000 artifacts and a million rows, and the first page over a bucket: seconds and memory; with Chromium and
+# AXE_CORE=…/axe.min.js (of npm's axe-core) also what axe finds; PARTS="pages s3", SAVE=1 keeps the result.
 .PHONY: bench-ui
 bench-ui: setup
-	$(BIN)/python tests/bench/ui.py $(if $(SAVE),--save)
+	$(BIN)/python tests/bench/ui.py $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 
 # Asked by a prompt beside lm-evaluation-harness, which gets an environment of its own over ours; ROWS=200, SHOWN=8, SAVE=1
 # keeps the result.

@@ -4,7 +4,8 @@ The server is a process of its own. First page: the list of artifacts with the w
 start, with what an earlier server kept and with nothing kept. Pages of rows: first, last, middle and random ones, and
 searches, of JSON lines, of Parquet, and of compressed JSON lines after their copy is written. Curves: from a line in a
 log to its point in an answer that is asked for as the pages ask. axe checks every page in Chromium, light and dark, at
-three widths, where both are there (AXE_CORE names axe.min.js). Prints, last, one JSON object.
+three widths, where both are there (AXE_CORE names axe.min.js). Part `s3`: the first page over a store in a bucket, and
+the requests of its readings. Prints, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +28,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hardware import hardware
-from results_file import save
+from results_file import save, with_earlier
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.browser import AXE, CHROMIUM, chromium, tab_at
-from support.ui_store import family, json_lines, published, trained, training_log
+from support.ui_store import json_lines, published, training_log
+from ui_s3 import first_pages_on_s3
+from ui_server import fill, seconds_of, server, until_first_page, until_whole
 
 from rayloom.artifacts.store import Store
-from rayloom.observe.ports import free_port
 
-NUM_ARTIFACTS, NUM_ROWS = 5_000, 1_000_000
+NUM_ROWS = 1_000_000
+PARTS = ("pages", "s3")
+KEYS = ("first_page_seconds", "page_seconds", "memory_bytes", "axe_violations", "first_page_s3_seconds")
 ROWS = "/artifacts/million/11aa00000001/rows?file="
 WORDS = ("the", "model", "rows", "tokens", "learns", "from", "text", "with", "many", "words", "in", "every", "line")
 OTHERS = ("/artifacts/artifact-0/000000000000", "/artifacts/corpus/cccc00000001/lineage", "/running/part", "/editor")
@@ -49,29 +50,32 @@ POLL_SECONDS = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--artifacts", type=int, default=5_000, help="how many the store holds")
     parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = Store(str(folder / "store"), cache=folder / "cache")
-        _fill(store)
-        result = _measured(folder, store)
-    result |= {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
+    found: dict[str, Any] = {}
+    for part, measured in (("pages", _pages), ("s3", first_pages_on_s3)):
+        if part in options.parts:
+            with tempfile.TemporaryDirectory() as name:
+                found |= measured(Path(name), options.artifacts)
+    result = dict.fromkeys(KEYS) | found
+    result |= {"num_artifacts": options.artifacts, "hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
     if options.save:
+        result = with_earlier("ui", result)
         save("ui", result)
     print(json.dumps(result))
 
 
-def _fill(store: Store) -> None:
-    """5,000 artifacts, of which a fifth are trainings, and one with a million rows in three formats."""
-    Path(store.root).mkdir()
-    rows, corpus, base, *_ = family(store)
-    for number in range(NUM_ARTIFACTS - 7):
-        name, version = f"artifact-{number // 3}", f"{number:012x}"
-        if number % 5 == 0:
-            trained(store, name, version, [base, corpus], 0.01 + number / 1e5)
-        else:
-            published(store, name, version, parents=[rows], headline=f"{number} rows, licence CC0-1.0")
+def _pages(folder: Path, num_artifacts: int) -> dict[str, Any]:
+    store = Store(str(folder / "store"), cache=folder / "cache")
+    fill(store, num_artifacts - 1)
+    _write_a_million_rows(store)
+    return _measured(folder, store, num_artifacts)
+
+
+def _write_a_million_rows(store: Store) -> None:
+    """An artifact with the same rows in three formats."""
     made = random.Random(0)
     lines = [
         {"id": n, "text": " ".join(made.choices(WORDS, k=40)), "label": f"label-{made.randrange(20)}"}
@@ -87,18 +91,18 @@ def _fill(store: Store) -> None:
     published(store, "million", "11aa00000001", files=texts, headline="a million rows")  # with all files in it
 
 
-def _measured(folder: Path, store: Store) -> dict[str, Any]:
-    with _server(folder) as (url, started, _):
-        without_anything = _until_first_page(url, started)
-        _whole(url)
-    with _server(folder) as (url, started, process), httpx.Client(base_url=url, timeout=60) as client:
-        after_start = _until_first_page(url, started)
-        _whole(url)
+def _measured(folder: Path, store: Store, num_artifacts: int) -> dict[str, Any]:
+    with server(folder, store.root, {}) as (url, started, _):
+        without_anything = until_first_page(url, started)
+        until_whole(url, num_artifacts)
+    with server(folder, store.root, {}) as (url, started, process), httpx.Client(base_url=url, timeout=60) as client:
+        after_start = until_first_page(url, started)
+        until_whole(url, num_artifacts)
         cpu = _CpuSeconds(process.pid)
-        first_pages = [_seconds(client, "/") for _ in range(20)]
+        first_pages = [seconds_of(client, "/") for _ in range(20)]
         first_page_cpu = cpu.since_then() / len(first_pages)
-        searches = [_seconds(client, f"/?q=artifact-{number}&all=yes") for number in range(20)]
-        others = {path: _seconds(client, path) for path in OTHERS}
+        searches = [seconds_of(client, f"/?q=artifact-{number}&all=yes") for number in range(20)]
+        others = {path: seconds_of(client, path) for path in OTHERS}
         pages, pages_cpu = _row_pages(client, cpu)
         live = _curve_seconds(store, client)
         axe = _violations(url, folder)
@@ -119,47 +123,8 @@ def _measured(folder: Path, store: Store) -> dict[str, Any]:
         "memory_bytes": memory,
         **axe,
         "load_average": [round(load, 1) for load in os.getloadavg()],
-        "num_artifacts": NUM_ARTIFACTS,
         "num_rows": NUM_ROWS,
     }
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[tuple[str, float, subprocess.Popen[bytes]]]:
-    """Address, the moment of the start, and the process."""
-    port = free_port()
-    command = [sys.executable, "-m", "rayloom", "ui", "--port", str(port), "--store", str(folder / "store")]
-    environment = {**os.environ, "RAYLOOM_CACHE": str(folder / "cache")}
-    started = time.monotonic()
-    process = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://127.0.0.1:{port}", started, process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _until_first_page(url: str, started: float) -> float:
-    """Seconds from the command to the first page, imports of the server included."""
-    while True:
-        try:
-            if httpx.get(url, timeout=30).status_code == 200:
-                return time.monotonic() - started
-        except httpx.TransportError:
-            time.sleep(0.02)
-
-
-def _whole(url: str) -> None:
-    """Waits until the whole store is read."""
-    while f"of {NUM_ARTIFACTS:,}" not in httpx.get(f"{url}/?all=yes", timeout=30).text:
-        time.sleep(0.2)
-
-
-def _seconds(client: httpx.Client, path: str) -> float:
-    began = time.monotonic()
-    answer = client.get(path)
-    assert answer.status_code == 200, (path, answer.status_code, answer.text[:500])
-    return time.monotonic() - began
 
 
 class _CpuSeconds:
@@ -179,16 +144,16 @@ class _CpuSeconds:
 def _row_pages(client: httpx.Client, cpu: _CpuSeconds) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of pages by format and kind, the very first of each file included, and the mean CPU seconds of one."""
     made, found, cost = random.Random(1), dict[str, list[float]](), dict[str, float]()
-    _seconds(client, f"{ROWS}rows.jsonl.gz")
+    seconds_of(client, f"{ROWS}rows.jsonl.gz")
     while "The file is being read" in client.get(f"{ROWS}rows.jsonl.gz").text:
         time.sleep(0.5)
     for file in ("rows.jsonl", "rows.parquet", "rows.jsonl.gz"):
         starts = [0, NUM_ROWS - 25, NUM_ROWS // 2, *(made.randrange(NUM_ROWS) for _ in range(20))]
         cpu.since_then()
-        found[f"{file} pages"] = [_seconds(client, f"{ROWS}{file}&from={start}") for start in starts]
+        found[f"{file} pages"] = [seconds_of(client, f"{ROWS}{file}&from={start}") for start in starts]
         cost[f"{file} pages"] = cpu.since_then() / len(starts)
         filters = ("field=label&value=label-7", "q=nowhere-in-it", "q=learns from text", "field=id&value=777777")
-        found[f"{file} searches"] = [_seconds(client, f"{ROWS}{file}&{wanted}") for wanted in filters]
+        found[f"{file} searches"] = [seconds_of(client, f"{ROWS}{file}&{wanted}") for wanted in filters]
         cost[f"{file} searches"] = cpu.since_then() / len(filters)
     return found, cost
 
@@ -203,7 +168,7 @@ def _curve_seconds(store: Store, client: httpx.Client) -> float:
     for step in range(20_001, 20_021):
         with log.open("a") as file:
             file.write(json.dumps({"event": "step", "step": step, "loss": 1.0}) + "\n")
-        longest = max(longest, _seconds(client, address))
+        longest = max(longest, seconds_of(client, address))
     charts = client.get(address).json()["charts"]
     assert charts[0]["series"][-1]["x"][-1] > 19_900
     return longest

@@ -18,6 +18,7 @@ from rayloom.artifacts import lock, node_cache
 from rayloom.artifacts.build import build
 from rayloom.artifacts.lineage import damage
 from rayloom.artifacts.store import Store
+from rayloom.artifacts.transfer import read_all
 
 SECRET = "a-secret-that-no-file-may-hold"
 
@@ -91,6 +92,14 @@ def test_what_another_process_has_published_meanwhile_is_seen(store: Store) -> N
     other = S3FileSystem(skip_instance_cache=True)
     other.pipe_file(f"{folder}/current.json", b'{"version": "0123"}')
     assert store.current_version("made") == "0123"
+
+
+def test_many_small_files_are_read_at_once_and_one_that_is_missing_stops_no_other(store: Store) -> None:
+    paths = [f"{store.root}/many/{number}.json" for number in range(300)]
+    store.filesystem.pipe({path: path.encode() for path in paths})
+    found = read_all(store.filesystem, [*paths, f"{store.root}/many/missing.json"])
+    assert isinstance(found.pop(f"{store.root}/many/missing.json"), FileNotFoundError)
+    assert found == {path: path.encode() for path in paths}
 
 
 @pytest.mark.parametrize(

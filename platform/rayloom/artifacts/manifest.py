@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from rayloom.errors import InputError
 from rayloom.specs.base import Content
@@ -108,6 +108,29 @@ class Outcome:
     """Files of the artifact that another node wrote: they are in the store already, in `stored_in`."""
     stored_in: str = "result"
     """Path of their folder in the work folder."""
+
+
+def parsed_manifest(text: bytes, name: str, version: str, where: str) -> Manifest:
+    """The manifest that its file's content is. Raises InputError if it is damaged or another artifact's."""
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+    else:
+        if (manifest.name, manifest.version) == (name, version):
+            return manifest
+        reason = f"it says that it is {manifest.id}"
+    fix = f"Remove it with `rayloom artifacts gc {name}@{version}` and run its job again."
+    raise InputError(f"The manifest of {name}@{version} is damaged: {reason}", where=where, fix=fix)
+
+
+def version_in(pointer: bytes, name: str, where: str) -> str:
+    """The version that the content of `current.json` names. Raises InputError if it is damaged."""
+    try:
+        return str(json.loads(pointer)["version"])
+    except (ValueError, KeyError, TypeError):
+        fix = "Remove this file; the next run of the job that makes it writes it anew."
+        raise InputError(f"The pointer to the current {name} is damaged", where=where, fix=fix) from None
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:

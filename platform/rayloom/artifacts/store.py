@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, parsed_manifest, version_in
 from rayloom.artifacts.node_cache import STREAMED, StreamedFiles, fetch, keep_built
 from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols, upload
 from rayloom.errors import InputError, ResourceError
 
 CURRENT_NAME = "current.json"
+MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,13 @@ class Store:
     def location(self, name: str, version: str) -> str:
         return f"{self.root}/{name}/{version}"
 
+    def manifest_path(self, name: str, version: str) -> str:
+        return f"{self.location(name, version)}/{MANIFEST_NAME}"
+
+    def pointer_path(self, name: str) -> str:
+        """The file that says which version `artifact:NAME` means."""
+        return f"{self.root}/{name}/{CURRENT_NAME}"
+
     def building_directory(self, name: str, version: str) -> Path:
         """Local folder in which a version is built: its final folder in a local store, else a staging folder."""
         if self.is_local:
@@ -133,21 +139,12 @@ class Store:
 
     def manifest(self, name: str, version: str) -> Manifest | None:
         """The manifest of a finished version, or None. Raises InputError if it is damaged."""
-        path = f"{self.location(name, version)}/{MANIFEST_NAME}"
+        path = self.manifest_path(name, version)
         try:
             text = self.read_now(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except MISSING:
             return None
-        try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-        else:
-            if (manifest.name, manifest.version) == (name, version):
-                return manifest
-            reason = f"it says that it is {manifest.id}"
-        fix = f"Remove it with `rayloom artifacts gc {name}@{version}` and run its job again."
-        raise InputError(f"The manifest of {name}@{version} is damaged: {reason}", where=path, fix=fix)
+        return parsed_manifest(text, name, version, path)
 
     def names(self) -> list[str]:
         return self._folders(self.root)
@@ -197,14 +194,11 @@ class Store:
 
     def current_version(self, name: str) -> str | None:
         """The version that `artifact:NAME` means, or None if no job has set one."""
-        path = f"{self.root}/{name}/{CURRENT_NAME}"
+        path = self.pointer_path(name)
         try:
-            return str(json.loads(self.read_now(path))["version"])
-        except (FileNotFoundError, NotADirectoryError):
+            return version_in(self.read_now(path), name, path)
+        except MISSING:
             return None
-        except (ValueError, KeyError, TypeError):
-            fix = "Remove this file; the next run of the job that makes it writes it anew."
-            raise InputError(f"The pointer to the current {name} is damaged", where=path, fix=fix) from None
 
     def open(self, manifest: Manifest) -> Artifact:
         """The artifact; its files are fetched when its path is first used."""
@@ -263,7 +257,7 @@ class Store:
 
     def make_current(self, manifest: Manifest) -> None:
         """Makes `artifact:NAME` mean this version."""
-        path, text = f"{self.root}/{manifest.name}/{CURRENT_NAME}", json.dumps({"version": manifest.version})
+        path, text = self.pointer_path(manifest.name), json.dumps({"version": manifest.version})
         with contextlib.suppress(FileNotFoundError):
             if self.read_now(path) == text.encode():
                 return

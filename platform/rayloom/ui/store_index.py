@@ -144,17 +144,19 @@ class StoreIndex:
 
     def _update(self) -> None:
         names, shown_at, has_changed = dict(self._names), time.monotonic(), False
-        for name, stamp, versions in changed_names(self.store, self._names, entry_of):
-            has_changed = True
-            if versions is None:
-                names.pop(name, None)
-            else:
-                names[name] = (stamp, versions)
-            if not self._view.is_whole and time.monotonic() - shown_at > SECONDS_BETWEEN_VIEWS:
-                self._view, shown_at = _view_of(names, is_whole=False), time.monotonic()
+        try:
+            for name, stamp, versions in changed_names(self.store, self._names, entry_of):
+                has_changed = True
+                if versions is None:
+                    names.pop(name, None)
+                else:
+                    names[name] = (stamp, versions)
+                if not self._view.is_whole and time.monotonic() - shown_at > SECONDS_BETWEEN_VIEWS:
+                    self._view, shown_at = _view_of(names, is_whole=False), time.monotonic()
+        finally:
+            self._names = names  # the reading after one that failed goes on from here
         if has_changed or not self._view.is_whole or self._view.problem:
             self._view = _view_of(names, is_whole=True)
-        self._names = names
         if has_changed:
             self._save()
 

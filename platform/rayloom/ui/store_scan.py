@@ -2,7 +2,7 @@
 
 In a folder, making, publishing or removing a version changes its name's folder, so that one `stat` a name tells; only
 versions that are being built are looked at each time. An object store is listed once, and its manifests are told apart
-by size and time.
+by size and time; those that are new are fetched many at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rayloom.artifacts.manifest import MANIFEST_NAME, Manifest
-from rayloom.artifacts.store import CURRENT_NAME, Store
+from rayloom.artifacts.manifest import MANIFEST_NAME, Manifest, parsed_manifest, version_in
+from rayloom.artifacts.store import CURRENT_NAME, MISSING, Store
+from rayloom.artifacts.transfer import read_all
 from rayloom.errors import InputError
 
 T = TypeVar("T")
 NameStamp = tuple[str, ...]
 """Equal stamps mean that nothing changed below a name."""
+Texts = Mapping[str, bytes | Exception]
+"""What files hold, or why they could not be read, by path."""
+NAMES_AT_ONCE = 100
+"""Read in one go; what is known is shown in between."""
 AreFinished = Mapping[str, bool]
 """The versions of a name, and whether each has a manifest."""
 
@@ -53,28 +58,50 @@ def changed_names(
     for name in known:
         if name not in stamps:
             yield name, (), None
-    for name, stamp in stamps.items():
-        if name not in known or known[name][0] != stamp:
-            yield name, stamp, _read(store, name, versions_of(name), entry)
+    changed = [name for name, stamp in stamps.items() if name not in known or known[name][0] != stamp]
+    for start in range(0, len(changed), NAMES_AT_ONCE):
+        versions = {name: versions_of(name) for name in changed[start : start + NAMES_AT_ONCE]}
+        paths = [path for name, made in versions.items() for path in _paths(store, name, made)]
+        texts = read_all(store.filesystem, paths)
+        for name, made in versions.items():
+            yield name, stamps[name], _read(store, name, made, texts, entry)
 
 
-def _read(store: Store, name: str, versions: AreFinished, entry: Callable[[Manifest], T]) -> Versions[T]:
+def _paths(store: Store, name: str, versions: AreFinished) -> list[str]:
+    """The files that say what there is of a name."""
+    manifests = [store.manifest_path(name, version) for version, is_finished in versions.items() if is_finished]
+    return [store.pointer_path(name), *manifests]
+
+
+def _read(store: Store, name: str, versions: AreFinished, texts: Texts, entry: Callable[[Manifest], T]) -> Versions[T]:
     read = Versions[T]()
     try:
-        read.current = store.current_version(name)
-    except InputError as error:
+        path = store.pointer_path(name)
+        pointer = _content(texts, path)
+        read.current = None if pointer is None else version_in(pointer, name, path)
+    except (InputError, OSError) as error:
         read.damaged[CURRENT_NAME] = str(error)
     for version, is_finished in versions.items():
+        path = store.manifest_path(name, version)
         try:
-            manifest = store.manifest(name, version) if is_finished else None
+            text = _content(texts, path) if is_finished else None
+            if text is None:
+                read.unfinished.append(version)
+            else:
+                read.finished[version] = entry(parsed_manifest(text, name, version, path))
         except (InputError, OSError) as error:
             read.damaged[version] = str(error)
-            continue
-        if manifest is None:
-            read.unfinished.append(version)
-        else:
-            read.finished[version] = entry(manifest)
     return read
+
+
+def _content(texts: Texts, path: str) -> bytes | None:
+    """What was read, or None if there is no such file. Raises what reading it raised."""
+    found = texts[path]
+    if isinstance(found, MISSING):
+        return None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 Listing = tuple[dict[str, NameStamp], Callable[[str], AreFinished]]
