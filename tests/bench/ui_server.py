@@ -60,10 +60,14 @@ def until_first_page(url: str, started: float) -> float:
             time.sleep(0.02)
 
 
-def until_whole(url: str, num_artifacts: int) -> None:
-    """Waits until the whole store is read."""
-    while f"of {num_artifacts:,}" not in httpx.get(f"{url}/?all=yes", timeout=60).text:
-        time.sleep(0.2)
+def until_whole(url: str, num_artifacts: int) -> list[float]:
+    """Waits until the whole store is read; seconds of the pages asked for meanwhile."""
+    taken = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        while f"of {num_artifacts:,}" not in client.get("/?all=yes").text:
+            taken.append(seconds_of(client, "/"))
+            time.sleep(0.2)
+    return taken
 
 
 def seconds_of(client: httpx.Client, path: str) -> float:

@@ -42,7 +42,10 @@ def test_no_judgement_is_lost_and_no_page_tells_a_model(tmp_path: Path, num_pair
     (tmp_path / "profile").mkdir()
     with chromium(tmp_path / "profile") as browser:
         raters = [Rater(name, server, browser, model_of, random.Random(f"{SEED} {name}")) for name in RATERS]
-        found = asyncio.run(_rated(server, raters, num_pairs, num_kills))
+        try:
+            found = asyncio.run(_rated(server, raters, num_pairs, num_kills))
+        finally:
+            server.kill()
     made = _finished(server, store)
     assert len(made) == num_pairs * len(RATERS)
     for rater in raters:
@@ -94,7 +97,6 @@ async def _rated(server: RatingServer, raters: Sequence[Rater], num_pairs: int, 
     await server.start()
     await asyncio.gather(*(rater.rate(undo_share=0.05) for rater in raters), kill_servers(), kill_pages())
     await _taken_back_after_a_restart(raters, server)
-    server.kill()
     return found
 
 

@@ -75,9 +75,9 @@ class RatingServer:
                     await asyncio.sleep(0.05)
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 @dataclass

@@ -53,6 +53,22 @@ PAGES = (
 )
 
 
+def test_a_store_that_vanishes_is_said_on_the_pages_of_its_artifacts(client: TestClient, bench: Workbench) -> None:
+    bench.index.read_now()
+    root = Path(bench.store.root)
+    root.rename(root.with_name("away"))
+    bench.index.read_now()
+    answer = client.get("/artifacts/adapter/dddd00000001")
+    assert (answer.status_code, "There is no store here" in answer.text) == (404, True)
+
+
+def test_half_a_surrogate_pair_in_a_row_is_shown(client: TestClient, bench: Workbench) -> None:
+    """JSON can hold one, UTF-8 cannot."""
+    published(bench.store, "odd", "ffff00000002", files={"rows.jsonl": '{"text": "\\ud800"}\n'})
+    answer = client.get("/artifacts/odd/ffff00000002/rows")
+    assert (answer.status_code, "\\ud800" in answer.text) == (200, True)
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_answers_without_inline_script_or_style_and_loads_nothing_from_elsewhere(
     client: TestClient, path: str

@@ -483,6 +483,32 @@ def test_labels_in_doubt_and_generated_rows_are_asked_about_and_right_ones_can_b
     assert (item.prompt, item.answers) == ("user: Hi?", ("assistant: Ho.",))
 
 
+@pytest.mark.parametrize(
+    "damage", ['{"text": "Q", "ans', "\x00 no JSON\n", '{"answer":' + "[" * 9000 + "]" * 9000 + "}\n"]
+)
+def test_a_damaged_file_is_named_with_its_line(store: Store, damage: str) -> None:
+    text = json_lines([{"text": "Q?", "answer": "A"}]) + damage
+    published(store, "broken", "dddd00000002", files={"predictions.jsonl": text})
+    with pytest.raises(InputError, match=r"This line is damaged .*predictions\.jsonl, line 2.*artifacts verify"):
+        rows(store.open(store.resolve("broken")), "predictions.jsonl", None)
+
+
+def test_half_a_surrogate_pair_is_shown_and_kept(store: Store, tmp_path: Path) -> None:
+    """JSON can hold one, UTF-8 cannot."""
+    published(store, "odd", "dddd00000003", files={"predictions.jsonl": '{"text": "\\ud800", "answer": "\\udfff"}\n'})
+    artifact = store.open(store.resolve("odd"))
+    items = rows(artifact, "predictions.jsonl", None)
+    rating = Rating(items, JudgementJournal(tmp_path / "r.jsonl"), KEY, 1)
+    client = TestClient(application(rating, Access(PORT)), base_url=HERE, headers={"origin": HERE})
+    item, answers = shown(client.get("/rate/ann").text)
+    assert answers == ["\\udfff"]
+    assert client.post("/rate/ann/judge", data={"item": item, "choice": "right"}).status_code == 200
+    result = finished(store, "odd-ratings", [artifact], items, rating.journal, options())
+    rating.journal.close()
+    (kept,) = (json.loads(line) for line in (result.path / "right.jsonl").read_text().splitlines())
+    assert kept["answer"] == "\udfff"
+
+
 def test_artifacts_without_common_prompts_are_refused(store: Store) -> None:
     other = [{"text": "Other?", "answer": "x"}]
     published(store, "other", "dddd00000001", files={"predictions.jsonl": json_lines(other)})

@@ -46,7 +46,12 @@ def _is_content(name: str) -> bool:
 
 def read_json_lines(file: Path) -> Iterator[Any]:
     """The values in order. Only a line feed ends a line: `str.splitlines` would also split inside a text that holds
-    another line break (U+2028, U+0085)."""
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            yield json.loads(line)
+    another line break (U+2028, U+0085). Raises InputError at a damaged line."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                fix = "`rayloom artifacts verify` says what changed since it was made; run its job again."
+                raise InputError(f"This line is damaged ({error})", where=f"{file}, line {number}", fix=fix) from None
+            yield value

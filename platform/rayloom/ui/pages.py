@@ -39,10 +39,16 @@ def templates() -> Jinja2Templates:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_encodable,
     )
     environment.filters |= {"size": size, "when": when, "short": short, "number": number, "ago": ago}
     environment.globals |= {"artifact_path": artifact_path, "query": query, "asset": asset, "navigation": NAVIGATION}
     return Jinja2Templates(env=environment)
+
+
+def _encodable(value: Any) -> Any:
+    """What is filled in, with half of a surrogate pair as `\\ud800`: JSON can hold one, UTF-8 and so a page cannot."""
+    return type(value)(value.encode("utf-8", "backslashreplace").decode()) if isinstance(value, str) else value
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:

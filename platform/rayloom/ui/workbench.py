@@ -68,6 +68,8 @@ class Workbench:
             return exact
         beginning = [entry for entry in view.entries if entry.name == name and entry.version.startswith(version or "?")]
         found = self.store.manifest(name, beginning[0].version) if len(beginning) == 1 else None
+        if found is None and view.problem:
+            raise InputError(view.problem)
         if found is None:
             fix = "The list of artifacts has what there is; a version may be shortened while it is clear."
             raise InputError(f"There is no artifact {name}@{version}", where=self.store.uri, fix=fix)

@@ -172,4 +172,5 @@ def _preferences(known: Mapping[str, RatedItem], judged: Sequence[RaterJudgement
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace").decode()  # JSON's own way of writing half a surrogate pair
