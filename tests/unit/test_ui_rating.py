@@ -132,6 +132,20 @@ def test_each_item_goes_to_as_many_raters_as_asked_for(client: TestClient, ratin
     assert rating.num_done() == 2 * NUM
 
 
+def test_who_rates_at_once_is_shown_something_else(client: TestClient, rating: Rating) -> None:
+    """Else two people, each item to one, would both judge nearly all of them."""
+    rating.each, pages = 1, {rater: client.get(f"/rate/{rater}").text for rater in ("ann", "bob", "gone")}
+    while open_pages := {
+        rater: page for rater, page in pages.items() if "nothing left" not in page and rater != "gone"
+    }:
+        for rater, page in open_pages.items():
+            data = {"item": shown(page)[0], "choice": "tie"}
+            pages[rater] = client.post(f"/rate/{rater}/judge", data=data).text
+    counts = Counter(one.item for one in rating.journal.all())
+    assert len(counts) == NUM, "what is on the page of someone who went away is judged by others"
+    assert counts.total() <= NUM + 2
+
+
 def undone(client: TestClient, rater: str) -> str:
     """The page after pressing undo on the rater's present page."""
     last = re.search(r'/undo"><input type="hidden" name="item" value="(\w*)"', client.get(f"/rate/{rater}").text)
@@ -228,7 +242,7 @@ def test_raters_at_once_do_not_disturb_each_other(rating: Rating) -> None:
     """Pages are made in several threads: each reads while others write."""
 
     def rate(rater: str) -> None:
-        while (item := rating.journal.next_item(rating.items, rater, len(RATERS))) is not None:
+        while (item := rating.journal.next_item(rating.items, rater, len(RATERS), {})) is not None:
             rating.journal.add(RaterJudgement(item.id, rater, "tie"))
 
     with ThreadPoolExecutor(len(RATERS)) as threads:

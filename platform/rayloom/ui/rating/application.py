@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -40,6 +40,8 @@ class Rating:
     key: bytes
     """Decides sides and what items are called in pages; `blinding_key`."""
     each: int
+    on_pages: dict[str, str] = field(default_factory=dict)
+    """The item that each rater was shown last, by its id: two who rate at once are not shown the same."""
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -48,6 +50,13 @@ class Rating:
     @cached_property
     def by_token(self) -> Mapping[str, RatedItem]:
         return {item.token(self.key): item for item in self.items}
+
+    def next_item(self, rater: str) -> RatedItem | None:
+        """What a rater is shown."""
+        item = self.journal.next_item(self.items, rater, self.each, dict(self.on_pages))
+        if item is not None:
+            self.on_pages[rater] = item.id
+        return item
 
     def num_done(self) -> int:
         """How many of the wanted judgements are made."""
@@ -82,7 +91,7 @@ def rate(request: Request) -> Response:
     """The next decision of a rater, or the one that was taken back."""
     rating, rater = _rating(request), _rater(request)
     again = rating.by_token.get(request.query_params.get("item", ""))
-    item = again or rating.journal.next_item(rating.items, rater, rating.each)
+    item = again or rating.next_item(rater)
     mine = rating.journal.of(rater)
     last = next((one.token(rating.key) for one in rating.items if mine and one.id == mine[-1].item), "")
     values: dict[str, Any] = {

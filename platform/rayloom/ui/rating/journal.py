@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,13 +102,22 @@ class JudgementJournal:
                 self.add(RaterJudgement(item, rater, UNDO))
         return is_judged
 
-    def next_item(self, items: Sequence[RatedItem], rater: str, each: int) -> RatedItem | None:
-        """The first item that this rater has not judged and that fewer than `each` others have."""
-        raters: dict[str, set[str]] = {}
+    def next_item(
+        self, items: Sequence[RatedItem], rater: str, each: int, on_pages: Mapping[str, str]
+    ) -> RatedItem | None:
+        """The first item that this rater has not judged and that fewer than `each` others have, or have on their page.
+
+        `on_pages`: an item's id by rater. What is on too many pages comes when nothing else is left: people go away.
+        """
+        judged_by: dict[str, set[str]] = {}
         for one in self.all():
-            raters.setdefault(one.item, set()).add(one.rater)
-        judged_by = ((item, raters.get(item.id, set())) for item in items)
-        return next((item for item, names in judged_by if rater not in names and len(names) < each), None)
+            judged_by.setdefault(one.item, set()).add(one.rater)
+        seen_by = {item: set(names) for item, names in judged_by.items()}
+        for name, item in on_pages.items():
+            if name != rater:
+                seen_by.setdefault(item, set()).add(name)
+        wanted = [item for item in items if rater not in judged_by.get(item.id, ()) and _fewer(judged_by, item, each)]
+        return next((item for item in wanted if _fewer(seen_by, item, each)), wanted[0] if wanted else None)
 
     def close(self) -> None:
         self._file.close()
@@ -124,6 +133,10 @@ def blinding_key(path: Path) -> bytes:
         write_durably(file, secrets.token_hex(32))
         file.chmod(0o600)
     return file.read_text(encoding="ascii").encode()
+
+
+def _fewer(raters: Mapping[str, Collection[str]], item: RatedItem, each: int) -> bool:
+    return len(raters.get(item.id, ())) < each
 
 
 Judgements = dict[tuple[str, str], RaterJudgement]
