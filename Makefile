@@ -125,15 +125,10 @@ bench-finetune: setup $(TRL)/bin/python
 bench-rewards: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/rewards.py --peer $(TRL)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SAVE),--save)
 
-# A store in S3 beside a folder, and its transfers beside public clients, of which obstore gets an environment of its own;
-# PARTS="transfer chain", SAVE=1 keeps the result.
-FLEET := .venv-obstore
-$(FLEET)/bin/python: setup
-	$(PYTHON) -m venv $(FLEET)
-	$@ -m pip install --quiet "obstore==0.12.1"
-
-bench-fleet: setup $(FLEET)/bin/python
-	$(BIN)/python tests/bench/fleet.py --peer $(FLEET)/bin/python $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+# A store in S3 beside a folder, and its transfers beside public clients; PARTS="transfer chain", ROUNDS=3 of transfers,
+# SAVE=1 keeps the result.
+bench-fleet: setup
+	$(BIN)/python tests/bench/fleet.py $(if $(PARTS),--parts $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
 
 # Generating beside vLLM's own offline engine, and the ROUGE-L filter among 100,000 rows; SAVE=1 keeps the result.
 bench-generate: setup
@@ -248,4 +243,4 @@ wheel: setup
 	rm -rf build
 
 clean:
-	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) $(FLEET) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(PEER) $(TRL) .rayloom build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,7 @@
 - An exception from another process, whose class may be a copy: `is_out_of_memory`, `is_lost_process` and
   `is_consequence` recognise it by class name or text, without importing an engine.
 - An exception of an object store's client, also not imported: `lacks_credentials`, `is_unreachable_store`,
-  `refused_by_store`.
+  `refused_by_store`; `refusal_in` reads the text of a server's answer.
 - The output of a process: `printed_cause`, and `reported_cause` for Ray Serve's message about a replica.
 - The error file that Ray Tune writes for a trial whose process died: `ray_account`.
 """
@@ -88,6 +88,12 @@ def refused_by_store(error: BaseException) -> tuple[str, str]:
         return "", ""
     facts = response.get("Error", {})
     return str(facts.get("Code", "")), str(facts.get("Message", ""))
+
+
+def refusal_in(answer: str) -> tuple[str, str]:
+    """Code and message of the XML with which an S3 server refuses a request, somewhere in a text; else empty."""
+    code, message = (re.search(rf"<{name}>(.*?)</{name}>", answer, re.DOTALL) for name in ("Code", "Message"))
+    return code.group(1) if code else "", message.group(1) if message else ""
 
 
 def is_unreachable_store(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """What a store in S3 costs against a folder, and its transfers against public clients, on a real S3 server on loopback.
 
 `transfer`: an artifact goes up by `Store.publish` and comes down by `Store.folder_of`, digests included, and the same
-files by s3fs, boto3 and obstore (`--peer`, a Python that has it). `chain`: a pipeline of every kind but serving, over
+files by s3fs, boto3 and obstore alone. `chain`: a pipeline of every kind but serving, over
 very small models, with a bucket and with a folder as its store; without vLLM, whose start would hide the store's part.
 `checkpoints`: what a training whose work is copied to the store waits for its checkpoints. `nodes`: how often nodes
 with disks of their own fetch a file of an artifact, as root. `requests`: those of a cleaning job, at two sizes.
@@ -12,6 +12,7 @@ object; keys that were not measured are null. With --save, parts measured earlie
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -39,12 +40,12 @@ from support.fleet_jobs import PIPELINE, results, write_jobs
 from support.training_jobs import made_up_corpus
 
 from rayloom.artifacts.manifest import Manifest, file_entries
+from rayloom.artifacts.s3 import PART_BYTES, PARTS_AT_ONCE
 from rayloom.artifacts.store import Store
 from rayloom.submit.local_node import end
 from rayloom.submit.own_disks import BUCKET, Bucket, start_bucket
 from rayloom.train.loop.run_log import read_log
 
-PEER = Path(__file__).parent / "obstore_peer.py"
 NUM_FILES = 4
 PARTS = ("transfer", "chain", "checkpoints", "nodes", "requests", "stream")
 WITH_VLLM = ("written", "served")
@@ -63,13 +64,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--bytes", type=int, default=2 << 30, help="size of the artifact")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--peer", help="a Python with obstore")
     parser.add_argument("--save", action="store_true", help="write the result to tests/bench/results/")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         parts: dict[str, Callable[[Path, Bucket], dict[str, Any]]] = {
-            "transfer": lambda place, bucket: _transfer(place, bucket, options.bytes, options.rounds, options.peer),
+            "transfer": lambda place, bucket: _transfer(place, bucket, options.bytes, options.rounds),
             "chain": _chain,
             "checkpoints": _checkpoints,
             "nodes": lambda place, _: _nodes(place),
@@ -96,7 +96,7 @@ def main() -> None:
 # -- an artifact up and down ---------------------------------------------------------------------------------------
 
 
-def _transfer(folder: Path, bucket: Bucket, num_bytes: int, rounds: int, peer: str | None) -> dict[str, Any]:
+def _transfer(folder: Path, bucket: Bucket, num_bytes: int, rounds: int) -> dict[str, Any]:
     source = folder / "source"
     source.mkdir()
     dice = np.random.default_rng(0)
@@ -106,9 +106,8 @@ def _transfer(folder: Path, bucket: Bucket, num_bytes: int, rounds: int, peer: s
         "rayloom": _by_rayloom,
         "s3fs": _by_s3fs,
         "boto3": _by_boto3,
+        "obstore": lambda place, name, is_up: asyncio.run(_by_obstore(bucket.endpoint, place, name, is_up)),
     }
-    if peer is not None:
-        clients["obstore"] = lambda place, name, is_up: _by_obstore(peer, bucket, place, name, is_up)
     seconds: dict[str, dict[str, list[float]]] = {way: {name: [] for name in clients} for way in ("up", "down")}
     for number in range(rounds):
         for name, move in clients.items():
@@ -177,11 +176,22 @@ def _by_boto3(place: Path, name: str, is_up: bool) -> None:
             client.download_file(BUCKET, f"{name}/{file}", str(place / file))
 
 
-def _by_obstore(python: str, bucket: Bucket, place: Path, name: str, is_up: bool) -> None:
+async def _by_obstore(endpoint: str, place: Path, name: str, is_up: bool) -> None:
+    """In parts of Rayloom's size up, and each file as one stream down."""
+    from obstore.store import S3Store
+
     place.mkdir(exist_ok=True)
-    way = "up" if is_up else "down"
-    command = [python, str(PEER), bucket.endpoint, BUCKET, str(place), name, way, str(NUM_FILES)]
-    subprocess.run(command, check=True)
+    store = S3Store(BUCKET, endpoint=endpoint, client_options={"allow_http": True, "timeout": "1day"})
+
+    async def move(file: str) -> None:
+        if is_up:
+            await store.put_async(f"{name}/{file}", place / file, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+            return
+        with (place / file).open("wb") as target:
+            async for block in (await store.get_async(f"{name}/{file}")).stream():
+                target.write(block)
+
+    await asyncio.gather(*(move(f"part-{number}.safetensors") for number in range(NUM_FILES)))
 
 
 # -- a pipeline ----------------------------------------------------------------------------------------------------

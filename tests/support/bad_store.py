@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,6 +26,8 @@ class Request:
     number: int
     method: str
     path: str
+    range: str = ""
+    """The bytes that it asks for, if not all."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Fault:
     """The answer's status, if it is refused."""
     stall_seconds: float = 0.0
     is_cut: bool = False
-    """The connection is closed after half of the request's body."""
+    """The connection is closed after half of the request's body, or of the answer if the request has none."""
 
 
 @dataclass
@@ -52,12 +54,20 @@ class BadStore:
     def begin(self, fault_of: Callable[[Request], Fault | None]) -> None:
         self.fault_of, self.num_faults, self.num_requests = fault_of, 0, 0
 
-    def fault(self, method: str, path: str) -> Fault | None:
+    def fault(self, method: str, path: str, range_: str) -> Fault | None:
         with self._lock:
             self.num_requests += 1
-            found = self.fault_of(Request(self.num_requests, method, path))
+            found = self.fault_of(Request(self.num_requests, method, path, range_))
             self.num_faults += found is not None
             return found
+
+
+def _kept(answer: http.client.HTTPResponse, content: bytes, method: str) -> Iterator[tuple[str, str]]:
+    """The headers that the answer has when it is passed on."""
+    for name, value in answer.getheaders():
+        if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+            yield name, value
+    yield "Content-Length", answer.headers.get("Content-Length", "0") if method == "HEAD" else str(len(content))
 
 
 @contextmanager
@@ -70,12 +80,11 @@ def bad_store(behind: str) -> Iterator[BadStore]:
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
-            fault = store.fault(self.command, self.path)
+            fault = store.fault(self.command, self.path, self.headers.get("Range", ""))
             length = int(self.headers.get("Content-Length", 0))
-            if fault is not None and fault.is_cut:
+            if fault is not None and fault.is_cut and length > 0:
                 self.rfile.read(length // 2)
-                self.connection.shutdown(socket.SHUT_RDWR)
-                self.close_connection = True
+                self._cut()
                 return
             body = self.rfile.read(length)
             if fault is not None and fault.status:
@@ -89,19 +98,23 @@ def bad_store(behind: str) -> Iterator[BadStore]:
                 return
             if fault is not None:
                 time.sleep(fault.stall_seconds)
-            connection = http.client.HTTPConnection(target, timeout=60)
-            connection.request(self.command, self.path, body, dict(self.headers))
-            answer = connection.getresponse()
-            content = answer.read()
+            with closing(http.client.HTTPConnection(target, timeout=60)) as connection:
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
             self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
-            length = int(answer.headers.get("Content-Length", 0)) if self.command == "HEAD" else len(content)
-            self.send_header("Content-Length", str(length))
+            for name, value in _kept(answer, content, self.command):
+                self.send_header(name, value)
             self.end_headers()
+            if fault is not None and fault.is_cut:
+                self.wfile.write(content[: len(content) // 2])
+                self._cut()
+                return
             self.wfile.write(content)
-            connection.close()
+
+        def _cut(self) -> None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 (the names are http.server's)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -140,11 +141,14 @@ def digest_of(files: Iterable[FileEntry]) -> str:
 
 def file_entries(directory: Path) -> tuple[FileEntry, ...]:
     """Size and digest of every file below `directory` by path, without the manifest and the work folder."""
-    entries = []
-    for path in directory.rglob("*"):
-        relative = path.relative_to(directory)
-        if path.is_file() and relative.parts[0] not in (MANIFEST_NAME, WORK_NAME):
-            entries.append(FileEntry(path=relative.as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)))
+    files = {path.relative_to(directory): path for path in directory.rglob("*") if path.is_file()}
+    own = {name.as_posix(): path for name, path in files.items() if name.parts[0] not in (MANIFEST_NAME, WORK_NAME)}
+    with ThreadPoolExecutor() as threads:  # hashing holds no lock of Python's
+        digests = list(threads.map(sha256_of, own.values()))
+    entries = [
+        FileEntry(path=name, size_bytes=path.stat().st_size, sha256=digest)
+        for (name, path), digest in zip(own.items(), digests, strict=True)
+    ]
     return tuple(sorted(entries, key=lambda file: file.path))
 
 

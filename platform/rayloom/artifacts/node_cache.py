@@ -19,7 +19,8 @@ import fsspec
 
 from rayloom.artifacts.durable import appearing, write_durably
 from rayloom.artifacts.lock import exclusive
-from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, FileEntry, Manifest, file_entries, sha256_of
+from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, FileEntry, Manifest, sha256_of
+from rayloom.artifacts.s3 import Wanted
 from rayloom.artifacts.transfer import download
 from rayloom.errors import InputError, ResourceError
 
@@ -40,8 +41,7 @@ def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str
         missing = [file for file in manifest.files if not _is_whole(copy / file.path, file.sha256)]
         for file in missing:
             (copy / file.path).parent.mkdir(parents=True, exist_ok=True)
-        download(filesystem, [(f"{source}/{file.path}", copy / file.path, file.size_bytes) for file in missing])
-        if file_entries(copy) != manifest.files:
+        if download(filesystem, [_wanted(file, source, copy / file.path) for file in missing]):
             shutil.rmtree(copy)
             raise _damaged(manifest.id, source)
         write_durably(copy / MANIFEST_NAME, manifest.model_dump_json(indent=2))
@@ -61,6 +61,10 @@ def keep_built(manifest: Manifest, built: Path, copy: Path) -> None:
 def _damaged(name: str, source: str) -> InputError:
     fix = "Check it with `rayloom artifacts verify` and run its job again."
     return InputError(f"{name} came damaged out of the store", where=source, fix=fix)
+
+
+def _wanted(file: FileEntry, source: str, here: Path) -> Wanted:
+    return Wanted(f"{source}/{file.path}", here, file.size_bytes, file.sha256)
 
 
 def _is_whole(file: Path, sha256: str) -> bool:
@@ -197,8 +201,7 @@ class StreamedFiles:
                 what = f"RAYLOOM_CACHE_BYTES has no room for the part of {self.manifest.id} that is being read"
                 raise ResourceError(what, where=str(self.folder), fix=fix)
             with appearing(path, single_writer=True) as unfinished:
-                download(self.filesystem, [(f"{self.source}/{file.path}", unfinished, file.size_bytes)])
-                if sha256_of(unfinished) != file.sha256:
+                if download(self.filesystem, [_wanted(file, self.source, unfinished)]):
                     raise _damaged(f"{self.manifest.id}: {file.path}", self.source)
 
 

@@ -1,8 +1,7 @@
 """The filesystem of a store, and files up to it and down from it, several at once in bounded memory.
 
-s3fs moves a large file in parts of 50 MiB, ten at a time, all of which it holds in memory, and fsspec moves up to 128
-files at once. The shards of a 70B model in bf16 (30 files of 4.7 GB) would so take 15 GB of memory; two at once take
-1 GB. They are 90 parts each: 2,700 requests up, and as many down on each node that reads them.
+S3 has a way of its own (`artifacts/s3.py`). fsspec moves up to 128 files at once, and may hold ten parts of 50 MiB of a
+large one in memory: large files go two at a time, which takes 1 GB.
 """
 
 from __future__ import annotations
@@ -14,15 +13,20 @@ from typing import Any
 import fsspec
 from fsspec.core import has_magic
 
+from rayloom.artifacts import s3
+from rayloom.artifacts.manifest import sha256_of
+from rayloom.artifacts.s3 import Wanted
 from rayloom.errors import InputError
 
 LARGE_BYTES = 50 << 20
-"""From this size on a file is moved in parts."""
 LARGE_AT_ONCE = 2
 
 
 def upload(filesystem: fsspec.AbstractFileSystem, files: Sequence[tuple[Path, str]]) -> None:
     """Copies files of this machine to the store."""
+    if s3.is_plain_s3(filesystem, [there for _, there in files]):
+        s3.upload(filesystem, files)
+        return
     large = [file for file in files if file[0].stat().st_size >= LARGE_BYTES]
     small = [file for file in files if file not in large]
     for some, bound in ((small, {}), (large, {"batch_size": LARGE_AT_ONCE})):
@@ -30,14 +34,17 @@ def upload(filesystem: fsspec.AbstractFileSystem, files: Sequence[tuple[Path, st
             filesystem.put([str(here) for here, _ in some], [there for _, there in some], **_for(filesystem, bound))
 
 
-def download(filesystem: fsspec.AbstractFileSystem, files: Sequence[tuple[str, Path, int]]) -> None:
-    """Copies files of the store to this machine; each with its size in bytes."""
-    large = [file for file in files if file[2] >= LARGE_BYTES]
+def download(filesystem: fsspec.AbstractFileSystem, files: Sequence[Wanted]) -> list[Wanted]:
+    """Copies files of the store to this machine. Returns those that came with another digest than they should have."""
+    if s3.is_plain_s3(filesystem, [file.there for file in files]):
+        return s3.download(filesystem, files)
+    large = [file for file in files if file.size_bytes >= LARGE_BYTES]
     small = [file for file in files if file not in large]
     for some, bound in ((small, {}), (large, {"batch_size": LARGE_AT_ONCE})):
         if some:
-            here = [str(path) for _, path, _ in some]
-            filesystem.get([there for there, _, _ in some], here, **_for(filesystem, bound))
+            here = [str(file.here) for file in some]
+            filesystem.get([file.there for file in some], here, **_for(filesystem, bound))
+    return [file for file in files if file.sha256 and sha256_of(file.here) != file.sha256]
 
 
 def read_all(filesystem: fsspec.AbstractFileSystem, paths: Sequence[str]) -> dict[str, bytes | Exception]:
@@ -95,5 +102,4 @@ def check_bucket(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> 
         filesystem.ls(root)
     except FileNotFoundError:
         if bucket == root or not filesystem.exists(bucket):
-            fix = "Make it, or correct RAYLOOM_STORE (and for S3 AWS_ENDPOINT_URL and AWS_DEFAULT_REGION)."
-            raise InputError(f"There is no bucket {bucket}", where=uri, fix=fix) from None
+            raise s3.no_bucket(bucket, uri) from None

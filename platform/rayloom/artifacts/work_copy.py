@@ -18,6 +18,7 @@ from pathlib import Path
 from rayloom.artifacts.durable import appearing
 from rayloom.artifacts.lock import exclusive
 from rayloom.artifacts.manifest import WORK_NAME, sha256_of
+from rayloom.artifacts.s3 import Wanted
 from rayloom.artifacts.store import Store
 from rayloom.artifacts.transfer import download, upload
 
@@ -108,10 +109,8 @@ class WorkCopy:
         """Fetches files by name, with their sizes in bytes."""
         with ExitStack() as files:
             unfinished = {name: files.enter_context(appearing(self.folder / name)) for name in sizes}
-            download(
-                self.store.filesystem,
-                [(f"{self.root}/{name}", unfinished[name], size) for name, size in sizes.items()],
-            )
+            wanted = [Wanted(f"{self.root}/{name}", unfinished[name], size) for name, size in sizes.items()]
+            download(self.store.filesystem, wanted)
 
     def replace(self, path: str) -> None:
         """Like `fetch`, but first removes what this node has at `path`."""

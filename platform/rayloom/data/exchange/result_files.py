@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.manifest import file_entries
+from rayloom.artifacts.transfer import upload
 from rayloom.artifacts.work_copy import WorkCopy
 
 RESULT_FOLDER = "result"
@@ -37,8 +38,8 @@ class ResultFiles:
         with tempfile.TemporaryDirectory(prefix="rayloom-") as name:
             write(Path(name))
             entries = file_entries(Path(name))
-            for entry in entries:
-                target = f"{self.copy.root}/{RESULT_FOLDER}/{entry.path}"
-                filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-                filesystem.put_file(f"{name}/{entry.path}", target)
+            targets = {Path(name) / entry.path: f"{self.copy.root}/{RESULT_FOLDER}/{entry.path}" for entry in entries}
+            for folder in {target.rpartition("/")[0] for target in targets.values()}:
+                filesystem.makedirs(folder, exist_ok=True)
+            upload(filesystem, list(targets.items()))
         return {"stored": [entry.model_dump() for entry in entries]}
