@@ -54,6 +54,8 @@ class Laboratory:
     """Trial and step of every measurement, in order."""
     starts: list[tuple[int, int]] = field(default_factory=list)
     """Trial and step from which each run went on."""
+    copied: dict[tuple[int, int], int] = field(default_factory=dict)
+    """By trial and segment, the donor's step when its checkpoint was copied."""
 
     def work(self) -> Laboratory:
         draw = random.Random(self.seed)
@@ -64,7 +66,12 @@ class Laboratory:
                 self.starts.append((run.trial, step))
                 active[run.trial] = (run, step)
             number = draw.choice(sorted(active))
-            run, step = active[number][0], active[number][1] + EVERY
+            run, step = active[number]
+            if run.source is not None and (number, run.segment) not in self.copied:
+                self.copied[number, run.segment] = self.search.history.trials[run.source.trial].step
+                self.search.copied(number)
+                continue
+            step += EVERY
             self.log.append((number, step))
             goes_on = self.search.measured(number, step, {"heldout_loss": self.measure(run.values, step)})
             active[number] = (run, step)

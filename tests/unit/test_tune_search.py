@@ -194,6 +194,21 @@ def test_members_of_a_population_wait_for_each_other_and_the_worst_copies_the_be
         assert all(max((s for n, s in before if n == member), default=0) >= step for member in range(4))
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("share", "concurrent"), [(0.25, 1), (0.25, 2), (0.5, 2), (0.5, 3)])
+def test_a_donor_waits_until_its_checkpoint_is_copied(tmp_path: Path, seed: int, share: float, concurrent: int) -> None:
+    """Training on, it would replace the checkpoint; a donor that copies itself has two folders."""
+    scheduler = POPULATION["scheduler"] | {"exchanged_share": share}
+    search = search_in(tmp_path, tune_spec(**POPULATION | {"scheduler": scheduler}), num_concurrent=concurrent)
+    laboratory = Laboratory(search, seed=seed).work()
+    trials = laboratory.search.history.trials
+    assert outcomes(laboratory.search.history) == {"finished": [0, 1, 2, 3]}
+    copies = [(copy, n) for trial in trials.values() for n, copy in enumerate(trial.copies, 1)]
+    assert len(copies) == len(laboratory.copied) == 2 * max(1, int(4 * share))
+    for copy, segment in copies:
+        assert laboratory.copied[copy.trial, segment] == copy.step
+
+
 def test_the_same_population_comes_out_of_another_order_and_of_a_killed_search(tmp_path: Path) -> None:
     spec = tune_spec(**POPULATION)
     whole = Laboratory(search_in(tmp_path / "a", spec)).work().search.history

@@ -65,6 +65,8 @@ class Search:
         self._offset = self.history.seconds - clock()
         self.num_events = 0
         """Events of this session."""
+        self._copied: set[tuple[int, int]] = set()
+        """Trials that have the checkpoint that they copied in this session, with the number of the copy."""
         self.hindrance: str | None = None
         """The error that stops all trials, whatever their values; after it is fixed the search can be run again."""
         self._note("session")
@@ -115,7 +117,25 @@ class Search:
         if not isinstance(self.spec.scheduler, PopulationScheduler):
             return self.history.waiting
         interval, exchanged = self.spec.scheduler.interval_steps, self.history.exchanged_step
-        return [t for t in self.history.waiting if t.step < exchanged + interval]
+        donors = self._awaited_donors()
+        return [t for t in self.history.waiting if t.step < exchanged + interval and t.number not in donors]
+
+    def _awaited_donors(self) -> set[int]:
+        """Members whose checkpoint another one has still to copy: training on, they would replace it.
+
+        One that copies itself trains on in another folder.
+        """
+        step = self.history.exchanged_step
+        copies = {
+            trial.number: trial.copies[-1].donor
+            for trial in self.history.trials.values()
+            if trial.outcome is None and trial.step == step and trial.copies and trial.copies[-1].step == step
+        }
+        return {
+            donor
+            for number, donor in copies.items()
+            if donor not in copies and (number, len(self.history.trials[number].copies)) not in self._copied
+        }
 
     def _new_trial(self) -> Trial | None:
         """A new trial, or None if `num_trials` exist. A trial whose values the job refuses ends at once as failed."""
@@ -159,6 +179,10 @@ class Search:
         self._append(*events, Event("exchanged", self.seconds, step=step))
 
     # -- what happened -------------------------------------------------------------------------------------------------
+
+    def copied(self, number: int) -> None:
+        """The trial has the checkpoint from which it starts: its donor may train on."""
+        self._copied.add((number, len(self.history.trials[number].copies)))
 
     def measured(self, number: int, step: int, metrics: dict[str, float]) -> bool:
         """Records a measurement; False if the scheduler stops the trial there."""

@@ -182,7 +182,9 @@ class _SearchScheduler(FIFOScheduler):  # type: ignore[misc]
         if message == "measured":
             goes_on = self._search.measured(number, result["step"], metrics)
             return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
-        if message == "finished":
+        if message == "copied":
+            self._search.copied(number)
+        elif message == "finished":
             self._search.finished(number, result["step"], metrics)
         elif message == "failed":
             self._search.failed(number, result["reason"])

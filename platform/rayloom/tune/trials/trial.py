@@ -95,6 +95,7 @@ def run_trial(
         watch.task = replace(task, job=job)
         if task.source is not None:
             begin_with(task.source, job)
+            report({"message": "copied", "step": watch.step})
         if others is not None:
             others.begin(task.job, task.parents)
         with nullcontext() if asking is None else asking(job, task.parents) as asker:
