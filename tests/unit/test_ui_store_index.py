@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsspec import AbstractFileSystem
@@ -14,7 +16,7 @@ from support.ui_store import family, published, trained
 from rayloom.artifacts.manifest import MANIFEST_NAME
 from rayloom.artifacts.store import Store
 from rayloom.artifacts.transfer import read_all
-from rayloom.ui import store_scan
+from rayloom.ui import store_index, store_scan
 from rayloom.ui.store_index import StoreIndex
 
 
@@ -111,6 +113,28 @@ def test_a_cache_of_another_format_is_not_used(store: Store) -> None:
     for file in (store.cache / "ui").glob("*.json"):
         file.write_text(json.dumps({"format": 0, "uri": store.uri, "names": {"x": [[], []]}}))
     assert len(StoreIndex(store).read_now().entries) == 6
+
+
+def test_a_store_that_takes_long_to_read_is_read_less_often(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket with 100,000 objects would be listed all the time."""
+    monkeypatch.setattr(store_index, "LOCAL_SECONDS", 0.0)
+    readings = []
+
+    def slow(*arguments: Any) -> Iterator[Any]:
+        readings.append(time.monotonic())
+        time.sleep(0.3)
+        return store_scan.changed_names(*arguments)
+
+    monkeypatch.setattr(store_index, "changed_names", slow)
+    index = StoreIndex(store)
+    index.read_now()
+    index.view(wait_seconds=5)
+    assert len(readings) == 2, "the first may be long, as everything is new"
+    end = time.monotonic() + 0.9
+    while time.monotonic() < end:
+        index.view()
+        time.sleep(0.05)
+    assert len(readings) == 2
 
 
 def test_a_store_in_an_object_store_is_read_too(tmp_path: Path) -> None:
