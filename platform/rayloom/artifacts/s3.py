@@ -11,6 +11,7 @@ its last byte if the connection is cut. Sixteen of either at once take at most 1
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import threading
 from collections import Counter
@@ -25,7 +26,6 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from rayloom.artifacts.manifest import sha256_of
 from rayloom.engine_errors import refusal_in
 from rayloom.errors import InputError
 
@@ -94,28 +94,40 @@ def download(filesystem: fsspec.AbstractFileSystem, files: Sequence[Wanted]) -> 
     buckets = _buckets(filesystem, [file.there for file in files])
     ranges = [(file, start) for file in files for start in range(0, max(file.size_bytes, 1), RANGE_BYTES)]
     left, lock = Counter(file for file, _ in ranges), threading.Lock()
+    digests = {file: hashlib.sha256() for file in files}
     for file in files:
         file.here.write_bytes(b"")
 
     def get(part: tuple[Wanted, int], stop: threading.Event) -> bool:
         """Fetches a range; whether it was the last one of a file that has another digest."""
-        file, at = part
+        file, start = part
         bucket, _, key = file.there.partition("/")
-        is_last = at + RANGE_BYTES >= file.size_bytes
+        end = start + RANGE_BYTES
         with _named(file.here), file.here.open("r+b") as here:
-            here.seek(at)
-            for block in _read(buckets[bucket], key, at, None if is_last else at + RANGE_BYTES):
+            here.seek(start)
+            for block in _read(buckets[bucket], key, start, end if end < file.size_bytes else None):
                 here.write(block)
+                if start == 0 and file.sha256:
+                    digests[file].update(block)
                 if stop.is_set():
                     return False
         with lock:
             left[file] -= 1
             is_whole = left[file] == 0
-        return is_whole and file.sha256 != "" and sha256_of(file.here) != file.sha256
+        return is_whole and file.sha256 != "" and _hashed(file, digests[file]) != file.sha256
 
     with _errors_of_s3fs(filesystem):
         damaged = _each(get, ranges, RANGES_AT_ONCE)
     return [file for (file, _), is_damaged in zip(ranges, damaged, strict=True) if is_damaged]
+
+
+def _hashed(file: Wanted, digest: Any) -> str:
+    """The file's SHA-256. `digest`: of its first range, which was hashed as it came."""
+    with file.here.open("rb") as here:
+        here.seek(RANGE_BYTES)
+        while file.size_bytes > RANGE_BYTES and (block := here.read(BLOCK_BYTES)):
+            digest.update(block)
+    return str(digest.hexdigest())
 
 
 def _read(bucket: Any, key: str, at: int, end: int | None) -> Iterator[Any]:
