@@ -21,6 +21,7 @@ from support.service import free_port, served_by, write_job
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
 from rayloom.dispatch import load_job, resolve, run
+from rayloom.specs.training.prompted import PROMPT_FILE, SHOWN_FILE
 from rayloom.train.__main__ import main as train
 
 CARD = "---\nlicense: {licence}\n---\nFor tests.\n"
@@ -257,3 +258,25 @@ def test_a_folder_and_what_cannot_be_published(
         assert message in capsys.readouterr().err
     assert main(["push", "model", "hf://model"]) == 3
     assert "no repository of the hub" in capsys.readouterr().err
+
+
+def test_rows_that_a_prompt_shows_are_published_if_asked_for_only(
+    hub: LoopbackHub, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(folder: Path) -> None:
+        write_model(folder)
+        (folder / PROMPT_FILE).write_text("{}")
+        (folder / SHOWN_FILE).write_text('{"text": "Great.", "label": "good"}\n')
+
+    made(store, "asked", "model", write)
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    assert main(["push", "asked", "hf://me/asked"]) == 0
+    assert "--with-demonstrations" in capsys.readouterr().err
+    _, files = hub.repositories["model", "me/asked"].files("main")
+    assert PROMPT_FILE in files and SHOWN_FILE not in files
+    assert main(["push", "asked", "hf://me/asked", "--with-demonstrations"]) == 0
+    assert "--with-demonstrations" not in capsys.readouterr().err
+    source = {"type": "hub", "repository": "me/asked", "revision": "main"}
+    job = {"kind": "import", "name": "back", "source": source, "content": {"type": "model"}, "licence": "CC0-1.0"}
+    back = _run(store, tmp_path, **job)
+    assert (back.path / SHOWN_FILE).read_text() == '{"text": "Great.", "label": "good"}\n'

@@ -71,6 +71,7 @@ PUSH_OPTIONS = (
     argument("target", metavar="TARGET", help="hf://ORGANISATION/NAME[@BRANCH] (needs HF_TOKEN), or a new folder"),
     flag("--private", "make the repository private"),
     argument("--licence", metavar="NAME", help="what you publish it under; default: the licences of its lineage"),
+    flag("--with-demonstrations", "also the training rows that the prompt of a prompted model shows"),
     flag("--dry-run", "only show the card and the files"),
 )
 

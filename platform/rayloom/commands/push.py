@@ -26,7 +26,17 @@ def push(options: argparse.Namespace) -> None:
         raise InputError("This is no repository of the hub", where=options.target, fix=fix)
     name = found[1] if found else Path(options.target).name
     is_public = found is not None and not options.private
-    what = publication(artifact, store, name, is_public=is_public, licence=options.licence)
+    what = publication(
+        artifact,
+        store,
+        name,
+        is_public=is_public,
+        licence=options.licence,
+        with_demonstrations=options.with_demonstrations,
+    )
+    if what.lacks_demonstrations:
+        said = "without them others must give its prompt demonstrations.sources. --with-demonstrations takes them along"
+        say(f"{artifact.id}: the rows of its training that its prompt shows stay here; {said}")
     about = f"{len(what.files):,} files, {size(what.size_bytes)}"
     if options.dry_run:
         sys.stdout.write(what.card.text)

@@ -14,21 +14,11 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, ResourceError
 from rayloom.export.model_card import Card, base_of_card, card_of, licences_that_forbid
 from rayloom.models.adapters import OWN_CONFIG
-from rayloom.reading.hub import HubKind, hub_api, hub_errors
+from rayloom.reading.hub import MODEL_FILES, HubKind, hub_api, hub_errors
 from rayloom.specs.row_files import matches
+from rayloom.specs.training.prompted import SHOWN_FILE
 
 CARD_NAME = "README.md"
-MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.model",
-    "*.txt",
-    "*.jinja",
-    "additional_chat_templates/*",
-    "LICENSE*",
-    "NOTICE*",
-)
-"""Of a model or adapter. Held-out rows and logs of the training are other people's texts, and stay."""
 NEEDED = {"model": ("config.json", "*.safetensors", "tokenizer*"), "adapter": ("adapter_config.json", "*.safetensors")}
 _PATHS_INSIDE = ("base_model_name_or_path", "_name_or_path", "name_or_path")
 """Keys of configurations under which libraries write where they loaded from, such as a folder of the store."""
@@ -44,17 +34,29 @@ class Publication:
     card: Card
     files: dict[str, Path | bytes]
     """A path of the artifact, or content that was rewritten."""
+    lacks_demonstrations: bool
+    """Whether the rows that its prompt shows stay behind."""
 
     @property
     def size_bytes(self) -> int:
         return sum(one.stat().st_size if isinstance(one, Path) else len(one) for one in self.files.values())
 
 
-def publication(artifact: Artifact, store: Store, name: str, *, is_public: bool, licence: str | None) -> Publication:
+def publication(
+    artifact: Artifact,
+    store: Store,
+    name: str,
+    *,
+    is_public: bool,
+    licence: str | None,
+    with_demonstrations: bool = False,
+) -> Publication:
     """The files and card of an artifact under the name of a repository or folder.
 
-    `licence`: what its owner publishes it under, instead of the licences in its lineage. Raises InputError if the
-    artifact is nothing that others can load, lacks files, or has a licence that forbids to publish it.
+    `licence`: what its owner publishes it under, instead of the licences in its lineage. `with_demonstrations`: also
+    the rows that the prompt of a model shows; it was trained on them, so they are published only if that is asked for.
+    Raises InputError if the artifact is nothing that others can load, lacks files, or has a licence that forbids to
+    publish it.
     """
     manifest = artifact.manifest
     if manifest.content not in ("model", "adapter", "dataset"):
@@ -71,10 +73,12 @@ def publication(artifact: Artifact, store: Store, name: str, *, is_public: bool,
     kind: HubKind = "dataset" if manifest.content == "dataset" else "model"
     paths = [file.path for file in manifest.files]
     if kind == "model":
-        paths = [path for path in paths if any(matches(path, pattern) for pattern in MODEL_FILES)]
+        patterns = (*MODEL_FILES, *((SHOWN_FILE,) if with_demonstrations else ()))
+        paths = [path for path in paths if any(matches(path, pattern) for pattern in patterns)]
     base = base_of_card(artifact, store)
     files: dict[str, Path | bytes] = {path: _published(artifact.path / path, base) for path in paths}
-    return Publication(artifact, name, kind, card, files | {CARD_NAME: card.text.encode()})
+    lacks_demonstrations = kind == "model" and not with_demonstrations and (artifact.path / SHOWN_FILE).exists()
+    return Publication(artifact, name, kind, card, files | {CARD_NAME: card.text.encode()}, lacks_demonstrations)
 
 
 def _check_files(artifact: Artifact) -> None:

@@ -15,23 +15,14 @@ from rayloom.artifacts.manifest import MANIFEST_NAME, sha256_of
 from rayloom.errors import InputError, ResourceError
 from rayloom.observe.progress import progress, say
 from rayloom.reading.files import format_of
-from rayloom.reading.hub import HubKind, commit_of, hub_api, hub_errors
+from rayloom.reading.hub import MODEL_FILES, HubKind, commit_of, hub_api, hub_errors
 from rayloom.reading.hub_datasets import licence_of, rows_on_hub
 from rayloom.specs.ingest import DatasetContent, HubSource, ImportSpec, ModelContent
 from rayloom.specs.row_files import matches
+from rayloom.specs.training.prompted import SHOWN_FILE
 
-# The files that a model or an adapter keeps: no pickles, no code, no training state.
-MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.model",
-    "*.txt",
-    "*.jinja",
-    "additional_chat_templates/*.jinja",
-    "*.md",
-    "LICENSE*",
-    "NOTICE*",
-)
+KEPT = (*MODEL_FILES, "*.md", SHOWN_FILE)
+"""The files of a model or adapter that an import takes."""
 DOUBLES = ("consolidated*.safetensors",)
 """The same weights once more, for another library."""
 PICKLED = tuple(f"**/*.{ending}" for ending in ("bin", "pt", "pth", "ckpt", "pkl", "pickle", "h5", "msgpack"))
@@ -89,7 +80,7 @@ def _is_taken(path: str, every: Sequence[str], spec: ImportSpec, source: HubSour
         return path.endswith(".gguf")
     # A model that lies in a folder of its own is taken with all folders.
     is_at_top = any(name in every for name in CONFIGURATIONS)
-    patterns = MODEL_FILES if is_at_top else [f"**/{pattern}" for pattern in MODEL_FILES]
+    patterns = KEPT if is_at_top else [f"**/{pattern}" for pattern in KEPT]
     left_out = (*DOUBLES, MANIFEST_NAME)
     return any(matches(path, one) for one in patterns) and not any(matches(path, one) for one in left_out)
 

@@ -104,7 +104,7 @@ def _as_model(
     else:
         root = _model_root(files)
         weight_files(root)
-        _keep(root, build.directory, hub_repository.MODEL_FILES)
+        _keep(root, build.directory, hub_repository.KEPT)
     say(f"{spec.name}: loading the model for a test sentence")
     model = checked_model(build.directory)
     metrics = facts | _file_metrics(build.directory) | {"model": model.as_metrics()}
@@ -117,7 +117,7 @@ def _as_adapter(spec: ImportSpec, build: Build, files: Path, facts: dict[str, An
 
     base = build.parents["content.base"]
     check_weights(files)
-    _keep(files, build.directory, hub_repository.MODEL_FILES)
+    _keep(files, build.directory, hub_repository.KEPT)
     adapter = checked_adapter(build.directory, base.path, base.id)
     source = base.manifest.spec.get("source", {}).get("repository")
     if source is not None and adapter.base_named not in (source, ""):

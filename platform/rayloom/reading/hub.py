@@ -14,6 +14,17 @@ from typing import Any, Literal
 from rayloom.errors import InputError, RayloomError, ResourceError
 
 HubKind = Literal["model", "dataset"]
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""Of a model or adapter: no pickles, no code, no training state, and no rows, which are other people's texts."""
 _MAX_NAMED = 12
 
 

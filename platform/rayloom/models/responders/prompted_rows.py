@@ -150,7 +150,8 @@ class PromptPredictor:
         file = (subject.adapter or subject.base) / SHOWN_FILE
         if prompt.demonstrations is not None and not file.exists():
             what = "The rows that its prompt shows are missing, as they stay where a model was trained"
-            raise InputError(what, where=str(file), fix="Give a prompt with demonstrations.sources.")
+            fix = "Give a prompt with demonstrations.sources, or have it pushed --with-demonstrations."
+            raise InputError(what, where=str(file), fix=fix)
         shown = () if prompt.demonstrations is None else tuple(stored.read_examples(file))
         return cls(model, Pool(shown), max_tokens)
 
