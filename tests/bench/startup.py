@@ -18,16 +18,31 @@ from pathlib import Path
 from hardware import hardware
 from results_file import save
 
-QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart"
+ROOT = Path(__file__).parents[2]
+QUICKSTART, TEMPLATES = ROOT / "jobs" / "quickstart", ROOT / "platform" / "rayloom" / "templates"
+JOBS = {
+    "import": QUICKSTART / "import-wiki.yaml",
+    "clean": QUICKSTART / "clean.yaml",
+    "generate": TEMPLATES / "generate.yaml",
+    "train": QUICKSTART / "finetune.yaml",
+    "tune": QUICKSTART / "tune.yaml",
+    "evaluate": QUICKSTART / "evaluate.yaml",
+    "compare": TEMPLATES / "compare.yaml",
+    "predict": TEMPLATES / "predict.yaml",
+    "merge": QUICKSTART / "merge.yaml",
+    "quantize": QUICKSTART / "quantize.yaml",
+    "serve": QUICKSTART / "serve.yaml",
+    "pipeline": QUICKSTART / "pipeline.yaml",
+}
+"""A file of each kind."""
 RAYLOOM = ("-m", "rayloom")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "python": ("-c", "pass"),
     "pydantic": ("-c", "from pydantic import BaseModel"),
     "help": (*RAYLOOM, "--help"),
     "explain": (*RAYLOOM, "explain", "train.adapter.rank"),
-    **{f"check_{kind}": (*RAYLOOM, "check", str(QUICKSTART / f"{file}.yaml"))
-       for kind, file in {"train": "finetune", "tune": "tune", "serve": "serve", "pipeline": "pipeline"}.items()},
-}  # fmt: skip
+    **{f"check_{kind}": (*RAYLOOM, "check", str(file)) for kind, file in JOBS.items()},
+}
 
 
 def measured(arguments: tuple[str, ...]) -> tuple[float, float]:

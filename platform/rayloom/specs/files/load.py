@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rayloom.errors import InputError, SpecError, nearest
 from rayloom.specs.base import JobFile, JobSpec, Spec
 from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
 from rayloom.specs.files.problems import problems_of
-from rayloom.specs.files.schema_walk import key_of
+from rayloom.specs.files.schema_walk import key_of, models_of
 
 Kinds = Mapping[str, type[JobSpec]]
 
@@ -48,19 +48,25 @@ def loaded(text: str, file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -
     document = parse(text, str(file))
     waiting = list(overrides)
     kind = document.values.get("kind")
-    for key, mark in _job_fields(kinds.get(kind) if isinstance(kind, str) else None):
+    for key, mark, spec in _job_fields(kinds.get(kind) if isinstance(kind, str) else None):
         waiting = _set_only(document, (key, mark.overrides), waiting)
         _include(document, key, mark, file.parent)
+        if document.values.get(key) is not None:
+            spec.model_rebuild()  # A search validates this job alone as well: built first, it is not built twice.
     for override in waiting:
         document.set(override)
     included = tuple(Path(other.source).resolve() for other in document.included.values())
     return Job(validate(document, kinds), file.resolve(), included)
 
 
-def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile]]:
-    """The fields that hold another job, with their JobFile marks."""
-    fields = spec.model_fields.items() if spec else ()
-    return [(key_of(name, info), mark) for name, info in fields for mark in info.metadata if isinstance(mark, JobFile)]
+def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile, type[BaseModel]]]:
+    """The fields that hold another job, with their JobFile marks and the spec of that job."""
+    return [
+        (key_of(name, info), mark, models_of(info.annotation)[0])
+        for name, info in (spec.model_fields.items() if spec else ())
+        for mark in info.metadata
+        if isinstance(mark, JobFile)
+    ]
 
 
 def _set_only(document: YamlDocument, keys: Sequence[str], overrides: list[str]) -> list[str]:
