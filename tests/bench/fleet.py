@@ -200,9 +200,14 @@ async def _by_obstore(endpoint: str, place: Path, name: str, is_up: bool) -> Non
 def _chain(folder: Path, bucket: Bucket) -> dict[str, Any]:
     jobs = folder / "jobs"
     write_jobs(jobs, leave_out=WITH_VLLM, **{PIPELINE: {"max_parallel_stages": 1}})
-    stores = {"s3": Store(f"s3://{BUCKET}/chain"), "folder": Store(str(folder / "store"))}
+    # The first chain reads what the next one finds in memory, so it does not count.
+    stores = {
+        "first": Store(str(folder / "first")),
+        "s3": Store(f"s3://{BUCKET}/chain"),
+        "folder": Store(str(folder / "store")),
+    }
     seconds: dict[str, float] = {}
-    for name in ("s3", "folder"):
+    for name in stores:
         made_up_corpus(stores[name])
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         began = time.perf_counter()
