@@ -3,7 +3,8 @@
 Prompts alone (zero shots, 4 and 16 shots with their spread, the nearest; calibrated and not), the prompt trained by
 LoRA with and without demonstrations, and a head of its own by LoRA and with all weights: all on the same held-out
 reviews, in a process each, without Ray. Imports what is missing. Passes over the rows are such that every size has
-enough steps. Prints a table; the last line is one JSON object.
+enough steps. Killed and called again it goes on: what was measured is kept under `.rayloom/bench-few-rows`. Prints a
+table; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ TRAINED = {
     "head, LoRA": ("train-lora", []),
     "head, all weights": ("train", []),
 }
+NUM_CHECKS = 4
+"""Of prompts.yaml."""
 KEPT = ("score", "interval", "spread", "lowest", "highest", "uncalibrated_score", "uncalibrated_spread", "num_rows")
 
 
@@ -48,15 +52,20 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        way, rows = options.one.rsplit("@", 1)
-        print(json.dumps(asked(options) if way == "prompts" else trained(way, int(rows), options)))
+        way, number = options.one.rsplit("@", 1)
+        print(json.dumps((asked if way == "prompts" else trained)(way, int(number), options)))
         return
     if options.model == "artifact:smollm2":
         _import()
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "heldout": options.heldout}
-    result["prompts"] = in_own_process("prompts", 0) if "prompts" in options.ways else {}
+    asked_checks = range(NUM_CHECKS) if "prompts" in options.ways else ()
+    result["prompts"] = {}
+    for number in asked_checks:
+        result["prompts"] |= in_own_process("prompts", number, options)
     result["trained"] = {
-        way: {str(rows): in_own_process(way, rows) for rows in options.rows} for way in options.ways if way in TRAINED
+        way: {str(rows): in_own_process(way, rows, options) for rows in options.rows}
+        for way in options.ways
+        if way in TRAINED
     }
     if options.save:
         save("few-rows", result)
@@ -77,38 +86,39 @@ def _import() -> None:
         run(load_job(file, ()), Store.beside(file.parent))
 
 
-def in_own_process(way: str, rows: int) -> dict[str, Any]:
-    """A process for each, so that memory and threads are its own."""
-    command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", f"{way}@{rows}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{way} with {rows} rows failed:\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{way}, {rows} rows: {json.dumps(found)[:300]}", file=sys.stderr, flush=True)
+def in_own_process(way: str, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A process for each, so that memory and threads are its own. `number`: of the check, or rows to train on."""
+    settings = [options.model, options.heldout, *options.set]
+    kept = ROOT / ".rayloom/bench-few-rows" / f"{zlib.crc32(json.dumps([way, number, settings]).encode()):08x}.json"
+    if not kept.exists():
+        command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", f"{way}@{number}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(kept.read_text())
+    print(f"{way}, {number}: {json.dumps(found)[:300]}", file=sys.stderr, flush=True)
     return found
 
 
-def asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Each check of prompts.yaml."""
+def asked(_: str, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A check of prompts.yaml, by its name."""
     from rayloom.artifacts.store import Store
     from rayloom.dispatch import load_job, resolve
     from rayloom.evaluate.checks.registry import cases
     from rayloom.models.responders.subject import subjects
 
     overrides = [f"model={options.model}"]
-    overrides += [f"checks.{number}.data.heldout_rows={options.heldout}" for number in range(4)]
+    overrides += [f"checks.{check}.data.heldout_rows={options.heldout}" for check in range(NUM_CHECKS)]
     file = load_job(RECIPES / "prompts.yaml", overrides)
     store = Store.beside(file.directory)
     resolved = resolve(file, store)
     spec: Any = resolved.spec
     (subject,) = subjects(resolved.parents, store)
-    found = {}
-    for check, case in cases(spec, resolved.parents, subject, store):
-        started = time.perf_counter()
-        metrics = check.measure(case).metrics
-        found[case.spec.name] = {name: metrics[name] for name in KEPT if name in metrics}
-        found[case.spec.name]["seconds"] = round(time.perf_counter() - started, 1)
-    return found
+    check, case = list(cases(spec, resolved.parents, subject, store))[number]
+    started = time.perf_counter()
+    metrics = check.measure(case).metrics
+    found = {name: metrics[name] for name in KEPT if name in metrics}
+    return {case.spec.name: found | {"seconds": round(time.perf_counter() - started, 1)}}
 
 
 def trained(way: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
