@@ -22,7 +22,13 @@ LAYOUTS: dict[str, dict[str, int]] = {
     "tensor": {"tensor": 2},
     "context": {"context": 2},
     "both": {"tensor": 2, "context": 2},
+    "tensor-zero1": {"tensor": 2, "zero_stage": 1},
     "tensor-zero2": {"tensor": 2, "zero_stage": 2},
+    "tensor-zero3": {"tensor": 2, "zero_stage": 3},
+    "context-zero1": {"context": 2, "zero_stage": 1},
+    "context-zero2": {"context": 2, "zero_stage": 2},
+    "context-zero3": {"context": 2, "zero_stage": 3},
+    "both-zero3": {"tensor": 2, "context": 2, "zero_stage": 3},
 }
 DATA: dict[str, int] = {}
 

@@ -59,8 +59,6 @@ def size() -> ModelSize:
         ({"sharding": {"tensor": 4}, "workers": {"num_workers": 4}}, "num_key_value_heads 2.*below it that does is 2"),
         ({"sharding": {"context": 3}, "workers": {"num_workers": 3}}, "must divide num_heads 4 together: 1 "),
         ({"sharding": {"tensor": 2}, "workers": {"num_workers": 4, "min_workers": 2}}, "min_workers.*leave it out"),
-        ({"sharding": {"tensor": 2, "zero_stage": 3}}, "zero_stage 3 is not proven with sharding.tensor 2: use 0 or 2"),
-        ({"sharding": {"context": 2, "zero_stage": 2}}, "zero_stage 2 is not proven with sharding.context 2: use 0"),
         ({"sharding": {"tensor": 2}, "compile": True}, "compile is not proven"),
         ({"sharding": {"tensor": 2}, "optimizer": {"type": "muon"}}, "muon needs whole matrices.*use adamw"),
         ({"sharding": {"tensor": 2}, "architecture": GPT2}, "family llama"),
