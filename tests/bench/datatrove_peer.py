@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from datatrove.executor.local import LocalPipelineExecutor
@@ -22,6 +23,9 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 from datatrove.pipeline.writers import JsonlWriter
+
+BYTES_PER_NUMBER = 4
+"""Of a document, in the files of those that are removed."""
 
 
 def main(corpus: Path, work: Path, tokenizer: str, language_model: str, workers: int) -> None:
@@ -49,8 +53,9 @@ def main(corpus: Path, work: Path, tokenizer: str, language_model: str, workers:
     run("cluster", [MinhashDedupCluster(buckets, gone, config=config)], 1)
     tokens = DocumentTokenizer(str(work / "tokens"), tokenizer, eos_token="<|endoftext|>", shuffle_documents=False)
     run("tokenise", [JsonlReader(kept), MinhashDedupFilter(gone), tokens], tasks)
-    left = sum(1 for path in Path(kept).glob("*.jsonl") for _ in path.open())
-    print(json.dumps({"seconds": seconds, "passed_rules": left}))
+    passed_rules = sum(1 for path in Path(kept).glob("*.jsonl") for _ in path.open("rb"))
+    removed = sum(path.stat().st_size for path in Path(gone).glob("*.remove")) // BYTES_PER_NUMBER
+    print(json.dumps({"version": version("datatrove"), "seconds": seconds, "kept": passed_rules - removed}))
 
 
 if __name__ == "__main__":
