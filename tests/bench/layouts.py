@@ -32,7 +32,7 @@ from rayloom.score.batches import Batch
 from rayloom.score.document_attention import use_documents
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import Axis
-from rayloom.train.weights.tensor_parallel import make_parts
+from rayloom.train.weights.layout import make_parts
 
 NUM_WORKERS = 2
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 4}

@@ -30,21 +30,30 @@ LAYOUTS: dict[str, dict[str, int]] = {
     "context-zero3": {"context": 2, "zero_stage": 3},
     "both-zero3": {"tensor": 2, "context": 2, "zero_stage": 3},
 }
+MIXTURES: dict[str, dict[str, int]] = {
+    "expert": {"expert": 2},
+    "expert-each": {"expert": 4},
+    "expert-zero2": {"expert": 2, "zero_stage": 2},
+    "expert-each-zero2": {"expert": 4, "zero_stage": 2},
+}
 DATA: dict[str, int] = {}
+ARCHITECTURE = {
+    "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
+    "feed_forward_size": 32, "max_positions": 32, "tied_embeddings": False,
+}  # fmt: skip
 
 
 def training(folder: Path, layout: dict[str, int], dies_at_step: int | None = None, num_workers: int = 4) -> Training:
+    is_mixture = "expert" in folder.name
     changes: dict[str, Any] = {
-        "architecture": {
-            "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
-            "feed_forward_size": 32, "max_positions": 32, "tied_embeddings": False,
-        },
+        "architecture": None if is_mixture else ARCHITECTURE,
+        "base": "./mixture" if is_mixture else None,
         "num_steps": NUM_STEPS,
         "learning_rate": 3e-3,
         "global_batch_tokens": 8 * 16,
         "sharding": layout,
         "workers": {"num_workers": num_workers},
-    }  # fmt: skip
+    }
     if not folder.exists():
         folder.mkdir()
         small_job(folder, **changes)
@@ -57,12 +66,16 @@ def losses(folder: Path) -> list[float]:
     return [event["loss"] for event in events if event["event"] in ("step", "heldout")]
 
 
+def alone_as(name: str) -> str:
+    return "expert-alone" if name in MIXTURES else "alone"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("layouts")
-    run_alone([training(root / "alone", DATA, num_workers=1)])
+    run_alone([training(root / name, DATA, num_workers=1) for name in ("alone", "expert-alone")])
     trainings = []
-    for name, layout in LAYOUTS.items():
+    for name, layout in (LAYOUTS | MIXTURES).items():
         trainings += [
             training(root / f"{name}-whole", layout),
             training(root / f"{name}-killed", layout, dies_at_step=9),
@@ -76,22 +89,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", LAYOUTS | MIXTURES)
 def test_losses_are_those_of_one_worker(trained: Path, name: str) -> None:
-    alone = losses(trained / "alone")
-    assert losses(trained / f"{name}-whole") == pytest.approx(alone, abs=1e-5)
-    whole, own = (load_file(trained / f"{run}/out/model.safetensors") for run in ("alone", f"{name}-whole"))
+    alone = alone_as(name)
+    assert losses(trained / f"{name}-whole") == pytest.approx(losses(trained / alone), abs=1e-5)
+    whole, own = (load_file(trained / f"{run}/out/model.safetensors") for run in (alone, f"{name}-whole"))
     assert own.keys() == whole.keys()
     assert all(own[key].shape == whole[key].shape for key in whole)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", LAYOUTS | MIXTURES)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(trained: Path, name: str) -> None:
     assert losses(trained / f"{name}-killed") == losses(trained / f"{name}-whole")
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", LAYOUTS | MIXTURES)
 def test_a_run_goes_on_in_another_layout_and_comes_from_another(trained: Path, name: str) -> None:
-    alone = losses(trained / "alone")
+    alone = losses(trained / alone_as(name))
     assert losses(trained / f"{name}-moved") == pytest.approx(alone, abs=1e-5)
     assert losses(trained / f"{name}-back") == pytest.approx(alone, abs=1e-5)

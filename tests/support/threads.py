@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -47,6 +47,11 @@ class ThreadAxis(Axis):
 
     def swapped(self, tensor: Tensor) -> Tensor:
         return torch.stack([given[self.rank] for given in self.exchange.all_of(self.rank, tensor.clone())])
+
+    def routed(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        given = self.exchange.all_of(self.rank, torch.split(rows.clone(), list(sent)))
+        assert [len(parts[self.rank]) for parts in given] == list(received)
+        return torch.cat([parts[self.rank] for parts in given])
 
     def sent_by(self, rank: int, tensor: Tensor) -> Tensor:
         return tensor.copy_(self.exchange.all_of(self.rank, tensor.clone())[rank])

@@ -90,6 +90,23 @@ def write_teacher(folder: Path) -> Path:
     return write_tokenizer(folder)
 
 
+def write_mixture(folder: Path) -> Path:
+    """A random mixture of experts with the vocabulary of `write_tokenizer`."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(9)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "moe_intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=VOCABULARY, initializer_range=0.2, **sizes))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate.weight.mul_(20)  # so that rounding hardly ever decides which expert a token goes to
+    model.save_pretrained(folder)
+    return write_tokenizer(folder)
+
+
 def made_up_corpus(
     store: Store,
     name: str = "made-up",
@@ -126,7 +143,7 @@ def streamed_job(folder: Path, store: str, corpus: str, **changes: Any) -> Train
 def small_job(folder: Path, **changes: Any) -> TrainJob:
     """A job whose work and result lie in `folder`; call again with the same folder to run it again.
 
-    `./teacher` as its base is the model that teaches it, too.
+    `./teacher` as its base is the model that teaches it, too; `./mixture` is a mixture of experts.
     """
     data = folder / "data"
     if not data.exists():
@@ -137,6 +154,8 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     spec = small_spec(**changes)
+    if spec.base == "./mixture" and not (data / spec.base).exists():
+        write_mixture(data / spec.base)
     size = len(TokenShards(data / "train", LENGTH))
     return TrainJob(
         spec=spec,

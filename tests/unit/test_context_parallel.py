@@ -19,7 +19,8 @@ from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.document_attention import check_context, use_documents
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import Axis
-from rayloom.train.weights.tensor_parallel import make_parts, whole
+from rayloom.train.weights.layout import make_parts
+from rayloom.train.weights.parts import whole
 
 VOCABULARY = 67
 LENGTHS = [9, 4, 8]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from support.training_jobs import small_spec
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rayloom.errors import InputError
 from rayloom.observe.plan_sheet import PlanSheet
-from rayloom.score.parallel.axis import Axis
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.specs.training.hardware import fleet_of
 from rayloom.train.planning.fleet import add_fleet, advice, fits, problems
 from rayloom.train.planning.layouts import fastest, layout_of
 from rayloom.train.process_group import Group, arranged
 from rayloom.train.sizes.estimates import memory_per_device
-from rayloom.train.sizes.model_size import ModelSize, size_of_architecture
+from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_model
 from rayloom.train.sizes.traffic import traffic
 from rayloom.train.weights.architectures import config_of, model_of
-from rayloom.train.weights.tensor_parallel import make_parts
+from rayloom.train.weights.layout import make_parts
 
 SHAPE = {
     "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
@@ -32,6 +34,20 @@ LLAMA_70B = {
     "type": "decoder", "num_layers": 80, "hidden_size": 8192, "num_heads": 64, "num_key_value_heads": 8,
     "feed_forward_size": 28672, "max_positions": 131072, "tied_embeddings": False,
 }  # fmt: skip
+MIXTURE: dict[str, Any] = {"architecture": None, "base": "./mixture"}
+QWEN3_30B_A3B = {
+    "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+    "vocab_size": 151936,
+}  # fmt: skip
+ON_8_H200: dict[str, Any] = MIXTURE | {
+    "sequence_length_tokens": 4096,
+    "micro_batch_sequences": 2,
+    "global_batch_tokens": 64 * 4096,
+    "precision": "bf16",
+    "workers": {"num_workers": 8, "gpus_per_worker": 1},
+    "hardware": "8xH200-141GB",
+}
 LARGE: dict[str, Any] = {
     "architecture": LLAMA_70B,
     "sequence_length_tokens": 4096,
@@ -46,6 +62,13 @@ LARGE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def size() -> ModelSize:
     return size_of_architecture(small_spec(**LARGE).architecture, 128256)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Any:
+    """Qwen3-30B-A3B on the meta device."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **QWEN3_30B_A3B))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +88,18 @@ def size() -> ModelSize:
         (
             {"sharding": {"context": 2}, "architecture": {"type": "encoder", "hidden_size": 16}},
             "not for objective masked",
+        ),
+        ({"sharding": {"expert": 2}}, "architecture makes none"),
+        ({"sharding": {"expert": 3}, **MIXTURE}, "expert 3 does not divide workers.num_workers 2: set it to 3"),
+        ({"sharding": {"expert": 2, "zero_stage": 3}, **MIXTURE}, "zero_stage 3: use 0 or 2"),
+        (
+            {"sharding": {"expert": 2, "tensor": 2}, **MIXTURE, "workers": {"num_workers": 4}},
+            "tensor 2 and expert 2.*not proven",
+        ),
+        ({"sharding": {"expert": 2}, "optimizer": {"type": "muon"}, **MIXTURE}, "use adamw"),
+        (
+            {"sharding": {"expert": 2}, "adapter": {"type": "lora", "quantised_base": "nf4"}, **MIXTURE},
+            "quantised base",
         ),
         ({"sharding": {"extra": {"tensor_parallel": {}}, "zero_stage": 1}}, "not covered here.*use tensor"),
     ],
@@ -150,6 +185,45 @@ def test_a_row_of_128k_tokens_fits_where_it_is_cut() -> None:
     best = fastest(alone, size, fleet, lambda other: fits(other, size, fleet))
     assert best is not None
     assert best.sharding.together > 1
+
+
+def test_what_a_worker_holds_and_computes_of_a_mixture_is_counted_on_the_meta_device(mixture: Any) -> None:
+    size = size_of_model(mixture)
+    assert (size.parameters, size.num_experts, size.experts_per_token) == (30_532_122_624, 128, 8)
+    # Qwen3-30B-A3B is said to have 3.3 billion active parameters: here without the embeddings.
+    assert size.multiplied == pytest.approx(3.35e9 - size.vocabulary_size * 2048, rel=0.01)
+    own = copy.deepcopy(mixture)
+    make_parts(own, None, ALONE, torch.device("meta"), torch.bfloat16, Axis(3, 8))
+    held = sum(parameter.numel() for parameter in own.parameters())
+    spec = small_spec(**ON_8_H200 | {"sharding": {"expert": 8}})
+    memory = memory_per_device(spec, size)
+    assert (memory.weights, memory.gradients) == (2 * held, 4 * held)
+    cut = memory_per_device(small_spec(**ON_8_H200 | {"sharding": {"expert": 8, "zero_stage": 2}}), size)
+    others = size.parameters - size.experts
+    assert cut.optimizer == 12 * (others // 8 + size.experts // 8)
+    fewer = memory_per_device(small_spec(**ON_8_H200 | {"sharding": {"expert": 2, "zero_stage": 2}}), size)
+    assert fewer.optimizer == cut.optimizer
+    assert fewer.weights == 2 * (others + size.experts // 2)
+
+
+def test_what_a_step_sends_to_experts_by_hand(mixture: Any) -> None:
+    size = size_of_model(mixture)
+    sent = traffic(small_spec(**ON_8_H200 | {"sharding": {"expert": 8}}), size)
+    # Four micro-batches, there and back and their gradients, in 48 layers, of 8 × 2048 numbers in bf16 for each token.
+    assert sent.expert == 4 * 4 * 48 * (8192 * 8 * 2048 * 2 * 7 // 8)
+    assert sent.copies == 2 * ((size.parameters - size.experts) * 4 * 7 // 8)
+    assert sent.total == sent.expert + sent.copies
+
+
+def test_30b_a3b_on_8_h200_fits_with_its_experts_spread(mixture: Any) -> None:
+    size, fleet, spec = size_of_model(mixture), fleet_of("8xH200-141GB"), small_spec(**ON_8_H200)
+    assert not fits(spec, size, fleet)
+    best = fastest(spec, size, fleet, lambda other: fits(other, size, fleet))
+    assert best is not None
+    assert best.sharding.expert == 8
+    assert fits(best, size, fleet)
+    odd = ModelSize(**{**size.__dict__, "num_experts": 100})
+    assert any("100 experts" in said for said in problems(best, odd, fleet))
 
 
 def test_a_layout_over_nodes_or_of_other_heads_is_a_problem(size: ModelSize) -> None:

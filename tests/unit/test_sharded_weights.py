@@ -13,9 +13,10 @@ from torch import nn
 
 from rayloom.score.parallel.axis import Axis
 from rayloom.train.weights import sharded
+from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.model import build_model, sharded_model
+from rayloom.train.weights.parts import part_of
 from rayloom.train.weights.sharded import Shards
-from rayloom.train.weights.tensor_parallel import make_parts, part_of
 
 LORA = {"type": "lora", "rank": 4}
 

@@ -19,7 +19,9 @@ from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import Axis
 from rayloom.train.weights.layers import recompute
-from rayloom.train.weights.tensor_parallel import PROVEN, check_parts, make_parts, part_of, whole
+from rayloom.train.weights.layout import make_parts
+from rayloom.train.weights.parts import part_of, whole
+from rayloom.train.weights.tensor_parallel import PROVEN, check_parts
 
 VOCABULARY = 67
 """No multiple of the workers: their parts of the vocabulary differ in size."""

@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from rayloom.errors import InputError
 from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.specs.training.endurance import Sharding
+from rayloom.train.weights.parts import Along
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Group:
     """The workers that have a part of the positions of the same rows each."""
     copies_group: Any = None
     """torch's group of `copies`; None if all workers hold the same weights."""
+    expert: Axis = ALONE
+    """The workers that have some of the experts of each mixture each. Their ranks follow each other; their rows differ,
+    but for those of a tensor or context axis."""
+    expert_copies: Axis = ALONE
+    """Its place among those with the same experts, over which their gradients are summed."""
 
     @property
     def rows(self) -> Axis:
@@ -43,6 +48,19 @@ class Group:
     def copies(self) -> Axis:
         """Its place among those with the same part of the weights, over which losses and gradients are summed."""
         return Axis(self.rank // self.tensor.size, self.num_workers // self.tensor.size, self.copies_group)
+
+    def axis_of(self, along: Along | None) -> Axis:
+        """The workers that have the parts of a parameter which is cut along this axis; alone for a whole one."""
+        axes = {None: ALONE, "tensor": self.tensor, "expert": self.expert}
+        return axes[along]
+
+    def copies_of(self, along: Along | None) -> Axis:
+        """The workers over which the gradients of such a parameter are summed."""
+        return self.expert_copies if along == "expert" else self.copies
+
+    def writers_of(self, along: Along | None) -> Axis:
+        """The workers that hold the same of such a parameter, and share the writing of it."""
+        return Axis(self.rank, self.num_workers) if along is None else self.copies_of(along)
 
     @property
     def is_first(self) -> bool:
@@ -59,10 +77,6 @@ class Group:
     def once(self, value: float) -> float:
         """What this worker adds to a sum over all, of a value that all workers of `tensor` have alike."""
         return value if self.tensor.rank == 0 else 0
-
-    def sum_in_background(self, tensor: Tensor) -> Any:
-        """Begins to sum the tensor over `copies` in place; `wait()` of the result ends it."""
-        return dist.all_reduce(tensor, group=self.copies.group, async_op=True)
 
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
@@ -104,12 +118,15 @@ def arranged(group: Group, sharding: Sharding) -> Iterator[Group]:
     """The group with its workers in the places that `sharding` gives them. All of them call it together.
 
     Workers of a tensor axis follow each other, as they exchange most; then those of a context axis, then other rows.
-    Raises InputError if there are no whole copies of the model.
+    Experts are spread over workers that follow each other. Raises InputError if there are no whole copies of the model.
     """
-    tensor, context, num_workers = sharding.tensor, sharding.context, group.num_workers
+    tensor, context, expert, num_workers = sharding.tensor, sharding.context, sharding.expert, group.num_workers
     if num_workers % (tensor * context):
         what = f"{num_workers} workers cannot be {context} parts of rows × {tensor} parts of matrices"
         raise InputError(what, fix=f"Start a multiple of {tensor * context} workers, as workers.num_workers says.")
+    if num_workers % expert:
+        what = f"Experts cannot be spread over {expert} of {num_workers} workers"
+        raise InputError(what, fix=f"Start a multiple of {expert} workers, as workers.num_workers says.")
     ranks = range(num_workers)
     made: list[Any] = []
 
@@ -122,10 +139,14 @@ def arranged(group: Group, sharding: Sharding) -> Iterator[Group]:
         made.append(_own_group(sets, group.rank))
         return Axis(place, size, made[-1])
 
-    placed = replace(group, tensor=axis(tensor, 1), context=axis(context, tensor))
+    placed = replace(group, tensor=axis(tensor, 1), context=axis(context, tensor), expert=axis(expert, 1))
     if tensor > 1:
         made.append(_own_group([ranks[first::tensor] for first in range(tensor)], group.rank))
         placed = replace(placed, copies_group=made[-1])
+    if expert > 1:
+        made.append(_own_group([ranks[first::expert] for first in range(expert)], group.rank))
+        same = Axis(group.rank // expert, num_workers // expert, made[-1])
+        placed = replace(placed, expert_copies=same)
     yield placed
     for of_this in made:
         dist.destroy_process_group(of_this)

@@ -6,6 +6,7 @@ Where each worker has a part of a matrix, values enter that part on all of them 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,18 @@ class Axis:
         dist.all_to_all_single(received, tensor, group=self.group)
         return received
 
+    def routed(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """(rows, …) from all workers in their order. Of `rows`, the first `sent[0]` go to the first one, and so on."""
+        if self.size == 1:
+            return rows
+        out = rows.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(out, rows.contiguous(), list(received), list(sent), group=self.group)
+        return out
+
+    def sum_in_background(self, tensor: Tensor) -> Any:
+        """Begins to sum the tensor over the workers in place; `wait()` of the result ends it."""
+        return dist.all_reduce(tensor, group=self.group, async_op=True)
+
     def sent_by(self, rank: int, tensor: Tensor) -> Tensor:
         """The tensor of one of the workers, put into those of the others."""
         if self.size > 1:
@@ -70,6 +83,22 @@ def left(tensor: Tensor, axis: Axis) -> Tensor:
 def exchanged(tensor: Tensor, axis: Axis, split: int, joined: int) -> Tensor:
     """The tensor cut along one dimension, with what all workers have of this worker's part joined along another."""
     return _Exchanged.apply(tensor, axis, split, joined)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def routed(rows: Tensor, axis: Axis, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+    """See `Axis.routed`; gradients go the way back."""
+    return _Routed.apply(rows, axis, sent, received)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Routed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, axis: Axis, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        ctx.way_back = (axis, received, sent)
+        return axis.routed(rows, sent, received)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return routed(grads[0], *ctx.way_back), None, None, None
 
 
 class _Exchanged(torch.autograd.Function):

@@ -54,15 +54,16 @@ def _check_device(spec: TrainSpec) -> None:
 
 
 def _check_layout(spec: TrainSpec) -> None:
-    """What tensor and context parallelism are proven with; the rest is refused, with what works instead."""
+    """What tensor, context and expert parallelism are proven with; the rest is refused, with what works instead."""
     sharding, workers = spec.sharding, spec.workers
-    if sharding.together == 1:
+    if sharding.together == 1 and sharding.expert == 1:
         return
-    axes = {"tensor": sharding.tensor, "context": sharding.context}
+    axes = {"tensor": sharding.tensor, "context": sharding.context, "expert": sharding.expert}
     where = "sharding." + " and ".join(f"{name} {size}" for name, size in axes.items() if size > 1)
-    if workers.num_workers % sharding.together:
-        below = workers.num_workers // sharding.together * sharding.together
-        nearest = f"{below} or {below + sharding.together}" if below else str(sharding.together)
+    unit = math.lcm(sharding.together, sharding.expert)
+    if workers.num_workers % unit:
+        below = workers.num_workers // unit * unit
+        nearest = f"{below} or {below + unit}" if below else str(unit)
         raise ValueError(f"{where} does not divide workers.num_workers {workers.num_workers}: set it to {nearest}")
     if workers.min_workers is not None:
         raise ValueError(f"workers.min_workers could leave a part without a worker, with {where}: leave it out")
@@ -78,12 +79,27 @@ def _check_layout(spec: TrainSpec) -> None:
         raise ValueError(f"compile is not proven with {where}: leave it out")
     if spec.adapter.type not in ("none", "lora"):
         raise ValueError(f"adapter {spec.adapter.type} is not proven with {where}: use lora, or zero_stage instead")
+    if sharding.expert > 1:
+        _check_experts(spec, where)
     if sharding.tensor > 1:
         _check_parts(spec, sharding.tensor)
     shape = spec.architecture
     if isinstance(shape, DecoderArchitecture) and shape.heads % sharding.together:
         fitting = math.gcd(shape.heads, sharding.together)
         raise ValueError(f"{where} must divide num_heads {shape.heads} together: {fitting} workers would")
+
+
+def _check_experts(spec: TrainSpec, where: str) -> None:
+    if spec.architecture is not None:
+        raise ValueError("sharding.expert is for a base that is a mixture of experts, and architecture makes none")
+    if spec.sharding.together > 1:
+        raise ValueError(f"{where}: expert is not proven with the others: use expert with zero_stage 2")
+    if spec.sharding.zero_stage in (1, 3):
+        raise ValueError(f"sharding.expert is not proven with zero_stage {spec.sharding.zero_stage}: use 0 or 2")
+    if spec.optimizer.type != "adamw":
+        raise ValueError(f"optimizer {spec.optimizer.type} is not proven with sharding.expert: use adamw")
+    if isinstance(spec.adapter, LoraAdapter) and spec.adapter.quantised_base:
+        raise ValueError("sharding.expert spreads no quantised base: use plain lora")
 
 
 def _check_parts(spec: TrainSpec, size: int) -> None:

@@ -18,8 +18,8 @@ from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
+from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.sharded import ShardedWeights
-from rayloom.train.weights.tensor_parallel import make_parts
 
 
 class Engine(Protocol):
@@ -63,16 +63,16 @@ class Engine(Protocol):
 def engine_for(spec: TrainSpec, loss: nn.Module, group: Group, weights: ShardedWeights | None = None) -> Engine:
     """The engine for the spec's ZeRO stage, around a loss module (see `Objective.loss_of`).
 
-    `weights`: those of a model that is still on the meta device, for stage 3 and for tensor parallelism, which is done
-    to the model here.
+    `weights`: those of a model that is still on the meta device, for stage 3 and for tensor and expert parallelism,
+    which are done to the model here.
     """
-    if group.tensor.size > 1:
+    if group.tensor.size > 1 or group.expert.size > 1:
         dtype = (
             torch.float32
             if is_whole_model(spec.adapter)
             else DTYPES[computing_precision(spec, group.device.type == "cuda")]
         )
-        make_parts(loss.model, weights, group.tensor, group.device, dtype)
+        make_parts(loss.model, weights, group.tensor, group.device, dtype, group.expert)
         weights = None
     if spec.sharding.zero_stage == 0:
         from rayloom.train.engines.plain import PlainEngine

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rayloom.errors import InputError
-from rayloom.train.weights.tensor_parallel import part_of
+from rayloom.train.weights.parts import part_of
 
 WEIGHT = "weight"
 ELEMENTS_AT_ONCE = 1 << 22

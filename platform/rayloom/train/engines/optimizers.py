@@ -14,10 +14,12 @@ from torch.optim import AdamW, Optimizer
 from rayloom.score.label_loss import output_head_of
 from rayloom.specs.training import optimization as spec_of
 from rayloom.train.engines.muon import MuonAdamW
-from rayloom.train.weights.tensor_parallel import part_of
+from rayloom.train.weights.parts import Along, along_of
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 MUON_STATE = ("momentum",)
+AXES: tuple[Along | None, ...] = (None, "tensor", "expert")
+"""Parameters that are cut along different axes are in different groups."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class ParameterGroup:
     weight_decay: float
     is_orthogonalized: bool = False
     is_in_8_bits: bool = False
-    are_parts: bool = False
-    """Whether each worker has a part of them (tensor parallelism)."""
+    along: Along | None = None
+    """The axis of workers along which they are cut; None if they are whole."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -55,13 +57,13 @@ def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[Paramete
         (decayed, spec.weight_decay, False),
         (plain, 0.0, False),
     ):
-        for are_parts in (False, True):
-            alike = [(name, p) for name, p in named if (part_of(p) is not None) == are_parts]
+        for along in AXES:
+            alike = [(name, p) for name, p in named if along_of(p) == along]
             if alike:
                 names, parameters = zip(*alike, strict=True)
                 in_8_bits = spec.type == "adamw8bit"
-                groups.append(ParameterGroup(names, parameters, decay, orthogonal, in_8_bits, are_parts))
-    return groups
+                groups.append(ParameterGroup(names, parameters, decay, orthogonal, in_8_bits, along))
+    return sorted(groups, key=lambda group: group.along == "expert")  # gradients that others sum, together
 
 
 def optimizer_over(

@@ -16,16 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rayloom.score.parallel.axis import Axis
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
-from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
+from rayloom.train.engines.optimizers import AXES, ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.engines.reduction import GradientSums, Place
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
-from rayloom.train.weights.tensor_parallel import whole
+from rayloom.train.weights.parts import whole
 
 ALIGNMENT = 32
 """Each parameter begins at a multiple of this many elements, so that vector instructions are aligned."""
@@ -82,7 +81,7 @@ class PlainEngine:
             for _, parameter, view in flat.views(flat.weights):
                 parameter.data = view.view(parameter.shape)
         self._collect_gradients()
-        self._sums = self._sums_of_gradients(spec) if group.copies.size > 1 else None
+        self._sums = list(self._sums_of_gradients(spec))
         self.optimizer = optimizer_over(groups, [flat.pieces for flat in self._flats], spec.optimizer)
         for flat, settings in zip(self._flats, self.optimizer.param_groups, strict=True):
             cut = torch.split(flat.gradients, len(flat.pieces[0]))
@@ -96,12 +95,12 @@ class PlainEngine:
         return self.model(batch)  # type: ignore[no-any-return]
 
     def backward(self, scaled_loss: Tensor, is_last: bool) -> None:
-        sums = self._sums if is_last else None
-        if sums is not None:
-            sums.begin()
+        sums = self._sums if is_last else []
+        for one in sums:
+            one.begin()
         (scaled_loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
-        if sums is not None:
-            sums.finish()
+        for one in sums:
+            one.finish()
 
     def step(self, learning_rate: float) -> float:
         norm = self._norm() / self.loss_scale
@@ -125,9 +124,7 @@ class PlainEngine:
             # With one piece, the usual case, nothing is copied.
             state = {kind: torch.cat([s[kind] for s in states]) for kind in states[0]} if states[1:] else states[0]
             for name, parameter, weights in flat.views(flat.master):
-                # What all workers of a tensor axis hold, all of them share the writing of.
-                writers = self.group.copies if flat.group.are_parts else Axis(self.group.rank, self.group.num_workers)
-                start, end = writers.share(parameter.numel())
+                start, end = self.group.writers_of(flat.group.along).share(parameter.numel())
                 offset = weights.storage_offset() - flat.master.storage_offset()
                 tensors = {WEIGHT: weights[start:end]}
                 for kind, tensor in state.items():
@@ -151,12 +148,13 @@ class PlainEngine:
         self._convert()
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        if not self.group.is_first and self.group.tensor.size == 1:
+        if not self.group.is_first and all(flat.group.along is None for flat in self._flats):
             return None
         gathered = {}
         for flat in self._flats:
+            axis = self.group.axis_of(flat.group.along)
             for name, parameter, view in flat.views(flat.weights):
-                weights = whole(parameter, view.view(parameter.shape), self.group.tensor)
+                weights = whole(parameter, view.view(parameter.shape), axis)
                 if self.group.is_first:
                     gathered[name] = weights
         return gathered if self.group.is_first else None
@@ -166,12 +164,13 @@ class PlainEngine:
 
     def _norm(self) -> float:
         """The norm of all gradients; of parts, those of all workers count."""
-        if self.group.tensor.size == 1:
+        if all(flat.group.along is None for flat in self._flats):
             return float(torch.linalg.vector_norm(self._gradients))
-        squares = self._gradients.new_zeros(2)
+        squares = self._gradients.new_zeros(len(AXES))
         for flat in self._flats:
-            squares[int(flat.group.are_parts)] += torch.linalg.vector_norm(flat.gradients).square()
-        self.group.tensor.summed(squares[1:])
+            squares[AXES.index(flat.group.along)] += torch.linalg.vector_norm(flat.gradients).square()
+        for number, along in enumerate(AXES):
+            self.group.axis_of(along).summed(squares[number])
         return float(squares.sum().sqrt())
 
     def _convert(self) -> None:
@@ -189,15 +188,22 @@ class PlainEngine:
                 else:
                     parameter.register_post_accumulate_grad_hook(_adding_to(shaped))  # type: ignore[no-untyped-call]
 
-    def _sums_of_gradients(self, spec: TrainSpec) -> GradientSums:
-        begins = {
-            parameter: int(view.storage_offset() - self._gradients.storage_offset())
-            for flat in self._flats
-            for _, parameter, view in flat.views(flat.gradients)
-        }
-        places = [Place(parameter, begins[parameter]) for parameter in self.model.parameters() if parameter in begins]
+    def _sums_of_gradients(self, spec: TrainSpec) -> Iterator[GradientSums]:
+        """One of all gradients, but for those of experts, which fewer workers have."""
         dtype = DTYPES[spec.sharding.reduce_precision]
-        return GradientSums(self._gradients, places, self.group.sum_in_background, dtype)
+        experts = [flat for flat in self._flats if flat.group.along == "expert"]
+        others = self._flats[: len(self._flats) - len(experts)]
+        for flats, copies in ((others, self.group.copies), (experts, self.group.expert_copies)):
+            if flats and copies.size > 1:
+                first = flats[0].gradients.storage_offset()
+                gradients = self._gradients[first : first + sum(flat.gradients.numel() for flat in flats)]
+                begins = {
+                    parameter: int(view.storage_offset() - first)
+                    for flat in flats
+                    for _, parameter, view in flat.views(flat.gradients)
+                }
+                places = [Place(one, begins[one]) for one in self.model.parameters() if one in begins]
+                yield GradientSums(gradients, places, copies.sum_in_background, dtype)
 
 
 def _adding_to(gradients: Tensor) -> Callable[[Tensor], None]:

@@ -22,14 +22,14 @@ from torch import distributed as dist
 from rayloom.specs.train import TrainSpec
 from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
-from rayloom.train.engines.optimizers import optimizer_over, parameter_groups
+from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.engines.zero_shards import ShardsOfStage3, ShardsOfStages1And2
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
 from rayloom.train.process_group import Group, backend_for
 from rayloom.train.sizes.estimates import MAX_BUCKET_ELEMENTS
+from rayloom.train.weights.parts import along_of, part_of
 from rayloom.train.weights.sharded import ShardedWeights, Shards
-from rayloom.train.weights.tensor_parallel import part_of
 
 
 def deepspeed_config(spec: TrainSpec, num_workers: int, num_trained: int, is_cuda: bool) -> dict[str, Any]:
@@ -99,9 +99,11 @@ class ZeroEngine:
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         for parameter in model.parameters():
             parameter.model_parallel = part_of(parameter) is not None  # counted on each worker in the gradients' norm
-        self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, dist_init_required=False, mpu=_axes_of(group)
-        )
+        given = {"model": model, "optimizer": optimizer, "config": config, "dist_init_required": False}
+        if group.expert.size > 1:
+            self.engine: Any = _engine_with_experts(given, model.model, groups, group)
+        else:
+            self.engine, *_ = deepspeed.initialize(**given, mpu=_axes_of(group))
         shards = ShardsOfStage3 if spec.sharding.zero_stage == 3 else ShardsOfStages1And2
         self.shards = shards(self.engine, groups, model.model, group)
         for found, settings in zip(groups, optimizer.param_groups, strict=True):
@@ -143,7 +145,9 @@ class ZeroEngine:
         return self.shards.whole_weights()
 
     def close(self) -> None:
-        deepspeed.utils.groups.mpu = None  # DeepSpeed keeps it for the whole process
+        deepspeed.utils.groups.mpu = None  # DeepSpeed keeps these for the whole process
+        for kept in _expert_groups():
+            kept.clear()
         # Stage 3 replaces torch.nn.functional.linear, and would leave the replacement in this process.
         before = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
         if before is not None:
@@ -175,6 +179,35 @@ class _Axes:
 
 def _axes_of(group: Group) -> _Axes | None:
     return _Axes(group) if group.tensor.size > 1 else None
+
+
+class _EngineWithExperts(deepspeed.DeepSpeedEngine):  # type: ignore[misc]
+    """DeepSpeed's engine for models whose experts are not modules of DeepSpeed's own, by which it would know them."""
+
+    def _configure_distributed_model(self, model: nn.Module) -> None:
+        super()._configure_distributed_model(model)
+        self.has_moe_layers = any(settings.get("moe") for settings in self.client_optimizer.param_groups)
+
+
+def _engine_with_experts(given: dict[str, Any], model: nn.Module, groups: list[ParameterGroup], group: Group) -> Any:
+    """The engine that splits the optimiser state of experts, and sums their gradients, over the workers that hold the
+    same ones (Rajbhandari et al. 2022, DeepSpeed-MoE). It sums the squares of all shards to the norm as they are."""
+    name = f"ep_size_{group.expert.size}"
+    for kept, axis in zip(_expert_groups(), (group.expert, group.expert_copies), strict=True):
+        kept[name] = axis.group
+    for parameter in model.parameters():
+        if along_of(parameter) == "expert":
+            parameter.allreduce, parameter.group_name = False, name  # type: ignore[attr-defined]
+    for found, settings in zip(groups, given["optimizer"].param_groups, strict=True):
+        if found.along == "expert":
+            settings.update(moe=True, name=name)
+    return _EngineWithExperts(args=None, config_class=deepspeed.DeepSpeedConfig(given["config"]), **given)
+
+
+def _expert_groups() -> tuple[dict[str, Any], dict[str, Any]]:
+    """DeepSpeed's groups of workers with the other experts, and of those with the same ones, by name."""
+    known = deepspeed.utils.groups
+    return known._EXPERT_PARALLEL_GROUP, known._EXPERT_DATA_PARALLEL_GROUP
 
 
 def _start_communication(group: Group) -> None:

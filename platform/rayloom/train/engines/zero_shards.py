@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.optimizers import ParameterGroup
 from rayloom.train.process_group import Group
-from rayloom.train.weights.tensor_parallel import part_of, whole
+from rayloom.train.weights.parts import part_of, whole
 
 
 class _Shards:
@@ -76,7 +76,7 @@ class ShardsOfStages1And2(_Shards):
         gathered = {}
         for group in self.groups:
             for name, parameter in zip(group.names, group.parameters, strict=True):
-                weights = whole(parameter, parameter.detach(), self.group.tensor)
+                weights = whole(parameter, parameter.detach(), self.group.axis_of(group.along))
                 if self.group.is_first:
                     gathered[name] = weights
         return gathered if self.group.is_first else None
@@ -123,7 +123,7 @@ class ShardsOfStage3(_Shards):
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 # One parameter at a time, so that no device ever holds the whole model.
                 with deepspeed.zero.GatheredParameters([parameter]):
-                    weights = whole(parameter, parameter.detach(), self.group.tensor)
+                    weights = whole(parameter, parameter.detach(), self.group.axis_of(group.along))
                     if self.group.is_first:
                         gathered[name] = weights.to("cpu", copy=True)
         return gathered if self.group.is_first else None

@@ -37,11 +37,11 @@ from rayloom.train.sizes.peaks import use_tensor_cores
 from rayloom.train.state import TrainState
 from rayloom.train.streaming.streamed_rows import StreamedRows, is_streamed
 from rayloom.train.weights.layers import prepare_layers
+from rayloom.train.weights.layout import check_layout
 from rayloom.train.weights.model import build_model, save_model, sharded_model
 from rayloom.train.weights.retention import with_retention
 from rayloom.train.weights.sharded import ShardedWeights
 from rayloom.train.weights.teacher import with_teacher
-from rayloom.train.weights.tensor_parallel import check_layout
 
 ASKING_SECONDS = 5.0
 """Between two checks for a preemption notice; clouds give notice at least 30 seconds before."""
@@ -251,11 +251,11 @@ def engine_model(
 ) -> tuple[torch.nn.Module, torch.nn.Module, ShardedWeights | None]:
     """The model in training mode, and the loss module around it, which the engine takes.
 
-    With ZeRO-3 and tensor parallelism the model is without weights, where the engine can give each worker its part of
-    them: the third result.
+    With ZeRO-3, tensor and expert parallelism the model is without weights, where the engine can give each worker its
+    part of them: the third result.
     """
-    model, weights = None, None
-    if (job.spec.sharding.zero_stage == 3 or job.spec.sharding.tensor > 1) and job.start is None:
+    model, weights, sharding = None, None, job.spec.sharding
+    if (sharding.zero_stage == 3 or sharding.tensor > 1 or sharding.expert > 1) and job.start is None:
         model, weights = sharded_model(job.spec, job.base, job.tokenizer)
     if model is None or weights is None:
         model = build_model(job.spec, job.base, job.tokenizer, device)

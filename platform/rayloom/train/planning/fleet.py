@@ -55,6 +55,8 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
     for name, count in counts_to_cut(size).items():
         if count % spec.sharding.tensor:
             yield f"sharding.tensor {spec.sharding.tensor} does not divide the model's {count} {name}"
+    if spec.sharding.expert > 1 and size.num_experts % spec.sharding.expert:
+        yield f"sharding.expert {spec.sharding.expert} does not divide the model's {size.num_experts} experts"
     if spec.precision == "bf16" and not fleet.device.has_bf16:
         yield f"{fleet.device.name} does not compute in bf16: set precision: fp16"
     if not fits(spec, size, fleet):

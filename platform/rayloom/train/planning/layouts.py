@@ -1,4 +1,4 @@
-"""Layouts of a training job over a fleet (tensor × context × ZeRO), and how long a step takes with each."""
+"""Layouts of a training job over a fleet (tensor × context × expert × ZeRO), and how long a step takes with each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECOMPUTING_SHARE = 1 / 3
 def layout_of(spec: TrainSpec) -> str:
     """The settings that make the layout, as they stand in a file."""
     sharding = spec.sharding
-    axes = {"tensor": sharding.tensor, "context": sharding.context}
+    axes = {"tensor": sharding.tensor, "context": sharding.context, "expert": sharding.expert}
     parts = [f"{name}: {count}" for name, count in axes.items() if count > 1]
     said = f"sharding: {{{', '.join([*parts, f'zero_stage: {sharding.zero_stage}'])}}}"
     return said + (" with activation_checkpointing" if spec.recomputed is not None else "")
@@ -40,6 +40,7 @@ def step_seconds(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> float:
     are_on_one_node = workers <= fleet.devices_per_node
     is_within = spec.sharding.together <= fleet.devices_per_node
     sending = (sent.tensor + sent.context) / (within if is_within else between)
+    sending += sent.expert / (within if spec.sharding.expert <= fleet.devices_per_node else between)
     sending += sent.copies / (within if are_on_one_node else between)
     return flops / (device.peak_flops * ASSUMED_UTILISATION * workers) + sending
 
@@ -65,8 +66,14 @@ def _layouts(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[TrainSp
     tensors = [n for n in within if not any(count % n for count in counts_to_cut(size).values())]
     contexts = [n for n in within if size.num_heads % n == 0]
     recomputing = [spec.activation_checkpointing, *([] if spec.recomputed else [True])]
-    for tensor, context, stage, recomputed in itertools.product(tensors, contexts, range(4), recomputing):
-        sharding = spec.sharding.model_copy(update={"tensor": tensor, "context": context, "zero_stage": stage})
+    experts = [n for n in within if n == 1 or (size.num_experts and size.num_experts % n == 0)]
+    if size.num_experts:
+        tensors, contexts = [1], [1]  # not proven with mixtures
+    for tensor, context, expert, stage, recomputed in itertools.product(
+        tensors, contexts, experts, range(4), recomputing
+    ):
+        axes = {"tensor": tensor, "context": context, "expert": expert, "zero_stage": stage}
+        sharding = spec.sharding.model_copy(update=axes)
         other = spec.model_copy(update={"sharding": sharding, "activation_checkpointing": recomputed})
         if sharding.together > fleet.devices_per_node or size.num_heads % sharding.together:
             continue

@@ -31,7 +31,7 @@ from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job,
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.lane_order import SHARDS_A_LANE, SHARDS_HELD_A_LANE, lane_order
 from rayloom.train.streaming.streamed_rows import StreamedRows
-from rayloom.train.weights.tensor_parallel import check_layout
+from rayloom.train.weights.layout import check_layout
 
 USUAL_METHODS = {
     "all weights": {"type": "none"},

@@ -82,7 +82,8 @@ def _written_share(objective: SpanCorruption) -> float:
 
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
     """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed."""
-    stage, workers = spec.sharding.zero_stage, spec.workers.num_workers // spec.sharding.tensor
+    sharding = spec.sharding
+    stage, workers = sharding.zero_stage, spec.workers.num_workers // sharding.tensor
     state_bytes = MASTER_AND_ADAM_BYTES
     if _computes_in_fp32(spec) and not stage:
         state_bytes -= 4  # in fp32 there is no separate master copy
@@ -90,14 +91,14 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         state_bytes -= ADAM_BYTES - ADAM_8_BIT_BYTES
     if spec.optimizer.type == "muon":
         state_bytes -= MASTER_AND_ADAM_BYTES - MASTER_AND_MOMENTUM_BYTES
-    weights = _weights(spec, size) // spec.sharding.tensor // (workers if stage == 3 else 1)
-    trained = trained_by_worker(spec, size)
-    gradients = trained * 4 // (workers if stage >= 2 else 1)
+    weights = _weights(spec, size) // (workers if stage == 3 else 1)
+    trained, cut = trained_by_worker(spec, size), _trained_by_one_alone(spec, size)
+    gradients = 4 * (cut if stage >= 2 else trained)
     if stage == 0 and workers > 1 and spec.sharding.reduce_precision == "bf16":
         gradients += trained * 2  # what is sent
     if stage == 3:
         gradients += 4 * min(trained, MAX_BUCKET_ELEMENTS)  # the bucket that is being reduced
-    optimizer = trained * state_bytes // (workers if stage >= 1 else 1)
+    optimizer = state_bytes * (cut if stage >= 1 else trained)
     if spec.sharding.offload.optimizer:
         optimizer = 0
     if spec.sharding.offload.parameters:
@@ -116,11 +117,36 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
 def trained_by_worker(spec: TrainSpec, size: ModelSize) -> int:
     """Trained parameters that a worker computes gradients of. Of LoRA's pairs, tensor parallelism cuts one matrix or
     the other: all are counted."""
-    return size.trained // (spec.sharding.tensor if is_whole_model(spec.adapter) else 1)
+    return sum(trained_parts(spec, size))
+
+
+def trained_parts(spec: TrainSpec, size: ModelSize) -> tuple[int, int]:
+    """The same, without experts and of experts."""
+    others = size.trained - size.trained_experts
+    return (
+        others // (spec.sharding.tensor if is_whole_model(spec.adapter) else 1),
+        size.trained_experts // spec.sharding.expert,
+    )
+
+
+def copies_of_parts(spec: TrainSpec) -> tuple[int, int]:
+    """The workers that have the same part of other weights, and the same experts."""
+    return spec.workers.num_workers // spec.sharding.tensor, spec.workers.num_workers // spec.sharding.expert
+
+
+def _trained_by_one_alone(spec: TrainSpec, size: ModelSize) -> int:
+    """Trained parameters of which a worker keeps what ZeRO cuts."""
+    return sum(part // copies for part, copies in zip(trained_parts(spec, size), copies_of_parts(spec), strict=True))
+
+
+def held_by_worker(spec: TrainSpec, size: ModelSize) -> int:
+    """Parameters that a worker has, before ZeRO cuts them."""
+    others = size.parameters - size.experts - size.quantised
+    return others // spec.sharding.tensor + size.experts // spec.sharding.expert
 
 
 def _weights(spec: TrainSpec, size: ModelSize) -> int:
-    plain = (size.parameters - size.quantised) * number_bytes(spec)
+    plain = held_by_worker(spec, size) * number_bytes(spec)
     if spec.policy is not None and spec.policy.kl is not None and is_whole_model(spec.adapter):
         plain *= 2  # the reference
     if not isinstance(spec.adapter, LoraAdapter) or spec.adapter.quantised_base is None:
@@ -173,6 +199,8 @@ def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
     if is_t5 or (size.has_attention_dropout and not spec.workers.gpus_per_worker):
         in_parts += 3 * 4 * size.num_heads * length
     kept = unit * 4 * hidden + 8 * hidden + in_parts // spec.sharding.tensor
+    # What each expert reads and gives, and the router's logits, probabilities and their fp32 copies.
+    kept += unit * 2 * hidden * size.experts_per_token + 2 * (4 + unit) * size.num_experts
     if isinstance(spec.adapter, FROZEN):
         kept -= unit * (2 * hidden + size.feed_forward_size)
     kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's dropout: its output and its mask

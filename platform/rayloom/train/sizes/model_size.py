@@ -31,10 +31,12 @@ class ModelSize:
     """All parameters; tied ones are counted once."""
     trained: int
     multiplied: int
-    """Parameters of matrix products, output head included. Embedding tables, which are only looked up, do not count."""
+    """Parameters of matrix products with a token, output head included. Embedding tables, which are only looked up, do
+    not count, and of a mixture only as many experts as a token has."""
     num_layers: int
     hidden_size: int
     feed_forward_size: int
+    """In a mixture, of all experts of a token together."""
     vocabulary_size: int
     num_heads: int
     num_key_value_heads: int
@@ -51,6 +53,13 @@ class ModelSize:
     """Input features of LoRA layers with dropout, summed over all of them."""
     decomposed_outputs: int = 0
     """Output features of DoRA layers, summed over all of them."""
+    experts: int = 0
+    """Parameters of all experts of mixtures."""
+    trained_experts: int = 0
+    num_experts: int = 0
+    """In each layer that has some; 0 for other models."""
+    experts_per_token: int = 0
+    mixture_layers: int = 0
     of_teacher: ModelSize | None = None
     """Size of the frozen teacher that is computed beside the model."""
 
@@ -96,7 +105,8 @@ def size_of_model(model: Any) -> ModelSize:
     import torch
 
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    multiplied, in_decoder = 0, 0
+    mixture = _mixture_of(model)
+    multiplied, in_decoder = mixture.pop("multiplied", 0), 0
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if weight is not None and weight.dim() == 2 and not isinstance(module, torch.nn.Embedding):
@@ -110,6 +120,10 @@ def size_of_model(model: Any) -> ModelSize:
     widths = (getattr(config, name, None) for name in FEED_FORWARD_SIZES)
     head_sizes = (getattr(config, name, None) for name in HEAD_SIZES)
     feed_forward = int(next((width for width in widths if width), 4 * config.hidden_size))
+    if mixture:
+        width = getattr(config, "moe_intermediate_size", None) or feed_forward
+        shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+        feed_forward = mixture["experts_per_token"] * width + shared
     return ModelSize(
         parameters=sum(count for count, _ in sizes),
         trained=sum(count for count, is_trained in sizes if is_trained),
@@ -126,7 +140,28 @@ def size_of_model(model: Any) -> ModelSize:
         has_attention_dropout=any(getattr(config, name, 0) for name in ATTENTION_DROPOUTS),
         dropped_inputs=sum(layer.in_features for layer in lora if _drops(layer)),
         decomposed_outputs=sum(layer.out_features for layer in lora if len(layer.lora_magnitude_vector)),
+        **mixture,
     )
+
+
+def _mixture_of(model: Any) -> dict[str, Any]:
+    """What a size says of experts, which transformers keeps as tensors of three dimensions, that of experts first."""
+    holders = (module for module in model.modules() if hasattr(module, "num_experts"))
+    layers = [[p for p in module.parameters(recurse=False) if p.dim() == 3] for module in holders]
+    layers = [layer for layer in layers if layer]
+    if not layers:
+        return {}
+    count = len(layers[0][0])
+    per_token = int(getattr(model.config, "num_experts_per_tok", None) or count)
+    experts = sum(p.numel() for layer in layers for p in layer)
+    return {
+        "multiplied": experts * per_token // count,
+        "experts": experts,
+        "trained_experts": sum(p.numel() for layer in layers for p in layer if p.requires_grad),
+        "num_experts": count,
+        "experts_per_token": per_token,
+        "mixture_layers": len(layers),
+    }
 
 
 def _is_gated(shapes: Sequence[tuple[int, ...]], hidden_size: int, feed_forward_size: int) -> bool:

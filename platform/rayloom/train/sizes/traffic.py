@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.sizes.estimates import number_bytes, trained_by_worker
+from rayloom.train.sizes.estimates import copies_of_parts, held_by_worker, number_bytes, trained_parts
 from rayloom.train.sizes.model_size import ModelSize
 
 GRADIENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -24,30 +24,39 @@ class Traffic:
     context: int
     """Queries, keys, values and attention's outputs, to those with the other positions."""
     copies: int
-    """Gradients, and weights if ZeRO shards them, to those with the same part of the matrices."""
+    """Gradients, and weights if ZeRO shards them, to those with the same part of the matrices, or the same experts."""
+    expert: int = 0
+    """Hidden states and their gradients, to experts and back, if tokens are spread evenly."""
 
     @property
     def total(self) -> int:
-        return self.tensor + self.context + self.copies
+        return self.tensor + self.context + self.copies + self.expert
 
 
 def traffic(spec: TrainSpec, size: ModelSize) -> Traffic:
     """The bytes that a worker sends in one step of the spec."""
-    return Traffic(_of_parts(spec, size), _of_context(spec, size), _of_copies(spec, size))
+    return Traffic(_of_parts(spec, size), _of_context(spec, size), _of_copies(spec, size), _of_experts(spec, size))
 
 
 def _of_parts(spec: TrainSpec, size: ModelSize) -> int:
     hidden = _positions(spec) * size.hidden_size * number_bytes(spec)
     # Each layer sums after attention and feed-forward, and before them in the backward pass; embeddings and head once.
-    sums = 4 * size.num_layers + 2 + 2 * _computed_again(spec, size)
+    sums = 4 * size.num_layers + 2 + 2 * _computed_again(spec, size.num_layers)
     return spec.accumulation_steps * sums * _share(2 * hidden, spec.sharding.tensor)
 
 
 def _of_context(spec: TrainSpec, size: ModelSize) -> int:
     heads = 2 * size.num_heads + 2 * max(size.num_key_value_heads, spec.sharding.together)
     exchanged = _positions(spec) * heads * size.head_size * number_bytes(spec) // spec.sharding.tensor
-    passes = 2 * size.num_layers + _computed_again(spec, size)
+    passes = 2 * size.num_layers + _computed_again(spec, size.num_layers)
     return spec.accumulation_steps * passes * _share(exchanged, spec.sharding.context)
+
+
+def _of_experts(spec: TrainSpec, size: ModelSize) -> int:
+    rows = _positions(spec) * size.experts_per_token * size.hidden_size * number_bytes(spec)
+    # To the experts and back, of hidden states and of their gradients.
+    passes = 4 * size.mixture_layers + 2 * _computed_again(spec, size.mixture_layers)
+    return spec.accumulation_steps * passes * _share(rows, spec.sharding.expert)
 
 
 def _positions(spec: TrainSpec) -> int:
@@ -55,23 +64,23 @@ def _positions(spec: TrainSpec) -> int:
     return spec.micro_batch_sequences * -(-spec.sequence_length_tokens // spec.sharding.context)
 
 
-def _computed_again(spec: TrainSpec, size: ModelSize) -> int:
-    """Layers whose forward pass is computed again."""
-    return -(-size.num_layers // spec.recomputed.every_layers) if spec.recomputed is not None else 0
+def _computed_again(spec: TrainSpec, num_layers: int) -> int:
+    """Of so many layers, those whose forward pass is computed again."""
+    return -(-num_layers // spec.recomputed.every_layers) if spec.recomputed is not None else 0
 
 
 def _of_copies(spec: TrainSpec, size: ModelSize) -> int:
-    copies = spec.workers.num_workers // spec.sharding.tensor
     stage, passes = spec.sharding.zero_stage, spec.accumulation_steps
-    gradients = _share(trained_by_worker(spec, size) * GRADIENT_BYTES[spec.sharding.reduce_precision], copies)
-    trained = _share(trained_by_worker(spec, size) * number_bytes(spec), copies)
+    parts = list(zip(trained_parts(spec, size), copies_of_parts(spec), strict=True))
+    gradients = sum(_share(part * GRADIENT_BYTES[spec.sharding.reduce_precision], copies) for part, copies in parts)
+    trained = sum(_share(part * number_bytes(spec), copies) for part, copies in parts)
     if stage == 0:
         return 2 * gradients
     if stage == 1:
         return gradients + trained
     if stage == 2:
         return passes * gradients + trained
-    weights = _share(size.parameters // spec.sharding.tensor * number_bytes(spec), copies)
+    weights = _share(held_by_worker(spec, size) * number_bytes(spec), copies_of_parts(spec)[0])
     return passes * (gradients + (2 if spec.recomputed is None else 3) * weights)
 
 

@@ -7,19 +7,15 @@ too. Parts are plain parameters, so engines, optimisers and adapters work on the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rayloom.errors import InputError
-from rayloom.score.document_attention import check_context
 from rayloom.score.label_loss import output_head
 from rayloom.score.parallel.axis import Axis, entering, left
 from rayloom.score.parallel.vocabulary import SplitVocabulary, look_up_parts
-from rayloom.specs.train import TrainSpec
-from rayloom.train.weights.sharded import ShardedWeights, Shards
+from rayloom.train.weights.parts import Part, part_of
 
 PROVEN = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose parts are tested to give what whole models give (tests/unit/test_tensor_parallel.py)."""
@@ -27,38 +23,6 @@ ROWS, COLUMNS, GRADIENT = "colwise", "rowwise", "replicated_with_grad_allreduce"
 """transformers' names for matrices cut by output features, by input features, and whole ones whose gradient is a sum
 over the workers."""
 VOCABULARY = "vocabulary"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which part of a whole parameter a worker has: from `begin` to `end` along a dimension."""
-
-    shape: torch.Size
-    """Of the whole parameter."""
-    dim: int
-    begin: int
-    end: int
-
-    def of(self, whole: Tensor) -> Tensor:
-        return whole.narrow(self.dim, self.begin, self.end - self.begin)
-
-
-def part_of(parameter: Tensor) -> Part | None:
-    """The part that a parameter is; None if it is whole."""
-    return getattr(parameter, "part", None)
-
-
-def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    part = part_of(parameter)
-    return parameter.shape if part is None else part.shape
-
-
-def check_layout(spec: TrainSpec, config: Any) -> None:
-    """Raises InputError if a model of this configuration cannot be computed in the spec's layout."""
-    if spec.sharding.tensor > 1:
-        check_parts(config, spec.sharding.tensor)
-    if spec.sharding.context > 1:
-        check_context(config, spec.sharding.together, spec.sequence_length_tokens)
 
 
 def check_parts(config: Any, num_parts: int) -> None:
@@ -77,30 +41,6 @@ def check_parts(config: Any, num_parts: int) -> None:
             fitting = max(n for n in range(1, num_parts) if not any(size % n for size in sizes.values()))
             what = f"sharding.tensor is {num_parts}, which does not divide the base's {size} {name}"
             raise InputError(what, fix=f"Set sharding.tensor: {fitting}; zero_stage 3 cuts the rest among the others.")
-
-
-def make_parts(
-    model: Any, weights: ShardedWeights | None, axis: Axis, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Makes a model one of which this worker has its part. All workers have the same one at first, or `weights` for it.
-
-    Raises InputError if a module cannot be cut.
-    """
-    styles = dict(plan_of(model))
-
-    def keep(parameter: nn.Parameter) -> None:
-        part = part_in(parameter, styles.get(parameter), axis)
-        if part is not None:
-            parameter.data = part.of(parameter.data).clone()
-            parameter.part = part  # type: ignore[attr-defined]
-
-    if weights is not None:
-        # Each parameter is read, or drawn, whole and cut at once, so that no worker ever holds more than one of them.
-        weights.fill(model, Shards(device, dtype, lambda num_elements: (0, num_elements), keep))
-    else:
-        for parameter in model.parameters():
-            keep(parameter)
-    connect(model, axis)
 
 
 def part_in(parameter: nn.Parameter, style: str | None, axis: Axis) -> Part | None:
@@ -183,16 +123,3 @@ def _entering(axis: Axis) -> Any:
         return args, kwargs | {"hidden_states": entering(kwargs["hidden_states"], axis)}
 
     return enter
-
-
-def whole(parameter: nn.Parameter, own: Tensor, axis: Axis) -> Tensor:
-    """A whole parameter on the CPU, of what each worker has of it. All workers of the axis call it."""
-    part = part_of(parameter)
-    if part is None:
-        return own
-    parts = []
-    for rank in range(axis.size):
-        begin, end = Axis(rank, axis.size).share(part.shape[part.dim])
-        shape = [*part.shape[: part.dim], end - begin, *part.shape[part.dim + 1 :]]
-        parts.append(axis.sent_by(rank, own.contiguous() if rank == axis.rank else own.new_empty(shape)))
-    return torch.cat([one.cpu() for one in parts], dim=part.dim)
