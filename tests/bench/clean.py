@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from real_text import ROOT, real_documents, recombined, write_jsonl
 from results_file import save, with_earlier
 from tokenising_alone import seconds_alone
 
-from rayloom.artifacts.store import Store
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
 
 RULES_OFF = "{characters: null, gopher: null, repetition: null}"
@@ -99,9 +100,13 @@ class Bench:
         place.write_text(JOB.format(corpus=corpus, rules=rules, tokenizer=tokenizer))
         return place
 
-    def rayloom(self, job: Path, prefix: tuple[str, ...] = ()) -> tuple[float, int, dict[str, Any]]:
-        """Wall seconds, peak bytes and metrics of one run by the command, on a store of its own."""
+    def rayloom(
+        self, job: Path, prefix: tuple[str, ...] = (), model: Artifact | None = None
+    ) -> tuple[float, int, dict[str, Any]]:
+        """Wall seconds, peak bytes and metrics of one run by the command, on a store of its own, which has `model`."""
         store = self.folder / f"store-{job.stem}-{len(prefix)}-{time.monotonic_ns()}"
+        if model is not None:
+            shutil.copytree(model.path.parent, store / model.path.parent.name, ignore=shutil.ignore_patterns(".*"))
         environment = os.environ | {"RAYLOOM_STORE": str(store)}
         started = time.monotonic()
         command = [*prefix, sys.executable, "-m", "rayloom", "run", str(job)]
@@ -141,10 +146,11 @@ class Bench:
         """Documents per second in all, start-up included, beside tokenising alone and both peers, on the same files."""
         corpus, count = self.corpus(self.num_bytes)
         model = run(load_job(ROOT / "jobs" / "quickstart" / "import-smollm2.yaml"), Store(str(self.store)))[0]
-        tokenizer = f"{{type: model, model: {model.path}}}"
-        self.rayloom(self.job("warm", self.corpus(2_000_000)[0], JUDGE, tokenizer))  # Ray's and Python's files are read
+        tokenizer = "{type: model, model: artifact:smollm2}"
+        warm = self.job("warm", self.corpus(2_000_000)[0], JUDGE, tokenizer)
+        self.rayloom(warm, model=model)  # Ray's and Python's files are read
         load = os.getloadavg()[0]
-        seconds, _, numbers = self.rayloom(self.job("speed", corpus, JUDGE, tokenizer))
+        seconds, _, numbers = self.rayloom(self.job("speed", corpus, JUDGE, tokenizer), model=model)
         found: dict[str, Any] = {
             "corpus_bytes": self.num_bytes,
             "documents": count,
