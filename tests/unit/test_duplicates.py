@@ -68,6 +68,19 @@ def test_folding_ignores_case_and_white_space_only() -> None:
     assert first.exact_key != Folded("strasse nr 2", False).exact_key
 
 
+@given(st.text())
+def test_known_words_give_the_text_folded_whole(text: str) -> None:
+    whole = " ".join(text.casefold().split()).encode()
+    assert Folded(text, False, text.split()).content == Folded(text, False).content == whole
+
+
+@given(words, st.integers(1, 3))
+def test_shingles_are_the_different_ngrams_in_order(some: list[str], length: int) -> None:
+    folded = Folded(" ".join(some), False)
+    if folded.num_units >= length:
+        assert folded.shingles(length).tolist() == sorted(set(folded.ngrams(length).tolist()))
+
+
 def test_a_short_document_is_one_shingle() -> None:
     assert (
         Folded("only four words here", False).shingles(5).tolist()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -24,8 +25,9 @@ SPACE = 0x20
 class Folded:
     """The folded text, its units, and the hashes of its n-grams."""
 
-    def __init__(self, text: str, is_unspaced: bool) -> None:
-        self.content = " ".join(text.casefold().split()).encode()
+    def __init__(self, text: str, is_unspaced: bool, words: Sequence[str] | None = None) -> None:
+        """`words`: those between white space, if they are known."""
+        self.content = " ".join(text.split() if words is None else words).casefold().encode()
         self.is_unspaced = is_unspaced
 
     @cached_property
@@ -104,7 +106,11 @@ class Folded:
         if not len(hashes) and self.content:
             whole = np.zeros(1, np.int64)
             hashes = self._hasher.spans(whole, whole + len(self.content))
-        return np.unique(hashes)
+        # np.unique finds the different values of a hash table first, which takes five times as long for one document.
+        ordered = np.sort(hashes)
+        is_first = np.ones(len(ordered), np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+        return ordered[is_first]
 
 
 def _begins_character(raw: NDArray[np.uint8]) -> NDArray[np.bool_]:

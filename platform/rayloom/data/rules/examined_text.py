@@ -29,7 +29,8 @@ class ExaminedText:
     def folded(self) -> Folded:
         """The form in which the text is compared with others."""
         if self._folded is None:
-            self._folded = Folded(self.text, self.view.is_unspaced)
+            words = None if self.view.is_unspaced else self.view.words
+            self._folded = Folded(self.text, self.view.is_unspaced, words)
         return self._folded
 
     def rewrite(self, text: str) -> None:
