@@ -65,12 +65,12 @@ def main(corpus: Path, work: Path, tokenizer: Path, workers: int) -> None:
         step()
         seconds[name] = time.monotonic() - started
 
-    timed(
-        "tag",
-        lambda: create_and_run_tagger(
-            files, ["english", "gopher_v2", "c4_v2"], experiment="rules", num_processes=workers
-        ),
-    )
+    def tag() -> None:
+        taggers = ["english", "gopher_v2", "c4_v2"]
+        done = str(work / "tagged")
+        create_and_run_tagger(files, taggers, experiment="rules", metadata=done, num_processes=workers)
+
+    timed("tag", tag)
     timed("duplicates", lambda: deduper(duplicates(files, work, sum(sizes), workers)))
     timed("mix", lambda: mixer(mix(files, kept, work, max(sizes), workers)))
     timed("tokenise", lambda: tokenise(kept, work / "tokens", tokenizer, workers))
