@@ -113,6 +113,10 @@ def test_a_dead_worker_is_replaced_and_the_losses_are_the_same(
     running = threading.Thread(target=lambda: made.append(run_job(job, store)[0]))
     running.start()
     wait_for_step(store, "bereaved", 30, running.is_alive)
+    assert processes_below("TrainController")
+    # Each of these would take 3 CPU seconds to start, and have nothing to do.
+    for unused in ("DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher"):
+        assert not processes_below(unused)
     os.kill(processes_below("RayTrainWorker")[-1].pid, signal.SIGKILL)
     running.join()
     assert "a worker died; start 2 of 4" in capfd.readouterr().err

@@ -47,6 +47,8 @@ EMBEDDED_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
+    # Nothing announces that this machine will be taken away; a process that asks for it would start with each training.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
@@ -58,6 +60,8 @@ class Session:
     is_embedded: bool
     num_cores: int
     """Of an embedded cluster its real cores, without the waiting slots; of any other its CPUs."""
+    ends_with_command: bool
+    """Whether it is embedded in this process, or in that of the pipeline whose stage this is: it has no dashboard."""
 
 
 def is_on_cluster() -> bool:
@@ -65,11 +69,11 @@ def is_on_cluster() -> bool:
     return "RAYLOOM_ON_CLUSTER" in os.environ or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
-def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -> Session:
+def connect(*, object_store_bytes: int | None = None) -> Session:
     """The cluster at `RAY_ADDRESS`, else an embedded one; later calls in this process give the same one.
 
-    The arguments are used only by the call that starts an embedded cluster. Raises ResourceError if no cluster answers
-    at `RAY_ADDRESS`, or if an embedded one cannot start.
+    The size of the object store is used only by the call that starts an embedded cluster. Raises ResourceError if no
+    cluster answers at `RAY_ADDRESS`, or if an embedded one cannot start.
     """
     address = os.environ.get("RAY_ADDRESS", "local")
     embedded = address == "local"
@@ -80,12 +84,11 @@ def connect(*, object_store_bytes: int | None = None, dashboard: bool = False) -
     if not ray.is_initialized():
         with _own_sigterm_handler():
             if embedded:
-                _start_embedded(object_store_bytes or _object_store_share(), dashboard)
+                _start_embedded(object_store_bytes or _object_store_share())
             else:
                 _attach(address)
-    gcs_address = ray.get_runtime_context().gcs_address
-    cores = _usable_cores() if embedded else _cores_of(ray.cluster_resources())
-    return Session(gcs_address, embedded, cores)
+    gcs_address, offered = ray.get_runtime_context().gcs_address, ray.cluster_resources()
+    return Session(gcs_address, embedded, _usable_cores() if embedded else _cores_of(offered), _WAITING in offered)
 
 
 @contextlib.contextmanager
@@ -117,9 +120,11 @@ def _set_environment() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
     ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "1"
+    # Joined to Ray's own folder, which an absolute path replaces.
+    ray_constants.SETUP_WORKER_FILENAME = str(Path(__file__).with_name("ray_setup_worker.py"))
 
 
-def _start_embedded(object_store_bytes: int, dashboard: bool) -> None:
+def _start_embedded(object_store_bytes: int) -> None:
     import ray
 
     _remove_stale()
@@ -130,7 +135,7 @@ def _start_embedded(object_store_bytes: int, dashboard: bool) -> None:
             num_cpus=_usable_cores() + WAITING_SLOTS,
             resources={_WAITING: WAITING_SLOTS},
             object_store_memory=object_store_bytes,
-            include_dashboard=dashboard,
+            include_dashboard=False,
             _temp_dir=str(folder / "r"),
             **_quiet(),
         )

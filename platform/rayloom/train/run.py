@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayloom.artifacts.build import Build
@@ -39,13 +40,13 @@ from rayloom.train.job import TrainJob
 from rayloom.train.loop.run_log import read_log
 from rayloom.train.prepare import RESULT_NAME, job_with_rows
 from rayloom.train.publish import publish
+from rayloom.train.ray_worker import POLL_SECONDS, train_in_worker
 from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
 from rayloom.train.row_tasks import RayTasks
 from rayloom.train.settings import note, runs_with_other_settings
 from rayloom.train.sizes.estimates import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
-POLL_SECONDS = 0.2
 STOP_WITHIN_SECONDS = 120.0
 
 
@@ -196,6 +197,21 @@ def most_workers(workers: Workers, session: Session) -> int:
     return max(workers.min_workers, min(workers.num_workers, session.num_cores // workers.cpus_per_worker))
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's, without processes that would have nothing to do: each takes 3 CPU seconds to start, in every run.
+
+    Those are the manager of Ray Data's data sets, since our rows come from files, and on a cluster that ends with the
+    command, which has no dashboard, the actor that asks the dashboard every second whether the controller is alive.
+    """
+
+    def __init__(self, *arguments: Any, session: Session, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._unused = (DatasetsCallback, PlacementGroupCleanerCallback)[: 2 if session.ends_with_command else 1]
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, self._unused)]
+
+
 class _Fit(threading.Thread):
     """A thread for Ray Train's blocking call, which in the main thread would handle Ctrl-C without a checkpoint."""
 
@@ -211,8 +227,9 @@ class _Fit(threading.Thread):
         resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
         if workers.gpus_per_worker:
             resources["GPU"] = 1.0 - _share_of_engine(job.spec)
-        self._trainer = TorchTrainer(
-            _train_in_worker,
+        self._trainer = _Trainer(
+            train_in_worker,
+            session=session,
             train_loop_config={
                 "job": job,
                 "parents": dict(build.parents),
@@ -239,59 +256,3 @@ class _Fit(threading.Thread):
             self.error = error
         finally:
             self.ended.set()
-
-
-def _train_in_worker(config: dict[str, Any]) -> None:
-    # Otherwise DeepSpeed, which transformers may import, warns that there are no GPUs.
-    os.environ.setdefault("DS_ACCELERATOR", get_device().type)
-    from rayloom.train.loop.loop import train
-    from rayloom.train.prepare import on_this_node
-    from rayloom.train.process_group import current_group
-
-    group = current_group(get_device())
-    post = _Post(config["mailbox"])
-    try:
-        job = on_this_node(config["job"], config["parents"])
-        with ExitStack() as closing:
-            asker = None
-            if config["engines"] and group.is_first:
-                from rayloom.train.rollouts.actors import asker_of
-
-                opening = asker_of(job, config["parents"], config["engines"], config["directory"])
-                asker = closing.enter_context(opening)
-            train(job, group, post.tell, post.is_asked_to_stop, _has_notice, asker)
-    finally:
-        post.send()
-
-
-def _has_notice() -> bool:
-    """Whether a node of this training is about to be preempted. All workers must call it together."""
-    return ray.train.get_preemption_info() is not None
-
-
-class _Post:
-    """A worker's access to the mailbox. It sends steps at most a few times a second, and never blocks."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-        self._events: list[dict[str, Any]] = []
-        self._sent_at = 0.0
-        self._answer: ray.ObjectRef | None = None
-        self._is_asked_to_stop = False
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-        if event["event"] != "step" or time.monotonic() - self._sent_at > POLL_SECONDS:
-            self.send()
-
-    def send(self) -> None:
-        if self._events:
-            self._sent_at = time.monotonic()
-            self._answer = self._mailbox.put.remote(self._events)
-            self._events = []
-
-    def is_asked_to_stop(self) -> bool:
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            self._is_asked_to_stop |= ray.get(self._answer)
-            self._answer = None
-        return self._is_asked_to_stop
