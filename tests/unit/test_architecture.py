@@ -22,7 +22,7 @@ PACKAGE = ROOT / "platform" / "rayloom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(("errors", "engine_errors", "specs"), 0),
+    **dict.fromkeys(("errors", "engine_errors", "specs", "pretrained"), 0),
     **dict.fromkeys(("artifacts", "reading", "text", "score", "observe"), 1),
     **dict.fromkeys(("models", "rewards"), 2),
     **dict.fromkeys(("ingest", "data", "train", "evaluate", "export", "generate", "serve"), 3),
@@ -47,6 +47,7 @@ RAY_FILES = {
     "observe/ray_metrics.py",
     "serve/applications.py",
     "train/rollouts/actors.py",
+    "train/ray_worker.py",
     "train/row_tasks.py",
     "serve/gateway/deployment.py",
     "serve/gateway/metrics.py",
@@ -149,6 +150,15 @@ def test_ray_is_imported_at_the_edge_only() -> None:
 def test_the_files_that_may_import_ray_exist_or_are_struck_from_the_list() -> None:
     for file in RAY_FILES & {name_of(path) for path in MODULES}:
         assert any(module.split(".")[0] == "ray" for module in imports(PACKAGE / file))
+
+
+FIRST_OF_TRANSFORMERS = ("transformers.Auto", "transformers.GenerationConfig", "transformers.models")
+"""What imports much more of transformers unless `rayloom.pretrained` was there before."""
+
+
+def test_classes_of_transformers_are_imported_in_one_place_that_leaves_out_what_they_would_drag_in() -> None:
+    users = [name_of(path) for path in MODULES if any(name.startswith(FIRST_OF_TRANSFORMERS) for name in imports(path))]
+    assert users == ["pretrained.py"]
 
 
 def test_a_training_run_loads_no_planner_and_no_engine() -> None:
@@ -327,3 +337,31 @@ def test_check_loads_one_kind_explain_none_and_both_nothing_to_draw_with(
 def test_help_loads_only_the_table_of_commands(tmp_path: Path) -> None:
     modules = loaded(["--help"], tmp_path)
     assert {"pydantic", "yaml", "rich", "rayloom.kinds", "rayloom.specs", "logging"} & modules == set()
+
+
+_NAME_MODULES_OF_A_WORKER = """
+import json, sys
+import torch
+from rayloom.specs.training.architectures import DecoderArchitecture
+from rayloom.train.engines.engine import zero_engine
+from rayloom.train.engines.plain import PlainEngine
+from rayloom.train.loop.loop import train
+from rayloom.train.ray_worker import train_in_worker
+from rayloom.train.weights.architectures import config_of, model_of
+with torch.device("meta"):
+    model_of(config_of(DecoderArchitecture(type="decoder", num_layers=1, hidden_size=16, num_heads=2), 67))
+plain = sorted(sys.modules)
+zero_engine()
+print(json.dumps([plain, sorted(sys.modules)]))
+"""
+
+
+def test_a_worker_that_trains_a_decoder_loads_no_library_that_it_does_not_use() -> None:
+    command = [sys.executable, "-c", _NAME_MODULES_OF_A_WORKER]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    plain, with_zero = (set(names) for names in json.loads(said.splitlines()[-1]))
+    assert {"torch", "ray.train", "transformers.models.llama.modeling_llama"} <= plain
+    assert {"sklearn", "scipy", "deepspeed", "peft", "bitsandbytes", "datasets", "vllm", "matplotlib"} & plain == set()
+    assert "rayloom.train.run" not in plain
+    assert "deepspeed" in with_zero
+    assert {"sklearn", "scipy", "peft", "mlflow", "polars", "fastapi"} & with_zero == set()

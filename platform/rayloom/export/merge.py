@@ -119,7 +119,7 @@ def seen_in_training(
     precision = (training_of(adapter.manifest).get("adapter") or {}).get("quantised_base")
     if precision is None:
         return None
-    from transformers import AutoModelForCausalLM
+    from rayloom.pretrained import AutoModelForCausalLM
 
     quantised: Any = load_quantised(AutoModelForCausalLM, base.path, precision, torch.float32)
     there = logits_of(attach(quantised.eval(), AdapterFolder.of(adapter.path)), rows)
@@ -153,8 +153,7 @@ def tokenizer_folder(adapter: Path, base: Path) -> Path:
 
 def prompt_tokens(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of the prompts as the server would make them: with the chat template if the tokenizer has one."""
-    from transformers import AutoTokenizer
-
+    from rayloom.pretrained import AutoTokenizer
     from rayloom.text.conversations.render import Renderer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -76,9 +76,10 @@ class ModelFolder:
     def skeleton(self) -> PreTrainedModel:
         """The model on the meta device: layers and shapes without weights, so it takes no memory."""
         import torch
-        import transformers
 
-        config = transformers.AutoConfig.from_pretrained(self.path)
+        from rayloom.pretrained import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.path)
         with torch.device("meta"):
             return self.model_class()(config)
 
@@ -100,10 +101,12 @@ class ModelFolder:
 
     def model_class(self) -> Any:
         """The class of the architecture in transformers. Raises InputError if there is none."""
-        import transformers
+        from rayloom import pretrained
 
-        model_type = getattr(transformers, self.architecture, None)
+        model_type = getattr(pretrained, self.architecture, None)
         if model_type is None:
+            import transformers
+
             what = f"transformers {transformers.__version__} has no {self.architecture}"
             raise InputError(what, where=str(self.path), fix="Use a model whose architecture transformers has.")
         return model_type

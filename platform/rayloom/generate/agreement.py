@@ -87,7 +87,8 @@ class Embedder:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
+
+        from rayloom.pretrained import AutoModel, AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()

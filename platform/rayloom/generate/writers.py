@@ -92,6 +92,8 @@ class VllmWriter:
     """
 
     def __init__(self, subject: Subject, engine: ModelEngine, asking: Asking) -> None:
+        import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
+
         # Engines write to standard output, which is for the command's own output.
         os.dup2(2, 1)
         from vllm import LLM

@@ -90,15 +90,16 @@ def _parsed(text: str | None, where: str) -> dict[str, Any]:
 def _expected(folder: Path, base: Path, task: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of such an adapter on this base."""
     import torch
-    import transformers
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 
-    loader = transformers.AutoModelForSeq2SeqLM if task == "SEQ_2_SEQ_LM" else transformers.AutoModelForCausalLM
+    from rayloom import pretrained
+
+    loader = pretrained.AutoModelForSeq2SeqLM if task == "SEQ_2_SEQ_LM" else pretrained.AutoModelForCausalLM
     try:
         settings = PeftConfig.from_pretrained(str(folder))
         settings.inference_mode, settings.base_model_name_or_path = True, None
         with torch.device("meta"):
-            model = loader.from_config(transformers.AutoConfig.from_pretrained(base))
+            model = loader.from_config(pretrained.AutoConfig.from_pretrained(base))
             adapted = get_peft_model(model, settings)
         state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
+from rayloom import pretrained
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens_of
 from rayloom.observe.memory import available_bytes
@@ -78,7 +79,7 @@ def _config(folder: Path) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"config.json is no object but {type(values).__name__}", where=str(path), fix=_FIX)
     try:
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return pretrained.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError) as error:
         if "auto_map" in values:
             what = "This model brings its own Python code, which Rayloom does not run"
@@ -145,7 +146,7 @@ def _sizes(weights: list[Path]) -> tuple[int, int]:
 
 def _tokenizer(folder: Path) -> Any:
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = pretrained.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         what = f"This is not a model: it has no tokenizer that loads ({_first_line(error)})"
         raise InputError(what, where=str(folder), fix=_FIX) from None
@@ -156,7 +157,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def _smoke_loss(folder: Path, class_name: str, tokenizer: Any) -> float | None:
     """Loads the weights and runs one sentence; the loss in nats per token, or None for a model that is not causal."""
-    loader = getattr(transformers, class_name, transformers.AutoModel)
+    loader = getattr(pretrained, class_name, pretrained.AutoModel)
     try:
         model, loaded = loader.from_pretrained(folder, dtype=torch.bfloat16, output_loading_info=True)
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:

@@ -162,17 +162,19 @@ def convert(file: Path, target: Path) -> None:
     import torch  # and transformers: a data set needs neither
     import transformers
 
+    from rayloom.pretrained import AutoModelForCausalLM, AutoTokenizer
+
     with file.open("rb") as opened:
         if opened.read(4) != GGUF_MAGIC:
             raise InputError("This is not a GGUF file", where=str(file), fix="Check source.members or the path.")
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             quantization_config=transformers.GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         what = f"transformers cannot convert this GGUF file: {str(error).strip().splitlines()[0]}"
         raise InputError(what, where=str(file), fix="Give the model as a Hugging Face folder instead.") from error

@@ -22,8 +22,7 @@ def check_causal(model: Path) -> None:
 
     transformers would load an encoder as a causal model, but without a causal mask it sees the tokens to predict.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from rayloom.pretrained import AutoConfig, masked_model_types
 
     if not (model / "config.json").exists():
         raise InputError("This is not a model: it has no config.json", where=str(model), fix=_FIX)
@@ -32,7 +31,7 @@ def check_causal(model: Path) -> None:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The model cannot be loaded: {reason}", where=str(model), fix=_FIX) from error
-    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    is_encoder = config.model_type in masked_model_types() and not getattr(config, "is_decoder", False)
     if is_encoder or getattr(config, "is_encoder_decoder", False):
         kind = "an encoder-decoder, which writes from a text" if config.is_encoder_decoder else "an encoder"
         what = f"This model ({config.model_type}) is {kind}: it cannot continue a text token by token"
@@ -48,8 +47,9 @@ def load(model: Path, adapter: Path | None = None) -> nn.Module:
     layers, which the server computes in bf16.
     Raises InputError if the folder has no such model.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
+
+    from rayloom.pretrained import AutoModelForCausalLM
 
     disable_progress_bar()
     check_causal(model)
@@ -73,8 +73,9 @@ def load_masked(model: Path, adapter: Path | None = None) -> nn.Module:
 
     Raises InputError if the folder has no encoder, or one without a head over its vocabulary.
     """
-    from transformers import AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar
+
+    from rayloom.pretrained import AutoModelForMaskedLM
 
     disable_progress_bar()
     check_masked(model)
@@ -90,14 +91,13 @@ def load_masked(model: Path, adapter: Path | None = None) -> nn.Module:
 
 def check_masked(model: Path) -> None:
     """Raises InputError if the folder has no encoder with a head over its vocabulary. No weights are loaded."""
-    from transformers import AutoConfig, AutoModelForMaskedLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from rayloom.pretrained import AutoConfig, AutoModelForMaskedLM, masked_model_types
 
     fix = "A cloze needs an encoder as masked language modelling leaves it; ask decoders by likelihood or generated."
     if not (model / "config.json").exists():
         raise InputError("This is not a model: it has no config.json", where=str(model), fix=fix)
     config = AutoConfig.from_pretrained(model)
-    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+    if config.model_type not in masked_model_types() or config.is_encoder_decoder:
         raise InputError(f"This model ({config.model_type}) predicts no masked words", where=str(model), fix=fix)
     with torch.device("meta"):
         empty: Any = AutoModelForMaskedLM.from_config(config)

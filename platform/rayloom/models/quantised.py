@@ -23,7 +23,7 @@ def quantising(precision: Precision, compute_dtype: torch.dtype) -> Any:
     nf4: 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314). int8: vector-wise 8 bits
     (Dettmers et al. 2022, arXiv:2208.07339). Embeddings, norms and output layer stay as they are.
     """
-    from transformers import BitsAndBytesConfig
+    from rayloom.pretrained import BitsAndBytesConfig
 
     # It would warn about its casts for every layer at every step.
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "MatMul8bitLt" not in record.msg)

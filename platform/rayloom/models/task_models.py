@@ -88,7 +88,7 @@ def _refused(base: Path, task: Task) -> Iterator[None]:
 
 
 def _config_of(base: Path, task: Task) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
+    from rayloom.pretrained import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(base, **_head_settings(task))
     if config.pad_token_id is None:
@@ -137,15 +137,15 @@ class _Headed:
 
 
 def _auto_class(task: Task) -> Any:
-    import transformers
+    from rayloom import pretrained
 
     if isinstance(task, TokenClassification):
-        return transformers.AutoModelForTokenClassification
+        return pretrained.AutoModelForTokenClassification
     if isinstance(task, QuestionAnswering):
-        return transformers.AutoModelForQuestionAnswering
+        return pretrained.AutoModelForQuestionAnswering
     if isinstance(task, SequenceToSequence):
-        return transformers.AutoModelForSeq2SeqLM
-    return transformers.AutoModelForSequenceClassification
+        return pretrained.AutoModelForSeq2SeqLM
+    return pretrained.AutoModelForSequenceClassification
 
 
 def _head_settings(task: Task) -> dict[str, Any]:

@@ -19,8 +19,9 @@ def text_embeddings(
     folder: Path, tokenizer_folder: Path, texts: Sequence[str], micro_batch_sequences: int
 ) -> NDArray[np.float64]:
     """(texts, D) of length 1, so that products are cosines. A text longer than the model's context is cut."""
-    from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
+
+    from rayloom.pretrained import AutoModel, AutoTokenizer
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a head over the vocabulary is left out on purpose

@@ -36,7 +36,7 @@ def greedy_answers(
 def _batch(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: list[int]
 ) -> list[list[int]]:
-    from transformers import GenerationConfig
+    from rayloom.pretrained import GenerationConfig
 
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)

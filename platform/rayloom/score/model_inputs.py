@@ -21,11 +21,11 @@ PACKED_ENCODER_DECODERS = ("t5", "mt5")
 def kind_of(config: Any, *, is_packed: bool = True) -> Kind:
     """The model's kind. Raises InputError for an encoder or encoder-decoder that is not tested with packed rows, unless
     rows hold one text each."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from rayloom.pretrained import masked_model_types
 
     if getattr(config, "is_encoder_decoder", False):
         return _proven(config, "encoder-decoder", PACKED_ENCODER_DECODERS)
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+    if config.model_type in masked_model_types() and not getattr(config, "is_decoder", False):
         return _proven(config, "encoder", PACKED_ENCODERS) if is_packed else "encoder"
     return "decoder"
 

@@ -122,8 +122,7 @@ def row_shares(token_shares: Sequence[float], shards: Sequence[AnyRows]) -> tupl
 
 def check_rows(job: TrainJob) -> None:
     """Raises InputError if there are no rows, if they are too long for the base, or made with another tokenizer."""
-    from transformers import AutoTokenizer
-
+    from rayloom.pretrained import AutoTokenizer
     from rayloom.text.tokenizer_files import tokenizer_digest
 
     length = job.spec.sequence_length_tokens

@@ -91,12 +91,12 @@ def _write_shards(
 
     `tokens`: for each chunk, its tokens in each split.
     """
-    import transformers
+    from rayloom.pretrained import AutoTokenizer
 
     tokenizer_folder = build.directory / "tokenizer"
     shutil.copytree(given.tokenizer_folder, tokenizer_folder, dirs_exist_ok=True)
     dtype = encoder_of(tokenizer_folder).dtype
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     facts = shard_facts(len(tokenizer), tokenizer_digest(tokenizer), None)
     result, stored = ResultFiles(given.work.copy), []
     for number, split in enumerate(SPLITS):

@@ -97,7 +97,7 @@ def num_heldout(rows_of: Artifact, subject: Subject) -> str:
 
 def check_same_tokenizer(shards: TokenShards | TextRows, subject: Subject) -> None:
     """Raises InputError where the rows' ids mean other text to the model than to the one that they were made for."""
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.tokenizer_folder)
     if tokenizer_digest(tokenizer) != shards.tokenizer_digest:

@@ -97,6 +97,8 @@ def _take_turns(model: str, limits: EngineLimits, turns: Connection) -> None:
     if limits.num_cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.num_cores])
     os.environ |= vllm_environment(limits.num_cores, in_one_process=True)
+    import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
+
     # Engines write to standard output, which is for the command's own output: redirect it to standard error.
     os.dup2(2, 1)
     from vllm import LLM

@@ -70,7 +70,7 @@ class RetokenizedRows:
 
     @cached_property
     def _retokenized(self) -> list[Row]:
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (self._theirs, self._ours))
 
@@ -147,8 +147,7 @@ def _tokenizer_of(artifact: Artifact) -> Path:
 
 def check_tokenizer(model: Path, measured: SampledRows) -> None:
     """Raises InputError if the rows were made with another tokenizer than the model's."""
-    from transformers import AutoTokenizer
-
+    from rayloom.pretrained import AutoTokenizer
     from rayloom.text.tokenizer_files import tokenizer_digest
 
     if measured.rows.tokenizer_digest != tokenizer_digest(AutoTokenizer.from_pretrained(model)):

@@ -56,7 +56,7 @@ class Subject:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.tokenizer_folder)
 

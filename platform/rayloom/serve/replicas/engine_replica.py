@@ -61,6 +61,8 @@ class RunningEngine:
         engine = settings.served.engine
         cores = None if engine.gpus_per_replica else _leased_cores(engine.cpus_per_replica)
         os.environ.update(environment(engine))
+        import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
+
         printed_before = _printed_bytes()
         try:
             server = await _started(settings, cores)

@@ -88,7 +88,7 @@ class Renderer:
 
         `generation_config`: that file, where it stands elsewhere (beside an adapter's base).
         """
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(directory)
         stop_tokens = stop_tokens_of(generation_config or directory / "generation_config.json")

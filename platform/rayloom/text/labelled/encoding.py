@@ -67,7 +67,7 @@ class TaskEncoder:
 
     @classmethod
     def of_folder(cls, task: Task, folder: Path, max_tokens: int) -> TaskEncoder:
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         return cls(task, AutoTokenizer.from_pretrained(folder), max_tokens)
 

@@ -44,7 +44,7 @@ def text_rows(files: Sequence[RowFile], model: Path, max_tokens: int, where: Pat
     Of a text (`text`, or a paragraph of a text file) every token is a label; of a conversation, those of the answers.
     Raises InputError for a row that is neither, and if there is no row.
     """
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     packed: list[list[Document]] = [[]]

@@ -116,7 +116,7 @@ def pretraining_objective(job: TrainSpec, folder: Path, context: Axis = ALONE) -
     spec, length = job.objective_in_use, job.sequence_length_tokens
     if isinstance(spec, Causal):
         return NextToken(length, context)
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

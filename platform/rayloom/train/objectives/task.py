@@ -130,7 +130,7 @@ def objective_of_task(
     task: Task, train: Path, tokenizer: Path, sequence_length_tokens: int
 ) -> TaskObjective | WrittenText | PairedAnswers | JudgedSteps:
     """The objective of a task. `train`: folder of the rows for class weights. `tokenizer`: folder of the tokenizer."""
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     padding = AutoTokenizer.from_pretrained(tokenizer).pad_token_id
     if isinstance(task, SequenceToSequence):

@@ -77,7 +77,7 @@ def add_rows(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) -> None:
 
 
 def _add_conversations(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengths: str) -> None:
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     train, data = counts["train"], job.spec.data
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")
@@ -159,7 +159,7 @@ def _warn_about_labels(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any]) 
 
 
 def _add_preferences(sheet: PlanSheet, job: TrainJob, counts: dict[str, Any], lengths: str) -> None:
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     train = counts["train"]
     sheet.add("rows trained on", f"{train['rows']:,} an epoch, {counts['heldout']['rows']:,} held out")

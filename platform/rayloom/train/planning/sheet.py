@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers import AutoConfig
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.observe.plan_sheet import PlanSheet
+from rayloom.pretrained import AutoConfig
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.training_data import ConversationData
 from rayloom.text.conversations.row_sample import estimated

@@ -141,6 +141,6 @@ class Asker:
 
     @cached_property
     def _decoder(self) -> Any:
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.tokenizer)

@@ -81,6 +81,8 @@ class AnswerEngine:
 
     def __init__(self, order: EngineOrder) -> None:
         os.environ.update(order.environment())
+        import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
+
         os.dup2(2, 1)  # engines write to standard output, which is for the command's own
         from vllm import LLM
 

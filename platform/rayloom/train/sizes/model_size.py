@@ -81,7 +81,7 @@ def with_teachers_size(size: ModelSize, spec: TrainSpec, teacher: Subject | None
 def _size_of_student(job: TrainJob) -> ModelSize:
     spec = job.spec
     if spec.architecture is not None:
-        from transformers import AutoTokenizer
+        from rayloom.pretrained import AutoTokenizer
 
         return size_of_architecture(spec.architecture, len(AutoTokenizer.from_pretrained(job.tokenizer)))
     if job.base is None:

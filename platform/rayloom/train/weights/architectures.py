@@ -17,7 +17,7 @@ from rayloom.specs.training.architectures import (
 
 def fresh(architecture: Architecture, tokenizer: Path) -> nn.Module:
     """A model with random weights and the tokenizer's vocabulary size."""
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     specials = {
@@ -30,7 +30,7 @@ def fresh(architecture: Architecture, tokenizer: Path) -> nn.Module:
 
 def model_of(config: Any) -> nn.Module:
     """The model of a configuration, with the language-modelling head of its kind."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from rayloom.pretrained import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     if config.is_encoder_decoder:
         made: nn.Module = AutoModelForSeq2SeqLM.from_config(config)
@@ -54,7 +54,7 @@ def config_of(architecture: Architecture, vocabulary_size: int, **specials: int 
 
 
 def _llama(shape: DecoderArchitecture, vocabulary_size: int, specials: dict[str, int | None]) -> Any:
-    from transformers import LlamaConfig
+    from rayloom.pretrained import LlamaConfig
 
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
     if shape.rope_scaling is not None:
@@ -78,7 +78,7 @@ def _llama(shape: DecoderArchitecture, vocabulary_size: int, specials: dict[str,
 
 
 def _gpt2(shape: DecoderArchitecture, vocabulary_size: int, specials: dict[str, int | None]) -> Any:
-    from transformers import GPT2Config
+    from rayloom.pretrained import GPT2Config
 
     return GPT2Config(
         vocab_size=vocabulary_size,
@@ -97,7 +97,7 @@ def _gpt2(shape: DecoderArchitecture, vocabulary_size: int, specials: dict[str, 
 
 
 def _bert(shape: EncoderArchitecture, vocabulary_size: int, specials: dict[str, int | None]) -> Any:
-    from transformers import BertConfig
+    from rayloom.pretrained import BertConfig
 
     return BertConfig(
         vocab_size=vocabulary_size,
@@ -115,7 +115,7 @@ def _bert(shape: EncoderArchitecture, vocabulary_size: int, specials: dict[str, 
 
 
 def _modernbert(shape: EncoderArchitecture, vocabulary_size: int, specials: dict[str, int | None]) -> Any:
-    from transformers import ModernBertConfig
+    from rayloom.pretrained import ModernBertConfig
 
     return ModernBertConfig(
         vocab_size=vocabulary_size,
@@ -136,7 +136,7 @@ def _modernbert(shape: EncoderArchitecture, vocabulary_size: int, specials: dict
 
 
 def _t5(shape: EncoderDecoderArchitecture, vocabulary_size: int, specials: dict[str, int | None]) -> Any:
-    from transformers import T5Config
+    from rayloom.pretrained import T5Config
 
     padding = specials.get("pad_token_id")
     start = specials.get("eos_token_id") if padding is None else padding

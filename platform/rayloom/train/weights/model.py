@@ -112,7 +112,7 @@ def sharded_model(
 
 
 def _take_generation_settings(model: Any, base: Path) -> None:
-    from transformers import GenerationConfig
+    from rayloom.pretrained import GenerationConfig
 
     if (base / "generation_config.json").exists():
         served = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -127,7 +127,7 @@ def _extend(spec: TrainSpec, model: nn.Module, base: Path, tokenizer: Path) -> N
     """Adds embeddings for tokens that the base's tokenizer does not have. Raises InputError if an adapter cannot."""
     if not _has_other_tokenizer(tokenizer, base):
         return
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     own, of_base = AutoTokenizer.from_pretrained(tokenizer), AutoTokenizer.from_pretrained(base)
     added = extend_embeddings(model, own, of_base)
@@ -180,7 +180,7 @@ def _empty_base(base: Path, objective: str, *, is_packed: bool) -> nn.Module:
 @contextmanager
 def _loading(base: Path, objective: str, is_packed: bool) -> Iterator[tuple[Any, Any]]:
     """transformers' class for the objective, and the base's configuration. Turns loading errors into InputError."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from rayloom.pretrained import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     classes = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "span": AutoModelForSeq2SeqLM}
     fix = f"Name a folder or artifact with config.json and model.safetensors of a {NAMES[objective]}."

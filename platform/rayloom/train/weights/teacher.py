@@ -37,7 +37,7 @@ def teacher_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Subject | No
 
 def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path) -> None:
     """Raises InputError if the teacher cannot judge the student's rows. `tokenizer`: folder of the student's."""
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     if teacher is None:
         return

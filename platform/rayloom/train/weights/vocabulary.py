@@ -26,7 +26,7 @@ def tokenizer_for(objective: Causal | Masked | SpanCorruption, tokenizer: Path, 
 
     New tokens get the highest ids, so that text is tokenised as before.
     """
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     if isinstance(objective, Causal):
         return tokenizer
@@ -52,7 +52,7 @@ def corpus_tokenizer(base: Path | None, corpus: Path) -> Path:
     """The folder of the corpus' tokenizer if it extends the base's or there is no base; else the base's."""
     if base is None:
         return corpus
-    from transformers import AutoTokenizer
+    from rayloom.pretrained import AutoTokenizer
 
     extended = is_extension(AutoTokenizer.from_pretrained(corpus), AutoTokenizer.from_pretrained(base))
     return corpus if extended else base
@@ -62,8 +62,7 @@ def templated_tokenizer(data: ConversationData, base: Path, work: Path) -> Path:
     """The base's folder, or one under `work` with its tokenizer and the chat template that the spec names."""
     if data.template is None:
         return base
-    from transformers import AutoTokenizer
-
+    from rayloom.pretrained import AutoTokenizer
     from rayloom.text.conversations.chat_template import templates_of
     from rayloom.text.templates import adopt
 
