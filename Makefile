@@ -225,6 +225,12 @@ bench-submit: setup
 bench-startup: setup
 	$(BIN)/python tests/bench/startup.py $(if $(SAVE),--save)
 
+# CPU seconds that a training takes to start, by process, beside bare Ray Train and DeepSpeed; ROUNDS=3, SAVE=1 keeps the
+# result.
+.PHONY: bench-training-start
+bench-training-start: setup
+	$(BIN)/python tests/bench/training_start.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
+
 # The endpoint beside bare vLLM's own server; PARTS=gateway,tuned,caches,scale, ROUNDS=5, SAVE=1 keeps the result.
 bench-serve: setup
 	$(BIN)/python tests/bench/serve.py $(if $(PARTS),--parts $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SAVE),--save)
