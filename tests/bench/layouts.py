@@ -1,7 +1,8 @@
-"""Tensor and context parallelism on two gloo workers against data parallelism, and against transformers' DTensors.
+"""Tensor, context and expert parallelism on two gloo workers against data parallelism, and transformers' DTensors.
 
-Both sides compute the same matrices cut by the same plan, forward and backward, in turns in one run. The last line is
-one JSON object: medians of seconds for each way, and ratios above 1 where ours is faster.
+Both sides compute the same matrices cut by the same plan, forward and backward, in turns in one run. Of a mixture, data
+parallelism sums the gradients of all experts, and expert parallelism exchanges tokens instead. The last line is one
+JSON object: medians of seconds for each way, and ratios above 1 where ours is faster.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from rayloom.score.batches import Batch
 from rayloom.score.document_attention import use_documents
 from rayloom.score.label_loss import LabelLoss
-from rayloom.score.parallel.axis import Axis
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.train.weights.layout import make_parts
+from rayloom.train.weights.parts import part_of
 
 NUM_WORKERS = 2
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 4}
+EXPERTS = {"moe_intermediate_size": 352, "num_experts": 16, "num_experts_per_tok": 4, "head_dim": 64}
 
 
 def rows(length: int, first: int, count: int) -> Batch:
@@ -86,12 +89,33 @@ def ways(num_layers: int, length: int, axis: Axis) -> dict[str, Callable[[], Any
     }
 
 
+def mixture_ways(num_layers: int, length: int, axis: Axis) -> dict[str, Callable[[], Any]]:
+    """One pass over a row of each worker through a mixture, with sums of the gradients that several workers have."""
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=4096, num_hidden_layers=num_layers, **SHAPE, **EXPERTS))
+    use_documents(model)
+    spread = copy.deepcopy(model)
+    make_parts(spread, None, ALONE, torch.device("cpu"), torch.float32, axis)
+
+    def of(model: Any) -> Callable[[], Any]:
+        def run() -> None:
+            LabelLoss(model)(rows(length, axis.rank, 1)).backward()
+            for parameter in model.parameters():
+                if part_of(parameter) is None:
+                    axis.summed(parameter.grad)
+
+        return run
+
+    return {"mixture_data": of(model), "mixture_expert": of(spread)}
+
+
 def work(rank: int, port: int, num_layers: int, length: int, rounds: int, out: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(NUM_WORKERS))
     dist.init_process_group("gloo")
     seconds: dict[str, list[float]] = {}
-    chosen = ways(num_layers, length, Axis(rank, NUM_WORKERS))
+    axis = Axis(rank, NUM_WORKERS)
+    chosen = ways(num_layers, length, axis) | mixture_ways(max(1, num_layers // 2), length, axis)
     for turn in range(rounds + 1):
         for name, run in chosen.items():
             dist.barrier()
@@ -128,6 +152,7 @@ def main() -> None:
         "tensor_ratio_vs_dtensor": round(seconds["dtensor_layers"] / seconds["tensor_layers"], 3),
         "tensor_ratio_vs_data": round(seconds["data"] / seconds["tensor"], 3),
         "context_ratio_vs_data": round(seconds["data"] / seconds["context"], 3),
+        "expert_ratio_vs_data": round(seconds["mixture_data"] / seconds["mixture_expert"], 3),
     }
     if asked.save:
         save("layouts", result)

@@ -80,7 +80,7 @@ REST = [
     Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"),
     Case(0, "bf16", "muon"), Case(0, "fp32", changed=SENT_IN_BF16), Case(2, "fp32", changed=TAUGHT),
     Case(3, "fp32", changed=TAUGHT), Case(2, "bf16", tensor=2), Case(0, "fp32", changed=RECOMPUTED, tensor=2),
-    Case(0, "bf16", "muon", context=2),
+    Case(0, "bf16", "muon", context=2), Case(3, "fp32", changed=MIXTURE),
 ]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]

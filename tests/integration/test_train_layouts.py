@@ -35,6 +35,9 @@ MIXTURES: dict[str, dict[str, int]] = {
     "expert-each": {"expert": 4},
     "expert-zero2": {"expert": 2, "zero_stage": 2},
     "expert-each-zero2": {"expert": 4, "zero_stage": 2},
+    "expert-tensor": {"expert": 2, "tensor": 2},
+    "expert-each-tensor-zero2": {"expert": 4, "tensor": 2, "zero_stage": 2},
+    "expert-context": {"expert": 4, "context": 2},
 }
 DATA: dict[str, int] = {}
 ARCHITECTURE = {
@@ -49,7 +52,8 @@ def training(folder: Path, layout: dict[str, int], dies_at_step: int | None = No
         "architecture": None if is_mixture else ARCHITECTURE,
         "base": "./mixture" if is_mixture else None,
         "num_steps": NUM_STEPS,
-        "learning_rate": 3e-3,
+        # A small difference decides at times which expert a token goes to, and the rate how fast differences grow.
+        "learning_rate": 3e-4 if is_mixture else 3e-3,
         "global_batch_tokens": 8 * 16,
         "sharding": layout,
         "workers": {"num_workers": num_workers},

@@ -90,16 +90,17 @@ def write_teacher(folder: Path) -> Path:
     return write_tokenizer(folder)
 
 
-def write_mixture(folder: Path) -> Path:
+def write_mixture(folder: Path, model_type: str = "qwen3_moe") -> Path:
     """A random mixture of experts with the vocabulary of `write_tokenizer`."""
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(9)
     sizes: dict[str, Any] = {
-        "hidden_size": 16, "moe_intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 2,
+        "hidden_size": 16, "intermediate_size": 8, "moe_intermediate_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 2,
+        "vocab_size": VOCABULARY, "initializer_range": 0.2,
     }  # fmt: skip
-    model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=VOCABULARY, initializer_range=0.2, **sizes))
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.gate.weight.mul_(20)  # so that rounding hardly ever decides which expert a token goes to

@@ -23,6 +23,7 @@ from rayloom.train.weights.expert_parallel import PROVEN, check_experts
 from rayloom.train.weights.layers import recompute
 from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.parts import part_of, whole
+from rayloom.train.weights.tensor_parallel import MIXTURES, check_parts
 
 VOCABULARY, NUM_EXPERTS, SIZE = 67, 6, 2
 
@@ -73,6 +74,28 @@ def spread(model: Any, axis: Axis) -> Any:
     return own
 
 
+def check_with_tensor(model: Any, given: list[Batch]) -> None:
+    """The same rows on all workers, each of which has a part of all other matrices and some experts."""
+    (loss, *_), expected = gradients(copy.deepcopy(model), given[:1])
+
+    def on_worker(axis: Axis) -> tuple[list[float], dict[str, Tensor]]:
+        own = copy.deepcopy(model)
+        make_parts(own, None, axis, torch.device("cpu"), torch.float32, axis)
+        own_losses, found = gradients(own, given[:1])
+        return own_losses, {name: whole(own.get_parameter(name), grad, axis) for name, grad in found.items()}
+
+    for own_losses, found in on_threads(SIZE, on_worker):
+        assert own_losses == pytest.approx([loss], rel=1e-6)
+        assert_alike(found, expected)
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = float((found[name] - gradient).abs().max() / gradient.abs().max())
+        assert error < 1e-5, (name, error)
+
+
 def check_against_one_worker(model: Any, given: list[Batch], steps: int = 1) -> None:
     losses, expected = gradients(copy.deepcopy(model), given, steps)
 
@@ -86,10 +109,7 @@ def check_against_one_worker(model: Any, given: list[Batch], steps: int = 1) -> 
 
     for rank, (own_losses, found) in enumerate(on_threads(SIZE, on_worker)):
         assert own_losses == pytest.approx(losses[rank::SIZE], rel=1e-6)
-        assert found.keys() == expected.keys()
-        for name, gradient in expected.items():
-            error = float((found[name] - gradient).abs().max() / expected[name].abs().max())
-            assert error < 1e-5, (name, error)
+        assert_alike(found, expected)
 
 
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
@@ -103,6 +123,18 @@ def test_spread_experts_give_the_loss_and_the_gradients_of_one_worker(model_type
 @pytest.mark.parametrize("model_type", PROVEN)
 def test_lora_with_frozen_experts(model_type: str) -> None:
     check_against_one_worker(model_of(config_of(model_type), has_lora=True), batches())
+
+
+@pytest.mark.parametrize("has_lora", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_experts_over_workers_with_parts_of_the_other_matrices(model_type: str, has_lora: bool) -> None:
+    check_with_tensor(model_of(config_of(model_type), has_lora), batches())
+
+
+def test_a_mixture_is_cut_where_its_experts_are_spread() -> None:
+    check_parts(config_of("mixtral"), 2, are_experts_spread=True)
+    with pytest.raises(InputError, match="experts are not cut but spread"):
+        check_parts(config_of("mixtral"), 2)
 
 
 def test_layers_that_are_computed_again_and_some_without_experts() -> None:

@@ -93,8 +93,8 @@ def mixture() -> Any:
         ({"sharding": {"expert": 3}, **MIXTURE}, "expert 3 does not divide workers.num_workers 2: set it to 3"),
         ({"sharding": {"expert": 2, "zero_stage": 3}, **MIXTURE}, "zero_stage 3: use 0 or 2"),
         (
-            {"sharding": {"expert": 2, "tensor": 2}, **MIXTURE, "workers": {"num_workers": 4}},
-            "tensor 2 and expert 2.*not proven",
+            {"sharding": {"expert": 3, "tensor": 2}, **MIXTURE, "workers": {"num_workers": 6}},
+            "tensor 2 and expert 3.*a multiple of tensor.*: 4",
         ),
         ({"sharding": {"expert": 2}, "optimizer": {"type": "muon"}, **MIXTURE}, "use adamw"),
         (

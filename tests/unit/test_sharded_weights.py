@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from support.models import write_model
-from support.training_jobs import small_spec, write_tokenizer
+from support.training_jobs import small_spec, write_mixture, write_tokenizer
 from torch import nn
 
-from rayloom.score.parallel.axis import Axis
+from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.train.weights import sharded
 from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.model import build_model, sharded_model
@@ -36,11 +36,12 @@ def joined(spec: Any, base: Path | None, tokenizer: Path, num_workers: int) -> t
         assert model is not None
         assert weights is not None
 
-        def own(size: int, rank: int = rank) -> tuple[int, int]:
+        def own(parameter: nn.Parameter, rank: int = rank) -> tuple[int, int]:
+            size = parameter.numel()
             return size * rank // num_workers, size * (rank + 1) // num_workers
 
         def keep(parameter: nn.Parameter, kept: Any = kept, own: Any = own) -> None:
-            start, end = own(parameter.numel())
+            start, end = own(parameter)
             kept[parameter] = parameter.detach().view(-1)[start:end].clone()
             parameter.data = torch.empty(0)
 
@@ -103,6 +104,22 @@ def test_parts_of_matrices_are_those_of_the_model_that_is_built_whole(tmp_path: 
         assert held < 0.51 * sum(whole.numel() for name, whole in expected.items() if ".lora_" not in name)
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_experts_are_read_from_the_files_of_each(tmp_path: Path, model_type: str) -> None:
+    write_mixture(tmp_path, model_type)
+    check_equal(spec_for(tmp_path), tmp_path, tmp_path, 3)
+    spec = spec_for(tmp_path, sharding={"expert": 2}, workers={"num_workers": 2})
+    expected = dict(build_model(spec, tmp_path, tmp_path).named_parameters())
+    for rank in range(2):
+        model, weights = sharded_model(spec, tmp_path, tmp_path)
+        assert model is not None
+        make_parts(model, weights, ALONE, torch.device("cpu"), torch.float32, Axis(rank, 2))
+        for name, parameter in model.named_parameters():
+            part = part_of(parameter)
+            assert (part is not None) == (".experts." in name)
+            assert torch.equal(parameter, expected[name] if part is None else part.of(expected[name])), name
+
+
 def test_only_the_rows_of_a_part_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path)
     read: list[int] = []
@@ -135,7 +152,7 @@ def test_no_worker_holds_more_than_its_share_and_one_parameter(tmp_path: Path) -
         whole.append(sum(p.numel() for p in model.parameters() if p.device.type == "cpu"))
         parameter.data = torch.empty(0)
 
-    weights.fill(model, Shards(torch.device("cpu"), torch.float32, lambda size: (0, size // 2), keep))
+    weights.fill(model, Shards(torch.device("cpu"), torch.float32, lambda p: (0, p.numel() // 2), keep))
     assert max(whole) == model.config.vocab_size * model.config.hidden_size  # type: ignore[operator, union-attr]
     assert all(parameter.numel() == 0 for parameter in model.parameters())
 

@@ -22,7 +22,7 @@ from rayloom.score.parallel.axis import ALONE, Axis, exchanged
 
 IMPLEMENTATION = "documents"
 """Name of this attention in transformers' registry."""
-DECODERS = ("llama", "gpt2", "qwen2", "qwen3", "mistral")
+DECODERS = ("llama", "gpt2", "qwen2", "qwen3", "mistral", "mixtral", "olmoe", "qwen3_moe")
 """Model types that are tested to give the same result as with masks (tests/unit/test_document_attention.py)."""
 LEAST_POSITIONS = {"cpu": 1024, "cuda": 0}
 """Shorter rows use masks, which are as fast there."""

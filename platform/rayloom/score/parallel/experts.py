@@ -1,6 +1,7 @@
 """Experts of a mixture spread over workers: tokens go to the workers of their experts, and the results come back.
 
-No expert has a capacity, so no token is dropped and the result is that of one worker.
+No expert has a capacity, so no token is dropped and the result is that of one worker. Of tokens that several workers
+have alike (tensor parallelism), each sends a part.
 
 Shapes: T tokens of this worker, K experts of a token, D hidden size, R rows that come to this worker's experts.
 """
@@ -11,20 +12,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from rayloom.score.parallel.axis import Axis, routed
+from rayloom.score.parallel.axis import ALONE, Axis, entering, left, routed
 
 
-def spread_experts(experts: Any, axis: Axis) -> None:
+def spread_experts(experts: Any, axis: Axis, tensor: Axis = ALONE) -> None:
     """Makes a module of transformers with some of a layer's experts give what all of them give.
 
-    Its own code computes this worker's experts, by whichever kernel the model uses.
+    Its own code computes this worker's experts, by whichever kernel the model uses. `tensor`: the workers of the axis
+    that have the same tokens.
     """
     compute, num_experts = experts.forward, experts.num_experts
     experts.num_experts = num_own = num_experts // axis.size
 
     def forward(hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """(T, D) of (T, D) hidden states, (T, K) experts and (T, K) their weights."""
+        if tensor.size == 1:
+            return of_own_tokens(hidden, chosen, weights)
+        begin, end = tensor.share(len(hidden))
+        hidden, weights = (entering(one, tensor)[begin:end] for one in (hidden, weights))
+        made = of_own_tokens(hidden, chosen[begin:end], weights)
+        return left(functional.pad(made, (0, 0, begin, len(chosen) - end)), tensor)
+
+    def of_own_tokens(hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         # Rows in the order of experts are in that of their workers.
         order = chosen.flatten().argsort(stable=True)
         counts = _counts(chosen.flatten(), num_experts).view(axis.size, num_own)

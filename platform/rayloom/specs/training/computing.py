@@ -92,10 +92,12 @@ def _check_layout(spec: TrainSpec) -> None:
 def _check_experts(spec: TrainSpec, where: str) -> None:
     if spec.architecture is not None:
         raise ValueError("sharding.expert is for a base that is a mixture of experts, and architecture makes none")
-    if spec.sharding.together > 1:
-        raise ValueError(f"{where}: expert is not proven with the others: use expert with zero_stage 2")
-    if spec.sharding.zero_stage in (1, 3):
-        raise ValueError(f"sharding.expert is not proven with zero_stage {spec.sharding.zero_stage}: use 0 or 2")
+    sharding = spec.sharding
+    if sharding.expert % sharding.tensor:
+        nearest = f"{sharding.tensor * math.ceil(sharding.expert / sharding.tensor)}"
+        raise ValueError(f"{where}: expert must be a multiple of tensor, whose workers have the same tokens: {nearest}")
+    if sharding.zero_stage in (1, 3):
+        raise ValueError(f"sharding.expert is not proven with zero_stage {sharding.zero_stage}: use 0 or 2")
     if spec.optimizer.type != "adamw":
         raise ValueError(f"optimizer {spec.optimizer.type} is not proven with sharding.expert: use adamw")
     if isinstance(spec.adapter, LoraAdapter) and spec.adapter.quantised_base:

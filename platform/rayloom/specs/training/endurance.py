@@ -40,9 +40,9 @@ class Sharding(Spec):
     DeepSpeed-Ulysses, arXiv:2309.14509). In attention each has some of the heads at all positions, so packed texts stay
     apart; with tensor, they must divide the heads together."""
     expert: Annotated[int, Field(ge=1)] = 1
-    """Workers over which the experts of each mixture layer are spread. Tokens go to the workers with their experts and
-    back, none is dropped (Lepikhin et al. 2020, GShard, arXiv:2006.16668), and each worker has all other weights. It
-    divides num_workers, and they should be the GPUs of one node. For bases that are mixtures."""
+    """Workers over which the experts of each mixture layer are spread, whatever their rows. Tokens go to the workers of
+    their experts and back, and none is dropped (Lepikhin et al. 2020, GShard, arXiv:2006.16668). A multiple of `tensor`
+    that divides num_workers; they should be the GPUs of one node. For bases that are mixtures."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What DeepSpeed splits among the workers with the same part of the matrices, all without `tensor` (ZeRO,
     Rajbhandari et al. 2020). 0: nothing. 1: optimiser state. 2: gradients too. 3: weights too."""

@@ -99,11 +99,12 @@ class ZeroEngine:
         optimizer = optimizer_over(groups, [list(found.parameters) for found in groups], spec.optimizer)
         for parameter in model.parameters():
             parameter.model_parallel = part_of(parameter) is not None  # counted on each worker in the gradients' norm
-        given = {"model": model, "optimizer": optimizer, "config": config, "dist_init_required": False}
+        given: dict[str, Any] = {"model": model, "optimizer": optimizer, "config": config, "dist_init_required": False}
+        given["mpu"] = _axes_of(group)
         if group.expert.size > 1:
             self.engine: Any = _engine_with_experts(given, model.model, groups, group)
         else:
-            self.engine, *_ = deepspeed.initialize(**given, mpu=_axes_of(group))
+            self.engine, *_ = deepspeed.initialize(**given)
         shards = ShardsOfStage3 if spec.sharding.zero_stage == 3 else ShardsOfStages1And2
         self.shards = shards(self.engine, groups, model.model, group)
         for found, settings in zip(groups, optimizer.param_groups, strict=True):
@@ -201,7 +202,7 @@ def _engine_with_experts(given: dict[str, Any], model: nn.Module, groups: list[P
     for found, settings in zip(groups, given["optimizer"].param_groups, strict=True):
         if found.along == "expert":
             settings.update(moe=True, name=name)
-    return _EngineWithExperts(args=None, config_class=deepspeed.DeepSpeedConfig(given["config"]), **given)
+    return _EngineWithExperts(args=None, config_class=deepspeed.DeepSpeedConfig(given["config"], given["mpu"]), **given)
 
 
 def _expert_groups() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -236,7 +237,8 @@ def fill_in_shards(
     made: Any = deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype)
     made._enable_mem_efficient_linear()  # as `deepspeed.initialize` does if it cuts the model itself
 
-    def own(num_elements: int) -> tuple[int, int]:
+    def own(parameter: nn.Parameter) -> tuple[int, int]:
+        num_elements = parameter.numel()
         size = -(-num_elements // group.num_workers)
         start = min(size * group.rank, num_elements)
         return start, min(start + size, num_elements)

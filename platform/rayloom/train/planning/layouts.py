@@ -6,12 +6,16 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
+from rayloom.score.document_attention import DECODERS
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.computing import check_computing
 from rayloom.specs.training.hardware import Fleet
 from rayloom.train.sizes.estimates import flops_per_token
 from rayloom.train.sizes.model_size import ModelSize
 from rayloom.train.sizes.traffic import traffic
+from rayloom.train.weights.expert_parallel import PROVEN as SPREAD
+from rayloom.train.weights.tensor_parallel import MIXTURES
+from rayloom.train.weights.tensor_parallel import PROVEN as CUT
 
 ASSUMED_UTILISATION = 0.4
 """Model FLOPs utilisation that well-tuned training reaches (Chowdhery et al. 2022, table 3: 0.3 to 0.46)."""
@@ -53,28 +57,27 @@ def fastest(spec: TrainSpec, size: ModelSize, fleet: Fleet, fits: Callable[[Trai
 
 def counts_to_cut(size: ModelSize) -> dict[str, int]:
     """What tensor parallelism must divide."""
-    return {
-        "attention heads": size.num_heads,
-        "key-value heads": size.num_key_value_heads,
-        "feed-forward features": size.feed_forward_size,
-    }
+    heads = {"attention heads": size.num_heads, "key-value heads": size.num_key_value_heads}
+    return heads if size.num_experts else heads | {"feed-forward features": size.feed_forward_size}
 
 
 def _layouts(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[TrainSpec]:
     """All that can be computed with as many workers, rows and steps, and keep what is exchanged in layers in a node."""
     within = range(1, fleet.devices_per_node + 1)
-    tensors = [n for n in within if not any(count % n for count in counts_to_cut(size).values())]
-    contexts = [n for n in within if size.num_heads % n == 0]
+    can_cut, can_spread = size.model_type in (*CUT, *MIXTURES), size.model_type in SPREAD
+    counts = counts_to_cut(size).values()
+    tensors = [n for n in within if n == 1 or (can_cut and not any(count % n for count in counts))]
+    contexts = [n for n in within if n == 1 or (size.model_type in DECODERS and size.num_heads % n == 0)]
+    experts = [n for n in within if n == 1 or (can_spread and size.num_experts % n == 0)]
     recomputing = [spec.activation_checkpointing, *([] if spec.recomputed else [True])]
-    experts = [n for n in within if n == 1 or (size.num_experts and size.num_experts % n == 0)]
-    if size.num_experts:
-        tensors, contexts = [1], [1]  # not proven with mixtures
     for tensor, context, expert, stage, recomputed in itertools.product(
         tensors, contexts, experts, range(4), recomputing
     ):
         axes = {"tensor": tensor, "context": context, "expert": expert, "zero_stage": stage}
         sharding = spec.sharding.model_copy(update=axes)
         other = spec.model_copy(update={"sharding": sharding, "activation_checkpointing": recomputed})
+        if size.num_experts and expert % tensor:
+            continue  # experts are spread, not cut
         if sharding.together > fleet.devices_per_node or size.num_heads % sharding.together:
             continue
         with contextlib.suppress(ValueError):

@@ -198,9 +198,9 @@ def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
     in_parts += unit * intermediates * size.feed_forward_size
     if is_t5 or (size.has_attention_dropout and not spec.workers.gpus_per_worker):
         in_parts += 3 * 4 * size.num_heads * length
+    in_parts += unit * 2 * hidden * size.experts_per_token  # what each expert reads and gives
     kept = unit * 4 * hidden + 8 * hidden + in_parts // spec.sharding.tensor
-    # What each expert reads and gives, and the router's logits, probabilities and their fp32 copies.
-    kept += unit * 2 * hidden * size.experts_per_token + 2 * (4 + unit) * size.num_experts
+    kept += 2 * (4 + unit) * size.num_experts  # the router's logits and probabilities, and their fp32 copies
     if isinstance(spec.adapter, FROZEN):
         kept -= unit * (2 * hidden + size.feed_forward_size)
     kept += (unit + 1) * size.dropped_inputs // size.num_layers  # LoRA's dropout: its output and its mask

@@ -46,6 +46,8 @@ class ModelSize:
     """Part of `multiplied` in the decoder and output head of an encoder-decoder; 0 for others."""
     quantised: int = 0
     """Parameters that are stored in 4 or 8 bits."""
+    model_type: str = ""
+    """As transformers calls the architecture."""
     is_gated: bool = True
     """Whether the feed-forward layers are gated (as in Llama, not in BERT)."""
     has_attention_dropout: bool = False
@@ -136,6 +138,7 @@ def size_of_model(model: Any) -> ModelSize:
         num_key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_size=int(next((size for size in head_sizes if size), config.hidden_size // heads)),
         multiplied_in_decoder=in_decoder if getattr(config, "is_encoder_decoder", False) else 0,
+        model_type=str(config.model_type),
         is_gated=_is_gated([tuple(p.shape) for p in model.parameters()], int(config.hidden_size), feed_forward),
         has_attention_dropout=any(getattr(config, name, 0) for name in ATTENTION_DROPOUTS),
         dropped_inputs=sum(layer.in_features for layer in lora if _drops(layer)),

@@ -56,7 +56,7 @@ def _of_experts(spec: TrainSpec, size: ModelSize) -> int:
     rows = _positions(spec) * size.experts_per_token * size.hidden_size * number_bytes(spec)
     # To the experts and back, of hidden states and of their gradients.
     passes = 4 * size.mixture_layers + 2 * _computed_again(spec, size.mixture_layers)
-    return spec.accumulation_steps * passes * _share(rows, spec.sharding.expert)
+    return spec.accumulation_steps * passes * _share(rows // spec.sharding.tensor, spec.sharding.expert)
 
 
 def _positions(spec: TrainSpec) -> int:

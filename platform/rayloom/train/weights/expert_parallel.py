@@ -48,10 +48,10 @@ def parts_of_experts(model: Any, axis: Axis) -> dict[nn.Parameter, Part]:
     return parts
 
 
-def connect_experts(model: Any, axis: Axis) -> None:
-    """Lets tokens go to the workers with their experts, and back."""
+def connect_experts(model: Any, axis: Axis, tensor: Axis) -> None:
+    """Lets tokens go to the workers with their experts, and back. `tensor`: those that have the same tokens."""
     for module in experts_of(model):
-        spread_experts(module, axis)
+        spread_experts(module, axis, tensor)
 
 
 def _planned(model: Any, name: str) -> str | None:

@@ -19,7 +19,7 @@ def check_layout(spec: TrainSpec, config: Any) -> None:
     """Raises InputError if a model of this configuration cannot be computed in the spec's layout."""
     sharding = spec.sharding
     if sharding.tensor > 1:
-        check_parts(config, sharding.tensor)
+        check_parts(config, sharding.tensor, sharding.expert > 1)
     if sharding.context > 1:
         check_context(config, sharding.together, spec.sequence_length_tokens)
     if sharding.expert > 1:
@@ -41,6 +41,10 @@ def make_parts(
     styles = dict(plan_of(model)) if tensor.size > 1 else {}
     of_experts = parts_of_experts(model, expert) if expert.size > 1 else {}
 
+    def own(parameter: nn.Parameter) -> tuple[int, int]:
+        part, width = of_experts.get(parameter), parameter.numel() // max(1, len(parameter))
+        return (0, parameter.numel()) if part is None else (part.begin * width, part.end * width)
+
     def keep(parameter: nn.Parameter) -> None:
         part = of_experts.get(parameter) or part_in(parameter, styles.get(parameter), tensor)
         if part is not None:
@@ -49,11 +53,12 @@ def make_parts(
 
     if weights is not None:
         # Each parameter is read, or drawn, whole and cut at once, so that no worker ever holds more than one of them.
-        weights.fill(model, Shards(device, dtype, lambda num_elements: (0, num_elements), keep))
+        # Of experts, it reads only its own.
+        weights.fill(model, Shards(device, dtype, own, keep))
     else:
         for parameter in model.parameters():
             keep(parameter)
     if tensor.size > 1:
         connect(model, tensor)
     if expert.size > 1:
-        connect_experts(model, expert)
+        connect_experts(model, expert, tensor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rayloom.models.weight_files import stored_tensors
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import LoraAdapter, NoAdapter
+from rayloom.train.weights.stored_names import stored_parameters
 
 DRAWN_BY_OWNERS = ("llama",)
 """Model types of which each module initialises its own parameters only."""
@@ -31,8 +32,8 @@ class Shards:
 
     device: torch.device
     dtype: torch.dtype
-    own: Callable[[int], tuple[int, int]]
-    """First element, and one past the last, that this worker keeps of a parameter with so many."""
+    own: Callable[[nn.Parameter], tuple[int, int]]
+    """First element, and one past the last, of those of a parameter that this worker needs."""
     keep: Callable[[nn.Parameter], None]
     """Keeps that part and frees the rest. Called once for each parameter, as soon as its part is filled."""
 
@@ -70,11 +71,7 @@ class StoredWeights:
     seed: int
 
     def has_all_of(self, model: nn.Module) -> bool:
-        stored = stored_tensors(self.folder)
-        return all(
-            any(name in stored and stored[name].shape == parameter.shape for name in names)
-            for names, parameter in _by_stored_names(model)
-        )
+        return all(names is not None for _, names in stored_parameters(model, stored_tensors(self.folder)))
 
     def fill(self, model: nn.Module, shards: Shards) -> None:
         from safetensors import safe_open
@@ -85,10 +82,9 @@ class StoredWeights:
             for path in sorted(self.folder.glob("*.safetensors")):
                 file = opened.enter_context(safe_open(path, "pt"))
                 where |= dict.fromkeys(file.keys(), file)
-            for names, parameter in _by_stored_names(model):
-                name = next(name for name in names if name in where)
-                start, end = shards.own(parameter.numel())
-                part = read_part(where[name].get_slice(name), start, end)
+            for parameter, names in stored_parameters(model, stored_tensors(self.folder)):
+                start, end = shards.own(parameter)
+                part = read_parts([where[name].get_slice(name) for name in names or ()], start, end)
                 stored_dtype[parameter] = part.dtype
                 data = torch.empty(parameter.shape, dtype=shards.dtype, device=shards.device)
                 data.view(-1)[start:end] = part
@@ -141,6 +137,18 @@ def _make(module: nn.Module, model: nn.Module, shards: Shards, made: set[nn.Para
     made.update(own)
 
 
+def read_parts(stored: Sequence[Any], start: int, end: int) -> Tensor:
+    """(end - start,) elements of tensors of one type that follow each other, flattened."""
+    parts, offset = [read_part(stored[0], 0, 0)], 0
+    for one in stored:
+        size = math.prod(one.get_shape())
+        first, last = max(start - offset, 0), min(end - offset, size)
+        if first < last:
+            parts.append(read_part(one, first, last))
+        offset += size
+    return torch.cat(parts) if len(parts) > 2 else parts[-1]
+
+
 def read_part(stored: Any, start: int, end: int) -> Tensor:
     """(end - start,) elements of a tensor, flattened. `stored`: a slice of safetensors, of which only rows are read."""
     shape = stored.get_shape()
@@ -150,16 +158,6 @@ def read_part(stored: Any, start: int, end: int) -> Tensor:
     first, last = start // width, -(-end // width)
     rows: Tensor = stored[first:last]
     return rows.reshape(-1)[start - first * width : end - first * width]
-
-
-def _by_stored_names(model: nn.Module) -> Iterator[tuple[list[str], nn.Parameter]]:
-    """Each parameter of the base, with the names that it may have in files; tied ones have several."""
-    names: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if ".lora_" not in name:
-            stored = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            names.setdefault(parameter, []).append(stored)
-    return ((found, parameter) for parameter, found in names.items())
 
 
 def _place(parameter: nn.Parameter, data: Tensor) -> None:

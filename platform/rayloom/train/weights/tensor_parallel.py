@@ -19,23 +19,26 @@ from rayloom.train.weights.parts import Part, part_of
 
 PROVEN = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose parts are tested to give what whole models give (tests/unit/test_tensor_parallel.py)."""
+MIXTURES = ("mixtral", "qwen3_moe")
+"""The same, with their experts spread over these workers and perhaps others (tests/unit/test_expert_parallel.py)."""
 ROWS, COLUMNS, GRADIENT = "colwise", "rowwise", "replicated_with_grad_allreduce"
 """transformers' names for matrices cut by output features, by input features, and whole ones whose gradient is a sum
 over the workers."""
 VOCABULARY = "vocabulary"
 
 
-def check_parts(config: Any, num_parts: int) -> None:
+def check_parts(config: Any, num_parts: int, are_experts_spread: bool = False) -> None:
     """Raises InputError if a model of this configuration cannot be computed in so many parts."""
-    if config.model_type not in PROVEN:
-        what = f"sharding.tensor is {num_parts}, and a model of type {config.model_type} is not cut into parts here"
-        raise InputError(what, fix=f"Use sharding.zero_stage: 3; models that can be cut: {', '.join(PROVEN)}.")
+    what = f"sharding.tensor is {num_parts}, and "
+    if config.model_type not in (*PROVEN, *MIXTURES):
+        fix = f"Use sharding.zero_stage: 3; models that can be cut: {', '.join((*PROVEN, *MIXTURES))}."
+        raise InputError(f"{what}a model of type {config.model_type} is not cut into parts here", fix=fix)
+    if config.model_type in MIXTURES and not are_experts_spread:
+        raise InputError(f"{what}experts are not cut but spread", fix=f"Set sharding.expert: {num_parts}, or more.")
     heads = config.num_attention_heads
-    sizes = {
-        "attention heads": heads,
-        "key-value heads": getattr(config, "num_key_value_heads", None) or heads,
-        "feed-forward features": config.intermediate_size,
-    }
+    sizes = {"attention heads": heads, "key-value heads": getattr(config, "num_key_value_heads", None) or heads}
+    if config.model_type != "mixtral":  # which has experts in every layer
+        sizes["feed-forward features"] = config.intermediate_size
     for name, size in sizes.items():
         if size % num_parts:
             fitting = max(n for n in range(1, num_parts) if not any(size % n for size in sizes.values()))
