@@ -24,6 +24,8 @@ from rayloom.train.weights.vocabulary import tokenizer_for
 
 VOCABULARY = 67
 LENGTH = 16
+MIXTURES = {"./mixture": 2, "./mixture-of-all": 8}
+"""Bases that `small_job` can write, and how many experts a token has."""
 ONE = Group(0, 1, torch.device("cpu"))
 
 
@@ -90,15 +92,15 @@ def write_teacher(folder: Path) -> Path:
     return write_tokenizer(folder)
 
 
-def write_mixture(folder: Path, model_type: str = "qwen3_moe") -> Path:
-    """A random mixture of experts with the vocabulary of `write_tokenizer`."""
+def write_mixture(folder: Path, model_type: str = "qwen3_moe", experts_per_token: int = 2) -> Path:
+    """A random mixture of 8 experts with the vocabulary of `write_tokenizer`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(9)
     sizes: dict[str, Any] = {
         "hidden_size": 16, "intermediate_size": 8, "moe_intermediate_size": 8, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 2,
-        "vocab_size": VOCABULARY, "initializer_range": 0.2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 8, "vocab_size": VOCABULARY,
+        "num_experts_per_tok": experts_per_token, "initializer_range": 0.2,
     }  # fmt: skip
     model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes))
     with torch.no_grad():
@@ -144,7 +146,8 @@ def streamed_job(folder: Path, store: str, corpus: str, **changes: Any) -> Train
 def small_job(folder: Path, **changes: Any) -> TrainJob:
     """A job whose work and result lie in `folder`; call again with the same folder to run it again.
 
-    `./teacher` as its base is the model that teaches it, too; `./mixture` is a mixture of experts.
+    `./teacher` as its base is the model that teaches it, too; `./mixture` is a mixture of experts, and of
+    `./mixture-of-all` each token goes to all of them, so that rounding decides nothing.
     """
     data = folder / "data"
     if not data.exists():
@@ -155,8 +158,8 @@ def small_job(folder: Path, **changes: Any) -> TrainJob:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     spec = small_spec(**changes)
-    if spec.base == "./mixture" and not (data / spec.base).exists():
-        write_mixture(data / spec.base)
+    if spec.base in MIXTURES and not (data / spec.base).exists():
+        write_mixture(data / spec.base, experts_per_token=MIXTURES[spec.base])
     size = len(TokenShards(data / "train", LENGTH))
     return TrainJob(
         spec=spec,
