@@ -20,7 +20,7 @@ WITHOUT_UNIT = {
     "momentum", "max_quality_loss", "reduction_factor", "rollback_learning_rate_factor", "rope_theta", "smoothing",
     "spike_factor", "temperature", "top_p", "weight", "weight_decay", "min_confidence", "similarity_threshold",
     "strength", "clip_above", "clip_below", "coefficient", "discount", "importance_limit", "max_mismatch",
-    "trace_decay", "value_clip", "value_coefficient",
+    "trace_decay", "value_clip", "value_coefficient", "router_balance",
     # As it is called everywhere: so many tokens.
     "top_k",
     # Values of whatever a search varies, or of the metric that is compared.

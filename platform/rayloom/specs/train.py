@@ -79,6 +79,9 @@ class TrainSpec(JobSpec):
     one."""
     embedding_noise: Annotated[float, Field(gt=0)] | None = None
     """Noise on the embeddings of a base in training; 5 to 15 is usual (NEFTune, Jain et al. 2023, arXiv:2310.05914)."""
+    router_balance: Annotated[float, Field(gt=0)] | None = None
+    """Weight of a loss that spreads a mixture's tokens over its experts, in each row by itself (DeepSeek-V3, 2024,
+    arXiv:2412.19437, equations 17 to 20); 1e-4 to 1e-2 is usual. Default: none."""
     schedule: Schedule = Schedule()
     """How the learning rate changes from step to step."""
     optimizer: Optimizer = AdamW(type="adamw")

@@ -18,6 +18,7 @@ def check_computing(spec: TrainSpec) -> None:
     _check_layers(spec)
     _check_device(spec)
     _check_layout(spec)
+    _check_router(spec)
 
 
 def _check_optimizer(spec: TrainSpec) -> None:
@@ -102,6 +103,21 @@ def _check_experts(spec: TrainSpec, where: str) -> None:
         raise ValueError(f"optimizer {spec.optimizer.type} is not proven with sharding.expert: use adamw")
     if isinstance(spec.adapter, LoraAdapter) and spec.adapter.quantised_base:
         raise ValueError("sharding.expert spreads no quantised base: use plain lora")
+
+
+def _check_router(spec: TrainSpec) -> None:
+    if spec.router_balance is None:
+        return
+    others = {
+        "architecture": spec.architecture, "task": spec.task, "preference": spec.preference, "policy": spec.policy,
+        "teacher": spec.teacher_in_use,
+    }  # fmt: skip
+    asked = [name for name, value in others.items() if value]
+    if asked or spec.objective_in_use.type != "causal":
+        what = asked[0] if asked else f"objective {spec.objective_in_use.type}"
+        raise ValueError(f"router_balance is for causal mixtures and their labels, not for {what}: leave it out")
+    if spec.sharding.context > 1:
+        raise ValueError("router_balance is that of whole rows, which sharding.context cuts: use tensor or expert")
 
 
 def _check_parts(spec: TrainSpec, size: int) -> None:

@@ -115,7 +115,7 @@ def pretraining_objective(job: TrainSpec, folder: Path, context: Axis = ALONE) -
     """
     spec, length = job.objective_in_use, job.sequence_length_tokens
     if isinstance(spec, Causal):
-        return NextToken(length, context)
+        return NextToken(length, context, job.router_balance)
     from rayloom.pretrained import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

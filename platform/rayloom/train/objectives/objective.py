@@ -17,6 +17,7 @@ from torch import nn
 from rayloom.score.batches import Batch, causal_batch
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import ALONE, Axis
+from rayloom.score.router_balance import BalancedLabelLoss
 from rayloom.text.packed.shards import TokenShards
 
 Draw = tuple[int, ...]
@@ -66,6 +67,8 @@ class NextToken:
     sequence_length_tokens: int
     context: Axis = ALONE
     """The workers that have a part of the positions of each row."""
+    router_balance: float | None = None
+    """Weight of the loss that balances a mixture's router."""
 
     def rows(self, folder: Path) -> TokenShards:
         return TokenShards(folder, self.sequence_length_tokens)
@@ -75,4 +78,4 @@ class NextToken:
         return causal_batch(rows, padding_token=0).part(self.context)
 
     def loss_of(self, model: nn.Module) -> LabelLoss:
-        return LabelLoss(model)
+        return LabelLoss(model) if self.router_balance is None else BalancedLabelLoss(model, self.router_balance)
