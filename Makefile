@@ -185,7 +185,7 @@ bench-tune: setup
 bench-distill: setup
 	$(BIN)/python tests/bench/distill.py $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 
-# Tensor, context and expert parallelism on two workers against data parallelism and DTensors; SAVE=1 keeps the result.
+# All axes of parallelism on two workers against data parallelism, tensors' also against DTensors; SAVE=1 keeps the result.
 bench-layouts: setup
 	$(BIN)/python tests/bench/layouts.py $(if $(SAVE),--save)
 

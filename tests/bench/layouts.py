@@ -1,8 +1,8 @@
-"""Tensor, context and expert parallelism on two gloo workers against data parallelism, and transformers' DTensors.
+"""Each kind of parallelism on two gloo workers against data parallelism, and tensors' against transformers' DTensors.
 
-Both sides compute the same matrices cut by the same plan, forward and backward, in turns in one run. Of a mixture, data
-parallelism sums the gradients of all experts, and expert parallelism exchanges tokens instead. The last line is one
-JSON object: medians of seconds for each way, and ratios above 1 where ours is faster.
+All sides compute the same rows, forward and backward, in turns in one run; those with DTensors the same matrices cut by
+the same plan. Of a mixture, data parallelism sums the gradients of all experts, and expert parallelism exchanges tokens
+instead. The last line is one JSON object: medians of seconds for each way, and ratios above 1 where ours is faster.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,21 +32,31 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.training_jobs import small_spec
+
 from rayloom.score.batches import Batch
 from rayloom.score.document_attention import use_documents
 from rayloom.score.label_loss import LabelLoss
 from rayloom.score.parallel.axis import ALONE, Axis
+from rayloom.train.engines.engine import engine_for
+from rayloom.train.process_group import Group
 from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.parts import part_of
 
 NUM_WORKERS = 2
+NUM_ROWS = 8
+"""Of a step in micro-batches of one row."""
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 4}
 EXPERTS = {"moe_intermediate_size": 352, "num_experts": 16, "num_experts_per_tok": 4, "head_dim": 64}
 
 
 def rows(length: int, first: int, count: int) -> Batch:
     """Rows of two documents each."""
-    tokens = torch.randint(0, 4096, (8, length + 1), generator=torch.Generator().manual_seed(1))[first : first + count]
+    tokens = torch.randint(0, 4096, (NUM_ROWS, length + 1), generator=torch.Generator().manual_seed(1))[
+        first : first + count
+    ]
     positions = torch.cat([torch.arange(length // 4), torch.arange(length - length // 4)]).expand(count, -1)
     return Batch(tokens[:, :-1].contiguous(), positions.contiguous(), tokens[:, 1:].contiguous(), count * length)
 
@@ -86,6 +99,27 @@ def ways(num_layers: int, length: int, axis: Axis) -> dict[str, Callable[[], Any
         "tensor": lambda: LabelLoss(cut)(rows(length, 0, 2)).backward(),
         "tensor_layers": of_layers(cut),
         "dtensor_layers": of_layers(by_plan),
+        **steps(model, length, axis),
+    }
+
+
+def steps(model: Any, length: int, axis: Axis) -> dict[str, Callable[[], Any]]:
+    """One step of all rows, with the update: each worker half of the rows, or half of the layers."""
+
+    def step(group: Group, numbers: range) -> Callable[[], Any]:
+        engine = engine_for(small_spec(), LabelLoss(copy.deepcopy(model)), group)
+        batches = [rows(length, number, 1) for number in numbers]
+
+        def run() -> None:
+            engine.accumulate(batches, NUM_ROWS * length, math.inf, lambda _: None)
+            engine.step(1e-4)
+
+        return run
+
+    alike = Group(axis.rank, NUM_WORKERS, torch.device("cpu"))
+    return {
+        "data_step": step(alike, range(axis.rank, NUM_ROWS, NUM_WORKERS)),
+        "pipeline_step": step(replace(alike, pipeline=axis), range(NUM_ROWS)),
     }
 
 
@@ -153,6 +187,7 @@ def main() -> None:
         "tensor_ratio_vs_data": round(seconds["data"] / seconds["tensor"], 3),
         "context_ratio_vs_data": round(seconds["data"] / seconds["context"], 3),
         "expert_ratio_vs_data": round(seconds["mixture_data"] / seconds["mixture_expert"], 3),
+        "pipeline_ratio_vs_data": round(seconds["data_step"] / seconds["pipeline_step"], 3),
     }
     if asked.save:
         save("layouts", result)

@@ -9,7 +9,7 @@ import torch
 from place import Place, SkippedError, need
 
 from rayloom.specs.training.optimization import AdamW8bit
-from rayloom.train.engines import plain
+from rayloom.train.engines import stored_state
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over
 
 NEEDED_BYTES = 30 * 10**9
@@ -22,8 +22,8 @@ def measured(place: Place) -> dict[str, Any]:
     num_weights = place.of((1 << 31) + (1 << 20) + 7, (1 << 16) + 7)
     flat = torch.ones(num_weights, device=place.device)
     # In the small form a piece is small too, so that there are as many.
-    with patch.object(plain, "MOST_WEIGHTS_AT_ONCE", place.of(plain.MOST_WEIGHTS_AT_ONCE, 1 << 15)):
-        pieces = plain.pieces_of(flat, is_in_8_bits=True)
+    with patch.object(stored_state, "MOST_WEIGHTS_AT_ONCE", place.of(stored_state.MOST_WEIGHTS_AT_ONCE, 1 << 15)):
+        pieces = stored_state.pieces_of(flat, is_in_8_bits=True)
     group = ParameterGroup(("all",), (torch.nn.Parameter(flat),), weight_decay=0.0, is_in_8_bits=True)
     optimizer = optimizer_over([group], [pieces], AdamW8bit(type="adamw8bit"))
     for settings in optimizer.param_groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.workers import Training, run_alone, run_on_workers
 from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 8
+AXES = ("pipeline", "tensor", "context", "expert")
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,18 @@ class Case:
     optimizer: str = "adamw"
     offload: bool = False
     changed: tuple[tuple[str, Any], ...] = ()
+    pipeline: int = 1
     tensor: int = 1
     context: int = 1
     expert: int = 1
-    """Workers that have a part of every matrix, of every row, or some of the experts; alone, a worker has all of it."""
+    """Workers that have some of the layers, a part of every matrix, of every row, or some of the experts; alone, a
+    worker has all of it."""
 
     @property
     def name(self) -> str:
         more = "".join(f"-{name}" for name, _ in self.changed)
-        layout = f"zero{self.stage}-tensor{self.tensor}-context{self.context}-expert{self.expert}"
+        axes = "".join(f"-{name}{getattr(self, name)}" for name in AXES)
+        layout = f"zero{self.stage}{axes}"
         return f"{layout}-{self.precision}-{self.optimizer}{'-offload' * self.offload}{more}"
 
     @property
@@ -41,13 +46,11 @@ class Case:
         return 1e-3 if self.precision == "fp32" else 1e-2
 
     def changes(self, is_alone: bool) -> dict[str, Any]:
-        tensor, context, expert = (1, 1, 1) if is_alone else (self.tensor, self.context, self.expert)
+        axes = {name: 1 if is_alone else getattr(self, name) for name in AXES}
         return {
             "sharding": {
                 "zero_stage": self.stage,
-                "tensor": tensor,
-                "context": context,
-                "expert": expert,
+                **axes,
                 "offload": {"optimizer": self.offload, "parameters": self.offload and self.stage == 3},
             },
             "precision": self.precision,
@@ -56,7 +59,7 @@ class Case:
             "num_steps": NUM_STEPS,
             # Six rows a step in micro-batches of two: they do not come out even on two workers.
             "global_batch_tokens": 6 * 16,
-            "workers": {"num_workers": tensor * context * expert},
+            "workers": {"num_workers": math.prod(axes.values())},
             **dict(self.changed),
         }
 
@@ -72,6 +75,7 @@ CORE = [
     Case(0, "fp32"), Case(1, "bf16"), Case(2, "fp32"), Case(3, "fp32"), Case(2, "bf16", "muon"),
     Case(2, "fp32", changed=HELD), Case(0, "fp32", tensor=2),
     Case(0, "fp32", context=2), *(Case(stage, "fp32", changed=MIXTURE, expert=2) for stage in (0, 2)),
+    Case(0, "fp32", pipeline=2),
 ]  # fmt: skip
 RECOMPUTED = (("activation_checkpointing", True),)
 SENT_IN_BF16 = (("sharding", {"reduce_precision": "bf16"}),)
@@ -80,7 +84,8 @@ REST = [
     Case(1, "bf16", offload=True), Case(0, "bf16"), Case(1, "fp32"), Case(2, "bf16"), Case(3, "bf16"),
     Case(0, "bf16", "muon"), Case(0, "fp32", changed=SENT_IN_BF16), Case(2, "fp32", changed=TAUGHT),
     Case(3, "fp32", changed=TAUGHT), Case(2, "bf16", tensor=2), Case(0, "fp32", changed=RECOMPUTED, tensor=2),
-    Case(0, "bf16", "muon", context=2), Case(3, "fp32", changed=MIXTURE),
+    Case(0, "bf16", "muon", context=2), Case(3, "fp32", changed=MIXTURE), Case(0, "bf16", pipeline=2),
+    Case(0, "fp32", changed=RECOMPUTED, pipeline=2),
 ]  # fmt: skip
 
 Losses = Callable[[Case, str], list[float]]

@@ -29,6 +29,9 @@ LAYOUTS: dict[str, dict[str, int]] = {
     "context-zero2": {"context": 2, "zero_stage": 2},
     "context-zero3": {"context": 2, "zero_stage": 3},
     "both-zero3": {"tensor": 2, "context": 2, "zero_stage": 3},
+    "pipeline": {"pipeline": 2},
+    "pipeline-tensor": {"pipeline": 2, "tensor": 2},
+    "pipeline-of-four": {"pipeline": 4},
 }
 MIXTURES: dict[str, dict[str, int]] = {
     "expert": {"expert": 2},
@@ -41,7 +44,7 @@ MIXTURES: dict[str, dict[str, int]] = {
 }
 DATA: dict[str, int] = {}
 ARCHITECTURE = {
-    "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
+    "type": "decoder", "num_layers": 4, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
     "feed_forward_size": 32, "max_positions": 32, "tied_embeddings": False,
 }  # fmt: skip
 

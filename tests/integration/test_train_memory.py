@@ -13,7 +13,7 @@ from test_train_loop import KilledError, events, killed_at, quiet, steps
 
 from rayloom.score.label_loss import LabelLoss
 from rayloom.train import precision
-from rayloom.train.engines import plain
+from rayloom.train.engines import stored_state
 from rayloom.train.engines.zero import deepspeed_config
 from rayloom.train.loop import loop
 from rayloom.train.objectives.objective import NextToken
@@ -129,8 +129,8 @@ def test_a_tensor_too_large_for_the_8_bit_kernel_is_cut_and_nothing_changes(
         "optimizer": {"type": "adamw8bit"},
     }
     loop.train(small_job(tmp_path / "whole", **(larger | GPU)), ONE, quiet)
-    monkeypatch.setattr(plain, "MOST_WEIGHTS_AT_ONCE", 3 * 8192)
-    sizes = [len(piece) for piece in plain.pieces_of(torch.zeros(100_001), is_in_8_bits=True)]
+    monkeypatch.setattr(stored_state, "MOST_WEIGHTS_AT_ONCE", 3 * 8192)
+    sizes = [len(piece) for piece in stored_state.pieces_of(torch.zeros(100_001), is_in_8_bits=True)]
     assert (len(sizes), sum(sizes), min(sizes) > 8192) == (5, 100_001, True)
     loop.train(small_job(tmp_path / "cut", **(larger | GPU)), ONE, quiet)
     assert steps(tmp_path / "cut") == steps(tmp_path / "whole")

@@ -20,9 +20,11 @@ from rayloom.train.planning.layouts import fastest, layout_of
 from rayloom.train.process_group import Group, arranged
 from rayloom.train.sizes.estimates import memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_architecture, size_of_model
+from rayloom.train.sizes.stages import stages_of
 from rayloom.train.sizes.traffic import traffic
 from rayloom.train.weights.architectures import config_of, model_of
 from rayloom.train.weights.layout import make_parts
+from rayloom.train.weights.stages import keep_stage
 
 SHAPE = {
     "type": "decoder", "num_layers": 2, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2,
@@ -101,7 +103,17 @@ def mixture() -> Any:
             {"sharding": {"expert": 2}, "adapter": {"type": "lora", "quantised_base": "nf4"}, **MIXTURE},
             "quantised base",
         ),
-        ({"sharding": {"extra": {"tensor_parallel": {}}, "zero_stage": 1}}, "not covered here.*use tensor"),
+        ({"sharding": {"extra": {"tensor_parallel": {}}, "zero_stage": 1}}, "not covered here.*use pipeline, tensor"),
+        ({"sharding": {"pipeline": 2, "zero_stage": 1}}, "pipeline is for zero_stage 0.*tensor cuts"),
+        ({"sharding": {"pipeline": 2, "context": 2}, "workers": {"num_workers": 4}}, "not proven with context"),
+        ({"sharding": {"pipeline": 2}, "workers": {"num_workers": 3}}, "does not divide.*set it to 2 or 4"),
+        ({"sharding": {"pipeline": 3}, "workers": {"num_workers": 3}}, "needs as many layers, and num_layers is 2"),
+        (
+            {"sharding": {"pipeline": 2}, "global_batch_tokens": 2 * 16},
+            "pipeline 2 needs as many micro-batches.*makes 1: set it to 64",
+        ),
+        ({"sharding": {"pipeline": 2}, "optimizer": {"type": "muon"}}, "muon is not proven.*use adamw"),
+        ({"sharding": {"pipeline": 2}, "architecture": GPT2}, "pipeline cuts no gpt2: use family llama"),
     ],
 )
 def test_what_is_not_proven_is_refused_with_what_works(changes: dict[str, Any], said: str) -> None:
@@ -110,8 +122,9 @@ def test_what_is_not_proven_is_refused_with_what_works(changes: dict[str, Any], 
         small_spec(**given)
 
 
-def test_lora_is_cut_but_not_with_a_quantised_base() -> None:
-    given = {"architecture": None, "base": "./base", "sharding": {"tensor": 2}, "workers": {"num_workers": 2}}
+@pytest.mark.parametrize("axis", ["pipeline", "tensor"])
+def test_lora_is_cut_but_not_with_a_quantised_base(axis: str) -> None:
+    given = {"architecture": None, "base": "./base", "sharding": {axis: 2}, "workers": {"num_workers": 2}}
     assert small_spec(**given, adapter={"type": "lora"}).num_copies == 1
     with pytest.raises(ValidationError, match="neither DoRA nor a quantised base"):
         small_spec(**given, adapter={"type": "lora", "quantised_base": "nf4"})
@@ -133,6 +146,18 @@ def test_a_batch_is_divided_by_the_workers_that_compute_other_rows() -> None:
     assert {one.rows.size for one in group} == {2}
 
 
+def test_stages_are_outermost_so_that_they_may_be_nodes() -> None:
+    layout = {"sharding": {"pipeline": 2, "tensor": 2}, "workers": {"num_workers": 8}}
+    spec = small_spec(architecture=SHAPE, global_batch_tokens=8 * 16, **layout)
+    assert (spec.num_copies, spec.accumulation_steps) == (2, 2)
+    cpu = torch.device("cpu")
+    group = [Group(rank, 8, cpu, tensor=Axis(rank % 2, 2), pipeline=Axis(rank // 4, 2)) for rank in range(8)]
+    assert [one.in_stage.rank for one in group] == [0, 1, 2, 3] * 2
+    assert [one.rows.rank for one in group] == [0, 0, 1, 1] * 2
+    assert [one.copies.rank for one in group] == [0, 0, 1, 1] * 2
+    assert [one.once(1) for one in group] == [0, 0, 0, 0, 1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("tensor", [2, 8])
 def test_what_a_worker_holds_is_counted_on_the_meta_device(size: ModelSize, tensor: int) -> None:
     spec = small_spec(**LARGE | {"sharding": {"tensor": tensor}, "architecture": {**LLAMA_70B, "num_layers": 2}})
@@ -146,6 +171,21 @@ def test_what_a_worker_holds_is_counted_on_the_meta_device(size: ModelSize, tens
     assert memory_per_device(spec, counted).weights == pytest.approx(2 * held, rel=1e-3)
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_what_a_stage_holds_is_counted_on_the_meta_device(is_tied: bool) -> None:
+    shape = {**LLAMA_70B, "num_layers": 6, "tied_embeddings": is_tied}
+    spec = small_spec(**LARGE | {"sharding": {"pipeline": 4, "tensor": 2}, "architecture": shape})
+    assert spec.architecture is not None
+    counted = size_of_architecture(spec.architecture, 128256)
+    for rank, stage in enumerate(stages_of(spec, counted)):
+        with torch.device("meta"):
+            model = model_of(config_of(spec.architecture, 128256))
+        keep_stage(model, Axis(rank, 4))
+        held = sum(parameter.numel() for parameter in model.parameters())
+        assert stage.size.parameters == pytest.approx(held, rel=1e-4)
+        assert (stage.is_tied, stage.in_flight) == (is_tied, 4 - rank)
+
+
 def test_what_a_step_sends_by_hand(size: ModelSize) -> None:
     changes = {"sharding": {"tensor": 8}, "global_batch_tokens": 8 * 4096}
     sent = traffic(small_spec(**LARGE | changes), size)
@@ -157,6 +197,10 @@ def test_what_a_step_sends_by_hand(size: ModelSize) -> None:
     # Forward and backward, 64 heads of queries and of outputs, and 8 each of keys and values.
     assert cut.context == 2 * 2 * 80 * (4096 // 8 * (2 * 64 + 2 * 8) * 128 * 2 * 7 // 8)
     assert cut.tensor == 0
+    staged = traffic(small_spec(**LARGE | {"sharding": {"pipeline": 4, "tensor": 8}}), size)
+    # 64 micro-batches' hidden states to the next stage, and their gradients to the one before; nothing to other copies.
+    assert staged.pipeline == 64 * 2 * (4096 * 8192 * 2)
+    assert staged.copies == 0
 
 
 def test_70b_on_four_nodes_fits_with_a_layout_that_is_named(size: ModelSize) -> None:
@@ -166,11 +210,19 @@ def test_70b_on_four_nodes_fits_with_a_layout_that_is_named(size: ModelSize) -> 
     assert best is not None
     assert fits(best, size, fleet)
     assert "activation_checkpointing: true with sharding.zero_stage: 3" in advice(spec, size, fleet)
-    assert (best.sharding.tensor, best.sharding.zero_stage) == (8, 2)
+    # Stages are nodes, between which only hidden states go.
+    assert (best.sharding.pipeline, best.sharding.tensor, best.sharding.zero_stage) == (4, 8, 0)
+    without = fastest(spec, size, fleet, lambda other: fits(other, size, fleet) and other.sharding.pipeline == 1)
+    assert without is not None
+    assert (without.sharding.tensor, without.sharding.zero_stage) == (8, 2)
     sheet = PlanSheet()
     add_fleet(sheet, spec, size, 10**9)
     facts = dict(sheet.facts)
     assert facts["fastest that fits"].startswith(layout_of(best))
+    add_fleet(sheet, best, size, 10**9)
+    facts = dict(sheet.facts)
+    assert facts["pipeline"].startswith("stages of 20, 21, 20, 19 layers; 64 micro-batches")
+    assert facts["pipeline"].endswith("each waits 4% of the time")
     assert any("do not fit" in problem for problem in sheet.problems)
 
 

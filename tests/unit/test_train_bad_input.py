@@ -41,7 +41,7 @@ BASE = {"architecture": None, "base": "artifact:base"}
         ),
         (
             {"sharding": {"zero_stage": 1, "extra": {"tensor_parallel": {"autotp_size": 2}}}},
-            "not covered here: tensor_parallel; use tensor, context or zero_stage instead",
+            "not covered here: tensor_parallel; use pipeline, tensor, context, expert or zero_stage instead",
         ),
         ({"trackers": [{"type": "wandb", "mode": "quiet"}]}, "offline"),
         ({"trackers": [{"type": "mlflow", "uri": "runs"}]}, "uri"),

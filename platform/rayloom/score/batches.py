@@ -58,6 +58,8 @@ class Batch:
     """The workers that have a part of the positions of these rows each; here are this worker's."""
     row_positions: torch.Tensor | None = None
     """(B, positions of all of them) as `positions`; None if they are all here."""
+    embedded: torch.Tensor | None = None
+    """(B, S, D) hidden states that a decoder reads instead of the tokens' embeddings (pipelines)."""
 
     @property
     def num_labels(self) -> int:
@@ -107,6 +109,19 @@ class Batch:
             known_document_lengths=whole.document_lengths,
             context=context,
             row_positions=whole.positions,
+        )
+
+    def padded(self, num_rows: int, num_positions: int) -> Self:
+        """A causal batch of so many rows and positions: what is added are documents without labels."""
+        rows, positions = num_rows - len(self.tokens), num_positions - self.tokens.shape[1]
+        if rows == positions == 0:
+            return self
+        ends = torch.cat([self.positions, torch.arange(positions).expand(len(self.positions), -1)], dim=1)
+        return replace(
+            self,
+            tokens=functional.pad(self.tokens, (0, positions, 0, rows)),
+            positions=torch.cat([ends, torch.arange(num_positions).expand(rows, -1)]),
+            labels=functional.pad(self.labels, (0, positions, 0, rows), value=NO_LABEL),
         )
 
     def without_labels(self) -> Self:

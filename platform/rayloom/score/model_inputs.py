@@ -46,7 +46,8 @@ def model_inputs(model: nn.Module, batch: Batch, has_virtual_tokens: bool) -> di
     if kind == "encoder":
         mask = _encoder_mask(model, batch)
         return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.positions}
-    inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
+    inputs: dict[str, Any] = {"position_ids": batch.positions, "use_cache": False}
+    inputs |= {"input_ids": batch.tokens} if batch.embedded is None else {"inputs_embeds": batch.embedded}
     positions = batch.positions if batch.row_positions is None else batch.row_positions
     documents = None if has_virtual_tokens else documents_for(model, positions, batch.document_lengths)
     if batch.context.size > 1:

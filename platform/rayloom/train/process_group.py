@@ -37,17 +37,26 @@ class Group:
     but for those of a tensor or context axis."""
     expert_copies: Axis = ALONE
     """Its place among those with the same experts, over which their gradients are summed."""
+    pipeline: Axis = ALONE
+    """The workers that have some of the layers each, in the order of the layers: its stages."""
+
+    @property
+    def in_stage(self) -> Axis:
+        """This worker's place among those with the same layers. Their ranks follow each other."""
+        size = self.num_workers // self.pipeline.size
+        return Axis(self.rank % size, size)
 
     @property
     def rows(self) -> Axis:
-        """This worker's place among those that compute other rows (data parallelism)."""
+        """Its place among those that compute other rows (data parallelism)."""
         together = self.tensor.size * self.context.size
-        return Axis(self.rank // together, self.num_workers // together)
+        return Axis(self.in_stage.rank // together, self.in_stage.size // together)
 
     @property
     def copies(self) -> Axis:
         """Its place among those with the same part of the weights, over which losses and gradients are summed."""
-        return Axis(self.rank // self.tensor.size, self.num_workers // self.tensor.size, self.copies_group)
+        own, size = self.in_stage, self.tensor.size
+        return Axis(own.rank // size, own.size // size, self.copies_group)
 
     def axis_of(self, along: Along | None) -> Axis:
         """The workers that have the parts of a parameter which is cut along this axis; alone for a whole one."""
@@ -60,7 +69,7 @@ class Group:
 
     def writers_of(self, along: Along | None) -> Axis:
         """The workers that hold the same of such a parameter, and share the writing of it."""
-        return Axis(self.rank, self.num_workers) if along is None else self.copies_of(along)
+        return self.in_stage if along is None else self.copies_of(along)
 
     @property
     def is_first(self) -> bool:
@@ -75,8 +84,11 @@ class Group:
         return tuple(tensor.tolist())
 
     def once(self, value: float) -> float:
-        """What this worker adds to a sum over all, of a value that all workers of `tensor` have alike."""
-        return value if self.tensor.rank == 0 else 0
+        """What this worker adds to a sum over all, of a value that all workers of `tensor` have alike.
+
+        Of a pipeline, the last stage adds it, which computes the loss.
+        """
+        return value if self.tensor.rank == 0 and self.pipeline.rank == self.pipeline.size - 1 else 0
 
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
@@ -117,17 +129,19 @@ def current_group(device: torch.device, timeout_seconds: float = 1800.0) -> Grou
 def arranged(group: Group, sharding: Sharding) -> Iterator[Group]:
     """The group with its workers in the places that `sharding` gives them. All of them call it together.
 
-    Workers of a tensor axis follow each other, as they exchange most; then those of a context axis, then other rows.
-    Experts are spread over workers that follow each other. Raises InputError if there are no whole copies of the model.
+    Workers of a tensor axis follow each other, as they exchange most; then those of a context axis, then other rows,
+    then the stages of a pipeline, which exchange least. Experts are spread over workers that follow each other. Raises
+    InputError if there are no whole copies of the model.
     """
     tensor, context, expert, num_workers = sharding.tensor, sharding.context, sharding.expert, group.num_workers
-    if num_workers % (tensor * context):
-        what = f"{num_workers} workers cannot be {context} parts of rows × {tensor} parts of matrices"
-        raise InputError(what, fix=f"Start a multiple of {tensor * context} workers, as workers.num_workers says.")
+    stages, together = sharding.pipeline, sharding.together
+    if num_workers % together:
+        what = f"{num_workers} workers cannot be {stages} stages × {context} parts of rows × {tensor} parts of matrices"
+        raise InputError(what, fix=f"Start a multiple of {together} workers, as workers.num_workers says.")
     if num_workers % expert:
         what = f"Experts cannot be spread over {expert} of {num_workers} workers"
         raise InputError(what, fix=f"Start a multiple of {expert} workers, as workers.num_workers says.")
-    ranks = range(num_workers)
+    ranks, in_stage = range(num_workers), num_workers // stages
     made: list[Any] = []
 
     def axis(size: int, step: int) -> Axis:
@@ -139,9 +153,17 @@ def arranged(group: Group, sharding: Sharding) -> Iterator[Group]:
         made.append(_own_group(sets, group.rank))
         return Axis(place, size, made[-1])
 
-    placed = replace(group, tensor=axis(tensor, 1), context=axis(context, tensor), expert=axis(expert, 1))
-    if tensor > 1:
-        made.append(_own_group([ranks[first::tensor] for first in range(tensor)], group.rank))
+    placed = replace(
+        group,
+        tensor=axis(tensor, 1),
+        context=axis(context, tensor),
+        expert=axis(expert, 1),
+        pipeline=axis(stages, in_stage),
+    )
+    if tensor > 1 or stages > 1:
+        begins = [begin + first for begin in ranks[::in_stage] for first in range(tensor)]
+        sets = [ranks[first : first - first % in_stage + in_stage : tensor] for first in begins]
+        made.append(_own_group(sets, group.rank))
         placed = replace(placed, copies_group=made[-1])
     if expert > 1:
         made.append(_own_group([ranks[first::expert] for first in range(expert)], group.rank))

@@ -66,6 +66,26 @@ class Axis:
             dist.broadcast(tensor, group=self.group, group_src=rank)
         return tensor
 
+    def send(self, rank: int, tensor: Tensor) -> None:
+        """Sends the tensor to one of the workers, which calls `received`."""
+        dist.send(tensor.contiguous(), group=self.group, group_dst=rank)
+
+    def received(self, rank: int, tensor: Tensor) -> Tensor:
+        """The tensor, filled with what one of the workers sends."""
+        dist.recv(tensor, group=self.group, group_src=rank)
+        return tensor
+
+    def from_other(self, rank: int, tensor: Tensor) -> Tensor:
+        """What another worker gives, which calls this with this worker's rank and a tensor of the same shape."""
+        received = torch.empty_like(tensor)
+        both = [
+            dist.P2POp(dist.isend, tensor, group=self.group, group_peer=rank),
+            dist.P2POp(dist.irecv, received, group=self.group, group_peer=rank),
+        ]
+        for work in dist.batch_isend_irecv(both):
+            work.wait()
+        return received
+
 
 ALONE = Axis()
 

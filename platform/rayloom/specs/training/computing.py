@@ -55,12 +55,11 @@ def _check_device(spec: TrainSpec) -> None:
 
 
 def _check_layout(spec: TrainSpec) -> None:
-    """What tensor, context and expert parallelism are proven with; the rest is refused, with what works instead."""
+    """What sharding's axes of workers are proven with; the rest is refused, with what works instead."""
     sharding, workers = spec.sharding, spec.workers
-    if sharding.together == 1 and sharding.expert == 1:
+    if not sharding.axes:
         return
-    axes = {"tensor": sharding.tensor, "context": sharding.context, "expert": sharding.expert}
-    where = "sharding." + " and ".join(f"{name} {size}" for name, size in axes.items() if size > 1)
+    where = "sharding." + " and ".join(f"{name} {size}" for name, size in sharding.axes.items())
     unit = math.lcm(sharding.together, sharding.expert)
     if workers.num_workers % unit:
         below = workers.num_workers // unit * unit
@@ -80,22 +79,25 @@ def _check_layout(spec: TrainSpec) -> None:
         raise ValueError(f"compile is not proven with {where}: leave it out")
     if spec.adapter.type not in ("none", "lora"):
         raise ValueError(f"adapter {spec.adapter.type} is not proven with {where}: use lora, or zero_stage instead")
-    if sharding.expert > 1:
-        _check_experts(spec, where)
-    if sharding.tensor > 1:
-        _check_parts(spec, sharding.tensor)
+    checks = {"pipeline": _check_stages, "tensor": _check_parts, "expert": _check_experts}
+    for name, size in sharding.axes.items():
+        if name in checks:
+            checks[name](spec, size)
     shape = spec.architecture
-    if isinstance(shape, DecoderArchitecture) and shape.heads % sharding.together:
-        fitting = math.gcd(shape.heads, sharding.together)
+    if isinstance(shape, DecoderArchitecture) and shape.heads % sharding.in_layers:
+        fitting = math.gcd(shape.heads, sharding.in_layers)
         raise ValueError(f"{where} must divide num_heads {shape.heads} together: {fitting} workers would")
 
 
-def _check_experts(spec: TrainSpec, where: str) -> None:
+def _check_experts(spec: TrainSpec, size: int) -> None:
     if spec.architecture is not None:
         raise ValueError("sharding.expert is for a base that is a mixture of experts, and architecture makes none")
     sharding = spec.sharding
-    if sharding.expert % sharding.tensor:
-        nearest = f"{sharding.tensor * math.ceil(sharding.expert / sharding.tensor)}"
+    if sharding.pipeline > 1:
+        raise ValueError("sharding.expert is not proven with pipeline: use tensor or context with it")
+    if size % sharding.tensor:
+        nearest = f"{sharding.tensor * math.ceil(size / sharding.tensor)}"
+        where = f"sharding.tensor {sharding.tensor} and expert {size}"
         raise ValueError(f"{where}: expert must be a multiple of tensor, whose workers have the same tokens: {nearest}")
     if sharding.zero_stage in (1, 3):
         raise ValueError(f"sharding.expert is not proven with zero_stage {sharding.zero_stage}: use 0 or 2")
@@ -118,6 +120,32 @@ def _check_router(spec: TrainSpec) -> None:
         raise ValueError(f"router_balance is for causal mixtures and their labels, not for {what}: leave it out")
     if spec.sharding.context > 1:
         raise ValueError("router_balance is that of whole rows, which sharding.context cuts: use tensor or expert")
+
+
+def _check_stages(spec: TrainSpec, size: int) -> None:
+    sharding, shape = spec.sharding, spec.architecture
+    if sharding.zero_stage:
+        raise ValueError("sharding.pipeline is for zero_stage 0: leave zero_stage out; tensor cuts the weights further")
+    if sharding.context > 1:
+        raise ValueError("sharding.pipeline is not proven with context: use tensor for it")
+    if spec.router_balance is not None:
+        raise ValueError("sharding.pipeline cuts no mixtures, which router_balance is for: use expert")
+    if spec.optimizer.type != "adamw":
+        raise ValueError(f"optimizer {spec.optimizer.type} is not proven with sharding.pipeline: use adamw")
+    if isinstance(spec.adapter, LoraAdapter) and (spec.adapter.weight_decomposed or spec.adapter.quantised_base):
+        raise ValueError("sharding.pipeline hands on neither DoRA nor a quantised base: use plain lora")
+    if spec.accumulation_steps < size:
+        least = spec.global_batch_tokens // max(1, spec.accumulation_steps) * size
+        raise ValueError(
+            f"sharding.pipeline {size} needs as many micro-batches in a step, and global_batch_tokens makes "
+            f"{spec.accumulation_steps}: set it to {least}, or micro_batch_sequences lower"
+        )
+    if not isinstance(shape, DecoderArchitecture):
+        return
+    if shape.family != "llama":
+        raise ValueError(f"sharding.pipeline cuts no {shape.family}: use family llama, or zero_stage 3")
+    if shape.num_layers < size:
+        raise ValueError(f"sharding.pipeline {size} needs as many layers, and num_layers is {shape.num_layers}")
 
 
 def _check_parts(spec: TrainSpec, size: int) -> None:

@@ -26,12 +26,17 @@ class Offload(Spec):
 
 
 class Sharding(Spec):
-    """How a model and its rows are spread over workers: num_workers = tensor × context × workers with other rows.
+    """How a model and its rows are spread over workers: num_workers = pipeline × tensor × context × workers with other
+    rows.
 
-    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles at run time; and pipeline
-    parallelism, which needs models written as a list of layers, unlike those of transformers.
+    Not covered: offload to NVMe, which needs libaio and an operator that DeepSpeed compiles at run time.
     """
 
+    pipeline: Annotated[int, Field(ge=1)] = 1
+    """Workers, or groups of them, that have some of the layers each and hand hidden states on to the next, micro-batch
+    by micro-batch (Narayanan et al. 2019, PipeDream: one forward, one backward). They exchange least, so they may be
+    nodes. The more micro-batches are accumulated in a step, the shorter they wait: (pipeline − 1) / (micro-batches +
+    pipeline − 1) of the time."""
     tensor: Annotated[int, Field(ge=1)] = 1
     """Workers that compute the same rows together: each holds a part of every large matrix (Shoeybi et al. 2019,
     arXiv:1909.08053). They exchange hidden states four times a layer, so they should be the GPUs of one node."""
@@ -54,9 +59,25 @@ class Sharding(Spec):
     """Further keys of DeepSpeed's own configuration; keys that other fields of the spec decide are refused."""
 
     @property
+    def in_layers(self) -> int:
+        """Workers that compute the same layers of the same rows."""
+        return self.tensor * self.context
+
+    @property
     def together(self) -> int:
         """Workers that compute the same rows."""
-        return self.tensor * self.context
+        return self.pipeline * self.in_layers
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The axes along which there are several workers, and how many."""
+        all_of_them = {"pipeline": self.pipeline, "tensor": self.tensor, "context": self.context, "expert": self.expert}
+        return {name: size for name, size in all_of_them.items() if size > 1}
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether workers hold different parts of the weights."""
+        return self.zero_stage == 3 or bool(self.axes.keys() - {"context"})
 
     @model_validator(mode="after")
     def _offload_needs_sharding(self) -> Self:
@@ -79,7 +100,7 @@ class Sharding(Spec):
         uncovered = sorted(UNCOVERED_KEYS & set(self.extra))
         if uncovered:
             what = f"extra asks for what is not covered here: {', '.join(uncovered)}"
-            raise ValueError(f"{what}; use tensor, context, expert or zero_stage instead")
+            raise ValueError(f"{what}; use pipeline, tensor, context, expert or zero_stage instead")
         return self
 
 

@@ -7,7 +7,7 @@ for adapters. `zero` uses DeepSpeed, which shards optimiser state, gradients and
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,12 +32,22 @@ class Engine(Protocol):
 
     model: Any
     """The loss module."""
+    group: Group
     loss_scale: float
     """Factor on the loss in the backward pass; gradients are divided by it before they are used."""
 
     @property
     def num_updates(self) -> int:
         """Updates applied so far; AdamW's bias correction depends on it."""
+
+    def accumulate(
+        self, batches: Sequence[TrainBatch], num_labels: int, limit: float, seed: Callable[[int], None]
+    ) -> float:
+        """Adds this worker's micro-batches of a step to the gradients; returns the mean loss over `num_labels`.
+
+        `num_labels`: those of the global batch. With a mean above `limit`, or NaN, the step will change nothing.
+        `seed`: called before each micro-batch with its number, for what is drawn in it.
+        """
 
     def loss(self, batch: TrainBatch) -> Tensor:
         """() sum of −log p over the batch's labels."""
@@ -68,17 +78,18 @@ class Engine(Protocol):
 def engine_for(spec: TrainSpec, loss: nn.Module, group: Group, weights: ShardedWeights | None = None) -> Engine:
     """The engine for the spec's ZeRO stage, around a loss module (see `Objective.loss_of`).
 
-    `weights`: those of a model that is still on the meta device, for stage 3 and for tensor and expert parallelism,
-    which are done to the model here.
+    `weights`: those of a model that is still on the meta device, for stage 3 and for tensor, expert and pipeline
+    parallelism, which are done to the model here.
     """
-    if group.tensor.size > 1 or group.expert.size > 1:
-        dtype = (
-            torch.float32
-            if is_whole_model(spec.adapter)
-            else DTYPES[computing_precision(spec, group.device.type == "cuda")]
-        )
-        make_parts(loss.model, weights, group.tensor, group.device, dtype, group.expert)
+    if group.tensor.size > 1 or group.expert.size > 1 or group.pipeline.size > 1:
+        is_whole = is_whole_model(spec.adapter)
+        dtype = torch.float32 if is_whole else DTYPES[computing_precision(spec, group.device.type == "cuda")]
+        make_parts(loss.model, weights, group.tensor, group.device, dtype, group.expert, group.pipeline)
         weights = None
+    if group.pipeline.size > 1:
+        from rayloom.train.engines.pipeline import PipelineEngine
+
+        return PipelineEngine(spec, loss, group)
     if spec.sharding.zero_stage == 0:
         from rayloom.train.engines.plain import PlainEngine
 

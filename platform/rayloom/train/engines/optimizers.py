@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -15,6 +16,7 @@ from rayloom.score.label_loss import output_head_of
 from rayloom.specs.training import optimization as spec_of
 from rayloom.train.engines.muon import MuonAdamW
 from rayloom.train.weights.parts import Along, along_of
+from rayloom.train.weights.stages import is_copy
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 MUON_STATE = ("momentum",)
@@ -33,6 +35,8 @@ class ParameterGroup:
     is_in_8_bits: bool = False
     along: Along | None = None
     """The axis of workers along which they are cut; None if they are whole."""
+    are_copies: bool = False
+    """Whether the first stage of a pipeline has the same ones (tied embeddings), and answers for them."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -57,12 +61,12 @@ def parameter_groups(model: nn.Module, spec: spec_of.Optimizer) -> list[Paramete
         (decayed, spec.weight_decay, False),
         (plain, 0.0, False),
     ):
-        for along in AXES:
-            alike = [(name, p) for name, p in named if along_of(p) == along]
+        for are_copies, along in product((False, True), AXES):
+            alike = [(n, p) for n, p in named if (is_copy(p), along_of(p)) == (are_copies, along)]
             if alike:
                 names, parameters = zip(*alike, strict=True)
                 in_8_bits = spec.type == "adamw8bit"
-                groups.append(ParameterGroup(names, parameters, decay, orthogonal, in_8_bits, along))
+                groups.append(ParameterGroup(names, parameters, decay, orthogonal, in_8_bits, along, are_copies))
     return sorted(groups, key=lambda group: group.along == "expert")  # gradients that others sum, together
 
 

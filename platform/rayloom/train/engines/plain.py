@@ -2,25 +2,26 @@
 
 Trained parameters are views into flat tensors, so that clipping, the update, the conversion and the all-reduce are one
 operation each for all parameters. In half precision, weights and activations are bf16 or fp16; master weights,
-gradients and optimiser state are fp32. The last part converts optimiser state to and from its form in checkpoints.
+gradients and optimiser state are fp32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from rayloom.specs.train import TrainSpec
+from rayloom.train.engines.accumulation import OneByOne
 from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import AXES, ParameterGroup, optimizer_over, parameter_groups
 from rayloom.train.engines.reduction import GradientSums, Place
+from rayloom.train.engines.stored_state import blank, kept, kinds_in_8_bits, pieces_of, put
 from rayloom.train.objectives.objective import TrainBatch
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
@@ -54,7 +55,7 @@ class _Flat:
             yield name, parameter, flat[start : start + parameter.numel()]
 
 
-class PlainEngine:
+class PlainEngine(OneByOne):
     """Engine for ZeRO stage 0."""
 
     def __init__(self, spec: TrainSpec, model: Any, group: Group) -> None:
@@ -91,6 +92,11 @@ class PlainEngine:
                 shapes = [parameter.shape for parameter in flat.group.parameters]
                 settings["layout"] = Layout(list(zip(flat.starts, shapes, strict=True)), 0, lambda shard: shard)
 
+    @property
+    def _own(self) -> list[_Flat]:
+        """Those that no other stage of a pipeline answers for."""
+        return [flat for flat in self._flats if not flat.group.are_copies]
+
     def loss(self, batch: TrainBatch) -> Tensor:
         return self.model(batch)  # type: ignore[no-any-return]
 
@@ -119,7 +125,7 @@ class PlainEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """Each worker yields a different part of every parameter, so that all of them share the writing."""
-        for flat in self._flats:
+        for flat in self._own:
             states = [kept(self.optimizer, piece, flat.state_kinds) for piece in flat.pieces]
             # With one piece, the usual case, nothing is copied.
             state = {kind: torch.cat([s[kind] for s in states]) for kind in states[0]} if states[1:] else states[0]
@@ -148,30 +154,32 @@ class PlainEngine:
         self._convert()
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        if not self.group.is_first and all(flat.group.along is None for flat in self._flats):
+        is_first = self.group.in_stage.rank == 0
+        if not is_first and all(flat.group.along is None for flat in self._flats):
             return None
         gathered = {}
-        for flat in self._flats:
+        for flat in self._own:
             axis = self.group.axis_of(flat.group.along)
             for name, parameter, view in flat.views(flat.weights):
                 weights = whole(parameter, view.view(parameter.shape), axis)
-                if self.group.is_first:
+                if is_first:
                     gathered[name] = weights
-        return gathered if self.group.is_first else None
+        return gathered if is_first else None
 
     def close(self) -> None:
         pass
 
     def _norm(self) -> float:
-        """The norm of all gradients; of parts, those of all workers count."""
-        if all(flat.group.along is None for flat in self._flats):
+        """The norm of all gradients; of parts and of layers, those of all workers count."""
+        pipeline = self.group.pipeline
+        if pipeline.size == 1 and all(flat.group.along is None for flat in self._flats):
             return float(torch.linalg.vector_norm(self._gradients))
         squares = self._gradients.new_zeros(len(AXES))
-        for flat in self._flats:
+        for flat in self._own:
             squares[AXES.index(flat.group.along)] += torch.linalg.vector_norm(flat.gradients).square()
         for number, along in enumerate(AXES):
             self.group.axis_of(along).summed(squares[number])
-        return float(squares.sum().sqrt())
+        return float(pipeline.summed(squares.sum()).sqrt())
 
     def _convert(self) -> None:
         for flat in self._flats:
@@ -234,66 +242,3 @@ def _flattened(
         view.copy_(parameter.detach().reshape(-1))
     weights.copy_(master)
     return flat
-
-
-# Optimiser state in checkpoints: tensors with one value for each weight.
-#
-# AdamW and Muon store it like that. 8-bit AdamW stores codes, and one scale for each block of 256 weights. A checkpoint
-# repeats the scale for each weight, so that any range of a parameter can be read on its own.
-
-BLOCK_WEIGHTS = 256
-"""bitsandbytes' block size. It keeps the state of tensors with fewer than 16 blocks in fp32."""
-LEAST_WEIGHTS_IN_8_BITS = 4096
-MOST_WEIGHTS_AT_ONCE = 1 << 30
-"""bitsandbytes indexes with int32: it silently updates only a part of a tensor with 2^31 elements or more."""
-CODES = {"code1": ("state1", "qmap1", "absmax1", "scale1"), "code2": ("state2", "qmap2", "absmax2", "scale2")}
-SCALES = {"scale1": "absmax1", "scale2": "absmax2"}
-PLAIN = {"state1": "state1", "state2": "state2"}
-
-
-def kinds_in_8_bits(num_weights: int) -> tuple[str, ...]:
-    """Names of the state tensors of 8-bit AdamW in a checkpoint, for a flat tensor with this many weights."""
-    return (*CODES, *SCALES) if num_weights >= LEAST_WEIGHTS_IN_8_BITS else tuple(PLAIN)
-
-
-def pieces_of(flat: Tensor, is_in_8_bits: bool) -> tuple[Tensor, ...]:
-    """The flat tensor as the optimiser receives it: whole, or split at block boundaries into about equal pieces."""
-    if not is_in_8_bits or flat.numel() <= MOST_WEIGHTS_AT_ONCE:
-        return (flat,)
-    count = -(-flat.numel() // MOST_WEIGHTS_AT_ONCE)
-    return torch.split(flat, -(-flat.numel() // (count * BLOCK_WEIGHTS)) * BLOCK_WEIGHTS)
-
-
-def kept(optimizer: Optimizer, flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Optimiser state of a flat tensor by kind, (n,) each; empty before the first step."""
-    state: dict[str, Any] = optimizer.state.get(flat, {})
-    if "qmap1" not in state:
-        return {kind: state[kind] for kind in kinds if kind in state}
-    codes = {kind: state[names[0]] for kind, names in CODES.items()}
-    scales = {kind: state[name].repeat_interleave(BLOCK_WEIGHTS)[: flat.numel()] for kind, name in SCALES.items()}
-    return codes | scales
-
-
-def blank(flat: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors to read a checkpoint's state into. Codes start at −1, which stays in the padding between parameters."""
-    return {kind: torch.full_like(flat, -1.0 if kind in CODES else 0.0) for kind in kinds}
-
-
-def put(optimizer: Any, place: tuple[int, int], flat: Tensor, tensors: dict[str, Tensor], num_updates: int) -> None:
-    """Sets the optimiser's state of a flat tensor. `place`: (parameter group, index of the piece in it)."""
-    if not hasattr(optimizer, "init_state"):
-        optimizer.state[flat].update(tensors, step=torch.tensor(float(num_updates), device=flat.device))
-        return
-    optimizer.init_state(optimizer.param_groups[place[0]], flat, *place)
-    state = optimizer.state[flat]
-    state["step"] = num_updates
-    for kind, tensor in tensors.items():
-        if kind in CODES:
-            codes, table, *_ = CODES[kind]
-            nothing = int(state[table].abs().argmin())
-            state[codes].copy_(torch.where(tensor < 0, nothing, tensor))
-        elif kind in SCALES:
-            blocks = torch.nn.functional.pad(tensor, (0, -len(tensor) % BLOCK_WEIGHTS)).view(-1, BLOCK_WEIGHTS)
-            state[SCALES[kind]].copy_(blocks.amax(dim=1))
-        else:
-            state[kind].copy_(tensor)

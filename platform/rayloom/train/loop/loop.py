@@ -107,11 +107,12 @@ def _step(run: Run, feed: Feed | PolicyFeed) -> bool:
     learning_rate = run.job.spec.peak_learning_rate * share * state.learning_rate_factor
     precision = run.job.spec.precision
     run.engine.loss_scale = loss_scale(precision, state)
-    loss = _accumulate(run, batches, agreed.num_labels)
+    limit = policies.loss_limit(run.job.spec.faults, state)
+    loss = run.engine.accumulate(batches, agreed.num_labels, limit, run.seed_micro_batch)
     noted = feed.noted()
     norm = run.engine.step(learning_rate)
     is_applied = math.isfinite(norm)
-    is_loss_good = loss <= policies.loss_limit(run.job.spec.faults, state)  # False if it is NaN
+    is_loss_good = loss <= limit  # False if it is NaN
     if is_loss_good and after_step(precision, state, is_applied) and not is_applied:
         run.log.add("overflow", state.step, loss=loss, loss_scale=run.engine.loss_scale)
         return True
@@ -179,24 +180,6 @@ def _between_steps(run: Run, agreed: _Agreed) -> None:
         run.checkpoints.finish()
         fix = "Run the same command again; it continues there."
         raise InterruptedJobError(f"Training was asked to stop and did so after step {run.state.step}", fix=fix)
-
-
-def _accumulate(run: Run, batches: Sequence[TrainBatch], num_labels: int) -> float:
-    """Computes gradients; returns the global batch's mean loss. Above the policy's limit it makes the gradients NaN."""
-    limit = policies.loss_limit(run.job.spec.faults, run.state)
-    total = torch.zeros((), device=run.group.device)
-    mean = total
-    for number, batch in enumerate(batches):
-        run.seed_micro_batch(number)
-        loss = run.engine.loss(batch.to(run.group.device))
-        total += loss.detach()
-        scale = torch.tensor(1 / max(1, num_labels), device=run.group.device)
-        is_last = number == len(batches) - 1
-        if is_last:
-            mean = run.group.copies.summed(total) * scale
-            scale = torch.where(mean <= limit, scale, torch.nan)
-        run.engine.backward(loss * scale, is_last)
-    return float(mean)
 
 
 def _after_bad_step(run: Run, loss: float) -> bool:

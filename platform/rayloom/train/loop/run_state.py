@@ -41,6 +41,7 @@ from rayloom.train.weights.layout import check_layout
 from rayloom.train.weights.model import build_model, save_model, sharded_model
 from rayloom.train.weights.retention import with_retention
 from rayloom.train.weights.sharded import ShardedWeights
+from rayloom.train.weights.stages import as_whole
 from rayloom.train.weights.teacher import with_teacher
 
 ASKING_SECONDS = 5.0
@@ -116,7 +117,9 @@ class Run:
     def seed_micro_batch(self, number: int) -> None:
         """Seeds torch from (seed, step, micro-batch), so that checkpoints need no random state."""
         place = number * self.group.copies.size + self.group.copies.rank
-        words = SeedSequence([self.job.spec.seed, self.state.step, place]).generate_state(1)
+        # The stages of a pipeline draw for other layers.
+        stage = [self.group.pipeline.rank] if self.group.pipeline.rank else []
+        words = SeedSequence([self.job.spec.seed, self.state.step, place, *stage]).generate_state(1)
         torch.manual_seed(int(words[0]))
 
     def save_checkpoint(self) -> None:
@@ -151,7 +154,8 @@ class Run:
 
     def save_result(self, weights: Mapping[str, torch.Tensor], out: Path) -> None:
         """Writes the model with these weights as a folder."""
-        save_model(self.job.spec, self.model, weights, self.job.tokenizer, out)
+        with as_whole(self.model):
+            save_model(self.job.spec, self.model, weights, self.job.tokenizer, out)
         keep_prompt(self.job, out)
 
     def close(self) -> None:
@@ -251,11 +255,11 @@ def engine_model(
 ) -> tuple[torch.nn.Module, torch.nn.Module, ShardedWeights | None]:
     """The model in training mode, and the loss module around it, which the engine takes.
 
-    With ZeRO-3, tensor and expert parallelism the model is without weights, where the engine can give each worker its
-    part of them: the third result.
+    Where workers hold parts of the weights, the model has none if the engine can give each worker its part: the third
+    result.
     """
-    model, weights, sharding = None, None, job.spec.sharding
-    if (sharding.zero_stage == 3 or sharding.tensor > 1 or sharding.expert > 1) and job.start is None:
+    model, weights = None, None
+    if job.spec.sharding.cuts_weights and job.start is None:
         model, weights = sharded_model(job.spec, job.base, job.tokenizer)
     if model is None or weights is None:
         model = build_model(job.spec, job.base, job.tokenizer, device)

@@ -10,6 +10,7 @@ from rayloom.specs.training.hardware import Fleet, fleet_of
 from rayloom.train.planning.layouts import ASSUMED_UTILISATION, counts_to_cut, fastest, layout_of, step_seconds
 from rayloom.train.sizes.estimates import flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize
+from rayloom.train.sizes.stages import stages_of, waiting_share
 from rayloom.train.sizes.traffic import traffic
 
 WORTH_SAYING = 0.9
@@ -23,7 +24,11 @@ TOKENS_THAT_FILL_A_DEVICE = 4096
 
 def add_fleet(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, num_tokens: int) -> None:
     """Adds memory by ZeRO stage, time, problems and warnings to the sheet. `num_tokens`: tokens of the whole run."""
-    if spec.workers.num_workers > 1:
+    if spec.sharding.pipeline > 1:
+        layers = ", ".join(str(stage.size.num_layers) for stage in stages_of(spec, size))
+        flow, waits = f"{spec.accumulation_steps} micro-batches of a step flow through them", waiting_share(spec)
+        sheet.add("pipeline", f"stages of {layers} layers; {flow}, and each waits {waits:.0%} of the time")
+    elif spec.workers.num_workers > 1:
         sheet.add("memory by ZeRO stage", ", ".join(f"{n}: {gigabytes(_at_stage(spec, n), size)}" for n in range(4)))
     if spec.hardware is None:
         return
@@ -47,9 +52,9 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
         yield f"hardware is {spec.hardware}, but workers.gpus_per_worker is 0: set it to 1"
     if spec.workers.num_workers > fleet.num_devices:
         yield f"{spec.workers.num_workers} workers need as many devices; {spec.hardware} has {fleet.num_devices}"
-    if spec.sharding.together > fleet.devices_per_node:
+    if spec.sharding.in_layers > fleet.devices_per_node:
         yield (
-            f"sharding.tensor × context is {spec.sharding.together} and reaches over nodes, which are too slow for it: "
+            f"sharding.tensor × context is {spec.sharding.in_layers} and reaches over nodes, which is too slow: "
             f"set it to {fleet.devices_per_node} at most"
         )
     for name, count in counts_to_cut(size).items():
@@ -109,15 +114,14 @@ def advice(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> str:
     """The smallest change of the spec that makes the run fit, as part of a sentence."""
     halved = spec.model_copy(update={"micro_batch_sequences": max(1, spec.micro_batch_sequences // 2)})
     recomputed = spec.model_copy(update={"activation_checkpointing": True})
+    further = () if spec.sharding.pipeline > 1 else range(spec.sharding.zero_stage + 1, 4)
     changes = [
         (f"micro_batch_sequences: {halved.micro_batch_sequences}", halved),
-        *(
-            (f"sharding.zero_stage: {stage}", _at_stage(spec, stage))
-            for stage in range(spec.sharding.zero_stage + 1, 4)
-        ),
+        *((f"sharding.zero_stage: {stage}", _at_stage(spec, stage)) for stage in further),
         ("activation_checkpointing: true", recomputed),
-        ("activation_checkpointing: true with sharding.zero_stage: 3", _at_stage(recomputed, 3)),
     ]
+    if further:
+        changes.append(("activation_checkpointing: true with sharding.zero_stage: 3", _at_stage(recomputed, 3)))
     for said, changed in changes:
         if changed != spec and fits(changed, size, fleet):
             return f"it would with {said} ({gigabytes(changed, size)})"

@@ -21,6 +21,7 @@ from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
 from rayloom.train.job import TrainJob
 from rayloom.train.sizes.model_size import ModelSize
+from rayloom.train.sizes.stages import StageSize, stages_of
 
 MASTER_AND_ADAM_BYTES = 12
 """fp32 master weight and two moments (Rajbhandari et al. 2020, section 3.1)."""
@@ -81,9 +82,16 @@ def _written_share(objective: SpanCorruption) -> float:
 
 
 def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
-    """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed."""
-    sharding = spec.sharding
-    stage, workers = sharding.zero_stage, spec.workers.num_workers // sharding.tensor
+    """Peak memory of one worker's device, which is reached when the loss of a micro-batch is computed.
+
+    Of a pipeline, that of the stage which needs most.
+    """
+    return max((_memory_of(spec, stage) for stage in stages_of(spec, size)), key=lambda memory: memory.total)
+
+
+def _memory_of(spec: TrainSpec, of_stage: StageSize) -> Memory:
+    stage, size = spec.sharding.zero_stage, of_stage.size
+    workers = copies_of_parts(spec)[0]
     state_bytes = MASTER_AND_ADAM_BYTES
     if _computes_in_fp32(spec) and not stage:
         state_bytes -= 4  # in fp32 there is no separate master copy
@@ -111,7 +119,8 @@ def memory_per_device(spec: TrainSpec, size: ModelSize) -> Memory:
         if one.type != "old_model"
     ]
     reference += size.trained * max(held, default=0)
-    return Memory(weights, gradients, optimizer, _activations(spec, size), _loss(spec, size), reference)
+    loss = _loss(spec, size) if of_stage.is_last else 0
+    return Memory(weights, gradients, optimizer, _activations(spec, of_stage), loss, reference)
 
 
 def trained_by_worker(spec: TrainSpec, size: ModelSize) -> int:
@@ -131,7 +140,8 @@ def trained_parts(spec: TrainSpec, size: ModelSize) -> tuple[int, int]:
 
 def copies_of_parts(spec: TrainSpec) -> tuple[int, int]:
     """The workers that have the same part of other weights, and the same experts."""
-    return spec.workers.num_workers // spec.sharding.tensor, spec.workers.num_workers // spec.sharding.expert
+    workers = spec.workers.num_workers // spec.sharding.pipeline
+    return workers // spec.sharding.tensor, workers // spec.sharding.expert
 
 
 def _trained_by_one_alone(spec: TrainSpec, size: ModelSize) -> int:
@@ -154,25 +164,30 @@ def _weights(spec: TrainSpec, size: ModelSize) -> int:
     return plain + int(size.quantised * BYTES_PER_WEIGHT[spec.adapter.quantised_base])
 
 
-def _activations(spec: TrainSpec, size: ModelSize) -> int:
-    """Bytes of activations that are kept for the backward pass of one micro-batch (dense layers)."""
-    unit, length = number_bytes(spec), spec.sequence_length_tokens
+def _activations(spec: TrainSpec, stage: StageSize) -> int:
+    """Bytes of activations that are kept for the backward pass of a micro-batch, or of those in flight (dense layers).
+
+    Torch's schedule of a pipeline keeps what all micro-batches of a step receive, hidden states and their gradients.
+    """
+    size, unit, length = stage.size, number_bytes(spec), spec.sequence_length_tokens
     if isinstance(spec.adapter, PromptAdapter | PTuningAdapter):
         length += spec.adapter.num_virtual_tokens
     per_layer = _kept_by_a_layer(spec, size, length)
-    layers = float(size.num_layers * per_layer)
+    at_once, layers = 0.0, float(size.num_layers * per_layer)
     if spec.recomputed is not None:
         # One whole layer at a time, what the others keep of theirs, and the layers that keep everything.
         fewer = -(-size.num_layers // spec.recomputed.every_layers)
         kept = unit * size.hidden_size + (_products_of_a_layer(spec, size) if spec.recomputed.keep == "products" else 0)
-        layers = per_layer + fewer * kept + (size.num_layers - fewer) * per_layer
+        at_once, layers = per_layer, fewer * kept + (size.num_layers - fewer) * per_layer
     if size.multiplied_in_decoder:
         # The decoder has as many layers, over the target; a task's target may be as long as its input.
         objective = spec.objective_in_use if spec.task is None else None
-        layers *= 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
-    return int(
-        spec.micro_batch_sequences * -(-length // spec.sharding.context) * (layers + unit * 2 * size.hidden_size)
-    )
+        both = 1 + (_written_share(objective) if isinstance(objective, SpanCorruption) else 1)
+        at_once, layers = at_once * both, layers * both
+    hidden = unit * size.hidden_size
+    received = spec.accumulation_steps * hidden * ((not stage.is_first) + (not stage.is_last))
+    kept_at_once = at_once + stage.in_flight * (layers + 2 * hidden) + received
+    return int(spec.micro_batch_sequences * -(-length // spec.sharding.context) * kept_at_once)
 
 
 def _products_of_a_layer(spec: TrainSpec, size: ModelSize) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rayloom.specs.train import TrainSpec
 from rayloom.train.sizes.estimates import copies_of_parts, held_by_worker, number_bytes, trained_parts
 from rayloom.train.sizes.model_size import ModelSize
+from rayloom.train.sizes.stages import StageSize, stages_of
 
 GRADIENT_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -27,26 +28,45 @@ class Traffic:
     """Gradients, and weights if ZeRO shards them, to those with the same part of the matrices, or the same experts."""
     expert: int = 0
     """Hidden states and their gradients, to experts and back, if tokens are spread evenly."""
+    pipeline: int = 0
+    """Hidden states and their gradients, to those with the layers before and after; and the gradient of a matrix that
+    is both embeddings and output head."""
 
     @property
     def total(self) -> int:
-        return self.tensor + self.context + self.copies + self.expert
+        return self.tensor + self.context + self.copies + self.expert + self.pipeline
 
 
 def traffic(spec: TrainSpec, size: ModelSize) -> Traffic:
-    """The bytes that a worker sends in one step of the spec."""
-    return Traffic(_of_parts(spec, size), _of_context(spec, size), _of_copies(spec, size), _of_experts(spec, size))
+    """The bytes that a worker sends in one step of the spec; of a pipeline's, one of the stage that sends most."""
+    return max((_of_stage(spec, stage) for stage in stages_of(spec, size)), key=lambda sent: sent.total)
 
 
-def _of_parts(spec: TrainSpec, size: ModelSize) -> int:
+def _of_stage(spec: TrainSpec, stage: StageSize) -> Traffic:
+    size = stage.size
+    hidden = spec.accumulation_steps * _positions(spec) * size.hidden_size * number_bytes(spec)
+    handed_on = hidden * ((not stage.is_first) + (not stage.is_last))
+    if stage.is_tied and stage.is_first != stage.is_last and size.trained == size.parameters:
+        handed_on += 4 * size.vocabulary_size * size.hidden_size // spec.sharding.tensor
+    return Traffic(
+        tensor=_of_parts(spec, stage),
+        context=_of_context(spec, size),
+        copies=_of_copies(spec, size),
+        expert=_of_experts(spec, size),
+        pipeline=handed_on,
+    )
+
+
+def _of_parts(spec: TrainSpec, stage: StageSize) -> int:
+    size = stage.size
     hidden = _positions(spec) * size.hidden_size * number_bytes(spec)
     # Each layer sums after attention and feed-forward, and before them in the backward pass; embeddings and head once.
-    sums = 4 * size.num_layers + 2 + 2 * _computed_again(spec, size.num_layers)
+    sums = 4 * size.num_layers + stage.is_first + stage.is_last + 2 * _computed_again(spec, size.num_layers)
     return spec.accumulation_steps * sums * _share(2 * hidden, spec.sharding.tensor)
 
 
 def _of_context(spec: TrainSpec, size: ModelSize) -> int:
-    heads = 2 * size.num_heads + 2 * max(size.num_key_value_heads, spec.sharding.together)
+    heads = 2 * size.num_heads + 2 * max(size.num_key_value_heads, spec.sharding.in_layers)
     exchanged = _positions(spec) * heads * size.head_size * number_bytes(spec) // spec.sharding.tensor
     passes = 2 * size.num_layers + _computed_again(spec, size.num_layers)
     return spec.accumulation_steps * passes * _share(exchanged, spec.sharding.context)

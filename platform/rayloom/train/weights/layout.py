@@ -12,16 +12,19 @@ from rayloom.score.parallel.axis import ALONE, Axis
 from rayloom.specs.train import TrainSpec
 from rayloom.train.weights.expert_parallel import check_experts, connect_experts, parts_of_experts
 from rayloom.train.weights.sharded import ShardedWeights, Shards
+from rayloom.train.weights.stages import check_stages, elsewhere, keep_stage
 from rayloom.train.weights.tensor_parallel import check_parts, connect, part_in, plan_of
 
 
 def check_layout(spec: TrainSpec, config: Any) -> None:
     """Raises InputError if a model of this configuration cannot be computed in the spec's layout."""
     sharding = spec.sharding
+    if sharding.pipeline > 1:
+        check_stages(config, sharding.pipeline)
     if sharding.tensor > 1:
         check_parts(config, sharding.tensor, sharding.expert > 1)
     if sharding.context > 1:
-        check_context(config, sharding.together, spec.sequence_length_tokens)
+        check_context(config, sharding.in_layers, spec.sequence_length_tokens)
     if sharding.expert > 1:
         check_experts(config, sharding.expert)
 
@@ -33,6 +36,7 @@ def make_parts(
     device: torch.device,
     dtype: torch.dtype,
     expert: Axis = ALONE,
+    pipeline: Axis = ALONE,
 ) -> None:
     """Makes a model one of which this worker has its part. All workers have the same one at first, or `weights` for it.
 
@@ -53,8 +57,8 @@ def make_parts(
 
     if weights is not None:
         # Each parameter is read, or drawn, whole and cut at once, so that no worker ever holds more than one of them.
-        # Of experts, it reads only its own.
-        weights.fill(model, Shards(device, dtype, own, keep))
+        # Of experts and of a pipeline's layers, it reads only its own.
+        weights.fill(model, Shards(device, dtype, own, keep, elsewhere(model, pipeline)))
     else:
         for parameter in model.parameters():
             keep(parameter)
@@ -62,3 +66,5 @@ def make_parts(
         connect(model, tensor)
     if expert.size > 1:
         connect_experts(model, expert, tensor)
+    if pipeline.size > 1:
+        keep_stage(model, pipeline)

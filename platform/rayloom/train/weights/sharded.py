@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ class Shards:
     """First element, and one past the last, of those of a parameter that this worker needs."""
     keep: Callable[[nn.Parameter], None]
     """Keeps that part and frees the rest. Called once for each parameter, as soon as its part is filled."""
+    others: Collection[nn.Parameter] = ()
+    """Parameters of which this worker keeps nothing: they stay on the meta device, and are not read."""
 
 
 class ShardedWeights(Protocol):
@@ -83,9 +85,11 @@ class StoredWeights:
                 file = opened.enter_context(safe_open(path, "pt"))
                 where |= dict.fromkeys(file.keys(), file)
             for parameter, names in stored_parameters(model, stored_tensors(self.folder)):
-                start, end = shards.own(parameter)
+                start, end = (0, 0) if parameter in shards.others else shards.own(parameter)
                 part = read_parts([where[name].get_slice(name) for name in names or ()], start, end)
                 stored_dtype[parameter] = part.dtype
+                if parameter in shards.others:
+                    continue
                 data = torch.empty(parameter.shape, dtype=shards.dtype, device=shards.device)
                 data.view(-1)[start:end] = part
                 _place(parameter, data)
@@ -132,8 +136,7 @@ def _make(module: nn.Module, model: nn.Module, shards: Shards, made: set[nn.Para
     if own:
         _initialise(model, module)
     for parameter in own:
-        parameter.data = parameter.data.to(shards.dtype)
-        shards.keep(parameter)
+        _keep(parameter, parameter.data.to(shards.dtype), shards)
     made.update(own)
 
 
@@ -147,6 +150,15 @@ def read_parts(stored: Sequence[Any], start: int, end: int) -> Tensor:
             parts.append(read_part(one, first, last))
         offset += size
     return torch.cat(parts) if len(parts) > 2 else parts[-1]
+
+
+def _keep(parameter: nn.Parameter, drawn: Tensor, shards: Shards) -> None:
+    """Keeps what was drawn; or forgets it, as others draw from the same random numbers."""
+    if parameter in shards.others:
+        _place(parameter, torch.empty_like(drawn, device="meta"))
+        return
+    parameter.data = drawn
+    shards.keep(parameter)
 
 
 def read_part(stored: Any, start: int, end: int) -> Tensor:
@@ -211,5 +223,4 @@ def _draw_lora(model: nn.Module, seed: int, stored_dtype: Mapping[nn.Parameter, 
             layer.reset_lora_parameters(name, True)
             for linear in pair:
                 rounded = linear.weight.data.to(stored_dtype[layer.get_base_layer().weight])
-                linear.weight.data = rounded.to(shards.dtype)
-                shards.keep(linear.weight)
+                _keep(linear.weight, rounded.to(shards.dtype), shards)

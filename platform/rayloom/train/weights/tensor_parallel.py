@@ -14,7 +14,7 @@ from torch import nn
 from rayloom.errors import InputError
 from rayloom.score.label_loss import output_head
 from rayloom.score.parallel.axis import Axis, entering, left
-from rayloom.score.parallel.vocabulary import SplitVocabulary, look_up_parts
+from rayloom.score.parallel.vocabulary import SplitVocabulary, look_up_parts, split_of
 from rayloom.train.weights.parts import Part, part_of
 
 PROVEN = ("llama", "mistral", "qwen2", "qwen3")
@@ -111,7 +111,9 @@ def _connect_vocabulary(model: Any, axis: Axis) -> None:
         part = part_of(module.weight)
         if part is not None:
             module.split_vocabulary = SplitVocabulary(part.begin, part.end, axis)
-    look_up_parts(embeddings, embeddings.split_vocabulary)
+    split = split_of(embeddings)
+    if split is not None:
+        look_up_parts(embeddings, split)
 
 
 def _around(name: str) -> str:
