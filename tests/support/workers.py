@@ -18,7 +18,7 @@ from rayloom.artifacts.work_copy import WorkCopy
 from rayloom.train.job import TrainJob
 from rayloom.train.prepare import RESULT_NAME
 
-IMPORTED = ("deepspeed", "peft", "transformers", "rayloom.train.loop.loop", "rayloom.train.engines.zero")
+IMPORTED = ("rayloom.pretrained", "deepspeed", "peft", "rayloom.train.loop.loop", "rayloom.train.engines.zero")
 
 
 @dataclass

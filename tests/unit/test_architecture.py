@@ -337,31 +337,3 @@ def test_check_loads_one_kind_explain_none_and_both_nothing_to_draw_with(
 def test_help_loads_only_the_table_of_commands(tmp_path: Path) -> None:
     modules = loaded(["--help"], tmp_path)
     assert {"pydantic", "yaml", "rich", "rayloom.kinds", "rayloom.specs", "logging"} & modules == set()
-
-
-_NAME_MODULES_OF_A_WORKER = """
-import json, sys
-import torch
-from rayloom.specs.training.architectures import DecoderArchitecture
-from rayloom.train.engines.engine import zero_engine
-from rayloom.train.engines.plain import PlainEngine
-from rayloom.train.loop.loop import train
-from rayloom.train.ray_worker import train_in_worker
-from rayloom.train.weights.architectures import config_of, model_of
-with torch.device("meta"):
-    model_of(config_of(DecoderArchitecture(type="decoder", num_layers=1, hidden_size=16, num_heads=2), 67))
-plain = sorted(sys.modules)
-zero_engine()
-print(json.dumps([plain, sorted(sys.modules)]))
-"""
-
-
-def test_a_worker_that_trains_a_decoder_loads_no_library_that_it_does_not_use() -> None:
-    command = [sys.executable, "-c", _NAME_MODULES_OF_A_WORKER]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    plain, with_zero = (set(names) for names in json.loads(said.splitlines()[-1]))
-    assert {"torch", "ray.train", "transformers.models.llama.modeling_llama"} <= plain
-    assert {"sklearn", "scipy", "deepspeed", "peft", "bitsandbytes", "datasets", "vllm", "matplotlib"} & plain == set()
-    assert "rayloom.train.run" not in plain
-    assert "deepspeed" in with_zero
-    assert {"sklearn", "scipy", "peft", "mlflow", "polars", "fastapi"} & with_zero == set()

@@ -1,4 +1,4 @@
-"""A worker of an embedded cluster starts as by Ray's own script, but for the second import of Ray."""
+"""What a process loads when it starts: no library that it does not use, and Ray once."""
 
 from __future__ import annotations
 
@@ -45,3 +45,31 @@ def test_an_environment_of_more_than_variables_is_left_to_rays_script(tmp_path: 
     ours = Path(ray_setup_worker.__file__)
     for more in ({"command_prefix": ["conda activate x &&"]}, {"py_executable": "uv run python"}):
         assert started(ours, tmp_path, **more) == ["ray was asked"]
+
+
+_NAME_MODULES_OF_A_WORKER = """
+import json, sys
+import torch
+from rayloom.specs.training.architectures import DecoderArchitecture
+from rayloom.train.engines.engine import zero_engine
+from rayloom.train.engines.plain import PlainEngine
+from rayloom.train.loop.loop import train
+from rayloom.train.ray_worker import train_in_worker
+from rayloom.train.weights.architectures import config_of, model_of
+with torch.device("meta"):
+    model_of(config_of(DecoderArchitecture(type="decoder", num_layers=1, hidden_size=16, num_heads=2), 67))
+plain = sorted(sys.modules)
+zero_engine()
+print(json.dumps([plain, sorted(sys.modules)]))
+"""
+
+
+def test_a_worker_that_trains_a_decoder_loads_no_library_that_it_does_not_use() -> None:
+    command = [sys.executable, "-c", _NAME_MODULES_OF_A_WORKER]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    plain, with_zero = (set(names) for names in json.loads(said.splitlines()[-1]))
+    assert {"torch", "ray.train", "transformers.models.llama.modeling_llama"} <= plain
+    assert {"sklearn", "scipy", "deepspeed", "peft", "bitsandbytes", "datasets", "vllm", "matplotlib"} & plain == set()
+    assert "rayloom.train.run" not in plain
+    assert "deepspeed" in with_zero
+    assert {"sklearn", "scipy", "peft", "mlflow", "polars", "fastapi"} & with_zero == set()
