@@ -205,6 +205,12 @@ bench-train: setup
 chaos-train: setup
 	$(BIN)/python tests/chaos/train.py --seeds $(or $(SEEDS),10)
 
+# Learning from rewards: its engine, its trainer and its command killed at random moments; answers, rewards and losses must be
+# as if nothing had happened. KILLS=3 for fewer.
+.PHONY: chaos-rewards
+chaos-rewards: setup
+	$(BIN)/python tests/chaos/rewards.py --kills $(or $(KILLS),10)
+
 # Nodes, networks, workers and the head of a cluster lost while it works, and what became of the work; as root, nodes have
 # networks of their own to cut. FAULTS="node_killed network_cut" tries only these.
 chaos-cluster: setup

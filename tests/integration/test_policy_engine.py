@@ -6,29 +6,17 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from support.policies import ENVIRONMENT, TURNS, policy_spec, write_ending_model, write_prompts_file
+from support.policies import of, same_training, write_engine_model, write_prompts_file, write_turns_job
 from support.processes import processes_below
-from test_policy_training import of, same_training
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.dispatch import load_job, run
 from rayloom.train.loop.run_log import read_log
 
 NUM_STEPS = 8
-
-
-def job_of(folder: Path, name: str, **changes: Any) -> Path:
-    policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged", "kl": {"coefficient": 0.02}}
-    turns = TURNS | {"rollouts": {**TURNS["rollouts"], "placement": "shared"}}
-    spec = policy_spec(policy, name=name, **turns, **changes)
-    (folder / "talk.py").write_text(ENVIRONMENT)
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
-    return file
 
 
 def strike_after_first_step(root: Path) -> threading.Thread:
@@ -53,10 +41,10 @@ def strike_after_first_step(root: Path) -> threading.Thread:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Artifact]:
     """A run that nothing disturbs, its folder and its store."""
     folder = tmp_path_factory.mktemp("rewarded")
-    write_ending_model(folder / "base", num_attention_heads=2, num_key_value_heads=1)  # vLLM's heads have 32 or more
+    write_engine_model(folder / "base")
     write_prompts_file(folder / "data")
     store = Store(str(folder / "store"))
-    return folder, store, run(load_job(job_of(folder, "whole", num_steps=NUM_STEPS)), store)[0]
+    return folder, store, run(load_job(write_turns_job(folder, "whole", num_steps=NUM_STEPS)), store)[0]
 
 
 def test_the_engine_computes_what_the_trainer_computes(whole: tuple[Path, Store, Artifact]) -> None:
@@ -91,7 +79,7 @@ def test_a_lost_engine_and_a_lost_trainer_change_nothing(
 ) -> None:
     folder, store, undisturbed = whole
     striker = strike_after_first_step(Path(store.root) / "struck")
-    struck = run(load_job(job_of(folder, "struck", num_steps=NUM_STEPS)), store)[0]
+    struck = run(load_job(write_turns_job(folder, "struck", num_steps=NUM_STEPS)), store)[0]
     striker.ended()  # type: ignore[attr-defined]
     assert "a worker died" in capfd.readouterr().err
     expected, found = (list(read_log(artifact.path / "metrics.jsonl")) for artifact in (undisturbed, struck))

@@ -11,7 +11,16 @@ import pytest
 from safetensors.torch import load_file
 from support.artifacts import Folder
 from support.models import write_model
-from support.policies import ENVIRONMENT, TURNS, ModelWriters, policy_spec, write_ending_model, write_prompts_file
+from support.policies import (
+    ENVIRONMENT,
+    TURNS,
+    ModelWriters,
+    of,
+    policy_spec,
+    same_training,
+    write_ending_model,
+    write_prompts_file,
+)
 from support.training_jobs import ONE
 
 from rayloom.artifacts.store import Artifact
@@ -64,19 +73,6 @@ def run(spec: TrainSpec, base: Path, folder: Path, stop_after: int | None = None
         except InterruptedJobError:
             assert stop_after is not None
     return list(read_log(job.log)), writers
-
-
-def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [event for event in events if event["event"] == kind]
-
-
-def same_training(events: list[dict[str, Any]]) -> list[Any]:
-    """What must be equal, step by step, whatever happened to the run."""
-    kept = {
-        "step": ("step", "loss", "gradient_norm", "mismatch", "entropy"),
-        "rollout": ("step", "version", "reward", "samples"),
-    }
-    return [[event[name] for name in kept[event["event"]]] for event in events if event["event"] in kept]
 
 
 METHODS: dict[str, dict[str, Any]] = {

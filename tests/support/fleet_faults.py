@@ -14,12 +14,14 @@ from typing import Any
 import httpx
 import yaml
 
+from rayloom.artifacts.store import Artifact, Store
 from rayloom.serve import api_keys
 from rayloom.submit.local_cluster import kill_node, lose_node
 from rayloom.train.loop.run_log import read_log
 from rayloom.tune.results import read_trials
 from support.fleet_jobs import CLEAN, write_texts
 from support.models import made, write_model
+from support.policies import same_training, write_engine_model, write_prompts_file, write_turns_job
 from support.training_cluster import ENDS_WITHIN_SECONDS, NUM_NODES, TrainingCluster
 from support.training_faults import Result
 from support.training_jobs import LENGTH, small_spec
@@ -38,6 +40,12 @@ SEARCH: dict[str, Any] = {
         global_batch_tokens=16 * LENGTH, workers={"num_workers": 1, "cpus_per_worker": 2},
     ).model_dump(mode="json", exclude_none=True),
 }  # fmt: skip
+POLICY_STEPS, POLICY_STRUCK_AT = 20, 3
+POLICIES: dict[str, dict[str, Any]] = {
+    "policy-alone": {"num_engines": 2},  # they share the trainer's CPUs, of which a small machine has two
+    "policy-on-nodes": {"num_engines": 2, "placement": "own"},
+    "policy-struck": {"num_engines": 2, "placement": "own"},
+}
 SERVICE_PORT, AFTERWARDS_SECONDS = 8469, 20.0
 SERVICE: dict[str, Any] = {
     "kind": "serve", "name": "service", "host": "0.0.0.0", "port": SERVICE_PORT, "doors": {"keys_required": True},
@@ -111,6 +119,39 @@ def node_lost_while_searching(here: TrainingCluster) -> Result:
     )
 
 
+def node_lost_while_learning_from_rewards(here: TrainingCluster) -> Result:
+    """Two engines and a trainer on three nodes, undisturbed and with an engine's node lost, against one machine."""
+    write_engine_model(here.folder / "base")
+    write_prompts_file(here.folder / "data")
+    for name, places in POLICIES.items():
+        write_turns_job(here.folder, name, places, num_steps=POLICY_STEPS)
+    alone = Store(str(here.folder / "one-machine"))
+    ended = here.rayloom("run", "policy-alone.yaml", RAYLOOM_STORE=alone.root)
+    assert ended.returncode == 0, ended.stderr
+    expected = _policy(alone.open(alone.resolve("policy-alone")))
+    wrong = []
+    for name in ("policy-on-nodes", "policy-struck"):
+        ended = here.rayloom("submit", f"{name}.yaml")
+        assert ended.returncode == 0, ended.stderr
+        assert _await(here, name, lambda name=name: _newest_checkpoint(here, name) >= POLICY_STRUCK_AT)  # type: ignore[misc]
+        nodes = {node for node, _ in here.processes("ray::AnswerEngine")}
+        assert nodes - {0}, "no engine runs on a worker"
+        if name == "policy-struck":
+            _lose(here, max(nodes))
+        job = here.ended(name)
+        here.mend()
+        if job.status != "SUCCEEDED":
+            wrong.append(f"{name} {job.status.lower()}: {job.reason}")
+        elif _policy(here.artifact(name)) != expected:
+            wrong.append(f"{name} gave other answers, rewards or losses")
+    return Result(
+        "a worker node is lost with its disk and an engine of a policy on three nodes",
+        "; ".join(wrong) or "with and without it answers, rewards and losses are one machine's, bit for bit",
+        "the step that the engine wrote for",
+        is_as_it_should_be=not wrong,
+    )
+
+
 def node_lost_while_serving(here: TrainingCluster) -> Result:
     """Asked at the gateway of another worker; one of both replicas goes with the lost node."""
     made(here.store, "base", "model", write_model)
@@ -146,7 +187,12 @@ def node_lost_while_serving(here: TrainingCluster) -> Result:
     )
 
 
-FLEET_FAULTS = (nodes_lost_while_cleaning, node_lost_while_searching, node_lost_while_serving)
+FLEET_FAULTS = (
+    nodes_lost_while_cleaning,
+    node_lost_while_searching,
+    node_lost_while_learning_from_rewards,
+    node_lost_while_serving,
+)
 
 
 def _answers(address: str, key: str) -> bool:
@@ -206,6 +252,17 @@ def _checkpoints(here: TrainingCluster, name: str) -> dict[int, int]:
             step = int(path.partition("/checkpoints/step-")[2][:8])
             found[number] = max(step, found.get(number, 0))
     return {number: step for number, step in found.items() if step >= STRUCK_AT_STEP}
+
+
+def _newest_checkpoint(here: TrainingCluster, name: str) -> int:
+    steps = (
+        path.partition("/checkpoints/step-")[2] for path in _stored(here, name) if path.endswith("/checkpoint.json")
+    )
+    return max((int(step[:8]) for step in steps if step), default=0)
+
+
+def _policy(trained: Artifact) -> list[Any]:
+    return same_training(list(read_log(trained.path / "metrics.jsonl")))
 
 
 def _log(here: TrainingCluster, name: str, trial: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from rayloom.specs.train import TrainSpec
@@ -50,6 +51,11 @@ def write_ending_model(folder: Path, **changes: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def write_engine_model(folder: Path) -> None:
+    """The same for vLLM, whose attention on CPUs begins at heads of 32."""
+    write_ending_model(folder, num_attention_heads=2, num_key_value_heads=1)
+
+
 TURNS: dict[str, Any] = {
     "sequence_length_tokens": 2 * LENGTH,
     "global_batch_tokens": 16 * LENGTH,
@@ -72,6 +78,30 @@ def policy_spec(policy: dict[str, Any], **changes: Any) -> TrainSpec:
         "optimizer": {"type": "adamw", "weight_decay": 0}, "checkpoints": {"every_steps": 1},
     }  # fmt: skip
     return TrainSpec.model_validate(values | changes)
+
+
+def write_turns_job(folder: Path, name: str, rollouts: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A job file for answers of several turns by vLLM's engine, whose base and data are beside it."""
+    policy = {"type": "grpo", "group_size": 4, "cut_answers": "judged", "kl": {"coefficient": 0.02}}
+    turns = TURNS | {"rollouts": {**TURNS["rollouts"], "placement": "shared", **(rollouts or {})}}
+    spec = policy_spec(policy, name=name, **turns, **changes)
+    (folder / "talk.py").write_text(ENVIRONMENT)
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == kind]
+
+
+def same_training(events: list[dict[str, Any]]) -> list[Any]:
+    """What must be equal, step by step, whatever happened to the run."""
+    kept = {
+        "step": ("step", "loss", "gradient_norm", "mismatch", "entropy"),
+        "rollout": ("step", "version", "reward", "samples"),
+    }
+    return [[event[name] for name in kept[event["event"]]] for event in events if event["event"] in kept]
 
 
 @dataclass

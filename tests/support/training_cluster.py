@@ -50,12 +50,12 @@ class TrainingCluster:
     def has_own_networks(self) -> bool:
         return self.cluster.networks is not None
 
-    def rayloom(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def rayloom(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         return subprocess.run(
             [sys.executable, "-m", "rayloom", *arguments],
             cwd=self.folder,
-            env=kept | {"RAYLOOM_CACHE": str(self.folder / "cache"), "RAYLOOM_STORE": self.store.uri},
+            env=kept | {"RAYLOOM_CACHE": str(self.folder / "cache"), "RAYLOOM_STORE": self.store.uri} | environment,
             capture_output=True,
             text=True,
             check=False,
