@@ -25,21 +25,21 @@ from rayloom.train.weights import sharded
 from rayloom.train.weights.layers import recompute
 from rayloom.train.weights.layout import make_parts
 from rayloom.train.weights.model import build_model, sharded_model
-from rayloom.train.weights.stages import PROVEN, Stage, check_stages, is_copy, keep_stage, tied_stage
+from rayloom.train.weights.stages import PROVEN, LayerStage, check_stages, is_copy, keep_stage, tied_stage
 
 CPU = torch.device("cpu")
 
 
-def stages_of(model: nn.Module, size: int) -> list[Stage]:
+def stages_of(model: nn.Module, size: int) -> list[LayerStage]:
     stages = []
     for rank in range(size):
         own = copy.deepcopy(model)
         keep_stage(own, Axis(rank, size))
-        stages.append(Stage(LabelLoss(own), Axis(rank, size)))
+        stages.append(LayerStage(LabelLoss(own), Axis(rank, size)))
     return stages
 
 
-def through(stages: Sequence[Stage]) -> tuple[float, dict[str, Tensor]]:
+def through(stages: Sequence[LayerStage]) -> tuple[float, dict[str, Tensor]]:
     """The loss and all gradients, each stage from what the one before handed on; of tied matrices the sum."""
     received: list[Tensor] = []
     handed_on: list[Tensor] = []

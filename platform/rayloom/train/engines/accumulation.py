@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rayloom.train.engines.engine import Engine
 
 
-class OneByOne:
+class AccumulatesInTurn:
     """Gives an engine with `loss` and `backward` its `accumulate`."""
 
     def accumulate(

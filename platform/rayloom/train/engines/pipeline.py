@@ -21,7 +21,7 @@ from rayloom.train.engines.plain import PlainEngine
 from rayloom.train.engines.reduction import GradientSums
 from rayloom.train.precision import DTYPES, computing_precision
 from rayloom.train.process_group import Group
-from rayloom.train.weights.stages import Stage, tied_stage
+from rayloom.train.weights.stages import LayerStage, tied_stage
 
 Shape = tuple[int, int, int]
 """Micro-batches, rows in each, and positions in a row."""
@@ -32,7 +32,7 @@ class PipelineEngine(PlainEngine):
 
     def __init__(self, spec: TrainSpec, loss: Any, group: Group) -> None:
         super().__init__(spec, loss, group)
-        self._flow = _Flow(Stage(loss, group.pipeline))
+        self._flow = _Flow(LayerStage(loss, group.pipeline))
         self._dtype = DTYPES[computing_precision(spec, group.device.type == "cuda")]
         self._shape: Shape | None = None
         self._schedule: Any = None
@@ -125,7 +125,7 @@ class _Flow(nn.Module):
     total: Tensor
     """() the loss so far, on the last stage."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: LayerStage) -> None:
         super().__init__()
         self.stage = stage
 

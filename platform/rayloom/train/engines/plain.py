@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.engines.accumulation import OneByOne
+from rayloom.train.engines.accumulation import AccumulatesInTurn
 from rayloom.train.engines.fragments import WEIGHT, ElementRange, Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import AXES, ParameterGroup, optimizer_over, parameter_groups
@@ -55,7 +55,7 @@ class _Flat:
             yield name, parameter, flat[start : start + parameter.numel()]
 
 
-class PlainEngine(OneByOne):
+class PlainEngine(AccumulatesInTurn):
     """Engine for ZeRO stage 0."""
 
     def __init__(self, spec: TrainSpec, model: Any, group: Group) -> None:

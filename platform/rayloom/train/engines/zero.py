@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from rayloom.specs.train import TrainSpec
-from rayloom.train.engines.accumulation import OneByOne
+from rayloom.train.engines.accumulation import AccumulatesInTurn
 from rayloom.train.engines.fragments import Fragment, FragmentReader
 from rayloom.train.engines.muon import Layout
 from rayloom.train.engines.optimizers import ParameterGroup, optimizer_over, parameter_groups
@@ -81,7 +81,7 @@ def merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-class ZeroEngine(OneByOne):
+class ZeroEngine(AccumulatesInTurn):
     """Engine for ZeRO stages 1, 2 and 3."""
 
     def __init__(self, spec: TrainSpec, model: Any, group: Group, weights: ShardedWeights | None = None) -> None:

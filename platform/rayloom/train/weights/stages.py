@@ -93,7 +93,7 @@ class Passing(nn.Module):
         return hidden
 
 
-class Stage(nn.Module):
+class LayerStage(nn.Module):
     """Maps the hidden states that a stage receives to those that it hands on; of the last one, to the summed loss."""
 
     def __init__(self, loss: LabelLoss, place: Axis) -> None:
