@@ -30,8 +30,8 @@ WITHOUT_UNIT = {
     # Numbers of a thing that the key itself names.
     "encoder_size", "feed_forward_size", "frozen_lower_layers", "group_size", "hidden_size", "keep", "max_at_once",
     "max_loaded", "max_rank", "min_points", "min_stop_words", "patience", "port", "rank", "repeat", "seed", "size",
-    "vocabulary_size", "zero_stage", "tensor", "context", "expert", "cost", "minutes_to_restart", "memory_mb",
-    "at_once", "max_turns",
+    "vocabulary_size", "zero_stage", "pipeline", "tensor", "context", "expert", "cost", "minutes_to_restart",
+    "memory_mb", "at_once", "max_turns",
     # Of rewards: what is measured is the answer, and the key says how.
     "lowest", "highest", "at_least", "at_most", "slack", "tolerance",
 }  # fmt: skip
