@@ -46,8 +46,9 @@ def main() -> int:
         folder = Path(temporary)
         write_engine_model(folder / "base")
         write_prompts_file(folder / "data")
-        whole = _start(folder, "whole")
-        _end(whole)
+        for name in ("whole", "killed"):
+            write_turns_job(folder, name, num_steps=NUM_STEPS)
+        _end(_start(folder, "whole"))
         running, kills = _start(folder, "killed"), []
         for number, step in enumerate(sorted(dice.sample(range(1, NUM_STEPS - 2), options.kills))):
             victim = list(VICTIMS)[number % len(VICTIMS)]
@@ -64,12 +65,11 @@ def main() -> int:
 
 
 def _start(folder: Path, name: str) -> subprocess.Popen[str]:
-    file = write_turns_job(folder, name, num_steps=NUM_STEPS)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"RAYLOOM_STORE": str(folder / "store")}
     said = (folder / f"{name}.said").open("a")
     return subprocess.Popen(
-        [sys.executable, "-m", "rayloom", "run", str(file)], env=environment, stderr=said, text=True
+        [sys.executable, "-m", "rayloom", "run", f"{folder}/{name}.yaml"], env=environment, stderr=said, text=True
     )
 
 
