@@ -42,7 +42,7 @@ def _devices(place: Place) -> dict[str, float]:
         losses = []
         for where in (place, on_cpu):
             spec = spec_of(where, **facts)
-            losses.append(run(where, spec, place.folder, STEPS, partial(_same_weights, where)).losses)
+            losses.append(run(where, spec, place.folder, STEPS, partial(same_weights, where)).losses)
         apart = max(abs(one - other) for one, other in zip(*losses, strict=True))
         if not apart <= most:
             raise AssertionError(f"{precision}: losses {losses[0]} here and {losses[1]} on the CPU")
@@ -52,7 +52,7 @@ def _devices(place: Place) -> dict[str, float]:
     return found
 
 
-def _same_weights(place: Place) -> Any:
+def same_weights(place: Place) -> Any:
     """Made on the CPU wherever it goes, since generators differ between devices."""
     from rayloom.specs.training.architectures import DecoderArchitecture
     from rayloom.train.weights.architectures import config_of, model_of
@@ -68,7 +68,7 @@ def _packed(place: Place, dtype: torch.dtype) -> dict[str, float]:
     lengths = place.of([1700, 300, 1096, 1000], [500, 68, 456])
     generator = torch.Generator().manual_seed(1)
     documents = [torch.randint(VOCABULARY, (length,), generator=generator) for length in lengths]
-    model = _same_weights(place)
+    model = same_weights(place)
     model.config.max_position_embeddings = sum(lengths)
     model = model.to(dtype).train()
     use_documents(model)

@@ -1,13 +1,13 @@
 """A decoder of 1B parameters from fresh weights: tokens/s, utilisation, and memory beside `plan`'s.
 
-Compiled or not, with and without activation checkpointing.
+Compiled or not, with and without activation checkpointing, and with Liger's kernels where they are installed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from place import Place, target, without_memory_error
+from place import Place, is_installed, target, without_memory_error
 from runs import run, spec_of, write_rows
 
 MOST_PEAK_TO_PLAN = 1.15
@@ -27,8 +27,10 @@ def measured(place: Place) -> dict[str, Any]:
         "products_kept": {"activation_checkpointing": {"keep": "products"}},
         "compiled_and_checkpointed": {"compile": True, "activation_checkpointing": True},
     }
-    if place.is_small:  # compiling on a CPU has tests of its own, and takes its time
-        variants = {name: facts for name, facts in variants.items() if "compile" not in facts}
+    if is_installed("liger_kernel"):
+        variants |= {"liger": {"kernels": "liger"}}
+    if place.is_small:  # compiling on a CPU has tests of its own, and takes its time; Liger's kernels are for GPUs
+        variants = {name: facts for name, facts in variants.items() if not {"compile", "kernels"} & set(facts)}
     found: dict[str, Any] = {}
     for name, facts in variants.items():
         spec = spec_of(

@@ -23,7 +23,7 @@ from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.loop.checkpoints import MANIFEST_NAME as CHECKPOINT
 from rayloom.train.plan import plan
 from rayloom.train.settings import note
-from rayloom.train.sizes.estimates import disk_bytes
+from rayloom.train.sizes.disk import disk_bytes
 from rayloom.train.sizes.model_size import size_of_architecture
 
 BASE = {"architecture": None, "base": "artifact:base"}

@@ -15,7 +15,7 @@ from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, 
 from rayloom.specs.training.hardware import Hardware
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption, check_objective
-from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
+from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Kernels, Optimizer, Precision, Schedule
 from rayloom.specs.training.policies import Policy, PromptData, Rollouts, check_policy
 from rayloom.specs.training.preferences import Preference, PreferenceData, check_preference
 from rayloom.specs.training.prompted import PromptTraining, TrainTask, check_prompted
@@ -95,6 +95,9 @@ class TrainSpec(JobSpec):
     memory, about a third more time. Or `{every_layers: 2}`, `{keep: products}` for some of both."""
     compile: bool = False
     """Compile each layer with torch.compile. Needs a C++ compiler on a CPU, Triton on a GPU."""
+    kernels: Kernels = "torch"
+    """Whose norms, rotary positions and gated feed-forward layers: torch's, one operation after the other, or Liger's,
+    one kernel each (Hsu et al. 2024, arXiv:2410.10989), for GPUs and where nothing is compiled."""
     sharding: Sharding = Sharding()
     """How optimiser state, gradients and weights are spread over workers."""
     workers: Workers = Workers()

@@ -30,7 +30,7 @@ from rayloom.train.process_group import Group, backend_for, current_group
 from rayloom.train.publish import publish
 from rayloom.train.reporting.trackers import TrackedRun, TrainingProgress, opened
 from rayloom.train.settings import note
-from rayloom.train.sizes.estimates import check_room
+from rayloom.train.sizes.disk import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
 STAGE_VERSION = 3

@@ -14,7 +14,8 @@ from rayloom.specs.train import TrainSpec
 from rayloom.train.planning.findings import Findings, KeptFindings, amount
 from rayloom.train.reporting.trackers import missing_trackers
 from rayloom.train.settings import runs_with_other_settings
-from rayloom.train.sizes.estimates import no_room
+from rayloom.train.sizes.disk import no_room
+from rayloom.train.weights.kernels import missing_kernels
 
 
 def plan(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Path) -> PlanSheet:
@@ -43,7 +44,8 @@ def _planned(spec: TrainSpec, parents: Mapping[str, Artifact], job_directory: Pa
     except RayloomError as error:
         findings = Findings(PlanSheet(problems=[str(error)]))
     sheet = deepcopy(findings.sheet)
-    sheet.problems = [*missing_trackers(spec), *_problem_of_rewards(spec, parents, job_directory), *sheet.problems]
+    missing = missing_trackers(spec) + (missing_kernels(spec) if spec.hardware is None else [])
+    sheet.problems = [*missing, *_problem_of_rewards(spec, parents, job_directory), *sheet.problems]
     sheet.warnings = [*runs_with_other_settings(spec, store), *sheet.warnings]
     _add_room_here(sheet, spec, findings, store)
     return sheet

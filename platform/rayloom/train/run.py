@@ -44,7 +44,7 @@ from rayloom.train.ray_worker import POLL_SECONDS, train_in_worker
 from rayloom.train.reporting.trackers import Following, TrackedRun, TrainingProgress, opened
 from rayloom.train.row_tasks import RayTasks
 from rayloom.train.settings import note, runs_with_other_settings
-from rayloom.train.sizes.estimates import check_room
+from rayloom.train.sizes.disk import check_room
 from rayloom.train.sizes.model_size import size_of_job
 
 STOP_WITHIN_SECONDS = 120.0

@@ -26,11 +26,13 @@ from rayloom.train.planning.preflight import add_method, add_rows
 from rayloom.train.planning.rollouts import add_rollouts
 from rayloom.train.precision import computing_precision
 from rayloom.train.prepare import job_of
-from rayloom.train.sizes.estimates import checkpoint_bytes, disk_bytes, flops_per_token, memory_per_device
+from rayloom.train.sizes.disk import disk_bytes
+from rayloom.train.sizes.estimates import checkpoint_bytes, flops_per_token, memory_per_device
 from rayloom.train.sizes.model_size import ModelSize, size_of_base, size_of_job, with_teachers_size
 from rayloom.train.stored_rows import AnyRows, stored_rows
 from rayloom.train.streaming.lane_order import SHARDS_A_LANE, SHARDS_HELD_A_LANE, lane_order
 from rayloom.train.streaming.streamed_rows import StreamedRows
+from rayloom.train.weights.kernels import check_kernels
 from rayloom.train.weights.layout import check_layout
 
 USUAL_METHODS = {
@@ -55,8 +57,10 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
             work = Path(folder)
             job = job_of(spec, parents, work, work / "result", store=store, may_sample=may_sample)
             size = size_of_job(job)
-            if job.base is not None and spec.sharding.together > 1:
-                check_layout(spec, AutoConfig.from_pretrained(job.base))
+            if job.base is not None:
+                config = AutoConfig.from_pretrained(job.base)
+                check_layout(spec, config)
+                check_kernels(spec, config)
         except RayloomError as error:
             return Findings(PlanSheet(problems=[str(error)]))
         counts = row_counts(work)

@@ -1,12 +1,9 @@
-"""Estimates of a run's FLOPs, device memory and disk use from the model's size; made without loading torch."""
+"""Estimates of a run's FLOPs, device memory and checkpoints from the model's size; made without loading torch."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from rayloom.errors import ResourceError
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.adapters import (
     BitFit,
@@ -19,7 +16,6 @@ from rayloom.specs.training.adapters import (
 )
 from rayloom.specs.training.objectives import Causal, Masked, SpanCorruption
 from rayloom.specs.training.tasks import SequenceToSequence
-from rayloom.train.job import TrainJob
 from rayloom.train.sizes.model_size import ModelSize
 from rayloom.train.sizes.stages import StageSize, stages_of
 
@@ -206,15 +202,16 @@ def _kept_by_a_layer(spec: TrainSpec, size: ModelSize, length: int) -> int:
     what heads and feed-forward features compute, and all of the rest.
     """
     unit, hidden = number_bytes(spec), size.hidden_size
-    is_t5 = size.multiplied_in_decoder > 0
+    is_t5, is_fused = size.multiplied_in_decoder > 0, spec.kernels == "liger"
     # T5 has no fused kernels for attention and for its gate's GELU.
-    intermediates = (8 if is_t5 else 4) if size.is_gated else 2
+    intermediates = (8 if is_t5 else 4 - is_fused) if size.is_gated else 2
     in_parts = unit * (2 * hidden + 2 * hidden * size.num_key_value_heads // size.num_heads)
     in_parts += unit * intermediates * size.feed_forward_size
     if is_t5 or (size.has_attention_dropout and not spec.workers.gpus_per_worker):
         in_parts += 3 * 4 * size.num_heads * length
     in_parts += unit * 2 * hidden * size.experts_per_token  # what each expert reads and gives
-    kept = unit * 4 * hidden + 8 * hidden + in_parts // spec.sharding.tensor
+    # Liger's norms keep no fp32 copies, and its gate computes the SiLU again.
+    kept = unit * 4 * hidden + (0 if is_fused else 8 * hidden) + in_parts // spec.sharding.tensor
     kept += 2 * (4 + unit) * size.num_experts  # the router's logits and probabilities, and their fp32 copies
     if isinstance(spec.adapter, FROZEN):
         kept -= unit * (2 * hidden + size.feed_forward_size)
@@ -258,41 +255,3 @@ def _computes_in_fp32(spec: TrainSpec) -> bool:
 
 def checkpoint_bytes(size: ModelSize) -> int:
     return size.trained * MASTER_AND_ADAM_BYTES
-
-
-# Disk space for checkpoints and finished weights.
-
-FP32_BYTES, HALF_BYTES = 4, 2
-
-
-def disk_bytes(spec: TrainSpec, size: ModelSize) -> int:
-    """Peak disk use of a run: the checkpoints that it keeps, the one being written, the result and the best weights."""
-    saved = size.parameters if is_whole_model(spec.adapter) else size.trained
-    result = saved * (FP32_BYTES if spec.precision == "fp32" else HALF_BYTES)
-    best = result if spec.early_stopping is not None else 0
-    return (spec.checkpoints.keep + 1) * checkpoint_bytes(size) + result + best
-
-
-def no_room(spec: TrainSpec, size: ModelSize, folder: Path) -> ResourceError | None:
-    """The error if the disk of the checkpoints' folder is too small, or None. Files already there count as free."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    mine = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    free, needed = shutil.disk_usage(existing).free + mine, disk_bytes(spec, size)
-    if needed <= free:
-        return None
-    keep = spec.checkpoints.keep
-    what = (
-        f"The run needs {needed / 1e9:,.1f} GB of disk ({keep} checkpoints of {checkpoint_bytes(size) / 1e9:,.1f} GB, "
-        f"the next one and the result), and {free / 1e9:,.1f} GB are free"
-    )
-    lower = "set checkpoints.keep: 1, " if keep > 1 else ""
-    return ResourceError(
-        what, where=str(existing), fix=f"Make room there, {lower}or name another store with RAYLOOM_STORE."
-    )
-
-
-def check_room(job: TrainJob, size: ModelSize) -> None:
-    """Raises ResourceError if the run does not fit on the disk of its work folder."""
-    error = no_room(job.spec, size, job.checkpoints)
-    if error is not None:
-        raise error

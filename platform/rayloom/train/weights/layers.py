@@ -1,4 +1,4 @@
-"""Activation checkpointing and compilation of a model's layers, and noise on its embeddings."""
+"""Fused kernels, activation checkpointing and compilation of a model's layers, and noise on its embeddings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from rayloom.errors import ResourceError
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.optimization import ActivationCheckpointing
+from rayloom.train.weights.kernels import check_device, check_kernels, use_liger
 
 
-def prepare_layers(model: nn.Module, spec: TrainSpec, device: torch.device) -> None:
-    """Turns on activation checkpointing and compilation as the spec says. Parameter names do not change."""
+def prepare_layers(model: Any, spec: TrainSpec, device: torch.device) -> None:
+    """Turns on fused kernels, activation checkpointing and compilation as the spec says. Parameter names do not change.
+
+    Raises InputError or ResourceError if the model or the device is not for them.
+    """
+    check_kernels(spec, model.config)
+    check_device(spec, device)
+    if spec.kernels == "liger":
+        use_liger(model)
     if spec.recomputed is not None:
         recompute(model, spec.recomputed)
     if spec.compile:
