@@ -44,12 +44,12 @@ def qlora(place: Place) -> dict[str, Any]:
 
 
 def _compared(place: Place, quantised: str | None) -> dict[str, Any]:
-    config = _config(place)
+    config = llama_config(place)
     write_rows(place.folder, config.vocab_size, config.max_position_embeddings)
     spec = _fitting(place, config, quantised)
     steps = place.of(6, 4)
-    ours = run(place, spec, place.folder, steps, lambda: attach(_base(place, config, quantised), spec.adapter))
-    theirs = _plain_loop(place, spec, _base(place, config, quantised), steps)
+    ours = run(place, spec, place.folder, steps, lambda: attach(random_base(place, config, quantised), spec.adapter))
+    theirs = _plain_loop(place, spec, random_base(place, config, quantised), steps)
     apart = max(abs(one - other) for one, other in zip(ours.losses, theirs.losses, strict=True))
     if not apart <= MOST_NATS:
         raise AssertionError(f"losses of our loop {ours.losses} and of the plain one {theirs.losses}")
@@ -63,7 +63,7 @@ def _compared(place: Place, quantised: str | None) -> dict[str, Any]:
     }
 
 
-def _config(place: Place) -> Any:
+def llama_config(place: Place) -> Any:
     """Llama 3's shape of 8B, or a tiny one."""
     from transformers import LlamaConfig
 
@@ -107,7 +107,7 @@ def _planned_size(spec: TrainSpec, config: Any, quantised: str | None) -> ModelS
     return replace(size_of_model(model), quantised=num_quantised(model) if quantised else 0)
 
 
-def _base(place: Place, config: Any, quantised: str | None) -> nn.Module:
+def random_base(place: Place, config: Any, quantised: str | None) -> nn.Module:
     """Random weights in bf16, made on the device; the same at every call. Its layers in NF4, one by one, if wanted."""
     from transformers import AutoModelForCausalLM
 

@@ -13,9 +13,10 @@ from rayloom.specs.training.architectures import Architecture, EncoderDecoderArc
 from rayloom.specs.training.computing import check_computing
 from rayloom.specs.training.endurance import CheckpointSchedule, EarlyStopping, Faults, Sharding, Workers
 from rayloom.specs.training.hardware import Hardware
+from rayloom.specs.training.kernels import Float8, Kernels
 from rayloom.specs.training.labelled_data import LabelledData
 from rayloom.specs.training.objectives import OBJECTIVE_OF, Causal, Masked, Objective, SpanCorruption, check_objective
-from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Kernels, Optimizer, Precision, Schedule
+from rayloom.specs.training.optimization import ActivationCheckpointing, AdamW, Optimizer, Precision, Schedule
 from rayloom.specs.training.policies import Policy, PromptData, Rollouts, check_policy
 from rayloom.specs.training.preferences import Preference, PreferenceData, check_preference
 from rayloom.specs.training.prompted import PromptTraining, TrainTask, check_prompted
@@ -98,6 +99,9 @@ class TrainSpec(JobSpec):
     kernels: Kernels = "torch"
     """Whose norms, rotary positions and gated feed-forward layers: torch's, one operation after the other, or Liger's,
     one kernel each (Hsu et al. 2024, arXiv:2410.10989), for GPUs and where nothing is compiled."""
+    float8: Float8 | None = None
+    """Multiply the layers' matrices in float8, with a scale for each tensor (fastest) or row (more exact); weights stay
+    what they are (Micikevicius et al. 2022, arXiv:2209.05433). Needs a GPU such as H100, and compile to be fast."""
     sharding: Sharding = Sharding()
     """How optimiser state, gradients and weights are spread over workers."""
     workers: Workers = Workers()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rayloom.specs.training.adapters import LoraAdapter
 from rayloom.specs.training.architectures import DecoderArchitecture
+from rayloom.specs.training.kernels import check_kernels
 
 if TYPE_CHECKING:
     from rayloom.specs.train import TrainSpec
@@ -16,7 +17,7 @@ def check_computing(spec: TrainSpec) -> None:
     """Raises ValueError for the first combination that cannot be computed."""
     _check_optimizer(spec)
     _check_layers(spec)
-    _check_kernels(spec)
+    check_kernels(spec)
     _check_device(spec)
     _check_layout(spec)
     _check_router(spec)
@@ -45,30 +46,6 @@ def _check_layers(spec: TrainSpec) -> None:
         )
     if spec.recomputed is not None and spec.adapter.type == "prefix":
         raise ValueError("activation_checkpointing computes layers again without the prefix: use lora")
-
-
-def _check_kernels(spec: TrainSpec) -> None:
-    if spec.kernels == "torch":
-        return
-    if not spec.workers.gpus_per_worker:
-        raise ValueError("kernels liger are for GPUs (workers.gpus_per_worker: 1); on CPUs use torch, or compile")
-    if spec.compile:
-        raise ValueError("compile fuses what kernels liger fuse: leave one of them out")
-    if spec.recomputed is not None and spec.recomputed.keep == "products":
-        raise ValueError(
-            "activation_checkpointing.keep: products keeps what kernels liger rotate in place: use every_layers"
-        )
-    if spec.adapter.type not in ("none", "parts", "lora"):
-        raise ValueError(f"kernels liger are not proven with adapter {spec.adapter.type}: use lora, or leave them out")
-    if spec.sharding.axes:
-        raise ValueError(f"kernels liger are not proven with sharding.{next(iter(spec.sharding.axes))}: use zero_stage")
-    if spec.sharding.zero_stage == 3:
-        raise ValueError("kernels liger are not proven with zero_stage 3: use stage 2, or leave them out")
-    shape = spec.architecture
-    if shape is not None and not (isinstance(shape, DecoderArchitecture) and shape.family == "llama"):
-        raise ValueError("kernels liger are for decoders of family llama: leave them out")
-    if isinstance(shape, DecoderArchitecture) and shape.activation not in (None, "silu"):
-        raise ValueError(f"kernels liger have no gate of {shape.activation}: use activation silu, or leave them out")
 
 
 def _check_device(spec: TrainSpec) -> None:

@@ -23,6 +23,8 @@ class Device:
     peak_flops: float
     """FLOP/s of dense matrix products in bf16, or in fp16 if `has_bf16` is False."""
     has_bf16: bool = True
+    has_float8: bool = False
+    """Whether it multiplies matrices in float8: compute capability 8.9 and later."""
     link_bytes_per_second: float = 25e9
     """What a device sends to others of its node, one way: NVLink where there is one, else about what PCIe gives."""
 
@@ -31,15 +33,15 @@ _GB = 10**9
 DEVICES = {
     device.name: device
     for device in (
-        Device("B200-180GB", 180 * _GB, 2250e12, link_bytes_per_second=900e9),
-        Device("H200-141GB", 141 * _GB, 989e12, link_bytes_per_second=450e9),
-        Device("H100-80GB", 80 * _GB, 989e12, link_bytes_per_second=450e9),
-        Device("H100-PCIe-80GB", 80 * _GB, 756e12),
+        Device("B200-180GB", 180 * _GB, 2250e12, link_bytes_per_second=900e9, has_float8=True),
+        Device("H200-141GB", 141 * _GB, 989e12, link_bytes_per_second=450e9, has_float8=True),
+        Device("H100-80GB", 80 * _GB, 989e12, link_bytes_per_second=450e9, has_float8=True),
+        Device("H100-PCIe-80GB", 80 * _GB, 756e12, has_float8=True),
         Device("A100-80GB", 80 * _GB, 312e12, link_bytes_per_second=300e9),
         Device("A100-40GB", 40 * _GB, 312e12, link_bytes_per_second=300e9),
-        Device("L40S-48GB", 48 * _GB, 362e12),
+        Device("L40S-48GB", 48 * _GB, 362e12, has_float8=True),
         Device("A10-24GB", 24 * _GB, 125e12),
-        Device("L4-24GB", 24 * _GB, 121e12),
+        Device("L4-24GB", 24 * _GB, 121e12, has_float8=True),
         Device("V100-32GB", 32 * _GB, 125e12, has_bf16=False, link_bytes_per_second=150e9),
         Device("T4-16GB", 16 * _GB, 65e12, has_bf16=False),
     )

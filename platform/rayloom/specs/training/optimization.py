@@ -84,5 +84,3 @@ Optimizer = Annotated[AdamW | AdamW8bit | Muon, Field(discriminator="type")]
 Precision = Literal["bf16", "fp16", "fp32"]
 """Precision of weights and activations; master weights, gradient sums and optimiser state are always fp32. With fp32,
 GPUs multiply matrices in TF32."""
-
-Kernels = Literal["torch", "liger"]

@@ -64,6 +64,8 @@ def problems(spec: TrainSpec, size: ModelSize, fleet: Fleet) -> Iterator[str]:
         yield f"sharding.expert {spec.sharding.expert} does not divide the model's {size.num_experts} experts"
     if spec.precision == "bf16" and not fleet.device.has_bf16:
         yield f"{fleet.device.name} does not compute in bf16: set precision: fp16"
+    if spec.float8 is not None and not fleet.device.has_float8:
+        yield f"{fleet.device.name} does not multiply in float8: leave float8 out"
     if not fits(spec, size, fleet):
         yield (
             f"{gigabytes(spec, size)} and what the driver takes do not fit into the "

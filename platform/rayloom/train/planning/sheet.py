@@ -130,6 +130,13 @@ def _add_precision(sheet: PlanSheet, spec: TrainSpec) -> None:
     precision = computing_precision(spec, spec.workers.gpus_per_worker > 0)
     if precision != spec.precision and spec.hardware is None:
         sheet.add("precision", f"{precision} on a processor like this one, which cannot multiply {spec.precision}")
+    if spec.float8 is not None:
+        sheet.add(
+            "float8",
+            f"products of the layers' weights, {spec.float8}; all else in {spec.precision}, and as much memory",
+        )
+    if spec.float8 is not None and not spec.compile:
+        sheet.warnings.append("float8 without compile scales tensors one operation after the other: set compile: true")
 
 
 def _add_memory(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:

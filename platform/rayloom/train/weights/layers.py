@@ -1,4 +1,4 @@
-"""Fused kernels, activation checkpointing and compilation of a model's layers, and noise on its embeddings."""
+"""Faster kernels, activation checkpointing and compilation of a model's layers, and noise on its embeddings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from rayloom.errors import ResourceError
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.optimization import ActivationCheckpointing
-from rayloom.train.weights.kernels import check_device, check_kernels, use_liger
+from rayloom.train.weights.kernels import check_device, check_kernels, use_float8, use_liger
 
 
 def prepare_layers(model: Any, spec: TrainSpec, device: torch.device) -> None:
-    """Turns on fused kernels, activation checkpointing and compilation as the spec says. Parameter names do not change.
+    """Turns on kernels, activation checkpointing and compilation as the spec says. Parameter names do not change.
 
     Raises InputError or ResourceError if the model or the device is not for them.
     """
@@ -28,6 +28,8 @@ def prepare_layers(model: Any, spec: TrainSpec, device: torch.device) -> None:
     check_device(spec, device)
     if spec.kernels == "liger":
         use_liger(model)
+    if spec.float8 is not None:
+        use_float8(layers_of(model), spec.float8)
     if spec.recomputed is not None:
         recompute(model, spec.recomputed)
     if spec.compile:
