@@ -21,7 +21,7 @@ from rayloom.train.loop.run_log import read_log
 from rayloom.tune.results import read_trials
 from support.fleet_jobs import CLEAN, write_texts
 from support.models import made, write_model
-from support.policies import same_training, write_engine_model, write_prompts_file, write_turns_job
+from support.policies import first_difference, same_training, write_engine_model, write_prompts_file, write_turns_job
 from support.training_cluster import ENDS_WITHIN_SECONDS, NUM_NODES, TrainingCluster
 from support.training_faults import Result
 from support.training_jobs import LENGTH, small_spec
@@ -31,7 +31,7 @@ PASSES = ("judged", "duplicates", "tokenizer", "tokens", "mixture", "selected", 
 """In their order; each leaves a record of this name when it is finished."""
 STRUCK_PASSES = (("judged", "tokens"), ("duplicates", "mixture"), ("tokenizer", "selected"), PASSES[-2:])
 """In each run both worker nodes are lost, one after the other, each in one of these passes."""
-STEPS, EVERY_STEPS, STRUCK_AT_STEP = 600, 50, 100
+STEPS, EVERY_STEPS, STRUCK_AT_STEP = 240, 40, 80
 SEARCH: dict[str, Any] = {
     "kind": "tune", "seed": 3, "budget": {"num_trials": 4}, "searcher": {"type": "random"},
     "space": {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1}}, "scheduler": {"type": "none"},
@@ -142,8 +142,8 @@ def node_lost_while_learning_from_rewards(here: TrainingCluster) -> Result:
         here.mend()
         if job.status != "SUCCEEDED":
             wrong.append(f"{name} {job.status.lower()}: {job.reason}")
-        elif _policy(here.artifact(name)) != expected:
-            wrong.append(f"{name} gave other answers, rewards or losses")
+        elif difference := first_difference(expected, _policy(here.artifact(name))):
+            wrong.append(f"{name}: {difference}")
     return Result(
         "a worker node is lost with its disk and an engine of a policy on three nodes",
         "; ".join(wrong) or "with and without it answers, rewards and losses are one machine's, bit for bit",

@@ -104,6 +104,14 @@ def same_training(events: list[dict[str, Any]]) -> list[Any]:
     return [[event[name] for name in kept[event["event"]]] for event in events if event["event"] in kept]
 
 
+def first_difference(expected: list[Any], found: list[Any]) -> str:
+    """Where two runs part, in words; empty if they are equal."""
+    for number, (wanted, got) in enumerate(zip(expected, found, strict=False)):
+        if wanted != got:
+            return f"event {number} is {got}, and should be {wanted}"
+    return "" if len(expected) == len(found) else f"{len(found)} events instead of {len(expected)}"
+
+
 @dataclass
 class _Done:
     written: list[WrittenTokens]
