@@ -67,12 +67,13 @@ def test_all_requests_wait_as_long_as_the_endpoint_asks_for(endpoint: Open) -> N
 
 
 def test_requests_are_spread_over_the_minute(endpoint: Open) -> None:
+    began = time.monotonic()
     with chat_server(lambda _: "hi") as server:
         one = endpoint(server.url, requests_per_minute=600)
         for _ in range(4):
             one.reply(HELLO, 5)
-    gaps = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
-    assert min(gaps) > 0.08
+    # A busy machine may bring one late and so near to the next, but none too early.
+    assert all(moment >= began + 0.1 * number for number, moment in enumerate(server.times))
 
 
 def test_a_date_or_nonsense_in_retry_after() -> None:
