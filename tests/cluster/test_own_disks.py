@@ -1,15 +1,13 @@
-"""Every kind of job on two nodes that share nothing but a bucket, against the same jobs on one machine."""
+"""Cleaning, training and judging on two nodes that share nothing but a bucket, against the same work on one machine."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.fleet import Fleet, fleet
-from support.fleet_jobs import CLEAN, PIPELINE, PRETRAINED, SMALL_PIPELINE, losses, opened, results
+from support.fleet_jobs import CLEAN, PRETRAINED, SMALL_PIPELINE, losses, opened
 from support.passes import cleaned
 from support.training_jobs import ONE, made_up_corpus
 
@@ -49,33 +47,3 @@ def test_cleaning_training_and_judging_need_no_common_disk(two_nodes: Fleet, tmp
     assert [loss for _, loss in losses(two_nodes.store, "pretrained")] == pytest.approx(alone, rel=1e-4)
     assert opened(two_nodes.store, "judged").manifest.metrics["checks"]
     assert {one: count for one, count in two_nodes.fetches().items() if count > 1} == {}
-
-
-@pytest.mark.full
-def test_all_kinds_give_what_they_give_on_one_machine(two_nodes: Fleet) -> None:
-    two_nodes.submitted(PIPELINE)
-    local = Store(str(two_nodes.folder / "one-machine"))
-    made_up_corpus(local)
-    alone = two_nodes.rayloom("run", f"{PIPELINE}.yaml", RAYLOOM_STORE=local.root)
-    assert alone.returncode == 0, alone.stderr
-    found, expected = results(two_nodes.store), results(local)
-    for name, value in expected.items():
-        assert found[name] == value, name
-
-
-@pytest.mark.full
-def test_the_workers_trained_on_two_nodes_and_each_fetched_an_artifact_once(two_nodes: Fleet) -> None:
-    """Runs after the pipeline."""
-    nodes = {node.address for node in two_nodes.cluster.api().nodes()}
-    corpus = f"made-up/{two_nodes.store.resolve('made-up').version}/train/00000.tokens.npy"
-    fetches = two_nodes.fetches()
-    assert {node for node, path in fetches if path == corpus} == nodes, fetches
-    assert {one: count for one, count in fetches.items() if count > 1} == {}
-
-
-@pytest.mark.full
-def test_what_nodes_share_is_only_the_bucket(two_nodes: Fleet) -> None:
-    state: dict[str, Any] = json.loads((two_nodes.folder / "cache" / "local-cluster.json").read_text())
-    disks = [Path(state["folder"]) / f"disk-{number}" for number in range(2)]
-    caches = [{path.name for path in disk.glob("rayloom-cl-*/cache/rayloom/*")} for disk in disks]
-    assert all("artifacts" in names for names in caches), caches

@@ -1,4 +1,4 @@
-"""Two nodes that share nothing but a bucket, jobs on them, and what each node asked of the bucket's server."""
+"""Nodes that share nothing but a bucket, jobs on them, and what each node asked of the bucket's server."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, port: int, dashboard_port: int) -> Iterator[Fleet | None]:
+def fleet(folder: Path, port: int, dashboard_port: int, num_nodes: int = 2) -> Iterator[Fleet | None]:
     """The cluster with the jobs of `fleet_jobs` beside it, until the block ends; None if this machine forbids it."""
-    networks = networks_if_allowed(2)
+    networks = networks_if_allowed(num_nodes)
     if networks is None:
         yield None
         return
     write_jobs(folder / "jobs")
     with own_cache(folder / "cache"), pytest.MonkeyPatch.context() as patch:
-        cluster = up(Shape(2, 1, port, dashboard_port, head_cpus=2, own_disks=True), networks)
+        cluster = up(Shape(num_nodes, 1, port, dashboard_port, head_cpus=2, own_disks=True), networks)
         try:
             assert cluster.bucket is not None
             store = store_of(cluster.bucket, patch)
