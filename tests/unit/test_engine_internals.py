@@ -151,6 +151,34 @@ def test_an_engine_is_made_by_two_methods_that_can_be_replaced() -> None:
     assert 'OPENAI_API_SERVER = "' in source("vllm/usage/usage_lib.py")
 
 
+def test_the_engines_processes_print_what_their_start_took() -> None:
+    weights = '"Loading weights took %.2f seconds"'
+    ready = '"init engine (profile, create kv cache, warmup model) took %.2f s"'
+    assert weights in source("vllm/model_executor/model_loader/default_loader.py")
+    assert ready in source("vllm/v1/engine/core.py")
+    assert '"%.2f s (compilation: %.2f s)",' in source("vllm/v1/engine/core.py")
+    printed = (weights.strip('"') % 1.5, ready.strip('"') % 20.25)
+    told = engine_internals.printed_seconds
+    assert told("\n".join(printed)) == (1.5, 20.25, 0.0)
+    assert told(f"(EngineCore pid=7) INFO 11-30 [core.py:386] {printed[1]} (compilation: 18.00 s)") == (
+        None,
+        20.25,
+        18.0,
+    )
+    assert told("anything else") == (None, None, 0.0)
+
+
+def test_an_engines_processes_set_up_logging_by_the_variables_when_they_import_vllm() -> None:
+    logger = source("vllm/logger.py")
+    assert "configure_logging = envs.VLLM_CONFIGURE_LOGGING" in logger
+    assert 'vllm_handler["stream"] = envs.VLLM_LOGGING_STREAM' in logger
+    # What is passed to them says to configure nothing, which leaves what they have.
+    assert "if logging_config:\n        dictConfig(logging_config)" in logger
+    force = text_of_function("vllm/utils/system_utils.py", "_maybe_force_spawn")
+    assert "is_in_ray_actor()" in force
+    assert "'spawn'" in force
+
+
 def test_a_server_can_be_made_outside_a_deployment() -> None:
     path = f"{LLM}/serve/core/server/llm_server.py"
     wanted = {"cls", "llm_config", "engine_cls", "model_downloader"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from support.crds import problems
 
 from rayloom.cli import main
@@ -238,6 +239,17 @@ def test_what_only_the_clusters_owner_knows_comes_from_a_file(folder: Path, prin
     environment = {entry["name"]: entry.get("value") for entry in container(group)["env"]}
     assert environment["RAYLOOM_CACHE"] == "/rayloom/cache"
     assert environment["RAYLOOM_CACHE_BYTES"] == str(90 << 30)
+
+
+def test_a_cache_may_be_a_folder_of_the_machine_that_outlives_pods(folder: Path, printed) -> None:  # type: ignore[no-untyped-def]
+    (folder / "nodes.yaml").write_text("cache: {gib: 100, host_path: /var/lib/rayloom}\n")
+    text = printed("sub/train.yaml", "--store", "s3://bucket/x", "--nodes", "nodes.yaml")
+    assert problems(objects(text)[1]) == []
+    volumes = pods(text)[0]["template"]["spec"]["volumes"]
+    cache = next(volume for volume in volumes if volume["name"] == "cache")
+    assert cache["hostPath"] == {"path": "/var/lib/rayloom", "type": "Directory"}
+    with pytest.raises(ValidationError, match="leave out one"):
+        NodeValues.model_validate({"cache": {"gib": 1, "host_path": "/x", "storage_class": "fast"}})
 
 
 def test_the_file_of_machines_has_the_defaults_and_names_what_is_wrong(

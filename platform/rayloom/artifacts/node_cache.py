@@ -1,7 +1,8 @@
 """The node's cache of a remote store's artifacts: fetching, and eviction of the least recently used copies.
 
-`RAYLOOM_CACHE_BYTES` limits their total size; without it, all are kept. A copy that a running process uses is never
-removed. Of an artifact that is streamed only single files are here, each while a process uses it.
+`RAYLOOM_CACHE_BYTES` limits their total size, with compiled code (`models/compile_cache.py`); without it, all are kept.
+What a running process uses is never removed. Of an artifact that is streamed only single files are here, each while a
+process uses it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,17 @@ from rayloom.errors import InputError, ResourceError
 
 STREAMED = ".streamed"
 """Ending of the folder with single files of an artifact."""
+_COMPILED = "compiled"
+
+
+def cache_folder() -> Path:
+    """The node's cache: the folder that `RAYLOOM_CACHE` names."""
+    return Path(os.environ.get("RAYLOOM_CACHE", "~/.cache/rayloom")).expanduser()
+
+
+def compiled_folder(key: str) -> Path:
+    """The folder of compiled code with this key."""
+    return cache_folder() / _COMPILED / key
 
 
 def fetch(manifest: Manifest, filesystem: fsspec.AbstractFileSystem, source: str, copy: Path) -> None:
@@ -98,11 +110,15 @@ def _held(mark: Path) -> int:
 
 
 def make_room(folder: Path, needed_bytes: int) -> bool:
-    """Removes the least recently used copies until `needed_bytes` more fit into the limit; whether they do."""
+    """Removes the least recently used copies in `folder`, and compiled code beside it, until `needed_bytes` more fit
+    into the limit; whether they do."""
     limit = limit_bytes()
     if limit is None:
         return True
-    copies = {manifest.parent: _size(manifest.parent) for manifest in folder.glob(f"*/{MANIFEST_NAME}")}
+    found = [manifest.parent for manifest in folder.glob(f"*/{MANIFEST_NAME}")]
+    compiled = [entry for entry in (folder.parent / _COMPILED).glob("*") if entry.is_dir()]
+    own = [entry for entry in compiled if entry.stat().st_uid == os.getuid()]  # others' cannot be removed
+    copies = {copy: _size(copy) for copy in (*found, *own)}
     taken = sum(copies.values()) + sum(map(_size, folder.glob(f"*{STREAMED}")))
     for copy in sorted(copies, key=_used_at):
         if taken + needed_bytes <= limit:
@@ -119,7 +135,7 @@ def _removed(copy: Path) -> bool:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        (copy / MANIFEST_NAME).unlink()  # first, so that a half-removed copy does not count as one
+        (copy / MANIFEST_NAME).unlink(missing_ok=True)  # first, so that a half-removed copy does not count as one
         shutil.rmtree(copy)
     return True
 
@@ -134,7 +150,13 @@ def _used_at(copy: Path) -> float:
 
 
 def _size(copy: Path) -> int:
-    return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+    """Bytes of the files in a folder, where compilers may remove some meanwhile."""
+    size = 0
+    for folder, _, files in os.walk(copy):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                size += Path(folder, name).stat().st_size
+    return size
 
 
 # Single files of an artifact that is larger than the disk, or read only in part.

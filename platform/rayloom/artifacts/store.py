@@ -19,7 +19,7 @@ from pathlib import Path
 from rayloom.artifacts.durable import flush, make_readable, write_durably
 from rayloom.artifacts.lock import exclusive, leased
 from rayloom.artifacts.manifest import MANIFEST_NAME, WORK_NAME, Manifest, parsed_manifest, version_in
-from rayloom.artifacts.node_cache import STREAMED, StreamedFiles, fetch, keep_built
+from rayloom.artifacts.node_cache import STREAMED, StreamedFiles, cache_folder, fetch, keep_built
 from rayloom.artifacts.transfer import check_bucket, filesystem_of, protocols, upload
 from rayloom.errors import InputError, ResourceError
 
@@ -68,7 +68,7 @@ class Store:
         self.is_local = "file" in protocols(self.filesystem)
         self.root = str(Path(root).resolve()) if self.is_local else root.rstrip("/")
         self.uri = self.root if self.is_local else uri.rstrip("/")
-        self.cache = cache or Path(os.environ.get("RAYLOOM_CACHE", "~/.cache/rayloom")).expanduser()
+        self.cache = cache or cache_folder()
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         """Pickles the address only: each node has its own cache."""

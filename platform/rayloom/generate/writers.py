@@ -13,6 +13,7 @@ from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
 from rayloom.generate.asks import Ask, ModelAnswer
 from rayloom.models.chat_endpoint import ChatEndpoint, RefusedError
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import check_offline, room_for_rank
 from rayloom.models.vllm_process import cpu_arguments
@@ -92,6 +93,7 @@ class VllmWriter:
     """
 
     def __init__(self, subject: Subject, engine: ModelEngine, asking: Asking) -> None:
+        keep_compiled()
         import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
 
         # Engines write to standard output, which is for the command's own output.

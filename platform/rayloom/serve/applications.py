@@ -29,6 +29,7 @@ from rayloom.specs.serve import Autoscaling
 GATEWAY = "gateway"
 KEPT_CHARACTERS = 4_000_000
 """Characters of request prefixes that the prefix router keeps; beyond that it evicts the oldest."""
+ASK_SECONDS = 2.0
 MAX_CONNECTIONS = 4096
 """Concurrent requests of a gateway behind proxies; each model has its own, lower limit."""
 # Rayloom has its own access log; Serve's would have three lines for each request.
@@ -212,6 +213,16 @@ def ask(application: str, path: str, body: bytes) -> tuple[int, bytes]:
     handle = serve.get_deployment_handle(ENGINE, app_name=application).options(stream=True)
     head, *frames = handle.http.remote(path, [(b"content-type", b"application/json")], body)
     return read_head(head)[0], b"".join(frames)
+
+
+def start_times(application: str) -> dict[str, float | None] | None:
+    """StartTimes of a replica of a model as plain values, asked of the replica; None if it does not say soon."""
+    handle = serve.get_deployment_handle(ENGINE, app_name=application)
+    try:
+        found: dict[str, float | None] = handle.start_times.remote().result(timeout_s=ASK_SECONDS)
+        return found
+    except (TimeoutError, RayError, serve.exceptions.RayServeException):
+        return None
 
 
 def stop_serve() -> None:

@@ -50,7 +50,7 @@ class ServiceState:
     beat: float
     """Seconds since 1970 when this was written."""
     models: dict[str, list[dict[str, Any]]]
-    """`artifact`, `share` and `replicas` of each version of each model."""
+    """`artifact`, `share`, `replicas` and `start` (StartTimes, or None) of each version of each model."""
     request_id: str = ""
     """Id of the last change that it began."""
     progress: Literal["", "working", "done", "failed"] = ""

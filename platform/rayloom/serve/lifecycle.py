@@ -64,6 +64,8 @@ class Service:
     versions: dict[str, list[tuple[Version, float]]] = field(default_factory=dict)
     """The versions of each model, with their shares of the requests."""
     seconds_to_start: float = 0.0
+    start_times: dict[str, dict[str, float | None] | None] = field(default_factory=dict)
+    """StartTimes of a first replica, as plain values, by application name."""
 
     def replicas_by_version(self) -> dict[str, int]:
         """The number of running replicas of each version, by application name."""
@@ -76,7 +78,7 @@ class Service:
         return {model: sum(now[v.application] for v, _ in running) for model, running in self.versions.items()}
 
     def described(self) -> dict[str, list[dict[str, Any]]]:
-        """The versions of each model with artifact, share and replicas, for people."""
+        """The versions of each model with artifact, share, replicas, and phases of a start, for people."""
         now = self.replicas_by_version()
         return {
             model: [
@@ -84,11 +86,19 @@ class Service:
                     "artifact": f"{version.engine.artifact_name}@{version.engine.artifact_version}",
                     "share": share,
                     "replicas": now[version.application],
+                    "start": self._start_of(version, now[version.application]),
                 }
                 for version, share in running
             ]
             for model, running in self.versions.items()
         }
+
+    def _start_of(self, version: Version, num_replicas: int) -> dict[str, float | None] | None:
+        """Asked once, of one that has replicas, since asking one that sleeps would wake it."""
+        name = version.application
+        if num_replicas and name not in self.start_times and isinstance(version.engine, EngineSettings):
+            self.start_times[name] = app.start_times(name)
+        return self.start_times.get(name)
 
     def applications(self) -> list[str]:
         """The names of all applications, the gateway's first: it is stopped before the models."""

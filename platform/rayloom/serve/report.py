@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayloom.artifacts.store import Artifact
 from rayloom.observe.report_page import Section, chart, page, table, text
+from rayloom.serve.replicas.start_times import StartTimes
 
 if TYPE_CHECKING:
     from rayloom.serve.load_test.clients import MeasuredAnswer
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 def sections(artifact: Artifact) -> list[Section]:
     metrics = artifact.manifest.metrics
     shown = [Section("Start", text(f"The service answered {metrics['seconds_to_start']} s after it was asked for."))]
+    started = {model: StartTimes(**times) for model, times in metrics.get("start_seconds", {}).items() if times}
+    if started:
+        rows = [(model, str(times)) for model, times in started.items()]
+        shown.append(Section("Phases of the start", table(("model", "its first replica"), rows)))
     if metrics.get("predictors"):
         rows = [(name, json.dumps(one, ensure_ascii=False)) for name, one in metrics["predictors"].items()]
         shown.append(Section("Predictors", table(("asked with an example", "answered"), rows)))

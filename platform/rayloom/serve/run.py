@@ -24,6 +24,7 @@ from rayloom.serve.found_engines import choice_of_engine
 from rayloom.serve.lifecycle import Service, access_log, check_before, start
 from rayloom.serve.replicas.engine_settings import PredictorSettings
 from rayloom.serve.replicas.predictor_requests import endpoint_of, example_input
+from rayloom.serve.replicas.start_times import StartTimes
 from rayloom.serve.rollout import ServiceChanges, attempt
 from rayloom.serve.service_check import checked
 from rayloom.specs.serve import ServeSpec
@@ -155,6 +156,9 @@ def _announce(service: Service) -> None:
     """Prints the service's address and examples of requests."""
     spec = service.spec
     say(f"serving {', '.join(served.name for served in spec.served)} at {service.url} (Ctrl-C stops it)")
+    for model, versions in service.described().items():
+        if versions[0]["start"] is not None:
+            say(f"  {model} {StartTimes(**versions[0]['start'])}")
     if spec.gateway_nodes == "several":
         say(f"  on {spec.gateway_replicas} nodes of the cluster, each at its own address")
     if spec.models:

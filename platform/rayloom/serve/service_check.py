@@ -37,6 +37,7 @@ def checked(service: Service, directory: Path, api_key: str) -> Outcome:
     """Checks the service and writes the answers into `directory`. Raises QualityError if the check fails."""
     check = service.spec.check
     metrics: dict[str, Any] = {"seconds_to_start": round(service.seconds_to_start, 1)}
+    metrics["start_seconds"] = {model: versions[0]["start"] for model, versions in service.described().items()}
     metrics["predictors"] = {
         served.name: _predictor_answer(service, served, api_key) for served in service.spec.predictors
     }

@@ -1,8 +1,8 @@
 """The machines of a Kubernetes cluster, for `rayloom manifest --nodes FILE`: what job files do not say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
 from rayloom.specs.base import Spec
 
@@ -19,12 +19,21 @@ class Toleration(Spec):
 
 
 class CacheVolume(Spec):
-    """A volume for each pod's copies of artifacts."""
+    """A volume for each pod's copies of artifacts, and for what engines compile."""
 
     gib: Annotated[int, Field(ge=1)]
     """Its size in GiB; copies take at most nine tenths of it."""
     storage_class: str | None = None
     """The storage class of a volume claim that lives as long as the pod. Default: the node's own disk."""
+    host_path: Annotated[str, StringConstraints(pattern="^/")] | None = None
+    """A folder of each machine that user 1000 may write to. It outlives pods: the next one on the machine finds copies
+    of artifacts, and what engines compiled. Default: none; the volume goes with its pod."""
+
+    @model_validator(mode="after")
+    def _is_one_kind_of_volume(self) -> Self:
+        if self.storage_class is not None and self.host_path is not None:
+            raise ValueError("storage_class and host_path are two kinds of volumes: leave out one")
+        return self
 
 
 class NodeValues(Spec):

@@ -238,6 +238,8 @@ def _pod(
 
 
 def _cache_volume(cache: CacheVolume) -> dict[str, Any]:
+    if cache.host_path is not None:
+        return {"name": "cache", "hostPath": {"path": cache.host_path, "type": "Directory"}}
     if cache.storage_class is None:
         return {"name": "cache", "emptyDir": {"sizeLimit": f"{cache.gib}Gi"}}
     wanted = {"requests": {"storage": f"{cache.gib}Gi"}}

@@ -13,6 +13,7 @@ from rayloom.dispatch import load_job, resolve
 from rayloom.errors import InputError, RayloomError, ResourceError
 from rayloom.observe.progress import say
 from rayloom.serve import api_keys, control_records
+from rayloom.serve.replicas.start_times import StartTimes
 from rayloom.specs.serve import ServeSpec
 
 POLL_SECONDS = 0.5
@@ -59,6 +60,11 @@ def status(options: argparse.Namespace) -> int:
                     replicas = str(version["replicas"])
                     table.add_row(state.service, shown, state.url, model, version["artifact"], share, replicas)
         console().print(table)
+        for state in up:
+            for model, versions in state.models.items():
+                for version in versions:
+                    if version.get("start"):
+                        say(f"{model} ({version['artifact']}) {StartTimes(**version['start'])}")
     return 0 if up else 1
 
 

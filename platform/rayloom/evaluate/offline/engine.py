@@ -14,6 +14,7 @@ import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.models.responders.responder import TextResponder
 from rayloom.models.responders.subject import Subject
 from rayloom.models.vllm_adapter import room_for_rank
@@ -123,6 +124,7 @@ class _NodesEngine(vLLMEngineStageUDF):  # type: ignore[misc]
     """The engine of Ray's stage with the files of the node that it starts on; Ray's would look for the driver's."""
 
     def __init__(self, *, subject: Subject, **arguments: Any) -> None:
+        keep_compiled()
         super().__init__(**arguments | {"model": str(subject.base)})
         self._adapter = subject.adapter
 

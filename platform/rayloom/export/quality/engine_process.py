@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import ResourceError
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.models.vllm_process import cpu_dtype, vllm_environment
 from rayloom.specs.export import Speed
 
@@ -97,6 +98,7 @@ def _take_turns(model: str, limits: EngineLimits, turns: Connection) -> None:
     if limits.num_cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: limits.num_cores])
     os.environ |= vllm_environment(limits.num_cores, in_one_process=True)
+    keep_compiled()
     import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
 
     # Engines write to standard output, which is for the command's own output: redirect it to standard error.

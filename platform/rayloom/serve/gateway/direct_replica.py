@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rayloom.serve.gateway.deployment import GatewaySettings, gateway_of, stored_keys
@@ -52,7 +52,7 @@ class LocalBackend:
 
 
 class DirectReplica:
-    """A Ray Serve deployment that listens on the service's port; it is not called by a handle.
+    """A Ray Serve deployment that listens on the service's port; no request comes by a handle.
 
     Engine and HTTP server share one uvloop event loop in a thread of its own, because Ray Serve's loop is asyncio's.
     """
@@ -82,6 +82,9 @@ class DirectReplica:
         )
         is_up.set_result(None)
         await listener.serving
+
+    async def start_times(self) -> dict[str, float | None]:
+        return asdict(self._engine.start_times)
 
     async def check_health(self) -> None:
         future = asyncio.run_coroutine_threadsafe(self._engine.check_health(), self._loop)

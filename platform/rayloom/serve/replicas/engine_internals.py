@@ -10,6 +10,8 @@ import ast
 import asyncio
 import functools
 import importlib.util
+import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -111,6 +113,40 @@ def adapter_loader(folder_of: Callable[[str], str]) -> type[LoraModelLoader]:
     return FolderLoader
 
 
+def telling_engine() -> type[VLLMEngine]:
+    """An engine class whose processes print what they do, which `printed_seconds` reads; importing it imports vLLM.
+
+    Relies on `_start_async_llm_engine`, which starts the engine's processes when this process has its logging: they set
+    up theirs as the variables say when they import vLLM, and the configuration that is passed to them changes nothing.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from vllm.v1.engine import async_llm  # noqa: F401 - sets up this process' logging
+
+    class TellingEngine(VLLMEngine):  # type: ignore[misc]
+        def _start_async_llm_engine(self, *arguments: Any, **named: Any) -> Any:
+            os.environ.update(_PRINTING)
+            return super()._start_async_llm_engine(*arguments, **named)
+
+    return TellingEngine
+
+
+_PRINTING = {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+_WEIGHTS_READ = re.compile(r"Loading weights took ([\d.]+) seconds")
+_GRAPHS_MADE = re.compile(
+    r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s(?: \(compilation: ([\d.]+) s)?"
+)
+
+
+def printed_seconds(text: str) -> tuple[float | None, float | None, float]:
+    """What the engine's processes printed of their start: seconds for reading weights, those from there until all was
+    ready, and those of the latter for torch.compile. None for what is not printed there: Ray's workers have own logs.
+    """
+    weights = [float(seconds) for seconds in _WEIGHTS_READ.findall(text)]  # a draft model's are read after the others
+    ready = _GRAPHS_MADE.search(text)
+    compiling = float(ready[2] or 0) if ready else 0.0
+    return sum(weights) if weights else None, float(ready[1]) if ready else None, compiling
+
+
 def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> type[VLLMEngine]:
     """An engine class with scheduler and model in one process, which is started inside `on_cores()`.
 
@@ -118,10 +154,9 @@ def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> 
     `_prepare_engine_config` (returns arguments, frontend arguments and configuration) and `_start_async_llm_engine`
     (starts vLLM's threads); vLLM's executor in the same process is called `uni`.
     """
-    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from vllm.usage.usage_lib import UsageContext
 
-    class OneProcessEngine(VLLMEngine):  # type: ignore[misc]
+    class OneProcessEngine(telling_engine()):  # type: ignore[misc]
         def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
             arguments, frontend, _ = super()._prepare_engine_config(callback_ctx)
             arguments.distributed_executor_backend = "uni"
@@ -135,7 +170,7 @@ def one_process_engine(on_cores: Callable[[], AbstractContextManager[None]]) -> 
 
 
 async def started_server(
-    config: dict[str, Any], engine: type[VLLMEngine] | None, loader: type[LoraModelLoader], *, skips_download: bool
+    config: dict[str, Any], engine: type[VLLMEngine], loader: type[LoraModelLoader], *, skips_download: bool
 ) -> Any:
     """A started ray.serve.llm server with its engine, outside its own deployment. `config`: the fields of an LLMConfig.
 

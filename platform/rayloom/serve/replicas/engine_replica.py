@@ -10,7 +10,12 @@ import asyncio
 import json
 import logging
 import os
-from contextlib import aclosing, nullcontext
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,7 @@ from typing import Any
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.engine_errors import CAUSE, printed_cause
 from rayloom.errors import InputError, RayloomError
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.serve.replicas.adapters import base_digests_of
 from rayloom.serve.replicas.answering_replica import AnsweringReplica, Write
 from rayloom.serve.replicas.capacity import read_shape
@@ -28,9 +34,12 @@ from rayloom.serve.replicas.engine_internals import (
     is_engine_dead,
     load_named_adapter,
     one_process_engine,
+    printed_seconds,
     started_server,
+    telling_engine,
 )
 from rayloom.serve.replicas.engine_settings import EngineSettings, engine_arguments, environment, precision_here
+from rayloom.serve.replicas.start_times import StartTimes, seconds_of_this_process
 from rayloom.serve.transport.asgi_call import (
     REPLICA_HEADER,
     Application,
@@ -51,28 +60,31 @@ _LOG = logging.getLogger("ray.serve")
 class RunningEngine:
     """ray.serve.llm's server with its engine, and vLLM's HTTP application on it, in this process and event loop."""
 
-    def __init__(self, server: Any, application: Application, cores: CoreLease | None) -> None:
-        self._server, self.application, self._cores = server, application, cores
+    def __init__(self, server: Any, application: Application, cores: CoreLease | None, times: StartTimes) -> None:
+        self._server, self.application, self._cores, self.start_times = server, application, cores, times
         self.name = replica_name()
 
     @classmethod
     async def started(cls, settings: EngineSettings) -> RunningEngine:
         """Starts the engine. Raises RuntimeError with its error, marked so that it is found in Serve's message."""
-        engine = settings.served.engine
+        engine, times = settings.served.engine, {"process": seconds_of_this_process()}
         cores = None if engine.gpus_per_replica else _leased_cores(engine.cpus_per_replica)
         os.environ.update(environment(engine))
-        import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
-
+        keep_compiled()
         printed_before = _printed_bytes()
         try:
-            server = await _started(settings, cores)
+            server = await _started(settings, cores, times)
         except RayloomError as error:
             raise RuntimeError(f"{CAUSE}{error}") from None
         except Exception as error:
             raise RuntimeError(f"{CAUSE}{printed_cause(_printed(printed_before)) or error}") from error
-        application = await http_application(server)
-        await _warm_up(application, settings.served.name)
-        return cls(server, application, cores)
+        weights, graphs, compiling = printed_seconds(_printed(printed_before))
+        with _timed(times, "first answer"):
+            application = await http_application(server)
+            await _warm_up(application, settings.served.name)
+        found = StartTimes.of(times, weights, graphs, compiling)
+        sys.stderr.write(f"{settings.served.name}: this replica {found}\n")  # into Ray's log of this process
+        return cls(server, application, cores, found)
 
     async def load_adapter(self) -> None:
         """Loads the adapter that Serve's request names. Raises RayloomError or ValueError."""
@@ -128,6 +140,9 @@ class EngineReplica(AnsweringReplica):
     async def check_health(self) -> None:
         await self._engine.check_health()
 
+    async def start_times(self) -> dict[str, float | None]:
+        return asdict(self._engine.start_times)
+
 
 def replica_name() -> str:
     """The name of this process' replica, as in the answers' header."""
@@ -141,24 +156,43 @@ def _leased_cores(num_cores: int) -> CoreLease | None:
     return lease_cores(num_cores, bindable) if bindable else None
 
 
-async def _started(settings: EngineSettings, cores: CoreLease | None) -> Any:
-    folder = str(opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version).path)
-    draft_folder = str(opened_artifact(settings.store_uri, *settings.draft).path) if settings.draft else None
+@contextmanager
+def _timed(times: dict[str, float], phase: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    times[phase] = time.perf_counter() - began
+
+
+async def _started(settings: EngineSettings, cores: CoreLease | None, times: dict[str, float]) -> Any:
+    cores_of_engine = cores.inherited if cores else nullcontext
+    models = [opened_artifact(settings.store_uri, settings.artifact_name, settings.artifact_version)]
+    models += [opened_artifact(settings.store_uri, *settings.draft)] if settings.draft else []
+    with ThreadPoolExecutor(1) as beside:
+        # From an object store, some gigabytes of weights come in the time of the imports.
+        folders = beside.submit(lambda: [str(model.path) for model in models])
+        with _timed(times, "imports"):
+            import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
+
+            is_on_gpus = settings.served.engine.gpus_per_replica > 0
+            engine_class = telling_engine() if is_on_gpus else one_process_engine(cores_of_engine)
+        with _timed(times, "files"):
+            folder, *others = folders.result()
     engine, bases = settings.served.engine, frozenset(settings.base_digests)
+    precision = precision_here(engine, read_shape(Path(folder)))
     resource = {"GPU": 1} if engine.gpus_per_replica else {"CPU": engine.cpus_per_replica}
     config = {
         "model_loading_config": {"model_id": settings.served.name, "model_source": folder},
-        "engine_kwargs": engine_arguments(settings, draft_folder, precision_here(engine, read_shape(Path(folder)))),
+        "engine_kwargs": engine_arguments(settings, others[0] if others else None, precision),
         "placement_group_config": {"bundles": [resource] * max(1, engine.gpus_per_replica)},
         "lora_config": _lora_config(settings.served.adapters),
     }
-    on_cores = cores.inherited if cores else nullcontext
-    return await started_server(
-        config,
-        None if engine.gpus_per_replica else one_process_engine(on_cores),
-        adapter_loader(partial(_adapter_folder, Store(settings.store_uri), bases)),
-        skips_download=engine.pipeline_stages == 1,  # stages on other nodes need the preparation
-    )
+    with _timed(times, "engine"):
+        return await started_server(
+            config,
+            engine_class,
+            adapter_loader(partial(_adapter_folder, Store(settings.store_uri), bases)),
+            skips_download=engine.pipeline_stages == 1,  # stages on other nodes need the preparation
+        )
 
 
 def _adapter_folder(store: Store, base_digests: frozenset[str], engine_name: str) -> str:

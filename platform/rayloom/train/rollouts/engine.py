@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.artifacts.store import Artifact
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.models.processor import multiplies_bf16
 from rayloom.models.vllm_adapter import LORA_RANKS
 from rayloom.models.vllm_process import CPU_BLOCK_TOKENS, vllm_environment
@@ -81,6 +82,7 @@ class AnswerEngine:
 
     def __init__(self, order: EngineOrder) -> None:
         os.environ.update(order.environment())
+        keep_compiled()
         import rayloom.pretrained  # noqa: F401 - for what vLLM imports of transformers
 
         os.dup2(2, 1)  # engines write to standard output, which is for the command's own

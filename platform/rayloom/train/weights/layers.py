@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from rayloom.errors import ResourceError
+from rayloom.models.compile_cache import keep_compiled
 from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.optimization import ActivationCheckpointing
 from rayloom.train.weights.kernels import check_device, check_kernels, use_float8, use_liger
@@ -34,6 +35,7 @@ def prepare_layers(model: Any, spec: TrainSpec, device: torch.device) -> None:
         recompute(model, spec.recomputed)
     if spec.compile:
         _check_compiler(device)
+        keep_compiled()
         for layer in layers_of(model):
             layer.compile()
 
