@@ -15,12 +15,13 @@ from rayloom.engine_errors import reported_cause
 from rayloom.errors import ResourceError
 from rayloom.observe.memory import available_bytes
 from rayloom.observe.ports import check_port, is_port_free
-from rayloom.observe.progress import progress
+from rayloom.observe.progress import progress, say
 from rayloom.observe.ray_session import Session
 from rayloom.serve import applications as app
 from rayloom.serve.found_engines import slower_than_original
 from rayloom.serve.gateway.deployment import GatewaySettings
 from rayloom.serve.replicas.capacity import ModelShape, replica_bytes, replicas_that_fit, serving_problems
+from rayloom.serve.replicas.chat_template import template_note, template_problem
 from rayloom.serve.replicas.engine_internals import (
     PROCESS_TITLES,
     engine_arguments_known,
@@ -144,7 +145,10 @@ def shapes(spec: ServeSpec, parents: Mapping[str, Artifact]) -> list[tuple[Serve
 
 
 def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
-    """Raises ResourceError if vLLM would not serve a model with these settings, or slower than its original."""
+    """Raises ResourceError if vLLM would not serve a model with these settings, or slower than its original.
+
+    Says which model gets prompts that are not those of its training.
+    """
     reasons = [
         f"{served.name}: {problem}"
         for served, shape in shapes(spec, parents)
@@ -153,10 +157,13 @@ def check_models(spec: ServeSpec, parents: Mapping[str, Artifact]) -> None:
         )
     ]
     for index, served in enumerate(spec.models):
-        slower = slower_than_original(served, parents[f"models.{index}.model"])
-        reasons += [] if slower is None else [f"{served.name}: {slower}"]
+        found = (template_problem(served), slower_than_original(served, parents[f"models.{index}.model"]))
+        reasons += [f"{served.name}: {problem}" for problem in found if problem is not None]
     if reasons:
         raise ResourceError("; ".join(reasons))
+    for index, served in enumerate(spec.models):
+        if (note := template_note(served, parents[f"models.{index}.model"])) is not None:
+            say(f"warning: {note}")
 
 
 def check_before(spec: ServeSpec, parents: Mapping[str, Artifact], *, num_cores: int | None) -> None:

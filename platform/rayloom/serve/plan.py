@@ -23,6 +23,7 @@ from rayloom.serve.replicas.capacity import (
     replicas_that_fit,
     serving_problems,
 )
+from rayloom.serve.replicas.chat_template import template_note, template_problem
 from rayloom.serve.replicas.engine_internals import engine_arguments_known, served_architectures, tool_parsers
 from rayloom.serve.replicas.engine_settings import draft_of, precision_here, shape_of, shown_to, task_type
 from rayloom.serve.replicas.predictor_requests import TEXT_TASK, endpoint_of
@@ -50,6 +51,7 @@ def plan(spec: ServeSpec, parents: Mapping[str, Artifact], job_directory: Path) 
             if draft is not None:
                 sheet.add("  draft model", draft.id)
             _add_model(sheet, served, shape_of(parents, index, served.engine))
+            add_template(sheet, served, artifact)
             _add_adapters(sheet, served, artifact, Store.beside(job_directory))
         except RayloomError as error:
             sheet.problems.append(str(error))
@@ -71,6 +73,17 @@ def _add_found(sheet: PlanSheet, served: ServedModel, artifact: Artifact) -> Non
         sheet.add("  engine settings", chosen)
     if (slower := slower_than_original(served, artifact)) is not None:
         sheet.problems.append(f"{served.name}: {slower}")
+
+
+def add_template(sheet: PlanSheet, served: ServedModel, artifact: Artifact) -> None:
+    if served.chat_template is None:
+        return
+    if (problem := template_problem(served)) is not None:
+        sheet.problems.append(f"{served.name}: {problem}")
+    elif (note := template_note(served, artifact)) is not None:
+        sheet.warnings.append(note)
+    else:
+        sheet.add("  chat template", "the job's, which is the one that the model was trained with")
 
 
 def _add_predictor(sheet: PlanSheet, served: ServedPredictor, artifact: Artifact, store: Store) -> None:
@@ -120,7 +133,7 @@ def _add_model(sheet: PlanSheet, served: ServedModel, shape: ModelShape) -> None
         f"{served.name}: {problem}"
         for problem in serving_problems(shape, engine, served_architectures(), tool_parsers(), engine_arguments_known())
     ]
-    if not shape.has_chat_template:
+    if not shape.has_chat_template and served.chat_template is None:
         sheet.warnings.append(
             f"{served.name} has no chat template: /v1/chat/completions refuses, /v1/completions works"
         )

@@ -9,9 +9,8 @@ from rayloom.specs.base import Bundle, JobSpec, ModelRef, Name, OutsideFiles, Sp
 from rayloom.specs.prompting import LabelPrompt
 from rayloom.specs.serving.batching import Batching
 from rayloom.specs.serving.engine import EngineSpec
+from rayloom.specs.text_file import TextFile
 from rayloom.specs.text_generation import Generation
-
-# The number of replicas of a served model, and the routing of requests to them.
 
 
 class Autoscaling(Spec):
@@ -79,6 +78,9 @@ class ServedModel(Spec):
     written_engine: Annotated[EngineSpec | Literal["auto"], Field(alias="engine")] = "auto"
     """vLLM's settings for each replica. auto: all that a search (`rayloom init speed`) found fastest for this model on
     this kind of machine; without one the defaults."""
+    chat_template: Annotated[str | None, TextFile()] = None
+    """File with a Jinja chat template, for `/v1/chat/completions` and `/tokenize` in place of the model's own. `plan`
+    says where the model was trained with another. Default: the model's own."""
     serve_if_slower: bool = False
     """Serve a quantised model even if it was measured slower on this machine than the model that it was made from."""
     autoscaling: Autoscaling = Autoscaling()

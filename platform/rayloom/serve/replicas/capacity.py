@@ -11,6 +11,7 @@ from typing import Any
 from rayloom.errors import InputError
 from rayloom.models.context_length import context_tokens
 from rayloom.models.vllm_process import rounds_activations_to_int8
+from rayloom.serve.replicas.chat_template import own_templates
 from rayloom.specs.serving.engine import EngineSpec
 
 CPU_BLOCK_TOKENS = 128
@@ -73,7 +74,7 @@ def read_shape(folder: Path) -> ModelShape:
         _kv_bytes_per_token(text),
         weights_bytes,
         (config.get("quantization_config") or {}).get("quant_method"),
-        _has_chat_template(folder),
+        bool(own_templates(folder)),
         text.get("vocab_size"),
         is_w8a8=rounds_activations_to_int8(config),
     )
@@ -90,16 +91,6 @@ def _kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     # By default vLLM runs a float32 model in 16 bits.
     value_bytes = min(2, _BYTES_PER_VALUE.get(precision, 2))
     return int(2 * layers * key_value_heads * head_size * value_bytes)
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").exists():
-        return True
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(settings.get("chat_template"))
 
 
 @dataclass(frozen=True)

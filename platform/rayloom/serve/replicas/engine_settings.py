@@ -150,6 +150,7 @@ def engine_arguments(
         "enable_expert_parallel": engine.expert_parallel or None,
         "kv_offloading_size": None if offload_bytes is None else offload_bytes / (1 << 30),
         "reasoning_parser": engine.reasoning_parser,
+        "chat_template": settings.served.chat_template,
         "default_chat_template_kwargs": engine.chat_template_kwargs or None,
     }
     arguments |= {name: value for name, value in chosen.items() if value is not None}

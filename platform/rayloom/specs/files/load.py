@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from rayloom.errors import InputError, SpecError, nearest
 from rayloom.specs.base import JobFile, JobSpec, Spec
+from rayloom.specs.files.document import Path as YamlPath
 from rayloom.specs.files.document import Problem, YamlDocument, dotted, parse
 from rayloom.specs.files.problems import problems_of
-from rayloom.specs.files.schema_walk import key_of, models_of
+from rayloom.specs.files.schema_walk import key_of, models_of, variant_of
+from rayloom.specs.text_file import TextFile
 
 Kinds = Mapping[str, type[JobSpec]]
 
@@ -28,7 +30,7 @@ class Job:
     spec: JobSpec
     file: Path
     included: tuple[Path, ...] = ()
-    """Other job files whose content is part of the spec."""
+    """Other files whose content is part of the spec: job files, and texts."""
 
     @property
     def directory(self) -> Path:
@@ -55,8 +57,9 @@ def loaded(text: str, file: Path, kinds: Kinds, overrides: Sequence[str] = ()) -
             spec.model_rebuild()  # A search validates this job alone as well: built first, it is not built twice.
     for override in waiting:
         document.set(override)
-    included = tuple(Path(other.source).resolve() for other in document.included.values())
-    return Job(validate(document, kinds), file.resolve(), included)
+    included = [Path(other.source).resolve() for other in document.included.values()]
+    included += _include_texts(document, kinds.get(kind) if isinstance(kind, str) else None, file.parent)
+    return Job(validate(document, kinds), file.resolve(), tuple(included))
 
 
 def _job_fields(spec: type[JobSpec] | None) -> list[tuple[str, JobFile, type[BaseModel]]]:
@@ -94,6 +97,41 @@ def _include(document: YamlDocument, key: str, mark: JobFile, directory: Path) -
     for change in changes if isinstance(changes, list) else ():
         if isinstance(change, str):
             document.set(f"{key}.{change}")
+
+
+def _include_texts(document: YamlDocument, spec: type[JobSpec] | None, directory: Path) -> list[Path]:
+    """Replaces the path in each field that is marked as TextFile by the file's text; the files beside the job."""
+    beside = []
+    for path, key, owner in _text_files(document.values, spec):
+        text = owner[key]
+        try:
+            owner[key] = (directory / Path(text).expanduser()).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            document.problems.append(document.problem(path, f"{dotted(path)}: the file {text!r} is not UTF-8 text"))
+            continue
+        except (OSError, ValueError, RuntimeError) as error:  # also a NUL in the path, or a user without a home
+            reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            document.problems.append(document.problem(path, f"{dotted(path)}: the file {text!r} {reason}"))
+            continue
+        if not text.startswith(("/", "~")):
+            beside.append(Path(os.path.normpath(directory.resolve() / text)))  # a link is sent under its own name
+    return beside
+
+
+def _text_files(value: Any, annotation: Any, path: YamlPath = ()) -> Iterator[tuple[YamlPath, str, dict[str, Any]]]:
+    """The fields in `value` that name a text file: path, key, and the mapping that has it."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _text_files(item, annotation, (*path, number))
+        return
+    spec = variant_of(annotation, value)
+    for name, info in spec.model_fields.items() if spec else ():
+        key = key_of(name, info)
+        found, here = value.get(key), (*path, key)
+        if not any(isinstance(mark, TextFile) for mark in info.metadata):
+            yield from _text_files(found, info.annotation, here)
+        elif isinstance(found, str) and not {"{", "\n"} & set(found):
+            yield here, key, value
 
 
 def _moved(value: Any, folder: str) -> Any:

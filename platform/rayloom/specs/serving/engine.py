@@ -26,6 +26,7 @@ TYPED_ARGUMENTS = {
     "enable_auto_tool_choice": "tool_parser",
     "dtype": "precision",
     "reasoning_parser": "reasoning_parser",
+    "chat_template": "chat_template of the model",
     "default_chat_template_kwargs": "chat_template_kwargs",
     "speculative_config": "speculation",
     "tensor_parallel_size": "gpus_per_replica",
