@@ -99,6 +99,7 @@ def test_a_limit_that_cannot_be_divided_is_refused(
         ),
         ({"extra": {"max_num_seqs": 4}}, r"max_num_seqs \(use max_sequences\)"),
         ({"extra": {"trust_remote_code": True}}, "what Rayloom decides itself: trust_remote_code"),
+        ({"extra": {"data_parallel_size": 2}}, "replicas here: set autoscaling"),
     ],
 )
 def test_engine_settings_that_have_no_effect_or_two_sources_are_refused(engine: dict[str, Any], message: str) -> None:

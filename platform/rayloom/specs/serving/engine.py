@@ -186,6 +186,11 @@ class EngineSpec(Spec):
         if taken:
             fields = ", ".join(f"{name} (use {TYPED_ARGUMENTS[name]})" for name in taken)
             raise ValueError(f"extra repeats what the spec says itself: {fields}")
+        if "data_parallel_size" in self.extra:
+            raise ValueError(
+                "extra.data_parallel_size: several copies of a model are replicas here: set autoscaling.min_replicas "
+                "and max_replicas; expert_parallel spreads a mixture's experts over the GPUs of a replica"
+            )
         fixed = sorted(set(self.extra) & FIXED_ARGUMENTS)
         if fixed:
             raise ValueError(f"extra sets what Rayloom decides itself: {', '.join(fixed)}")
