@@ -70,14 +70,14 @@ def test_function_calls_of_sharegpt_become_tool_calls() -> None:
         ("alpaca", {"question": "a"}, "no column instruction and output; its columns are question"),
         ("messages", {"messages": "a"}, "not a list of messages"),
         ("sharegpt", {"conversations": [{"from": "cat", "value": "a"}]}, "from 'cat'"),
-        ("sharegpt", {"conversations": [{"from": "function_call", "value": "{"}]}, "not JSON"),
+        ("sharegpt", {"conversations": [{"from": "function_call", "value": "{"}]}, "cannot be read as JSON"),
         ("sharegpt", {"conversations": [{"from": "gpt"}]}, "no text under `value`"),
         ("messages", ["a"], "not a JSON object"),
         ("alpaca", {"instruction": 3, "output": "b"}, "`instruction` is not text but int"),
         ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "not a list of pairs"),
         ("alpaca", {"instruction": "a", "output": "\ud83d"}, "half a character"),
         ("messages", {"messages": [], "tools": [3]}, "not a list of objects"),
-        ("messages", {"messages": [], "tools": "{"}, "`tools` is not JSON"),
+        ("messages", {"messages": [], "tools": "{"}, "`tools` cannot be read as JSON"),
     ],
 )
 def test_rows_that_lack_something_say_what(format_name: str, row: Any, problem: str) -> None:

@@ -393,6 +393,30 @@ def test_half_of_a_surrogate_pair_is_refused(field: dict[str, Any], backends: di
     assert ask(backends, "POST", "/v1/completions", content=whole).status_code == 200
 
 
+DEEP = b"[" * 900 + b"]" * 900
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "first", "stop": "\\ud800"}'.encode("utf-16"),
+        b'{"model": "first", "stop": "\xed\xa0\x80"}',
+        b'{"model": "first", "temperature": NaN}',
+        b'{"model": "first", "logit_bias": {"3": -Infinity}}',
+        b'{"model": "first", "repetition_penalty": 1e999}',
+        b'{"model": "first", "max_tokens": ' + b"9" * 5000 + b"}",
+        b'{"model": "first", "tools": ' + DEEP + b"}",
+        b'{"model": "first", "stop": "\\ud800", "tools": ' + DEEP + b"}",
+        b'{"model": "first", "tools": ' + b"[" * 100_000,
+    ],
+    ids=["utf-16", "surrogate-bytes", "nan", "infinity", "too-large", "digits", "deep", "deep-and-half", "very-deep"],
+)
+def test_what_python_takes_for_json_and_is_none_is_refused(body: bytes, backends: dict[str, Recorder]) -> None:
+    answer = ask(gateway(backends, max_request_bytes=1_000_000), "POST", "/v1/completions", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    assert backends["first"].asked == []
+
+
 @pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("br", 415), ("identity", 200)])
 def test_a_compressed_body_is_refused_by_name(encoding: str, status: int, backends: dict[str, Recorder]) -> None:
     headers = {"content-encoding": encoding}

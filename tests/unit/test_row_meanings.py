@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from support.cases import CASES, case_rows
 from support.tasks import write_jsonl
 from support.tokenizers import CHATML, chatml, forgetful, tokenizer_with
 
-from rayloom.specs.training.labelled_data import QuestionRows, TableRows
+from rayloom.specs.training.labelled_data import ChoiceRows, QuestionRows, SpanRows, TableRows, WordRows
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.judged_rows import judged_row
 from rayloom.text.conversations.messages import ConversationError
@@ -180,11 +181,32 @@ def test_rows_with_pictures(renderer: Renderer) -> None:
     assert all("`images`" in problem_of(row, "messages", renderer) for row in case_rows("images"))
 
 
-@pytest.mark.parametrize("key", ["mask", "loss_mask", "weights", "sample_weight", "train_on_inputs", "tool_choice"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "mask", "loss_mask", "weights", "sample_weight", "train_on_inputs", "tool_choice", "train_on_turn", "masked",
+        "is_masked", "lossMask", "Loss-Mask", "trainOn", "Weight", "skip", "ignored", "excluded", "is_target", "learn",
+        "supervised", "step_loss_mask", "toolCalls", "reasoningContent", "systemInstruction", "history", "context",
+        "complex_cot", "channel", "prefill", "partial", "image_list",
+    ],
+)  # fmt: skip
 def test_keys_that_look_like_meaning_are_refused(key: str) -> None:
     assert f"`{key}`" in problem_of({"messages": [USER, ANSWER], key: [1]})
     assert f"message 2 has the key `{key}`" in problem_of({"messages": [USER, {**ANSWER, key: [1]}]})
     assert conversation({"messages": [USER, ANSWER], key: [1]}, "messages", {}, "x", (key,)).messages
+
+
+@pytest.mark.parametrize("form", ROWS)
+@pytest.mark.parametrize("key", ["thinking", "reasoning", "reasoning_content"])
+def test_what_an_answer_thought_is_not_lost_beside_it(form: str, key: str) -> None:
+    assert f"`{key}`" in problem_of({**ROWS[form], key: "Who am I?"}, form)
+
+
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_a_bad_answer_is_not_imitated(key: str) -> None:
+    assert f"`{key}: false`" in problem_of({"messages": [USER, ANSWER], key: False})
+    assert f"message 2 has `{key}: false`" in problem_of({"messages": [USER, {**ANSWER, key: False}]})
+    assert conversation({"messages": [USER, {**ANSWER, key: True}]}, "messages", {}, "x").messages
 
 
 def test_other_keys_are_named_and_counted() -> None:
@@ -310,6 +332,73 @@ def test_one_call_of_two_and_arguments_that_are_not_written_are_refused(with_too
         assert f"does not write {lost}" in problem_of(row, "messages", renderer)
 
 
+def with_call(function: dict[str, Any], *tools: dict[str, Any]) -> dict[str, Any]:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+    return {"messages": [USER, call], "tools": list(tools)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ('{"place": 9' + "9" * 5000 + "}", "number_too_long"),
+        ('{"a":' * 900 + "1" + "}" * 900, "nested_too_deep"),
+        ('{"a":' * 100_000, "nested_too_deep"),
+        ('{"place": "Bern", "place": "Rome"}', "the key `place` stands twice"),
+        ('{"place": "\\ud83d"}', "half a character"),
+        ("place=Bern", "malformed_json"),
+        ("[1]", "not a mapping"),
+    ],
+)
+@pytest.mark.parametrize("form", ["tool_calls", "function_call"])
+def test_arguments_that_are_absurd_json_cost_their_row(
+    form: str, arguments: str, said: str, with_tools: Renderer
+) -> None:
+    row = with_call({"name": "clock", "arguments": arguments})
+    if form == "function_call":
+        row["messages"][1] = {"role": "assistant", "function_call": {"name": "clock", "arguments": arguments}}
+    assert said in problem_of(row, "messages", with_tools)
+
+
+@pytest.mark.parametrize("key", ["parameters", "args", "input", "kwargs"])
+def test_arguments_under_another_name_are_not_lost(key: str) -> None:
+    assert f"`{key}`, which would be lost: name it `arguments`" in problem_of(
+        with_call({"name": "clock", key: {"a": 1}})
+    )
+    written = {"from": "function_call", "value": f'{{"name": "clock", "{key}": {{"a": 1}}}}'}
+    assert f"`{key}`" in problem_of({"conversations": [{"from": "human", "value": "a"}, written]}, "sharegpt")
+
+
+def test_a_mark_inside_a_call_is_not_lost_and_other_keys_are_counted() -> None:
+    assert "`weight`" in problem_of(with_call({"name": "clock", "arguments": {}, "weight": 0}))
+    read = conversation(with_call({"name": "clock", "arguments": {}, "index": 0}, CLOCK), "messages", {}, "x")
+    assert read.unknown_keys == ("messages.tool_calls.index",)
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ({"name": "clock", "input_schema": {"type": "object"}}, "`input_schema`, which would be lost"),
+        ({"name": "clock", "inputSchema": {"type": "object"}}, "`inputSchema`, which would be lost"),
+        ({"type": "function", "function": {"name": "clock", "args": {"a": {}}}}, "`args`, which would be lost"),
+        ({"name": "clock", "parameters": '{"type": "object"}'}, "parameters that are not an object"),
+        ({"name": "clock", "description": ["a"]}, "description that are not a text"),
+    ],
+)
+def test_a_tools_definition_is_read_as_a_whole(tool: dict[str, Any], said: str) -> None:
+    row = {"messages": [USER, ANSWER], "tools": [tool]}
+    assert said in problem_of(row)
+    assert said in problem_of(row | {"tools": json.dumps([tool])})
+    known = {"type": "function", "function": {"name": "clock", "parameters": {}, "returns": {"type": "string"}}}
+    assert conversation(row | {"tools": [known]}, "messages", {}, "x").unknown_keys == ("tools.returns",)
+
+
+def test_messages_of_a_table_without_lists_are_read_from_their_json(renderer: Renderer) -> None:
+    for form, column in (("messages", "messages"), ("sharegpt", "conversations")):
+        row = ROWS[form] | {column: json.dumps(ROWS[form][column])}
+        assert trained(renderer, renderer.samples(conversation(row, form, {}, "x"))[0]) == "I am Loomie.<|im_end|>"
+        assert "not a list of messages" in problem_of({column: "user: Hi"}, form)
+
+
 # -- judged answers ----------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +518,34 @@ def test_questions_that_cannot_be_used_are_named(tmp_path: Path, row: dict[str, 
     read = read_questions({"context": "a b a b c", "question": "?"} | row, tmp_path)
     assert isinstance(read, ExampleError)
     assert read.problem == problem
+
+
+@pytest.mark.parametrize("says_so", [True, "true", 1, "1"])
+def test_answers_to_what_has_none_are_refused_however_that_is_written(tmp_path: Path, says_so: Any) -> None:
+    row = {"context": "A river.", "question": "What?", "answers": [{"text": "A river", "answer_start": 0}]}
+    path = write_jsonl([row | {"is_impossible": says_so}, row | {"is_impossible": "no"}], tmp_path / "x.jsonl")
+    first, second = (one for _, one in labelled_rows([path], QuestionRows(type="questions")))
+    assert isinstance(first, ExampleError) and first.problem == "bad_span"
+    assert isinstance(second, ExampleError) and second.problem == "bad_mark"
+
+
+def test_offsets_that_contradict_the_entitys_own_text_are_refused(tmp_path: Path) -> None:
+    """Offsets in bytes or in UTF-16, or from 1, mark something else."""
+    text = "😀 Anna sings."
+    spans = [{"start": 2, "end": 6, "label": "x", "text": "Anna"}, {"start": 5, "end": 9, "label": "x", "text": "Anna"}]
+    path = write_jsonl([{"text": text, "entities": [span]} for span in spans], tmp_path / "x.jsonl")
+    right, wrong = (one for _, one in labelled_rows([path], SpanRows(type="spans")))
+    assert isinstance(right, Example) and right.spans == (Span(2, 6, "x"),)
+    assert isinstance(wrong, ExampleError) and "'Anna', and 5 to 9 is 'a si'" in str(wrong)
+
+
+def test_words_that_are_none_and_digits_that_are_no_number(tmp_path: Path) -> None:
+    words = write_jsonl([{"tokens": [], "ner_tags": []}, {"tokens": [""], "ner_tags": ["O"]}], tmp_path / "words.jsonl")
+    found = [one for _, one in labelled_rows([words], WordRows(type="tokens"))]
+    assert [one.problem for one in found if isinstance(one, ExampleError)] == ["empty_text", "empty_text"]
+    asked = write_jsonl([{"question": "a", "choices": ["b", "c"], "answer": "²"}], tmp_path / "choices.jsonl")
+    ((_, one),) = labelled_rows([asked], ChoiceRows(type="choices"))
+    assert isinstance(one, ExampleError) and one.problem == "unknown_label"
 
 
 def test_columns_of_a_table_that_have_no_meaning_are_counted(tmp_path: Path) -> None:

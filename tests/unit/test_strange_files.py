@@ -324,6 +324,29 @@ def test_an_array_is_read_as_json_reads_it(tmp_path_factory: Any, rows: list[Any
         assert rows_of(path, "json") == rows
 
 
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_a_key_that_says_two_things_costs_its_row(kind: FileFormat, tmp_path: Path) -> None:
+    rows = ['{"a": 1, "a": 1}', '{"a": 1, "a": 2}', '{"m": [{"content": "a", "content": "b"}]}', '{"a": 3}']
+    content = f"[{', '.join(rows)}]" if kind == "json" else "\n".join(rows)
+    path = written(tmp_path, content)
+    assert rows_of(path, kind) == [{"a": 1}, "duplicate_key", "duplicate_key", {"a": 3}]
+    read = read_file(path, ReadOptions(kind))
+    assert [row.number for row in read if isinstance(row, BadRow)] == [2, 3]
+
+
+def test_an_object_over_several_lines_is_one_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps({"data": [{"text": "a"}]}, indent=1), "squad.json")
+    with pytest.raises(InputError, match=r"an object over several lines.*squad\.json"):
+        list(table_rows([path], RowFiles()))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.txt", "x.bin"])
+def test_a_pointer_of_git_lfs_is_no_data(name: str, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    with pytest.raises(InputError, match="pointer of a file in Git LFS"):
+        list((text_or_table_rows if name == "x.txt" else table_rows)([written(tmp_path, pointer, name)], RowFiles()))
+
+
 # -- what the stages make of them --------------------------------------------------------------------------------------
 
 
@@ -338,6 +361,21 @@ def test_values_of_tables_are_as_json_has_them(tmp_path: Path) -> None:
     assert json.loads(json.dumps(row, allow_nan=False)) == {
         "text": "café", "score": None, "when": "2026-11-29T12:30:00", "price": 1.5, "deep": [{"scores": [1.5, None]}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_what_a_table_filled_in_for_another_call_is_left_out(kind: FileFormat, tmp_path: Path) -> None:
+    def row(arguments: dict[str, Any]) -> dict[str, Any]:
+        calls = [{"function": {"name": "clock", "arguments": arguments}}]
+        return {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}], "score": None}
+
+    rows = [row({"place": "Bern"}), row({"zone": 2}), {"messages": None, "score": 1}]
+    path = written(tmp_path, in_format(kind, rows, tmp_path), f"x.{kind}")
+    read = rows_of(path, kind)
+    assert [one["messages"][0]["tool_calls"][0]["function"]["arguments"] for one in read[:2]] == [
+        {"place": "Bern"}, {"zone": 2},
+    ]  # fmt: skip
+    assert (read[0]["score"], read[2]) == (None, {"messages": None, "score": 1})
 
 
 def test_a_text_of_a_table_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ class _Lines:
         self._again.extendleft(reversed(further))
         self._line_number -= len(further)
         what = f"a quotation mark does not close where its field ends ({error}), line {self._line_number}"
+        if "new-line character" in error:
+            what = f"a carriage return stands in a field without quotation marks, line {self._line_number}"
         return BadRow(0, "malformed_csv", f"{what}: {first.decode('utf-8', 'replace').strip()[:EXCERPT_CHARACTERS]}")
 
     def bad_row(self, row: Sequence[str]) -> BadRow | None:

@@ -22,7 +22,7 @@ _BINARY = {
     b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"\x7fELF": "a program", b"SQLite format 3": "SQLite",
     b"\x1f\x8b": "gzip inside gzip", b"\xfd7zXZ": "xz inside xz", b"\x28\xb5\x2f\xfd": "Zstandard inside Zstandard",
     b"7z\xbc\xaf": "a 7z archive", b"\x80\x04\x95": "a Python pickle", b"\x80\x05\x95": "a Python pickle",
-    b"\x93NUMPY": "a NumPy array",
+    b"\x93NUMPY": "a NumPy array", b"version https://git-lfs.github.com/spec/": "the pointer of a file in Git LFS",
 }  # fmt: skip
 MAX_NUL_SHARE = 0.01
 """A file with a larger share of NUL characters is binary; text can have a few by mistake."""
@@ -48,8 +48,13 @@ def utf8_text(content: io.BufferedReader, encoding: str | None) -> io.BufferedRe
     return content
 
 
+def binary_kind(head: bytes) -> str | None:
+    """What a file that begins so is, if that is known and no text."""
+    return next((kind for beginning, kind in _BINARY.items() if head.startswith(beginning)), None)
+
+
 def _check_is_text(head: bytes) -> None:
-    kind = next((kind for beginning, kind in _BINARY.items() if head.startswith(beginning)), None)
+    kind = binary_kind(head)
     if kind is not None:
         raise DamagedFileError(f"it is no text but {kind}")
     num_nul = head.count(b"\0")

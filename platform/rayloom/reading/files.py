@@ -13,7 +13,7 @@ from rayloom.errors import InputError
 from rayloom.reading.column_names import RenamedColumns
 from rayloom.reading.compressed import without_compression
 from rayloom.reading.csv_records import csv_records
-from rayloom.reading.encoded_text import HEAD_BYTES, utf8_text
+from rayloom.reading.encoded_text import HEAD_BYTES, binary_kind, utf8_text
 from rayloom.reading.files_in_place import FileInPlace
 from rayloom.reading.json_array import json_array_records
 from rayloom.reading.lines import json_line_records, parsed_line, text_records
@@ -85,7 +85,8 @@ def _format_by_content(head: bytes) -> FileFormat:
     if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
         return "json"
     endings = ", ".join(f".{ending}" for ending in _FORMATS if _FORMATS[ending] in TABLES)
-    raise DamagedFileError(f"it does not hold rows that are known; names of files that do end in {endings}")
+    kind = binary_kind(head) or "of no known format"
+    raise DamagedFileError(f"it is {kind}; names of files that hold rows end in {endings}")
 
 
 # Rows of files, with the format from the file name, for training and prediction.

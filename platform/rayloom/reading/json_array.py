@@ -125,7 +125,8 @@ class _ArrayText:
         return bool(part)
 
 
-# Parsing of JSON rows: NaN and infinities become null; values nested too deeply or too long are bad rows.
+# Parsing of JSON rows: NaN and infinities become null; values nested too deeply or too long are bad rows, and so are
+# objects that have a key twice with different values.
 
 NOT_TOO_DEEP = f"lists and objects stand in each other more than {MAX_DEPTH} deep"
 
@@ -135,7 +136,20 @@ def _finite(digits: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+class DuplicateKeyError(ValueError):
+    """An object says two different things under one key, of which a parser keeps the last."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if value != values[key]:
+                raise DuplicateKeyError(f"the key `{key[:EXCERPT_CHARACTERS]}` stands twice in one object")
+    return values
+
+
+DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None, object_pairs_hook=_object)
 
 
 def json_record(number: int, text: str) -> FileRecord | BadRow:
@@ -149,14 +163,19 @@ def json_record(number: int, text: str) -> FileRecord | BadRow:
 
 def checked(number: int, value: Any, text: str) -> FileRecord | BadRow:
     """The value of `text` as a record, or a bad row if it is nested too deeply."""
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
-    return FileRecord(number, value)
+    return BadRow(number, "nested_too_deep", NOT_TOO_DEEP) if is_too_deep(value, text) else FileRecord(number, value)
+
+
+def is_too_deep(value: Any, text: str) -> bool:
+    """Whether the value of `text` is nested deeper than MAX_DEPTH."""
+    return text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH)
 
 
 def bad_json(number: int, text: str, error: Exception) -> BadRow:
     if isinstance(error, RecursionError):
         return BadRow(number, "nested_too_deep", NOT_TOO_DEEP)
+    if isinstance(error, DuplicateKeyError):
+        return BadRow(number, "duplicate_key", f"{error}, with different values")
     if not isinstance(error, json.JSONDecodeError):  # it exceeds Python's limit on the digits of an integer
         return BadRow(number, "number_too_long", "a number has more than 4,300 digits")
     return BadRow(number, "malformed_json", f"{error}: {text[:EXCERPT_CHARACTERS].strip()}")

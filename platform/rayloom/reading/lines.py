@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from rayloom.reading.json_array import json_record
-from rayloom.reading.records import BadRow, FileRecord, ReadOptions, row_too_long
+from rayloom.reading.records import BadRow, DamagedFileError, FileRecord, ReadOptions, row_too_long
 
 Piece = tuple[int, bytes | None]
 """Number of its first line, and its bytes; None if it is too long, which is skipped without being held in memory."""
@@ -26,7 +26,10 @@ def lines_of(text: IO[bytes], max_bytes: int) -> Iterator[Piece]:
 
 
 def json_line_records(text: IO[bytes], options: ReadOptions) -> Iterator[FileRecord | BadRow]:
+    """A record for each line. Raises DamagedFileError if the file begins with an object over several lines."""
     for number, line in lines_of(text, options.max_row_bytes):
+        if number == 1 and line is not None and line.strip() == b"{":
+            raise DamagedFileError("it begins with an object over several lines; rows are one a line, or a list")
         if line is None:
             yield row_too_long(number, options.max_row_bytes)
         elif line.strip():

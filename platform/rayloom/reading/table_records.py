@@ -71,7 +71,9 @@ def _records(batch: pa.RecordBatch, first: int) -> Iterator[FileRecord | BadRow]
         yield from _one_by_one(batch, first)
         return
     is_plain = all(_is_plain(column.type) for column in batch.schema)
+    filled_in = _filled_in(batch.schema)
     for number, row in zip(itertools.count(first), rows, strict=False):
+        row |= {name: _without_nulls(row[name]) for name in filled_in}
         yield FileRecord(number, row if is_plain else _plain(row))
 
 
@@ -79,12 +81,35 @@ def _one_by_one(batch: pa.RecordBatch, first: int) -> Iterator[FileRecord | BadR
     for index in range(batch.num_rows):
         try:
             (row,) = batch.slice(index, 1).to_pylist()
+            row |= {name: _without_nulls(row[name]) for name in _filled_in(batch.schema)}
         except UnicodeDecodeError as error:
             yield BadRow(first + index, "invalid_utf8", f"a text is not UTF-8: {error.reason} at byte {error.start}")
         except (ValueError, OverflowError) as error:
             yield BadRow(first + index, "unreadable_value", str(error))
         else:
             yield FileRecord(first + index, _plain(row))
+
+
+def _filled_in(schema: pa.Schema) -> list[str]:
+    """Columns of objects that hold objects, such as calls of tools with their arguments.
+
+    A table gives all of them the same fields, and null where one lacks a field: `{place: Bern}` of one call becomes
+    `{place: Bern, zone: null}` if another call has a zone. Such nulls are left out.
+    """
+    return [field.name for field in schema if _struct_depth(field.type) > 1]
+
+
+def _struct_depth(kind: pa.DataType) -> int:
+    if not pa.types.is_nested(kind):
+        return 0
+    inside = max((_struct_depth(kind.field(index).type) for index in range(kind.num_fields)), default=0)
+    return inside + (1 if pa.types.is_struct(kind) else 0)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rayloom.reading.json_array import NOT_TOO_DEEP, is_too_deep
 from rayloom.serve.gateway.access_log import AccessRecord, Stopwatch
 from rayloom.serve.transport.asgi_call import Headers, Receive, Scope, Send
 from rayloom.serve.transport.relay import Refusal, error_event, header
@@ -78,11 +80,17 @@ async def read_body(request: ClientRequest, max_bytes: int) -> bytes:
 
 
 def parsed_body(body: bytes) -> dict[str, Any]:
-    """The request's JSON object. Raises Refusal if it is not one or names no model."""
+    """The request's JSON object. Raises Refusal if it is not one or names no model.
+
+    Python's own parser, which the engine has, takes more than JSON: NaN, UTF-16, and half of a surrogate pair as bytes.
+    """
     try:
-        request = json.loads(body)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Refusal(400, f"The body is not JSON: {error}.", code="invalid_json") from None
+        text = body.decode("utf-8-sig")
+        request = _DECODER.decode(text)
+        if is_too_deep(request, text):
+            raise RecursionError(NOT_TOO_DEEP)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"The body is not JSON that can be read: {error}.", code="invalid_json") from None
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         text = "`model` must name a model; GET /v1/models lists them."
         raise Refusal(400, text, code="missing_model", param="model")
@@ -93,6 +101,18 @@ def parsed_body(body: bytes) -> dict[str, Any]:
             wanted = "an object" if kind is dict else "a list"
             raise Refusal(400, f"`{name}` must be {wanted}.", code="wrong_type", param=name)
     return request
+
+
+def _no_number(written: str) -> float:
+    raise ValueError(f"{written[:40]} is no number of JSON, or too large")
+
+
+def _finite(written: str) -> float:
+    value = float(written)
+    return value if math.isfinite(value) else _no_number(written)
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_number)
 
 
 def num_answers(fields: Mapping[str, Any]) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,15 +12,18 @@ from rayloom.text.conversations.render import Conversation
 from rayloom.text.conversations.row_keys import (
     SYSTEM_KEYS,
     TRAIN_MARKS,
+    check_characters,
+    check_is_good,
     given,
     only_value,
     says_something,
     train_mark,
     unknown_keys,
+    value_of_json,
 )
 from rayloom.text.conversations.row_messages import read_messages
+from rayloom.text.conversations.tool_keys import check_tool
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 COMMON_KEYS = (*SYSTEM_KEYS, *TRAIN_MARKS, "tools", "functions", "chat_template_kwargs")
 """Keys that every row of conversations may have, whatever its format."""
 
@@ -69,9 +70,7 @@ def with_row_keys(
 ) -> Conversation:
     """The messages with what the row says beside them: system text, tools, template settings, marks of training."""
     unknown += unknown_keys(values, (*columns, *COMMON_KEYS))
-    if values.get("label") is False and "label" not in columns:
-        said = "has `label: false`: a bad answer, which is read by data of type preferences for kto"
-        raise ConversationError("unsupported_key", said)
+    check_is_good({key: value for key, value in values.items() if key not in columns})
     mark = train_mark(values, "the row")
     if mark is not None:
         messages = [{"train": mark} | message if message["role"] == "assistant" else message for message in messages]
@@ -79,7 +78,8 @@ def with_row_keys(
         if message["role"] == "user" and not _is_asked(message["content"]):
             raise ConversationError("empty_question", f"message {number} is from user and says nothing")
     messages = _with_system(values, list(messages))
-    return Conversation(tuple(messages), tuple(_tools(values)), origin, _template_kwargs(values), tuple(unknown))
+    tools = _tools(values, unknown)
+    return Conversation(tuple(messages), tuple(tools), origin, _template_kwargs(values), tuple(unknown))
 
 
 def _is_asked(content: Any) -> bool:
@@ -98,12 +98,6 @@ def _filled(value: Any, fill: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_filled(item, fill) for item in value]
     return value
-
-
-def check_characters(text: str) -> None:
-    """Raises ConversationError where the text has half of a pair of surrogates, which JSON can and UTF-8 cannot say."""
-    if not text.isascii() and _SURROGATE.search(text):
-        raise ConversationError("not_text", "has half a character (a lone surrogate such as \\ud83d)")
 
 
 def _alpaca(row: Mapping[str, Any], _ignored: Collection[str], _unknown: list[str]) -> list[Message]:
@@ -167,18 +161,18 @@ def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Messag
     return messages
 
 
-def _tools(row: Mapping[str, Any]) -> list[Any]:
+def _tools(row: Mapping[str, Any], unknown: list[str]) -> list[Any]:
     """`tools`, or `functions` in the form that the chat API had before."""
     tools = [*_listed(row.get("tools"), "tools")]
-    return [*tools, *({"type": "function", "function": one} for one in _listed(row.get("functions"), "functions"))]
+    tools += ({"type": "function", "function": one} for one in _listed(row.get("functions"), "functions"))
+    for tool in tools:
+        check_tool(tool, unknown)
+    return tools
 
 
 def _listed(tools: Any, column: str) -> list[Any]:
     if isinstance(tools, str):
-        try:
-            tools = json.loads(tools) if tools.strip() else []
-        except (ValueError, RecursionError):
-            raise ConversationError("bad_tool", f"`{column}` is not JSON") from None
+        tools = value_of_json(tools, f"`{column}`") if tools.strip() else []
     if tools is None:
         return []
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
@@ -189,10 +183,7 @@ def _listed(tools: Any, column: str) -> list[Any]:
 def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
     value = row.get("chat_template_kwargs")
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ConversationError("not_a_conversation", "`chat_template_kwargs` is not JSON") from None
+        value = value_of_json(value, "`chat_template_kwargs`", "not_a_conversation")
     if not says_something(value):
         return {}
     if not isinstance(value, Mapping):

@@ -113,7 +113,7 @@ def _tool_call(call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             # The server would go on with no arguments; as something to learn from, that is wrong.
             said = f"the arguments of tool call {function['name']} are not JSON"
             raise ConversationError("bad_tool", said) from None

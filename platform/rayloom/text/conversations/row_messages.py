@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rayloom.text.conversations.messages import ConversationError, Message
 from rayloom.text.conversations.row_keys import (
     REASONING_KEYS,
     TRAIN_MARKS,
+    check_is_good,
     given,
     only_value,
     says_something,
     train_mark,
     unknown_keys,
+    value_of_json,
 )
+from rayloom.text.conversations.tool_keys import read_call
 
 _ROLES = {
     "human": "user",
@@ -43,8 +45,10 @@ def read_messages(
     """The messages of a list.
 
     `unknown` gets the keys that have no meaning; `first` is the number of the first message, for messages to people.
-    Raises ConversationError saying what is wrong with which message.
+    A table without lists has them as JSON. Raises ConversationError saying what is wrong with which message.
     """
+    if isinstance(value, str):
+        value = value_of_json(value, f"`{column}` is not a list of messages, and its text", "not_a_conversation")
     if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
         raise ConversationError("not_a_conversation", f"`{column}` is not a list of messages")
     return [read_message(item, number, ignored, unknown) for number, item in enumerate(value, first)]
@@ -55,6 +59,7 @@ def read_message(values: Mapping[str, Any], number: int, ignored: Collection[str
     where = f"message {number}"
     values = given(values, ignored)
     unknown += [f"messages.{key}" for key in unknown_keys(values, _KNOWN, where)]
+    check_is_good(values, where)
     named, role = _role(values, where)
     content = only_value(values, ("content", "value"), where)
     content = values.get("content", values.get("value")) if content is None else content
@@ -65,6 +70,7 @@ def read_message(values: Mapping[str, Any], number: int, ignored: Collection[str
     elif content is None and not calls and (role != "assistant" or "from" in values):
         column = "value" if "from" in values else "content"
         raise ConversationError("not_a_conversation", f"{where} has no text under `{column}`")
+    calls = [read_call(call, where, ignored, unknown) for call in calls]
     _check_content(content, where)
     message["content"] = content
     _add_what_answers_say(message, values, calls, where)
@@ -100,7 +106,7 @@ def _check_content(content: Any, where: str) -> None:
     """Raises ConversationError for content of which a part would be lost, or would be trained as another text."""
     if content is None or isinstance(content, str):
         return
-    if not isinstance(content, Sequence):
+    if not isinstance(content, list | tuple):
         raise ConversationError("not_text", f"{where}: the content is not text but {type(content).__name__}")
     for part in content:
         if not isinstance(part, Mapping):
@@ -139,7 +145,7 @@ def _calls(values: Mapping[str, Any], where: str) -> list[Any]:
     if not says_something(calls):
         calls = []
     elif isinstance(calls, str):
-        calls = _parsed(calls, f"{where}: `tool_calls`")
+        calls = value_of_json(calls, f"{where}: `tool_calls`")
     if not isinstance(calls, list | tuple):
         raise ConversationError("bad_tool", f"{where}: `tool_calls` is not a list but {type(calls).__name__}")
     older = values.get("function_call")
@@ -148,13 +154,6 @@ def _calls(values: Mapping[str, Any], where: str) -> list[Any]:
 
 def _written_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """One call or a list of them, each with name and arguments, as JSON or as values."""
-    calls = _parsed(value, f"{where}: the function_call") if isinstance(value, str) else value
+    calls = value_of_json(value, f"{where}: the function_call") if isinstance(value, str) else value
     calls = calls if isinstance(calls, list) else [calls]
     return [{"type": "function", "function": call} for call in calls]
-
-
-def _parsed(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConversationError("bad_tool", f"{what} is not JSON") from None

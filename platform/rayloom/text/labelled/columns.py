@@ -16,9 +16,15 @@ from rayloom.specs.training.labelled_data import (
     TableRows,
     WordRows,
 )
-from rayloom.text.conversations.formats import check_characters
 from rayloom.text.conversations.messages import ConversationError
-from rayloom.text.conversations.row_keys import TRAIN_MARKS, given, train_mark, unknown_keys
+from rayloom.text.conversations.row_keys import (
+    TRAIN_MARKS,
+    check_characters,
+    given,
+    train_mark,
+    unknown_keys,
+    yes_or_no,
+)
 from rayloom.text.labelled.examples import ExampleError
 
 
@@ -86,13 +92,25 @@ def objects(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
     return value
 
 
+def says_yes(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a column that may be missing says true or 1, also as text. Raises ExampleError if it says neither."""
+    try:
+        return row.get(column) is not None and yes_or_no(row[column], column)
+    except ConversationError as error:
+        raise ExampleError("bad_mark", str(error)) from None
+
+
 def checked_span(item: Any, text: str, label: str | None = None) -> tuple[int, int, str]:
     facts = item if isinstance(item, Mapping) else {}
     start, end, said = facts.get("start"), facts.get("end"), label or facts.get("label")
-    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(said, str):
+    if type(start) is not int or type(end) is not int or not isinstance(said, str):
         raise ExampleError("bad_span", f"{json.dumps(item)[:80]} is no span: give start, end and label")
     if not 0 <= start < end <= len(text):
         raise ExampleError("bad_span", f"{start} to {end} is not inside the text of {len(text)} characters")
+    for key in ("text", "word"):
+        if isinstance(facts.get(key), str) and facts[key].strip() != text[start:end].strip():
+            named = f"{facts[key][:60]!r}, and {start} to {end} is {text[start:end][:60]!r}"
+            raise ExampleError("bad_span", f"a span has the {key} {named}: offsets are characters from 0, end excluded")
     return start, end, said
 
 

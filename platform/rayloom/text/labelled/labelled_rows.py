@@ -26,7 +26,16 @@ from rayloom.specs.training.labelled_data import (
     TaggedWords,
     WordRows,
 )
-from rayloom.text.labelled.columns import checked_columns, checked_span, columns_of, listed, need, objects, text_of
+from rayloom.text.labelled.columns import (
+    checked_columns,
+    checked_span,
+    columns_of,
+    listed,
+    need,
+    objects,
+    says_yes,
+    text_of,
+)
 from rayloom.text.labelled.examples import Example, ExampleError, Span, spans_of_words
 
 Read = Iterator[tuple[str, Example | ExampleError | None]]
@@ -119,6 +128,8 @@ def _tokens(row: Any, reading: WordRows) -> Example:
     words, tags = row[reading.words], row[reading.tags]
     if len(words) != len(tags):
         raise ExampleError("bad_tag", f"has {len(words)} words and {len(tags)} tags")
+    if not any(word.strip() for word in words):
+        raise ExampleError("empty_text", f"`{reading.words}` holds no word")
     return Example(" ".join(words), spans=spans_of_words(words, tags, " ", reading.names))
 
 
@@ -168,7 +179,7 @@ def _questions(row: Any, reading: QuestionRows) -> Example:
     need(row, reading.context, reading.question, reading.answers)
     context, question = text_of(row, reading.context), text_of(row, reading.question)
     spans = [_answer(*answer, context) for answer in _texts_and_starts(row[reading.answers], reading.answers)]
-    if spans and row.get("is_impossible") is True:
+    if spans and says_yes(row, "is_impossible"):
         raise ExampleError("bad_span", "has answers, and `is_impossible: true`; those are `plausible_answers`")
     return Example(context, question, spans=tuple(spans))
 
@@ -192,7 +203,7 @@ def _choices(row: Any, reading: ChoiceRows) -> Example:
     number = found.index(said) if said in found else None
     if number is None and str(said) in names:
         number = names.index(str(said))
-    if number is None and str(said).isdigit():
+    if number is None and str(said).isdecimal():
         number = int(str(said))
     if number is None or number >= len(found):
         raise ExampleError("unknown_label", f"the answer {said!r:.60} is neither index, letter nor text of a choice")
