@@ -148,6 +148,22 @@ def _tokenizer_that_is_a_list(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("[]")
 
 
+def _written(name: str, content: str) -> Any:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def _with(name: str, **values: Any) -> Any:
+    """Changes values of a JSON file."""
+
+    def change(folder: Path) -> None:
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | values))
+
+    return change
+
+
+DEEP = '{"a":' * 100_000
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -167,6 +183,26 @@ def _tokenizer_that_is_a_list(folder: Path) -> None:
         (_second_template_with_an_error, "'tool_use' is not valid Jinja"),
         (_tokens_without_embeddings, r"2 tokens beyond the model's 256 embeddings, such as '<new>' \(256\)"),
         (_tokenizer_that_is_a_list, "no tokenizer that loads"),
+        (_written("config.json", DEEP), "config.json is not JSON"),
+        (_written("tokenizer.json", DEEP), "no tokenizer that loads"),
+        (_written("generation_config.json", DEEP), r"must be an object.*generation_config\.json"),
+        (_written("model.safetensors.index.json", DEEP), "index of weights is not JSON"),
+        (_written("chat_template.jinja", "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}"), "not valid Jinja: .*recursion"),
+        (_with("config.json", hidden_size="16"), "field 'hidden_size'.*expected int"),
+        (_with("config.json", dtype="float7"), "float7"),
+        (_with("config.json", architectures="LlamaForCausalLM"), "no list of names in architectures"),
+        (_with("config.json", architectures=[3]), "no list of names in architectures"),
+        (_with("config.json", num_attention_heads=0), "takes no such model"),
+        (_with("config.json", rope_parameters={"rope_type": "odd"}), "odd"),
+        (_with("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "GPTQ"),
+        (_with("tokenizer.json", model={"type": "Odd", "vocab": {}}), "no tokenizer that loads"),
+        (_with("tokenizer_config.json", model_max_length="long"), "cannot compute a plain English sentence"),
+        (_with("generation_config.json", eos_token_id=99_999), "token 99999, and the model has 256"),
+        (_with("generation_config.json", eos_token_id=-1), "must be an object with token ids"),
+        (
+            _written("model.safetensors.index.json", '{"weight_map": {"a": "../a.safetensors"}}'),
+            "outside of its folder",
+        ),
     ],
 )
 def test_what_is_not_a_model_is_one_clear_error(
@@ -405,6 +441,12 @@ def test_an_adapter_of_another_base_is_refused_by_shapes(
         ({"task_type": "SEQ_CLS"}, r"brings a task head \(SEQ_CLS\)"),
         ({"target_modules": ["no_such_layer"]}, "cannot be put on this base"),
         ({"peft_type": "SOMETHING"}, "cannot be put on this base"),
+        ({"r": 0}, "cannot be put on this base"),
+        ({"target_modules": "("}, "cannot be put on this base"),
+        ({"rank_pattern": {"q_proj": 2}}, "other shapes"),
+        ({"use_dora": True}, "lacks 1 tensors"),
+        ({"modules_to_save": ["lm_head"]}, "lacks 1 tensors"),
+        ({"scale_of_tomorrow": 0.5}, r"scale_of_tomorrow, which PEFT .* does not know"),
     ],
 )
 def test_adapters_that_cannot_be_used(
@@ -413,6 +455,16 @@ def test_adapters_that_cannot_be_used(
     shutil.copytree(adapter, tmp_path / "odd")
     _rewritten(tmp_path / "odd", **values)
     with pytest.raises(InputError, match=message):
+        _import_adapter(store, tmp_path, tmp_path / "odd", model)
+
+
+def test_an_adapter_whose_base_had_more_tokens_is_refused(
+    store: Store, tmp_path: Path, model: Path, adapter: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "odd")
+    file = tmp_path / "odd" / "adapter_model.safetensors"
+    save_file(load_file(file) | {"base_model.model.model.embed_tokens.weight": torch.zeros(260, 16)}, file)
+    with pytest.raises(InputError, match=r"embed_tokens\.weight: \(260, 16\), not \(256, 16\)"):
         _import_adapter(store, tmp_path, tmp_path / "odd", model)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def checked_adapter(folder: Path, base: Path, base_id: str) -> AdapterFacts:
     if task in HEADED_TASKS:
         what = f"The adapter brings a task head ({task}), and PEFT does not store what its outputs mean"
         raise InputError(what, where=str(folder), fix="Train one here: `rayloom explain train.task`.")
-    _check_shapes(stored, _expected(folder, base, task), folder, base_id, config)
+    expected, embeddings = _expected(folder, base, task, config)
+    _check_shapes(stored, expected, embeddings, folder, base_id, config)
     rank = config.get("r")
     return AdapterFacts(
         str(config.get("peft_type", "unknown")),
@@ -80,15 +82,17 @@ def _parsed(text: str | None, where: str) -> dict[str, Any]:
         raise InputError(f"This is not an adapter: it has no {CONFIG}", where=where, fix=_FIX)
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{CONFIG} is not JSON: {error}", where=where, fix=_FIX) from None
     if not isinstance(config, dict):
         raise InputError(f"{CONFIG} is no object but {type(config).__name__}", where=where, fix=_FIX)
     return config
 
 
-def _expected(folder: Path, base: Path, task: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of such an adapter on this base."""
+def _expected(
+    folder: Path, base: Path, task: str, config: dict[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Names and shapes of the tensors of such an adapter on this base, and the shape of the base's embeddings."""
     import torch
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 
@@ -96,26 +100,44 @@ def _expected(folder: Path, base: Path, task: str) -> dict[str, tuple[int, ...]]
 
     loader = pretrained.AutoModelForSeq2SeqLM if task == "SEQ_2_SEQ_LM" else pretrained.AutoModelForCausalLM
     try:
-        settings = PeftConfig.from_pretrained(str(folder))
+        with warnings.catch_warnings(action="ignore"):  # what it leaves out is an error below
+            settings = PeftConfig.from_pretrained(str(folder))
         settings.inference_mode, settings.base_model_name_or_path = True, None
         with torch.device("meta"):
             model = loader.from_config(pretrained.AutoConfig.from_pretrained(base))
             adapted = get_peft_model(model, settings)
         state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        embeddings = tuple(model.get_input_embeddings().weight.shape)
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         fix = "Name the model that it was trained on as content.base."
         raise InputError(f"The adapter cannot be put on this base: {reason}", where=str(folder), fix=fix) from error
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    _check_known(config, settings, folder)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}, embeddings
+
+
+def _check_known(config: dict[str, Any], settings: Any, folder: Path) -> None:
+    """Raises InputError for settings that this version of PEFT does not have, and would leave out with a warning."""
+    import peft
+
+    known = {field.name for field in fields(settings)}
+    strange = sorted(name for name, value in config.items() if name not in known and value not in (None, False, [], {}))
+    if strange:
+        what = f"{CONFIG} has {', '.join(strange)}, which PEFT {peft.__version__} does not know and would leave out"
+        fix = "Merge it where it was made and import the model, or take out what does not change what it computes."
+        raise InputError(what, where=str(folder), fix=fix)
 
 
 def _check_shapes(
     stored: dict[str, StoredTensor],
     expected: dict[str, tuple[int, ...]],
+    embeddings: tuple[int, ...],
     folder: Path,
     base_id: str,
     config: dict[str, Any],
 ) -> None:
+    # Whole embeddings are saved along where the vocabulary was changed.
+    expected = expected | {name: embeddings for name in stored if name.endswith("embed_tokens.weight")}
     other = [name for name in stored if name in expected and stored[name].shape != expected[name]]
     strange = [name for name in stored if name not in expected and "embed" not in name]
     missing = [name for name in expected if name not in stored]

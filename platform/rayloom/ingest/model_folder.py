@@ -51,7 +51,6 @@ def checked_model(folder: Path) -> ModelFacts:
     weights = weight_files(folder)
     tokenizer = _tokenizer(folder)
     check_templates(tokenizer, str(folder))
-    stop_tokens_of(folder / "generation_config.json")
     _check_vocabulary(tokenizer, config, folder)
     class_name = (config.architectures or ["AutoModel"])[0]
     num_parameters, weights_bytes = _sizes(weights)
@@ -74,17 +73,20 @@ def _config(folder: Path) -> Any:
         raise InputError("This is not a model: it has no config.json", where=str(folder), fix=_FIX)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"config.json is not JSON: {error}", where=str(path), fix=_FIX) from None
     if not isinstance(values, dict):
         raise InputError(f"config.json is no object but {type(values).__name__}", where=str(path), fix=_FIX)
+    names = values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"config.json has no list of names in architectures: {names!r:.80}", where=str(path), fix=_FIX)
     try:
         return pretrained.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 (each model's own class checks the values, by errors of any kind)
         if "auto_map" in values:
             what = "This model brings its own Python code, which Rayloom does not run"
         else:
-            what = f"transformers {transformers.__version__} knows no such model: {_first_line(error)}"
+            what = f"transformers {transformers.__version__} takes no such model: {_reason(error)}"
         raise InputError(what, where=str(path), fix="Use a model whose architecture transformers has.") from None
 
 
@@ -111,18 +113,22 @@ def _names_in(index: Path) -> list[str]:
     """The files named in a safetensors index."""
     try:
         values = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The index of weights is not JSON: {error}", where=str(index), fix=_AGAIN) from None
     weight_map = values.get("weight_map") if isinstance(values, dict) else None
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         what = "The index of weights has no `weight_map` from tensors to files"
         raise InputError(what, where=str(index), fix=_AGAIN)
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        what = f"The index of weights names files outside of its folder, such as {outside[0]}"
+        raise InputError(what, where=str(index), fix=_AGAIN)
     return sorted(set(names))
 
 
 def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Raises InputError if the tokenizer has ids for which the model has no embedding."""
+    """Raises InputError if tokenizer or generation settings have ids for which the model has no embedding."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if size and number >= size)
     if beyond:
@@ -130,6 +136,10 @@ def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
         what = f"The tokenizer has {len(beyond)} tokens beyond the model's {size:,} embeddings, such as {named}"
         fix = "Give the tokenizer that the model was trained with, or a model whose embeddings were resized for it."
         raise InputError(what, where=str(folder), fix=fix)
+    stops = [number for number in stop_tokens_of(folder / "generation_config.json") if size and number >= size]
+    if stops:
+        what = f"generation_config.json ends answers at the token {stops[0]}, and the model has {size:,}"
+        raise InputError(what, where=str(folder), fix="Correct its eos_token_id, or fetch the model again.")
 
 
 def _sizes(weights: list[Path]) -> tuple[int, int]:
@@ -139,7 +149,7 @@ def _sizes(weights: list[Path]) -> tuple[int, int]:
             with safe_open(path, framework="pt") as file:
                 parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            what = f"The weight file is damaged: {_first_line(error)}"
+            what = f"The weight file is damaged: {_reason(error)}"
             raise InputError(what, where=str(path), fix=_AGAIN) from None
     return parameters, sum(path.stat().st_size for path in weights)
 
@@ -147,8 +157,8 @@ def _sizes(weights: list[Path]) -> tuple[int, int]:
 def _tokenizer(folder: Path) -> Any:
     try:
         tokenizer = pretrained.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
-        what = f"This is not a model: it has no tokenizer that loads ({_first_line(error)})"
+    except Exception as error:  # noqa: BLE001 (the tokenizers library raises plain exceptions)
+        what = f"This is not a model: it has no tokenizer that loads ({_reason(error)})"
         raise InputError(what, where=str(folder), fix=_FIX) from None
     if not len(tokenizer):
         raise InputError("This is not a model: its tokenizer is empty", where=str(folder), fix=_FIX)
@@ -160,18 +170,21 @@ def _smoke_loss(folder: Path, class_name: str, tokenizer: Any) -> float | None:
     loader = getattr(pretrained, class_name, pretrained.AutoModel)
     try:
         model, loaded = loader.from_pretrained(folder, dtype=torch.bfloat16, output_loading_info=True)
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        what = f"The weights do not fit config.json: {_first_line(error)}"
+    except Exception as error:  # noqa: BLE001 (each model's own class reads the configuration)
+        what = f"The weights do not fit config.json: {_reason(error)}"
         raise InputError(what, where=str(folder), fix=_AGAIN) from None
     missing = sorted(loaded["missing_keys"])
     if missing:
         what = f"The weights lack {len(missing)} of the model's tensors, such as {missing[0]}"
         raise InputError(what, where=str(folder), fix=_AGAIN)
-    inputs = tokenizer(SMOKE_TEXT, return_tensors="pt")
     is_causal = class_name.endswith(("ForCausalLM", "LMHeadModel"))
-    ids = inputs["input_ids"]
-    with torch.no_grad():
-        outputs = model(**inputs, labels=ids) if is_causal else _forward(model, inputs)
+    try:
+        inputs = tokenizer(SMOKE_TEXT, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs, labels=inputs["input_ids"]) if is_causal else _forward(model, inputs)
+    except Exception as error:  # noqa: BLE001 (whatever an unknown model's code does with values that are wrong)
+        what = f"The model cannot compute a plain English sentence: {_reason(error)}"
+        raise InputError(what, where=str(folder), fix="Correct config.json, or fetch the model again.") from None
     values = outputs.logits if "logits" in outputs else outputs.last_hidden_state
     if not bool(torch.isfinite(values).all()):
         what = "The model computes numbers that are not finite on a plain English sentence"
@@ -185,5 +198,7 @@ def _forward(model: Any, inputs: Any) -> Any:
     return model(**inputs)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _reason(error: BaseException) -> str:
+    """An error's first line, and the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".")

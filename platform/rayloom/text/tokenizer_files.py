@@ -95,11 +95,15 @@ def stop_tokens_of(generation_config: Path) -> list[int]:
         return []
     try:
         values = json.loads(generation_config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         values = error
-    named = values.get("eos_token_id") or [] if isinstance(values, dict) else values
-    named = [named] if isinstance(named, int) else named
-    if not isinstance(values, dict) or not isinstance(named, list) or not all(isinstance(id_, int) for id_ in named):
+    named = values.get("eos_token_id") if isinstance(values, dict) else values
+    named = [] if named is None else [named] if isinstance(named, int) else named
+    if (
+        not isinstance(values, dict)
+        or not isinstance(named, list)
+        or not all(type(id_) is int and id_ >= 0 for id_ in named)
+    ):
         what = f"generation_config.json must be an object with token ids under eos_token_id; it has {named!s:.80}"
         raise InputError(what, where=str(generation_config), fix="Correct the file, or fetch the model again.")
     return named

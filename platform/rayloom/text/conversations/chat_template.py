@@ -132,7 +132,8 @@ def check_templates(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     for name, template in templates_of(tokenizer).items():
         try:
             parsed_template(template)
-        except TemplateSyntaxError as error:
-            what = f"The chat template {name!r} is not valid Jinja: line {error.lineno}: {error.message}"
+        except (TemplateSyntaxError, RecursionError) as error:
+            reason = f"line {error.lineno}: {error.message}" if isinstance(error, TemplateSyntaxError) else str(error)
             fix = "Correct chat_template.jinja (or chat_template in tokenizer_config.json)."
+            what = f"The chat template {name!r} is not valid Jinja: {reason}"
             raise InputError(what, where=where, fix=fix) from None
