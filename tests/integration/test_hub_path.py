@@ -16,10 +16,11 @@ from huggingface_hub.repocard import metadata_load
 from safetensors.torch import load_file
 from support.hub import OWNER_TOKEN, STRANGER_TOKEN, LoopbackHub, loopback_hub
 from support.models import made, write_adapter, write_model
-from support.service import free_port, served_by, write_job
+from support.service import MODEL, free_port, served_by, write_job
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.cli import main
+from rayloom.commands.shipped import TEMPLATES
 from rayloom.dispatch import load_job, resolve, run
 from rayloom.specs.training.prompted import PROMPT_FILE, SHOWN_FILE
 from rayloom.train.__main__ import main as train
@@ -154,18 +155,64 @@ def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def _guides_job() -> dict[str, Any]:
+    """The job file under "The Hugging Face hub" in the guide."""
+    guide = (Path(__file__).parents[2] / "jobs" / "README.md").read_text(encoding="utf-8")
+    section = guide.partition("\n## The Hugging Face hub\n")[2]
+    job: dict[str, Any] = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    return job
+
+
+def _starter(kind: str) -> dict[str, Any]:
+    """The job file that `rayloom init KIND` writes."""
+    job: dict[str, Any] = yaml.safe_load((TEMPLATES / f"{kind}.yaml").read_text(encoding="utf-8"))
+    return job
+
+
+def _of_subset(subset: str, *tables: bytes) -> dict[str, bytes]:
+    """A data set of one subset: its card, and a Parquet file for each table."""
+    card = f"---\nlicense: mit\nconfigs:\n- config_name: {subset}\n  data_files: {subset}/*.parquet\n---\n"
+    shards = {f"{subset}/train-{number:05}.parquet": table for number, table in enumerate(tables)}
+    return {"README.md": card.encode()} | shards
+
+
 @pytest.mark.full
-def test_trained_on_ray_and_an_adapter_of_the_hub_merged_and_served(
-    filled: LoopbackHub, store: Store, tmp_path: Path
+def test_the_guides_path_from_the_hub_to_the_hub_through_a_service(
+    filled: LoopbackHub, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _run(store, tmp_path, **TRAIN).manifest.metrics["steps"] == 4
-    _run(store, tmp_path, kind="merge", name="smollm", adapter="hf://them/adapter")
-    port = free_port()
-    job = write_job(tmp_path, port, {}, model={"model": "artifact:smollm"})
-    with served_by(job, port, store) as service:
-        asked = {"model": "smollm", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    """Its own job files on tiny repositories of the names in them, and an adapter of the hub trained on."""
+    job = _guides_job()
+    chat, sums = job["data"]["sources"]
+    base = job["base"].removeprefix("hf://")
+    filled.add_folder(base, tmp_path / "base")
+    filled.add(chat["dataset"].removeprefix("hf://"), _of_subset(chat["subset"], *_shards().values()))
+    rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}."} for n in range(20)]
+    pq.write_table(pa.Table.from_pylist(rows), table := io.BytesIO())
+    filled.add(sums["dataset"].removeprefix("hf://"), _of_subset(sums["subset"], table.getvalue()))
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base}))
+    filled.add_folder("them/tuned", tmp_path / "adapter")
+    job["data"]["heldout_rows"] = 8
+    job |= {"sequence_length_tokens": 128, "micro_batch_sequences": 2, "global_batch_tokens": 256}
+    job |= {"adapter": {"type": "lora", "rank": 4, "alpha": 8, "start_from": "hf://them/tuned"}}
+    tuned = _run(store, tmp_path, **job)
+    assert {one.name for one in tuned.manifest.parents} >= {"hub.them-tuned"}
+    assert tuned.manifest.metrics["rows"]["train"]["rows"] == 52
+    _run(store, tmp_path, **_starter("merge"))
+    _run(store, tmp_path, **_starter("quantize"))
+    serve, port = _starter("serve"), free_port()
+    (model,) = serve["models"]
+    job_file = write_job(tmp_path, port, {"max_model_length_tokens": 128}, model={"model": model["model"]})
+    with served_by(job_file, port, store) as service:
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         answer = service.post(json.dumps(asked).encode())
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] > 0
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    assert main(["push", "my-model-int8", "hf://me/my-model-int8"]) == 0
+    _, pushed = filled.repositories["model", "me/my-model-int8"].files("main")
+    (tmp_path / "README.md").write_bytes(pushed["README.md"])
+    head = metadata_load(tmp_path / "README.md")
+    assert head is not None and head["base_model"] == base
 
 
 # -- publishing --------------------------------------------------------------------------------------------------------

@@ -445,6 +445,7 @@ def test_an_adapter_of_another_base_is_refused_by_shapes(
         ({"target_modules": "("}, "cannot be put on this base"),
         ({"rank_pattern": {"q_proj": 2}}, "other shapes"),
         ({"use_dora": True}, "lacks 1 tensors"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"a base that its own initialisation \(pissa_niter_4\) had changed"),
         ({"modules_to_save": ["lm_head"]}, "lacks 1 tensors"),
         ({"scale_of_tomorrow": 0.5}, r"scale_of_tomorrow, which PEFT .* does not know"),
     ],

@@ -17,6 +17,7 @@ from rayloom.specs.ingest import FolderSource, HubSource
 
 CONFIG = "adapter_config.json"
 _FIX = "Give a folder of PEFT: adapter_config.json and adapter_model.safetensors."
+_KEEP_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,6 +47,7 @@ def checked_adapter(folder: Path, base: Path, base_id: str) -> AdapterFacts:
     loaded.
     """
     config = _configuration(folder)
+    _check_base_is_kept(config, folder)
     stored = stored_tensors(folder, WEIGHTS)
     task = config.get("task_type") or "CAUSAL_LM"
     if task in HEADED_TASKS:
@@ -60,6 +62,18 @@ def checked_adapter(folder: Path, base: Path, base_id: str) -> AdapterFacts:
         sum(tensor.num_values for tensor in stored.values()),
         str(config.get("base_model_name_or_path") or ""),
     )
+
+
+def _check_base_is_kept(config: dict[str, Any], folder: Path) -> None:
+    """Raises InputError if training began by changing the base, as PiSSA, OLoRA, CorDA and LoftQ do.
+
+    PEFT would change it again at each loading; a server, and another training, would not.
+    """
+    initial = config.get("init_lora_weights")
+    if initial not in _KEEP_THE_BASE:
+        what = f"The adapter belongs to a base that its own initialisation ({initial!s:.40}) had changed"
+        fix = "Save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
+        raise InputError(what, where=str(folder), fix=fix)
 
 
 def check_weights(folder: Path) -> None:
