@@ -304,6 +304,21 @@ def test_a_row_that_ends_with_an_answer_is_no_prompt(tmp_path: Path) -> None:
         )
 
 
+def test_a_prompt_about_a_picture_is_refused_and_other_columns_are_for_rewards(tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is in {n}?", "context": "a", "images": ["a.png"]} for n in range(4)]
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    source: dict[str, Any] = {"dataset": "./x"}
+    files = {"data.sources.0.dataset": [tmp_path / "x.json"]}
+    renderer = Renderer(chatml())
+    data = PromptData.model_validate({"type": "prompts", "sources": [source], "heldout_rows": 1})
+    with pytest.raises(InputError, match="has the key `images`"):
+        prepare_prompts(data, files, renderer, 64, 0, tmp_path / "out")
+    data = PromptData.model_validate(
+        {"type": "prompts", "sources": [source | {"ignore_keys": ["images"]}], "heldout_rows": 1}
+    )
+    assert prepare_prompts(data, files, renderer, 64, 0, tmp_path / "out").train["rows"] == 3
+
+
 def test_seeds_of_answers_differ_and_stay() -> None:
     seeds = {seed_of(0, step, prompt, sample) for step in range(4) for prompt in range(4) for sample in range(4)}
     assert len(seeds) == 64

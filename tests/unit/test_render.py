@@ -111,6 +111,12 @@ def test_what_is_wrong_with_a_conversation_is_said(conversation: Conversation, s
         Renderer(chatml()).samples(conversation)
 
 
+def test_a_stop_token_that_the_tokenizer_does_not_have_stands_in_no_answer() -> None:
+    renderer = Renderer(chatml(), stop_tokens=[50_256])
+    answer = {"role": "assistant", "content": "None of them."}
+    assert renderer.samples(Conversation(({"role": "user", "content": "Which?"}, answer)))
+
+
 def test_a_template_whose_turns_never_stop_the_server_is_refused() -> None:
     tokenizer = tokenizer_with(CHATML, ("<|im_start|>", "<|im_end|>"), "<s>")
     with pytest.raises(InputError, match="without a stop token"):

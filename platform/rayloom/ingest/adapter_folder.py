@@ -17,7 +17,7 @@ from rayloom.specs.ingest import FolderSource, HubSource
 
 CONFIG = "adapter_config.json"
 _FIX = "Give a folder of PEFT: adapter_config.json and adapter_model.safetensors."
-_KEEP_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
+_KEEP_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -134,7 +134,7 @@ def _check_known(config: dict[str, Any], settings: Any, folder: Path) -> None:
     """Raises InputError for settings that this version of PEFT does not have, and would leave out with a warning."""
     import peft
 
-    known = {field.name for field in fields(settings)}
+    known = {field.name for field in fields(settings)} | {"runtime_config"}  # which PEFT ignores rightly
     strange = sorted(name for name, value in config.items() if name not in known and value not in (None, False, [], {}))
     if strange:
         what = f"{CONFIG} has {', '.join(strange)}, which PEFT {peft.__version__} does not know and would leave out"

@@ -51,6 +51,7 @@ def checked_model(folder: Path) -> ModelFacts:
     weights = weight_files(folder)
     tokenizer = _tokenizer(folder)
     check_templates(tokenizer, str(folder))
+    stop_tokens_of(folder / "generation_config.json")
     _check_vocabulary(tokenizer, config, folder)
     class_name = (config.architectures or ["AutoModel"])[0]
     num_parameters, weights_bytes = _sizes(weights)
@@ -128,7 +129,7 @@ def _names_in(index: Path) -> list[str]:
 
 
 def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Raises InputError if tokenizer or generation settings have ids for which the model has no embedding."""
+    """Raises InputError if the tokenizer has ids for which the model has no embedding."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if size and number >= size)
     if beyond:
@@ -136,10 +137,6 @@ def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
         what = f"The tokenizer has {len(beyond)} tokens beyond the model's {size:,} embeddings, such as {named}"
         fix = "Give the tokenizer that the model was trained with, or a model whose embeddings were resized for it."
         raise InputError(what, where=str(folder), fix=fix)
-    stops = [number for number in stop_tokens_of(folder / "generation_config.json") if size and number >= size]
-    if stops:
-        what = f"generation_config.json ends answers at the token {stops[0]}, and the model has {size:,}"
-        raise InputError(what, where=str(folder), fix="Correct its eos_token_id, or fetch the model again.")
 
 
 def _sizes(weights: list[Path]) -> tuple[int, int]:

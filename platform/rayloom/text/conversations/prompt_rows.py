@@ -17,6 +17,7 @@ from rayloom.text.conversations.formats import COMMON_KEYS, messages_of, recogni
 from rayloom.text.conversations.heldout_prompts import in_drawn_order, split_by_prompt
 from rayloom.text.conversations.messages import ConversationError, check_turns
 from rayloom.text.conversations.render import Renderer
+from rayloom.text.conversations.row_keys import unknown_keys
 from rayloom.text.conversations.row_messages import read_messages
 from rayloom.text.row_problems import RowProblems
 from rayloom.text.tokenizer_files import tokenizer_digest
@@ -93,6 +94,8 @@ def prompt_row(values: Any, data: PromptData, origin: str, renderer: Renderer, i
     else:
         messages = messages_of(row, column, "user", ignored, [])
     known = {key: row[key] for key in (column, *COMMON_KEYS) if key in row}
+    for _ in unknown_keys(row, known, is_conversation=False):
+        pass  # other columns are for rewards; pictures and marks of training are refused
     read = with_row_keys(known, (column,), messages, origin, [])
     asked = [dict(message) for message in read.messages]
     if data.system is not None and asked and asked[0]["role"] not in ("system", "developer"):

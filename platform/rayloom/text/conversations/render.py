@@ -67,7 +67,9 @@ class Renderer:
         self.tokenizer, self.where = tokenizer, where
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_tokens = frozenset([*own, *stop_tokens])
-        self._stop_texts = tuple(str(text) for text in tokenizer.convert_ids_to_tokens(sorted(self.stop_tokens)))
+        # A generation_config.json may name tokens that this tokenizer does not have.
+        texts = tokenizer.convert_ids_to_tokens(sorted(self.stop_tokens))
+        self._stop_texts = tuple(str(text) for text in texts if text is not None)
         self.templates = ChatTemplates(tokenizer, where, template_kwargs)
         self._written = WrittenFields(self.templates)
         self._tokens = SegmentedTokenizer(tokenizer)
