@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from rayloom.errors import InputError
+from rayloom.errors import InputError, QualityError
 from rayloom.export.model_folder import ModelFolder
+from rayloom.export.quality import engine_check
 from rayloom.export.quantize import write_quantized
 from rayloom.export.schemes.compressed import linear_layers
 from rayloom.models.loading import load
@@ -103,3 +104,19 @@ def test_a_head_that_a_server_would_not_find_is_refused(tmp_path: Path, name: st
 def test_a_head_of_its_own_is_quantised_where_it_is_called_lm_head() -> None:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
     assert set(linear_layers(model, with_head=True)) - set(linear_layers(model)) == {"lm_head"}
+
+
+# -- the gate that asks the engine -------------------------------------------------------------------------------------
+
+
+def test_another_model_in_the_engine_fails_the_gate_and_rounding_does_not() -> None:
+    measured = [[-1.0, -2.0, -3.0], [-0.5]]
+    rounded = engine_check.difference(measured, [[-1.06, -1.96, -3.02], [-0.47]])
+    assert (rounded.of_the_mean, rounded.of_a_token, rounded.num_tokens) == (
+        pytest.approx(0.0025), pytest.approx(0.0375), 4,
+    )  # fmt: skip
+    engine_check.check(rounded, 0.05, "small")
+    # Experts of zeros took 0.41 nats from a mixture.
+    for served in ([[-1.4, -2.4, -3.4], [-0.9]], [[float("nan")] * 3, [-0.5]]):
+        with pytest.raises(QualityError, match=r"another model than was measured.*differs by"):
+            engine_check.check(engine_check.difference(measured, served), 0.05, "small")
