@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -120,7 +120,11 @@ def node_lost_while_searching(here: TrainingCluster) -> Result:
 
 
 def node_lost_while_learning_from_rewards(here: TrainingCluster) -> Result:
-    """Two engines and a trainer on three nodes, undisturbed and with an engine's node lost, against one machine."""
+    """Two engines and a trainer on three nodes, undisturbed against one machine, and with an engine's node lost.
+
+    What is written, rewarded and learned must be one machine's. Its engines, which have no CPU of their own, give
+    log-probabilities that differ by 1e-7, and so the mean by which they are off the trainer's is another one there.
+    """
     write_engine_model(here.folder / "base")
     write_prompts_file(here.folder / "data")
     for name, places in POLICIES.items():
@@ -128,9 +132,12 @@ def node_lost_while_learning_from_rewards(here: TrainingCluster) -> Result:
     alone = Store(str(here.folder / "one-machine"))
     ended = here.rayloom("run", "policy-alone.yaml", RAYLOOM_STORE=alone.root)
     assert ended.returncode == 0, ended.stderr
-    expected = _policy(alone.open(alone.resolve("policy-alone")))
+    trained = {"policy-alone": alone.open(alone.resolve("policy-alone"))}
     wrong = []
-    for name in ("policy-on-nodes", "policy-struck"):
+    for name, same_as, leave_out in (
+        ("policy-on-nodes", "policy-alone", ("mismatch",)),
+        ("policy-struck", "policy-on-nodes", ()),
+    ):
         ended = here.rayloom("submit", f"{name}.yaml")
         assert ended.returncode == 0, ended.stderr
         assert _await(here, name, lambda name=name: _newest_checkpoint(here, name) >= POLICY_STRUCK_AT)  # type: ignore[misc]
@@ -140,10 +147,10 @@ def node_lost_while_learning_from_rewards(here: TrainingCluster) -> Result:
             _lose(here, max(nodes))
         job = here.ended(name)
         here.mend()
-        if job.status != "SUCCEEDED":
-            wrong.append(f"{name} {job.status.lower()}: {job.reason}")
-        elif difference := first_difference(expected, _policy(here.artifact(name))):
-            wrong.append(f"{name}: {difference}")
+        assert job.status == "SUCCEEDED", f"{name} {job.status.lower()}: {job.reason}"
+        trained[name] = here.artifact(name)
+        if difference := first_difference(_policy(trained[same_as], leave_out), _policy(trained[name], leave_out)):
+            wrong.append(f"{name} is not {same_as}: {difference}")
     return Result(
         "a worker node is lost with its disk and an engine of a policy on three nodes",
         "; ".join(wrong) or "with and without it answers, rewards and losses are one machine's, bit for bit",
@@ -261,8 +268,8 @@ def _newest_checkpoint(here: TrainingCluster, name: str) -> int:
     return max((int(step[:8]) for step in steps if step), default=0)
 
 
-def _policy(trained: Artifact) -> list[Any]:
-    return same_training(list(read_log(trained.path / "metrics.jsonl")))
+def _policy(trained: Artifact, leave_out: Sequence[str]) -> list[Any]:
+    return same_training(list(read_log(trained.path / "metrics.jsonl")), leave_out)
 
 
 def _log(here: TrainingCluster, name: str, trial: int) -> list[dict[str, Any]]:

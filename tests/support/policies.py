@@ -95,13 +95,14 @@ def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == kind]
 
 
-def same_training(events: list[dict[str, Any]]) -> list[Any]:
-    """What must be equal, step by step, whatever happened to the run."""
+def same_training(events: list[dict[str, Any]], leave_out: Sequence[str] = ()) -> list[Any]:
+    """What must be equal, step by step, whatever happened to the run. `leave_out`: names of numbers."""
     kept = {
         "step": ("step", "loss", "gradient_norm", "mismatch", "entropy"),
         "rollout": ("step", "version", "reward", "samples"),
     }
-    return [[event[name] for name in kept[event["event"]]] for event in events if event["event"] in kept]
+    wanted = {kind: [name for name in names if name not in leave_out] for kind, names in kept.items()}
+    return [[event[name] for name in wanted[event["event"]]] for event in events if event["event"] in wanted]
 
 
 def first_difference(expected: list[Any], found: list[Any]) -> str:

@@ -92,11 +92,11 @@ def test_a_lease_cut_off_from_the_store_for_too_long_stops_renewing(place: str) 
 
     MEMORY.makedirs(place.rpartition("/")[0], exist_ok=True)
     lease = Lease(MEMORY, place, 0.1)
+    before = time.monotonic()
     assert lease.take()
     lease.filesystem = CutOff()
-    started = time.monotonic()
     lease.renew_until_ended(0.02)
-    assert 0.1 <= time.monotonic() - started < 2
+    assert time.monotonic() - before >= 0.1
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b"{}"])
