@@ -44,7 +44,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def filled(hub: LoopbackHub, tmp_path: Path) -> LoopbackHub:
     """A hub with a base, a plain adapter of it, and chat rows in two Parquet files."""
     (base := tmp_path / "base").mkdir()
-    write_model(base)
+    write_model(base, num_attention_heads=2, num_key_value_heads=1)  # vLLM's attention on CPUs begins at heads of 32
     (base / "README.md").write_text(CARD.format(licence="apache-2.0"))
     write_adapter(tmp_path / "adapter", base)
     (tmp_path / "adapter" / "README.md").write_text(CARD.format(licence="mit"))
