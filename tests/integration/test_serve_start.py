@@ -19,7 +19,7 @@ from rayloom.artifacts.store import Store
 
 pytestmark = pytest.mark.full
 
-PHASES = ("process", "imports", "engine", "graphs", "compiling", "answer")
+PHASES = ("process", "imports", "engine", "graphs", "answer")
 TEMPLATE = "{% for message in messages %}{{ message.role }} says: {{ message.content }}\n{% endfor %}"
 ASKED = [{"role": "user", "content": "Who are you?"}]
 
@@ -76,7 +76,6 @@ def test_every_phase_of_a_start_is_told(starts: list[Start]) -> None:
 def test_what_a_replica_compiled_is_found_at_the_next_start(starts: list[Start]) -> None:
     first, second = starts
     assert [name for name in first.compiled if name.endswith(".so")]
-    assert [name for name in first.compiled if "torch_compile_cache" in name]
     assert {name for name in second.compiled - first.compiled if name.endswith((".so", ".cpp"))} == set()
 
 

@@ -56,6 +56,17 @@ def test_code_for_another_number_of_threads_is_elsewhere(environment: dict[str, 
     assert kept_in(environment) != for_two
 
 
+def test_the_folder_that_torch_set_for_itself_does_not_count_as_set(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A command that imports torch's compiler hands the variable down to all its processes."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    assert environment.setdefault("TORCHINDUCTOR_CACHE_DIR", cache_dir()) == cache_dir()
+    keep_compiled()
+    assert Path(environment["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path / "compiled")
+
+
 def test_what_an_operator_set_stays(environment: dict[str, str]) -> None:
     environment["VLLM_CACHE_ROOT"] = "/shared/vllm"
     keep_compiled()

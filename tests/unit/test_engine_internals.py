@@ -168,15 +168,14 @@ def test_the_engines_processes_print_what_their_start_took() -> None:
     assert told("anything else") == (None, None, 0.0)
 
 
-def test_an_engines_processes_set_up_logging_by_the_variables_when_they_import_vllm() -> None:
-    logger = source("vllm/logger.py")
-    assert "configure_logging = envs.VLLM_CONFIGURE_LOGGING" in logger
-    assert 'vllm_handler["stream"] = envs.VLLM_LOGGING_STREAM' in logger
-    # What is passed to them says to configure nothing, which leaves what they have.
-    assert "if logging_config:\n        dictConfig(logging_config)" in logger
-    force = text_of_function("vllm/utils/system_utils.py", "_maybe_force_spawn")
-    assert "is_in_ray_actor()" in force
-    assert "'spawn'" in force
+def test_an_engines_processes_log_as_its_configuration_says_and_its_server_does_not() -> None:
+    assert {"configure_logging", "log_level"} <= fields("vllm/config/logging.py", "LoggingConfig")
+    for process in ("vllm/v1/engine/core.py", "vllm/v1/executor/multiproc_executor.py"):
+        assert "configure_logging(logging_config)" in source(process)
+    assert "configure_logging_if_needed(vllm_config.logging_config)" in source("vllm/v1/engine/async_llm.py")
+    needed = text_of_function("vllm/logger.py", "configure_logging_if_needed")
+    assert "if config != _last_configured_logging_config:" in needed
+    assert 'vllm_handler["stream"] = envs.VLLM_LOGGING_STREAM' in source("vllm/logger.py")
 
 
 def test_a_server_can_be_made_outside_a_deployment() -> None:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ _FOLDERS = {
     "CUDA_CACHE_PATH": "cuda",
 }
 """The variable by which each compiler is told its folder, and the folder's name."""
+_TORCHS_OWN = str(Path(tempfile.gettempdir()) / "torchinductor_")
+"""How the folder begins that torch sets for itself when its compiler is imported. Processes inherit it from the
+command, where nobody meant it."""
 
 
 def keep_compiled() -> None:
     """Lets this process and those that it starts keep what they compile in the node's cache.
 
-    To be called before vLLM or torch's compiler is imported. Variables that are set stay. Where the cache cannot be
-    written to, or the folder is another user's, who could put code there, all stays as it was.
+    To be called before vLLM or torch's compiler is imported. Variables that somebody set stay. Where the cache cannot
+    be written to, or the folder is another user's, who could put code there, all stays as it was.
     """
     folder = compiled_folder(_key())
     try:
@@ -42,7 +46,8 @@ def keep_compiled() -> None:
     except OSError:
         return
     for variable, name in _FOLDERS.items():
-        os.environ.setdefault(variable, str(folder / name))
+        if os.environ.get(variable, _TORCHS_OWN).startswith(_TORCHS_OWN):
+            os.environ[variable] = str(folder / name)
 
 
 def _key() -> str:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,21 +117,22 @@ def adapter_loader(folder_of: Callable[[str], str]) -> type[LoraModelLoader]:
 def telling_engine() -> type[VLLMEngine]:
     """An engine class whose processes print what they do, which `printed_seconds` reads; importing it imports vLLM.
 
-    Relies on `_start_async_llm_engine`, which starts the engine's processes when this process has its logging: they set
-    up theirs as the variables say when they import vLLM, and the configuration that is passed to them changes nothing.
+    They configure their logging as `logging_config` of vLLM's configuration says. So would this process, and close the
+    handlers that Ray Serve has: that the configuration was the last one here tells vLLM that there is nothing to do.
     """
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-    from vllm.v1.engine import async_llm  # noqa: F401 - sets up this process' logging
+    from vllm import logger
 
     class TellingEngine(VLLMEngine):  # type: ignore[misc]
-        def _start_async_llm_engine(self, *arguments: Any, **named: Any) -> Any:
-            os.environ.update(_PRINTING)
-            return super()._start_async_llm_engine(*arguments, **named)
+        def _start_async_llm_engine(self, arguments: Any, config: Any, placement_group: Any) -> Any:
+            os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # of the processes that start now
+            config.logging_config = replace(config.logging_config, configure_logging=True, log_level="INFO")
+            logger._last_configured_logging_config = config.logging_config
+            return super()._start_async_llm_engine(arguments, config, placement_group)
 
     return TellingEngine
 
 
-_PRINTING = {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
 _WEIGHTS_READ = re.compile(r"Loading weights took ([\d.]+) seconds")
 _GRAPHS_MADE = re.compile(
     r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s(?: \(compilation: ([\d.]+) s)?"

@@ -24,7 +24,7 @@ class StartTimes:
     graphs: float
     """Profiling, the cache's memory, compiling, and capturing CUDA graphs."""
     compiling: float
-    """Of `graphs`: torch.compile; next to nothing if it was found in the node's cache."""
+    """Of `graphs`: torch.compile, next to nothing if it was found in the node's cache. vLLM tells it on GPUs only."""
     answer: float
 
     @classmethod
@@ -50,9 +50,10 @@ class StartTimes:
         """`started in 41.2 s: process 3.0, imports 9.0, files 0.1, …`."""
         begun = "engine's processes" if self.weights is not None else "engine's processes and weights"
         weights = [] if self.weights is None else [f"weights {self.weights:.1f}"]
+        compiling = f" (compiling {self.compiling:.1f})" if self.compiling else ""
         phases = [
             f"process {self.process:.1f}", f"imports {self.imports:.1f}", f"files {self.files:.1f}",
-            f"{begun} {self.engine:.1f}", *weights, f"graphs {self.graphs:.1f} (compiling {self.compiling:.1f})",
+            f"{begun} {self.engine:.1f}", *weights, f"graphs {self.graphs:.1f}{compiling}",
             f"first answer {self.answer:.1f}",
         ]  # fmt: skip
         return f"started in {self.total:.1f} s: {', '.join(phases)}"
