@@ -56,7 +56,7 @@ STEPS = (
     Step("arithmetic", "arithmetic.measured", 60, 25),
     Step("attention", "attention_kernels.measured", 90, 45),
     Step("pretraining", "pretraining.measured", 200, 130),
-    Step("kernels", "kernels.measured", 60, 20),
+    Step("kernels", "fused_kernels.measured", 60, 20),
     Step("lora", "fine_tuning.lora", 120, 70),
     Step("qlora", "fine_tuning.qlora", 120, 80),
     Step("resume", "endurance.resumed", 60, 30),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -337,3 +339,18 @@ def test_check_loads_one_kind_explain_none_and_both_nothing_to_draw_with(
 def test_help_loads_only_the_table_of_commands(tmp_path: Path) -> None:
     modules = loaded(["--help"], tmp_path)
     assert {"pydantic", "yaml", "rich", "rayloom.kinds", "rayloom.specs", "logging"} & modules == set()
+
+
+SCRIPTS = sorted(path for folder in ("gpu", "bench", "chaos") for path in (ROOT / "tests" / folder).glob("*.py"))
+
+
+def test_no_script_beside_the_tests_has_the_name_of_a_package() -> None:
+    """Their folders come first where Python looks. transformers imports whatever has the name of a package it can use,
+    installed or not, and then every process that imports transformers fails."""
+    (source,) = (
+        file for file in importlib.metadata.files("transformers") or () if file.match("*/utils/import_utils.py")
+    )
+    optional = set(re.findall(r'_is_package_available\("(\w+)"', source.read_text()))
+    assert "kernels" in optional
+    packages = optional | set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert [path.name for path in SCRIPTS if path.stem in packages] == []
