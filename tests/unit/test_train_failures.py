@@ -35,6 +35,10 @@ class WorkerHealthCheckFailedError(Exception):
         self.health_check_failure = failure
 
 
+class ConnectTimeoutError(Exception):
+    """Named like botocore's."""
+
+
 GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
 
 
@@ -46,6 +50,7 @@ GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection res
         ([type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried …")], Cause.OUT_OF_MEMORY),
         ([GLOO, WorkerHealthCheckFailedError(ActorDiedError("exit code 9"))], Cause.DEATH),
         ([WorkerHealthCheckFailedError(type("OutOfMemoryError", (Exception,), {})("killed"))], Cause.OUT_OF_MEMORY),
+        ([GLOO, ConnectTimeoutError("Connect timeout on endpoint URL")], Cause.STORE),
         ([GLOO, GLOO], Cause.DEATH),
         ([GLOO, KeyError("weight")], Cause.DEFECT),
     ],
@@ -80,6 +85,15 @@ def test_dead_workers_are_started_again_as_often_as_the_policy_says() -> None:
     assert [type(decision) for decision in decisions] == [Restart, Restart, Stop]
     assert isinstance(decisions[2], Stop)
     assert "3 times in all" in str(decisions[2].error)
+
+
+def test_a_store_that_does_not_answer_a_worker_is_tried_again_as_often_and_then_named() -> None:
+    """A node whose network is gone for half a minute ends no run."""
+    failure = Failure(Cause.STORE, ConnectTimeoutError("Connect timeout on endpoint URL"))
+    decisions = [after_failure(Faults(max_restarts=1), failure, 4, restarts) for restarts in range(2)]
+    assert [type(decision) for decision in decisions] == [Restart, Stop]
+    assert isinstance(decisions[1], Stop)
+    assert "The object store does not answer: Connect timeout" in str(decisions[1].error)
 
 
 def test_a_defect_is_raised_as_it_is() -> None:

@@ -383,6 +383,7 @@ def test_what_a_trial_died_of_is_one_line(error: Exception, said: str) -> None:
         (FileNotFoundError(2, "No such file or directory"), "hindered"),
         (OSError(28, "No space left on device"), "hindered"),
         (ResourceError("The store does not answer"), "hindered"),
+        (type("ConnectTimeoutError", (Exception,), {})("Connect timeout on endpoint URL"), "hindered"),
     ],
 )
 def test_what_comes_from_outside_is_no_fault_of_the_trials_values(error: Exception, end: str) -> None:

@@ -3,7 +3,7 @@
 `within` makes it the copy of a folder in the work folder, such as that of one trial of a search.
 
 In a local store, which all nodes share, the work folder is in the store itself: there is no copy, and `put`, `fetch`,
-`remove` and `replace` do nothing.
+`remove`, `discard` and `replace` do nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rayloom.artifacts.manifest import WORK_NAME, sha256_of
 from rayloom.artifacts.s3 import Wanted
 from rayloom.artifacts.store import Store
 from rayloom.artifacts.transfer import download, upload
+from rayloom.engine_errors import is_unreachable_store
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,19 @@ class WorkCopy:
         """Removes a file or folder from the store, if it is there."""
         if self.is_needed and self.store.filesystem.exists(f"{self.root}/{path}"):
             self.store.filesystem.rm(f"{self.root}/{path}", recursive=True)
+
+    def discard(self, path: str) -> bool:
+        """Like `remove`, for what is only not needed any more; False if the store does not answer.
+
+        What is left there goes with the rest of the work folder when the artifact is published.
+        """
+        try:
+            self.remove(path)
+        except Exception as error:
+            if not is_unreachable_store(error):
+                raise
+            return False
+        return True
 
     # -- from the store --------------------------------------------------------------------------------------------
 

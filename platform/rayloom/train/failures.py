@@ -12,8 +12,14 @@ from enum import Enum
 from typing import Self
 
 from rayloom.artifacts.durable import write_durably
-from rayloom.engine_errors import is_consequence, is_lost_process, is_out_of_memory, reported_by_ray
-from rayloom.errors import ResourceError, is_ours
+from rayloom.engine_errors import (
+    is_consequence,
+    is_lost_process,
+    is_out_of_memory,
+    is_unreachable_store,
+    reported_by_ray,
+)
+from rayloom.errors import ResourceError, is_ours, unwrapped
 from rayloom.specs.training.endurance import Faults
 from rayloom.train.job import TrainJob
 
@@ -24,6 +30,7 @@ class Cause(Enum):
     OURS = "the training says so itself, in a sentence"
     OUT_OF_MEMORY = "a device or the machine has too little memory"
     DEATH = "a process or machine went away"
+    STORE = "the object store did not answer one of them"
     DEFECT = "an error that nobody foresaw"
 
 
@@ -56,7 +63,10 @@ def first_cause(errors: Sequence[BaseException]) -> Failure:
     for error in flat:
         if is_ours(error):
             return Failure(Cause.OURS, error)
-    for cause, is_it in ((Cause.OUT_OF_MEMORY, is_out_of_memory), (Cause.DEATH, is_lost_process)):
+    known = (
+        (Cause.OUT_OF_MEMORY, is_out_of_memory), (Cause.DEATH, is_lost_process), (Cause.STORE, is_unreachable_store),
+    )  # fmt: skip
+    for cause, is_it in known:
         for error in flat:
             if is_it(error):
                 return Failure(cause, error)
@@ -70,8 +80,12 @@ def after_failure(policy: Faults, failure: Failure, micro_batch_sequences: int, 
         return Stop(failure.error)
     if failure.cause is Cause.OUT_OF_MEMORY:
         return _after_out_of_memory(policy, micro_batch_sequences)
+    is_store = failure.cause is Cause.STORE
     if num_restarts < policy.max_restarts:
-        return Restart(micro_batch_sequences, f"a worker died; start {num_restarts + 2} of {policy.max_restarts + 1}")
+        what = "the object store did not answer a worker" if is_store else "a worker died"
+        return Restart(micro_batch_sequences, f"{what}; start {num_restarts + 2} of {policy.max_restarts + 1}")
+    if is_store:
+        return Stop(unwrapped(failure.error))
     what = "A training worker died" + (f", {num_restarts + 1} times in all" if num_restarts else "")
     fix = "Run the same command again; it continues at its last checkpoint. If it dies there again, lower its memory."
     return Stop(ResourceError(what, fix=fix))

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from rayloom.artifacts.durable import appearing, flush, write_durably
 from rayloom.artifacts.manifest import sha256_of
 from rayloom.artifacts.work_copy import WorkCopy
+from rayloom.engine_errors import is_unreachable_store
 from rayloom.errors import ResourceError
 from rayloom.train.engines.fragments import Fragment, FragmentReader, write_fragments
 from rayloom.train.process_group import Group
@@ -86,8 +87,10 @@ class Checkpoints:
                 flush(file)
             self._copy_to_store(written)
             return [{"path": f.name, "size_bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in written]
-        except (OSError, SafetensorError) as error:
-            return str(error)
+        except Exception as error:
+            if isinstance(error, OSError | SafetensorError) or is_unreachable_store(error):
+                return str(error)
+            raise
 
     def _copy_to_store(self, written: list[Path]) -> None:
         if self._copy is None:
@@ -161,9 +164,9 @@ class Checkpoints:
     def _keep_newest(self, count: int) -> None:
         for old in list(newest_first(self.folder))[count:]:
             (old / MANIFEST_NAME).unlink()
-            if self._copy is not None:
-                self._copy.remove(self._name(old / MANIFEST_NAME))
-                self._copy.remove(self._name(old))
+            # A manifest that stays in the store needs its files: a worker that resumes reads them.
+            if self._copy is not None and self._copy.discard(self._name(old / MANIFEST_NAME)):
+                self._copy.discard(self._name(old))
             shutil.rmtree(old)
 
     def _keep_here(self, count: int) -> None:
@@ -279,4 +282,4 @@ class BestWeights:
             if folder not in kept:
                 shutil.rmtree(folder)
                 if self._copy is not None:
-                    self._copy.remove(f"{self.folder.name}/{folder.name}")
+                    self._copy.discard(f"{self.folder.name}/{folder.name}")

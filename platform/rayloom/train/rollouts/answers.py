@@ -186,7 +186,7 @@ class RoundFiles:
             if not is_needed(int(file.stem.removeprefix("round-"))):
                 file.unlink()
                 if self.copy is not None:
-                    self.copy.remove(f"{FOLDER}/{file.name}")
+                    self.copy.discard(f"{FOLDER}/{file.name}")
 
 
 def rewards_of(answers: Sequence[PolicyAnswer], group_size: int) -> Values:

@@ -16,7 +16,7 @@ import torch
 
 from rayloom.artifacts.store import Artifact
 from rayloom.artifacts.work_copy import WorkCopy
-from rayloom.engine_errors import is_out_of_memory
+from rayloom.engine_errors import is_out_of_memory, is_unreachable_store
 from rayloom.errors import InputError, InterruptedJobError, RayloomError, ResourceError
 from rayloom.evaluate.checks.check import Case
 from rayloom.evaluate.checks.registry import CHECKS
@@ -148,6 +148,7 @@ def end_of(error: BaseException) -> Literal["failed", "hindered"]:
     """
     is_missing_file = isinstance(error, InputError) and bool(error.where) and not Path(error.where).exists()
     is_outside = isinstance(error, OSError | ImportError | ResourceError) or is_missing_file
+    is_outside |= is_unreachable_store(error)
     return "hindered" if is_outside else "failed"
 
 

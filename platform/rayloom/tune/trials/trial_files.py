@@ -143,7 +143,7 @@ class TrialFiles:
             for folder in (self.result(trial.number), *(segment / name for segment in segments for name in names)):
                 shutil.rmtree(folder, ignore_errors=True)
                 if self.copy is not None:
-                    self.copy.remove(self._path(folder))
+                    self.copy.discard(self._path(folder))
 
     def remove(self, number: int) -> None:
         """Removes all of a trial, its log too."""
