@@ -3,8 +3,9 @@
 One-turn rows of real sentences, by `prepare` as a training job calls it, by `datasets.map` with as many processes, and
 by TRL's SFTTrainer, on the same file, template, mask and packing, each in a process of its own. Memory at 20,000 rows
 and at all; tokens a second of twenty-turn rows beside one-turn rows; seconds of `rayloom plan`, the first time and
-again. CPU seconds are those of all processes; on a machine with other work, their ratios are the firmer ones. The last
-line is one JSON object.
+again; seconds that workers start in, of a run with another learning rate than the one before and of a search's trials.
+CPU seconds are those of all processes; on a machine with other work, their ratios are the firmer ones. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from results_file import save
 
 from rayloom.artifacts.store import Store
 from rayloom.dispatch import load_job, run
+from rayloom.train.loop.run_log import read_log
 
 CORES = len(os.sched_getaffinity(0))
 SMALL_ROWS, TURNS = 20_000, 20
@@ -41,12 +43,24 @@ data:
   type: conversations
   sources: [{{uri: "file://{rows}", licence: CC-BY-NC-4.0, format: messages}}]
   length_policy: truncate
+  heldout_rows: 8
 adapter: {{type: lora, rank: 16}}
 sequence_length_tokens: 1024
 micro_batch_sequences: 1
 global_batch_tokens: 1024
 num_steps: 10
 learning_rate: 1e-3
+"""
+SEARCH = """
+kind: tune
+name: bench-search
+train: job.yaml
+set: [num_steps=1, workers.cpus_per_worker=1]
+space:
+  learning_rate: {type: choice, values: [3e-3, 4e-3, 5e-3]}
+searcher: {type: grid}
+scheduler: {type: none}
+budget: {num_trials: 3}
 """
 
 
@@ -55,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer", type=Path, help="interpreter of an environment with TRL")
     parser.add_argument("--peer-rows", type=int, help="the peers prepare so many, where all would take too long")
-    parser.add_argument("--parts", default="datasets_map,trl,turns,plans", help="what is measured beside ours")
+    parser.add_argument("--parts", default="datasets_map,trl,turns,plans,starts", help="what is measured beside ours")
     parser.add_argument("--rows-in", type=Path, help="a folder in which rows that were written before are found again")
     parser.add_argument("--store", type=Path, help="a store that has the quickstart's imports already")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
@@ -109,7 +123,12 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for name, of_cpus in (("seconds", ""), ("cpu_seconds", "cpu_")):
             ratio = many["tokens"] / many[name] / (whole["tokens"] / whole[name])
             found[f"{of_cpus}turns_ratio"] = round(ratio, 3)
-    return found | plans(folder, store, large) if "plans" in parts else found
+    (folder / "job.yaml").write_text(JOB.format(rows=large))
+    if "plans" in parts:
+        found |= plans(folder, store)
+    if "starts" in parts:
+        found |= starts(folder, store)
+    return found
 
 
 def in_own_process(folder: Path, model: Path, rows: Path, length: int) -> dict[str, Any]:
@@ -154,17 +173,35 @@ def peer(interpreter: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def plans(folder: Path, store: Path, rows: Path) -> dict[str, float]:
+def plans(folder: Path, store: Path) -> dict[str, float]:
     """Seconds of the command, Python's start and imports included."""
-    job = folder / "job.yaml"
-    job.write_text(JOB.format(rows=rows))
     seconds = {}
     for name in ("plan_seconds_first", "plan_seconds_again"):
         started = time.perf_counter()
-        command = [sys.executable, "-m", "rayloom", "plan", str(job)]
+        command = [sys.executable, "-m", "rayloom", "plan", str(folder / "job.yaml")]
         subprocess.run(command, env=os.environ | {"RAYLOOM_STORE": str(store)}, check=True, capture_output=True)
         seconds[name] = round(time.perf_counter() - started, 2)
     return seconds
+
+
+def starts(folder: Path, store: Path) -> dict[str, float]:
+    """Seconds of workers from their first line to their first step: imports, rows, model and optimiser.
+
+    Of the first run, which prepares the rows before it has workers; of one with another learning rate; and the longest
+    among a search's trials.
+    """
+    (folder / "search.yaml").write_text(SEARCH)
+    asked = {
+        "first_start_seconds": ("job.yaml", ("num_steps=1",)),
+        "second_start_seconds": ("job.yaml", ("num_steps=1", "learning_rate=2e-3")),
+        "trial_start_seconds": ("search.yaml", ()),
+    }
+    found = {}
+    for name, (file, overrides) in asked.items():
+        artifact, _ = run(load_job(folder / file, overrides), Store(str(store)))
+        logs = [list(read_log(log)) for log in artifact.path.rglob("metrics.jsonl")]
+        found[name] = max(event["start_seconds"] for log in logs for event in log if event["event"] == "device")
+    return found
 
 
 if __name__ == "__main__":

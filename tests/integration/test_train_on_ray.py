@@ -132,6 +132,7 @@ def test_fewer_workers_than_wished_train_where_the_spec_allows_it(
     assert "starting 64 workers (1 at least)" in capfd.readouterr().err
     (device,) = [e for e in read_log(artifact.path / "metrics.jsonl") if e["event"] == "device"]
     assert 1 <= device["num_workers"] < 64
+    assert 0 < device["start_seconds"] < 600
     assert len(step_losses(artifact)) == 10
 
 

@@ -19,6 +19,7 @@ POLL_SECONDS = 0.2
 
 
 def train_in_worker(config: dict[str, Any]) -> None:
+    began = time.perf_counter()
     # Otherwise DeepSpeed, which transformers may import, warns that there are no GPUs.
     os.environ.setdefault("DS_ACCELERATOR", get_device().type)
     from rayloom.train.loop.loop import train
@@ -36,7 +37,7 @@ def train_in_worker(config: dict[str, Any]) -> None:
 
                 opening = asker_of(job, config["parents"], config["engines"], config["directory"])
                 asker = closing.enter_context(opening)
-            train(job, group, post.tell, post.is_asked_to_stop, _has_notice, asker)
+            train(job, group, post.tell, post.is_asked_to_stop, _has_notice, asker, began)
     finally:
         post.send()
 

@@ -43,19 +43,22 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     has_notice: Callable[[], bool] = lambda: False,
     asker: Asker | None = None,
+    began: float | None = None,
 ) -> None:
     """Trains from the newest sound checkpoint, or from the start, and writes the finished model to `job.out`.
 
     Events go to `job.log` and `tell`. `has_notice`: whether a node is about to be preempted; all workers ask together
     every few seconds, and if so write a checkpoint. `asker`: what the first worker needs for a policy's answers.
+    `began`: when this worker's start began, by `time.perf_counter`; None: now.
     Raises InterruptedJobError, after a checkpoint, if `should_stop` is true on any worker, and QualityError if the
     policy for bad steps decides to stop.
     """
+    began = time.perf_counter() if began is None else began
     with (
         arranged(group, job.spec.sharding) as placed,
         closing(prepared(job, placed, tell, should_stop, has_notice, asker)) as run,
     ):
-        _note_device(run)
+        _note_device(run, began)
         if run.state.step == 0:
             _measure(run)
         while not run.is_finished:
@@ -74,8 +77,10 @@ def _feed(run: Run) -> Feed | PolicyFeed:
     return Feed(run.rows, step, at_once, run.group.rows)
 
 
-def _note_device(run: Run) -> None:
-    """Logs what utilisation is computed from: peak FLOP/s, from the data sheet and measured, and FLOPs per token."""
+def _note_device(run: Run, began: float) -> None:
+    """Logs what the start took, and what utilisation is computed from: peak FLOP/s, as on the data sheet and measured,
+    and FLOPs per token.
+    """
     if run.group.is_first:
         spec, device = run.job.spec, run.group.device
         precision = computing_precision(spec, device.type == "cuda")
@@ -91,6 +96,7 @@ def _note_device(run: Run) -> None:
             peak_flops=round(matrix_peak(device, DTYPES[precision])),
             data_sheet_flops=data_sheet_peak(device, DTYPES[precision]),
             flops_per_token=flops_per_token(run.size, spec.sequence_length_tokens, spec.objective_in_use),
+            start_seconds=round(time.perf_counter() - began, 3),
         )
 
 

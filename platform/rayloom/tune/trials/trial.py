@@ -6,6 +6,7 @@ import ctypes
 import gc
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -86,6 +87,7 @@ def run_trial(
 
     Raises only if a trial of several workers failed, because they cannot be used again.
     """
+    began = time.perf_counter()
     watch = TrialMonitor(task, report, pauses_together=others is not None)
     torch.set_num_threads(task.job.spec.workers.cpus_per_worker)
     _reset_peak_memory()
@@ -99,7 +101,7 @@ def run_trial(
         if others is not None:
             others.begin(task.job, task.parents)
         with nullcontext() if asking is None else asking(job, task.parents) as asker:
-            train(job, current_group(_device(job)), watch.tell, watch.should_pause, asker=asker)
+            train(job, current_group(_device(job)), watch.tell, watch.should_pause, asker=asker, began=began)
         _end(others)
     except InterruptedJobError:
         _end(others)
