@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--layers", default="15", help="how many layers the student has, or which: 0,1,2")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--weight", type=float, default=1.0)
+    parser.add_argument("--hidden-states", type=float, help="weight of the distance between the layers; default: none")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     options = parser.parse_args()
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
@@ -79,7 +80,7 @@ def main() -> None:
     store = Store(str(options.store))
     teacher = run(load_job(ROOT / "jobs/quickstart/import-smollm2.yaml"), store)[0].path
     # A run that was killed goes on at its last checkpoint.
-    named = f"{options.steps}-{options.layers}-{options.learning_rate:g}-{options.weight:g}"
+    named = f"{options.steps}-{options.layers}-{options.learning_rate:g}-{options.weight:g}-{options.hidden_states}"
     folder = options.store / "bench-distill" / named
     if not (folder / "train").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def job_of(folder: Path, model: Path, name: str, options: argparse.Namespace, *,
         "checkpoints": {"every_steps": 6, "keep": 1},
     }
     if is_taught:
-        values["teacher"] = {"model": str(model), "weight": options.weight}
+        values["teacher"] = {"model": str(model), "weight": options.weight, "hidden_states": options.hidden_states}
     spec = TrainSpec.model_validate(values)
     (folder / name).mkdir(exist_ok=True)
     return TrainJob(
@@ -167,6 +168,7 @@ def gap(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, Any
         "tokens": options.steps * LENGTH * ROWS_A_STEP,
         "learning_rate": options.learning_rate,
         "weight": options.weight,
+        "hidden_states": options.hidden_states,
     }
 
 
@@ -177,7 +179,7 @@ def timed(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, A
         job = job_of(folder, model, f"timed-{name}", options, is_taught=name != "student")
         if name == "recorded":
             values = job.spec.model_dump()
-            values["teacher"]["recorded"] = {"top_k": 64}
+            values["teacher"] |= {"recorded": {"top_k": 64}, "hidden_states": None}
             spec = TrainSpec.model_validate(values)
             job = replace(job, spec=spec, records=records_of(spec, job.teacher, job.train))
             record(job, HERE, lambda text: None)

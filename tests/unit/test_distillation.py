@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,35 @@ def test_labels_and_teacher_are_learned_together(name: str, weight: float) -> No
     for one, parameter in zip(gradients, student.parameters(), strict=True):
         assert parameter.grad is not None
         assert torch.allclose(one, parameter.grad, atol=2e-4 * float(parameter.grad.abs().max()) + 1e-6)
+
+
+def test_layers_are_compared_with_those_of_the_teacher_that_they_were() -> None:
+    """Of four layers the first and the third are kept; the last one learns what the teacher's last one does."""
+    big = tiny_llama(1, num_hidden_layers=4)
+    student = keep_layers(tiny_llama(0, num_hidden_layers=4), (0, 2)).train()
+    spec, batch = teacher(hidden_states=0.5), lm_batch(61)
+    found, plain = DistilledLabelLoss(student, big, spec, (0, 2))(batch), DistilledLabelLoss(student, big, spec)(batch)
+    inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
+    with torch.no_grad():
+        one, other = (model(**inputs, output_hidden_states=True).hidden_states for model in (student, big))
+    expected = 0.0
+    for states, learned in ((one[1], other[1]), (one[2], other[4])):
+        for row, place in (batch.labels != NO_LABEL).nonzero().tolist():
+            s, t = states[row, place].double(), learned[row, place].double()
+            expected += 0.5 / 2 * float((s - t).square().sum() / t.square().sum())
+    assert found.item() - plain.item() == pytest.approx(expected, rel=1e-4)
+    found.backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+
+
+def test_a_copy_of_the_teacher_has_no_distance_from_it() -> None:
+    big, copy = tiny_llama(1), tiny_llama(1).train()
+    batch = lm_batch(61)
+    losses = [DistilledLabelLoss(copy, big, teacher(hidden_states=3.0), kept)(batch) for kept in ((0, 1), ())]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    empty = DistilledLabelLoss(copy, big, teacher(hidden_states=3.0), (0, 1))(batch.without_labels())
+    empty.backward()
+    assert empty.item() == 0
 
 
 def test_rows_without_labels_teach_nothing_and_held_out_losses_are_plain() -> None:
@@ -283,6 +313,33 @@ def test_a_teacher_of_other_labels_is_refused(tmp_path: Path) -> None:
     check_teacher(spec, Subject("teacher", "big", folder), folder)
     with pytest.raises(InputError, match="answers with labels, and the student learns language"):
         check_teacher(small_spec(teacher={"model": "artifact:big"}), Subject("teacher", "big", folder), folder)
+
+
+def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
+    spec = small_spec(architecture=None, base="artifact:b", keep_layers=1, teacher=STATES)
+    folder, big = write_teacher(tmp_path / "base"), Subject("teacher", "big", write_teacher(tmp_path / "big"))
+    check_teacher(spec, big, folder, folder)
+    config = json.loads((big.base / "config.json").read_text())
+    (big.base / "config.json").write_text(json.dumps(config | {"hidden_size": 2 * config["hidden_size"]}))
+    with pytest.raises(InputError, match=r"hidden states have .* numbers, and those of big"):
+        check_teacher(spec, big, folder, folder)
+
+
+STATES = {"model": "artifact:big", "hidden_states": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keep_layers": None}, "give both"),
+        ({"compile": True}, "compile is not proven"),
+        ({"teacher": STATES | {"recorded": {"top_k": 5}}}, "keeps no hidden_states"),
+        ({"teacher": STATES | {"hidden_states": 0}}, "greater than 0"),
+    ],
+)
+def test_where_hidden_states_cannot_be_compared_check_says_so(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        small_spec(**{"architecture": None, "base": "artifact:b", "keep_layers": 1, "teacher": STATES} | changes)
 
 
 # A student that begins with some of its base's layers.

@@ -1,12 +1,13 @@
 """The loss of labels and of a teacher's distributions together, for language models and for task heads.
 
-Shapes: N positions, V tokens of the vocabulary or labels, C positions in a chunk.
+Shapes: N positions, V tokens of the vocabulary or labels, C positions in a chunk, B rows, S positions of a row, D
+hidden size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from rayloom.score.batches import NO_LABEL, Batch
 from rayloom.score.label_loss import CrossEntropy, LabelLoss
+from rayloom.score.model_inputs import model_inputs
 from rayloom.score.task_batches import TaskBatch
 from rayloom.score.task_loss import TaskLoss, task_logits
 from rayloom.specs.training.teacher import ForwardKl, JensenShannon, Teacher
@@ -139,19 +141,22 @@ class RecordedLabelLoss(LabelLoss):
 
 
 class DistilledLabelLoss(LabelLoss):
-    """Wraps a causal or masked model; in training its loss has the teacher's part too."""
+    """Wraps a causal or masked model; in training its loss has the teacher's part too.
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, spec: Teacher) -> None:
+    `layers`: which layer of the teacher each layer of the student was, if `hidden_states` are compared.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module, spec: Teacher, layers: Sequence[int] = ()) -> None:
         super().__init__(model)
         self._teacher = (LabelLoss(teacher),)  # in a tuple, so that engines do not take it for a part of the model
-        self._spec = spec
+        self._spec, self._layers = spec, layers
 
     def forward(self, batch: Batch) -> Tensor:
         if not self.model.training:
             return super().forward(batch)
         (teacher,), indices = self._teacher, batch.label_indices
         with torch.no_grad():
-            seen = teacher.hidden_states(batch, indices)
+            seen, states_of_teacher = _hidden_and_states(teacher, batch, indices, bool(self._layers))
 
         def compared(part: slice) -> Comparison:
             with torch.no_grad():
@@ -164,7 +169,35 @@ class DistilledLabelLoss(LabelLoss):
             return compare
 
         criterion = DistilledCrossEntropy(CrossEntropy(batch.labels.take(indices)), compared, self._spec.weight)
-        return self.head_loss(self.hidden_states(batch, indices), criterion)
+        hidden, states = _hidden_and_states(self, batch, indices, bool(self._layers))
+        total = self.head_loss(hidden, criterion)
+        if self._spec.hidden_states is not None and self._layers:
+            learned = [*(states_of_teacher[number] for number in self._layers[:-1]), states_of_teacher[-1]]
+            total = total + self._spec.hidden_states * layer_distance(states, learned, indices)
+        return total
+
+
+def _hidden_and_states(
+    loss: LabelLoss, batch: Batch, indices: Tensor, with_states: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """(N, D) the inputs of the output head, and, if asked for, (B, S, D) what each layer gives on."""
+    if not with_states:
+        return loss.hidden_states(batch, indices), ()
+    inputs = model_inputs(loss.model, batch, has_virtual_tokens=False) | {"output_hidden_states": True}
+    hidden, output = loss.run(inputs, batch.labels.shape[1], indices)
+    return hidden, output.hidden_states[1:]  # the first are the embeddings
+
+
+def layer_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], indices: Tensor) -> Tensor:
+    """() the mean over layers of ‖s − t‖² / ‖t‖², summed over positions of the flattened batch. States: (B, S, D).
+
+    Relative, since states grow from layer to layer, and those of a few tokens are a thousand times as large as others.
+    """
+    total = student[0].sum(dtype=torch.float32) * 0.0  # a graph for the backward pass even without labels
+    for of_student, of_teacher in zip(student, teacher, strict=True):
+        one, other = (states.flatten(0, 1).index_select(0, indices).float() for states in (of_student, of_teacher))
+        total = total + ((one - other).square().sum(-1) / other.square().sum(-1)).sum()
+    return total / len(student)
 
 
 class DistilledTaskLoss(TaskLoss):

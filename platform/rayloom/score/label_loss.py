@@ -85,6 +85,10 @@ class LabelLoss(nn.Module):
 
     def hidden_of(self, inputs: dict[str, Any], num_positions: int, indices: Tensor) -> Tensor:
         """(N, D) the inputs of the output head at these positions of the flattened batch."""
+        return self.run(inputs, num_positions, indices)[0]
+
+    def run(self, inputs: dict[str, Any], num_positions: int, indices: Tensor) -> tuple[Tensor, Any]:
+        """As `hidden_of`, and what the model gives back, whose logits are empty."""
         taken: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -95,10 +99,10 @@ class LabelLoss(nn.Module):
 
         hook = output_head(self.model).register_forward_pre_hook(take)
         try:
-            self.model(**inputs)
+            output = self.model(**inputs)
         finally:
             hook.remove()
-        return taken[0]
+        return taken[0], output
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(C, V) fp32 logits of hidden states."""

@@ -110,7 +110,7 @@ def job_of(
     check_rows(job)
     check_retention(spec, base)
     job = replace(job, tokenizer=tokenizer_for(spec.objective_in_use, tokenizer, work))
-    check_teacher(spec, job.teacher, job.tokenizer)
+    check_teacher(spec, job.teacher, job.tokenizer, job.base)
     return replace(job, records=records_of(spec, job.teacher, job.train))
 
 

@@ -57,7 +57,8 @@ class Recorded(Spec):
 class Teacher(Spec):
     """A frozen model with the same vocabulary or labels, computed beside the student on the same rows.
 
-    The loss is (1 − weight) × label loss + weight × temperature² × divergence, at the positions that have labels.
+    The loss is (1 − weight) × label loss + weight × temperature² × divergence, at the positions that have labels, and
+    what `hidden_states` adds.
     Held-out losses are those of the labels alone.
     """
 
@@ -69,6 +70,13 @@ class Teacher(Spec):
     """Divides the logits of both. Above 1, improbable tokens and labels count more (Hinton et al. 2015, section 2)."""
     weight: TeacherWeight = 0.5
     """Share of the teacher in the loss. 1: the labels themselves do not count."""
+    hidden_states: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Weight of the distance between the states inside both models, for a student of `keep_layers`.
+
+    Each layer of the student learns what the same layer of the teacher gives on, and the last what the last one does:
+    the mean over layers of ‖student − teacher‖² / ‖teacher‖², added to the loss of a position (Sanh et al. 2019,
+    arXiv:1910.01108, section 3; Jiao et al. 2020, arXiv:1909.10351, equation 8, with relative distances). A student
+    that lacks layers finds its way back in far fewer tokens. Default: only the distributions are learned."""
     recorded: Recorded | None = None
     """Compute the teacher once, not at every step. For the causal objective. Default: beside the student."""
 
@@ -105,6 +113,8 @@ def check_teaching(spec: "TrainSpec") -> None:
         raise ValueError("a policy learns from rewards, which a teacher does not give: leave one out")
     if spec.teacher is not None and spec.teacher.recorded is not None:
         _check_recorded(spec, spec.teacher)
+    if spec.teacher is not None and spec.teacher.hidden_states is not None:
+        _check_hidden_states(spec)
     if spec.preference is not None:
         raise ValueError("a preference compares with the model before training, not with a teacher: leave one out")
     if isinstance(spec.task, QuestionAnswering | SequenceToSequence) or spec.objective_in_use.type == "span":
@@ -115,10 +125,23 @@ def check_teaching(spec: "TrainSpec") -> None:
         )
 
 
+def _check_hidden_states(spec: "TrainSpec") -> None:
+    if spec.keep_layers is None:
+        raise ValueError("teacher.hidden_states compares the layers that keep_layers kept: give both, or leave it out")
+    if spec.task is not None:
+        raise ValueError(
+            f"teacher.hidden_states is for causal and masked models, not for {spec.task.type}: leave it out"
+        )
+    if spec.compile:
+        raise ValueError("compile is not proven with teacher.hidden_states: leave one out")
+
+
 def _check_recorded(spec: "TrainSpec", teacher: Teacher) -> None:
     if spec.task is not None or spec.objective_in_use.type != "causal":
         raise ValueError("teacher.recorded is of rows that are the same in every epoch: for the causal objective only")
     if teacher.temperature != 1:
         raise ValueError("teacher.recorded keeps the distribution at temperature 1: leave temperature out")
+    if teacher.hidden_states is not None:
+        raise ValueError("teacher.recorded keeps no hidden_states: leave one of them out")
     if spec.is_streamed:
         raise ValueError("teacher.recorded needs the rows on this machine: leave data.streamed out")

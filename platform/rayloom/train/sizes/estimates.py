@@ -239,7 +239,12 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     # A teacher's logits, and what both distributions are made of, stand beside the student's.
     keeps_logits = spec.preference is not None or spec.policy is not None
     copies = (3 if keeps_logits else 2) + (4 if size.of_teacher is not None else 0)
-    return (copies * 4 * chunk * size.vocabulary_size + head_gradient) // spec.sharding.tensor
+    compared = 0
+    if spec.teacher is not None and spec.teacher.hidden_states is not None and size.of_teacher is not None:
+        # All the teacher's states, and for each of the student's layers the fp32 differences from them.
+        of_layers = size.of_teacher.num_layers * number_bytes(spec) + 4 * size.num_layers
+        compared = of_layers * positions * size.hidden_size
+    return (copies * 4 * chunk * size.vocabulary_size + head_gradient) // spec.sharding.tensor + compared
 
 
 def number_bytes(spec: TrainSpec) -> int:

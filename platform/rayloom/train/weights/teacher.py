@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from rayloom.specs.train import TrainSpec
 from rayloom.specs.training.teacher import ANSWERS_INSTEAD
 from rayloom.text.tokenizer_files import tokenizer_digest
 from rayloom.train.precision import DTYPES, computing_precision, convert_parameters
+from rayloom.train.weights.fewer_layers import chosen
 from rayloom.train.weights.model import from_base
 
 _FIX = f"Name a teacher with the student's tokenizer; of another, {ANSWERS_INSTEAD}."
@@ -35,8 +37,11 @@ def teacher_of(spec: TrainSpec, parents: Mapping[str, Artifact]) -> Subject | No
     return Subject.of("teacher", named, named.store)
 
 
-def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path) -> None:
-    """Raises InputError if the teacher cannot judge the student's rows. `tokenizer`: folder of the student's."""
+def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path, base: Path | None = None) -> None:
+    """Raises InputError if the teacher cannot judge the student's rows, or its hidden states cannot be compared.
+
+    `tokenizer` and `base`: folders of the student's.
+    """
     from rayloom.pretrained import AutoTokenizer
 
     if teacher is None:
@@ -57,6 +62,18 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path) -> 
         what = f"The teacher {teacher.artifact_id} was not trained for this task with these labels, in this order"
         fix = "Train the teacher by the same `task`, or let it label texts in a `generate` job and train on these."
         raise InputError(what, where="teacher.model", fix=fix)
+    if base is not None and spec.teacher is not None and spec.teacher.hidden_states is not None:
+        _check_widths(base, teacher)
+
+
+def _check_widths(base: Path, teacher: Subject) -> None:
+    from transformers import AutoConfig
+
+    own, other = (AutoConfig.from_pretrained(folder).hidden_size for folder in (base, teacher.base))
+    if own != other:
+        what = f"The student's hidden states have {own} numbers, and those of {teacher.artifact_id} {other}"
+        fix = "Name the student's base as its teacher, or what was trained from it; or leave hidden_states out."
+        raise InputError(what, where="teacher.hidden_states", fix=fix)
 
 
 def _labels(task: object) -> tuple[object, ...]:
@@ -74,8 +91,16 @@ def with_teacher(loss: nn.Module, spec: TrainSpec, teacher: Subject | None, devi
     if isinstance(loss, TaskLoss):
         return DistilledTaskLoss(loss, loaded, asked)
     if isinstance(loss, LabelLoss):
-        return DistilledLabelLoss(loss.model, loaded, asked)
+        return DistilledLabelLoss(loss.model, loaded, asked, _layers_in_teacher(spec, loaded))
     raise TypeError(f"{type(loss).__name__} takes no teacher")
+
+
+def _layers_in_teacher(spec: TrainSpec, teacher: nn.Module) -> tuple[int, ...]:
+    """Which of the teacher's layers each of the student's learns; empty if hidden states are not compared."""
+    if spec.teacher is None or spec.teacher.hidden_states is None or spec.keep_layers is None:
+        return ()
+    config: Any = teacher.config
+    return chosen(spec.keep_layers, int(config.num_hidden_layers))
 
 
 def load_teacher(spec: TrainSpec, teacher: Subject, device: torch.device) -> nn.Module:
