@@ -158,7 +158,8 @@ class Faults(Spec):
     """halve_micro_batch: continue with half the micro batch and more accumulation, so that the global batch stays
     the same."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often the workers are restarted from the last checkpoint after one of them died."""
+    """How often the workers are restarted from the last checkpoint after one of them died, or the object store did not
+    answer one of them."""
 
 
 class EarlyStopping(Spec):
