@@ -135,6 +135,27 @@ def test_a_template_that_opens_answers_otherwise_than_it_writes_them_is_refused(
         Renderer(tokenizer)
 
 
+def test_a_template_that_opens_every_answer_with_reasoning_takes_the_answers_that_have_some() -> None:
+    thinking = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}").replace(
+        "message['content']",
+        "(('<think>\n' + message['reasoning_content'] + '</think>') if message['reasoning_content'] else '') "
+        "+ message['content']",
+    )
+    renderer = Renderer(tokenizer_with(thinking, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"))
+    (sample,) = renderer.samples(said("2 + 2?", "4", reasoning_content="Two and two."))
+    assert marked(renderer, sample).endswith("assistant\n<think>\n⟦Two and two.</think>4<|im_end|>⟧")
+    with pytest.raises(ConversationError, match="opens the answer with '<think>"):
+        renderer.samples(said("2 + 2?", "4"))
+
+
+def test_a_refused_template_says_which_settings_it_has() -> None:
+    template = CHATML.replace("assistant\n{% endif %}", "assistant\n{% if not quick %}<think>{% endif %}{% endif %}")
+    tokenizer = tokenizer_with(template, ("<|im_start|>", "<|im_end|>"), "<|im_end|>")
+    with pytest.raises(InputError, match="try its settings \\(chat_template_kwargs: quick\\)"):
+        Renderer(tokenizer)
+    assert Renderer(tokenizer, template_kwargs={"quick": True}).samples(said("Hello", "one"))
+
+
 def test_a_model_without_a_template_is_refused() -> None:
     tokenizer = chatml()
     tokenizer.chat_template = None

@@ -44,8 +44,13 @@ class ChatTemplates:
         unread = [key for key in self.kwargs if not any(key in found for found in self._variables.values())]
         if unread:
             what = f"chat_template_kwargs has {', '.join(unread)}, which this model's chat template does not read"
-            read = ", ".join(sorted(set.union(*self._variables.values()) - _USUAL)) or "nothing of the kind"
+            read = ", ".join(self.settings) or "nothing of the kind"
             raise InputError(what, where=where, fix=f"Correct the name or leave it out; the template reads {read}.")
+
+    @property
+    def settings(self) -> list[str]:
+        """Names that `chat_template_kwargs` may have."""
+        return sorted(set.union(*self._variables.values()) - _USUAL)
 
     def chosen(self, tools: Sequence[Mapping[str, Any]]) -> str:
         """The template that the server takes for a request with these tools."""
@@ -105,7 +110,11 @@ class ChatTemplates:
             raise ConversationError("unrenderable", said)
 
 
-_USUAL = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"}
+_USUAL = {
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now",
+    "content", "reasoning_content",
+}  # fmt: skip
+"""What every template has, and names that templates give to parts of a message."""
 
 
 def _chosen(tokenizer: PreTrainedTokenizerBase, tools: list[dict[str, Any]] | None, where: str) -> str:

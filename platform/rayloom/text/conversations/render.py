@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning"})
+_QUESTION = {"role": "user", "content": "Hello"}
+_PROBES: tuple[tuple[Message, ...], ...] = (
+    (_QUESTION, {"role": "assistant", "content": "Good morning"}),
+    (_QUESTION, {"role": "assistant", "content": "Good morning", "reasoning_content": "It is nine."}),
+)
+"""A template that opens every answer with reasoning writes only answers that have some."""
 
 
 @dataclass(frozen=True)
@@ -227,15 +232,23 @@ class Renderer:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
+        problems = [problem for messages in _PROBES if (problem := self._problem_of(messages)) is not None]
+        if len(problems) == len(_PROBES):
+            known = ", ".join(self.templates.settings)
+            settings = f"; or try its settings (chat_template_kwargs: {known})" if known else ""
+            fix = f"Correct the template, or eos_token_id in generation_config.json{settings}."
+            what = f"This model's chat template cannot be trained on: {problems[0]}"
+            raise InputError(what, where=self.where, fix=fix)
+
+    def _problem_of(self, messages: Sequence[Message]) -> ConversationError | None:
         try:
             template = self.templates.chosen(())
-            prompt, turn = self._prompt_and_turn(as_served(_PROBE, template), (), None, template)
+            prompt, turn = self._prompt_and_turn(as_served(messages, template), (), None, template)
             ((before, whole),) = self._tokens.ids([[prompt, prompt + turn]])
             self._answer(before, whole, turn)
         except ConversationError as error:
-            fix = "Correct the template, or eos_token_id in generation_config.json."
-            what = f"This model's chat template cannot be trained on: {error}"
-            raise InputError(what, where=self.where, fix=fix) from None
+            return error
+        return None
 
     def _named_stops(self) -> str:
         return ", ".join(self._stop_texts) or "this model has none"
