@@ -149,7 +149,7 @@ bench-generate: setup
 	$(BIN)/python tests/bench/generate.py $(if $(SAVE),--save)
 
 # Rows prepared beside datasets.map and TRL, on the same text; ROWS=100000 for fewer, PEER_ROWS=20000 for fewer of theirs,
-# PARTS=datasets_map,trl,turns,plans, SAVE=1 keeps the result.
+# PARTS=datasets_map,trl,turns,plans,starts, SAVE=1 keeps the result.
 bench-prepare: setup $(TRL)/bin/python
 	$(BIN)/python tests/bench/prepare.py --peer $(TRL)/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PEER_ROWS),--peer-rows $(PEER_ROWS)) $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
 

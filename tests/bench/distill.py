@@ -131,7 +131,8 @@ def job_of(folder: Path, model: Path, name: str, options: argparse.Namespace, *,
         "checkpoints": {"every_steps": 6, "keep": 1},
     }
     if is_taught:
-        values["teacher"] = {"model": str(model), "weight": options.weight, "hidden_states": options.hidden_states}
+        values["teacher"] = {"model": str(model), "weight": options.weight}
+        values["teacher"]["hidden_states_weight"] = options.hidden_states
     spec = TrainSpec.model_validate(values)
     (folder / name).mkdir(exist_ok=True)
     return TrainJob(
@@ -168,7 +169,7 @@ def gap(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, Any
         "tokens": options.steps * LENGTH * ROWS_A_STEP,
         "learning_rate": options.learning_rate,
         "weight": options.weight,
-        "hidden_states": options.hidden_states,
+        "hidden_states_weight": options.hidden_states,
     }
 
 
@@ -179,7 +180,7 @@ def timed(folder: Path, model: Path, options: argparse.Namespace) -> dict[str, A
         job = job_of(folder, model, f"timed-{name}", options, is_taught=name != "student")
         if name == "recorded":
             values = job.spec.model_dump()
-            values["teacher"] |= {"recorded": {"top_k": 64}, "hidden_states": None}
+            values["teacher"] |= {"recorded": {"top_k": 64}, "hidden_states_weight": None}
             spec = TrainSpec.model_validate(values)
             job = replace(job, spec=spec, records=records_of(spec, job.teacher, job.train))
             record(job, HERE, lambda text: None)

@@ -136,7 +136,7 @@ def test_layers_are_compared_with_those_of_the_teacher_that_they_were() -> None:
     """Of four layers the first and the third are kept; the last one learns what the teacher's last one does."""
     big = tiny_llama(1, num_hidden_layers=4)
     student = keep_layers(tiny_llama(0, num_hidden_layers=4), (0, 2)).train()
-    spec, batch = teacher(hidden_states=0.5), lm_batch(61)
+    spec, batch = teacher(hidden_states_weight=0.5), lm_batch(61)
     found, plain = DistilledLabelLoss(student, big, spec, (0, 2))(batch), DistilledLabelLoss(student, big, spec)(batch)
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
     with torch.no_grad():
@@ -154,9 +154,9 @@ def test_layers_are_compared_with_those_of_the_teacher_that_they_were() -> None:
 def test_a_copy_of_the_teacher_has_no_distance_from_it() -> None:
     big, copy = tiny_llama(1), tiny_llama(1).train()
     batch = lm_batch(61)
-    losses = [DistilledLabelLoss(copy, big, teacher(hidden_states=3.0), kept)(batch) for kept in ((0, 1), ())]
+    losses = [DistilledLabelLoss(copy, big, teacher(hidden_states_weight=3.0), kept)(batch) for kept in ((0, 1), ())]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
-    empty = DistilledLabelLoss(copy, big, teacher(hidden_states=3.0), (0, 1))(batch.without_labels())
+    empty = DistilledLabelLoss(copy, big, teacher(hidden_states_weight=3.0), (0, 1))(batch.without_labels())
     empty.backward()
     assert empty.item() == 0
 
@@ -325,7 +325,7 @@ def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
         check_teacher(spec, big, folder, folder)
 
 
-STATES = {"model": "artifact:big", "hidden_states": 1.0}
+STATES = {"model": "artifact:big", "hidden_states_weight": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,8 @@ STATES = {"model": "artifact:big", "hidden_states": 1.0}
     [
         ({"keep_layers": None}, "give both"),
         ({"compile": True}, "compile is not proven"),
-        ({"teacher": STATES | {"recorded": {"top_k": 5}}}, "keeps no hidden_states"),
-        ({"teacher": STATES | {"hidden_states": 0}}, "greater than 0"),
+        ({"teacher": STATES | {"recorded": {"top_k": 5}}}, "keeps no hidden states"),
+        ({"teacher": STATES | {"hidden_states_weight": 0}}, "greater than 0"),
     ],
 )
 def test_where_hidden_states_cannot_be_compared_check_says_so(changes: dict[str, Any], said: str) -> None:

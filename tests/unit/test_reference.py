@@ -16,7 +16,8 @@ PAGES = Path(__file__).parents[2] / "jobs" / "reference"
 WITHOUT_UNIT = {
     # Ratios, factors and exponents.
     "alpha", "bad_weight", "beta", "beta1", "beta2", "decay", "density", "dropout", "embedding_noise", "epsilon",
-    "factor", "good_weight", "gradient_clip_norm", "label_smoothing", "learning_rate", "margin", "max_label_ratio",
+    "factor", "good_weight", "gradient_clip_norm", "hidden_states_weight",
+    "label_smoothing", "learning_rate", "margin", "max_label_ratio",
     "momentum", "max_quality_loss", "reduction_factor", "rollback_learning_rate_factor", "rope_theta", "smoothing",
     "spike_factor", "temperature", "top_p", "weight", "weight_decay", "min_confidence", "similarity_threshold",
     "strength", "clip_above", "clip_below", "coefficient", "discount", "importance_limit", "max_mismatch",

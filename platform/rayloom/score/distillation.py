@@ -143,7 +143,7 @@ class RecordedLabelLoss(LabelLoss):
 class DistilledLabelLoss(LabelLoss):
     """Wraps a causal or masked model; in training its loss has the teacher's part too.
 
-    `layers`: which layer of the teacher each layer of the student was, if `hidden_states` are compared.
+    `layers`: which layer of the teacher each layer of the student was, if hidden states are compared.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module, spec: Teacher, layers: Sequence[int] = ()) -> None:
@@ -171,9 +171,9 @@ class DistilledLabelLoss(LabelLoss):
         criterion = DistilledCrossEntropy(CrossEntropy(batch.labels.take(indices)), compared, self._spec.weight)
         hidden, states = _hidden_and_states(self, batch, indices, bool(self._layers))
         total = self.head_loss(hidden, criterion)
-        if self._spec.hidden_states is not None and self._layers:
+        if self._spec.hidden_states_weight is not None and self._layers:
             learned = [*(states_of_teacher[number] for number in self._layers[:-1]), states_of_teacher[-1]]
-            total = total + self._spec.hidden_states * layer_distance(states, learned, indices)
+            total = total + self._spec.hidden_states_weight * layer_distance(states, learned, indices)
         return total
 
 

@@ -58,7 +58,7 @@ class Teacher(Spec):
     """A frozen model with the same vocabulary or labels, computed beside the student on the same rows.
 
     The loss is (1 − weight) × label loss + weight × temperature² × divergence, at the positions that have labels, and
-    what `hidden_states` adds.
+    what `hidden_states_weight` adds.
     Held-out losses are those of the labels alone.
     """
 
@@ -70,7 +70,7 @@ class Teacher(Spec):
     """Divides the logits of both. Above 1, improbable tokens and labels count more (Hinton et al. 2015, section 2)."""
     weight: TeacherWeight = 0.5
     """Share of the teacher in the loss. 1: the labels themselves do not count."""
-    hidden_states: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    hidden_states_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Weight of the distance between the states inside both models, for a student of `keep_layers`.
 
     Each layer of the student learns what the same layer of the teacher gives on, and the last what the last one does:
@@ -113,7 +113,7 @@ def check_teaching(spec: "TrainSpec") -> None:
         raise ValueError("a policy learns from rewards, which a teacher does not give: leave one out")
     if spec.teacher is not None and spec.teacher.recorded is not None:
         _check_recorded(spec, spec.teacher)
-    if spec.teacher is not None and spec.teacher.hidden_states is not None:
+    if spec.teacher is not None and spec.teacher.hidden_states_weight is not None:
         _check_hidden_states(spec)
     if spec.preference is not None:
         raise ValueError("a preference compares with the model before training, not with a teacher: leave one out")
@@ -127,13 +127,12 @@ def check_teaching(spec: "TrainSpec") -> None:
 
 def _check_hidden_states(spec: "TrainSpec") -> None:
     if spec.keep_layers is None:
-        raise ValueError("teacher.hidden_states compares the layers that keep_layers kept: give both, or leave it out")
+        raise ValueError("teacher.hidden_states_weight is for the layers that keep_layers keeps: give both, or neither")
     if spec.task is not None:
-        raise ValueError(
-            f"teacher.hidden_states is for causal and masked models, not for {spec.task.type}: leave it out"
-        )
+        what = "teacher.hidden_states_weight is for causal and masked models"
+        raise ValueError(f"{what}, not for {spec.task.type}: leave it out")
     if spec.compile:
-        raise ValueError("compile is not proven with teacher.hidden_states: leave one out")
+        raise ValueError("compile is not proven with teacher.hidden_states_weight: leave one out")
 
 
 def _check_recorded(spec: "TrainSpec", teacher: Teacher) -> None:
@@ -141,7 +140,7 @@ def _check_recorded(spec: "TrainSpec", teacher: Teacher) -> None:
         raise ValueError("teacher.recorded is of rows that are the same in every epoch: for the causal objective only")
     if teacher.temperature != 1:
         raise ValueError("teacher.recorded keeps the distribution at temperature 1: leave temperature out")
-    if teacher.hidden_states is not None:
-        raise ValueError("teacher.recorded keeps no hidden_states: leave one of them out")
+    if teacher.hidden_states_weight is not None:
+        raise ValueError("teacher.recorded keeps no hidden states for hidden_states_weight: leave one of them out")
     if spec.is_streamed:
         raise ValueError("teacher.recorded needs the rows on this machine: leave data.streamed out")

@@ -240,7 +240,7 @@ def _loss(spec: TrainSpec, size: ModelSize) -> int:
     keeps_logits = spec.preference is not None or spec.policy is not None
     copies = (3 if keeps_logits else 2) + (4 if size.of_teacher is not None else 0)
     compared = 0
-    if spec.teacher is not None and spec.teacher.hidden_states is not None and size.of_teacher is not None:
+    if spec.teacher is not None and spec.teacher.hidden_states_weight is not None and size.of_teacher is not None:
         # All the teacher's states, and for each of the student's layers the fp32 differences from them.
         of_layers = size.of_teacher.num_layers * number_bytes(spec) + 4 * size.num_layers
         compared = of_layers * positions * size.hidden_size

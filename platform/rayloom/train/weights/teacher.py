@@ -62,7 +62,7 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path, bas
         what = f"The teacher {teacher.artifact_id} was not trained for this task with these labels, in this order"
         fix = "Train the teacher by the same `task`, or let it label texts in a `generate` job and train on these."
         raise InputError(what, where="teacher.model", fix=fix)
-    if base is not None and spec.teacher is not None and spec.teacher.hidden_states is not None:
+    if base is not None and spec.teacher is not None and spec.teacher.hidden_states_weight is not None:
         _check_widths(base, teacher)
 
 
@@ -72,8 +72,8 @@ def _check_widths(base: Path, teacher: Subject) -> None:
     own, other = (AutoConfig.from_pretrained(folder).hidden_size for folder in (base, teacher.base))
     if own != other:
         what = f"The student's hidden states have {own} numbers, and those of {teacher.artifact_id} {other}"
-        fix = "Name the student's base as its teacher, or what was trained from it; or leave hidden_states out."
-        raise InputError(what, where="teacher.hidden_states", fix=fix)
+        fix = "Name the student's base as its teacher, or what was trained from it; or leave hidden_states_weight out."
+        raise InputError(what, where="teacher.hidden_states_weight", fix=fix)
 
 
 def _labels(task: object) -> tuple[object, ...]:
@@ -97,7 +97,7 @@ def with_teacher(loss: nn.Module, spec: TrainSpec, teacher: Subject | None, devi
 
 def _layers_in_teacher(spec: TrainSpec, teacher: nn.Module) -> tuple[int, ...]:
     """Which of the teacher's layers each of the student's learns; empty if hidden states are not compared."""
-    if spec.teacher is None or spec.teacher.hidden_states is None or spec.keep_layers is None:
+    if spec.teacher is None or spec.teacher.hidden_states_weight is None or spec.keep_layers is None:
         return ()
     config: Any = teacher.config
     return chosen(spec.keep_layers, int(config.num_hidden_layers))
