@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=ROOT / ".rayloom", help="where models and texts are, or come to")
     parser.add_argument("--parts", nargs="+", default=("gap", "step"), choices=("gap", "step"))
-    parser.add_argument("--steps", type=int, default=60, help="of each student")
+    parser.add_argument("--steps", type=int, default=120, help="of each student")
     parser.add_argument("--rounds", type=int, default=7, help="of each step that is timed")
     parser.add_argument(
         "--clock",
@@ -70,9 +70,9 @@ def main() -> None:
         help="process: CPU seconds, where others use the machine",
     )
     parser.add_argument("--layers", default="15", help="how many layers the student has, or which: 0,1,2")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight", type=float, default=1.0)
-    parser.add_argument("--hidden-states", type=float, help="weight of the distance between the layers; default: none")
+    parser.add_argument("--hidden-states", type=float, default=30.0, help="weight of the distance between the layers")
     parser.add_argument("--save", action="store_true", help="also write the result under tests/bench/results")
     options = parser.parse_args()
     result: dict[str, Any] = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d")}
@@ -132,7 +132,7 @@ def job_of(folder: Path, model: Path, name: str, options: argparse.Namespace, *,
     }
     if is_taught:
         values["teacher"] = {"model": str(model), "weight": options.weight}
-        values["teacher"]["hidden_states_weight"] = options.hidden_states
+        values["teacher"]["hidden_states_weight"] = options.hidden_states or None
     spec = TrainSpec.model_validate(values)
     (folder / name).mkdir(exist_ok=True)
     return TrainJob(
