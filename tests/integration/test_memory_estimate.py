@@ -20,6 +20,7 @@ from support.training_jobs import ONE, VOCABULARY, small_job, small_spec
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
+from rayloom.models.responders.subject import Subject
 from rayloom.specs.train import TrainSpec
 from rayloom.train.job import TrainJob
 from rayloom.train.loop.loop import train
@@ -149,6 +150,25 @@ def test_a_base_takes_what_the_plan_says(tmp_path: Path, name: str) -> None:
     trained = sum(p.numel() for p in build_model(spec, base, job.tokenizer).parameters() if p.requires_grad)
     assert size.trained == trained
     assert memory_per_device(spec, size).total == pytest.approx(measured(job), rel=0.15)
+
+
+@pytest.mark.parametrize("hidden_states_weight", [None, 1.0])
+def test_a_taught_student_takes_what_the_plan_says(tmp_path: Path, hidden_states_weight: float | None) -> None:
+    """Half of the base's layers learn from all of them; the states of both are held where they are compared."""
+    base = tmp_path / "base"
+    llama(base)
+    teacher = {"model": str(base), "hidden_states_weight": hidden_states_weight}
+    changes = {"architecture": None, "base": str(base), "precision": "bf16", "keep_layers": 3, "teacher": teacher}
+    spec = small_spec(**(ROWS | changes))
+    job = replace(
+        small_job(tmp_path),
+        spec=spec,
+        base=base,
+        teacher=Subject("teacher", "base", base),
+        num_rows=ROWS["num_steps"] * spec.global_batch_sequences,
+        micro_batch_sequences=spec.micro_batch_sequences,
+    )
+    assert memory_per_device(spec, size_of_job(job)).total == pytest.approx(measured(job), rel=0.15)
 
 
 @pytest.mark.parametrize("adapter", some_now(("none", "lora", "bitfit", "bottleneck"), "none"))
