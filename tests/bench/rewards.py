@@ -38,7 +38,7 @@ from rayloom.train.prepare import job_of
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "jobs/recipes/rewards"
 PARTS = ("policies", "peer", "turned", "bf16", "reward_model")
-TURNED = tuple(f"rewards.{number}.weight={weight}" for number, weight in enumerate((-1, -0.5, -0.2)))
+TURNED = tuple(f"rewards.{number}.weight={weight}" for number, weight in enumerate((-1, -0.5, -0.5)))
 METHODS = {
     "grpo": ("policy.type=grpo", "policy.group_size=8"),
     "rloo": ("policy.type=rloo", "policy.group_size=8"),
