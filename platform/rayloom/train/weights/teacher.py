@@ -67,7 +67,7 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path, bas
 
 
 def _check_widths(base: Path, teacher: Subject) -> None:
-    from transformers import AutoConfig
+    from rayloom.pretrained import AutoConfig
 
     own, other = (AutoConfig.from_pretrained(folder).hidden_size for folder in (base, teacher.base))
     if own != other:
