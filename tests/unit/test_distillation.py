@@ -321,8 +321,45 @@ def test_hidden_states_of_another_width_are_refused(tmp_path: Path) -> None:
     check_teacher(spec, big, folder, folder)
     config = json.loads((big.base / "config.json").read_text())
     (big.base / "config.json").write_text(json.dumps(config | {"hidden_size": 2 * config["hidden_size"]}))
-    with pytest.raises(InputError, match=r"hidden states have .* numbers, and those of big"):
+    with pytest.raises(InputError, match=r"hidden states of .* numbers, and big of"):
         check_teacher(spec, big, folder, folder)
+
+
+def test_a_teacher_with_fewer_layers_than_the_base_is_refused_where_layers_are_compared(tmp_path: Path) -> None:
+    spec = small_spec(architecture=None, base="artifact:b", keep_layers=1, teacher=STATES)
+    folder, big = write_teacher(tmp_path / "base"), Subject("teacher", "big", write_teacher(tmp_path / "big"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(InputError, match="hidden states of 2 layers of 32 numbers, and big of 1 layers of 32"):
+        check_teacher(spec, big, folder, folder)
+
+
+@pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"sharding": {"zero_stage": 3}}])
+def test_recomputed_and_sharded_layers_are_compared_alike(tmp_path: Path, changes: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"architecture": None, "base": "./teacher", "keep_layers": 1, "num_steps": 4}
+    asked |= {"teacher": STATES | {"weight": 0.5, "hidden_states_weight": 5.0}, "learning_rate": 0.03}
+    losses = {}
+    for name, more in {"plain": {}, "changed": changes}.items():
+        job = small_job(tmp_path / name, **(asked | more))
+        loop.train(job, ONE, lambda event: None)
+        losses[name] = [event["loss"] for event in read_log(job.log) if event["event"] == "step"]
+    assert losses["changed"] == pytest.approx(losses["plain"], rel=1e-4)
+
+
+def test_layers_of_an_encoder_are_compared() -> None:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.3}
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = BertConfig(vocab_size=61, num_hidden_layers=3, **sizes, hidden_dropout_prob=0.0)
+        made.append(BertForMaskedLM(config))
+    student, big = keep_layers(made[0], (0, 2)).train(), made[1].eval()
+    spec, batch = teacher(hidden_states_weight=2.0), lm_batch(61)
+    apart, plain = (DistilledLabelLoss(student, big, spec, kept)(batch) for kept in ((0, 2), ()))
+    assert apart.item() > plain.item() + 0.1
+    apart.backward()
+    own = [p for name, p in student.named_parameters() if "layer." in name]
+    assert own and all(p.grad is not None for p in own)
 
 
 STATES = {"model": "artifact:big", "hidden_states_weight": 1.0}

@@ -63,15 +63,16 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path, bas
         fix = "Train the teacher by the same `task`, or let it label texts in a `generate` job and train on these."
         raise InputError(what, where="teacher.model", fix=fix)
     if base is not None and spec.teacher is not None and spec.teacher.hidden_states_weight is not None:
-        _check_widths(base, teacher)
+        _check_layers(base, teacher)
 
 
-def _check_widths(base: Path, teacher: Subject) -> None:
+def _check_layers(base: Path, teacher: Subject) -> None:
     from rayloom.pretrained import AutoConfig
 
-    own, other = (AutoConfig.from_pretrained(folder).hidden_size for folder in (base, teacher.base))
+    configs = (AutoConfig.from_pretrained(folder).get_text_config() for folder in (base, teacher.base))
+    own, other = (f"{config.num_hidden_layers} layers of {config.hidden_size} numbers" for config in configs)
     if own != other:
-        what = f"The student's hidden states have {own} numbers, and those of {teacher.artifact_id} {other}"
+        what = f"The student's base has hidden states of {own}, and {teacher.artifact_id} of {other}"
         fix = "Name the student's base as its teacher, or what was trained from it; or leave hidden_states_weight out."
         raise InputError(what, where="teacher.hidden_states_weight", fix=fix)
 
@@ -100,7 +101,7 @@ def _layers_in_teacher(spec: TrainSpec, teacher: nn.Module) -> tuple[int, ...]:
     if spec.teacher is None or spec.teacher.hidden_states_weight is None or spec.keep_layers is None:
         return ()
     config: Any = teacher.config
-    return chosen(spec.keep_layers, int(config.num_hidden_layers))
+    return chosen(spec.keep_layers, int(config.get_text_config().num_hidden_layers))
 
 
 def load_teacher(spec: TrainSpec, teacher: Subject, device: torch.device) -> nn.Module:
