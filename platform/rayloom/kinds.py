@@ -58,14 +58,14 @@ KINDS: dict[str, Kind] = {
         "rayloom.generate.run:run",
         "rayloom.generate.plan:plan",
         "rayloom.generate.report:sections",
-        2,
+        3,
     ),
     "compare": Kind(
         "rayloom.specs.compare:CompareSpec",
         "rayloom.generate.comparing.run:run",
         "rayloom.generate.comparing.plan:plan",
         "rayloom.generate.comparing.report:sections",
-        1,
+        2,
     ),
     "train": Kind(
         "rayloom.specs.train:TrainSpec",

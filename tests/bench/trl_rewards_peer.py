@@ -8,7 +8,6 @@ training (without the first step) and the share of right held-out answers as the
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from typing import Any
@@ -44,8 +43,9 @@ def found(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     return [float(wanted.lower() in text) for text, wanted in zip(said, answer, strict=True)]
 
 
-def one_word(completions: list[Any], **_: Any) -> list[float]:
-    return [float(re.fullmatch(r"\w+", one[0]["content"]) is not None) for one in completions]
+def short(completions: list[Any], **_: Any) -> list[float]:
+    """The recipe's length reward: 1 for at most one word, a twelfth less for each further one."""
+    return [max(0.0, 1 - max(0, len(one[0]["content"].split()) - 1) / 12) for one in completions]
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
         beta=0.0,
         loss_type="grpo",
         scale_rewards="group",
-        reward_weights=[1.0, 0.5, 0.2],
+        reward_weights=[1.0, 0.5, 0.5],
         weight_decay=0.0,
         adam_beta2=0.99,
         bf16=False,
@@ -80,7 +80,7 @@ def main() -> None:
     clock = Clock()
     trainer = GRPOTrainer(
         model=job["model"],
-        reward_funcs=[right, found, one_word],
+        reward_funcs=[right, found, short],
         args=config,
         train_dataset=Dataset.from_list(job["rows"]["train"]),
         peft_config=lora,

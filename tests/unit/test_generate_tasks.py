@@ -53,6 +53,16 @@ def test_rows_without_a_prompt_and_refused_requests_cost_themselves(tmp_path: Pa
     assert found.dropped[2]["seen"] == "400: too long"
 
 
+@pytest.mark.parametrize(
+    ("limit", "ids"), [(1, [10]), (3, [4, 7, 10]), (10, list(range(1, 11))), (99, list(range(1, 11)))]
+)
+def test_a_limit_takes_rows_from_all_of_a_sorted_file(limit: int, ids: list[int], tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {n} plus {n}?", "id": n} for n in range(1, 11)]
+    spec = spec_of({"type": "answers", "data": {"keep": ["id"], "limit_rows": limit}})
+    found = written(spec, rows, tmp_path, lambda ask: f"Well: {ask.prompt}")
+    assert [row["row"]["id"] for row in found.rows] == ids
+
+
 def test_the_answer_on_which_most_samples_agree(tmp_path: Path) -> None:
     said = itertools.cycle(["It is 1,200.", "So 7", "1200.0 it is", "1200"])
     spec = spec_of({"type": "consistency", "num_samples": 4, "agree_by": "numeric", "min_agreement_share": 0.6})

@@ -21,7 +21,7 @@ class GivenRows(SourceOfRows):
     keep: tuple[str, ...] = ()
     """Columns to take over into the result."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, the first ones."""
+    """At most so many rows, spread evenly over all: data sets are often sorted by label or by source."""
 
 
 class _OfRows(Spec):
