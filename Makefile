@@ -148,6 +148,17 @@ bench-fleet: setup
 bench-generate: setup
 	$(BIN)/python tests/bench/generate.py $(if $(SAVE),--save)
 
+# What generated data are worth: Self-Instruct before and after, and a teacher's labels beside people's; PARTS="labels
+# tasks", SAVE=1 keeps the result.
+.PHONY: bench-generated-data
+bench-generated-data: setup
+	$(BIN)/python tests/bench/generated_data.py $(if $(PARTS),--parts $(PARTS)) $(if $(SAVE),--save)
+
+# General, domain, task: with and without the middle, at 100, 500 and all labels; SAVE=1 keeps the result.
+.PHONY: bench-stages
+bench-stages: setup
+	$(BIN)/python tests/bench/stages.py $(if $(SAVE),--save)
+
 # Rows prepared beside datasets.map and TRL, on the same text; ROWS=100000 for fewer, PEER_ROWS=20000 for fewer of theirs,
 # PARTS=datasets_map,trl,turns,plans,starts, SAVE=1 keeps the result.
 bench-prepare: setup $(TRL)/bin/python
