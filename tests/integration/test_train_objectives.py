@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.tasks import without_weights, write_encoder
 from support.training_jobs import ONE, VOCABULARY, small_job, small_spec, write_tokenizer
 from test_train_loop import KilledError, events, killed_at, quiet, steps
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -97,6 +98,20 @@ def test_a_base_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of kind encoder, which objective causal does not train"):
         from_base(tmp_path / "out")
     assert from_base(tmp_path / "out", objective="masked") is not None
+
+
+def test_weights_that_a_base_lacks_are_never_drawn_at_random_unless_they_are_a_head_to_train(tmp_path: Path) -> None:
+    loop.train(small_job(tmp_path / "decoder", num_steps=1), ONE, quiet)
+    with pytest.raises(InputError, match=r"no weights for 1 of its tensors, such as model.layers.1.mlp.up_proj"):
+        from_base(without_weights(tmp_path / "decoder/out", "model.layers.1.mlp.up_proj"))
+    whole = write_encoder(tmp_path / "encoder")
+    assert from_base(whole, objective="masked") is not None
+    headless = without_weights(whole, "cls.")
+    with pytest.raises(InputError, match=r"no weights for 6 of its tensors, such as cls.predictions"):
+        from_base(headless, objective="masked")
+    assert from_base(headless, objective="masked", may_lack_head=True) is not None
+    with pytest.raises(InputError, match=r"such as bert.encoder.layer.0"):
+        from_base(without_weights(headless, "bert.encoder.layer.0"), objective="masked", may_lack_head=True)
 
 
 @pytest.mark.parametrize(

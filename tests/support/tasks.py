@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -43,6 +44,13 @@ def write_encoder(folder: Path, **changes: Any) -> Path:
     }  # fmt: skip
     BertForMaskedLM(BertConfig(**(settings | changes))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def without_weights(folder: Path, prefix: str) -> Path:
+    """Takes the tensors whose names begin so out of a model's file."""
+    file = folder / "model.safetensors"
+    save_file({n: tensor for n, tensor in load_file(file).items() if not n.startswith(prefix)}, file, {"format": "pt"})
     return folder
 
 

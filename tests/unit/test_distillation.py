@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from support.models import tiny_llama
-from support.tasks import write_encoder
+from support.tasks import without_weights, write_encoder
 from support.training_jobs import ONE, small_job, small_spec, write_teacher
 from torch import Tensor, nn
 from torch.nn import functional
@@ -295,6 +295,17 @@ def test_a_teacher_of_another_tokenizer_is_refused_with_what_works(tmp_path: Pat
     with pytest.raises(InputError, match=r"has another tokenizer") as refused:
         check_teacher(job.spec, job.teacher, write_encoder(tmp_path / "another"))
     assert "let it answer your prompts in a `generate` job" in str(refused.value)
+
+
+def test_a_teacher_without_a_head_over_words_is_refused(tmp_path: Path) -> None:
+    spec = small_spec(
+        architecture=None, base="artifact:b", objective={"type": "masked"}, teacher={"model": "artifact:big"}
+    )
+    folder = write_encoder(tmp_path)
+    check_teacher(spec, Subject("teacher", "big", folder), folder)
+    headless = Subject("teacher", "big", without_weights(folder, "cls."))
+    with pytest.raises(InputError, match=r"predicts no masked words: its head is missing \(cls\.predictions"):
+        check_teacher(spec, headless, folder)
 
 
 def test_a_teacher_of_other_labels_is_refused(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def load_masked(model: Path, adapter: Path | None = None) -> nn.Module:
 
 def check_masked(model: Path) -> None:
     """Raises InputError if the folder has no encoder with a head over its vocabulary. No weights are loaded."""
-    from rayloom.pretrained import AutoConfig, AutoModelForMaskedLM, masked_model_types
+    from rayloom.pretrained import AutoConfig, masked_model_types
 
     fix = "A cloze needs an encoder as masked language modelling leaves it; ask decoders by likelihood or generated."
     if not (model / "config.json").exists():
@@ -99,11 +99,18 @@ def check_masked(model: Path) -> None:
     config = AutoConfig.from_pretrained(model)
     if config.model_type not in masked_model_types() or config.is_encoder_decoder:
         raise InputError(f"This model ({config.model_type}) predicts no masked words", where=str(model), fix=fix)
+    if (missing := missing_word_head(model)) is not None:
+        what = f"The encoder has no head over its vocabulary: {missing} is missing"
+        raise InputError(what, where=str(model), fix=fix)
+
+
+def missing_word_head(encoder: Path) -> str | None:
+    """A parameter of the head that predicts masked words, if the encoder in a folder has no such head."""
+    from rayloom.pretrained import AutoConfig, AutoModelForMaskedLM
+
     with torch.device("meta"):
-        empty: Any = AutoModelForMaskedLM.from_config(config)
+        empty: Any = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(encoder))
     inside = f"{empty.base_model_prefix}."
     head = {name for name, _ in empty.named_parameters() if not name.startswith(inside)}
     # Old checkpoints call some of a head's parameters otherwise (gamma, beta), never all.
-    if head and not head & set(stored_tensors(model)):
-        what = f"The encoder has no head over its vocabulary: {min(head)} is missing"
-        raise InputError(what, where=str(model), fix=fix)
+    return None if not head or head & set(stored_tensors(encoder)) else min(head)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from rayloom.artifacts.store import Artifact, Store
 from rayloom.errors import InputError, RayloomError
+from rayloom.models.loading import missing_word_head
 from rayloom.observe.plan_sheet import PlanSheet
 from rayloom.pretrained import AutoConfig
 from rayloom.specs.train import TrainSpec
@@ -70,7 +71,7 @@ def findings_of(spec: TrainSpec, parents: Mapping[str, Artifact], store: Store, 
             sheet.add(
                 "looked at", f"{share:.2%} of the rows: what follows is estimated by them (--all looks at every row)"
             )
-        _add_model(sheet, spec, size)
+        _add_model(sheet, job, size)
         _add_teacher(sheet, job, size)
         _add_precision(sheet, spec)
         memory = memory_per_device(spec, size)
@@ -107,7 +108,12 @@ class _DataSize:
         return cls(train, round(len(train) / share), round(train.num_tokens / share), sizes)
 
 
-def _add_model(sheet: PlanSheet, spec: TrainSpec, size: ModelSize) -> None:
+def _add_model(sheet: PlanSheet, job: TrainJob, size: ModelSize) -> None:
+    spec = job.spec
+    if spec.task is None and spec.objective_in_use.type == "masked" and job.base is not None:
+        missing = missing_word_head(job.base)
+        if missing is not None:
+            sheet.warnings.append(f"the base has no head that predicts masked words ({missing}): it starts at random")
     sheet.add("parameters", size.parameters)
     sheet.add("trained parameters", f"{size.trained:,} ({size.trained / size.parameters:.2%})")
     per_token = flops_per_token(size, spec.sequence_length_tokens, spec.objective_in_use)

@@ -52,7 +52,15 @@ def build_model(spec: TrainSpec, base: Path | None, tokenizer: Path, device: tor
         fewer = partial(keep_layers, wanted=spec.keep_layers)
         model = trained_task_model(base, spec.headed_task, spec.adapter, tokenizer, compute_dtype, fewer)
     else:
-        whole = from_base(base, quantised, compute_dtype, spec.objective_in_use.type, is_packed=spec.prompt is None)
+        objective = spec.objective_in_use.type
+        whole = from_base(
+            base,
+            quantised,
+            compute_dtype,
+            objective,
+            is_packed=spec.prompt is None,
+            may_lack_head=objective == "masked",
+        )
         whole = keep_layers(whole, spec.keep_layers)
         _extend(spec, whole, base, tokenizer)
         model = attach(whole, spec.adapter, _peft_task(spec), tokenizer)
@@ -158,16 +166,25 @@ def from_base(
     objective: str = "causal",
     *,
     is_packed: bool = True,
+    may_lack_head: bool = False,
 ) -> nn.Module:
     """The model in a folder with the head of the objective, its linear layers quantised if `quantised` is given.
 
-    `is_packed`: see `kind_of`. Raises InputError if the folder has no such model.
+    `is_packed`: see `kind_of`. `may_lack_head`: a head that the folder has no weights for is drawn from torch's
+    generator, since it is trained. Raises InputError if the folder has no such model.
     """
     with _loading(base, objective, is_packed) as (model_class, _):
         if quantised is not None:
             return load_quantised(model_class, base, quantised, compute_dtype)
-        model: nn.Module = model_class.from_pretrained(base, dtype="auto", use_safetensors=True)
-    return model
+        loaded = model_class.from_pretrained(base, dtype="auto", use_safetensors=True, output_loading_info=True)
+    model: Any = loaded[0]
+    inside = f"{model.base_model_prefix}."
+    lacking = sorted(n for n in loaded[1]["missing_keys"] if not may_lack_head or n.startswith(inside))
+    if lacking:
+        what = f"The model has no weights for {len(lacking)} of its tensors, such as {lacking[0]}"
+        raise InputError(what, where=str(base), fix="Name a model with all of its weights.")
+    made: nn.Module = model
+    return made
 
 
 def _empty_base(base: Path, objective: str, *, is_packed: bool) -> nn.Module:

@@ -13,6 +13,7 @@ from rayloom.artifacts.store import Artifact
 from rayloom.errors import InputError
 from rayloom.models.adapters import load as load_adapter
 from rayloom.models.context_length import context_tokens_of
+from rayloom.models.loading import missing_word_head
 from rayloom.models.responders.subject import Subject
 from rayloom.models.task_models import load_task_model
 from rayloom.score.distillation import DistilledLabelLoss, DistilledTaskLoss, RecordedLabelLoss
@@ -58,12 +59,21 @@ def check_teacher(spec: TrainSpec, teacher: Subject | None, tokenizer: Path, bas
     if spec.task is None and teacher.task is not None:
         what = f"The teacher {teacher.artifact_id} answers with labels, and the student learns language"
         raise InputError(what, where="teacher.model", fix="Name the model before its training for a task.")
+    if spec.objective_in_use.type == "masked" and spec.task is None:
+        _check_word_head(teacher)
     if spec.task is not None and (teacher.task is None or _labels(teacher.task[0]) != _labels(spec.task)):
         what = f"The teacher {teacher.artifact_id} was not trained for this task with these labels, in this order"
         fix = "Train the teacher by the same `task`, or let it label texts in a `generate` job and train on these."
         raise InputError(what, where="teacher.model", fix=fix)
     if base is not None and spec.teacher is not None and spec.teacher.hidden_states_weight is not None:
         _check_layers(base, teacher)
+
+
+def _check_word_head(teacher: Subject) -> None:
+    missing = missing_word_head(teacher.base)
+    if missing is not None:
+        what = f"The teacher {teacher.artifact_id} predicts no masked words: its head is missing ({missing})"
+        raise InputError(what, where="teacher.model", fix="Train it with objective masked first, or name another.")
 
 
 def _check_layers(base: Path, teacher: Subject) -> None:
