@@ -184,6 +184,8 @@ def test_bad_rows_and_unusual_settings_are_said_before_training(parents: dict[st
     sheet = planned(parents, learning_rate=0.1, adapter={"type": "lora", "rank": 4, "weight_decomposed": True})
     assert "vLLM refuses DoRA" in dict(sheet.facts)["serving"]
     assert any("learning_rate 0.1 is far from what lora uses: 0.0002" in line for line in sheet.warnings)
+    cut = planned(parents, learning_rate=0.1, adapter={"type": "none"}, keep_layers=[0])
+    assert not any("is far from" in line for line in cut.warnings)  # what lacks layers learns much anew
     told = planned(parents, data={"system": "Be kind."})
     assert any("requests to the server must send it too" in line for line in told.warnings)
 

@@ -205,7 +205,9 @@ def add_method(sheet: PlanSheet, spec: TrainSpec, size: ModelSize, counts: dict[
     usual = spec.adapter.usual_learning_rate
     if spec.learning_rate is None:
         sheet.add("learning rate", f"{usual:g}, usual for {spec.adapter.type}")
-    elif not usual / LEARNING_RATE_FACTOR <= spec.learning_rate <= usual * LEARNING_RATE_FACTOR:
+    elif (
+        spec.keep_layers is None and not 1 / LEARNING_RATE_FACTOR <= spec.learning_rate / usual <= LEARNING_RATE_FACTOR
+    ):
         sheet.warnings.append(
             f"learning_rate {spec.learning_rate:g} is far from what {spec.adapter.type} uses: {usual:g}"
         )
