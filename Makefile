@@ -202,7 +202,7 @@ bench-layouts: setup
 
 # Three tasks one after the other: what plain training forgets, and every way to retain; SAVE=1 keeps the result.
 bench-continual: setup
-	$(BIN)/python tests/bench/continual.py $(if $(SAVE),--save)
+	$(BIN)/python tests/bench/continual.py $(if $(BASE),--base $(BASE)) $(if $(SAVE),--save)
 
 # Nine fine-tuning methods on one data set; needs `minilm` and `movie-reviews` in the store (jobs/recipes/imports).
 compare-methods: setup

@@ -80,7 +80,7 @@ def main() -> None:
     result = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "base": options.base, "seeds": options.seeds}
     result |= {"rows": options.rows, "epochs": options.epochs, "length_tokens": LENGTH} | compared(found)
     if options.save:
-        save("continual", result)
+        save("continual" if options.base == "minilm" else f"continual-{options.base}", result)
     print(json.dumps(result))
 
 

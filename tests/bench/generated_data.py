@@ -72,7 +72,8 @@ class Bench:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    with file.open(encoding="utf-8") as lines:  # not splitlines: texts hold other separators
+        return [json.loads(line) for line in lines]
 
 
 def labels(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:

@@ -82,6 +82,12 @@ def main() -> None:
         }
     result |= {f"runs_{method}": runs for method, runs in measured.items()}
     why = {}
+    if "turned" in options.parts:
+        # Longer answers are worth more then, until all are cut off.
+        changes = ("name=one-word-turned", "num_steps=10", "policy.cut_answers=judged", *TURNED)
+        result["turned"] = trained("grpo", 0, options, *changes)["parts"]
+    if options.save:
+        save("rewards", result)  # what follows takes as long again
     if "peer" in options.parts and options.peer and measured.get("grpo"):
         result["trl"] = beside_trl(options)
         ours = measured["grpo"][0]
@@ -94,8 +100,6 @@ def main() -> None:
         result["mismatch_bf16"] = trained("grpo", 0, options, *short)["mismatch"]
     else:
         why["mismatch_bf16"] = "the part bf16 was not asked for, or this processor does not multiply bf16"
-    if "turned" in options.parts:
-        result["turned"] = trained("grpo", 0, options, "name=one-word-turned", "num_steps=10", *TURNED)["parts"]
     if "reward_model" in options.parts:
         result |= reward_model()
     else:

@@ -36,3 +36,20 @@ def test_a_model_of_the_store_answers_and_a_prompt_that_is_too_long_costs_itself
     assert [one["reason"] for one in dropped] == ["failed"] and "128" in dropped[0]["seen"]
     assert smollm2.manifest.licences[0] in made.manifest.licences
     assert 0 < made.manifest.metrics["written_tokens"] <= 48
+
+
+def test_prompts_that_are_read_in_parts_are_sampled_from_as_any(
+    shared_store: Store, smollm2: Artifact, tmp_path: Path
+) -> None:
+    """Together they are longer than what vLLM reads in one step, so that it reads one of them in two parts."""
+    count = 12
+    write_rows([{"prompt": f"{number} " + "long " * 500} for number in range(count)], tmp_path / "rows")
+    engine = {"type": "model", "model": "artifact:smollm2", "max_length_tokens": 640, "kv_cache_bytes": 1 << 29}
+    values = {
+        "kind": "generate", "name": "written-from-parts", "engine": engine | {"micro_batch_sequences": count},
+        "task": {"type": "answers", "data": {"dataset": "./rows"}},
+        "sampling": {"temperature": 0.7, "max_new_tokens": 3}, "filters": {"length": None, "debris": None},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(values))
+    made, _ = run(load_job(tmp_path / "job.yaml"), shared_store)
+    assert made.manifest.metrics["written_tokens"] >= count

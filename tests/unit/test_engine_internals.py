@@ -228,6 +228,17 @@ def test_vllm_reads_the_variables_that_are_set(name: str) -> None:
     assert f'"{name}"' in source("vllm/envs.py")
 
 
+def test_seeds_on_cpus_are_set_back_where_vllm_throws_a_token_away() -> None:
+    file = "vllm/v1/worker/gpu_model_runner.py"
+    for name in ("GPUModelRunner._sample", "GPUModelRunner._bookkeeping_sync"):
+        assert parameters(file, name)
+    assert "gen.set_offset(gen.get_offset() - 4)" in source(file)
+    assert "self.discard_request_mask.np[:num_reqs]" in source(file)
+    runner = "vllm/v1/worker/cpu_model_runner.py"
+    assert "class CPUModelRunner(GPUModelRunner)" in source(runner)
+    assert "set_offset" not in source(runner)  # once vLLM does it itself, `vllm_on_cpu` need not
+
+
 def test_lora_on_cpus_is_computed_by_what_is_replaced() -> None:
     file = "vllm/lora/punica_wrapper/punica_cpu.py"
     own = "vllm/lora/ops/torch_ops/lora_ops.py"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayloom.models import vllm_lora
+from rayloom.models import vllm_lora, vllm_on_cpu
 
 TOKENS, INPUTS, OUTPUTS, RANK = 9, 6, 10, 4
 RUNS = torch.tensor([0, 4, 6]), torch.tensor([4, 2, 3])
@@ -100,5 +100,5 @@ def test_logits_of_a_prompt_are_no_matter_of_the_samplers() -> None:
 
 
 def test_vllm_finds_it_in_each_of_its_processes() -> None:
-    (plugin,) = entry_points(group="vllm.general_plugins", name="rayloom_lora")
-    assert plugin.load() is vllm_lora.register
+    (plugin,) = entry_points(group="vllm.general_plugins", name="rayloom_cpu")
+    assert plugin.load() is vllm_on_cpu.register

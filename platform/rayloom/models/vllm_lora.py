@@ -3,33 +3,29 @@
 vLLM 0.32's operations for CPUs copy an adapter's matrices for every token of a batch, which takes two to seven times as
 long as the layer itself, and more for the output layer, also if no adapter has weights for it. They know no tokens
 without an adapter: index −1 gives these the adapter in the last slot. And two requests for log-probabilities of their
-prompts end the engine. vLLM calls `register` in each of its processes, as an entry point of `vllm.general_plugins`.
+prompts end the engine.
 
 Shapes: T tokens, I inputs, O outputs of a layer, R rank, A slots for adapters.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rayloom.models.vllm_process import LORA_BY_ADAPTER
-
 OPERATIONS = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
 
 
-def register() -> None:
-    """Replaces vLLM's operations in this process, if Rayloom set it up for a CPU."""
-    if os.environ.get(LORA_BY_ADAPTER) == "1":
-        from vllm.lora.punica_wrapper import punica_cpu
+def replace_operations() -> None:
+    """Replaces vLLM's operations in this process."""
+    from vllm.lora.punica_wrapper import punica_cpu
 
-        for name in OPERATIONS:
-            setattr(punica_cpu, name, globals()[name])
-        punica_cpu.PunicaWrapperCPU.add_lora_logits = add_lora_logits
+    for name in OPERATIONS:
+        setattr(punica_cpu, name, globals()[name])
+    punica_cpu.PunicaWrapperCPU.add_lora_logits = add_lora_logits
 
 
 def sgmv_shrink(

@@ -11,8 +11,8 @@ from typing import Any
 
 from rayloom.models.processor import multiplies_bf16
 
-LORA_BY_ADAPTER = "RAYLOOM_LORA_BY_ADAPTER"
-"""Set to 1 where vLLM computes LoRA on a CPU as `vllm_lora` does; its other processes are left alone."""
+ON_CPU = "RAYLOOM_VLLM_ON_CPU"
+"""Set to 1 where vLLM computes on a CPU, with what `vllm_on_cpu` replaces; its other processes are left alone."""
 
 CPU_BLOCK_TOKENS = 32
 """The smallest block of the cache that vLLM's attention takes on a CPU, where its default is 128. Prompts that begin
@@ -41,7 +41,7 @@ def vllm_environment(num_cores: int | None, *, in_one_process: bool = False) -> 
             variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         return variables
     # By default vLLM binds all engines of a node to the same cores and leaves one core unused.
-    variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores), LORA_BY_ADAPTER: "1"}
+    variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(num_cores), ON_CPU: "1"}
     if in_one_process:
         # On a CPU, vLLM 0.32 cannot load its ahead-of-time compilation cache, and would compile each time.
         variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_AOT_COMPILE": "0"}

@@ -49,8 +49,9 @@ def _encoder_of(folder: Path, _changed_ns: int) -> Encoder:
 
 
 def end_token(folder: Path) -> str:
-    """The text of a tokenizer folder's end-of-text token."""
-    token = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
+    """The text of a tokenizer folder's end-of-text token; of an encoder's without one, the token between texts."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    token = config.get("eos_token") or config["sep_token"]
     return str(token["content"] if isinstance(token, dict) else token)
 
 
