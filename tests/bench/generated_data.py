@@ -124,7 +124,7 @@ def predicted_right(
     job = bench.folder / f"predict-{classifier}.yaml"
     values = {"kind": "predict", "name": f"{classifier}-said", "model": f"artifact:{classifier}", "data": asked}
     job.write_text(json.dumps(values), encoding="utf-8")  # JSON is YAML
-    said = [row["label"] for row in read(bench.run(job).path / "predictions.jsonl")]
+    said = [row["labels"][0] for row in read(bench.run(job).path / "predictions.jsonl")]
     found = statistics.fmean(one == wanted for one, wanted in zip(said, expected, strict=True))
     print(f"{classifier}: {found}", file=sys.stderr, flush=True)
     return round(found, 4)
