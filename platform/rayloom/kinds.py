@@ -98,7 +98,7 @@ KINDS: dict[str, Kind] = {
         "rayloom.evaluate.prediction.run:run",
         "rayloom.evaluate.prediction.plan:plan",
         "rayloom.evaluate.prediction.plan:sections",
-        2,
+        3,
     ),
     "merge": Kind(
         "rayloom.specs.export:MergeSpec",

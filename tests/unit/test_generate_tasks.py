@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from support.written import ENGINE, reasons, spec_of, written
 
-from rayloom.errors import InputError
+from rayloom.errors import InputError, QualityError
 from rayloom.generate.agreement import Consensus, by_similarity, last_number, most_frequent, named_label
-from rayloom.generate.asks import Ask
+from rayloom.generate.asks import Ask, Found
+from rayloom.generate.run import Tally
 from rayloom.specs.base import fingerprinted
 from rayloom.text.conversations.formats import conversation
 from rayloom.text.conversations.judged_rows import judged_row
@@ -200,3 +201,13 @@ def test_limits_of_speed_and_money_make_no_new_result() -> None:
     limited |= {"max_parallel_requests": 1, "timeout_seconds": 3}
     other = spec_of({"type": "answers"}, engine=ENGINE | limited, min_rows=3)
     assert fingerprinted(other) == fingerprinted(plain)
+
+
+def test_labels_that_are_all_the_same_stop_the_job_unless_it_says_that_they_may_be() -> None:
+    labels = {"type": "labels", "labels": ["good", "bad"]}
+    tally = Tally(spec_of(labels))
+    tally.add(Found(rows=[{"answer": "good"}] * 99))
+    with pytest.raises(QualityError, match=r"100 of 100 texts are labelled 'good', a larger part than task.max_label"):
+        tally.add(Found(rows=[{"answer": "good"}]))
+    Tally(spec_of(labels | {"max_label_share": 1})).add(Found(rows=[{"answer": "good"}] * 200))
+    Tally(spec_of(labels)).add(Found(rows=[{"answer": "good"}] * 190 + [{"answer": "bad"}] * 10))

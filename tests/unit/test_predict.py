@@ -97,10 +97,10 @@ def test_parts_are_read_once_answered_once_and_joined_in_order(tmp_path: Path) -
     rows = read_part(parts.questions(1))
     write_answers(rows, [{"failed": "no"}, *respond_to_each(Shouting(), rows[1:], 2)], parts, 1)
     total, failed = joined(parts, 3, tmp_path)
-    assert (total, [row["id"] for row in failed]) == (9, [4])
+    assert (total, [row["id"] for row in failed]) == (9, [5])
     good = [json.loads(line) for line in (tmp_path / PREDICTIONS_FILE).read_text().splitlines()]
-    assert [row["answer"] for row in good] == [f"T{n}" for n in range(9) if n != 4]
-    assert good[0] == {"origin": "x.jsonl row 1", "id": 0, "text": "t0", "answer": "T0"}
+    assert [row["answer"] for row in good] == [f"T{n}" for n in range(1, 10) if n != 5]
+    assert good[0] == {"origin": "x.jsonl row 2", "id": 1, "text": "t1", "answer": "T1"}
     assert len((tmp_path / FAILED_FILE).read_text().splitlines()) == 1
 
 

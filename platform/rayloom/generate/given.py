@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rayloom.errors import InputError
-from rayloom.reading.files import NamedRow, RowFile, text_or_table_rows
+from rayloom.reading.files import RowFile, text_or_table_rows
 from rayloom.reading.records import BadRow
 from rayloom.score.rouge_index import RougeIndex
 from rayloom.specs.generation.tasks import GivenRows, SelfInstructTask
@@ -34,18 +34,8 @@ class Given:
 def given_rows(source: GivenRows, files: Sequence[RowFile]) -> Iterator[Given]:
     """The rows in order, at most `limit_rows` of them, spread evenly over all."""
     # Of a file that is no table, each line is a text.
-    rows = text_or_table_rows(files, source)
-    if source.limit_rows is not None:
-        rows = spread_evenly(rows, sum(1 for _ in text_or_table_rows(files, source)), source.limit_rows)
-    for origin, row in rows:
+    for origin, row in text_or_table_rows(files, source, source.limit_rows):
         yield _given(source, origin, row)
-
-
-def spread_evenly(rows: Iterable[NamedRow], num_rows: int, limit: int) -> Iterator[NamedRow]:
-    """`limit` of so many rows, in order and at equal distances: data sets are often sorted by label or by source."""
-    for number, row in enumerate(rows):
-        if number * limit // num_rows != (number + 1) * limit // num_rows or num_rows <= limit:
-            yield row
 
 
 def _given(source: GivenRows, origin: str, row: Any) -> Given:

@@ -31,9 +31,10 @@ from rayloom.reading.sources import row_files
 from rayloom.rewards.opening import opened as opened_rewards
 from rayloom.specs.generate import GenerateSpec
 from rayloom.specs.generation.engines import EndpointEngine, Engine, ModelEngine
-from rayloom.specs.generation.tasks import SelfInstructTask
+from rayloom.specs.generation.tasks import LabelsTask, SelfInstructTask
 
 ROWS_FILE, DROPPED_FILE = "rows.jsonl", "dropped.jsonl"
+NUM_BEFORE_LABEL_SHARES = 100
 NUM_SAMPLES = 3
 NUM_VERBS = 20
 
@@ -82,8 +83,10 @@ class Tally:
         self._samples: dict[str, str] = {}
         self._latest: deque[tuple[int, int]] = deque()
         """Candidates and kept rows of the last rounds, as many as patience looks at."""
+        self._labels: Counter[str] = Counter()
 
     def add(self, found: Found) -> None:
+        """Counts a round. Raises QualityError if nearly all texts got the same label."""
         self.num_rows += len(found.rows)
         self.num_rounds += 1
         for one in found.dropped:
@@ -94,6 +97,22 @@ class Tally:
         patience = self._spec.patience.num_candidates
         while sum(candidates for candidates, _ in self._latest) - self._latest[0][0] >= patience:
             self._latest.popleft()
+        if isinstance(self._spec.task, LabelsTask):
+            self._labels.update(row["answer"] for row in found.rows)
+            self._check_labels(self._spec.task)
+
+    def _check_labels(self, task: LabelsTask) -> None:
+        total = self._labels.total()
+        if total < NUM_BEFORE_LABEL_SHARES:
+            return
+        ((label, count),) = self._labels.most_common(1)
+        if count > task.max_label_share * total:
+            what = f"{count:,} of {total:,} texts are labelled {label!r}, a larger part than task.max_label_share"
+            fix = (
+                "Ask by another task.question, by probabilities (`kind: predict` with a prompt), or a larger model; or "
+                "raise it, if the texts are so."
+            )
+            raise QualityError(what, where=f"{task.max_label_share:g}", fix=fix)
 
     @property
     def has_stopped(self) -> bool:

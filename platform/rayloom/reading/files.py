@@ -111,8 +111,21 @@ def _table_format(file: RowFile) -> FileFormat:
     return named if named in TABLES else "by_content"
 
 
-def text_or_table_rows(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
-    """Rows of files whose names say a table format; of any other file, every line that is not blank as `text`."""
+def text_or_table_rows(files: Sequence[RowFile], how: RowFiles, limit: int | None = None) -> Iterator[NamedRow]:
+    """Rows of files whose names say a table format; of any other file, every line that is not blank as `text`.
+
+    Of more than `limit` rows so many, in order and at equal distances: data sets are often sorted by label or source.
+    """
+    if limit is None:
+        yield from _rows_of_all(files, how)
+        return
+    total = sum(1 for _ in _rows_of_all(files, how))
+    for number, row in enumerate(_rows_of_all(files, how)):
+        if total <= limit or number * limit // total != (number + 1) * limit // total:
+            yield row
+
+
+def _rows_of_all(files: Sequence[RowFile], how: RowFiles) -> Iterator[NamedRow]:
     for file in files:
         named = format_of(file.name)
         if named in TABLES:

@@ -67,14 +67,12 @@ def write_parts(spec: PredictSpec, files: Sequence[RowFile], parts: Parts) -> in
     """Cuts the rows into parts on disk; how many rows there are. Raises InputError where there is none."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     total, part = 0, []
-    for origin, row in text_or_table_rows(files, spec):
+    for origin, row in text_or_table_rows(files, spec, spec.limit_rows):
         part.append(_line(spec, origin, row))
         total += 1
         if len(part) == spec.rows_per_part:
             _write_questions(part, parts, (total - 1) // spec.rows_per_part)
             part = []
-        if total == spec.limit_rows:
-            break
     if part:
         _write_questions(part, parts, (total - 1) // spec.rows_per_part)
     if not total:

@@ -80,6 +80,9 @@ class LabelsTask(_OfRows):
     """Samples for each text."""
     min_confidence: Share = 0.8
     """Texts whose label fewer of the samples name are dropped, as `unsure_label`."""
+    max_label_share: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """The job stops if one label has a larger part of the labels, from the hundredth on: small models often give every
+    text the same one."""
 
 
 class BestOfTask(_OfRows):
