@@ -2,9 +2,9 @@
 
 tasks: Self-Instruct by jobs/recipes/generate/tasks.yaml, but from 175 of Alpaca's rows (as many seeds as in the paper);
 LoRA on what was kept; loss and written answers on 100 other rows of Alpaca, before and after. labels: a chat model says
-by the probabilities of two words whether sentences about films are positive; an encoder learns from its labels, and from
-100, 500 and all of people's labels for the same sentences, by as many steps; accuracy on 1,000 sentences that none of
-them saw. The last line is one JSON object; with --save, what was measured earlier that day is kept beside it.
+by the probabilities of two words whether sentences about films are positive; an encoder learns from its labels, and
+from 100, 500 and all of people's labels for the same sentences, by as many steps; accuracy on 1,000 sentences that none
+of them saw. The last line is one JSON object; with --save, what was measured earlier that day is kept beside it.
 """
 
 from __future__ import annotations
