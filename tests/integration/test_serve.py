@@ -50,6 +50,18 @@ def test_stop_strings_seeds_and_log_probabilities(served: Served) -> None:
     assert sampled[0].choices[0].text == sampled[1].choices[0].text
 
 
+def test_seeded_requests_with_long_prompts_are_answered_together(served: Served) -> None:
+    """More than vLLM reads in one step, so that it reads some of the prompts in parts."""
+
+    def text(seed: int) -> str:
+        prompt = f"{seed} " + "long " * 400
+        asked = served.client.completions.create(model=MODEL, prompt=prompt, max_tokens=2, temperature=1, seed=seed)
+        return asked.choices[0].text
+
+    with ThreadPoolExecutor(16) as threads:
+        assert len(list(threads.map(text, range(16)))) == 16
+
+
 def test_an_answer_keeps_to_a_json_schema(served: Served) -> None:
     schema = {
         "type": "object",
