@@ -29,8 +29,8 @@ class PredictSpec(JobSpec, RowFiles):
     keep: tuple[str, ...] = ()
     """Columns to take over into the predictions."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, spread evenly over all, since data sets are often sorted by label or by source. All are read
-    once more to count them; to read less, name fewer `files`."""
+    """At most so many rows, spread evenly over all, since data sets are often sorted by label or by source. All are
+    read once more to count them; to read less, name fewer `files`."""
     generation: Generation = Generation()
     """How a model without a task writes its answers."""
     prompt: RowPrompt | None = None

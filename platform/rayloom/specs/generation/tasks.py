@@ -21,8 +21,8 @@ class GivenRows(SourceOfRows):
     keep: tuple[str, ...] = ()
     """Columns to take over into the result."""
     limit_rows: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows, spread evenly over all, since data sets are often sorted by label or by source. All are read
-    once more to count them; to read less, name fewer `files`."""
+    """At most so many rows, spread evenly over all, since data sets are often sorted by label or by source. All are
+    read once more to count them; to read less, name fewer `files`."""
 
 
 class _OfRows(Spec):
