@@ -200,7 +200,8 @@ bench-distill: setup
 bench-layouts: setup
 	$(BIN)/python tests/bench/layouts.py $(if $(SAVE),--save)
 
-# Three tasks one after the other: what plain training forgets, and every way to retain; SAVE=1 keeps the result.
+# Three tasks one after the other: what plain training forgets, and every way to retain; BASE=smollm2 for
+# another model of the store, SAVE=1 keeps the result.
 bench-continual: setup
 	$(BIN)/python tests/bench/continual.py $(if $(BASE),--base $(BASE)) $(if $(SAVE),--save)
 

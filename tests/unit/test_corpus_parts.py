@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.passes import work_files
+from support.tasks import wordpiece
 from tokenizers import Tokenizer
 
 from rayloom.data import audit, reject_files, row_counts
 from rayloom.data.corpus import token_output
 from rayloom.data.corpus.encoding import Encoder, encoder_of, fitted
-from rayloom.data.corpus.token_output import PackingPass
+from rayloom.data.corpus.token_output import PackingPass, copy_tokenizer
 from rayloom.data.corpus.tokenize_pass import TokenisingPass, split_of, tokens_of
 from rayloom.data.exchange.result_files import ResultFiles
 from rayloom.data.kept_documents import JudgedCorpus
@@ -97,6 +98,21 @@ def test_documents_end_with_the_end_token(tmp_path: Path) -> None:
     assert encode.dtype == np.uint16
     (first, second) = encode(["the fox", ""])
     assert first[-1] == 0 and 0 not in first[:-1] and second.tolist() == [0]
+
+
+def test_documents_in_the_tokens_of_an_encoder_end_as_its_texts_do(tmp_path: Path) -> None:
+    """Such a tokenizer has a token between texts, and none that ends one."""
+    tokenizer = wordpiece()
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    copy_tokenizer(tmp_path / "encoder", tmp_path / "corpus")
+    words = "good bad"
+    (document,) = Encoder(tmp_path / "corpus")([words])
+    assert document.tolist() == tokenizer(words)["input_ids"]
+    assert document.tolist().count(tokenizer.sep_token_id) == 1 and document[-1] == tokenizer.sep_token_id
+    file = tmp_path / "encoder/tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sep_token": None, "eos_token": None}))
+    with pytest.raises(InputError, match="no end-of-text token"):
+        copy_tokenizer(tmp_path / "encoder", tmp_path / "neither")
 
 
 @pytest.mark.parametrize(

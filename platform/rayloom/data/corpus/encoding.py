@@ -49,9 +49,14 @@ def _encoder_of(folder: Path, _changed_ns: int) -> Encoder:
 
 
 def end_token(folder: Path) -> str:
-    """The text of a tokenizer folder's end-of-text token; of an encoder's without one, the token between texts."""
+    """The text of a tokenizer folder's end-of-text token; of an encoder's without one, the token between texts.
+
+    Raises KeyError if there is neither.
+    """
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    token = config.get("eos_token") or config["sep_token"]
+    token = config.get("eos_token") or config.get("sep_token")
+    if token is None:
+        raise KeyError("eos_token")
     return str(token["content"] if isinstance(token, dict) else token)
 
 

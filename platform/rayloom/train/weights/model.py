@@ -176,15 +176,14 @@ def from_base(
     with _loading(base, objective, is_packed) as (model_class, _):
         if quantised is not None:
             return load_quantised(model_class, base, quantised, compute_dtype)
-        loaded = model_class.from_pretrained(base, dtype="auto", use_safetensors=True, output_loading_info=True)
-    model: Any = loaded[0]
+        model: nn.Module
+        model, loaded = model_class.from_pretrained(base, dtype="auto", use_safetensors=True, output_loading_info=True)
     inside = f"{model.base_model_prefix}."
-    lacking = sorted(n for n in loaded[1]["missing_keys"] if not may_lack_head or n.startswith(inside))
+    lacking = sorted(n for n in loaded["missing_keys"] if not may_lack_head or n.startswith(inside))
     if lacking:
         what = f"The model has no weights for {len(lacking)} of its tensors, such as {lacking[0]}"
         raise InputError(what, where=str(base), fix="Name a model with all of its weights.")
-    made: nn.Module = model
-    return made
+    return model
 
 
 def _empty_base(base: Path, objective: str, *, is_packed: bool) -> nn.Module:
