@@ -91,7 +91,10 @@ def write_rows(source: LabelledSource, task: Task, folder: Path) -> None:
         reviews = [(row["text"], str(row["label"]), *only.values()) for row in review_rows(40)]
         if file.suffix == ".jsonl":
             assert isinstance(task, TextClassification)
-            labelled = [{"text": row["text"], "label": task.labels[int(row["label"])]} for row in review_rows(40)]
+            assert isinstance(source.read, TableRows)
+            labelled = [
+                {"text": row["text"], source.read.label: task.labels[int(row["label"])]} for row in review_rows(40)
+            ]
             write_jsonl(labelled, file)
             return
         file.write_text("".join(",".join(row) + "\n" for row in [("text", "label", *only), *reviews]))
