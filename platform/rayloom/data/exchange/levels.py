@@ -75,14 +75,16 @@ def cut(parcels: Parcels, run: Callable[[Sequence[CuttingTask]], list[list[Sized
 
 def _batches(packets: Sequence[Sized]) -> Iterator[list[Sized]]:
     batch: list[Sized] = []
+    num_bytes = 0
     for packet in packets:
         if not packet.num_bytes:
             continue
-        full = sum(one.num_bytes for one in batch) + packet.num_bytes > MAX_JOINED_BYTES
+        full = num_bytes + packet.num_bytes > MAX_JOINED_BYTES
         if batch and (full or len(batch) == MAX_JOINED_PACKETS):
             yield batch
-            batch = []
+            batch, num_bytes = [], 0
         batch.append(packet)
+        num_bytes += packet.num_bytes
     if batch:
         yield batch
 
