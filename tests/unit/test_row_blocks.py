@@ -53,10 +53,10 @@ def data(**source: Any) -> ConversationData:
     return ConversationData.model_validate({"type": "conversations", "sources": [named], "heldout_rows": 5})
 
 
-def prepared(dataset: Path, out: str, spec: ConversationData, workers: Any = RowProcesses(1)) -> str:  # noqa: B008
+def prepared(dataset: Path, out: str, spec: ConversationData, workers: Any = None) -> str:
     """A digest of all files and counts. By default no other process is started, which takes seconds."""
     files = {"data.sources.0.dataset": sorted(dataset.glob("*.jsonl"))}
-    counts = prepare(spec, files, Renderer(chatml()), LENGTH, 0, dataset / out, workers=workers)
+    counts = prepare(spec, files, Renderer(chatml()), LENGTH, 0, dataset / out, workers=workers or RowProcesses(1))
     content = [file.read_bytes() for file in sorted((dataset / out).rglob("*")) if file.is_file()]
     return hashlib.sha256(json.dumps(counts.as_json()).encode() + b"".join(content)).hexdigest()
 
