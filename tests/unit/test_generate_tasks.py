@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from support.written import ENGINE, reasons, spec_of, written
 
 from rayloom.errors import InputError, QualityError
@@ -154,6 +155,23 @@ def test_pairs_need_a_judge_who_says_the_same_in_both_orders(tmp_path: Path, pre
     row = found.rows[0]["row"]
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == answers[::-1]
     judged_row(row, None, "here").check(is_paired=True)
+
+
+def test_pairs_by_rewards_are_the_answers_with_the_most_and_the_fewest_points(tmp_path: Path) -> None:
+    rewards = [{"type": "length", "at_most": 1, "slack": 9}, {"type": "contains", "texts": ["sure"], "weight": 0.5}]
+    spec = spec_of({"type": "pairs", "num_samples": 4, "rewards": rewards})
+    said = ("It is two", "Two", "I am sure that it is two", "It is, as far as I know, surely two and no more")
+    found = written(spec, PROMPTS[:1], tmp_path, lambda ask: said[int(ask.key.rpartition("/")[2])])
+    row = found.rows[0]["row"]
+    assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == (said[1], said[3])
+    assert row["points"] == {"chosen": 1.0, "rejected": 0.5} and row["made_by"]["prompts"] == ["answer"]
+    judged_row(row, None, "here").check(is_paired=True)
+    alike = written(spec, PROMPTS[:1], tmp_path, lambda ask: f"word{ask.key.rpartition('/')[2]}")
+    assert reasons(alike) == ["equal_points"] and alike.dropped[0]["text"].startswith("1: word")
+    one = written(spec, PROMPTS[:1], tmp_path, lambda _: "the same")
+    assert reasons(one) == ["same_answers"]
+    with pytest.raises(ValidationError, match="a judge compares two answers"):
+        spec_of({"type": "pairs", "num_samples": 3})
 
 
 def test_two_equal_answers_are_no_pair(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ class GenerateSpec(JobSpec):
 
     @property
     def rewards(self) -> Rewards | tuple[()]:
-        """What gives points in task best_of; empty if the judge does."""
-        return self.task.rewards or () if isinstance(self.task, BestOfTask) else ()
+        """What gives points in tasks best_of and pairs; empty if the judge is asked."""
+        return self.task.rewards or () if isinstance(self.task, BestOfTask | PairsTask) else ()
 
     def outside_files(self) -> Iterator[OutsideFiles]:
         if self.prompts is not None:
@@ -89,12 +89,11 @@ class GenerateSpec(JobSpec):
         if self.judge is not None and not isinstance(self.task, BestOfTask | PairsTask):
             raise ValueError(f"a judge is asked in tasks best_of and pairs only, not in {self.task.type}")
         if self.judge is not None and self.rewards:
-            raise ValueError("either the judge or task.rewards give the points")
+            raise ValueError("either the judge or task.rewards judge the answers")
         return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
-        num_samples = 2 if isinstance(self.task, PairsTask) else getattr(self.task, "num_samples", 1)
-        if num_samples > 1 and not self.sampling.temperature:
+        if getattr(self.task, "num_samples", 1) > 1 and not self.sampling.temperature:
             raise ValueError("several samples at temperature 0 are all the same; raise sampling.temperature")
         return self

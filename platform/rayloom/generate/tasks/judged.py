@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rayloom.generate.asks import Found, ModelAnswer, Steps
@@ -12,7 +13,7 @@ from rayloom.generate.tasks.task import Maker, OfGivenRows, conversation_of, fai
 from rayloom.generate.verdicts import letter_of, points_of, verdict_of
 from rayloom.rewards.answer import WrittenAnswer
 from rayloom.rewards.opening import OpenReward, weighted
-from rayloom.specs.generation.tasks import BestOfTask
+from rayloom.specs.generation.tasks import BestOfTask, PairsTask
 
 VERDICT_TOKENS = 8
 """Room for a verdict of one word."""
@@ -21,6 +22,20 @@ POINTS = (1, 10)
 
 
 class _Judged(OfGivenRows):
+    """Several answers to each row, of which a judge or rewards choose.
+
+    rewards: opened; none while a job is only planned.
+    """
+
+    judging_prompt: str
+
+    def __init__(
+        self, maker: Maker, rows: Iterator[Given], task: BestOfTask | PairsTask, rewards: Sequence[OpenReward] = ()
+    ) -> None:
+        super().__init__(maker, rows)
+        self._num_samples, self._rewards = task.num_samples, rewards
+        self.prompt_names = ("answer",) if task.rewards is not None else ("answer", self.judging_prompt)
+
     def good(self, found: Found, row: Given, several: Sequence[ModelAnswer]) -> list[ModelAnswer]:
         """The answers that no filter drops, each text once."""
         kept: dict[str, ModelAnswer] = {}
@@ -33,22 +48,50 @@ class _Judged(OfGivenRows):
                 found.drop(drop.reason, answer.text, prompt=row.text, seen=drop.seen)
         return list(kept.values())
 
+    def rewarded(
+        self, found: Found, rows: Sequence[Given], good: Sequence[Sequence[ModelAnswer]]
+    ) -> Iterator[tuple[Given, list[_Rewarded]]]:
+        """Each row with its answers to which all rewards give a number, best first. Rows without are dropped."""
+        answers = [
+            WrittenAnswer([{"role": "user", "content": row.text}], answer.text.strip(), row.values, answer.is_cut)
+            for row, several in zip(rows, good, strict=True)
+            for answer in several
+        ]
+        judgements = iter(weighted(self._rewards, answers))
+        for row, several in zip(rows, good, strict=True):
+            judged = [(answer, next(judgements)) for answer in several]
+            known = [
+                _Rewarded(judgement.value, {name: one.value for name, one in judgement.parts.items()}, answer)
+                for answer, judgement in judged
+                if judgement.value is not None
+            ]
+            if known:
+                yield row, sorted(known, key=lambda one: -one.points)
+            else:
+                found.drop("no_points", "; ".join(judged[0][1].problems) if judged else "", prompt=row.text)
+
+
+@dataclass(frozen=True)
+class _Rewarded:
+    """An answer with its points: their sum by weights, and those of each reward."""
+
+    points: float
+    rewards: dict[str, float | None]
+    answer: ModelAnswer
+
 
 class BestOf(_Judged):
     """The answer with the most points, of a judge or of rewards."""
 
-    def __init__(
-        self, maker: Maker, rows: Iterator[Given], task: BestOfTask, rewards: Sequence[OpenReward] = ()
-    ) -> None:
-        super().__init__(maker, rows)
-        self._task, self._rewards = task, rewards
-        self.prompt_names = ("answer",) if rewards else ("answer", "points")
+    judging_prompt = "points"
 
     def written(self, number: int, rows: Sequence[Given], found: Found) -> Steps:
-        answers = yield from self.sampled(number, rows, self._task.num_samples)
+        answers = yield from self.sampled(number, rows, self._num_samples)
         good = [self.good(found, row, several) for row, several in zip(rows, answers, strict=True)]
         if self._rewards:
-            self._rewarded(found, rows, good)
+            for row, ranked in self.rewarded(found, rows, good):
+                best = ranked[0]
+                self._add(found, row, {"answer": best.answer}, {"points": best.points, "rewards": best.rewards})
             return found
         prompt = self.maker.prompts.text
         texts = [
@@ -71,23 +114,6 @@ class BestOf(_Judged):
             self._add(found, row, made_of, {"points": points, "judge": verdict.model})
         return found
 
-    def _rewarded(self, found: Found, rows: Sequence[Given], good: Sequence[Sequence[ModelAnswer]]) -> None:
-        answers = [
-            WrittenAnswer([{"role": "user", "content": row.text}], answer.text.strip(), row.values, answer.is_cut)
-            for row, several in zip(rows, good, strict=True)
-            for answer in several
-        ]
-        judgements = iter(weighted(self._rewards, answers))
-        for row, several in zip(rows, good, strict=True):
-            judged = [(judgement, answer) for answer, judgement in zip(several, judgements, strict=False)]
-            known = [one for one in judged if one[0].value is not None]
-            if not known:
-                found.drop("no_points", "; ".join(judged[0][0].problems) if judged else "", prompt=row.text)
-                continue
-            best, answer = max(known, key=lambda one: one[0].value or 0.0)
-            parts = {name: verdict.value for name, verdict in best.parts.items()}
-            self._add(found, row, {"answer": answer}, {"points": best.value, "rewards": parts})
-
     def _add(self, found: Found, row: Given, made_of: dict[str, ModelAnswer], beside: dict[str, Any]) -> None:
         answer = made_of["answer"]
         text, made = answer.text.strip(), self.maker.made_by(made_of, [row.origin], answer)
@@ -96,31 +122,44 @@ class BestOf(_Judged):
 
 
 class Pairs(_Judged):
-    """Two answers, of which the judge prefers the same in both orders."""
+    """Two answers, of which the judge prefers the same in both orders, or the rewards give one more points."""
 
-    prompt_names = ("answer", "compare")
+    judging_prompt = "compare"
 
     def written(self, number: int, rows: Sequence[Given], found: Found) -> Steps:
-        answers = yield from self.sampled(number, rows, 2)
-        both: list[tuple[Given, ModelAnswer, ModelAnswer]] = []
+        answers = yield from self.sampled(number, rows, self._num_samples)
+        differing: list[tuple[Given, list[ModelAnswer]]] = []
         for row, several in zip(rows, answers, strict=True):
             good = self.good(found, row, several)
-            if len(good) == 2:
-                both.append((row, good[0], good[1]))
-            elif good and several[0].text.strip() == several[1].text.strip():
+            if len(good) > 1:
+                differing.append((row, good))
+            elif good and len({answer.text.strip() for answer in several}) == 1:
                 found.drop("same_answers", several[0].text, prompt=row.text)
+        if self._rewards:
+            self._by_rewards(found, differing)
+            return found
         prompt = self.maker.prompts.text
         texts = [
             prompt("compare", prompt=row.text, first=one.text.strip(), second=other.text.strip())
-            for row, first, second in both
+            for row, (first, second) in differing
             for one, other in ((first, second), (second, first))
         ]
         verdicts = yield self.asks(number, "compare", texts, **_VERDICT)
-        for place, (row, first, second) in enumerate(both):
-            self._add(found, row, first, second, verdicts[2 * place : 2 * place + 2])
+        for place, (row, (first, second)) in enumerate(differing):
+            self._by_judge(found, row, first, second, verdicts[2 * place : 2 * place + 2])
         return found
 
-    def _add(
+    def _by_rewards(self, found: Found, differing: Sequence[tuple[Given, Sequence[ModelAnswer]]]) -> None:
+        rows, good = [row for row, _ in differing], [several for _, several in differing]
+        for row, ranked in self.rewarded(found, rows, good):
+            best, worst = ranked[0], ranked[-1]
+            if best.points == worst.points:
+                found.drop("equal_points", f"{best.points:g}: {best.answer.text}", prompt=row.text)
+                continue
+            points = {"chosen": best.points, "rejected": worst.points}
+            self._add(found, row, best.answer, worst.answer, {"answer": best.answer}, {"points": points})
+
+    def _by_judge(
         self, found: Found, row: Given, first: ModelAnswer, second: ModelAnswer, verdicts: Sequence[ModelAnswer]
     ) -> None:
         letters = [letter_of(one.text) for one in verdicts]
@@ -130,8 +169,19 @@ class Pairs(_Judged):
             found.drop(reason, f"{letters[0]}, then {letters[1]}", prompt=row.text)
             return
         better, worse = (first, second) if said == "first" else (second, first)
-        used = {"answer": better, "compare": verdicts[0]}
-        made = {"judge": verdicts[0].model, "made_by": self.maker.made_by(used, [row.origin], better)}
+        made_of = {"answer": better, "compare": verdicts[0]}
+        self._add(found, row, better, worse, made_of, {"judge": verdicts[0].model})
+
+    def _add(
+        self,
+        found: Found,
+        row: Given,
+        better: ModelAnswer,
+        worse: ModelAnswer,
+        made_of: dict[str, ModelAnswer],
+        beside: dict[str, Any],
+    ) -> None:
+        made = beside | {"made_by": self.maker.made_by(made_of, [row.origin], better)}
         turns = {
             "prompt": [{"role": "user", "content": row.text}],
             "chosen": [{"role": "assistant", "content": better.text.strip()}],

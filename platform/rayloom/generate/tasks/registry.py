@@ -21,12 +21,11 @@ from rayloom.generate.tasks.task import Maker, Task
 from rayloom.reading.files import RowFile
 from rayloom.rewards.opening import OpenReward, check_rows, fields_of
 from rayloom.specs.generate import GenerateSpec
-from rayloom.specs.generation.tasks import BestOfTask, ConsistencyTask, SelfInstructTask
+from rayloom.specs.generation.tasks import BestOfTask, ConsistencyTask, PairsTask, SelfInstructTask
 
 TASKS: dict[str, Callable[[Maker, Iterator[Given], Any], Task]] = {
     "answers": TeacherAnswers,
     "labels": Labels,
-    "pairs": lambda maker, rows, _: Pairs(maker, rows),
     "evolve": Evolve,
     "paraphrase": Paraphrase,
 }
@@ -49,8 +48,9 @@ def opened(
     if isinstance(spec.task, ConsistencyTask):
         embedder = parents.get("task.embedder")
         return Consistency(maker, rows, spec.task, agreement_by(spec.task, embedder.path if embedder else None))
-    if isinstance(spec.task, BestOfTask):
+    if isinstance(spec.task, BestOfTask | PairsTask):
         checked = given_rows(spec.task.data, files) if spec.rewards else ()
         check_rows(fields_of(spec.rewards), ((row.origin, row.values) for row in checked if row.problem is None))
-        return BestOf(maker, rows, spec.task, rewards)
+        judged = BestOf if isinstance(spec.task, BestOfTask) else Pairs
+        return judged(maker, rows, spec.task, rewards)
     return TASKS[spec.task.type](maker, rows, spec.task)

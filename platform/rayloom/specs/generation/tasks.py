@@ -97,10 +97,21 @@ class BestOfTask(_OfRows):
 
 
 class PairsTask(_OfRows):
-    """Preference pairs: two answers to each prompt, compared by a judge in both orders. If it says the same twice, they
-    become `prompt`, `chosen` and `rejected` (Zheng et al. 2023, arXiv:2306.05685, section 3.4)."""
+    """Preference pairs: `prompt`, `chosen` and `rejected`. A judge compares two answers to a prompt in both orders, and
+    must say the same twice (Zheng et al. 2023, arXiv:2306.05685, section 3.4); or rewards give points to several."""
 
     type: Literal["pairs"]
+    rewards: Rewards | None = None
+    """What gives the points, as in training with rewards. The answers with the most and the fewest become the pair;
+    where all have the same, the row is dropped, as `equal_points`. Default: the judge compares."""
+    num_samples: Several = 2
+    """Answers to each prompt. More than two need rewards."""
+
+    @model_validator(mode="after")
+    def _judge_compares_two(self) -> Self:
+        if self.num_samples != 2 and self.rewards is None:
+            raise ValueError("a judge compares two answers: leave num_samples out, or give rewards")
+        return self
 
 
 class EvolveTask(_OfRows):
